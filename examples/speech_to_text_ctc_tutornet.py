@@ -1,0 +1,63 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+r"""
+# Distil a NeMo CTC teacher into a stock QuartzNet or Jasper student
+
+    python examples/speech_to_text_ctc_tutornet.py \
+        --config-path=../conf --config-name=quartznet_5x5 \
+        model.train_ds.manifest_filepath=train.jsonl \
+        model.validation_ds.manifest_filepath=valid.jsonl \
+        model.tutor.teacher.model_path=teacher.nemo \
+        trainer.max_epochs=100 exp_manager.exp_dir=runs
+
+The config is a stock NeMo config with a `tutor:` section (see `nemo_tutornet.model.TutorMixin`).
+
+# Train the plain model: an undistilled baseline, or a teacher
+
+    ... model.tutor=null                                     # the same student without a teacher
+    ... --config-name=conformer_ctc_small                    # a config without the section
+
+# Interrupted
+
+Run the same command again: `exp_manager` resumes in the middle of the stage it was in.
+"""
+
+import lightning.pytorch as pl
+from nemo.core.config import hydra_runner
+from nemo.utils import logging
+from nemo.utils.exp_manager import exp_manager
+from nemo.utils.trainer_utils import resolve_trainer_cfg
+from omegaconf import OmegaConf
+
+from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE
+from nemo_tutornet.config import parse_tutor
+from nemo_tutornet.data.manifest import check_manifests
+from nemo_tutornet.errors import exit_on_user_error
+
+
+@hydra_runner(config_path="../conf", config_name="quartznet_5x5")
+@exit_on_user_error
+def main(cfg):
+    logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
+    parse_tutor(cfg.model)
+    check_manifests(cfg.model)
+    if cfg.get("seed") is not None:
+        pl.seed_everything(cfg.seed, workers=True)
+
+    trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
+    exp_manager(trainer, cfg.get("exp_manager", None))
+    model_class = TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel
+    model = model_class(cfg=cfg.model, trainer=trainer)
+
+    # Initialize the weights of the model from another model, if provided via config
+    model.maybe_init_from_pretrained_checkpoint(cfg)
+
+    trainer.fit(model)
+
+    if cfg.model.get("test_ds") and cfg.model.test_ds.manifest_filepath is not None:
+        if model.prepare_test(trainer):
+            trainer.test(model)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Frame-rate and label alignment between two networks that saw the same audio.
+
+Padded sizes differ between NeMo's encoders, and even true lengths are not in an exact ratio (a 1.5 s utterance has 76 frames
+of 20 ms but 38 or 37 of 40 ms), so frames are matched by time and clamped to each utterance's own length.
+
+Legend: `B` utterances, `S` frames of the student's grid, `T` frames of the teacher's, `D` width, `V` labels with the blank last.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from nemo_tutornet.errors import TutorError
+
+# Two encoders may round an utterance's length differently: by one frame of the coarser grid, never more.
+TOLERANCE = 1.0
+
+
+def teacher_frames(student_frames: int, teacher_lengths: Tensor, rate: float) -> Tensor:
+    """For each student frame, the index of the teacher frame that covers it.
+
+    A faster student repeats the teacher's frames, which CTC reads alike because repeats collapse.
+
+    Args:
+        student_frames: padded size of the student's grid, `S`.
+        teacher_lengths: the teacher's valid frames of each utterance `[B]`.
+        rate: teacher frames per student frame, e.g. 0.5 for 40 ms against 20 ms.
+
+    Returns:
+        `[B, S]`, int64, each within its utterance's valid teacher frames (0 for an empty utterance).
+    """
+    # Frame t covers the time from t to t + 1; its middle decides, so that no rounding falls on a frame's edge.
+    middle = torch.arange(student_frames, device=teacher_lengths.device, dtype=torch.float64) + 0.5
+    index = (middle * rate).floor().long()[None, :]
+    return torch.minimum(index, (teacher_lengths.long() - 1)[:, None]).clamp(min=0)
+
+
+def repeat_frames(teacher: Tensor, index: Tensor, dim: int) -> Tensor:
+    """Puts a teacher tensor on the student's frames.
+
+    Args:
+        teacher: `[B, T, V]` with `dim` 1, or `[B, D, T]` with `dim` 2.
+        index: teacher frame of each student frame `[B, S]`.
+        dim: the axis of time.
+
+    Returns:
+        `[B, S, V]` or `[B, D, S]`.
+    """
+    if dim == 1:
+        return teacher.gather(1, index[:, :, None].expand(-1, -1, teacher.shape[2]))
+    return teacher.gather(2, index[:, None, :].expand(-1, teacher.shape[1], -1))
+
+
+def check_lengths(student: Sequence[int], teacher: Sequence[int], rate: float) -> None:
+    """Refuses two encoders whose lengths for the same audio disagree by more than rounding.
+
+    Args:
+        student: lengths in student frames of some utterances.
+        teacher: lengths in teacher frames of the same utterances.
+        rate: teacher frames per student frame.
+
+    Raises:
+        TutorError: with the first pair of lengths that disagrees.
+    """
+    for s, t in zip(student, teacher):
+        if abs(s * rate - t) > max(1.0, rate) + TOLERANCE:
+            raise TutorError(
+                f"the student has {s} frames and the teacher {t} for the same audio, but {s * rate:.1f} were expected of the "
+                f"teacher at {rate:g} teacher frames per student frame; such encoders cannot be aligned in time."
+            )
+
+
+def label_order(student: Sequence[str], teacher: Sequence[str]) -> Optional[Tuple[int, ...]]:
+    """Matches two label sets.
+
+    Args:
+        student: the student's labels without the blank.
+        teacher: the teacher's labels without the blank.
+
+    Returns:
+        For each of the student's `V` outputs (the blank included, last) the teacher's output; None where they are equal.
+
+    Raises:
+        TutorError: the sets differ; both are shown.
+    """
+    student, teacher = list(student), list(teacher)
+    if student == teacher:
+        return None
+    if Counter(student) != Counter(teacher) or len(set(teacher)) < len(teacher):
+        raise TutorError(
+            f"the label sets differ: the student has {len(student)} labels {_shown(student)}, the teacher has "
+            f"{len(teacher)} {_shown(teacher)}; only the student's: {_shown(sorted(set(student) - set(teacher)))}, "
+            f"only the teacher's: {_shown(sorted(set(teacher) - set(student)))}."
+        )
+    place = {label: i for i, label in enumerate(teacher)}
+    return (*(place[label] for label in student), len(teacher))
+
+
+def _shown(labels: Sequence[str], most: int = 40) -> str:
+    shown = ", ".join(repr(label) for label in labels[:most])
+    return "[" + shown + (f", ... and {len(labels) - most} more]" if len(labels) > most else "]")

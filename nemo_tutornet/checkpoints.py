@@ -1,0 +1,201 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reading NeMo and Lightning checkpoints as what they are: untrusted input."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import os
+import tarfile
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Dict, Iterator, List
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_tutornet.errors import TutorError
+
+MODEL_CONFIG = "model_config.yaml"
+STOCK_CHAR = "nemo.collections.asr.models.ctc_models.EncDecCTCModel"
+STOCK_BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
+# NeMo writes a class by its defining module, older checkpoints by the package that re-exports it.
+CTC_CLASSES = {"EncDecCTCModel": STOCK_CHAR, "EncDecCTCModelBPE": STOCK_BPE}
+# Keys of a dataset section that hold paths of the training machine.
+_DATA_PATHS = ("manifest_filepath", "tarred_audio_filepaths", "input_cfg", "shar_path", "cuts_path")
+# Plain containers and scalars that NeMo's hyperparameters are made of.
+_HARMLESS = {
+    "builtins.int", "builtins.float", "builtins.bool", "builtins.str", "builtins.dict", "builtins.list", "builtins.tuple",
+    "builtins.set", "collections.defaultdict", "collections.OrderedDict", "typing.Any", "typing.List", "typing.Dict",
+    "typing.Optional", "typing.Union", "pathlib.PosixPath", "pathlib.Path",
+}  # fmt: skip
+
+
+def read_nemo_config(path: Path) -> DictConfig:
+    """The config inside a `.nemo` file (or unpacked folder), without restoring the model.
+
+    Raises:
+        TutorError: no such file, or not a readable `.nemo` archive.
+    """
+    if path.is_dir():
+        if not (path / MODEL_CONFIG).is_file():
+            raise TutorError(f"{path} is a folder without {MODEL_CONFIG}; give a .nemo file.")
+        return _as_config(OmegaConf.load(path / MODEL_CONFIG), path)
+    if not path.is_file():
+        raise TutorError(f"there is no file {path}; give the path of a .nemo file.")
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            # Listing every member reads to the end, which a truncated archive does not reach.
+            names = {os.path.normpath(member.name): member for member in archive.getmembers()}
+            if MODEL_CONFIG not in names:
+                raise TutorError(f"{path} holds no {MODEL_CONFIG}; it is not a NeMo checkpoint.")
+            stream = archive.extractfile(names[MODEL_CONFIG])
+            assert stream is not None
+            text = stream.read().decode("utf-8")
+    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
+        raise TutorError(f"{path} is not a readable .nemo file ({error}); it may be truncated, copy it again.") from None
+    return _as_config(OmegaConf.create(text), path)
+
+
+def _as_config(config: Any, path: Path) -> DictConfig:
+    if not isinstance(config, DictConfig):
+        raise TutorError(f"{path}: {MODEL_CONFIG} is not a mapping; it is not a NeMo checkpoint.")
+    return config
+
+
+def ctc_class(config: DictConfig, path: Path, what: str) -> str:
+    """The stock CTC class that a checkpoint's config names.
+
+    Args:
+        config: the checkpoint's config.
+        path: its file, for the message.
+        what: what the checkpoint is wanted for, for the message.
+
+    Returns:
+        `STOCK_CHAR` or `STOCK_BPE`.
+
+    Raises:
+        TutorError: any other class.
+    """
+    target = str(config.get("target", "nothing"))
+    stock = CTC_CLASSES.get(target.rsplit(".", 1)[-1]) if target.startswith("nemo.collections.asr.") else None
+    if stock is None:
+        raise TutorError(
+            f"{path} is a checkpoint of {target}; {what} must be a NeMo CTC recogniser "
+            f"({' or '.join(CTC_CLASSES)}), so give the file of one."
+        )
+    return stock
+
+
+def stock_config(config: DictConfig) -> DictConfig:
+    """A student's config as it leaves: NeMo's class, no `tutor:` section and no path of the training machine.
+
+    Args:
+        config: the config of the model in training; it is not changed.
+    """
+    stock = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    assert isinstance(stock, DictConfig)
+    stock.pop("tutor", None)
+    stock.target = CTC_CLASSES.get(str(stock.get("target")).rsplit(".", 1)[-1], stock.get("target"))
+    for name in ("train_ds", "validation_ds", "test_ds"):
+        section = stock.get(name)
+        if isinstance(section, DictConfig):
+            for key in section:
+                if key in _DATA_PATHS:
+                    section[key] = None
+    return stock
+
+
+def load_lightning_checkpoint(path: Path) -> Dict[str, Any]:
+    """Reads a Lightning `.ckpt` without running code from it.
+
+    NeMo's hyperparameters are OmegaConf objects and config dataclasses; those and plain containers are all that is let through
+    besides tensors.
+
+    Raises:
+        TutorError: no such file, unreadable, or it names a class that is none of these.
+    """
+    import torch
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+    if not path.is_file():
+        raise TutorError(f"there is no file {path}; give a .ckpt or a .nemo file.")
+    try:
+        names = get_unsafe_globals_in_checkpoint(str(path))
+        with safe_globals([_harmless_class(name, path) for name in names]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except TutorError:
+        raise
+    except Exception as error:  # whatever a damaged zip or pickle makes torch raise
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TutorError(f"{path} is not a readable checkpoint ({first}); it may be truncated, take another.") from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
+        raise TutorError(f"{path} is not a checkpoint of a NeMo model: it has no state_dict with hyper_parameters.")
+    return checkpoint
+
+
+def _harmless_class(name: str, path: Path) -> Any:
+    module, _, attribute = name.rpartition(".")
+    if name in _HARMLESS or module.split(".")[0] in ("omegaconf", "nemo"):
+        found = getattr(importlib.import_module(module), attribute, None)
+        config_class = isinstance(found, type) and (dataclasses.is_dataclass(found) or module.startswith("omegaconf."))
+        if found is not None and (name in _HARMLESS or config_class):
+            return found
+    raise TutorError(f"{path} wants to load {name}, which is no part of a NeMo model's checkpoint; it was not opened.")
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal sha256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Yields a temporary name beside `path` and renames it at the end, so that no half-written file stays behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide the file from whoever deploys it
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def untouched_app_state() -> Iterator[None]:
+    """Lets a model be restored inside another's life.
+
+    NeMo keeps the path and the mode of the restore in progress in a global; a second restore would overwrite the first's.
+    """
+    from nemo.utils.app_state import AppState
+
+    state = AppState()
+    kept: Dict[str, Any] = dict(state.__dict__)
+    paths: List[str] = list(state._all_model_restore_paths)
+    try:
+        yield
+    finally:
+        state._is_model_being_restored = kept["_is_model_being_restored"]
+        state._nemo_file_folder = kept["_nemo_file_folder"]
+        state._model_restore_path = kept["_model_restore_path"]
+        state._all_model_restore_paths = paths
+
+
+@contextmanager
+def quiet_nemo() -> Iterator[None]:
+    """Silences NeMo below errors while a model that is only going to be run is restored."""
+    from nemo.utils import logging
+
+    with logging.temp_verbosity(logging.ERROR):
+        yield

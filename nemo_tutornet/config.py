@@ -1,0 +1,217 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The `tutor:` section of a student's config: names, defaults and checks, in one place.
+
+Nothing is loaded here, so a mistake in the section costs seconds and not the time of restoring a teacher.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Dict, List, Mapping, Optional, get_args
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from nemo_tutornet.errors import TutorError
+
+LOSSES = ("ctc", "rkd", "skd")
+PRECISIONS = ("auto", "fp32", "bf16")
+FRAME_WEIGHTINGS = ("auto", "nonblank", "energy", "uniform")
+DIVERGENCES = ("l2", "kl", "guided")
+FRAME_SELECTIONS = ("all", "nonblank", "symmetric")
+
+
+@dataclass
+class TeacherConfig:
+    """Where the teacher comes from and how it runs.
+
+    Attributes:
+        model_path: a `.nemo` file, or the name of a pretrained NeMo model.
+        sha256: refuse any other file when set.
+        precision: `auto` is bf16 where the GPU has it and fp32 elsewhere.
+    """
+
+    model_path: str = MISSING
+    sha256: Optional[str] = None
+    precision: str = "auto"
+
+
+@dataclass
+class RKDConfig:
+    """Representation-level distillation: which layers meet, and how frames are weighted.
+
+    Attributes:
+        hint_layer: module path in the teacher; null is the encoder's output.
+        guided_layer: module path in the student; null is the encoder's output.
+        frame_weighting: `auto`, `nonblank`, `energy` or `uniform`.
+        warm_start_decoder: compose the student's decoder from the teacher's at the end of RKD (ours).
+    """
+
+    hint_layer: Optional[str] = None
+    guided_layer: Optional[str] = None
+    frame_weighting: str = "auto"
+    warm_start_decoder: bool = True
+
+
+@dataclass
+class SKDConfig:
+    """Softmax-level distillation: the divergence between posteriors, and the frames that count.
+
+    Attributes:
+        divergence: `l2` (the paper), `kl` or `guided`.
+        temperature: softens both posteriors; only `kl` has one.
+        frames: `all` (the paper), `nonblank` or `symmetric`.
+        frames_around: for `symmetric`, the frames kept on each side of a non-blank one.
+    """
+
+    divergence: str = "l2"
+    temperature: float = 1.0
+    frames: str = "all"
+    frames_around: int = 4
+
+
+@dataclass
+class StageConfig:
+    """One stage of the schedule.
+
+    Attributes:
+        name: shown in the log.
+        weights: loss name to weight; a loss that is not named is not computed.
+        epochs: length in epochs of the training data.
+        steps: length in optimizer steps. A stage without a length runs to the end.
+    """
+
+    name: str = MISSING
+    weights: Dict[str, float] = MISSING
+    epochs: Optional[int] = None
+    steps: Optional[int] = None
+
+
+def _paper_stages() -> List[StageConfig]:
+    return [
+        StageConfig(name="rkd", weights={"rkd": 1.0}, epochs=5),
+        StageConfig(name="skd", weights={"ctc": 1.0, "skd": 0.25}),
+    ]
+
+
+@dataclass
+class TutorConfig:
+    """The whole `tutor:` section."""
+
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    rkd: RKDConfig = field(default_factory=RKDConfig)
+    skd: SKDConfig = field(default_factory=SKDConfig)
+    stages: List[StageConfig] = field(default_factory=_paper_stages)
+
+    def uses(self, loss: str) -> bool:
+        """True when any stage gives `loss` a positive weight."""
+        return any(stage.weights.get(loss, 0.0) > 0 for stage in self.stages)
+
+
+def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
+    """Reads and checks the `tutor:` section of a model config.
+
+    Args:
+        model_cfg: the student's config (a mapping); its `tutor` key may be absent or null.
+
+    Returns:
+        The checked section, or None when there is none.
+
+    Raises:
+        TutorError: an unknown key, a wrong type or an impossible combination, with the key's full path.
+    """
+    section = model_cfg.get("tutor") if model_cfg is not None else None
+    if section is None:
+        return None
+    plain = OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else section
+    if not isinstance(plain, Mapping):
+        raise TutorError(f"model.tutor must be a section of keys, not {plain!r}.")
+    _refuse_unknown_keys(plain, TutorConfig, "model.tutor")
+    schema = OmegaConf.structured(TutorConfig)
+    try:
+        merged = OmegaConf.merge(schema, OmegaConf.create(dict(plain)))
+        config = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as error:
+        key = f"model.tutor.{error.full_key}"
+        what = "the teacher's .nemo file or the name of a pretrained NeMo model" if key.endswith("model_path") else "it"
+        raise TutorError(f"{key} is not set; give {what}.") from None
+    except OmegaConfBaseException as error:
+        key = f"model.tutor.{error.full_key}" if error.full_key else "model.tutor"
+        raise TutorError(f"{key}: {str(error).splitlines()[0].rstrip('.')}.") from None
+    assert isinstance(config, TutorConfig)
+    _check(config)
+    return config
+
+
+def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) -> None:
+    types = {f.name: f for f in fields(schema)}
+    for key, value in section.items():
+        if key not in types:
+            near = difflib.get_close_matches(str(key), types, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(types)}."
+            raise TutorError(f"{path}.{key} is not a key of this section; {hint}")
+        nested = _nested_schema(schema, key)
+        if nested is not None and isinstance(value, Mapping):
+            _refuse_unknown_keys(value, nested, f"{path}.{key}")
+        elif nested is not None and isinstance(value, list):
+            for i, item in enumerate(value):
+                if isinstance(item, Mapping):
+                    _refuse_unknown_keys(item, nested, f"{path}.{key}[{i}]")
+
+
+def _nested_schema(schema: type, key: str) -> Optional[type]:
+    import typing
+
+    annotation = typing.get_type_hints(schema)[key]
+    candidates = [annotation, *get_args(annotation)]
+    return next((c for c in candidates if isinstance(c, type) and is_dataclass(c)), None)
+
+
+def _check(config: TutorConfig) -> None:
+    _one_of("teacher.precision", config.teacher.precision, PRECISIONS)
+    _one_of("rkd.frame_weighting", config.rkd.frame_weighting, FRAME_WEIGHTINGS)
+    _one_of("skd.divergence", config.skd.divergence, DIVERGENCES)
+    _one_of("skd.frames", config.skd.frames, FRAME_SELECTIONS)
+    if not (config.skd.temperature > 0 and math.isfinite(config.skd.temperature)):
+        raise TutorError(f"model.tutor.skd.temperature must be above 0, not {config.skd.temperature}.")
+    if config.skd.temperature != 1.0 and config.skd.divergence != "kl":
+        raise TutorError(
+            f"model.tutor.skd.temperature is {config.skd.temperature}, but only the divergence 'kl' has a temperature, "
+            f"and model.tutor.skd.divergence is {config.skd.divergence!r}; leave the temperature at 1 or choose 'kl'."
+        )
+    if config.skd.frames_around < 0:
+        raise TutorError(f"model.tutor.skd.frames_around must be 0 or more, not {config.skd.frames_around}.")
+    if not config.stages:
+        raise TutorError("model.tutor.stages is empty; give at least one stage, or leave the key out for the default.")
+    for i, stage in enumerate(config.stages):
+        _check_stage(stage, f"model.tutor.stages[{i}]", last=i == len(config.stages) - 1)
+    names = [stage.name for stage in config.stages]
+    if len(set(names)) < len(names):
+        raise TutorError(f"model.tutor.stages has two stages of one name ({', '.join(names)}); name each differently.")
+    if len({"steps" if stage.steps else "epochs" for stage in config.stages if stage.epochs or stage.steps}) > 1:
+        raise TutorError("model.tutor.stages mixes lengths in epochs and in steps; use one unit for all stages.")
+
+
+def _check_stage(stage: StageConfig, path: str, last: bool) -> None:
+    for loss, weight in stage.weights.items():
+        if loss not in LOSSES:
+            raise TutorError(f"{path}.weights.{loss} is not a loss; choose from {', '.join(LOSSES)}.")
+        if not (weight >= 0 and math.isfinite(weight)):
+            raise TutorError(f"{path}.weights.{loss} must be 0 or more, not {weight}.")
+    if not any(weight > 0 for weight in stage.weights.values()):
+        raise TutorError(f"{path}.weights gives no loss a positive weight, so stage {stage.name!r} would learn nothing.")
+    if stage.epochs is not None and stage.steps is not None:
+        raise TutorError(f"{path} has a length in epochs and one in steps; give one of them.")
+    length = stage.epochs if stage.epochs is not None else stage.steps
+    if length is None and not last:
+        raise TutorError(f"{path} ({stage.name!r}) has no length but is not the last stage; give it epochs or steps.")
+    if length is not None and length <= 0:
+        raise TutorError(f"{path} ({stage.name!r}) must be 1 or more {'epochs' if stage.epochs is not None else 'steps'} long.")
+
+
+def _one_of(key: str, value: str, allowed: tuple) -> None:
+    if value not in allowed:
+        raise TutorError(f"model.tutor.{key} is {value!r}; choose from {', '.join(allowed)}.")

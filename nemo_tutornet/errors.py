@@ -1,0 +1,29 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The one exception for a user's mistake."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, Callable, TypeVar
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class TutorError(ValueError):
+    """A user's mistake. The message is one sentence: what is wrong, where, and what to do."""
+
+
+def exit_on_user_error(function: F) -> F:
+    """Makes a command print a `TutorError` as one line on standard error and exit with 2, without a traceback."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TutorError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return wrapper  # type: ignore[return-value]

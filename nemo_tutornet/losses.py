@@ -1,0 +1,179 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The losses of TutorNet (Yoon et al., IEEE/ACM TASLP 2021, arXiv 2008.00671) as pure functions.
+
+The paper's published abstract fixes the two losses, their order and frame weighting; where it is silent, these are our
+documented choices. Everything is computed in fp32, gradients flow to the student's argument only, and padding
+counts nowhere.
+
+Legend: `B` utterances, `T` frames of the student's grid, `D` width of the hint layer, `V` labels with the blank last.
+"""
+
+from __future__ import annotations
+
+from typing import Callable, Dict, Optional
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Keeps a frame that the teacher is sure is blank from dropping out of RKD altogether.
+BLANK_FLOOR = 0.05
+# A posterior below exp(-1e4) is 0 in every float format; without the clamp, 0 * log 0 would be NaN.
+MIN_LOG_PROB = -1e4
+
+
+def frame_mask(lengths: Tensor, frames: int) -> Tensor:
+    """Valid frames `[B, T]` (bool) for lengths `[B]` and a padded size of `frames`."""
+    return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
+
+
+# --- Representation-level distillation (RKD) -------------------------------------------------------------------------
+
+
+def rkd(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """Representation-level distillation with frame weighting (TutorNet's RKD; the mean over `D` is ours).
+
+        e[b, t] = mean_d (teacher[b, d, t] - student[b, d, t])^2      loss = sum_bt m w e / sum_bt m
+
+    Args:
+        student: the projected guided layer f(h_S) `[B, D, T]`; gradients flow here only.
+        teacher: the hint layer on the student's frames `[B, D, T]`.
+        weights: frame weights `[B, T]`, mean 1 over each utterance's valid frames.
+        mask: valid frames `[B, T]`, bool.
+
+    Returns:
+        Scalar, fp32; 0 for a batch without a valid frame.
+    """
+    error = (student.float() - teacher.detach().float()).square().mean(dim=1)
+    weighted = torch.where(mask, error * weights.detach().float(), 0.0)
+    return weighted.sum() / mask.sum().clamp(min=1)
+
+
+def weigh_nonblank(log_probs: Optional[Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
+    """Frame weights `[B, T]` in proportion to 1 - p_T(blank) + 0.05 (ours), from log-probabilities `[B, T, V]`."""
+    assert log_probs is not None, "this weighting reads the teacher's posteriors"
+    return _mean_one(1.0 + BLANK_FLOOR - log_probs[..., -1].float().exp(), mask)
+
+
+def weigh_energy(log_probs: Optional[Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
+    """Frame weights `[B, T]` in proportion to mean_d h_T^2 (attention transfer, arXiv 1612.03928), from `[B, D, T]`."""
+    return _mean_one(hidden.float().square().mean(dim=1), mask)
+
+
+def weigh_uniform(log_probs: Optional[Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
+    """Frame weights `[B, T]` of 1: plain hint training (FitNets, arXiv 1412.6550)."""
+    return mask.float()
+
+
+def _mean_one(raw: Tensor, mask: Tensor) -> Tensor:
+    raw = torch.where(mask, raw.detach(), 0.0)
+    total = raw.sum(dim=1, keepdim=True)
+    count = mask.sum(dim=1, keepdim=True)
+    # An utterance whose raw weights are all 0 (silence under `energy`) is weighted uniformly, not divided by 0.
+    return torch.where(total > 0, raw * count / total.clamp(min=torch.finfo(raw.dtype).tiny), mask.float())
+
+
+# --- Softmax-level distillation (SKD) --------------------------------------------------------------------------------
+
+
+def skd_l2(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Softmax-level distillation, squared error between posteriors (TutorNet's SKD).
+
+        d[b, t] = sum_v (p_S[b, t, v] - p_T[b, t, v])^2               loss[b] = sum_t m d
+
+    Bounded on a misplaced spike, unlike `skd_kl`; but its gradient vanishes where the student is confidently wrong, and
+    at random initialisation it shrinks with the label set, so a large one wants the RKD warm start or `skd_kl`.
+
+    Args:
+        student: log-probabilities of the student `[B, T, V]`; gradients flow here only.
+        teacher: log-probabilities of the teacher on the student's frames and labels `[B, T, V]`.
+        mask: the frames that count `[B, T]`, bool.
+        temperature: must be 1; the config refuses any other for this divergence.
+
+    Returns:
+        `[B]`, fp32. At most twice the number of frames that count, whatever the networks say.
+    """
+    distance = (student.float().exp() - teacher.detach().float().exp()).square().sum(dim=-1)
+    return torch.where(mask, distance, 0.0).sum(dim=1)
+
+
+def skd_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Softmax-level distillation, Kullback-Leibler divergence (Hinton et al., arXiv 1503.02531).
+
+        d[b, t] = tau^2 sum_v p_T^tau (log p_T^tau - log p_S^tau)     loss[b] = sum_t m d
+
+    Softmax is shift-invariant, so softmax(log p / tau) is the tempered posterior. Arguments and result as `skd_l2`, but
+    not bounded.
+    """
+    log_p = F.log_softmax(student.float().clamp(min=MIN_LOG_PROB) / temperature, dim=-1)
+    log_q = F.log_softmax(teacher.detach().float().clamp(min=MIN_LOG_PROB) / temperature, dim=-1)
+    distance = temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim=-1)
+    return torch.where(mask, distance, 0.0).sum(dim=1)
+
+
+def skd_guided(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+    """Softmax-level distillation, guided CTC (Kurata and Audhkhasi, arXiv 1904.08311).
+
+        d[b, t] = - p_S[b, t, argmax_v p_T] where that argmax is not blank, else 0      loss[b] = sum_t m d
+
+    Arguments and result as `skd_l2`; it lies between minus the number of the teacher's non-blank frames and 0.
+    """
+    best = teacher.detach().argmax(dim=-1)
+    agreement = student.float().gather(dim=-1, index=best[..., None])[..., 0].exp()
+    return -torch.where(mask & (best != teacher.shape[-1] - 1), agreement, 0.0).sum(dim=1)
+
+
+def select_all(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
+    """Every valid frame `[B, T]` (the paper)."""
+    return mask
+
+
+def select_nonblank(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
+    """The valid frames `[B, T]` on which the teacher's best label is not blank, from log-probabilities `[B, T, V]`."""
+    return mask & (teacher.argmax(dim=-1) != teacher.shape[-1] - 1)
+
+
+def select_symmetric(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
+    """`select_nonblank` and its `around` neighbours on each side (arXiv 2506.01503), valid frames only."""
+    spikes = select_nonblank(teacher, mask, around).float()
+    widened = F.max_pool1d(spikes[:, None], kernel_size=2 * around + 1, stride=1, padding=around)[:, 0]
+    return mask & (widened > 0)
+
+
+def reduce_like_ctc(per_utterance: Tensor, target_lengths: Tensor, reduction: str) -> Tensor:
+    """Reduces SKD as NeMo's `CTCLoss` reduces CTC, so that a weight between the two means the same everywhere (ours).
+
+    Args:
+        per_utterance: `[B]`, each a sum over an utterance's frames.
+        target_lengths: labels of each transcript `[B]`.
+        reduction: the student's `ctc_reduction`: `mean_batch`, `mean_volume`, `mean` or `sum`.
+
+    Returns:
+        Scalar.
+    """
+    if reduction == "mean_volume":
+        return per_utterance.sum() / target_lengths.sum().clamp(min=1)
+    if reduction == "mean":
+        return (per_utterance / target_lengths.clamp(min=1)).mean()
+    if reduction == "sum":
+        return per_utterance.sum()
+    return per_utterance.mean()
+
+
+# What varies is chosen by name in these tables; their keys are the config's (config.py checks them against its own lists).
+FRAME_WEIGHTING: Dict[str, Callable[[Optional[Tensor], Tensor, Tensor], Tensor]] = {
+    "nonblank": weigh_nonblank,
+    "energy": weigh_energy,
+    "uniform": weigh_uniform,
+}
+DIVERGENCE: Dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
+    "l2": skd_l2,
+    "kl": skd_kl,
+    "guided": skd_guided,
+}
+FRAME_SELECTION: Dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+    "all": select_all,
+    "nonblank": select_nonblank,
+    "symmetric": select_symmetric,
+}

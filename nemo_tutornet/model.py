@@ -1,0 +1,328 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""NeMo's CTC models with a teacher: one mixin, two thin classes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Callable, Dict, Optional, Union
+
+import torch
+from lightning.pytorch import Trainer
+from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
+from nemo.core.classes.common import PretrainedModelInfo
+from nemo.utils import logging
+from nemo.utils.get_rank import is_global_rank_zero
+from nemo.utils.model_utils import convert_model_config_to_dict_config
+from nemo.utils.msc_utils import is_multistorageclient_url
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
+
+from nemo_tutornet.capture import ENCODER, Capture
+from nemo_tutornet.checkpoints import STOCK_BPE, STOCK_CHAR, stock_config, written_whole
+from nemo_tutornet.config import TutorConfig, parse_tutor
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.objective import Objective, Projection, StudentOutputs
+from nemo_tutornet.pairing import Pairing, compose_decoder, pair, pointwise_decoder
+from nemo_tutornet.schedule import Schedule, Stage
+from nemo_tutornet.targets import TeacherTargets
+from nemo_tutornet.teacher import Teacher
+
+
+class Tutor:
+    """A student's teacher, schedule and objective: a plain object, so that nothing of it is registered in the student.
+
+    Attributes:
+        teacher: the frozen teacher.
+        pairing: what is matched with what.
+        schedule: the stages.
+        objective: the losses.
+        stage: index of the stage last entered; None before the first step.
+    """
+
+    def __init__(self, teacher: Teacher, pairing: Pairing, schedule: Schedule, objective: Objective) -> None:
+        self.teacher = teacher
+        self.pairing = pairing
+        self.schedule = schedule
+        self.objective = objective
+        self.stage: Optional[int] = None
+
+
+class _Step:
+    """One training step in a stage that uses the teacher: named terms, and the weighted sum of them."""
+
+    def __init__(
+        self, objective: Objective, stage: Stage, targets: TeacherTargets, student: Callable[[], StudentOutputs]
+    ) -> None:
+        self._objective, self._stage, self._targets, self._student = objective, stage, targets, student
+        self.logs: Dict[str, Tensor] = {}
+
+    def total(self, ctc: Optional[Tensor] = None) -> Tensor:
+        terms = self._objective.terms(self._stage, self._student(), self._targets)
+        if ctc is not None:
+            terms["ctc"] = ctc
+        self.logs = {f"train_{name}": term.detach() for name, term in terms.items()}
+        return torch.stack([self._stage.weights[name] * term for name, term in terms.items()]).sum()
+
+
+class TutorMixin:
+    """Adds a teacher and the TutorNet losses to a NeMo CTC model (Yoon et al., arXiv 2008.00671).
+
+    Add a section to the student's ordinary config, and train it as any NeMo model::
+
+        model:
+          # ... a stock NeMo student ...
+          tutor:
+            teacher:
+              model_path: teacher.nemo     # or the name of a pretrained NeMo model
+            rkd:
+              hint_layer: null             # module path in the teacher; null: the encoder's output
+              guided_layer: null           # module path in the student; null: the encoder's output
+              frame_weighting: auto        # auto | nonblank | energy | uniform
+              warm_start_decoder: true
+            skd:
+              divergence: l2               # l2 (the paper) | kl | guided
+              temperature: 1.0             # kl only
+              frames: all                  # all | nonblank | symmetric
+              frames_around: 4             # for symmetric
+            stages:                        # a stage without a length runs to the end
+              - {name: rkd, epochs: 5, weights: {rkd: 1.0}}
+              - {name: skd, weights: {ctc: 1.0, skd: 0.25}}
+
+    Without the section the model behaves as NeMo's. The teacher is loaded when training starts and never otherwise: restoring,
+    validating, transcribing and exporting a student do not need its file. Every `.nemo` holds the stock student: NeMo's
+    class, NeMo's keys, no `tutor:` section.
+
+    What is overridden of NeMo: `training_step` and `add_auxiliary_losses` (the losses), `setup` (the teacher), the two
+    checkpoint hooks (the projection, the stage), `to_config_file` and `save_to` (what leaves).
+    """
+
+    _stock_target: str
+
+    def __init__(self, cfg: DictConfig, trainer: Optional[Trainer] = None) -> None:
+        cfg = convert_model_config_to_dict_config(cfg)
+        config = parse_tutor(cfg)
+        # NeMo's own class, so that NeMo restores the file without this package and without widening its allow-list.
+        with open_dict(cfg):
+            cfg.target = self._stock_target
+        super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
+        self._tutor_config: Optional[TutorConfig] = config
+        self._tutor: Optional[Tutor] = None
+        self._tutor_state: Optional[Dict[str, Any]] = None
+        self._step: Optional[_Step] = None
+        self.tutor_projection: Optional[Projection] = None
+
+    @property
+    def tutor(self) -> Optional[Tutor]:
+        """The teacher and what belongs to it; None before training starts or without a `tutor:` section."""
+        return self._tutor
+
+    # --- The teacher comes in --------------------------------------------------------------------------------------------
+
+    def setup(self, stage: Optional[str] = None) -> None:
+        """NeMo's setup; before training also the teacher and the projection, so that the optimizer sees its parameters."""
+        super().setup(stage)  # type: ignore[misc]
+        if stage == "fit" and self._tutor_config is not None and self._tutor is None:
+            # Restoring a model draws random numbers; the student must see the same data with and without a teacher.
+            with torch.random.fork_rng(devices=[]):
+                self._meet_teacher(self._tutor_config)
+
+    def _meet_teacher(self, config: TutorConfig) -> None:
+        if (self.cfg.get("train_ds") or {}).get("use_dali"):  # type: ignore[attr-defined]
+            raise TutorError(
+                "model.train_ds.use_dali is on, but DALI hands out the student's features and the teacher needs the waveform; "
+                "turn it off."
+            )
+        teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
+        pairing = pair(self, teacher, config)  # type: ignore[arg-type]
+        device = next(self.parameters()).device  # type: ignore[attr-defined]
+        self.tutor_projection = Projection(pairing.guided.width, pairing.hint.width).to(device)
+        reduction = self.cfg.get("ctc_reduction", "mean_batch")  # type: ignore[attr-defined]
+        objective = Objective(config, pairing, self.tutor_projection, reduction)
+        self._tutor = Tutor(teacher, pairing, Schedule.from_config(config.stages), objective)
+        if self._tutor_state is not None:
+            self._restore_tutor_state(self._tutor_state)
+        logging.info(
+            f"Teacher {config.teacher.model_path}: hint layer {pairing.hint.path!r} ({pairing.hint.width} wide, "
+            f"{pairing.hint.shift:g} ms), guided layer {pairing.guided.path!r} ({pairing.guided.width} wide, "
+            f"{pairing.guided.shift:g} ms), frame weighting {pairing.frame_weighting!r}."
+        )
+        if config.rkd.warm_start_decoder and config.uses("rkd") and pairing.no_warm_start:
+            logging.warning(f"The decoder is not warm-started after RKD: {pairing.no_warm_start}")
+
+    # --- One step ---------------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_nb: int) -> Dict[str, Any]:
+        """NeMo's training step, with the stage's losses. CTC is computed by NeMo, and only in stages that use it."""
+        tutor = self._tutor
+        if tutor is None:
+            return super().training_step(batch, batch_nb)  # type: ignore[misc]
+        stage = self._enter_stage(tutor)
+        if not tutor.objective.needs_teacher(stage):
+            return self._ready_for_ddp(super().training_step(batch, batch_nb))  # type: ignore[misc]
+        signal, signal_lengths, _, target_lengths = batch
+        targets = tutor.teacher(
+            signal,
+            signal_lengths,
+            hidden=tutor.objective.needs_hidden(stage),
+            posteriors=tutor.objective.needs_posteriors(stage),
+        )
+        with ExitStack() as captures:
+            encoder = captures.enter_context(Capture(self, ENCODER))  # type: ignore[arg-type]
+            decoder = captures.enter_context(Capture(self, "decoder"))  # type: ignore[arg-type]
+            guided = captures.enter_context(Capture(self, tutor.pairing.guided.path))  # type: ignore[arg-type]
+
+            def student() -> StudentOutputs:
+                hidden = guided.tensor(tutor.pairing.guided.time_axis)
+                return StudentOutputs(decoder.output, encoder.output[1], hidden, target_lengths)
+
+            step = _Step(tutor.objective, stage, targets, student)
+            if stage.uses("ctc"):
+                output = self._step_with_ctc(step, batch, batch_nb)
+            else:
+                self.forward(input_signal=signal, input_signal_length=signal_lengths)  # type: ignore[attr-defined]
+                loss = step.total()
+                rate = self._optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
+                global_step = torch.tensor(self.trainer.global_step, dtype=torch.float32)  # type: ignore[attr-defined]
+                output = {"loss": loss, "log": {"train_loss": loss, "learning_rate": rate, "global_step": global_step}}
+        output["log"].update(step.logs, tutor_stage=float(tutor.stage or 0))
+        return self._ready_for_ddp(output)
+
+    def _step_with_ctc(self, step: _Step, batch: Any, batch_nb: int) -> Dict[str, Any]:
+        self._step = step
+        try:
+            return super().training_step(batch, batch_nb)  # type: ignore[misc]
+        finally:
+            self._step = None
+
+    def add_auxiliary_losses(self, loss: Tensor, reset_registry: bool = False) -> Tensor:
+        """NeMo's hook inside its training step, between CTC and the logs: here CTC becomes the stage's weighted sum."""
+        loss = super().add_auxiliary_losses(loss, reset_registry)  # type: ignore[misc]
+        return loss if self._step is None else self._step.total(ctc=loss)
+
+    def _ready_for_ddp(self, output: Dict[str, Any]) -> Dict[str, Any]:
+        # DDP waits for a gradient of every parameter; a stage leaves some out (the decoder in RKD, the projection after it).
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            idle = sum(p.sum() for p in self.parameters() if p.requires_grad)  # type: ignore[attr-defined]
+            output["loss"] = output["loss"] + 0.0 * idle
+        return output
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Drops the zero gradients that only DDP wanted, so that an idle part neither moves nor decays."""
+        super().on_before_optimizer_step(optimizer)  # type: ignore[misc]
+        if self._tutor is None or self._tutor.stage is None:
+            return
+        stage = self._tutor.schedule.stages[self._tutor.stage]
+        idle = [self.decoder] if stage.decoder_is_idle else []  # type: ignore[attr-defined]
+        idle += [] if stage.uses("rkd") else [self.tutor_projection]
+        for module in idle:
+            for parameter in module.parameters():
+                parameter.grad = None
+
+    # --- Stages and the decoder's warm start -------------------------------------------------------------------------------
+
+    def _enter_stage(self, tutor: Tutor) -> Stage:
+        index = tutor.schedule.index(self.trainer.current_epoch, self.trainer.global_step)  # type: ignore[attr-defined]
+        stage = tutor.schedule.stages[index]
+        if index != tutor.stage:
+            weights = ", ".join(f"{loss} {weight:g}" for loss, weight in stage.weights.items())
+            logging.info(f"Stage {stage.name!r} ({index + 1} of {len(tutor.schedule.stages)}): {weights}.")
+            if tutor.stage is not None and index > tutor.stage and tutor.schedule.decoder_untrained_before(index):
+                self._warm_start_decoder(tutor)
+            tutor.stage = index
+        return stage
+
+    def _warm_start_decoder(self, tutor: Tutor) -> None:
+        assert self._tutor_config is not None and self.tutor_projection is not None
+        if not self._tutor_config.rkd.warm_start_decoder or tutor.pairing.no_warm_start:
+            return
+        mine = pointwise_decoder(self)  # type: ignore[arg-type]
+        theirs = pointwise_decoder(tutor.teacher.model)
+        assert mine is not None and theirs is not None and mine.bias is not None
+        weight, bias = compose_decoder(theirs, self.tutor_projection, tutor.pairing.label_order)
+        with torch.no_grad():
+            mine.weight.copy_(weight)
+            mine.bias.copy_(bias)
+
+    def _refresh_idle_decoder(self) -> None:
+        """While RKD runs alone, keeps the decoder composed, so that validation and every checkpoint show a usable student."""
+        tutor = self._tutor
+        if tutor is None or tutor.stage is None or not tutor.schedule.stages[tutor.stage].decoder_is_idle:
+            return
+        if tutor.schedule.decoder_untrained_before(tutor.stage):
+            self._warm_start_decoder(tutor)
+
+    def on_validation_epoch_start(self) -> None:
+        """Composes the decoder while it is idle; nothing of the teacher runs."""
+        super().on_validation_epoch_start()  # type: ignore[misc]
+        self._refresh_idle_decoder()
+
+    def on_train_epoch_end(self) -> None:
+        """Composes the decoder while it is idle, for runs without validation."""
+        super().on_train_epoch_end()  # type: ignore[misc]
+        self._refresh_idle_decoder()
+
+    # --- What a checkpoint carries, and what leaves -------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
+        """Puts the projection and the stage into the `.ckpt`, beside the state of the student."""
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        if self._tutor is not None and self.tutor_projection is not None:
+            projection = {name: p.detach().cpu() for name, p in self.tutor_projection.named_parameters()}
+            checkpoint["tutor"] = {"projection": projection, "stage": self._tutor.stage}
+
+    def on_load_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
+        """Takes them back; when the teacher is not there yet, as soon as it is."""
+        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        self._tutor_state = checkpoint.get("tutor")
+        if self._tutor is not None and self._tutor_state is not None:
+            self._restore_tutor_state(self._tutor_state)
+
+    def _restore_tutor_state(self, state: Dict[str, Any]) -> None:
+        assert self._tutor is not None and self.tutor_projection is not None
+        for name, parameter in self.tutor_projection.named_parameters():
+            saved = state["projection"][name]
+            if saved.shape != parameter.shape:
+                raise TutorError(
+                    f"the checkpoint's projection has {name} of shape {list(saved.shape)}, but the layers of model.tutor.rkd want "
+                    f"{list(parameter.shape)}; resume with the teacher and layers that the run began with, or begin a new run."
+                )
+            with torch.no_grad():
+                parameter.copy_(saved)
+        self._tutor.stage = state["stage"]
+
+    def to_config_file(self, path2yaml_file: str) -> None:
+        """Writes the stock student's config: NeMo calls this for every `.nemo`, whoever writes it."""
+        OmegaConf.save(stock_config(self._cfg), path2yaml_file, resolve=True)  # type: ignore[attr-defined]
+
+    def save_to(self, save_path: Union[str, Path]) -> None:
+        """NeMo's `save_to`, through a temporary name, so that an interrupt leaves the old file and no half of a new one."""
+        packed = self._save_restore_connector.pack_nemo_file  # type: ignore[attr-defined]
+        if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
+            super().save_to(save_path)  # type: ignore[misc]
+            return
+        with written_whole(Path(save_path).expanduser().resolve()) as temporary:
+            super().save_to(str(temporary))  # type: ignore[misc]
+
+
+class TutorCTCModel(TutorMixin, EncDecCTCModel):
+    """NeMo's character CTC model with a teacher (`TutorMixin`)."""
+
+    _stock_target = STOCK_CHAR
+
+    @classmethod
+    def list_available_models(cls) -> Optional[PretrainedModelInfo]:
+        """NeMo's list."""
+        return EncDecCTCModel.list_available_models()
+
+
+class TutorCTCModelBPE(TutorMixin, EncDecCTCModelBPE):
+    """NeMo's subword CTC model with a teacher (`TutorMixin`)."""
+
+    _stock_target = STOCK_BPE
+
+    @classmethod
+    def list_available_models(cls) -> Optional[PretrainedModelInfo]:
+        """NeMo's list."""
+        return EncDecCTCModelBPE.list_available_models()

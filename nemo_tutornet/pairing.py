@@ -1,0 +1,201 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is matched with what: the layers, frames and labels of one teacher and one student, settled before training.
+
+Legend: `B` utterances, `S` frames of a layer of the student, `T` frames of the teacher, `D` width, `V` labels with the blank last.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from nemo_tutornet.alignment import check_lengths, label_order, repeat_frames, teacher_frames
+from nemo_tutornet.capture import ENCODER, Layer, measure
+from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.teacher import Teacher
+
+# Lengths on which the two encoders' frame counts are compared: odd ones, where rounding differs most.
+_CHECKED_SECONDS = (0.31, 0.77, 1.5, 2.93, 4.2)
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The settled match.
+
+    Attributes:
+        student_encoder, guided: layers of the student.
+        teacher_encoder, hint: layers of the teacher.
+        label_order: teacher output of each student output, None where equal.
+        frame_weighting: `nonblank`, `energy` or `uniform`; `auto` is resolved.
+        no_warm_start: why the decoder cannot be composed; None where it can.
+    """
+
+    student_encoder: Layer
+    guided: Layer
+    teacher_encoder: Layer
+    hint: Layer
+    label_order: Optional[Tuple[int, ...]]
+    frame_weighting: str
+    no_warm_start: Optional[str]
+
+    def posteriors(self, log_probs: Tensor, teacher_lengths: Tensor, frames: int, layer: Layer) -> Tensor:
+        """The teacher's log-probabilities `[B, T, V]` on the `frames` frames of a student's layer, `[B, S, V]`, and on its labels."""
+        if self.label_order is not None:
+            log_probs = log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
+        index = teacher_frames(frames, teacher_lengths, layer.shift / self.teacher_encoder.shift)
+        return repeat_frames(log_probs, index, dim=1)
+
+    def hidden(self, hidden: Tensor, teacher_lengths: Tensor, frames: int) -> Tensor:
+        """The hint layer `[B, D, T]` on the `frames` frames of the guided layer, `[B, D, S]`."""
+        lengths = layer_lengths(teacher_lengths, self.teacher_encoder, self.hint, hidden.shape[2])
+        return repeat_frames(hidden, teacher_frames(frames, lengths, self.guided.shift / self.hint.shift), dim=2)
+
+
+def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames: int) -> Tensor:
+    """Valid frames `[B]` of a layer whose padded size is `frames`, from those of the encoder's output."""
+    if layer.shift == encoder.shift:
+        return encoder_lengths
+    return (encoder_lengths * (encoder.shift / layer.shift)).ceil().long().clamp(max=frames)
+
+
+def pair(student: nn.Module, teacher: Teacher, config: TutorConfig) -> Pairing:
+    """Matches a student with its teacher and refuses what cannot be distilled.
+
+    Args:
+        student: a NeMo CTC model; it is run on silence and left as it was.
+        teacher: its teacher.
+        config: the checked `tutor:` section.
+
+    Raises:
+        TutorError: sample rates differ, a layer does not exist, the student's frames are longer than the teacher's, the encoders'
+            lengths disagree, or SKD is asked for with different label sets.
+    """
+    rate = int(student.preprocessor._sample_rate)  # type: ignore[union-attr]
+    if rate != teacher.sample_rate:
+        raise TutorError(
+            f"the student's sample rate (model.preprocessor.sample_rate) is {rate} Hz and the teacher's is {teacher.sample_rate} Hz; "
+            f"both must hear the same audio, so give the student the teacher's rate or take another teacher."
+        )
+    runner = _StudentRunner(student, rate)
+    with runner:
+        encoder = measure(student, ENCODER, runner.seconds)
+        path = config.rkd.guided_layer
+        guided = encoder if path in (None, ENCODER) else measure(student, str(path), runner.seconds)
+        lengths = [runner.lengths(seconds) for seconds in _CHECKED_SECONDS]
+    hint = teacher.hint_layer
+    for layer, other, where in ((encoder, teacher.encoder_layer, "encoder"), (guided, hint, "guided layer")):
+        used = config.uses("skd") if where == "encoder" else config.uses("rkd")
+        if used and layer.shift > other.shift:
+            raise TutorError(
+                f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's {other.shift:g} ms ({other.path!r}), "
+                f"and several teacher frames cannot be put on one of the student's; take a student with shorter frames."
+            )
+    teacher_lengths = [_teacher_length(teacher, seconds) for seconds in _CHECKED_SECONDS]
+    check_lengths(lengths, teacher_lengths, encoder.shift / teacher.encoder_layer.shift)
+    order, mismatch = None, None
+    try:
+        order = label_order(list(student.decoder.vocabulary), teacher.labels)  # type: ignore[union-attr, arg-type]
+    except TutorError as error:
+        mismatch = str(error)
+        if config.uses("skd"):
+            raise TutorError(
+                f"SKD compares posteriors, but {mismatch} RKD still works: leave skd out of model.tutor.stages, or give the student "
+                f"the teacher's labels."
+            ) from None
+    weighting = config.rkd.frame_weighting
+    if weighting == "auto":
+        weighting = "nonblank" if teacher.ends_in_layer_norm else "energy"
+    return Pairing(
+        student_encoder=encoder,
+        guided=guided,
+        teacher_encoder=teacher.encoder_layer,
+        hint=hint,
+        label_order=order,
+        frame_weighting=weighting,
+        no_warm_start=mismatch or _no_warm_start(student, teacher, guided, hint),
+    )
+
+
+def _no_warm_start(student: nn.Module, teacher: Teacher, guided: Layer, hint: Layer) -> Optional[str]:
+    if guided.path != ENCODER or hint.path != ENCODER:
+        return f"the hint layer ({hint.path!r}) and the guided layer ({guided.path!r}) must both be the encoder's output"
+    for owner, model in (("student", student), ("teacher", teacher.model)):
+        if pointwise_decoder(model) is None:
+            return f"the {owner}'s decoder is not a single 1x1 convolution"
+    return None
+
+
+def pointwise_decoder(model: nn.Module) -> Optional[nn.Conv1d]:
+    """The one 1x1 convolution of a NeMo CTC decoder, or None where the decoder is anything else."""
+    decoder: Any = model.decoder
+    layers = list(getattr(decoder, "decoder_layers", []))
+    if len(layers) == 1 and isinstance(layers[0], nn.Conv1d) and layers[0].kernel_size == (1,):
+        return layers[0]
+    return None
+
+
+def compose_decoder(
+    teacher: nn.Conv1d, projection: nn.Conv1d, order: Optional[Tuple[int, ...]]
+) -> Tuple[Tensor, Tensor]:
+    """The student's decoder after RKD (ours): teacher_decoder o f, a 1x1 convolution again because f is one.
+
+        W = W_T W_f        b = W_T b_f + b_T
+
+    Args:
+        teacher: decoder of the teacher, `D_T` to `V`.
+        projection: f, `D_S` to `D_T`.
+        order: teacher output of each student output, None where equal.
+
+    Returns:
+        Weight `[V, D_S, 1]` and bias `[V]`, rows in the student's order.
+    """
+    with torch.no_grad():
+        device = projection.weight.device  # the teacher may not have followed the student to its device yet
+        outer = teacher.weight[..., 0].to(device, torch.float64)
+        weight = outer @ projection.weight.double()[..., 0]
+        bias = outer @ projection.bias.double()  # type: ignore[union-attr]
+        if teacher.bias is not None:
+            bias = bias + teacher.bias.to(device, torch.float64)
+        if order is not None:
+            weight, bias = weight[list(order)], bias[list(order)]
+        return weight[..., None].to(projection.weight.dtype), bias.to(projection.weight.dtype)
+
+
+def _teacher_length(teacher: Teacher, seconds: float) -> int:
+    samples = math.floor(seconds * teacher.sample_rate)
+    device = next(teacher.model.parameters()).device
+    signal, lengths = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
+    return int(teacher(signal, lengths, hidden=False, posteriors=False).lengths[0])
+
+
+class _StudentRunner:
+    """Runs the student's front end and encoder on silence, in eval mode, and puts every mode back afterwards."""
+
+    def __init__(self, model: Any, sample_rate: int) -> None:
+        self._model, self._rate = model, sample_rate
+        self._training = [module for module in model.modules() if module.training]
+
+    def __enter__(self) -> "_StudentRunner":
+        self._model.eval()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module in self._training:
+            module.training = True
+
+    @torch.no_grad()
+    def lengths(self, seconds: float) -> int:
+        samples = math.floor(seconds * self._rate)
+        device = next(self._model.parameters()).device
+        signal, count = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
+        features, feature_lengths = self._model.preprocessor(input_signal=signal, length=count)
+        return int(self._model.encoder(audio_signal=features, length=feature_lengths)[1][0])
+
+    def seconds(self, seconds: float) -> None:
+        self.lengths(seconds)

@@ -1,0 +1,27 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a teacher gives for a batch of audio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Optional
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TeacherTargets:
+    """A teacher's outputs, on its own frames, detached.
+
+    Legend: `B` utterances, `T` frames, `D` width of the hint layer, `V` labels with the blank last.
+
+    Attributes:
+        lengths: valid frames `[B]` of the encoder's output.
+        log_probs: `[B, T, V]`, or None when nobody asked.
+        hidden: the hint layer `[B, D, T']`, or None when nobody asked.
+    """
+
+    lengths: Tensor
+    log_probs: Optional[Tensor] = None
+    hidden: Optional[Tensor] = None

@@ -1,0 +1,164 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The teacher: a NeMo checkpoint, loaded, frozen and run, and never a part of the student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, List, Optional
+
+import torch
+from torch import Tensor, nn
+
+from nemo_tutornet.capture import ENCODER, Capture, Layer, measure
+from nemo_tutornet.checkpoints import ctc_class, quiet_nemo, read_nemo_config, sha256_of, untouched_app_state
+from nemo_tutornet.config import TeacherConfig
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.targets import TeacherTargets
+
+
+class Teacher:
+    """A frozen NeMo CTC model that gives targets for audio.
+
+    It is no `nn.Module`, so a student that holds it does not register it: it stays out of `parameters()`, `state_dict()`,
+    `train()`, DDP, ONNX export and every checkpoint. It owns its front end, its device and its precision.
+
+    Legend: `B` utterances, `N` samples, `T` frames of the teacher, `D` width of the hint layer, `V` labels with the blank last.
+
+    Args:
+        model: a restored NeMo CTC model; it is frozen in place.
+        precision: `auto`, `fp32` or `bf16`.
+        hint_layer: module path; None is the encoder's output.
+    """
+
+    def __init__(self, model: Any, precision: str = "auto", hint_layer: Optional[str] = None) -> None:
+        self.model = model
+        self.model.freeze()  # NeMo's: eval mode and no gradients
+        self._precision = precision
+        self.encoder_layer = measure(model, ENCODER, self._run_seconds)
+        self.hint_layer: Layer = (
+            self.encoder_layer if hint_layer in (None, ENCODER) else measure(model, str(hint_layer), self._run_seconds)
+        )
+
+    @classmethod
+    def from_config(cls, config: TeacherConfig, hint_layer: Optional[str] = None) -> "Teacher":
+        """Restores and freezes the teacher that a config names.
+
+        Raises:
+            TutorError: no such file or pretrained name, unreadable, another sha256 than the config's, or not a CTC recogniser.
+        """
+        path = _locate(config.model_path)
+        if config.sha256 is not None:
+            found = sha256_of(path) if path.is_file() else "none, it is a folder"
+            if found != config.sha256.lower():
+                raise TutorError(
+                    f"model.tutor.teacher.sha256 is {config.sha256}, but the sha256 of {path} is {found}; "
+                    f"give the right file or correct the key."
+                )
+        ctc_class(read_nemo_config(path), path, "a teacher")
+        return cls(restore_ctc(path), config.precision, hint_layer)
+
+    @property
+    def labels(self) -> List[str]:
+        """Labels in the order of the posterior, without the blank, which is last."""
+        return list(self.model.decoder.vocabulary)
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second that the front end expects."""
+        return int(self.model.preprocessor._sample_rate)
+
+    @property
+    def ends_in_layer_norm(self) -> bool:
+        """True where the hint layer's output is layer-normalised (the Conformer family), so its energy is nearly constant."""
+        module = self.model.get_submodule(self.hint_layer.path)
+        if self.hint_layer.path == ENCODER and hasattr(module, "layers"):
+            if getattr(module, "out_proj", None) is not None:
+                return False
+            module = module.layers[-1]
+        children = list(module.children())
+        return isinstance(module, nn.LayerNorm) or (bool(children) and isinstance(children[-1], nn.LayerNorm))
+
+    @torch.no_grad()
+    def __call__(self, signal: Tensor, lengths: Tensor, *, hidden: bool, posteriors: bool) -> TeacherTargets:
+        """Runs the teacher on raw audio; what is not asked for is not computed.
+
+        Args:
+            signal: waveform `[B, N]`, fp32.
+            lengths: valid samples `[B]`.
+            hidden: give the hint layer.
+            posteriors: run the decoder and give log-probabilities.
+
+        Returns:
+            Targets on the teacher's frames, detached.
+        """
+        model = self.model
+        if next(model.parameters()).device != signal.device:
+            model.to(signal.device)
+        if any(module.training for module in model.modules()):
+            raise RuntimeError("the teacher left eval mode; something calls train() on it")
+        dtype = self._autocast_dtype(signal.device)
+        with torch.autocast(signal.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            with Capture(model, self.hint_layer.path) as captured:
+                features, feature_lengths = model.preprocessor(input_signal=signal, length=lengths)
+                encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
+            log_probs = model.decoder(encoder_output=encoded) if posteriors else None
+        return TeacherTargets(
+            lengths=encoded_lengths,
+            log_probs=log_probs,
+            hidden=captured.tensor(self.hint_layer.time_axis) if hidden else None,
+        )
+
+    def _autocast_dtype(self, device: torch.device) -> Optional[torch.dtype]:
+        if self._precision == "auto":
+            fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+            return torch.bfloat16 if fast else None
+        return torch.bfloat16 if self._precision == "bf16" else None
+
+    def _run_seconds(self, seconds: float) -> None:
+        samples = int(seconds * self.sample_rate)
+        signal = torch.zeros(1, samples, device=next(self.model.parameters()).device)
+        features, lengths = self.model.preprocessor(
+            input_signal=signal, length=torch.tensor([samples], device=signal.device)
+        )
+        self.model.encoder(audio_signal=features, length=lengths)
+
+
+def restore_ctc(path: Path) -> Any:
+    """Restores a stock NeMo model on the CPU, in eval mode, quietly and without disturbing a restore in progress.
+
+    Args:
+        path: a `.nemo` file, or a folder that one was unpacked to.
+
+    Raises:
+        TutorError: NeMo cannot restore it; its own reason is given.
+    """
+    from nemo.collections.asr.models import ASRModel
+    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
+
+    connector = SaveRestoreConnector()
+    if path.is_dir():
+        connector.model_extracted_dir = str(path)
+    try:
+        with untouched_app_state(), quiet_nemo():
+            model = ASRModel.restore_from(str(path), map_location="cpu", save_restore_connector=connector)
+    except Exception as error:  # NeMo raises whatever the damaged part makes it raise
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TutorError(f"NeMo cannot restore {path}: {first}") from error
+    return model.eval()
+
+
+def _locate(model_path: str) -> Path:
+    path = Path(model_path).expanduser()
+    if path.exists() or path.suffix == ".nemo":
+        return path
+    from nemo.collections.asr.models import ASRModel
+
+    try:
+        return Path(ASRModel.from_pretrained(model_path, return_model_file=True))
+    except Exception as error:  # the hub's, the network's or NeMo's own
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TutorError(
+            f"model.tutor.teacher.model_path is {model_path!r}, which is neither a file here nor a pretrained NeMo model that "
+            f"could be fetched ({first}); give the path of a .nemo file or a name that NeMo knows."
+        ) from None
