@@ -54,9 +54,8 @@ def main(cfg):
 
     trainer.fit(model)
 
-    if cfg.model.get("test_ds") and cfg.model.test_ds.manifest_filepath is not None:
-        if model.prepare_test(trainer):
-            trainer.test(model)
+    if cfg.model.get("test_ds") and cfg.model.test_ds.manifest_filepath is not None and model.prepare_test(trainer):
+        trainer.test(model)
 
 
 if __name__ == "__main__":

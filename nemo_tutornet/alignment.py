@@ -68,7 +68,7 @@ def check_lengths(student: Sequence[int], teacher: Sequence[int], rate: float) -
     Raises:
         TutorError: with the first pair of lengths that disagrees.
     """
-    for s, t in zip(student, teacher):
+    for s, t in zip(student, teacher, strict=True):
         if abs(s * rate - t) > max(1.0, rate) + TOLERANCE:
             raise TutorError(
                 f"the student has {s} frames and the teacher {t} for the same audio, but {s * rate:.1f} were expected of the "

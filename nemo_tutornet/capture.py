@@ -55,7 +55,7 @@ class Capture:
         self._handle: Any = None
         self.output: Any = None
 
-    def __enter__(self) -> "Capture":
+    def __enter__(self) -> Capture:
         self._handle = self._module.register_forward_hook(self._keep)
         return self
 
@@ -70,6 +70,7 @@ class Capture:
     def tensor(self, time_axis: int) -> Tensor:
         """The captured layer as `[B, D, T]`."""
         tensor = _unwrap(self.output)
+        assert tensor is not None, "measure() accepted this layer"
         return tensor if time_axis == 2 else tensor.transpose(1, 2)
 
 
@@ -109,8 +110,8 @@ def measure(model: nn.Module, path: str, run: Callable[[float], Any]) -> Layer:
     axes = [axis for axis in (1, 2) if shapes[0][axis] != shapes[1][axis]]
     if len(axes) != 1:
         raise TutorError(
-            f"layer {path!r} of {type(model).__name__} returns {list(shapes[0])} and {list(shapes[1])} for {PROBE_SECONDS[0]} s and "
-            f"{PROBE_SECONDS[1]} s of audio; choose a layer with one axis of time and one of width."
+            f"layer {path!r} of {type(model).__name__} returns {list(shapes[0])} and {list(shapes[1])} "
+            f"for {PROBE_SECONDS[0]} s and {PROBE_SECONDS[1]} s of audio; choose a layer with one axis of time and one of width."
         )
     (axis,) = axes
     frames = shapes[1][axis] - shapes[0][axis]

@@ -3,8 +3,8 @@
 """The losses of TutorNet (Yoon et al., IEEE/ACM TASLP 2021, arXiv 2008.00671) as pure functions.
 
 The paper's published abstract fixes the two losses, their order and frame weighting; where it is silent, these are our
-documented choices. Everything is computed in fp32, gradients flow to the student's argument only, and padding
-counts nowhere.
+documented choices. Everything is computed in fp32 at least, gradients flow to the student's argument only, and padding counts
+nowhere, whatever it holds.
 
 Legend: `B` utterances, `T` frames of the student's grid, `D` width of the hint layer, `V` labels with the blank last.
 """
@@ -28,6 +28,14 @@ def frame_mask(lengths: Tensor, frames: int) -> Tensor:
     return torch.arange(frames, device=lengths.device)[None, :] < lengths[:, None]
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _masked(x: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
+
+
 # --- Representation-level distillation (RKD) -------------------------------------------------------------------------
 
 
@@ -43,22 +51,22 @@ def rkd(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tens
         mask: valid frames `[B, T]`, bool.
 
     Returns:
-        Scalar, fp32; 0 for a batch without a valid frame.
+        Scalar; 0 for a batch without a valid frame.
     """
-    error = (student.float() - teacher.detach().float()).square().mean(dim=1)
-    weighted = torch.where(mask, error * weights.detach().float(), 0.0)
-    return weighted.sum() / mask.sum().clamp(min=1)
+    difference = _masked(_wide(student) - _wide(teacher.detach()), mask[:, None])
+    error = difference.square().mean(dim=1)
+    return (error * _masked(_wide(weights.detach()), mask)).sum() / mask.sum().clamp(min=1)
 
 
 def weigh_nonblank(log_probs: Optional[Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
     """Frame weights `[B, T]` in proportion to 1 - p_T(blank) + 0.05 (ours), from log-probabilities `[B, T, V]`."""
     assert log_probs is not None, "this weighting reads the teacher's posteriors"
-    return _mean_one(1.0 + BLANK_FLOOR - log_probs[..., -1].float().exp(), mask)
+    return _mean_one(1.0 + BLANK_FLOOR - _wide(log_probs[..., -1]).exp(), mask)
 
 
 def weigh_energy(log_probs: Optional[Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
     """Frame weights `[B, T]` in proportion to mean_d h_T^2 (attention transfer, arXiv 1612.03928), from `[B, D, T]`."""
-    return _mean_one(hidden.float().square().mean(dim=1), mask)
+    return _mean_one(_wide(hidden).square().mean(dim=1), mask)
 
 
 def weigh_uniform(log_probs: Optional[Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
@@ -67,11 +75,11 @@ def weigh_uniform(log_probs: Optional[Tensor], hidden: Tensor, mask: Tensor) -> 
 
 
 def _mean_one(raw: Tensor, mask: Tensor) -> Tensor:
-    raw = torch.where(mask, raw.detach(), 0.0)
+    raw = _masked(raw.detach(), mask)
     total = raw.sum(dim=1, keepdim=True)
     count = mask.sum(dim=1, keepdim=True)
     # An utterance whose raw weights are all 0 (silence under `energy`) is weighted uniformly, not divided by 0.
-    return torch.where(total > 0, raw * count / total.clamp(min=torch.finfo(raw.dtype).tiny), mask.float())
+    return torch.where(total > 0, raw * count / total.clamp(min=torch.finfo(raw.dtype).tiny), mask.to(raw.dtype))
 
 
 # --- Softmax-level distillation (SKD) --------------------------------------------------------------------------------
@@ -92,10 +100,11 @@ def skd_l2(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 
         temperature: must be 1; the config refuses any other for this divergence.
 
     Returns:
-        `[B]`, fp32. At most twice the number of frames that count, whatever the networks say.
+        `[B]`. At most twice the number of frames that count, whatever the networks say.
     """
-    distance = (student.float().exp() - teacher.detach().float().exp()).square().sum(dim=-1)
-    return torch.where(mask, distance, 0.0).sum(dim=1)
+    p = _masked(_wide(student), mask[..., None]).exp()
+    q = _masked(_wide(teacher.detach()), mask[..., None]).exp()
+    return (p - q).square().sum(dim=-1).sum(dim=1)
 
 
 def skd_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -106,10 +115,10 @@ def skd_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 
     Softmax is shift-invariant, so softmax(log p / tau) is the tempered posterior. Arguments and result as `skd_l2`, but
     not bounded.
     """
-    log_p = F.log_softmax(student.float().clamp(min=MIN_LOG_PROB) / temperature, dim=-1)
-    log_q = F.log_softmax(teacher.detach().float().clamp(min=MIN_LOG_PROB) / temperature, dim=-1)
-    distance = temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim=-1)
-    return torch.where(mask, distance, 0.0).sum(dim=1)
+    log_p = _masked(_wide(student), mask[..., None]).clamp(min=MIN_LOG_PROB)
+    log_q = _masked(_wide(teacher.detach()), mask[..., None]).clamp(min=MIN_LOG_PROB)
+    log_p, log_q = F.log_softmax(log_p / temperature, dim=-1), F.log_softmax(log_q / temperature, dim=-1)
+    return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim=-1).sum(dim=1)
 
 
 def skd_guided(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -120,8 +129,10 @@ def skd_guided(student: Tensor, teacher: Tensor, mask: Tensor, temperature: floa
     Arguments and result as `skd_l2`; it lies between minus the number of the teacher's non-blank frames and 0.
     """
     best = teacher.detach().argmax(dim=-1)
-    agreement = student.float().gather(dim=-1, index=best[..., None])[..., 0].exp()
-    return -torch.where(mask & (best != teacher.shape[-1] - 1), agreement, 0.0).sum(dim=1)
+    spikes = mask & (best != teacher.shape[-1] - 1)
+    log_p = _wide(student).gather(dim=-1, index=best[..., None])[..., 0]
+    # Masked twice: before exp, so that padding may hold anything; after it, so that exp(0) does not count.
+    return -_masked(_masked(log_p, spikes).exp(), spikes).sum(dim=1)
 
 
 def select_all(teacher: Tensor, mask: Tensor, around: int) -> Tensor:

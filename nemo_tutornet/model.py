@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union
 
 import torch
 from lightning.pytorch import Trainer
@@ -28,6 +28,11 @@ from nemo_tutornet.pairing import Pairing, compose_decoder, pair, pointwise_deco
 from nemo_tutornet.schedule import Schedule, Stage
 from nemo_tutornet.targets import TeacherTargets
 from nemo_tutornet.teacher import Teacher
+
+if TYPE_CHECKING:
+    from nemo.collections.asr.models import EncDecCTCModel as _Host  # what the mixin is mixed into
+else:
+    _Host = object
 
 
 class Tutor:
@@ -66,7 +71,7 @@ class _Step:
         return torch.stack([self._stage.weights[name] * term for name, term in terms.items()]).sum()
 
 
-class TutorMixin:
+class TutorMixin(_Host):
     """Adds a teacher and the TutorNet losses to a NeMo CTC model (Yoon et al., arXiv 2008.00671).
 
     Add a section to the student's ordinary config, and train it as any NeMo model::
@@ -106,7 +111,7 @@ class TutorMixin:
         # NeMo's own class, so that NeMo restores the file without this package and without widening its allow-list.
         with open_dict(cfg):
             cfg.target = self._stock_target
-        super().__init__(cfg=cfg, trainer=trainer)  # type: ignore[call-arg]
+        super().__init__(cfg=cfg, trainer=trainer)
         self._tutor_config: Optional[TutorConfig] = config
         self._tutor: Optional[Tutor] = None
         self._tutor_state: Optional[Dict[str, Any]] = None
@@ -122,23 +127,23 @@ class TutorMixin:
 
     def setup(self, stage: Optional[str] = None) -> None:
         """NeMo's setup; before training also the teacher and the projection, so that the optimizer sees its parameters."""
-        super().setup(stage)  # type: ignore[misc]
+        super().setup(stage)
         if stage == "fit" and self._tutor_config is not None and self._tutor is None:
             # Restoring a model draws random numbers; the student must see the same data with and without a teacher.
             with torch.random.fork_rng(devices=[]):
                 self._meet_teacher(self._tutor_config)
 
     def _meet_teacher(self, config: TutorConfig) -> None:
-        if (self.cfg.get("train_ds") or {}).get("use_dali"):  # type: ignore[attr-defined]
+        if (self.cfg.get("train_ds") or {}).get("use_dali"):
             raise TutorError(
                 "model.train_ds.use_dali is on, but DALI hands out the student's features and the teacher needs the waveform; "
                 "turn it off."
             )
         teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
-        pairing = pair(self, teacher, config)  # type: ignore[arg-type]
-        device = next(self.parameters()).device  # type: ignore[attr-defined]
+        pairing = pair(self, teacher, config)
+        device = next(self.parameters()).device
         self.tutor_projection = Projection(pairing.guided.width, pairing.hint.width).to(device)
-        reduction = self.cfg.get("ctc_reduction", "mean_batch")  # type: ignore[attr-defined]
+        reduction = self.cfg.get("ctc_reduction", "mean_batch")
         objective = Objective(config, pairing, self.tutor_projection, reduction)
         self._tutor = Tutor(teacher, pairing, Schedule.from_config(config.stages), objective)
         if self._tutor_state is not None:
@@ -157,10 +162,10 @@ class TutorMixin:
         """NeMo's training step, with the stage's losses. CTC is computed by NeMo, and only in stages that use it."""
         tutor = self._tutor
         if tutor is None:
-            return super().training_step(batch, batch_nb)  # type: ignore[misc]
+            return super().training_step(batch, batch_nb)
         stage = self._enter_stage(tutor)
         if not tutor.objective.needs_teacher(stage):
-            return self._ready_for_ddp(super().training_step(batch, batch_nb))  # type: ignore[misc]
+            return self._ready_for_ddp(super().training_step(batch, batch_nb))
         signal, signal_lengths, _, target_lengths = batch
         targets = tutor.teacher(
             signal,
@@ -169,9 +174,9 @@ class TutorMixin:
             posteriors=tutor.objective.needs_posteriors(stage),
         )
         with ExitStack() as captures:
-            encoder = captures.enter_context(Capture(self, ENCODER))  # type: ignore[arg-type]
-            decoder = captures.enter_context(Capture(self, "decoder"))  # type: ignore[arg-type]
-            guided = captures.enter_context(Capture(self, tutor.pairing.guided.path))  # type: ignore[arg-type]
+            encoder = captures.enter_context(Capture(self, ENCODER))
+            decoder = captures.enter_context(Capture(self, "decoder"))
+            guided = captures.enter_context(Capture(self, tutor.pairing.guided.path))
 
             def student() -> StudentOutputs:
                 hidden = guided.tensor(tutor.pairing.guided.time_axis)
@@ -181,10 +186,10 @@ class TutorMixin:
             if stage.uses("ctc"):
                 output = self._step_with_ctc(step, batch, batch_nb)
             else:
-                self.forward(input_signal=signal, input_signal_length=signal_lengths)  # type: ignore[attr-defined]
+                self.forward(input_signal=signal, input_signal_length=signal_lengths)
                 loss = step.total()
-                rate = self._optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
-                global_step = torch.tensor(self.trainer.global_step, dtype=torch.float32)  # type: ignore[attr-defined]
+                rate = self._optimizer.param_groups[0]["lr"]
+                global_step = torch.tensor(self.trainer.global_step, dtype=torch.float32)
                 output = {"loss": loss, "log": {"train_loss": loss, "learning_rate": rate, "global_step": global_step}}
         output["log"].update(step.logs, tutor_stage=float(tutor.stage or 0))
         return self._ready_for_ddp(output)
@@ -192,29 +197,29 @@ class TutorMixin:
     def _step_with_ctc(self, step: _Step, batch: Any, batch_nb: int) -> Dict[str, Any]:
         self._step = step
         try:
-            return super().training_step(batch, batch_nb)  # type: ignore[misc]
+            return super().training_step(batch, batch_nb)
         finally:
             self._step = None
 
     def add_auxiliary_losses(self, loss: Tensor, reset_registry: bool = False) -> Tensor:
         """NeMo's hook inside its training step, between CTC and the logs: here CTC becomes the stage's weighted sum."""
-        loss = super().add_auxiliary_losses(loss, reset_registry)  # type: ignore[misc]
+        loss = super().add_auxiliary_losses(loss, reset_registry)
         return loss if self._step is None else self._step.total(ctc=loss)
 
     def _ready_for_ddp(self, output: Dict[str, Any]) -> Dict[str, Any]:
         # DDP waits for a gradient of every parameter; a stage leaves some out (the decoder in RKD, the projection after it).
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            idle = sum(p.sum() for p in self.parameters() if p.requires_grad)  # type: ignore[attr-defined]
+            idle = sum(p.sum() for p in self.parameters() if p.requires_grad)
             output["loss"] = output["loss"] + 0.0 * idle
         return output
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Drops the zero gradients that only DDP wanted, so that an idle part neither moves nor decays."""
-        super().on_before_optimizer_step(optimizer)  # type: ignore[misc]
+        super().on_before_optimizer_step(optimizer)
         if self._tutor is None or self._tutor.stage is None:
             return
         stage = self._tutor.schedule.stages[self._tutor.stage]
-        idle = [self.decoder] if stage.decoder_is_idle else []  # type: ignore[attr-defined]
+        idle = [self.decoder] if stage.decoder_is_idle else []
         idle += [] if stage.uses("rkd") else [self.tutor_projection]
         for module in idle:
             for parameter in module.parameters():
@@ -223,7 +228,7 @@ class TutorMixin:
     # --- Stages and the decoder's warm start -------------------------------------------------------------------------------
 
     def _enter_stage(self, tutor: Tutor) -> Stage:
-        index = tutor.schedule.index(self.trainer.current_epoch, self.trainer.global_step)  # type: ignore[attr-defined]
+        index = tutor.schedule.index(self.trainer.current_epoch, self.trainer.global_step)
         stage = tutor.schedule.stages[index]
         if index != tutor.stage:
             weights = ", ".join(f"{loss} {weight:g}" for loss, weight in stage.weights.items())
@@ -237,7 +242,7 @@ class TutorMixin:
         assert self._tutor_config is not None and self.tutor_projection is not None
         if not self._tutor_config.rkd.warm_start_decoder or tutor.pairing.no_warm_start:
             return
-        mine = pointwise_decoder(self)  # type: ignore[arg-type]
+        mine = pointwise_decoder(self)
         theirs = pointwise_decoder(tutor.teacher.model)
         assert mine is not None and theirs is not None and mine.bias is not None
         weight, bias = compose_decoder(theirs, self.tutor_projection, tutor.pairing.label_order)
@@ -255,26 +260,26 @@ class TutorMixin:
 
     def on_validation_epoch_start(self) -> None:
         """Composes the decoder while it is idle; nothing of the teacher runs."""
-        super().on_validation_epoch_start()  # type: ignore[misc]
+        super().on_validation_epoch_start()
         self._refresh_idle_decoder()
 
     def on_train_epoch_end(self) -> None:
         """Composes the decoder while it is idle, for runs without validation."""
-        super().on_train_epoch_end()  # type: ignore[misc]
+        super().on_train_epoch_end()
         self._refresh_idle_decoder()
 
     # --- What a checkpoint carries, and what leaves -------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
         """Puts the projection and the stage into the `.ckpt`, beside the state of the student."""
-        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
+        super().on_save_checkpoint(checkpoint)
         if self._tutor is not None and self.tutor_projection is not None:
             projection = {name: p.detach().cpu() for name, p in self.tutor_projection.named_parameters()}
             checkpoint["tutor"] = {"projection": projection, "stage": self._tutor.stage}
 
     def on_load_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
         """Takes them back; when the teacher is not there yet, as soon as it is."""
-        super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
+        super().on_load_checkpoint(checkpoint)
         self._tutor_state = checkpoint.get("tutor")
         if self._tutor is not None and self._tutor_state is not None:
             self._restore_tutor_state(self._tutor_state)
@@ -285,7 +290,7 @@ class TutorMixin:
             saved = state["projection"][name]
             if saved.shape != parameter.shape:
                 raise TutorError(
-                    f"the checkpoint's projection has {name} of shape {list(saved.shape)}, but the layers of model.tutor.rkd want "
+                    f"the checkpoint's projection has {name} of shape {list(saved.shape)}, but model.tutor.rkd's layers want "
                     f"{list(parameter.shape)}; resume with the teacher and layers that the run began with, or begin a new run."
                 )
             with torch.no_grad():
@@ -294,16 +299,16 @@ class TutorMixin:
 
     def to_config_file(self, path2yaml_file: str) -> None:
         """Writes the stock student's config: NeMo calls this for every `.nemo`, whoever writes it."""
-        OmegaConf.save(stock_config(self._cfg), path2yaml_file, resolve=True)  # type: ignore[attr-defined]
+        OmegaConf.save(stock_config(self._cfg), path2yaml_file, resolve=True)
 
     def save_to(self, save_path: Union[str, Path]) -> None:
         """NeMo's `save_to`, through a temporary name, so that an interrupt leaves the old file and no half of a new one."""
-        packed = self._save_restore_connector.pack_nemo_file  # type: ignore[attr-defined]
+        packed = self._save_restore_connector.pack_nemo_file
         if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
-            super().save_to(save_path)  # type: ignore[misc]
+            super().save_to(save_path)
             return
         with written_whole(Path(save_path).expanduser().resolve()) as temporary:
-            super().save_to(str(temporary))  # type: ignore[misc]
+            super().save_to(str(temporary))
 
 
 class TutorCTCModel(TutorMixin, EncDecCTCModel):

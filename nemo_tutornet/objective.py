@@ -113,9 +113,7 @@ class Objective:
     def _skd_loss(self, student: StudentOutputs, teacher: TeacherTargets) -> Tensor:
         frames = student.log_probs.shape[1]
         assert teacher.log_probs is not None
-        posteriors = self._pairing.posteriors(
-            teacher.log_probs, teacher.lengths, frames, self._pairing.student_encoder
-        )
+        posteriors = self._pairing.posteriors(teacher.log_probs, teacher.lengths, frames, self._pairing.student_encoder)
         mask = losses.frame_mask(student.lengths, frames) & (teacher.lengths > 0)[:, None]
         mask = losses.FRAME_SELECTION[self._skd.frames](posteriors, mask, self._skd.frames_around)
         distance = losses.DIVERGENCE[self._skd.divergence](student.log_probs, posteriors, mask, self._skd.temperature)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is matched with what: the layers, frames and labels of one teacher and one student, settled before training.
 
-Legend: `B` utterances, `S` frames of a layer of the student, `T` frames of the teacher, `D` width, `V` labels with the blank last.
+Legend: `B` utterances, `S` frames of a layer of the student, `T` of the teacher, `D` width, `V` labels with the blank last.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Pairing:
     no_warm_start: Optional[str]
 
     def posteriors(self, log_probs: Tensor, teacher_lengths: Tensor, frames: int, layer: Layer) -> Tensor:
-        """The teacher's log-probabilities `[B, T, V]` on the `frames` frames of a student's layer, `[B, S, V]`, and on its labels."""
+        """The teacher's log-probabilities `[B, T, V]` on a student's layer with `frames` frames and on its labels, `[B, S, V]`."""
         if self.label_order is not None:
             log_probs = log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
         index = teacher_frames(frames, teacher_lengths, layer.shift / self.teacher_encoder.shift)
@@ -64,7 +64,7 @@ def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames:
     return (encoder_lengths * (encoder.shift / layer.shift)).ceil().long().clamp(max=frames)
 
 
-def pair(student: nn.Module, teacher: Teacher, config: TutorConfig) -> Pairing:
+def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
     """Matches a student with its teacher and refuses what cannot be distilled.
 
     Args:
@@ -76,10 +76,10 @@ def pair(student: nn.Module, teacher: Teacher, config: TutorConfig) -> Pairing:
         TutorError: sample rates differ, a layer does not exist, the student's frames are longer than the teacher's, the encoders'
             lengths disagree, or SKD is asked for with different label sets.
     """
-    rate = int(student.preprocessor._sample_rate)  # type: ignore[union-attr]
+    rate = int(student.preprocessor._sample_rate)
     if rate != teacher.sample_rate:
         raise TutorError(
-            f"the student's sample rate (model.preprocessor.sample_rate) is {rate} Hz and the teacher's is {teacher.sample_rate} Hz; "
+            f"the student's sample rate (model.preprocessor.sample_rate) is {rate} Hz, the teacher's is {teacher.sample_rate} Hz; "
             f"both must hear the same audio, so give the student the teacher's rate or take another teacher."
         )
     runner = _StudentRunner(student, rate)
@@ -93,20 +93,20 @@ def pair(student: nn.Module, teacher: Teacher, config: TutorConfig) -> Pairing:
         used = config.uses("skd") if where == "encoder" else config.uses("rkd")
         if used and layer.shift > other.shift:
             raise TutorError(
-                f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's {other.shift:g} ms ({other.path!r}), "
-                f"and several teacher frames cannot be put on one of the student's; take a student with shorter frames."
+                f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's {other.shift:g} ms "
+                f"({other.path!r}), and several teacher frames cannot be put on one of the student's; take a student with shorter frames."
             )
     teacher_lengths = [_teacher_length(teacher, seconds) for seconds in _CHECKED_SECONDS]
     check_lengths(lengths, teacher_lengths, encoder.shift / teacher.encoder_layer.shift)
     order, mismatch = None, None
     try:
-        order = label_order(list(student.decoder.vocabulary), teacher.labels)  # type: ignore[union-attr, arg-type]
+        order = label_order(list(student.decoder.vocabulary), teacher.labels)
     except TutorError as error:
         mismatch = str(error)
         if config.uses("skd"):
             raise TutorError(
-                f"SKD compares posteriors, but {mismatch} RKD still works: leave skd out of model.tutor.stages, or give the student "
-                f"the teacher's labels."
+                f"SKD compares posteriors, but {mismatch} RKD still works: leave skd out of model.tutor.stages, or give the "
+                f"student the teacher's labels."
             ) from None
     weighting = config.rkd.frame_weighting
     if weighting == "auto":
@@ -122,7 +122,7 @@ def pair(student: nn.Module, teacher: Teacher, config: TutorConfig) -> Pairing:
     )
 
 
-def _no_warm_start(student: nn.Module, teacher: Teacher, guided: Layer, hint: Layer) -> Optional[str]:
+def _no_warm_start(student: Any, teacher: Teacher, guided: Layer, hint: Layer) -> Optional[str]:
     if guided.path != ENCODER or hint.path != ENCODER:
         return f"the hint layer ({hint.path!r}) and the guided layer ({guided.path!r}) must both be the encoder's output"
     for owner, model in (("student", student), ("teacher", teacher.model)):
@@ -131,18 +131,15 @@ def _no_warm_start(student: nn.Module, teacher: Teacher, guided: Layer, hint: La
     return None
 
 
-def pointwise_decoder(model: nn.Module) -> Optional[nn.Conv1d]:
+def pointwise_decoder(model: Any) -> Optional[nn.Conv1d]:
     """The one 1x1 convolution of a NeMo CTC decoder, or None where the decoder is anything else."""
-    decoder: Any = model.decoder
-    layers = list(getattr(decoder, "decoder_layers", []))
+    layers = list(getattr(model.decoder, "decoder_layers", []))
     if len(layers) == 1 and isinstance(layers[0], nn.Conv1d) and layers[0].kernel_size == (1,):
         return layers[0]
     return None
 
 
-def compose_decoder(
-    teacher: nn.Conv1d, projection: nn.Conv1d, order: Optional[Tuple[int, ...]]
-) -> Tuple[Tensor, Tensor]:
+def compose_decoder(teacher: nn.Conv1d, projection: nn.Conv1d, order: Optional[Tuple[int, ...]]) -> Tuple[Tensor, Tensor]:
     """The student's decoder after RKD (ours): teacher_decoder o f, a 1x1 convolution again because f is one.
 
         W = W_T W_f        b = W_T b_f + b_T
@@ -181,7 +178,7 @@ class _StudentRunner:
         self._model, self._rate = model, sample_rate
         self._training = [module for module in model.modules() if module.training]
 
-    def __enter__(self) -> "_StudentRunner":
+    def __enter__(self) -> _StudentRunner:
         self._model.eval()
         return self
 

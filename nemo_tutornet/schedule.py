@@ -8,7 +8,7 @@ TutorNet runs RKD first, as an initialisation, and then SKD together with CTC; t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Mapping, Optional, Sequence
+from typing import Any, Mapping, Optional, Sequence
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ class Schedule:
         self.unit = unit
 
     @classmethod
-    def from_config(cls, stages: Sequence[object]) -> "Schedule":
+    def from_config(cls, stages: Sequence[Any]) -> Schedule:
         """Builds the schedule from checked `StageConfig`s."""
-        unit = "steps" if any(stage.steps is not None for stage in stages) else "epochs"  # type: ignore[attr-defined]
+        unit = "steps" if any(stage.steps is not None for stage in stages) else "epochs"
         return cls(
             [
                 Stage(
-                    name=stage.name,  # type: ignore[attr-defined]
-                    weights={loss: w for loss, w in stage.weights.items() if w > 0},  # type: ignore[attr-defined]
+                    name=stage.name,
+                    weights={loss: w for loss, w in stage.weights.items() if w > 0},
                     length=getattr(stage, unit),
                 )
                 for stage in stages

@@ -41,7 +41,7 @@ class Teacher:
         )
 
     @classmethod
-    def from_config(cls, config: TeacherConfig, hint_layer: Optional[str] = None) -> "Teacher":
+    def from_config(cls, config: TeacherConfig, hint_layer: Optional[str] = None) -> Teacher:
         """Restores and freezes the teacher that a config names.
 
         Raises:
@@ -118,9 +118,7 @@ class Teacher:
     def _run_seconds(self, seconds: float) -> None:
         samples = int(seconds * self.sample_rate)
         signal = torch.zeros(1, samples, device=next(self.model.parameters()).device)
-        features, lengths = self.model.preprocessor(
-            input_signal=signal, length=torch.tensor([samples], device=signal.device)
-        )
+        features, lengths = self.model.preprocessor(input_signal=signal, length=torch.tensor([samples], device=signal.device))
         self.model.encoder(audio_signal=features, length=lengths)
 
 

@@ -97,7 +97,8 @@ def _number(row: Mapping[str, Any], key: str, default: float, where: str) -> flo
 def check_manifests(model_cfg: Mapping[str, Any]) -> None:
     """Checks every plain manifest that a model's config names, before the model is built.
 
-    Tarred and Lhotse sets have no audio files to look at and are left to NeMo. Rows that NeMo drops by `min_duration` may be short.
+    Tarred and Lhotse sets have no audio files to look at and are left to NeMo. Rows that NeMo drops by `min_duration` may be
+    short.
 
     Args:
         model_cfg: a NeMo CTC model's config with `train_ds`, `validation_ds` and `test_ds`.

@@ -1,0 +1,259 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The demo's speech corpus: voice commands that espeak-ng speaks on the spot, so that the demo downloads nothing.
+
+It shows the pipeline at work; one synthesizer's voices say nothing about recognising people.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import soundfile
+import soxr
+
+from nemo_tutornet.data.manifest import read_manifest
+from nemo_tutornet.errors import TutorError
+
+SAMPLE_RATE = 16000  # Hz, of the files
+UTTERANCES = {"train": 480, "valid": 60, "test": 100}
+
+
+class Speaker(NamedTuple):
+    """One voice of the corpus.
+
+    Attributes:
+        voice: espeak-ng's name, accent+variant; also the speaker's name in the manifests.
+        rate: words per minute.
+        pitch: 0 to 100, relative to the variant's own pitch at 50.
+        intonation: 0 (monotone) to 100, 50 is the variant's own.
+    """
+
+    voice: str
+    rate: int
+    pitch: int
+    intonation: int
+
+
+# No variant and no accent-variant pair occurs in two splits. The variants with a Klatt synthesizer draw from the C library's
+# rand(), which is the whole process's, and are left out.
+SPEAKERS: Dict[str, Tuple[Speaker, ...]] = {
+    "train": (
+        Speaker("en-us+m1", rate=170, pitch=45, intonation=50),
+        Speaker("en-us+f1", rate=185, pitch=50, intonation=60),
+        Speaker("en-gb-scotland+m4", rate=155, pitch=60, intonation=40),
+        Speaker("en-gb-x-rp+f2", rate=165, pitch=42, intonation=75),
+        Speaker("en-us-nyc+m7", rate=200, pitch=55, intonation=70),
+        Speaker("en-029+linda", rate=175, pitch=40, intonation=50),
+        Speaker("en-gb-x-gbclan+m2", rate=190, pitch=35, intonation=30),
+        Speaker("en-us+croak", rate=160, pitch=50, intonation=50),
+        Speaker("en+f5", rate=205, pitch=55, intonation=45),
+        Speaker("en-us+ed", rate=180, pitch=65, intonation=65),
+        Speaker("en-gb-x-gbcwmd+norbert", rate=195, pitch=45, intonation=80),
+        Speaker("en-us+whisper", rate=150, pitch=50, intonation=50),
+    ),
+    "valid": (
+        Speaker("en-us+m6", rate=180, pitch=60, intonation=55),
+        Speaker("en-gb-scotland+f3", rate=170, pitch=45, intonation=50),
+    ),
+    "test": (
+        Speaker("en-us+m5", rate=175, pitch=40, intonation=45),
+        Speaker("en-gb-x-rp+f4", rate=190, pitch=58, intonation=60),
+        Speaker("en-029+paul", rate=165, pitch=52, intonation=70),
+    ),
+}
+
+_COMMANDS = (
+    "turn the {room} {device} {switch}",
+    "turn {switch} the {device} {when}",
+    "is the {room} {device} {switch}",
+    "set a timer for {units} minutes",
+    "set timer for {tens} {units} minutes",
+    "wake me at {units} {tens}",
+    "call {name}",
+    "call {name} {when}",
+    "play some {style} music",
+    "play {style} music {day}",
+    "what's the weather {day}",
+    "what's the time",
+    "{move} the {room} {opening}",
+    "don't {move} the {opening} {when}",
+    "stop the music",
+)
+_WORDS = {
+    "room": ("kitchen", "bedroom", "garden"),
+    "device": ("light", "heater", "radio", "fan"),
+    "switch": ("on", "off"),
+    "when": ("now", "please"),
+    "units": ("two", "three", "five", "seven", "eight", "nine"),
+    "tens": ("twenty", "thirty", "forty", "fifty"),
+    "name": ("mum", "anna", "david"),
+    "style": ("jazz", "rock"),
+    "day": ("today", "tomorrow"),
+    "move": ("open", "close"),
+    "opening": ("door", "window"),
+}
+
+# espeak-ng's speak_lib.h
+_SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
+_RATE, _PITCH, _RANGE = 1, 3, 4
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+
+
+class Espeak:
+    """espeak-ng with state of its own.
+
+    The library keeps the phase of its generators in globals that neither a new voice nor espeak_Terminate resets, so the same
+    sentence sounds different the second time. Each instance therefore loads a fresh copy of the file, which is at its beginning.
+
+    Raises:
+        TutorError: espeakng-loader is not installed or its library does not load.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import espeakng_loader
+        except ImportError:
+            raise TutorError(
+                'the embedded corpus needs espeak-ng (GPL-3); install it with: pip install "nemo_tutornet[demo]"'
+            ) from None
+        self._data = Path(espeakng_loader.get_data_path())
+        # The file may go at once where it is loaded by inode; Windows keeps it.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            try:
+                self._library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
+            except OSError as error:
+                raise TutorError(
+                    f"espeak-ng does not load ({error}); set TMPDIR to a folder that may hold programs, or reinstall espeakng-loader."
+                ) from None
+        self._library.espeak_Synth.argtypes = [
+            ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p,
+            ctypes.c_void_p,
+        ]  # fmt: skip
+        self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+        self.sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self._data), _DONT_EXIT)
+        if self.sample_rate <= 0:
+            raise TutorError(f"espeak-ng cannot read its data in {self._data}; a path under 150 characters is needed.")
+        self._library.espeak_ng_SetRandSeed(0)  # else the clock's
+        self._blocks: List[bytes] = []
+        self._callback = _Callback(self._keep)  # the library holds no reference
+        self._library.espeak_SetSynthCallback(self._callback)
+
+    def _keep(self, samples: Optional[int], count: int, _events: Optional[int]) -> int:
+        if samples and count > 0:
+            self._blocks.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    def speak(self, text: str, speaker: Speaker) -> np.ndarray:
+        """Samples of a sentence, `[T]`, float32 within -1..1 at `sample_rate`.
+
+        Raises:
+            TutorError: espeak-ng has no such voice.
+        """
+        # espeak-ng keeps the previous voice for a name that it does not know, and drops an unknown variant without any sign.
+        _, plus, variant = speaker.voice.partition("+")
+        known = not plus or (self._data / "voices" / "!v" / variant).is_file()
+        if not known or self._library.espeak_SetVoiceByName(speaker.voice.encode()) != 0:
+            raise TutorError(f"this espeak-ng has no voice {speaker.voice}; install a newer espeakng-loader.")
+        for parameter, value in ((_RATE, speaker.rate), (_PITCH, speaker.pitch), (_RANGE, speaker.intonation)):
+            self._library.espeak_SetParameter(parameter, value, 0)
+        self._blocks.clear()
+        data = text.encode()
+        if self._library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None) != 0:
+            raise RuntimeError(f"espeak-ng did not speak {text!r}")
+        self._library.espeak_Synchronize()
+        return np.frombuffer(b"".join(self._blocks), dtype=np.int16).astype(np.float32) / 32768
+
+
+def write_corpus(folder: Path, seed: int = 0, progress: Optional[Callable[[int, int], None]] = None) -> None:
+    """Speaks the corpus: `train.jsonl`, `valid.jsonl` and `test.jsonl` with 16 kHz mono WAV files in `audio/`.
+
+    No speaker is in two splits; sentences are. The folder appears under its name when all of it is written.
+
+    Args:
+        folder: where the corpus goes; it is created.
+        seed: the same seed and espeak-ng write the same bytes.
+        progress: called after each utterance with the number of those done and of all.
+
+    Raises:
+        TutorError: the folder holds something, or espeak-ng is missing.
+    """
+    folder = folder.expanduser().resolve()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise TutorError(f"{folder} is in use; give an empty or new folder for the embedded corpus, or remove it.")
+    espeak = Espeak()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        root = Path(temporary) / "corpus"  # not mkdtemp's own folder, which only its owner may read
+        done = 0
+        for number, (split, count) in enumerate(UTTERANCES.items()):
+            rng = np.random.default_rng([seed, number])
+            (root / "audio" / split).mkdir(parents=True)
+            rows = []
+            for index in range(count):
+                rows.append(_write_utterance(root, f"audio/{split}/{index:04d}.wav", split, index, espeak, rng))
+                done += 1
+                if progress is not None:
+                    progress(done, sum(UTTERANCES.values()))
+            (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        os.replace(root, folder)
+
+
+def corpus_is_complete(folder: Path) -> bool:
+    """Whether the three manifests are there and every file they name is readable audio."""
+    try:
+        return all(read_manifest(folder / f"{split}.jsonl") for split in UTTERANCES)
+    except TutorError:
+        return False
+
+
+def _write_utterance(
+    root: Path, name: str, split: str, index: int, espeak: Espeak, rng: np.random.Generator
+) -> Dict[str, object]:
+    """Speaks and writes one file; returns its manifest row."""
+    text = _sentence(rng)
+    speaker = SPEAKERS[split][index % len(SPEAKERS[split])]
+    spoken = speaker._replace(
+        rate=speaker.rate + int(rng.integers(-12, 13)),
+        pitch=speaker.pitch + int(rng.integers(-8, 9)),
+    )
+    speech = soxr.resample(espeak.speak(text, spoken), espeak.sample_rate, SAMPLE_RATE)
+    recording = _record(speech, rng)
+    soundfile.write(root / name, recording, SAMPLE_RATE, subtype="PCM_16")
+    return {"audio_filepath": name, "duration": len(recording) / SAMPLE_RATE, "text": text, "speaker": speaker.voice}
+
+
+def _sentence(rng: np.random.Generator) -> str:
+    """A voice command of two to six words."""
+    command = _COMMANDS[rng.integers(len(_COMMANDS))]
+    return command.format(**{slot: words[rng.integers(len(words))] for slot, words in _WORDS.items()})
+
+
+def _record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Speech `[T]` as if recorded in a room: at 10 to 30 dB above noise between white and pink, its peak at -20 to -1 dB.
+
+    The silence around it is cut to 0.1 to 0.3 s on each side, of noise, and to no less than a second in all.
+    """
+    loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
+    speech = speech[loud[0] : loud[-1] + 1]
+    level = np.sqrt(np.mean(np.square(speech)))
+    before, after = (int(seconds * SAMPLE_RATE) for seconds in rng.uniform(0.1, 0.3, size=2))
+    mixture = np.pad(speech, (before, max(after, SAMPLE_RATE - before - len(speech))))
+    mixture = mixture + _noise(len(mixture), rng) * level * 10 ** (-rng.uniform(10, 30) / 20)
+    return mixture * (10 ** (rng.uniform(-20, -1) / 20) / np.abs(mixture).max())
+
+
+def _noise(length: int, rng: np.random.Generator) -> np.ndarray:
+    """Gaussian noise `[length]` of unit power whose spectrum falls by 0 (white) to 3 dB (pink) per octave."""
+    spectrum = np.fft.rfft(rng.standard_normal(length))
+    spectrum[0] = 0
+    spectrum[1:] *= np.arange(1, len(spectrum)) ** (-rng.uniform(0, 1) / 2)
+    noise = np.fft.irfft(spectrum, length)
+    return noise / np.sqrt(np.mean(np.square(noise)))

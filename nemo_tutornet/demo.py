@@ -1,0 +1,222 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The demo: corpus, teacher, undistilled student, distilled student, export, check, table.
+
+Each training is the project's own example script in a process of its own, with a command that a person could type; the
+command is kept beside its log. A second run picks up where the first stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from nemo_tutornet import __version__
+from nemo_tutornet.checkpoints import sha256_of, written_whole
+from nemo_tutornet.errors import TutorError
+
+SPLITS = ("train", "valid", "test")
+TEACHER_EPOCHS, STUDENT_EPOCHS = 30, 20
+_EPOCH = re.compile(r"Epoch (\d+), global step \d+")
+_WER = re.compile(r"'val_wer' reached ([\d.]+)")
+_CHECK = """
+import sys
+sys.modules["nemo_tutornet"] = None  # any import of the plugin fails from here on
+from nemo.collections.asr.models import ASRModel, EncDecCTCModel
+from nemo.utils import logging
+logging.setLevel(logging.ERROR)
+model = ASRModel.restore_from(sys.argv[1], map_location="cpu")
+assert type(model) is EncDecCTCModel, type(model)
+assert "tutor" not in model.cfg, "the config still has a tutor section"
+model.transcribe([sys.argv[2]], batch_size=1, verbose=False)
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a name, a config of `conf/small` and overrides."""
+
+    name: str
+    config: str
+    epochs: int
+    overrides: List[str]
+
+
+def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: Optional[int], seed: int) -> None:
+    """Runs every step that is not done yet and prints the table.
+
+    Args:
+        corpus: `embedded`, or a folder with manifests `train.jsonl`, `valid.jsonl` and `test.jsonl`.
+        output: folder of everything the demo writes but the teacher, which is kept in the user's cache folder.
+        epochs: of each student; None for the default.
+        teacher_epochs: of the teacher; None for the default.
+        seed: of every run.
+
+    Raises:
+        TutorError: a bad corpus, or a training that failed, with the place of its log.
+    """
+    console = Console(stderr=True)
+    output = output.expanduser().resolve()
+    student_epochs = epochs or STUDENT_EPOCHS
+    folder = _corpus(corpus, output, console)
+    try:
+        teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, seed, console)
+        rkd = max(1, student_epochs // 4)
+        stages = f"[{{name:rkd,epochs:{rkd},weights:{{rkd:1.0}}}},{{name:skd,weights:{{ctc:1.0,skd:0.25}}}}]"
+        key = f"{student_epochs}-epochs-seed-{seed}-{_fingerprint(folder)}"
+        runs = [
+            Run("undistilled", "quartznet_small", student_epochs, ["model.tutor=null"]),
+            Run(
+                "distilled",
+                "quartznet_small",
+                student_epochs,
+                [f"model.tutor.teacher.model_path={teacher}", f"model.tutor.stages={stages}"],
+            ),
+        ]
+        students = [_train(run, folder, output / "runs" / key, seed, console) for run in runs]
+    except KeyboardInterrupt:
+        console.print("[bold]Interrupted.[/bold] Run the same command again: it resumes from the last epoch.")
+        sys.exit(130)
+    _finish(folder, output, teacher, students, console)
+
+
+def _finish(folder: Path, output: Path, teacher: Path, students: List[Path], console: Console) -> None:
+    from nemo_tutornet.data.manifest import read_manifest
+    from nemo_tutornet.evaluate import evaluate
+    from nemo_tutornet.export import export_student
+    from nemo_tutornet.report import evaluation_table
+
+    exported = [output / f"{name}.nemo" for name in ("undistilled", "distilled")]
+    for source, destination in zip(students, exported, strict=True):
+        export_student(source, destination)
+    one = read_manifest(folder / "test.jsonl")[0]
+    with console.status("checking the exported student in a process without this package"):
+        checked = subprocess.run([sys.executable, "-c", _CHECK, str(exported[1]), str(one.audio)], capture_output=True, text=True)
+    if checked.returncode != 0:
+        raise TutorError(f"the exported student {exported[1]} failed its check: {checked.stderr.strip().splitlines()[-1]}")
+    console.print("exported student: restored by stock NeMo without this package, transcribes")
+    with console.status("evaluating on the test set"):
+        results = evaluate([teacher, *exported], folder / "test.jsonl")
+    names = ["teacher (Conformer)", "student, undistilled (QuartzNet)", "student, distilled (QuartzNet)"]
+    evaluation_table(results, names)
+    _, plain, distilled = results
+    if plain.wer > 0:
+        print(f"Distillation changed the student's WER by {100 * (distilled.wer / plain.wer - 1):+.0f} % (relative).")
+    with written_whole(output / "report.json") as temporary:
+        temporary.write_text(json.dumps([result.as_dict() for result in results], indent=2) + "\n", encoding="utf-8")
+    print(f"Student: {exported[1]}\nFigures: {output / 'report.json'}\nCommands and logs: {output / 'runs'}")
+
+
+def _corpus(corpus: str, output: Path, console: Console) -> Path:
+    from nemo_tutornet.data.manifest import read_manifest
+
+    if corpus == "embedded":
+        from nemo_tutornet.data.embedded import corpus_is_complete, write_corpus
+
+        folder = output / "corpus"
+        if not corpus_is_complete(folder):
+            with _progress(console) as progress:
+                task = progress.add_task("corpus (espeak-ng)", total=None, note="")
+                write_corpus(folder, progress=lambda done, total: progress.update(task, completed=done, total=total))
+    else:
+        folder = Path(corpus).expanduser().resolve()
+        if not folder.is_dir():
+            raise TutorError(f"--corpus is {corpus!r}, which is no folder; give 'embedded' or a folder with train.jsonl, "
+                             f"valid.jsonl and test.jsonl.")  # fmt: skip
+    for split in SPLITS:
+        rows = read_manifest(folder / f"{split}.jsonl", shortest=0.02)
+        console.print(f"{split}: {len(rows)} utterances, {sum(row.duration for row in rows) / 60:.1f} minutes")
+    return folder
+
+
+def _teacher(folder: Path, epochs: int, seed: int, console: Console) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nemo_tutornet" / "demo"
+    config = (project_folder("conf") / "small" / "conformer_ctc_small.yaml").read_bytes()
+    key = hashlib.sha256(f"{_fingerprint(folder)} {epochs} {seed} {__version__}".encode() + config).hexdigest()[:16]
+    kept = cache / key / "teacher.nemo"
+    if kept.is_file():
+        console.print(f"teacher: reused from {kept}")
+        return kept
+    trained = _train(Run("teacher", "conformer_ctc_small", epochs, []), folder, cache / key, seed, console)
+    with written_whole(kept) as temporary:
+        shutil.copyfile(trained, temporary)
+    return kept
+
+
+def _train(run: Run, folder: Path, runs: Path, seed: int, console: Console) -> Path:
+    """Runs the example script until it is done; returns the `.nemo` that it wrote."""
+    trained = runs / run.name / "checkpoints" / f"{run.name}.nemo"
+    done = runs / f"{run.name}.done"
+    if done.is_file() and trained.is_file():
+        console.print(f"{run.name}: reused from {trained}")
+        return trained
+    script = project_folder("examples") / "speech_to_text_ctc_tutornet.py"
+    command = [
+        sys.executable, str(script), f"--config-path={project_folder('conf') / 'small'}", f"--config-name={run.config}",
+        f"model.train_ds.manifest_filepath={folder / 'train.jsonl'}",
+        f"model.validation_ds.manifest_filepath={folder / 'valid.jsonl'}",
+        f"trainer.max_epochs={run.epochs}", "trainer.enable_progress_bar=false", f"seed={seed}",
+        f"exp_manager.exp_dir={runs}", f"exp_manager.name={run.name}", *run.overrides,
+    ]  # fmt: skip
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / f"{run.name}.command").write_text(shlex.join(command) + "\n", encoding="utf-8")
+    log = runs / f"{run.name}.log"
+    with _progress(console) as progress, log.open("a", encoding="utf-8") as file:
+        task = progress.add_task(run.name, total=run.epochs, note="starting")
+        # A session of its own: Ctrl-C reaches this process, which ends the training once.
+        process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            cwd=runs,
+            start_new_session=True,
+        )
+        best = float("inf")
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                file.write(line)
+                epoch, wer = _EPOCH.search(line), _WER.search(line)
+                best = min(best, float(wer.group(1))) if wer else best
+                if epoch:
+                    progress.update(task, completed=int(epoch.group(1)) + 1, note=f"valid WER {100 * best:.1f} %")
+        finally:
+            if sys.exc_info()[0] is not None:
+                process.terminate()
+            process.wait()
+    if process.returncode != 0 or not trained.is_file():
+        raise TutorError(f"training {run.name!r} failed with code {process.returncode}; its log is {log}.")
+    done.touch()
+    return trained
+
+
+def _fingerprint(folder: Path) -> str:
+    manifests = "".join(sha256_of(folder / f"{split}.jsonl") for split in SPLITS)
+    return hashlib.sha256(manifests.encode()).hexdigest()[:8]
+
+
+def project_folder(name: str) -> Path:
+    """`conf` or `examples`: inside the package when it was installed from a wheel, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / name if (package / name).is_dir() else package.parent / name
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<20}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total}"), TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"), console=console,
+    )  # fmt: skip
