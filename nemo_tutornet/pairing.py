@@ -45,7 +45,7 @@ class Pairing:
     no_warm_start: Optional[str]
 
     def posteriors(self, log_probs: Tensor, teacher_lengths: Tensor, frames: int, layer: Layer) -> Tensor:
-        """The teacher's log-probabilities `[B, T, V]` on a student's layer with `frames` frames and on its labels, `[B, S, V]`."""
+        """The teacher's log-probabilities `[B, T, V]` on the frames of a student's layer and on its labels, `[B, S, V]`."""
         if self.label_order is not None:
             log_probs = log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
         index = teacher_frames(frames, teacher_lengths, layer.shift / self.teacher_encoder.shift)
@@ -79,8 +79,8 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
     rate = int(student.preprocessor._sample_rate)
     if rate != teacher.sample_rate:
         raise TutorError(
-            f"the student's sample rate (model.preprocessor.sample_rate) is {rate} Hz, the teacher's is {teacher.sample_rate} Hz; "
-            f"both must hear the same audio, so give the student the teacher's rate or take another teacher."
+            f"the student's sample rate (model.preprocessor.sample_rate) is {rate} Hz, the teacher's is "
+            f"{teacher.sample_rate} Hz; both must hear the same audio, so give the student the teacher's rate or take another teacher."
         )
     runner = _StudentRunner(student, rate)
     with runner:
@@ -94,7 +94,7 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
         if used and layer.shift > other.shift:
             raise TutorError(
                 f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's {other.shift:g} ms "
-                f"({other.path!r}), and several teacher frames cannot be put on one of the student's; take a student with shorter frames."
+                f"({other.path!r}), and several teacher frames cannot be put on one student frame; take a student with shorter frames."
             )
     teacher_lengths = [_teacher_length(teacher, seconds) for seconds in _CHECKED_SECONDS]
     check_lengths(lengths, teacher_lengths, encoder.shift / teacher.encoder_layer.shift)

@@ -42,8 +42,8 @@ class Speaker(NamedTuple):
     intonation: int
 
 
-# No variant and no accent-variant pair occurs in two splits. The variants with a Klatt synthesizer draw from the C library's
-# rand(), which is the whole process's, and are left out.
+# Variants whose spectra and pitch differ clearly; none is in two splits. Those with a Klatt synthesizer draw from the C
+# library's rand(), which is the whole process's, and are left out.
 SPEAKERS: Dict[str, Tuple[Speaker, ...]] = {
     "train": (
         Speaker("en-us+m1", rate=170, pitch=45, intonation=50),
@@ -51,20 +51,20 @@ SPEAKERS: Dict[str, Tuple[Speaker, ...]] = {
         Speaker("en-gb-scotland+m4", rate=155, pitch=60, intonation=40),
         Speaker("en-gb-x-rp+f2", rate=165, pitch=42, intonation=75),
         Speaker("en-us-nyc+m7", rate=200, pitch=55, intonation=70),
-        Speaker("en-029+linda", rate=175, pitch=40, intonation=50),
+        Speaker("en-029+Andrea", rate=160, pitch=40, intonation=50),
         Speaker("en-gb-x-gbclan+m2", rate=190, pitch=35, intonation=30),
         Speaker("en-us+croak", rate=160, pitch=50, intonation=50),
         Speaker("en+f5", rate=205, pitch=55, intonation=45),
         Speaker("en-us+ed", rate=180, pitch=65, intonation=65),
         Speaker("en-gb-x-gbcwmd+norbert", rate=195, pitch=45, intonation=80),
-        Speaker("en-us+whisper", rate=150, pitch=50, intonation=50),
+        Speaker("en-us+whisper", rate=152, pitch=50, intonation=50),
     ),
     "valid": (
         Speaker("en-us+m6", rate=180, pitch=60, intonation=55),
         Speaker("en-gb-scotland+f3", rate=170, pitch=45, intonation=50),
     ),
     "test": (
-        Speaker("en-us+m5", rate=175, pitch=40, intonation=45),
+        Speaker("en-us+m8", rate=175, pitch=58, intonation=45),
         Speaker("en-gb-x-rp+f4", rate=190, pitch=58, intonation=60),
         Speaker("en-029+paul", rate=165, pitch=52, intonation=70),
     ),
@@ -110,8 +110,9 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes
 class Espeak:
     """espeak-ng with state of its own.
 
-    The library keeps the phase of its generators in globals that neither a new voice nor espeak_Terminate resets, so the same
-    sentence sounds different the second time. Each instance therefore loads a fresh copy of the file, which is at its beginning.
+    The library keeps globals that neither a new voice nor espeak_Terminate resets, so the same sentence gives other samples the
+    second time. Each instance therefore loads its own copy of the file, whose globals are as new; other users of espeak-ng in the
+    process do not meet it.
 
     Raises:
         TutorError: espeakng-loader is not installed or its library does not load.
@@ -131,7 +132,8 @@ class Espeak:
                 self._library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
             except OSError as error:
                 raise TutorError(
-                    f"espeak-ng does not load ({error}); set TMPDIR to a folder that may hold programs, or reinstall espeakng-loader."
+                    f"espeak-ng does not load ({error}); set TMPDIR to a folder that programs may be run from, "
+                    "or reinstall espeakng-loader."
                 ) from None
         self._library.espeak_Synth.argtypes = [
             ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p,
@@ -140,7 +142,10 @@ class Espeak:
         self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
         self.sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self._data), _DONT_EXIT)
         if self.sample_rate <= 0:
-            raise TutorError(f"espeak-ng cannot read its data in {self._data}; a path under 150 characters is needed.")
+            raise TutorError(
+                f"espeak-ng cannot read its data in {self._data}; reinstall espeakng-loader where that path has fewer than 160 "
+                "characters."
+            )
         self._library.espeak_ng_SetRandSeed(0)  # else the clock's
         self._blocks: List[bytes] = []
         self._callback = _Callback(self._keep)  # the library holds no reference
@@ -208,6 +213,7 @@ def write_corpus(folder: Path, seed: int = 0, progress: Optional[Callable[[int, 
 
 def corpus_is_complete(folder: Path) -> bool:
     """Whether the three manifests are there and every file they name is readable audio."""
+    folder = folder.expanduser()
     try:
         return all(read_manifest(folder / f"{split}.jsonl") for split in UTTERANCES)
     except TutorError:
@@ -252,8 +258,9 @@ def _record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _noise(length: int, rng: np.random.Generator) -> np.ndarray:
     """Gaussian noise `[length]` of unit power whose spectrum falls by 0 (white) to 3 dB (pink) per octave."""
-    spectrum = np.fft.rfft(rng.standard_normal(length))
+    size = 1 << length.bit_length()  # of which a Fourier transform is quick
+    spectrum = np.fft.rfft(rng.standard_normal(size))
     spectrum[0] = 0
     spectrum[1:] *= np.arange(1, len(spectrum)) ** (-rng.uniform(0, 1) / 2)
-    noise = np.fft.irfft(spectrum, length)
+    noise = np.fft.irfft(spectrum, size)[:length]
     return noise / np.sqrt(np.mean(np.square(noise)))

@@ -1,0 +1,136 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Which stage counts at which point of training."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from typing import Dict, List, Optional
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
+from nemo_tutornet.schedule import Schedule, Stage
+
+QUICK = settings(max_examples=100, deadline=None, derandomize=True)
+
+
+def stage(name: str, length: Optional[int] = None, **weights: float) -> Stage:
+    return Stage(name, weights or {"ctc": 1.0}, length)
+
+
+def stages_of(lengths: List[int], last: Optional[int]) -> List[Stage]:
+    return [stage(f"s{i}", length) for i, length in enumerate([*lengths, last])]
+
+
+@QUICK
+@given(st.lists(st.integers(1, 9), max_size=4), st.none() | st.integers(1, 9), st.sampled_from(["epochs", "steps"]))
+def test_index_agrees_with_the_stages_written_out(lengths: List[int], last: Optional[int], unit: str) -> None:
+    schedule = Schedule(stages_of(lengths, last), unit)
+    written = [i for i, length in enumerate(lengths) for _ in range(length)]
+    written += [len(lengths)] * ((last or 0) + 5)  # the last one runs on, with or without a length
+    other = 10_000  # the other unit's count never matters
+    for position, expected in enumerate(written):
+        found = schedule.index(position, other) if unit == "epochs" else schedule.index(other, position)
+        assert found == expected
+
+
+@pytest.mark.parametrize("epoch, expected", [(0, 0), (1, 0), (2, 1), (3, 1), (4, 1), (5, 2), (500, 2)])
+def test_boundaries_in_epochs(epoch: int, expected: int) -> None:
+    schedule = Schedule([stage("a", 2), stage("b", 3), stage("c")])
+    assert schedule.unit == "epochs"
+    assert schedule.index(epoch, step=0) == expected
+
+
+@pytest.mark.parametrize("step, expected", [(0, 0), (99, 0), (100, 1), (149, 1), (150, 2), (10**9, 2)])
+def test_boundaries_in_steps(step: int, expected: int) -> None:
+    schedule = Schedule([stage("a", 100), stage("b", 50), stage("c")], "steps")
+    assert schedule.index(epoch=0, step=step) == expected
+
+
+@pytest.mark.parametrize("length", [None, 1, 7])
+def test_a_single_stage_never_ends(length: Optional[int]) -> None:
+    for unit in ("epochs", "steps"):
+        assert {Schedule([stage("only", length)], unit).index(n, n) for n in range(20)} == {0}
+
+
+def test_resuming_in_the_middle_needs_the_position_only() -> None:
+    def fresh() -> Schedule:
+        return Schedule([stage("a", 3), stage("b", 4), stage("c")])
+
+    used = fresh()
+    straight = [used.index(epoch, 10 * epoch) for epoch in range(12)]
+    assert straight == [fresh().index(epoch, 10 * epoch) for epoch in range(12)]
+    assert straight[::-1] == [used.index(epoch, 10 * epoch) for epoch in reversed(range(12))]
+
+
+@pytest.mark.parametrize("stages", [[], [stage("a"), stage("b", 1)], [stage("a", 1), stage("b"), stage("c")]])
+def test_an_impossible_schedule_is_refused(stages: List[Stage]) -> None:
+    with pytest.raises(ValueError, match="stage"):
+        Schedule(stages)
+
+
+def test_the_schedule_keeps_its_own_stages() -> None:
+    given_stages = [stage("a", 1), stage("b")]
+    schedule = Schedule(given_stages)
+    given_stages.clear()
+    assert [s.name for s in schedule.stages] == ["a", "b"]
+    with pytest.raises(FrozenInstanceError):
+        schedule.stages[0].name = "x"  # type: ignore[misc]
+
+
+# --- From the config ------------------------------------------------------------------------------------------------------------
+
+
+def config_stage(name: str, epochs: Optional[int] = None, steps: Optional[int] = None, **weights: float) -> StageConfig:
+    return StageConfig(name=name, weights=weights, epochs=epochs, steps=steps)
+
+
+def test_the_default_schedule_is_the_papers() -> None:
+    schedule = Schedule.from_config(TutorConfig(teacher=TeacherConfig(model_path="t.nemo")).stages)
+    assert schedule.unit == "epochs"
+    assert [(s.name, dict(s.weights), s.length) for s in schedule.stages] == [
+        ("rkd", {"rkd": 1.0}, 5),
+        ("skd", {"ctc": 1.0, "skd": 0.25}, None),
+    ]
+    assert [schedule.index(epoch, 0) for epoch in (0, 4, 5, 6)] == [0, 0, 1, 1]
+
+
+def test_steps_in_the_config_make_a_schedule_of_steps() -> None:
+    schedule = Schedule.from_config([config_stage("a", steps=30, rkd=1.0), config_stage("b", ctc=1.0)])
+    assert schedule.unit == "steps"
+    assert [s.length for s in schedule.stages] == [30, None]
+    assert (schedule.index(99, 29), schedule.index(0, 30)) == (0, 1)
+
+
+def test_steps_of_the_last_stage_alone_make_a_schedule_of_steps() -> None:
+    schedule = Schedule.from_config([config_stage("a", steps=30, ctc=1.0)])
+    assert (schedule.unit, schedule.stages[0].length) == ("steps", 30)
+
+
+def test_a_last_stage_with_a_length_runs_on() -> None:
+    schedule = Schedule.from_config([config_stage("a", epochs=1, rkd=1.0), config_stage("b", epochs=2, ctc=1.0)])
+    assert [schedule.index(epoch, 0) for epoch in range(6)] == [0, 1, 1, 1, 1, 1]
+
+
+def test_a_weight_of_zero_is_no_loss() -> None:
+    (only,) = Schedule.from_config([config_stage("a", ctc=1.0, skd=0.0)]).stages
+    assert only.uses("ctc") and not only.uses("skd") and not only.uses("rkd")
+    assert dict(only.weights) == {"ctc": 1.0}
+
+
+# --- The decoder ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "weights, idle", [({"rkd": 1.0}, True), ({"ctc": 1.0}, False), ({"skd": 1.0}, False), ({"rkd": 1.0, "skd": 0.1}, False)]
+)
+def test_the_decoder_is_idle_without_ctc_and_skd(weights: Dict[str, float], idle: bool) -> None:
+    assert stage("a", 1, **weights).decoder_is_idle is idle
+
+
+def test_the_decoder_is_untrained_only_before_the_first_stage_that_reaches_it() -> None:
+    schedule = Schedule([stage("a", 1, rkd=1.0), stage("b", 1, rkd=2.0), stage("c", 1, ctc=1.0), stage("d", 1, rkd=1.0), stage("e")])
+    assert [schedule.decoder_untrained_before(i) for i in range(5)] == [True, True, True, False, False]
