@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
 from typing import Any
 
 import lightning.pytorch as pl
@@ -147,7 +147,7 @@ def test_a_student_is_restored_and_used_without_its_teacher(corpus, teacher_file
     loaded = TutorCTCModel.load_from_checkpoint(str(last), map_location="cpu", weights_only=False)
     assert same(state_of(loaded), state_of(model))
     loaded.set_trainer(pl.Trainer(logger=False, accelerator="cpu"))
-    with pytest.raises(TutorError, match="there is no file .*gone.nemo"):
+    with pytest.raises(TutorError, match=r"there is no file .*gone\.nemo"):
         loaded.setup("fit")
 
 
@@ -175,7 +175,7 @@ def test_composition_equals_the_teachers_decoder_on_the_projection(corpus, teach
     weight, bias = compose_decoder(theirs, projection, None)
     expected = theirs(projection(hidden))
     assert torch.allclose(torch.nn.functional.conv1d(hidden, weight, bias), expected, atol=1e-5)
-    order = tuple(reversed(range(len(LABELS)))) + (len(LABELS),)
+    order = (*reversed(range(len(LABELS))), len(LABELS))
     weight, bias = compose_decoder(theirs, projection, order)
     assert torch.allclose(torch.nn.functional.conv1d(hidden, weight, bias), expected[:, list(order)], atol=1e-5)
 
@@ -203,10 +203,8 @@ def test_an_interrupted_run_resumes_inside_its_stage(corpus, teacher_file, make_
     model = make_student(
         student_config(corpus, teacher_file, stages), folder=tmp_path, callbacks=[Recorder(stop_after)], **saving
     )
-    try:
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
         model.trainer.fit(model)
-    except (KeyboardInterrupt, SystemExit):
-        pass
     (last,) = tmp_path.rglob("*-last.ckpt")
     saved = load_lightning_checkpoint(last)
     reached = saved["global_step"]

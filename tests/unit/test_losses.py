@@ -129,20 +129,22 @@ class Batch:
     def mask(self) -> Tensor:
         return losses.frame_mask(self.lengths, self.teacher.shape[1])
 
-    def with_(self, **changes: Tensor) -> "Batch":
+    def with_(self, **changes: Tensor) -> Batch:
         return dataclasses.replace(self, **changes)
 
-    def to(self, dtype: torch.dtype) -> "Batch":
+    def to(self, dtype: torch.dtype) -> Batch:
         return Batch(*(t.to(dtype) for t in self.tensors()), self.lengths)
 
     def tensors(self) -> List[Tensor]:
         return [self.student_hidden, self.teacher_hidden, self.student, self.teacher]
 
-    def leaves(self) -> "Batch":
+    def leaves(self) -> Batch:
         return Batch(*(t.detach().clone().requires_grad_(True) for t in self.tensors()), self.lengths)
 
 
-def make_batch(lengths: Sequence[int] = LENGTHS, frames: int = FRAMES, seed: int = 0, dtype: torch.dtype = torch.float64) -> Batch:
+def make_batch(
+    lengths: Sequence[int] = LENGTHS, frames: int = FRAMES, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Batch:
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -265,9 +267,7 @@ def test_rkd_agrees_with_loops(weighting: str, dtype: torch.dtype, tolerance: fl
 @pytest.mark.parametrize("frames", losses.FRAME_SELECTION)
 @pytest.mark.parametrize("divergence, temperature", [("l2", 1.0), ("kl", 1.0), ("kl", 0.5), ("kl", 3.0), ("guided", 1.0)])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-5)])
-def test_skd_agrees_with_loops(
-    divergence: str, temperature: float, frames: str, dtype: torch.dtype, tolerance: float
-) -> None:
+def test_skd_agrees_with_loops(divergence: str, temperature: float, frames: str, dtype: torch.dtype, tolerance: float) -> None:
     batch = make_batch(dtype=dtype, seed=2)
     value = skd_of(divergence, frames, temperature)(batch)
     assert value.dtype == dtype
@@ -454,7 +454,9 @@ EDGES: Dict[str, Callable[[], Batch]] = {
     "far but finite": lambda: make_batch().with_(
         teacher=extreme(LENGTHS, FRAMES, [0, BLANK], -6e4), student=extreme(LENGTHS, FRAMES, [1, 0], -6e4)
     ),
-    "silent hidden layers": lambda: make_batch().with_(teacher_hidden=torch.zeros(len(LENGTHS), WIDTH, FRAMES, dtype=torch.float64)),
+    "silent hidden layers": lambda: make_batch().with_(
+        teacher_hidden=torch.zeros(len(LENGTHS), WIDTH, FRAMES, dtype=torch.float64)
+    ),
     "large hidden layers": lambda: make_batch().with_(
         teacher_hidden=torch.full((len(LENGTHS), WIDTH, FRAMES), 6e4, dtype=torch.float64),
         student_hidden=torch.full((len(LENGTHS), WIDTH, FRAMES), -6e4, dtype=torch.float64),

@@ -132,5 +132,7 @@ def test_the_decoder_is_idle_without_ctc_and_skd(weights: Dict[str, float], idle
 
 
 def test_the_decoder_is_untrained_only_before_the_first_stage_that_reaches_it() -> None:
-    schedule = Schedule([stage("a", 1, rkd=1.0), stage("b", 1, rkd=2.0), stage("c", 1, ctc=1.0), stage("d", 1, rkd=1.0), stage("e")])
+    schedule = Schedule(
+        [stage("a", 1, rkd=1.0), stage("b", 1, rkd=2.0), stage("c", 1, ctc=1.0), stage("d", 1, rkd=1.0), stage("e")]
+    )
     assert [schedule.decoder_untrained_before(i) for i in range(5)] == [True, True, True, False, False]

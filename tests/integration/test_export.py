@@ -1,0 +1,207 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The student that leaves, its evaluation, and the command line around both."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from lightning.pytorch.callbacks import Callback
+from typer.testing import CliRunner
+
+from nemo_tutornet import TutorError, export_student
+from nemo_tutornet.checkpoints import STOCK_CHAR, load_lightning_checkpoint
+from nemo_tutornet.cli import app
+from nemo_tutornet.evaluate import bootstrap_interval, count_errors
+from nemo_tutornet.teacher import restore_ctc
+from tests.conftest import student_config
+
+STOCK_PROCESS = """
+import json, sys
+sys.modules["nemo_tutornet"] = None
+import numpy, soundfile, torch
+from nemo.collections.asr.models import ASRModel
+model = ASRModel.restore_from(sys.argv[1], map_location="cpu").eval()
+signal = torch.tensor(soundfile.read(sys.argv[2], dtype="float32")[0])[None]
+with torch.no_grad():
+    log_probs = model(input_signal=signal, input_signal_length=torch.tensor([signal.shape[1]]))[0]
+numpy.save(sys.argv[3], log_probs.numpy())
+print("RESULT", json.dumps({
+    "class": type(model).__module__ + "." + type(model).__name__, "target": model.cfg.target, "tutor": "tutor" in model.cfg,
+    "keys": list(model.state_dict()), "text": model.transcribe([sys.argv[2]], batch_size=1, verbose=False)[0].text,
+}))
+"""
+
+
+class StopIn(Callback):
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step >= self._step:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def interrupted(corpus, teacher_file, make_student, tmp_path_factory) -> dict[str, Any]:
+    """For either stage, a run that was interrupted in it: its `last.ckpt`, and the model's state at that checkpoint."""
+    runs = {}
+    for stage, step in (("rkd", 3), ("skd", 7)):
+        folder = tmp_path_factory.mktemp(stage)
+        model = make_student(
+            student_config(corpus, teacher_file), folder=folder, max_epochs=3, val_check_interval=1, callbacks=[StopIn(step)]
+        )
+        with contextlib.suppress(KeyboardInterrupt, SystemExit):
+            model.trainer.fit(model)
+        (runs[stage],) = folder.rglob("*-last.ckpt")
+    return runs
+
+
+@pytest.mark.parametrize("stage", ["rkd", "skd"])
+def test_an_interrupted_run_leaves_as_a_stock_student(interrupted, corpus, make_student, tmp_path, stage):
+    source = interrupted[stage]
+    before = source.read_bytes()
+    done = export_student(source, tmp_path / "out" / "student.nemo")
+    assert source.read_bytes() == before
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["student.nemo"]
+    assert done.target == STOCK_CHAR
+    content = done.path.read_bytes()
+    assert b"tutor" not in content and str(corpus).encode() not in content
+
+    audio, result = corpus / "valid0.wav", tmp_path / "log_probs.npy"
+    process = subprocess.run(
+        [sys.executable, "-c", STOCK_PROCESS, str(done.path), str(audio), str(result)], capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    told = json.loads(next(line for line in process.stdout.splitlines() if line.startswith("RESULT "))[7:])
+    assert told["class"] == told["target"] == STOCK_CHAR and told["tutor"] is False
+
+    student = make_student(student_config(corpus, None))
+    assert told["keys"] == list(student.state_dict())
+    student.load_state_dict(load_lightning_checkpoint(source)["state_dict"])
+    signal = torch.tensor(soundfile.read(audio, dtype="float32")[0])[None]
+    with torch.no_grad():
+        expected = student.eval()(input_signal=signal, input_signal_length=torch.tensor([signal.shape[1]]))[0]
+    assert np.abs(expected.numpy() - np.load(result)).max() <= 1e-5
+
+
+def test_the_training_model_is_untouched_by_an_export_of_its_nemo(corpus, make_student, tmp_path):
+    model = make_student(student_config(corpus, None))
+    model.save_to(str(tmp_path / "run.nemo"))
+    export_student(tmp_path / "run.nemo", tmp_path / "student.nemo")
+    again = restore_ctc(tmp_path / "student.nemo")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert again.cfg.train_ds.manifest_filepath is None and again.cfg.train_ds.batch_size == 2
+
+
+def test_an_exported_student_can_be_trained_on_by_nemo(corpus, make_student, tmp_path):
+    model = make_student(student_config(corpus, None))
+    model.save_to(str(tmp_path / "run.nemo"))
+    student = restore_ctc(export_student(tmp_path / "run.nemo", tmp_path / "student.nemo").path)
+    data = student.cfg.train_ds
+    data.manifest_filepath = str(corpus / "train.jsonl")
+    student.setup_training_data(data)
+    assert len(student._train_dl) == 4
+
+
+@pytest.mark.parametrize("damage", ["missing", "surplus", "truncated", "foreign", "folder", "suffix", "full"])
+def test_what_cannot_be_exported_leaves_nothing_behind(interrupted, tmp_path, damage, monkeypatch):
+    source, destination = tmp_path / "run.ckpt", tmp_path / "out" / "student.nemo"
+    checkpoint = load_lightning_checkpoint(interrupted["skd"])
+    words = ""
+    if damage == "missing":
+        checkpoint["state_dict"].pop("decoder.decoder_layers.0.bias")
+        words = "decoder.decoder_layers.0.bias"
+    elif damage == "surplus":
+        checkpoint["state_dict"]["teacher.weight"] = torch.zeros(1)
+        words = "teacher.weight"
+    elif damage == "foreign":
+        checkpoint.pop("hyper_parameters")
+        words = "not a checkpoint of a NeMo model"
+    torch.save(checkpoint, source)
+    if damage == "truncated":
+        source.write_bytes(source.read_bytes()[:5000])
+        words = "not a readable checkpoint"
+    elif damage == "folder":
+        destination.mkdir(parents=True)
+        words = "is a folder"
+    elif damage == "suffix":
+        destination, words = destination.with_suffix(".zip"), "must end in .nemo"
+    elif damage == "full":
+        monkeypatch.setattr("tarfile.TarFile.add", lambda *a, **kw: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        words = "No space left on device"
+    with pytest.raises(TutorError, match=words):
+        export_student(source, destination)
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p != source]
+
+
+# --- Evaluation ------------------------------------------------------------------------------------------------------------
+
+
+def test_error_counts_agree_with_an_edit_distance_by_hand():
+    errors = count_errors("a b c d e f g h", "a x c d e g h i")
+    assert (errors.substitutions, errors.deletions, errors.insertions, errors.reference) == (1, 1, 1, 8)
+    assert errors.rate == 3 / 8
+    characters = count_errors("ab c", "abc", "character")
+    assert (characters.deletions, characters.reference) == (1, 4)
+    assert count_errors("", "a b").insertions == 2 and count_errors("a b", "").deletions == 2
+
+
+def test_bootstrap_interval_holds_the_rate_and_is_the_same_each_time():
+    counts = [count_errors("a b c d", "a b c d" if i % 4 else "a b x d") for i in range(100)]
+    low, high = bootstrap_interval(counts)
+    assert low < 25 / 400 < high and (low, high) == bootstrap_interval(counts)
+    assert 0.02 < high - low < 0.06  # a quarter of the utterances with 1 error of 4: 1.96 * 2 * sqrt(p q / n) / 4 = 0.042
+    assert bootstrap_interval(counts[1:4]) == (0.0, 0.0)
+
+
+def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
+    model = make_student(student_config(corpus, None))
+    student = tmp_path / "student.nemo"
+    model.save_to(str(student))
+    arguments = ["evaluate", str(student), str(student), "--manifest", str(corpus / "valid.jsonl")]
+    table = CliRunner().invoke(app, arguments)
+    assert table.exit_code == 0, table.output
+    assert "WER %" in table.output and f"{sum(p.numel() for p in model.parameters()):,}" in table.output
+    told = CliRunner().invoke(app, [*arguments, "--json"])
+    first, second = json.loads(told.stdout)
+    assert first["wer"] == second["wer"] and first["utterances"] == 2 and first["reference_words"] == 4
+    texts = [output.text for output in model.transcribe([str(corpus / f"valid{i}.wav") for i in range(2)], verbose=False)]
+    wrong = [count_errors(r, h) for r, h in zip(["aa c", "bb d"], texts, strict=True)]
+    assert first["wer"] == sum(e.substitutions + e.deletions + e.insertions for e in wrong) / 4
+    assert first["real_time_factor"] > 0 and first["wer_low"] <= first["wer"] <= first["wer_high"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["export", "/no/run.ckpt", "/tmp/x.nemo"], "there is no file /no/run.ckpt"),
+        (["export", "/no/run.nemo", "/tmp/x.nemo"], "there is no file /no/run.nemo"),
+        (["evaluate", "/no/a.nemo", "--manifest", "/no/m.jsonl"], "there is no file /no/a.nemo"),
+        (["demo", "--corpus", "/no/corpus", "--output", "{tmp}"], "which is no folder"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, words, tmp_path):
+    result = CliRunner().invoke(app, [a.format(tmp=tmp_path) for a in arguments])
+    assert result.exit_code == 2 and words in result.output and "Traceback" not in result.output
+
+
+def test_help_does_not_import_torch():
+    code = """
+import sys
+from nemo_tutornet.cli import app
+try:
+    app(["--help"])
+finally:
+    print("torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("False") and "evaluate" in done.stdout

@@ -1,0 +1,456 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints are untrusted input: damaged ones are refused in one sentence, malicious ones run nothing."""
+
+from __future__ import annotations
+
+import collections
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import random
+import stat
+import tarfile
+from pathlib import Path
+from typing import Any, Callable, List
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_tutornet.checkpoints import (
+    STOCK_BPE,
+    STOCK_CHAR,
+    ctc_class,
+    load_lightning_checkpoint,
+    read_nemo_config,
+    sha256_of,
+    stock_config,
+    written_whole,
+)
+from nemo_tutornet.errors import TutorError
+
+CONFIG = f"target: {STOCK_CHAR}\nsample_rate: 16000\n".encode()
+WEIGHTS = random.Random(0).randbytes(3000)
+
+
+def write_tar(path: Path, *members: tuple, mode: str = "w") -> Path:
+    """Writes an archive of (name, content) or (name, kind of member, link)."""
+    with tarfile.open(path, mode) as archive:
+        for name, content, *link in members:
+            info = tarfile.TarInfo(name)
+            if link:
+                info.type, info.linkname = content, link[0]
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def nemo_file(folder: Path, config: bytes = CONFIG, mode: str = "w") -> Path:
+    return write_tar(folder / "m.nemo", ("./model_config.yaml", config), ("./model_weights.ckpt", WEIGHTS), mode=mode)
+
+
+def refusal(function: Callable[..., Any], *arguments: Any) -> str:
+    with pytest.raises(TutorError) as error:
+        function(*arguments)
+    message = str(error.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+# --- read_nemo_config -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("name", ["./model_config.yaml", "model_config.yaml"])
+def test_the_config_is_read_from_the_archive(tmp_path: Path, mode: str, name: str) -> None:
+    path = write_tar(tmp_path / "m.nemo", ("./model_weights.ckpt", WEIGHTS), (name, CONFIG), mode=mode)
+    assert read_nemo_config(path) == {"target": STOCK_CHAR, "sample_rate": 16000}
+
+
+def test_the_config_is_read_from_a_folder(tmp_path: Path) -> None:
+    assert "model_config.yaml" in refusal(read_nemo_config, tmp_path)
+    (tmp_path / "model_config.yaml").write_bytes(CONFIG)
+    assert read_nemo_config(tmp_path).target == STOCK_CHAR
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert str(tmp_path / "no.nemo") in refusal(read_nemo_config, tmp_path / "no.nemo")
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_truncated_archive_is_refused_or_harmless(tmp_path: Path, mode: str) -> None:
+    """Cut anywhere, it is refused; only a cut between two members cannot be seen, and then the config is the whole one."""
+    whole = nemo_file(tmp_path, mode=mode).read_bytes()
+    cut = tmp_path / "cut.nemo"
+    # An archive of plain members ends with zeros, which say nothing.
+    end = len(whole) - 10 if mode == "w:gz" else 3 * 512 + len(WEIGHTS)
+    refused = 0
+    for size in [*range(0, end, 97), *range(0, end, 512), *range(1, end, 512), end - 1]:
+        cut.write_bytes(whole[:size])
+        try:
+            assert read_nemo_config(cut) == {"target": STOCK_CHAR, "sample_rate": 16000}
+            assert mode == "w" and size % 512 == 0
+        except TutorError as error:
+            assert str(cut) in str(error) and "\n" not in str(error)
+            refused += 1
+    assert refused > 20
+
+
+def test_a_cut_in_the_weights_is_called_a_cut(tmp_path: Path) -> None:
+    path = nemo_file(tmp_path)
+    path.write_bytes(path.read_bytes()[: 3 * 512 + 1500])
+    assert "truncated" in refusal(read_nemo_config, path)
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"\0" * 5000, b"PK\x03\x04" + WEIGHTS, gzip.compress(b"hello"), WEIGHTS])
+def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "m.nemo"
+    path.write_bytes(content)
+    assert str(path) in refusal(read_nemo_config, path)
+
+
+def test_an_archive_without_a_config_is_refused(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "m.nemo", ("./model_weights.ckpt", WEIGHTS), ("./other/model_config.yaml", CONFIG))
+    assert "holds no model_config.yaml" in refusal(read_nemo_config, path)
+
+
+@pytest.mark.parametrize(
+    "kind, link",
+    [(tarfile.DIRTYPE, ""), (tarfile.FIFOTYPE, ""), (tarfile.SYMTYPE, "nowhere"), (tarfile.SYMTYPE, "/etc/passwd"), (tarfile.LNKTYPE, "no")],
+)
+def test_a_config_that_is_no_file_is_refused(tmp_path: Path, kind: bytes, link: str) -> None:
+    path = write_tar(tmp_path / "m.nemo", ("./model_config.yaml", kind, link), ("./model_weights.ckpt", WEIGHTS))
+    assert str(path) in refusal(read_nemo_config, path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"\xff\xfe\x00",  # not UTF-8
+        b"a: [1\n",
+        b"a: b: c\n",
+        b"a: \x00\n",
+        b"a: 1\na: 2\n",
+        b"- a\n- b\n",
+        b"3\n",
+        b"target: ${bad\n",
+        b"a: !!python/name:os.system\n",
+    ],
+)
+@pytest.mark.parametrize("unpacked", [False, True])
+def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, config: bytes, unpacked: bool) -> None:
+    path = nemo_file(tmp_path, config)
+    if unpacked:
+        path = tmp_path / "folder"
+        path.mkdir()
+        (path / "model_config.yaml").write_bytes(config)
+    assert str(path) in refusal(read_nemo_config, path)
+
+
+def test_a_config_runs_nothing(tmp_path: Path) -> None:
+    proof = tmp_path / "ran"
+    path = nemo_file(tmp_path, f"a: !!python/object/apply:os.system ['touch {proof}']\n".encode())
+    refusal(read_nemo_config, path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
+def test_a_damaged_archive_never_raises_anything_else(tmp_path: Path, mode: str) -> None:
+    whole, damaged, chance = nemo_file(tmp_path, mode=mode).read_bytes(), tmp_path / "d.nemo", random.Random(1)
+    refused = 0
+    for _ in range(150):
+        content = bytearray(whole)
+        for _ in range(chance.choice([1, 8, 64])):
+            content[chance.randrange(min(len(content), 2000))] = chance.randrange(256)
+        damaged.write_bytes(content)
+        try:
+            assert isinstance(read_nemo_config(damaged), DictConfig)
+        except TutorError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert refused > 10
+
+
+# --- ctc_class ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target, stock",
+    [
+        (STOCK_CHAR, STOCK_CHAR),
+        (STOCK_BPE, STOCK_BPE),
+        ("nemo.collections.asr.models.EncDecCTCModel", STOCK_CHAR),
+        ("nemo.collections.asr.models.EncDecCTCModelBPE", STOCK_BPE),
+    ],
+)
+def test_the_stock_class_is_known_by_both_its_names(target: str, stock: str) -> None:
+    assert ctc_class(OmegaConf.create({"target": target}), Path("t.nemo"), "a teacher") == stock
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"target": None},
+        {"target": "nemo.collections.asr.models.EncDecRNNTBPEModel"},
+        {"target": "nemo.collections.asr.models.hybrid_rnnt_ctc_bpe_models.EncDecHybridRNNTCTCBPEModel"},
+        {"target": "nemo.collections.tts.models.EncDecCTCModel"},
+        {"target": "evil.nemo.collections.asr.models.EncDecCTCModel"},
+        {"target": "EncDecCTCModel"},
+        {"target": "nemo.collections.asr.models.encdecctcmodel"},
+        {"target": ["nemo.collections.asr.models.EncDecCTCModel"]},
+        {"target": "${nowhere}"},
+    ],
+)
+def test_any_other_class_is_refused(config: Any) -> None:
+    message = refusal(ctc_class, OmegaConf.create(config), Path("some/t.nemo"), "a teacher")
+    assert "some/t.nemo" in message and "a teacher must be a NeMo CTC recogniser" in message
+    target = config.get("target")
+    if isinstance(target, str) and "$" not in target:
+        assert target in message
+
+
+# --- stock_config ---------------------------------------------------------------------------------------------------------------
+
+
+def student_config() -> DictConfig:
+    config = {
+        "target": "nemo.collections.asr.models.EncDecCTCModel",
+        "sample_rate": 16000,
+        "tutor": {"teacher": {"model_path": "/home/me/t.nemo"}},
+        "train_ds": {"manifest_filepath": "/home/me/a.jsonl", "sample_rate": "${sample_rate}", "batch_size": 8},
+        "validation_ds": {"manifest_filepath": ["/home/me/b.jsonl", "/home/me/c.jsonl"], "shuffle": False},
+        "test_ds": {
+            "manifest_filepath": "???",
+            "tarred_audio_filepaths": "/home/me/a.tar",
+            "input_cfg": "/home/me/i.yaml",
+            "shar_path": "/home/me/shar",
+            "cuts_path": "/home/me/cuts.jsonl",
+        },
+        "encoder": {"feat_in": 64, "jasper": [{"filters": 256}]},
+        "optim": {"name": "novograd", "lr": 0.01},
+    }
+    return OmegaConf.create(config)
+
+
+def test_a_students_config_leaves_without_the_tutor_and_without_paths() -> None:
+    stock = stock_config(student_config())
+    assert "tutor" not in stock
+    assert stock.target == STOCK_CHAR
+    assert "/home/me" not in OmegaConf.to_yaml(stock)
+    assert stock.train_ds == {"manifest_filepath": None, "sample_rate": 16000, "batch_size": 8}
+    assert stock.validation_ds == {"manifest_filepath": None, "shuffle": False}
+    assert set(stock.test_ds.values()) == {None}
+    assert stock.encoder == student_config().encoder and stock.optim == student_config().optim
+
+
+def test_paths_of_augmentation_leave_too() -> None:
+    config = student_config()
+    config.train_ds.augmentor = {"noise": {"manifest_path": "/home/me/noise.jsonl", "prob": 0.5}}
+    assert "/home/me" not in OmegaConf.to_yaml(stock_config(config))
+
+
+@pytest.mark.parametrize("read_only, struct", [(False, False), (True, True)])
+def test_the_config_of_the_model_in_training_is_not_changed(read_only: bool, struct: bool) -> None:
+    config = student_config()
+    OmegaConf.set_readonly(config, read_only)
+    OmegaConf.set_struct(config, struct)
+    stock = stock_config(config)
+    assert config == student_config()
+    assert config.train_ds.manifest_filepath == "/home/me/a.jsonl"
+    stock.encoder.jasper[0].filters = 1
+    assert config.encoder.jasper[0].filters == 256
+
+
+def test_sections_may_be_absent_or_null() -> None:
+    stock = stock_config(OmegaConf.create({"target": STOCK_BPE, "train_ds": None}))
+    assert stock == {"target": STOCK_BPE, "train_ds": None}
+
+
+# --- load_lightning_checkpoint ----------------------------------------------------------------------------------------------------
+
+
+class Calls:
+    """Pickles as a call of `function(*arguments)`."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.function, self.arguments
+
+
+def content(**changes: Any) -> Any:
+    return {
+        "state_dict": {"encoder.w": torch.arange(6.0).reshape(2, 3)},
+        "hyper_parameters": OmegaConf.create({"cfg": {"labels": ["a", "b"], "lr": 0.1, "path": "${cfg.lr}"}}),
+        "epoch": 3,
+        "tutor": {"projection": {"weight": torch.ones(2)}, "stage": 1},
+        "others": [collections.OrderedDict(a=1), collections.defaultdict(int), (1, 2.5, "x", None, True), {1, 2}, Path("/x")],
+        **changes,
+    }
+
+
+def save(path: Path, value: Any, **options: Any) -> Path:
+    torch.save(value, path, **options)
+    return path
+
+
+def test_a_checkpoint_is_read(tmp_path: Path) -> None:
+    loaded = load_lightning_checkpoint(save(tmp_path / "a.ckpt", content()))
+    assert torch.equal(loaded["state_dict"]["encoder.w"], torch.arange(6.0).reshape(2, 3))
+    assert loaded["hyper_parameters"] == content()["hyper_parameters"]
+    assert (loaded["epoch"], loaded["tutor"]["stage"], loaded["others"]) == (3, 1, content()["others"])
+
+
+@pytest.mark.parametrize(
+    "function, name",
+    [(os.system, "system"), (eval, "eval"), (getattr, "getattr"), (OmegaConf.load, "getattr"), (os.remove, "remove"), (Calls, "Calls")],
+)
+@pytest.mark.parametrize("where", ["hyper_parameters", "extra"])
+def test_a_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, function: Any, name: str, where: str) -> None:
+    proof = tmp_path / "ran"
+    victim = tmp_path / "victim"
+    victim.touch()
+    arguments = {
+        os.system: (f"touch {proof}",),
+        eval: (f"open({str(proof)!r}, 'w')",),
+        getattr: ("a", "upper"),
+        os.remove: (str(victim),),
+        OmegaConf.load: (str(victim),),
+        Calls: (print,),
+    }[function]
+    path = save(tmp_path / "evil.ckpt", content(**{where: Calls(function, *arguments)}))
+    message = refusal(load_lightning_checkpoint, path)
+    assert name in message and "not opened" in message
+    assert not proof.exists() and victim.exists()
+
+
+def test_the_malicious_checkpoint_of_this_test_does_work(tmp_path: Path) -> None:
+    """What `weights_only=False` would have done: without this, the test above could pass for the wrong reason."""
+    proof = tmp_path / "ran"
+    path = save(tmp_path / "evil.ckpt", content(hyper_parameters=Calls(os.system, f"touch {proof}")))
+    torch.load(path, weights_only=False)
+    assert proof.exists()
+
+
+@pytest.mark.parametrize("format", ["legacy", "bare pickle"])
+def test_a_malicious_pickle_of_another_format_runs_nothing(tmp_path: Path, format: str) -> None:
+    proof, path = tmp_path / "ran", tmp_path / "evil.ckpt"
+    evil = Calls(os.system, f"touch {proof}")
+    if format == "legacy":
+        save(path, evil, _use_new_zipfile_serialization=False)
+    else:
+        path.write_bytes(pickle.dumps(evil))
+    assert str(path) in refusal(load_lightning_checkpoint, path)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "omegaconf.omegaconf.register_default_resolvers",
+        "omegaconf.nowhere.Nothing",
+        "nemo_tutornet.schedule.Schedule",
+        "nemo.core.config.nothing.Here",
+        "subprocess.Popen",
+    ],
+)
+def test_names_near_the_allowed_ones_are_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import nemo_tutornet.checkpoints as module
+
+    with pytest.raises((TutorError, ImportError)):
+        module._harmless_class(name, tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.2, 0.5, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_refused(tmp_path: Path, fraction: float) -> None:
+    whole = save(tmp_path / "a.ckpt", content()).read_bytes()
+    cut = tmp_path / "cut.ckpt"
+    cut.write_bytes(whole[: int(fraction * len(whole))])
+    message = refusal(load_lightning_checkpoint, cut)
+    assert str(cut) in message and "truncated" in message
+
+
+@pytest.mark.parametrize("value", [{"a": 1}, {"state_dict": {}}, {"hyper_parameters": {}}, [1], torch.ones(2), 3])
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, value: Any) -> None:
+    assert "not a checkpoint of a NeMo model" in refusal(load_lightning_checkpoint, save(tmp_path / "a.ckpt", value))
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "no.ckpt", tmp_path):
+        assert f"no file {path}" in refusal(load_lightning_checkpoint, path)
+
+
+# --- Files ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_sha256(tmp_path: Path, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    (tmp_path / "a").write_bytes(data)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def listing(folder: Path) -> List[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "m.nemo"
+    with written_whole(path) as temporary:
+        assert temporary.parent == path.parent and temporary.suffix == ".nemo" and temporary != path
+        temporary.write_bytes(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert listing(path.parent) == ["m.nemo"]
+
+
+def test_an_old_file_is_replaced_at_the_end_only(tmp_path: Path) -> None:
+    path = tmp_path / "m.nemo"
+    path.write_bytes(b"old")
+    with written_whole(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert listing(tmp_path) == ["m.nemo"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", [True, False])
+def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type, old: bool) -> None:
+    path = tmp_path / "m.nemo"
+    if old:
+        path.write_bytes(b"old")
+    with pytest.raises(error), written_whole(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert listing(tmp_path) == (["m.nemo"] if old else [])
+    if old:
+        assert path.read_bytes() == b"old"
+
+
+def test_a_writer_that_removes_its_file_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "m.nemo"
+    path.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError), written_whole(path) as temporary:
+        temporary.unlink()
+    assert path.read_bytes() == b"old" and listing(tmp_path) == ["m.nemo"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o027])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with written_whole(tmp_path / "m.nemo") as temporary:
+            temporary.write_bytes(b"new")
+        after = os.umask(umask)
+    finally:
+        os.umask(before)
+    assert after == umask, "the umask was changed"
+    assert stat.S_IMODE((tmp_path / "m.nemo").stat().st_mode) == 0o666 & ~umask

@@ -1,0 +1,266 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The `tutor:` section: what is accepted, and what each mistake is told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+from omegaconf import OmegaConf
+
+import nemo_tutornet
+from nemo_tutornet.config import TutorConfig, parse_tutor
+from nemo_tutornet.errors import TutorError
+
+TEACHER = "teacher: {model_path: t.nemo}"
+
+
+def parse(section: str) -> TutorConfig:
+    """Parses a `tutor:` section written in YAML, as part of a whole config."""
+    config = parse_tutor(OmegaConf.create(f"name: mine\nmodel: {{path: other.nemo, tutor: {{{section}}}}}").model)
+    assert config is not None
+    return config
+
+
+def refusal(section: str) -> str:
+    with pytest.raises(TutorError) as error:
+        parse(section)
+    message = str(error.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
+def stages(*items: str) -> str:
+    return f"{TEACHER}, stages: [{', '.join('{' + item + '}' for item in items)}]"
+
+
+# --- What is accepted -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model_cfg", [None, {}, {"tutor": None}, OmegaConf.create({"tutor": None}), OmegaConf.create({})])
+def test_no_section_is_no_teacher(model_cfg: Any) -> None:
+    assert parse_tutor(model_cfg) is None
+
+
+def test_the_teachers_path_is_enough() -> None:
+    config = parse(TEACHER)
+    assert config.teacher.model_path == "t.nemo"
+    assert (config.teacher.sha256, config.teacher.precision) == (None, "auto")
+    assert (config.rkd.hint_layer, config.rkd.guided_layer) == (None, None)
+    assert (config.rkd.frame_weighting, config.rkd.warm_start_decoder) == ("auto", True)
+    assert (config.skd.divergence, config.skd.temperature, config.skd.frames, config.skd.frames_around) == ("l2", 1.0, "all", 4)
+    assert [(s.name, s.weights, s.epochs, s.steps) for s in config.stages] == [
+        ("rkd", {"rkd": 1.0}, 5, None),
+        ("skd", {"ctc": 1.0, "skd": 0.25}, None, None),
+    ]
+
+
+def test_every_key_is_read() -> None:
+    config = parse(
+        "teacher: {model_path: a.nemo, sha256: ab12, precision: bf16},"
+        "rkd: {hint_layer: encoder.layers.3, guided_layer: encoder.encoder.1, frame_weighting: energy, warm_start_decoder: false},"
+        "skd: {divergence: kl, temperature: 2, frames: symmetric, frames_around: 0},"
+        "stages: [{name: one, weights: {rkd: 1, skd: 0.5}, steps: 100}, {name: two, weights: {ctc: 1e-1}, steps: 7}]"
+    )
+    assert (config.teacher.model_path, config.teacher.sha256, config.teacher.precision) == ("a.nemo", "ab12", "bf16")
+    assert (config.rkd.hint_layer, config.rkd.guided_layer) == ("encoder.layers.3", "encoder.encoder.1")
+    assert (config.rkd.frame_weighting, config.rkd.warm_start_decoder) == ("energy", False)
+    assert (config.skd.divergence, config.skd.temperature, config.skd.frames, config.skd.frames_around) == ("kl", 2.0, "symmetric", 0)
+    assert [(s.name, s.weights, s.epochs, s.steps) for s in config.stages] == [
+        ("one", {"rkd": 1.0, "skd": 0.5}, None, 100),
+        ("two", {"ctc": 0.1}, None, 7),
+    ]
+
+
+def test_a_plain_dictionary_is_read_like_a_config() -> None:
+    section: Dict[str, Any] = {"teacher": {"model_path": "t.nemo"}, "skd": {"divergence": "kl"}}
+    assert parse_tutor({"tutor": section}) == parse_tutor(OmegaConf.create({"tutor": section}))
+
+
+def test_the_section_is_not_changed() -> None:
+    model_cfg = OmegaConf.create({"tutor": {"teacher": {"model_path": "t.nemo"}}})
+    before = OmegaConf.to_yaml(model_cfg)
+    parse_tutor(model_cfg)
+    assert OmegaConf.to_yaml(model_cfg) == before
+
+
+@pytest.mark.parametrize(
+    "section, path",
+    [("teacher: {model_path: '${model.path}'}", "other.nemo"), ("teacher: {model_path: '/models/${name}.nemo'}", "/models/mine.nemo")],
+)
+def test_interpolations_resolve(section: str, path: str) -> None:
+    assert parse(section).teacher.model_path == path
+
+
+def test_uses_counts_positive_weights_only() -> None:
+    config = parse(stages("name: a, epochs: 1, weights: {rkd: 1, skd: 0}", "name: b, weights: {ctc: 1}"))
+    assert [config.uses(loss) for loss in ("ctc", "rkd", "skd")] == [True, True, False]
+
+
+def test_a_last_stage_may_have_a_length() -> None:
+    assert parse(stages("name: a, epochs: 1, weights: {rkd: 1}", "name: b, epochs: 3, weights: {ctc: 1}")).stages[-1].epochs == 3
+
+
+# --- What is refused ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "section, words",
+    [
+        (f"techer: {{}}, {TEACHER}", ["model.tutor.techer ", "did you mean 'teacher'?"]),
+        ("teacher: {model_pth: t.nemo}", ["model.tutor.teacher.model_pth ", "did you mean 'model_path'?"]),
+        (f"{TEACHER}, rkd: {{hint_layr: a}}", ["model.tutor.rkd.hint_layr ", "did you mean 'hint_layer'?"]),
+        (f"{TEACHER}, skd: {{temprature: 2}}", ["model.tutor.skd.temprature ", "did you mean 'temperature'?"]),
+        (f"{TEACHER}, skd: {{zzz: 2}}", ["model.tutor.skd.zzz ", "divergence, temperature, frames, frames_around"]),
+        (f"{TEACHER}, 7: x", ["model.tutor.7 "]),
+        (
+            stages("name: a, epochs: 1, weights: {rkd: 1}", "name: b, epoch: 1, weights: {ctc: 1}"),
+            ["model.tutor.stages[1].epoch ", "did you mean 'epochs'?"],
+        ),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest(section: str, words: List[str]) -> None:
+    message = refusal(section)
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize("section", ["", "teacher: {}", "teacher: {precision: fp32}", "teacher: {model_path: ???}"])
+def test_the_teachers_path_must_be_given(section: str) -> None:
+    section = section.replace("???", "'???'")
+    assert refusal(section).startswith("model.tutor.teacher.model_path is not set")
+
+
+SECOND = "name: a, epochs: 1, weights: {rkd: 1}"
+
+
+@pytest.mark.parametrize(
+    "section, path",
+    [
+        ("teacher: null", "model.tutor.teacher"),
+        ("teacher: t.nemo", "model.tutor.teacher"),
+        ("teacher: [t.nemo]", "model.tutor.teacher"),
+        ("teacher: {model_path: null}", "model.tutor.teacher.model_path"),
+        ("teacher: {model_path: [t.nemo]}", "model.tutor.teacher.model_path"),
+        ("teacher: {model_path: t.nemo, sha256: [1]}", "model.tutor.teacher.sha256"),
+        (f"{TEACHER}, rkd: 3", "model.tutor.rkd"),
+        (f"{TEACHER}, rkd: null", "model.tutor.rkd"),
+        (f"{TEACHER}, rkd: {{warm_start_decoder: perhaps}}", "model.tutor.rkd.warm_start_decoder"),
+        (f"{TEACHER}, rkd: {{hint_layer: [a]}}", "model.tutor.rkd.hint_layer"),
+        (f"{TEACHER}, skd: l2", "model.tutor.skd"),
+        (f"{TEACHER}, skd: {{temperature: warm}}", "model.tutor.skd.temperature"),
+        (f"{TEACHER}, skd: {{frames_around: 1.5}}", "model.tutor.skd.frames_around"),
+        (f"{TEACHER}, stages: null", "model.tutor.stages"),
+        (f"{TEACHER}, stages: 3", "model.tutor.stages"),
+        (f"{TEACHER}, stages: rkd", "model.tutor.stages"),
+        (f"{TEACHER}, stages: {{name: a}}", "model.tutor.stages"),
+        (f"{TEACHER}, stages: [rkd]", "model.tutor.stages[0]"),
+        (stages("weights: {ctc: 1}"), "model.tutor.stages[0].name"),
+        (stages("name: null, weights: {ctc: 1}"), "model.tutor.stages[0].name"),
+        (stages(SECOND, "name: b"), "model.tutor.stages[1].weights"),
+        (stages(SECOND, "name: b, weights: null"), "model.tutor.stages[1].weights"),
+        (stages(SECOND, "name: b, weights: [1]"), "model.tutor.stages[1].weights"),
+        (stages(SECOND, "name: b, weights: {ctc: much}"), "model.tutor.stages[1].weights.ctc"),
+        (stages(SECOND, "name: b, weights: {ctc: null}"), "model.tutor.stages[1].weights.ctc"),
+        (stages(SECOND, "name: b, weights: {ctc: true}"), "model.tutor.stages[1].weights.ctc"),
+        (stages(SECOND, "name: b, weights: {ctc: [1]}"), "model.tutor.stages[1].weights.ctc"),
+        (stages(SECOND, "name: b, weights: {1: 1}"), "model.tutor.stages[1].weights.1"),
+        (stages(SECOND, "name: b, weights: {ctc: 1}, epochs: many"), "model.tutor.stages[1].epochs"),
+        (stages(SECOND, "name: b, weights: {ctc: 1}, epochs: 1.5"), "model.tutor.stages[1].epochs"),
+        (stages(SECOND, "name: b, weights: {ctc: 1}, epochs: true"), "model.tutor.stages[1].epochs"),
+        (stages("name: b, weights: {ctc: 1}, steps: [1]"), "model.tutor.stages[0].steps"),
+    ],
+)
+def test_a_wrong_type_is_refused_with_its_path(section: str, path: str) -> None:
+    message = refusal(section)
+    assert message.startswith((f"{path}:", f"{path} ", f"{path},")), message
+
+
+@pytest.mark.parametrize(
+    "section, path",
+    [
+        ("teacher: {model_path: '${model.nowhere}'}", "model.tutor.teacher.model_path"),
+        ("teacher: {model_path: '${oc.env:NEMO_TUTORNET_NOT_SET}'}", "model.tutor.teacher.model_path"),
+        ("teacher: {model_path: '${model.path'}", "model.tutor.teacher.model_path"),
+        (f"{TEACHER}, skd: {{divergence: '${{model.nowhere}}'}}", "model.tutor.skd.divergence"),
+    ],
+)
+def test_an_interpolation_that_does_not_resolve_is_refused(section: str, path: str) -> None:
+    assert refusal(section).startswith(path)
+
+
+@pytest.mark.parametrize("section", ["t.nemo", 3, ["t.nemo"], True])
+def test_a_section_that_is_none_is_refused(section: Any) -> None:
+    for model_cfg in ({"tutor": section}, OmegaConf.create({"tutor": section})):
+        with pytest.raises(TutorError, match=r"^model\.tutor must be a section of keys"):
+            parse_tutor(model_cfg)
+
+
+def test_a_section_left_to_fill_in_is_not_no_section() -> None:
+    with pytest.raises(TutorError, match=r"^model\.tutor"):
+        parse_tutor(OmegaConf.create({"tutor": "???"}))
+
+
+@pytest.mark.parametrize(
+    "section, words",
+    [
+        ("teacher: {model_path: t, precision: fp16}", ["model.tutor.teacher.precision ", "'fp16'", "auto, fp32, bf16"]),
+        (f"{TEACHER}, rkd: {{frame_weighting: Energy}}", ["model.tutor.rkd.frame_weighting ", "auto, nonblank, energy, uniform"]),
+        (f"{TEACHER}, skd: {{divergence: js}}", ["model.tutor.skd.divergence ", "'js'", "l2, kl, guided"]),
+        (f"{TEACHER}, skd: {{frames: some}}", ["model.tutor.skd.frames ", "'some'", "all, nonblank, symmetric"]),
+        (f"{TEACHER}, skd: {{frames_around: -1}}", ["model.tutor.skd.frames_around ", "-1"]),
+        (f"{TEACHER}, skd: {{divergence: kl, temperature: 0}}", ["model.tutor.skd.temperature ", "above 0"]),
+        (f"{TEACHER}, skd: {{divergence: kl, temperature: -2}}", ["model.tutor.skd.temperature ", "-2"]),
+        (f"{TEACHER}, skd: {{divergence: kl, temperature: .nan}}", ["model.tutor.skd.temperature ", "nan"]),
+        (f"{TEACHER}, skd: {{divergence: kl, temperature: .inf}}", ["model.tutor.skd.temperature ", "inf"]),
+        (f"{TEACHER}, skd: {{temperature: 2}}", ["model.tutor.skd.temperature ", "'kl'", "model.tutor.skd.divergence is 'l2'"]),
+        (f"{TEACHER}, skd: {{divergence: guided, temperature: 2}}", ["model.tutor.skd.temperature ", "'guided'"]),
+        (f"{TEACHER}, stages: []", ["model.tutor.stages is empty"]),
+        (stages(SECOND, "name: b, weights: {ctc: -1}"), ["model.tutor.stages[1].weights.ctc ", "-1"]),
+        (stages(SECOND, "name: b, weights: {ctc: .nan}"), ["model.tutor.stages[1].weights.ctc ", "nan"]),
+        (stages(SECOND, "name: b, weights: {ctc: .inf}"), ["model.tutor.stages[1].weights.ctc ", "inf"]),
+        (stages(SECOND, "name: b, weights: {mse: 1}"), ["model.tutor.stages[1].weights.mse ", "ctc, rkd, skd"]),
+        (stages(SECOND, "name: b, weights: {}"), ["model.tutor.stages[1].weights ", "'b'"]),
+        (stages(SECOND, "name: b, weights: {ctc: 0, skd: 0.0}"), ["model.tutor.stages[1].weights ", "'b'"]),
+        (stages(SECOND, "name: b, weights: {rkd: 1}", "name: c, weights: {ctc: 1}"), ["model.tutor.stages[1] ", "'b'", "no length"]),
+        (stages("name: b, weights: {rkd: 1}, epochs: 1, steps: 9"), ["model.tutor.stages[0] ", "epochs", "steps"]),
+        (stages("name: b, weights: {rkd: 1}, epochs: 0"), ["model.tutor.stages[0] ", "'b'", "epochs"]),
+        (stages("name: b, weights: {rkd: 1}, steps: -5"), ["model.tutor.stages[0] ", "'b'", "steps"]),
+        (stages(SECOND, "name: b, weights: {ctc: 1}, steps: 9"), ["model.tutor.stages ", "epochs", "steps", "one unit"]),
+        (stages(SECOND, "name: a, weights: {ctc: 1}"), ["model.tutor.stages ", "a, a"]),
+    ],
+)
+def test_an_impossible_value_is_refused_with_its_path(section: str, words: List[str]) -> None:
+    message = refusal(section)
+    assert message.startswith(words[0]), message
+    for word in words[1:]:
+        assert word in message
+
+
+# --- Importing ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("module", ["nemo_tutornet", "nemo_tutornet.config", "nemo_tutornet.errors"])
+def test_importing_takes_neither_torch_nor_nemo(module: str) -> None:
+    script = f"import sys, {module}; print(sorted({{'torch', 'nemo', 'lightning', 'soundfile'}} & set(sys.modules)))"
+    root = str(Path(nemo_tutornet.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_names_of_the_package_are_refused() -> None:
+    with pytest.raises(AttributeError, match="'nemo_tutornet' has no attribute 'Tutorr'"):
+        _ = nemo_tutornet.Tutorr
+    assert nemo_tutornet.TutorError is TutorError
+    assert set(dir(nemo_tutornet)) >= {"TutorCTCModel", "Teacher", "export_student", "__version__"}
