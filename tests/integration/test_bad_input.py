@@ -183,7 +183,7 @@ def test_the_script_as_a_user_runs_it(corpus, teacher_file, tmp_path):
     config = {"model": student_config(corpus, teacher_file), "trainer": TRAINER}
     OmegaConf.save(OmegaConf.create(config), tmp_path / "student.yaml")
     command = [sys.executable, str(SCRIPT), f"--config-path={tmp_path}", "--config-name=student"]
-    done = subprocess.run([*command, "model.tutor.skd={divergence: l3}"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run([*command, "+model.tutor.skd={divergence: l3}"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
     assert "error: model.tutor.skd.divergence is 'l3'; choose from l2, kl, guided." in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ Legend: `B` utterances, `S` frames of the student's grid, `T` frames of the teac
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 from typing import List, Tuple
@@ -35,7 +36,7 @@ def frames_of(student_frames: int, lengths: List[int], rate: float) -> List[List
     return teacher_frames(student_frames, torch.tensor(lengths, dtype=torch.int64), rate).tolist()
 
 
-# --- teacher_frames -----------------------------------------------------------------------------------------------------------
+# --- teacher_frames --------------------------------------------------------------------------------------------------
 
 
 @QUICK
@@ -57,9 +58,9 @@ def test_teacher_frames_are_in_range_and_monotone(student_frames: int, lengths: 
     index = teacher_frames(student_frames, torch.tensor(lengths), shifts[0] / shifts[1])
     assert index.shape == (len(lengths), student_frames)
     assert index.dtype == torch.int64
-    for row, length in zip(index.tolist(), lengths):
+    for row, length in zip(index.tolist(), lengths, strict=True):
         assert all(0 <= t < max(length, 1) for t in row)
-        assert all(a <= b <= a + 1 for a, b in zip(row, row[1:]))
+        assert all(a <= b <= a + 1 for a, b in itertools.pairwise(row))
 
 
 @QUICK
@@ -105,7 +106,7 @@ def test_frames_repeat_only_where_the_student_is_faster(teacher_length: int, shi
 def test_an_utterance_is_matched_by_its_own_length(frames: int, lengths: List[int], shifts: Tuple[int, int]) -> None:
     rate = shifts[0] / shifts[1]
     together = frames_of(frames, lengths, rate)
-    for row, length in zip(together, lengths):
+    for row, length in zip(together, lengths, strict=True):
         assert frames_of(frames, [length], rate) == [row]
         assert frames_of(frames + 17, [length], rate)[0][:frames] == row
 
@@ -116,7 +117,7 @@ def test_lengths_may_be_int32() -> None:
     assert index.tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
 
 
-# --- repeat_frames ------------------------------------------------------------------------------------------------------------
+# --- repeat_frames ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dim", [1, 2])
@@ -144,7 +145,7 @@ def test_the_teachers_padding_is_never_read(lengths: List[int], frames: int, shi
     assert torch.isfinite(repeat_frames(teacher.transpose(1, 2), index, dim=2)).all()
 
 
-# --- check_lengths ------------------------------------------------------------------------------------------------------------
+# --- check_lengths ---------------------------------------------------------------------------------------------------
 
 
 @QUICK
@@ -170,7 +171,7 @@ def test_lengths_that_nemo_gives_pass(student: int, teacher: int) -> None:
     check_lengths([student], [teacher], 0.5)
 
 
-# --- label_order --------------------------------------------------------------------------------------------------------------
+# --- label_order -----------------------------------------------------------------------------------------------------
 
 LABEL_SETS = st.lists(st.text(min_size=1, max_size=3), unique=True, max_size=8)
 

@@ -68,7 +68,7 @@ def hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
-# --- Capture --------------------------------------------------------------------------------------------------------------------
+# --- Capture ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -131,7 +131,7 @@ def test_two_captures_of_one_layer_do_not_meet() -> None:
     assert outer.tensor(2) is inner.tensor(2) is x
 
 
-# --- find_module ----------------------------------------------------------------------------------------------------------------
+# --- find_module -----------------------------------------------------------------------------------------------------
 
 
 def test_a_module_is_found_by_its_path() -> None:
@@ -159,7 +159,7 @@ def test_a_path_like_no_other_still_gets_an_answer(path: str) -> None:
     assert "'encoder'" in str(error.value)
 
 
-# --- measure --------------------------------------------------------------------------------------------------------------------
+# --- measure ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)

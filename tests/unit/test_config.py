@@ -14,7 +14,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import nemo_tutornet
-from nemo_tutornet.config import TutorConfig, parse_tutor
+from nemo_tutornet.config import SKDConfig, TutorConfig, parse_tutor
 from nemo_tutornet.errors import TutorError
 
 TEACHER = "teacher: {model_path: t.nemo}"
@@ -31,7 +31,7 @@ def refusal(section: str) -> str:
     with pytest.raises(TutorError) as error:
         parse(section)
     message = str(error.value)
-    assert "\n" not in message and message.endswith(".")
+    assert "\n" not in message and message[-1] in ".?"
     return message
 
 
@@ -39,7 +39,7 @@ def stages(*items: str) -> str:
     return f"{TEACHER}, stages: [{', '.join('{' + item + '}' for item in items)}]"
 
 
-# --- What is accepted -----------------------------------------------------------------------------------------------------------
+# --- What is accepted ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("model_cfg", [None, {}, {"tutor": None}, OmegaConf.create({"tutor": None}), OmegaConf.create({})])
@@ -53,7 +53,7 @@ def test_the_teachers_path_is_enough() -> None:
     assert (config.teacher.sha256, config.teacher.precision) == (None, "auto")
     assert (config.rkd.hint_layer, config.rkd.guided_layer) == (None, None)
     assert (config.rkd.frame_weighting, config.rkd.warm_start_decoder) == ("auto", True)
-    assert (config.skd.divergence, config.skd.temperature, config.skd.frames, config.skd.frames_around) == ("l2", 1.0, "all", 4)
+    assert config.skd == SKDConfig("l2", 1.0, "all", 4)
     assert [(s.name, s.weights, s.epochs, s.steps) for s in config.stages] == [
         ("rkd", {"rkd": 1.0}, 5, None),
         ("skd", {"ctc": 1.0, "skd": 0.25}, None, None),
@@ -63,14 +63,15 @@ def test_the_teachers_path_is_enough() -> None:
 def test_every_key_is_read() -> None:
     config = parse(
         "teacher: {model_path: a.nemo, sha256: ab12, precision: bf16},"
-        "rkd: {hint_layer: encoder.layers.3, guided_layer: encoder.encoder.1, frame_weighting: energy, warm_start_decoder: false},"
+        "rkd: {hint_layer: encoder.layers.3, guided_layer: encoder.encoder.1, frame_weighting: energy,"
+        "  warm_start_decoder: false},"
         "skd: {divergence: kl, temperature: 2, frames: symmetric, frames_around: 0},"
         "stages: [{name: one, weights: {rkd: 1, skd: 0.5}, steps: 100}, {name: two, weights: {ctc: 1e-1}, steps: 7}]"
     )
     assert (config.teacher.model_path, config.teacher.sha256, config.teacher.precision) == ("a.nemo", "ab12", "bf16")
     assert (config.rkd.hint_layer, config.rkd.guided_layer) == ("encoder.layers.3", "encoder.encoder.1")
     assert (config.rkd.frame_weighting, config.rkd.warm_start_decoder) == ("energy", False)
-    assert (config.skd.divergence, config.skd.temperature, config.skd.frames, config.skd.frames_around) == ("kl", 2.0, "symmetric", 0)
+    assert config.skd == SKDConfig("kl", 2.0, "symmetric", 0)
     assert [(s.name, s.weights, s.epochs, s.steps) for s in config.stages] == [
         ("one", {"rkd": 1.0, "skd": 0.5}, None, 100),
         ("two", {"ctc": 0.1}, None, 7),
@@ -91,7 +92,10 @@ def test_the_section_is_not_changed() -> None:
 
 @pytest.mark.parametrize(
     "section, path",
-    [("teacher: {model_path: '${model.path}'}", "other.nemo"), ("teacher: {model_path: '/models/${name}.nemo'}", "/models/mine.nemo")],
+    [
+        ("teacher: {model_path: '${model.path}'}", "other.nemo"),
+        ("teacher: {model_path: '/models/${name}.nemo'}", "/models/mine.nemo"),
+    ],
 )
 def test_interpolations_resolve(section: str, path: str) -> None:
     assert parse(section).teacher.model_path == path
@@ -106,7 +110,7 @@ def test_a_last_stage_may_have_a_length() -> None:
     assert parse(stages("name: a, epochs: 1, weights: {rkd: 1}", "name: b, epochs: 3, weights: {ctc: 1}")).stages[-1].epochs == 3
 
 
-# --- What is refused ------------------------------------------------------------------------------------------------------------
+# --- What is refused -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -186,7 +190,6 @@ def test_a_wrong_type_is_refused_with_its_path(section: str, path: str) -> None:
     [
         ("teacher: {model_path: '${model.nowhere}'}", "model.tutor.teacher.model_path"),
         ("teacher: {model_path: '${oc.env:NEMO_TUTORNET_NOT_SET}'}", "model.tutor.teacher.model_path"),
-        ("teacher: {model_path: '${model.path'}", "model.tutor.teacher.model_path"),
         (f"{TEACHER}, skd: {{divergence: '${{model.nowhere}}'}}", "model.tutor.skd.divergence"),
     ],
 )
@@ -227,7 +230,10 @@ def test_a_section_left_to_fill_in_is_not_no_section() -> None:
         (stages(SECOND, "name: b, weights: {mse: 1}"), ["model.tutor.stages[1].weights.mse ", "ctc, rkd, skd"]),
         (stages(SECOND, "name: b, weights: {}"), ["model.tutor.stages[1].weights ", "'b'"]),
         (stages(SECOND, "name: b, weights: {ctc: 0, skd: 0.0}"), ["model.tutor.stages[1].weights ", "'b'"]),
-        (stages(SECOND, "name: b, weights: {rkd: 1}", "name: c, weights: {ctc: 1}"), ["model.tutor.stages[1] ", "'b'", "no length"]),
+        (
+            stages(SECOND, "name: b, weights: {rkd: 1}", "name: c, weights: {ctc: 1}"),
+            ["model.tutor.stages[1] ", "'b'", "no length"],
+        ),
         (stages("name: b, weights: {rkd: 1}, epochs: 1, steps: 9"), ["model.tutor.stages[0] ", "epochs", "steps"]),
         (stages("name: b, weights: {rkd: 1}, epochs: 0"), ["model.tutor.stages[0] ", "'b'", "epochs"]),
         (stages("name: b, weights: {rkd: 1}, steps: -5"), ["model.tutor.stages[0] ", "'b'", "steps"]),
@@ -242,7 +248,7 @@ def test_an_impossible_value_is_refused_with_its_path(section: str, words: List[
         assert word in message
 
 
-# --- Importing ------------------------------------------------------------------------------------------------------------------
+# --- Importing -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("module", ["nemo_tutornet", "nemo_tutornet.config", "nemo_tutornet.errors"])

@@ -52,7 +52,7 @@ def refusal(path: Path, shortest: float = 0.0) -> str:
     return message
 
 
-# --- What is read ---------------------------------------------------------------------------------------------------------------
+# --- What is read ----------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_read_in_order(folder: Path) -> None:
@@ -83,7 +83,9 @@ def test_blank_lines_are_skipped_and_counted(folder: Path) -> None:
 def test_relative_paths_start_at_the_manifest(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "sub" / "wavs").mkdir(parents=True)
     inner = write_audio(folder / "sub" / "wavs" / "b.wav", 0.5)
-    path = manifest(folder / "sub", row(audio_filepath="wavs/b.wav"), row(audio_filepath="../a.wav"), row(audio_filepath=str(inner)))
+    path = manifest(
+        folder / "sub", row(audio_filepath="wavs/b.wav"), row(audio_filepath="../a.wav"), row(audio_filepath=str(inner))
+    )
     for working in (folder, folder / "sub" / "wavs"):
         monkeypatch.chdir(working)
         first, second, third = read_manifest(path)
@@ -102,7 +104,7 @@ def test_other_formats_are_read(folder: Path, name: str) -> None:
     assert read_manifest(manifest(folder, row(audio_filepath=name)))[0].duration == pytest.approx(0.5)
 
 
-# --- What is refused ------------------------------------------------------------------------------------------------------------
+# --- What is refused -------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
@@ -201,7 +203,7 @@ def test_an_utterance_has_at_least_one_frame(folder: Path, changes: Dict[str, fl
         assert "line 1" in message and "20 ms" in message
 
 
-# --- check_manifests --------------------------------------------------------------------------------------------------------------
+# --- check_manifests -------------------------------------------------------------------------------------------------
 
 
 def block(stride: int = 1, repeat: int = 1, **more: Any) -> Dict[str, Any]:

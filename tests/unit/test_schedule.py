@@ -81,7 +81,7 @@ def test_the_schedule_keeps_its_own_stages() -> None:
         schedule.stages[0].name = "x"  # type: ignore[misc]
 
 
-# --- From the config ------------------------------------------------------------------------------------------------------------
+# --- From the config -------------------------------------------------------------------------------------------------
 
 
 def config_stage(name: str, epochs: Optional[int] = None, steps: Optional[int] = None, **weights: float) -> StageConfig:
@@ -121,7 +121,7 @@ def test_a_weight_of_zero_is_no_loss() -> None:
     assert dict(only.weights) == {"ctc": 1.0}
 
 
-# --- The decoder ------------------------------------------------------------------------------------------------------------------
+# --- The decoder -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
