@@ -18,7 +18,7 @@ from torch import Tensor
 
 from nemo_tutornet.errors import TutorError
 
-# Two encoders may round an utterance's length differently: by one frame of the coarser grid, never more.
+# Two encoders may each round an utterance's length by one frame of their own grid.
 TOLERANCE = 1.0
 
 
@@ -35,7 +35,7 @@ def teacher_frames(student_frames: int, teacher_lengths: Tensor, rate: float) ->
     Returns:
         `[B, S]`, int64, each within its utterance's valid teacher frames (0 for an empty utterance).
     """
-    # Frame t covers the time from t to t + 1; its middle decides, so that no rounding falls on a frame's edge.
+    # Frame t covers the time from t to t + 1; its middle decides.
     middle = torch.arange(student_frames, device=teacher_lengths.device, dtype=torch.float64) + 0.5
     index = (middle * rate).floor().long()[None, :]
     return torch.minimum(index, (teacher_lengths.long() - 1)[:, None]).clamp(min=0)
@@ -92,7 +92,10 @@ def label_order(student: Sequence[str], teacher: Sequence[str]) -> Optional[Tupl
     student, teacher = list(student), list(teacher)
     if student == teacher:
         return None
-    if Counter(student) != Counter(teacher) or len(set(teacher)) < len(teacher):
+    twice = sorted(label for label, count in Counter(teacher).items() if count > 1)
+    if Counter(student) == Counter(teacher) and twice:
+        raise TutorError(f"the labels are in another order and {_shown(twice)} stand twice, so they cannot be told apart.")
+    if Counter(student) != Counter(teacher):
         raise TutorError(
             f"the label sets differ: the student has {len(student)} labels {_shown(student)}, the teacher has "
             f"{len(teacher)} {_shown(teacher)}; only the student's: {_shown(sorted(set(student) - set(teacher)))}, "

@@ -54,6 +54,7 @@ class Capture:
         self._module = find_module(model, path)
         self._handle: Any = None
         self.output: Any = None
+        self.ran = False
 
     def __enter__(self) -> Capture:
         self._handle = self._module.register_forward_hook(self._keep)
@@ -65,7 +66,7 @@ class Capture:
         self._handle.remove()
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.output = output
+        self.output, self.ran = output, True
 
     def tensor(self, time_axis: int) -> Tensor:
         """The captured layer as `[B, D, T]`."""
@@ -84,6 +85,7 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     if path in modules and path:
         return modules[path]
     near = difflib.get_close_matches(path, [name for name in modules if name], n=3, cutoff=0.3)
+    near = near or [name for name, _ in model.named_children()]
     raise TutorError(f"there is no layer {path!r} in {type(model).__name__}; the nearest are {', '.join(map(repr, near))}.")
 
 
@@ -104,7 +106,8 @@ def measure(model: nn.Module, path: str, run: Callable[[float], Any]) -> Layer:
             run(seconds)
         tensor = _unwrap(captured.output)
         if tensor is None or tensor.dim() != 3:
-            what = "nothing: it did not run" if tensor is None else f"a tensor of shape {list(tensor.shape)}"
+            what = f"a {type(captured.output).__name__} without a tensor" if captured.ran else "nothing: it did not run"
+            what = what if tensor is None else f"a tensor of shape {list(tensor.shape)}"
             raise TutorError(f"layer {path!r} of {type(model).__name__} returns {what}; choose a layer that returns frames.")
         shapes.append(tuple(tensor.shape))
     axes = [axis for axis in (1, 2) if shapes[0][axis] != shapes[1][axis]]

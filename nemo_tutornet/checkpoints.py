@@ -7,14 +7,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import lzma
 import os
 import tarfile
 import tempfile
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError
 
@@ -24,7 +28,7 @@ STOCK_BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
 # NeMo writes a class by its defining module, older checkpoints by the package that re-exports it.
 CTC_CLASSES = {"EncDecCTCModel": STOCK_CHAR, "EncDecCTCModelBPE": STOCK_BPE}
 # Keys of a dataset section that hold paths of the training machine.
-_DATA_PATHS = ("manifest_filepath", "tarred_audio_filepaths", "input_cfg", "shar_path", "cuts_path")
+_DATA_PATHS = ("manifest_filepath", "tarred_audio_filepaths", "input_cfg", "shar_path", "cuts_path", "manifest_path")
 # Plain containers and scalars that NeMo's hyperparameters are made of.
 _HARMLESS = {
     "builtins.int", "builtins.float", "builtins.bool", "builtins.str", "builtins.dict", "builtins.list", "builtins.tuple",
@@ -42,24 +46,36 @@ def read_nemo_config(path: Path) -> DictConfig:
     if path.is_dir():
         if not (path / MODEL_CONFIG).is_file():
             raise TutorError(f"{path} is a folder without {MODEL_CONFIG}; give a .nemo file.")
-        return _as_config(OmegaConf.load(path / MODEL_CONFIG), path)
+        return _as_config((path / MODEL_CONFIG).read_bytes(), path)
     if not path.is_file():
         raise TutorError(f"there is no file {path}; give the path of a .nemo file.")
     try:
         with tarfile.open(path, "r:*") as archive:
             # Listing every member reads to the end, which a truncated archive does not reach.
             names = {os.path.normpath(member.name): member for member in archive.getmembers()}
+            if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:  # it stops without an end mark
+                raise tarfile.ReadError("unexpected end of data")
             if MODEL_CONFIG not in names:
                 raise TutorError(f"{path} holds no {MODEL_CONFIG}; it is not a NeMo checkpoint.")
+            if not names[MODEL_CONFIG].isfile():
+                raise TutorError(f"{path} holds a {MODEL_CONFIG} that is no file; it is not a NeMo checkpoint.")
             stream = archive.extractfile(names[MODEL_CONFIG])
             assert stream is not None
-            text = stream.read().decode("utf-8")
-    except (tarfile.TarError, EOFError, OSError, UnicodeDecodeError) as error:
-        raise TutorError(f"{path} is not a readable .nemo file ({error}); it may be truncated, copy it again.") from None
-    return _as_config(OmegaConf.create(text), path)
+            content = stream.read()
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
+        if isinstance(error, TutorError):
+            raise
+        first = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+        raise TutorError(f"{path} is not a readable .nemo file ({first}); it may be truncated, copy it again.") from None
+    return _as_config(content, path)
 
 
-def _as_config(config: Any, path: Path) -> DictConfig:
+def _as_config(content: bytes, path: Path) -> DictConfig:
+    try:
+        config = OmegaConf.create(content.decode("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, AssertionError) as error:
+        first = str(error).splitlines()[0] if str(error) else "not a mapping"
+        raise TutorError(f"{path}: {MODEL_CONFIG} is not readable ({first}); take the file from its source again.") from None
     if not isinstance(config, DictConfig):
         raise TutorError(f"{path}: {MODEL_CONFIG} is not a mapping; it is not a NeMo checkpoint.")
     return config
@@ -79,7 +95,10 @@ def ctc_class(config: DictConfig, path: Path, what: str) -> str:
     Raises:
         TutorError: any other class.
     """
-    target = str(config.get("target", "nothing"))
+    try:
+        target = str(config.get("target", "nothing"))
+    except OmegaConfBaseException:
+        target = "a class that its config does not name"
     stock = CTC_CLASSES.get(target.rsplit(".", 1)[-1]) if target.startswith("nemo.collections.asr.") else None
     if stock is None:
         raise TutorError(
@@ -102,10 +121,18 @@ def stock_config(config: DictConfig) -> DictConfig:
     for name in ("train_ds", "validation_ds", "test_ds"):
         section = stock.get(name)
         if isinstance(section, DictConfig):
-            for key in section:
-                if key in _DATA_PATHS:
-                    section[key] = None
+            _forget_paths(section)
+    if isinstance(stock.get("tokenizer"), DictConfig) and stock.tokenizer.get("dir"):
+        stock.tokenizer.dir = ""  # the pieces travel inside the archive; NeMo wants the key
     return stock
+
+
+def _forget_paths(section: DictConfig) -> None:
+    for key in section:
+        if key in _DATA_PATHS:
+            section[key] = None
+        elif isinstance(section[key], DictConfig):
+            _forget_paths(section[key])
 
 
 def load_lightning_checkpoint(path: Path) -> Dict[str, Any]:

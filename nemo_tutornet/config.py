@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Dict, List, Mapping, Optional, get_args
+from typing import Any, Dict, List, Mapping, Optional, Sequence, get_args
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -123,27 +123,42 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
     Raises:
         TutorError: an unknown key, a wrong type or an impossible combination, with the key's full path.
     """
-    section = model_cfg.get("tutor") if model_cfg is not None else None
-    if section is None:
+    if isinstance(model_cfg, DictConfig) and OmegaConf.is_missing(model_cfg, "tutor"):
+        raise TutorError("model.tutor is not set; fill the section in, or leave it out to train without a teacher.")
+    try:
+        section = model_cfg.get("tutor") if model_cfg is not None else None
+        plain = OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else section
+    except OmegaConfBaseException as error:
+        raise TutorError(f"{error.full_key or 'model.tutor'}: {_first_line(error)}.") from None
+    if plain is None:
         return None
-    plain = OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else section
     if not isinstance(plain, Mapping):
         raise TutorError(f"model.tutor must be a section of keys, not {plain!r}.")
     _refuse_unknown_keys(plain, TutorConfig, "model.tutor")
-    schema = OmegaConf.structured(TutorConfig)
+    # A stage is built by itself: inside a list OmegaConf reports a key without its place in the list.
+    sections = dict(plain)
+    stages = sections.pop("stages", None)
+    config = _build(TutorConfig, sections, "model.tutor")
+    if stages is not None:
+        config.stages = [_build(StageConfig, stage, f"model.tutor.stages[{i}]") for i, stage in enumerate(stages)]
+    _check(config)
+    return config
+
+
+def _build(schema: type, section: Mapping[Any, Any], path: str) -> Any:
     try:
-        merged = OmegaConf.merge(schema, OmegaConf.create(dict(plain)))
-        config = OmegaConf.to_object(merged)
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(section))))
     except MissingMandatoryValue as error:
-        key = f"model.tutor.{error.full_key}"
+        key = f"{path}.{error.full_key}"
         what = "the teacher's .nemo file or the name of a pretrained NeMo model" if key.endswith("model_path") else "it"
         raise TutorError(f"{key} is not set; give {what}.") from None
     except OmegaConfBaseException as error:
-        key = f"model.tutor.{error.full_key}" if error.full_key else "model.tutor"
-        raise TutorError(f"{key}: {str(error).splitlines()[0].rstrip('.')}.") from None
-    assert isinstance(config, TutorConfig)
-    _check(config)
-    return config
+        key = f"{path}.{error.full_key}" if error.full_key else path
+        raise TutorError(f"{key}: {_first_line(error)}.") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(".")
 
 
 def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) -> None:
@@ -154,12 +169,26 @@ def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) ->
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(types)}."
             raise TutorError(f"{path}.{key} is not a key of this section; {hint}")
         nested = _nested_schema(schema, key)
-        if nested is not None and isinstance(value, Mapping):
-            _refuse_unknown_keys(value, nested, f"{path}.{key}")
-        elif nested is not None and isinstance(value, list):
+        here = f"{path}.{key}"
+        if key == "stages":
+            if not isinstance(value, Sequence) or isinstance(value, str):
+                raise TutorError(f"{here} must be a list of stages, not {value!r}.")
             for i, item in enumerate(value):
-                if isinstance(item, Mapping):
-                    _refuse_unknown_keys(item, nested, f"{path}.{key}[{i}]")
+                if not isinstance(item, Mapping):
+                    raise TutorError(f"{here}[{i}] must be a section of keys, not {item!r}.")
+                _refuse_unknown_keys(item, StageConfig, f"{here}[{i}]")
+        elif nested is not None:
+            if not isinstance(value, Mapping):
+                raise TutorError(f"{here} must be a section of keys, not {value!r}.")
+            _refuse_unknown_keys(value, nested, here)
+        elif key == "weights":
+            if value == MISSING:
+                continue
+            if not isinstance(value, Mapping):
+                raise TutorError(f"{here} must map losses to weights, not {value!r}.")
+            for loss, weight in value.items():
+                if isinstance(weight, (Mapping, list)):
+                    raise TutorError(f"{here}.{loss} must be a number, not {weight!r}.")
 
 
 def _nested_schema(schema: type, key: str) -> Optional[type]:
@@ -171,6 +200,8 @@ def _nested_schema(schema: type, key: str) -> Optional[type]:
 
 
 def _check(config: TutorConfig) -> None:
+    if not config.teacher.model_path.strip():
+        raise TutorError("model.tutor.teacher.model_path is empty; give the teacher's .nemo file or a pretrained name.")
     _one_of("teacher.precision", config.teacher.precision, PRECISIONS)
     _one_of("rkd.frame_weighting", config.rkd.frame_weighting, FRAME_WEIGHTINGS)
     _one_of("skd.divergence", config.skd.divergence, DIVERGENCES)

@@ -14,6 +14,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -71,6 +72,8 @@ def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: O
     output = output.expanduser().resolve()
     student_epochs = epochs or STUDENT_EPOCHS
     folder = _corpus(corpus, output, console)
+    # A plain kill ends the training in progress as Ctrl-C does, instead of leaving it behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, seed, console)
         rkd = max(1, student_epochs // 4)

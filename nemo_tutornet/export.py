@@ -90,7 +90,7 @@ def _from_ckpt(source: Path) -> Any:
     if not isinstance(config, DictConfig):
         raise TutorError(f"{source} is not a checkpoint of a NeMo model: its cfg is not a mapping.")
     target = ctc_class(config, source, "a student")
-    return _fresh(stock_config(config), target, checkpoint["state_dict"], source)
+    return _fresh(config, target, checkpoint["state_dict"], source)
 
 
 def _fresh(config: DictConfig, target: str, state: Dict[str, Any], source: Path) -> Any:

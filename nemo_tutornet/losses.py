@@ -79,7 +79,8 @@ def _mean_one(raw: Tensor, mask: Tensor) -> Tensor:
     total = raw.sum(dim=1, keepdim=True)
     count = mask.sum(dim=1, keepdim=True)
     # An utterance whose raw weights are all 0 (silence under `energy`) is weighted uniformly, not divided by 0.
-    return torch.where(total > 0, raw * count / total.clamp(min=torch.finfo(raw.dtype).tiny), mask.to(raw.dtype))
+    tiny = torch.finfo(raw.dtype).tiny
+    return torch.where(total >= tiny, raw * count / total.clamp(min=tiny), mask.to(raw.dtype))
 
 
 # --- Softmax-level distillation (SKD) --------------------------------------------------------------------------------

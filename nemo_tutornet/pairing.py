@@ -80,7 +80,7 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
     if rate != teacher.sample_rate:
         raise TutorError(
             f"the student's sample rate (model.preprocessor.sample_rate) is {rate} Hz, the teacher's is "
-            f"{teacher.sample_rate} Hz; both must hear the same audio, so give the student the teacher's rate or take another teacher."
+            f"{teacher.sample_rate} Hz; both hear the same audio, so give the student the teacher's rate or take another teacher."
         )
     runner = _StudentRunner(student, rate)
     with runner:
@@ -94,7 +94,7 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
         if used and layer.shift > other.shift:
             raise TutorError(
                 f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's {other.shift:g} ms "
-                f"({other.path!r}), and several teacher frames cannot be put on one student frame; take a student with shorter frames."
+                f"({other.path!r}), and several teacher frames cannot be put on one student frame; take shorter frames."
             )
     teacher_lengths = [_teacher_length(teacher, seconds) for seconds in _CHECKED_SECONDS]
     check_lengths(lengths, teacher_lengths, encoder.shift / teacher.encoder_layer.shift)

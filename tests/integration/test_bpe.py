@@ -57,6 +57,7 @@ def test_a_subword_student_trains_and_leaves(corpus, tokenizer, make_student, tm
         assert done.target == STOCK_BPE
         restored = ASRModel.restore_from(str(done.path), map_location="cpu")
         assert type(restored) is EncDecCTCModelBPE and "tutor" not in restored.cfg
+        assert str(tokenizer).encode() not in done.path.read_bytes()
         assert restored.tokenizer.text_to_ids("ab cd") == student.tokenizer.text_to_ids("ab cd")
         assert all(torch.equal(a, b) for a, b in zip(restored.state_dict().values(), student.state_dict().values(), strict=True))
         restored.transcribe([str(corpus / "valid0.wav")], batch_size=1, verbose=False)

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes with NeMo's usual `strategy: ddp`: every stage leaves some parameters without a gradient, and DDP must not mind."""
+"""Two processes with NeMo's usual `strategy: ddp`: every stage leaves some parameters without a gradient, DDP must not mind."""
 
 from __future__ import annotations
 

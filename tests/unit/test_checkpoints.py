@@ -279,6 +279,14 @@ def test_the_config_of_the_model_in_training_is_not_changed(read_only: bool, str
     assert config.encoder.jasper[0].filters == 256
 
 
+def test_interpolations_that_point_out_of_the_model_are_resolved() -> None:
+    whole = OmegaConf.create(
+        {"rate": 8000, "model": {"sample_rate": "${rate}", "train_ds": {"sample_rate": "${model.sample_rate}"}}}
+    )
+    stock = stock_config(whole.model)
+    assert OmegaConf.to_container(stock, resolve=False)["train_ds"] == {"sample_rate": 8000}
+
+
 def test_sections_may_be_absent_or_null() -> None:
     stock = stock_config(OmegaConf.create({"target": STOCK_BPE, "train_ds": None}))
     assert stock == {"target": STOCK_BPE, "train_ds": None}
@@ -385,18 +393,38 @@ def call_of(path: Path, name: str) -> Path:
     "name",
     [
         "omegaconf.omegaconf.register_default_resolvers",  # a function, not a class
-        "omegaconf.nowhere.Nothing",
         "omegaconf_evil.Nothing",
         "nemo_tutornet.config.TutorConfig",
-        "nemo_tutornet.schedule.Schedule",
-        "nemo.nowhere.Nothing",
         "nemo.constants.NEMO_ENV_CACHE_DIR",  # a string
         "subprocess.Popen",
     ],
 )
 def test_names_near_the_allowed_ones_are_refused(tmp_path: Path, name: str) -> None:
+    message = refusal(load_lightning_checkpoint, call_of(tmp_path / "a.ckpt", name))
+    assert f"wants to load {name}, " in message and "not opened" in message
+
+
+@pytest.mark.parametrize("name", ["omegaconf.nowhere.Nothing", "omegaconf.omegaconf.Nothing", "nemo.nowhere.Nothing"])
+def test_allowed_packages_may_lack_a_name(tmp_path: Path, name: str) -> None:
     path = call_of(tmp_path / "a.ckpt", name)
     assert str(path) in refusal(load_lightning_checkpoint, path)
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_a_malicious_checkpoint_of_any_protocol_runs_nothing(tmp_path: Path, protocol: int) -> None:
+    proof = tmp_path / "ran"
+    evil = content(hyper_parameters=Calls(os.system, f"touch {proof}"))
+    refusal(load_lightning_checkpoint, save(tmp_path / "evil.ckpt", evil, pickle_protocol=protocol))
+    assert not proof.exists()
+
+
+def test_a_name_that_the_listing_misses_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two walls: what torch lists beforehand is refused, and what it does not list is not loaded."""
+    monkeypatch.setattr(torch.serialization, "get_unsafe_globals_in_checkpoint", lambda path: [])
+    proof = tmp_path / "ran"
+    path = save(tmp_path / "evil.ckpt", content(hyper_parameters=Calls(os.system, f"touch {proof}")))
+    assert "not a readable checkpoint" in refusal(load_lightning_checkpoint, path)
+    assert not proof.exists()
 
 
 def test_the_handwritten_checkpoint_of_this_test_does_load(tmp_path: Path) -> None:

@@ -412,6 +412,16 @@ def test_no_gradient_reaches_the_teacher(name: str) -> None:
     assert gradient is not None and gradient.abs().sum() > 0
 
 
+def test_frame_weights_of_padding_do_not_count() -> None:
+    batch = make_batch(seed=13)
+    weights = torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = slow_rkd(batch.student_hidden.tolist(), batch.teacher_hidden.tolist(), weights.tolist(), batch.mask.tolist())
+    for garbage in (0.0, 1e9, math.nan, math.inf):
+        filled = torch.where(batch.mask, weights, garbage)
+        value = losses.rkd(batch.student_hidden, batch.teacher_hidden, filled, batch.mask)
+        assert value.item() == pytest.approx(expected, rel=1e-12)
+
+
 def test_no_gradient_reaches_the_frame_weights() -> None:
     batch = make_batch(seed=13).leaves()
     weights = torch.ones(batch.mask.shape, dtype=torch.float64, requires_grad=True)

@@ -1,0 +1,88 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The README's commands, run as written in a folder with the files that they name; `make` is what runs this very test."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from nemo.collections.asr.models import ASRModel, EncDecCTCModel
+
+from nemo_tutornet.config import TeacherConfig, TutorConfig, parse_tutor
+from tests.conftest import write_manifest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(start: str) -> list[str]:
+    joined = [command for block in blocks("") for command in block.replace("\\\n", " ").splitlines()]
+    return [command for command in joined if command.startswith(start)]
+
+
+@pytest.fixture(scope="module")
+def folder(teacher_file, tmp_path_factory) -> Path:
+    """Holds what the commands name; the project's folders are linked, so that relative paths mean the same."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("examples", "conf"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("train", "valid", "test"):
+        write_manifest(folder, name, [1.51, 1.6])  # NeMo's stock SpecAugment cannot mask a shorter batch
+    (folder / "teacher.nemo").write_bytes(teacher_file.read_bytes())
+    return folder
+
+
+def run(command: str, folder: Path, *more: str) -> str:
+    program = str(Path(sys.executable).parent)
+    shell = " ".join([command, *more])
+    done = subprocess.run(
+        ["bash", "-c", f'export PATH="{program}:$PATH"; {shell}'], cwd=folder, capture_output=True, text=True, timeout=400
+    )
+    assert done.returncode == 0, (shell, (done.stdout + done.stderr)[-3000:])
+    return done.stdout
+
+
+def test_distil_export_and_evaluate(folder):
+    (train,) = commands("python examples/speech_to_text_ctc_tutornet.py")
+    # Two epochs instead of a hundred, one of each stage; everything else as written.
+    shorter = train.replace("trainer.max_epochs=100", "trainer.max_epochs=2")
+    assert shorter != train
+    run(shorter, folder, "model.tutor.stages.0.epochs=1")
+    exports, evaluations = commands("nemo-tutornet export"), commands("nemo-tutornet evaluate")
+    assert len(exports) == len(evaluations) == 1
+    run(exports[0], folder)
+    assert type(ASRModel.restore_from(str(folder / "student.nemo"), map_location="cpu")) is EncDecCTCModel
+    assert "WER %" in run(evaluations[0], folder)
+    assert len(json.loads(run(evaluations[0], folder, "--json"))) == 2
+
+
+def test_the_section_shown_is_the_section_there_is():
+    (block,) = [block for block in blocks("yaml") if "tutor:" in block]
+    section = yaml.safe_load(block)["model"]
+    section["tutor"]["teacher"]["model_path"] = "teacher.nemo"
+    assert parse_tutor(section) == TutorConfig(teacher=TeacherConfig(model_path="teacher.nemo"))
+
+
+def test_every_file_that_is_named_exists():
+    named = set(re.findall(r"\b(?:conf|examples|benchmarks|nemo_tutornet|docs)/[\w/.]+\w", README))
+    assert len(named) > 5
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_benchmark_runs(tmp_path):
+    small = ROOT / "conf" / "small"
+    arguments = ["--student", small / "quartznet_small.yaml", "--teacher", small / "conformer_ctc_small.yaml", "--seconds", "1.5"]
+    command = [sys.executable, ROOT / "benchmarks" / "step.py", *arguments, "--batch-size", "2", "--rounds", "1"]
+    done = subprocess.run([*command, "--output", tmp_path / "step.json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert set(json.loads((tmp_path / "step.json").read_text())["ratio"]) == {"rkd", "ctc + skd"}
