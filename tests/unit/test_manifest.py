@@ -114,7 +114,7 @@ def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lines", [(), ("",), ("  ", "\t", "")])
 def test_a_manifest_without_rows_is_refused(folder: Path, lines: tuple) -> None:
-    assert "no rows" in refusal(manifest(folder, *lines))
+    assert "no utterance" in refusal(manifest(folder, *lines))
 
 
 @pytest.mark.parametrize(
