@@ -55,16 +55,18 @@ class Tutor:
 
 
 class _Step:
-    """One training step in a stage that uses the teacher: named terms, and the weighted sum of them."""
+    """One training step: named terms, and the weighted sum of them. Without targets CTC is the only term."""
 
     def __init__(
-        self, objective: Objective, stage: Stage, targets: TeacherTargets, student: Callable[[], StudentOutputs]
+        self, objective: Objective, stage: Stage, targets: Optional[TeacherTargets], student: Callable[[], StudentOutputs]
     ) -> None:
         self._objective, self._stage, self._targets, self._student = objective, stage, targets, student
         self.logs: Dict[str, Tensor] = {}
 
     def total(self, ctc: Optional[Tensor] = None) -> Tensor:
-        terms = self._objective.terms(self._stage, self._student(), self._targets)
+        terms: Dict[str, Tensor] = {}
+        if self._targets is not None:
+            terms = self._objective.terms(self._stage, self._student(), self._targets)
         if ctc is not None:
             terms["ctc"] = ctc
         self.logs = {f"train_{name}": term.detach() for name, term in terms.items()}
@@ -164,23 +166,17 @@ class TutorMixin(_Host):
         if tutor is None:
             return super().training_step(batch, batch_nb)
         stage = self._enter_stage(tutor)
-        if not tutor.objective.needs_teacher(stage):
-            return self._ready_for_ddp(super().training_step(batch, batch_nb))
         signal, signal_lengths, _, target_lengths = batch
-        targets = tutor.teacher(
-            signal,
-            signal_lengths,
-            hidden=tutor.objective.needs_hidden(stage),
-            posteriors=tutor.objective.needs_posteriors(stage),
-        )
+        hidden, posteriors = tutor.objective.needs_hidden(stage), tutor.objective.needs_posteriors(stage)
+        targets = tutor.teacher(signal, signal_lengths, hidden=hidden, posteriors=posteriors) if hidden or posteriors else None
         with ExitStack() as captures:
             encoder = captures.enter_context(Capture(self, ENCODER))
             decoder = captures.enter_context(Capture(self, "decoder"))
             guided = captures.enter_context(Capture(self, tutor.pairing.guided.path))
 
             def student() -> StudentOutputs:
-                hidden = guided.tensor(tutor.pairing.guided.time_axis)
-                return StudentOutputs(decoder.output, encoder.output[1], hidden, target_lengths)
+                layer = guided.tensor(tutor.pairing.guided.time_axis)
+                return StudentOutputs(decoder.output, encoder.output[1], layer, target_lengths)
 
             step = _Step(tutor.objective, stage, targets, student)
             if stage.uses("ctc"):

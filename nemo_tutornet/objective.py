@@ -12,6 +12,7 @@ from typing import Dict
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from nemo_tutornet import losses
 from nemo_tutornet.config import TutorConfig
@@ -34,6 +35,11 @@ class Projection(nn.Conv1d):
 
     def __init__(self, guided_width: int, hint_width: int) -> None:
         super().__init__(guided_width, hint_width, kernel_size=1)
+
+    def forward(self, guided: Tensor) -> Tensor:
+        """Projects the guided layer `[B, D_S, T]` to `[B, D_T, T]`, in fp32 whatever the student trains in."""
+        assert self.bias is not None
+        return F.conv1d(guided.float(), self.weight.float(), self.bias.float())
 
     def _save_to_state_dict(self, destination: object, prefix: str, keep_vars: bool) -> None:
         """Nothing: see the class."""
@@ -83,10 +89,6 @@ class Objective:
         """True when the stage reads the teacher's posteriors, for SKD or as frame weights."""
         return stage.uses("skd") or (stage.uses("rkd") and self._pairing.frame_weighting == "nonblank")
 
-    def needs_teacher(self, stage: Stage) -> bool:
-        """True when the stage reads anything of the teacher."""
-        return self.needs_hidden(stage) or self.needs_posteriors(stage)
-
     def terms(self, stage: Stage, student: StudentOutputs, teacher: TeacherTargets) -> Dict[str, Tensor]:
         """The stage's losses but CTC, by name, not weighted yet."""
         with torch.autocast(student.lengths.device.type, enabled=False):
@@ -108,7 +110,7 @@ class Objective:
         if log_probs is not None:
             log_probs = pairing.posteriors(log_probs, teacher.lengths, frames, pairing.guided)
         weights = losses.FRAME_WEIGHTING[pairing.frame_weighting](log_probs, hidden, mask)
-        return losses.rkd(self._projection(student.guided.float()), hidden, weights, mask)
+        return losses.rkd(self._projection(student.guided), hidden, weights, mask)
 
     def _skd_loss(self, student: StudentOutputs, teacher: TeacherTargets) -> Tensor:
         frames = student.log_probs.shape[1]

@@ -58,7 +58,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_each_stage_computes_its_losses_and_no_others(corpus, teacher_file, make_student, monkeypatch):
     recorder = Recorder()
-    stages = [RKD | {"steps": 3}, {"name": "ctc", "weights": {"ctc": 1.0}, "steps": 2}, SKD | {"name": "last"}]
+    stages = [RKD | {"steps": 3}, {"name": "ctc", "weights": {"ctc": 0.5}, "steps": 2}, SKD | {"name": "last"}]
     model = make_student(student_config(corpus, teacher_file, stages), max_epochs=2, callbacks=[recorder])
     calls = {"ctc": 0, "teacher": 0}
     ctc = model.loss.forward
@@ -71,11 +71,12 @@ def test_each_stage_computes_its_losses_and_no_others(corpus, teacher_file, make
     model.trainer.limit_val_batches = 0
     model.trainer.fit(model)
     terms = [{k for k in step if k in ("train_rkd", "train_skd", "train_ctc")} for step in recorder.steps]
-    assert terms == [{"train_rkd"}] * 3 + [set()] * 2 + [{"train_ctc", "train_skd"}] * 3
+    assert terms == [{"train_rkd"}] * 3 + [{"train_ctc"}] * 2 + [{"train_ctc", "train_skd"}] * 3
     assert calls == {"ctc": 5, "teacher": 6}
     for step in recorder.steps[5:]:
         assert step["train_loss"] == pytest.approx(step["train_ctc"] + 0.25 * step["train_skd"], rel=1e-5)
     assert all(step["train_loss"] == step["train_rkd"] for step in recorder.steps[:3])
+    assert all(step["train_loss"] == pytest.approx(0.5 * step["train_ctc"]) for step in recorder.steps[3:5])
 
 
 def _counting(function: Any, calls: dict[str, int]) -> Any:
