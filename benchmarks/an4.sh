@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The AN4 table of the README: a teacher, an undistilled student and five recipes of distillation, all students for the same epochs.
 #
-#   benchmarks/an4.sh MANIFESTS OUTPUT [EPOCHS] [SEED]      JOBS=2 runs two students side by side
+#   benchmarks/an4.sh MANIFESTS OUTPUT [EPOCHS] [SEED]      JOBS=2 trains two students side by side
 #
 # MANIFESTS holds an4_train.jsonl, an4_valid.jsonl and an4_test.jsonl (see the README). What is finished is not run again, and an
 # interrupted run resumes. Validation figures are printed first; the test set is read once, at the end.
@@ -43,7 +43,7 @@ export -f train student; export manifests output epochs seed
 recipes=${RECIPES:-undistilled skd_l2 skd_kl rkd_cold_skd_l2 rkd_skd_l2 rkd_skd_kl}
 
 # The teacher hears every utterance at many speeds and noise levels: 0.6 hours are little for a Conformer.
-train "$output" teacher conformer_ctc_small trainer.max_epochs=90 \
+train "$output" teacher conformer_ctc_small trainer.max_epochs="${TEACHER_EPOCHS:-90}" \
   '+model.train_ds.augmentor={speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7},white_noise:{prob:0.5,min_level:-80,max_level:-50}}'
 printf '%s\n' $recipes | xargs -P "${JOBS:-1}" -I{} bash -euo pipefail -c 'student {}'
 

@@ -39,7 +39,7 @@ from nemo_tutornet.errors import exit_on_user_error
 @exit_on_user_error
 def main(cfg):
     logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
-    # Mistakes show before anything is built: the tutor section at once, the manifests in about 0.1 ms a row.
+    # Mistakes show before anything is built: the tutor section at once, the manifests in less than a millisecond a row.
     parse_tutor(cfg.model)
     logging.info("Checking the manifests")
     check_manifests(cfg.model)

@@ -79,6 +79,18 @@ def test_every_file_that_is_named_exists():
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+def test_the_an4_runner_runs(tmp_path):
+    """On a corpus of its own, with two of its recipes and few epochs; AN4 itself takes the better part of an hour."""
+    for split in ("train", "valid", "test"):
+        write_manifest(tmp_path, f"an4_{split}", [1.0, 1.2, 0.9])
+    settings = 'RECIPES="undistilled rkd_skd_l2" TEACHER_EPOCHS=1 JOBS=2'
+    for first in (True, False):  # the second time there is nothing left to train
+        output = run(f"{settings} bash {ROOT}/benchmarks/an4.sh . runs 4 1", tmp_path)
+        lines = output[output.index("== test") :].splitlines()[1:]
+        assert [line.split()[0] for line in lines] == ["teacher", "undistilled", "rkd_skd_l2"]
+        assert ("training" in output) == first
+
+
 def test_the_benchmark_runs(tmp_path):
     small = ROOT / "conf" / "small"
     arguments = ["--student", small / "quartznet_small.yaml", "--teacher", small / "conformer_ctc_small.yaml", "--seconds", "1.5"]
