@@ -1,0 +1,65 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The demo on a tiny corpus, as `make demo CORPUS=DIR` runs it: interrupted, resumed, finished, and run once more."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from nemo.collections.asr.models import ASRModel, EncDecCTCModel
+
+from tests.conftest import write_manifest
+
+
+def trainings_below(folder: Path) -> list[str]:
+    """Processes that train into a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if f"exp_manager.exp_dir={folder}" in command:
+            found.append(command)
+    return found
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_demo_survives_an_interrupt(tmp_path, how):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for split in ("train", "valid", "test"):
+        write_manifest(corpus, split, [1.0, 1.2, 0.9, 1.1])
+    command = [sys.executable, "-m", "nemo_tutornet", "demo", "--corpus", str(corpus), "--output", str(tmp_path / "out")]
+    command += ["--epochs", "4", "--teacher-epochs", "1"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 240
+    while not list(tmp_path.rglob("undistilled.log")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(how)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "resumes" in told and "Traceback" not in told
+    assert not trainings_below(tmp_path)
+    if how == signal.SIGTERM:
+        return
+
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert "teacher: reused" in finished.stderr
+    for name in ("teacher (Conformer)", "undistilled (QuartzNet)", "distilled (QuartzNet)"):
+        assert name in finished.stdout
+    figures = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
+    assert [figure["utterances"] for figure in figures] == [4, 4, 4]
+    student = ASRModel.restore_from(str(tmp_path / "out" / "distilled.nemo"), map_location="cpu")
+    assert type(student) is EncDecCTCModel and "tutor" not in student.cfg
+
+    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    assert again.returncode == 0 and again.stderr.count("reused from") == 3
