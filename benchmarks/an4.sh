@@ -8,6 +8,7 @@
 set -euo pipefail
 manifests=$(realpath "$1"); mkdir -p "$2"; output=$(realpath "$2"); epochs=${3:-20}; seed=${4:-1}
 cd "$(dirname "$0")/.."
+unset NEMO_EXPM_VERSION  # would move each run into a dated folder
 # One thread a run where several run side by side.
 if [ "${JOBS:-1}" -gt 1 ]; then export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1; fi
 
@@ -29,10 +30,10 @@ student() {  # student RECIPE: its overrides
   local skd="[{name:skd,weights:{ctc:1.0,skd:0.25}}]"
   case $1 in
     undistilled) set -- "$1" model.tutor=null ;;
-    skd_l2) set -- "$1" "$teacher" "model.tutor.stages=$skd" ;;
+    skd_l2) set -- "$1" "$teacher" "model.tutor.stages=$skd" model.tutor.skd.divergence=l2 ;;
     skd_kl) set -- "$1" "$teacher" "model.tutor.stages=$skd" model.tutor.skd.divergence=kl ;;
-    rkd_cold_skd_l2) set -- "$1" "$teacher" "model.tutor.stages=$both" model.tutor.rkd.warm_start_decoder=false ;;
-    rkd_skd_l2) set -- "$1" "$teacher" "model.tutor.stages=$both" ;;
+    rkd_cold_skd_l2) set -- "$1" "$teacher" "model.tutor.stages=$both" model.tutor.skd.divergence=l2 model.tutor.rkd.warm_start_decoder=false ;;
+    rkd_skd_l2) set -- "$1" "$teacher" "model.tutor.stages=$both" model.tutor.skd.divergence=l2 ;;
     rkd_skd_kl) set -- "$1" "$teacher" "model.tutor.stages=$both" model.tutor.skd.divergence=kl ;;
   esac
   local name=$1; shift

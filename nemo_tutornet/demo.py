@@ -187,6 +187,8 @@ def _train(run: Run, folder: Path, runs: Path, seed: int, console: Console) -> P
             errors="replace",
             cwd=runs,
             start_new_session=True,
+            # What NeMo leaves there for its own workers would move the run into a folder of another run's date.
+            env={name: value for name, value in os.environ.items() if name != "NEMO_EXPM_VERSION"},
         )
         best = float("inf")
         assert process.stdout is not None

@@ -8,7 +8,7 @@ import copy
 import json
 import os
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import pytest
@@ -24,6 +24,14 @@ SAMPLE_RATE = 16000
 def pytest_collection_modifyitems(items: list) -> None:
     for item in items:
         item.add_marker(pytest.mark.unit if "unit" in item.path.parts else pytest.mark.integration)
+
+
+@pytest.fixture(autouse=True)
+def no_version_left_behind() -> Iterator[None]:
+    """exp_manager leaves the date of a run in the environment, for its workers; the next test's runs must not inherit it."""
+    os.environ.pop("NEMO_EXPM_VERSION", None)
+    yield
+    os.environ.pop("NEMO_EXPM_VERSION", None)
 
 
 def write_manifest(folder: Path, name: str, durations: list[float], sample_rate: int = SAMPLE_RATE) -> Path:

@@ -40,7 +40,14 @@ def test_the_demo_survives_an_interrupt(tmp_path, how):
     command = [sys.executable, "-m", "nemo_tutornet", "demo", "--corpus", str(corpus), "--output", str(tmp_path / "out")]
     command += ["--epochs", "4", "--teacher-epochs", "1"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     deadline = time.monotonic() + 240
     while not list(tmp_path.rglob("undistilled.log")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
