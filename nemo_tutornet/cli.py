@@ -65,7 +65,7 @@ def demo(
         "embedded", help="'embedded' (speech synthesised on the spot), or a folder with train.jsonl, valid.jsonl and test.jsonl."
     ),
     output: Path = typer.Option(Path("demo-output"), help="Where runs, students and the report go."),
-    epochs: Optional[int] = typer.Option(None, min=4, help="Epochs of each student [default: 16]."),
+    epochs: Optional[int] = typer.Option(None, min=4, help="Epochs of each student [default: 10]."),
     teacher_epochs: Optional[int] = typer.Option(None, min=1, help="Epochs of the teacher [default: 25]."),
     seed: int = typer.Option(1, help="Seed of every run."),
 ) -> None:

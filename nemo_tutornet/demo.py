@@ -30,7 +30,7 @@ from nemo_tutornet.checkpoints import sha256_of, written_whole
 from nemo_tutornet.errors import TutorError
 
 SPLITS = ("train", "valid", "test")
-TEACHER_EPOCHS, STUDENT_EPOCHS = 25, 16
+TEACHER_EPOCHS, STUDENT_EPOCHS = 25, 10
 _EPOCH = re.compile(r"Epoch (\d+), global step \d+")
 _WER = re.compile(r"'val_wer' reached ([\d.]+)")
 _CHECK = """
@@ -113,7 +113,7 @@ def _finish(folder: Path, output: Path, teacher: Path, students: List[Path], con
     console.print("exported student: restored by stock NeMo without this package, transcribes")
     with console.status("evaluating on the test set"):
         results = evaluate([teacher, *exported], folder / "test.jsonl")
-    names = ["teacher (Conformer)", "student, undistilled (QuartzNet)", "student, distilled (QuartzNet)"]
+    names = ["teacher", "undistilled", "distilled"]
     evaluation_table(results, names)
     _, plain, distilled = results
     if plain.wer > 0:

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Optional, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,24 +24,23 @@ def evaluation_table(
         names: first column; the models' files where None.
         console: where to print; standard output where None.
     """
-    table = Table(title=_title(results))
+    table = Table(title=_title(results), caption="RTF: seconds of computing per second of audio", box=box.SIMPLE_HEAD)
     table.add_column("model", overflow="fold")
-    for column in ("WER %", "95 % interval", "sub / del / ins", "CER %", "parameters", "MB", "real-time factor"):
-        table.add_column(column, justify="right")
+    for column in ("WER %", "95 % interval", "sub/del/ins", "CER %", "params", "MB", "RTF"):
+        table.add_column(column, justify="right", no_wrap=True)
     for i, result in enumerate(results):
         table.add_row(
             names[i] if names else result.model,
             f"{100 * result.wer:.2f}",
             f"{100 * result.wer_low:.2f} - {100 * result.wer_high:.2f}",
-            f"{result.substitutions} / {result.deletions} / {result.insertions}",
+            f"{result.substitutions}/{result.deletions}/{result.insertions}",
             f"{100 * result.cer:.2f}",
-            f"{result.parameters:,}",
+            f"{result.parameters / 1e6:.2f} M",
             f"{result.megabytes:.1f}",
             f"{result.real_time_factor:.4f}",
         )
-    console = console or Console()
-    # A pipe has no width; 80 columns would break the numbers.
-    console.print(table, width=None if console.is_terminal else 140)
+    # A pipe has no width; 80 columns would fold the names of files.
+    (console or Console(width=None if sys.stdout.isatty() else 140)).print(table)
 
 
 def _title(results: Sequence[Evaluation]) -> str:

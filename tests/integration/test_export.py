@@ -170,7 +170,7 @@ def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
     arguments = ["evaluate", str(student), str(student), "--manifest", str(corpus / "valid.jsonl")]
     table = CliRunner().invoke(app, arguments)
     assert table.exit_code == 0, table.output
-    assert "WER %" in table.output and f"{sum(p.numel() for p in model.parameters()):,}" in table.output
+    assert "WER %" in table.output and f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M" in table.output
     told = CliRunner().invoke(app, [*arguments, "--json"])
     first, second = json.loads(told.stdout)
     assert first["wer"] == second["wer"] and first["utterances"] == 2 and first["reference_words"] == 4
