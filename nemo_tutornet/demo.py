@@ -18,9 +18,10 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -170,7 +171,8 @@ def _train(planned: List[Run], folder: Path, runs: Path, seed: int, console: Con
                 if (runs / f"{run.name}.done").is_file() and file.is_file():
                     console.print(f"{run.name}: reused from {file}")
                     continue
-                processes[run.name] = _start(run, folder, runs, seed)
+                with _uninterrupted():
+                    processes[run.name] = _start(run, folder, runs, seed)
                 task = progress.add_task(run.name, total=run.epochs, note="starting")
                 arguments = (processes[run.name], runs / f"{run.name}.log", progress, task)
                 readers.append(threading.Thread(target=_follow, args=arguments, daemon=True))
@@ -191,6 +193,20 @@ def _train(planned: List[Run], folder: Path, runs: Path, seed: int, console: Con
             raise TutorError(f"training {run.name!r} failed; its log is {runs / f'{run.name}.log'}.")
         (runs / f"{run.name}.done").touch()
     return trained
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Puts an interrupt off until the process that is being started is on record, so that none is left behind."""
+    seen: List[int] = []
+    handlers = {number: signal.signal(number, lambda got, _: seen.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if seen:
+        raise KeyboardInterrupt
 
 
 def _start(run: Run, folder: Path, runs: Path, seed: int) -> subprocess.Popen:

@@ -169,6 +169,8 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> Errors:
     """
     import jiwer
 
+    if not reference.strip():  # jiwer 3 refuses an empty reference
+        return Errors(0, 0, len(hypothesis.split() if unit == "word" else hypothesis.strip()), 0)
     counted = (jiwer.process_words if unit == "word" else jiwer.process_characters)(reference, hypothesis)
     length = counted.hits + counted.substitutions + counted.deletions
     return Errors(counted.substitutions, counted.deletions, counted.insertions, length)

@@ -153,6 +153,7 @@ def test_error_counts_agree_with_an_edit_distance_by_hand():
     characters = count_errors("ab c", "abc", "character")
     assert (characters.deletions, characters.reference) == (1, 4)
     assert count_errors("", "a b").insertions == 2 and count_errors("a b", "").deletions == 2
+    assert count_errors("", "a b", "character").insertions == 3 and count_errors("a b", "", "character").deletions == 3
 
 
 def test_bootstrap_interval_holds_the_rate_and_is_the_same_each_time():
