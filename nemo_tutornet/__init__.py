@@ -21,6 +21,7 @@ _PUBLIC = {
     "TutorConfig": "config",
     "TutorError": "errors",
     "export_student": "export",
+    "verify_student": "verify",
     "evaluate": "evaluate",
 }
 

@@ -28,7 +28,7 @@ STOCK_BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
 # NeMo writes a class by its defining module, older checkpoints by the package that re-exports it.
 CTC_CLASSES = {"EncDecCTCModel": STOCK_CHAR, "EncDecCTCModelBPE": STOCK_BPE}
 # Keys of a dataset section that hold paths of the training machine.
-_DATA_PATHS = ("manifest_filepath", "tarred_audio_filepaths", "input_cfg", "shar_path", "cuts_path", "manifest_path")
+DATA_PATHS = ("manifest_filepath", "tarred_audio_filepaths", "input_cfg", "shar_path", "cuts_path", "manifest_path")
 # Plain containers and scalars that NeMo's hyperparameters are made of.
 _HARMLESS = {
     "builtins.int", "builtins.float", "builtins.bool", "builtins.str", "builtins.dict", "builtins.list", "builtins.tuple",
@@ -129,7 +129,7 @@ def stock_config(config: DictConfig) -> DictConfig:
 
 def _forget_paths(section: DictConfig) -> None:
     for key in section:
-        if key in _DATA_PATHS:
+        if key in DATA_PATHS:
             section[key] = None
         elif isinstance(section[key], DictConfig):
             _forget_paths(section[key])
@@ -183,20 +183,20 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Yields a temporary folder inside `folder`; at the end its files are renamed into `folder`, after an error none is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".tutornet-") as name:
+        yield Path(name)
+        for path in sorted(Path(name).iterdir()):
+            os.replace(path, folder / path.name)
+
+
+@contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside `path` and renames it at the end, so that no half-written file stays behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp's 0600 would hide the file from whoever deploys it
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Yields a temporary place for a file and renames it at the end, so that no half-written file stays behind."""
+    with staged(path.parent) as folder:
+        yield folder / path.name
 
 
 @contextmanager

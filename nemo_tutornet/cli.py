@@ -10,7 +10,7 @@ from typing import List, Optional
 
 import typer
 
-from nemo_tutornet.errors import exit_on_user_error
+from nemo_tutornet.errors import TutorError, exit_on_user_error
 
 app = typer.Typer(
     name="nemo-tutornet",
@@ -31,27 +31,63 @@ def _root() -> None:
 def export(
     source: Path = typer.Argument(..., metavar="RUN.ckpt|RUN.nemo", help="What training wrote, finished or interrupted."),
     destination: Path = typer.Argument(..., metavar="STUDENT.nemo", help="The stock .nemo to write."),
+    onnx: Optional[Path] = typer.Option(None, metavar="STUDENT.onnx", help="Write the network as ONNX too."),
+    fp16: bool = typer.Option(False, "--fp16", help="Also STUDENT.fp16.onnx."),
+    int8: bool = typer.Option(False, "--int8", help="Also STUDENT.int8.onnx, dynamically quantized."),
+    sherpa: bool = typer.Option(False, "--sherpa", help="Also STUDENT.sherpa.onnx and STUDENT.tokens.txt for sherpa-onnx."),
+    verify: bool = typer.Option(False, "--verify", help="Prove the files in a process without this package; write STUDENT.json."),
+    sign: Optional[Path] = typer.Option(None, metavar="KEY.pem", help="Sign STUDENT.json with an Ed25519 private key."),
 ) -> None:
     """Write a stock student: NeMo's class and keys, no trace of the teacher."""
     from nemo_tutornet.export import export_student
+    from nemo_tutornet.report import verification_table
 
-    done = export_student(source, destination)
+    precisions = ["fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
+    done = export_student(source, destination, onnx=onnx, precisions=precisions, sherpa=sherpa, verify=verify, signing_key=sign)
+    if done.verification is not None:
+        verification_table(done.verification)
     typer.echo(f"{done.path}: {done.target}, {done.parameters:,} parameters, {done.labels} labels.")
+    for graph in done.onnx:
+        typer.echo(f"{graph.path}: {graph.precision}, {graph.megabytes:.1f} MB, opset {graph.opset}.")
+    if done.summary is not None:
+        typer.echo(f"{done.summary}: {'signed ' if sign else ''}summary of what was checked.")
+
+
+@app.command()
+@exit_on_user_error
+def verify(
+    student: Path = typer.Argument(..., metavar="STUDENT.nemo", help="The exported student."),
+    onnx: List[Path] = typer.Option([], metavar="STUDENT.onnx", help="A graph of it; may be given several times."),
+    signed_by: Optional[Path] = typer.Option(None, metavar="KEY.pem", help="Public key that must have signed STUDENT.json."),
+) -> None:
+    """Check a student that was received: its file, its graphs, and its summary where there is one."""
+    from nemo_tutornet.report import verification_table
+    from nemo_tutornet.verify import verify_received
+
+    verification = verify_received(student, onnx, signed_by)
+    verification_table(verification)
+    if not verification.passed:
+        raise TutorError(f"{student} is not what it must be: {verification.failures}")
 
 
 @app.command()
 @exit_on_user_error
 def evaluate(
-    models: List[Path] = typer.Argument(..., metavar="A.nemo [B.nemo ...]", help="Models to compare."),
+    models: List[Path] = typer.Argument(..., metavar="A.nemo [B.onnx ...]", help="Models to compare."),
     manifest: Path = typer.Option(..., help="NeMo manifest with transcripts."),
-    batch_size: int = typer.Option(16, min=1, help="Utterances transcribed together."),
+    batch_size: int = typer.Option(16, min=1, help="Utterances that NeMo transcribes together."),
+    runtime: str = typer.Option("nemo", help="'nemo', or 'onnx' to run .nemo files in ONNX Runtime too."),
+    precision: List[str] = typer.Option(["fp32", "fp16", "int8"], help="For --runtime onnx; may be given several times."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Print WER and CER with their intervals, size and speed of each model."""
     from nemo_tutornet.evaluate import evaluate as run
     from nemo_tutornet.report import evaluation_table
 
-    results = run(models, manifest, batch_size, progress=lambda name: typer.echo(f"transcribing with {name} ...", err=True))
+    def progress(name: str) -> None:
+        typer.echo(f"transcribing with {name} ...", err=True)
+
+    results = run(models, manifest, batch_size, runtime, precision, progress)
     if as_json:
         typer.echo(json.dumps([result.as_dict() for result in results], indent=2))
     else:

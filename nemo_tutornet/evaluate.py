@@ -1,9 +1,10 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""WER and CER with jiwer, bootstrap intervals, size and speed of stock `.nemo` models on a manifest."""
+"""WER and CER with jiwer, bootstrap intervals, size and speed of stock `.nemo` and exported `.onnx` models on a manifest."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +15,12 @@ import numpy as np
 from nemo_tutornet.checkpoints import ctc_class, quiet_nemo, read_nemo_config
 from nemo_tutornet.data.manifest import Utterance, read_manifest
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.onnx_export import PRECISIONS, write_onnx
+from nemo_tutornet.onnx_runtime import OnnxRecogniser
 from nemo_tutornet.teacher import restore_ctc
 
 RESAMPLES = 2000
+RUNTIMES = ("nemo", "onnx")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Evaluation:
 
     Attributes:
         model: its file.
+        runtime: what computed it: `nemo`, or `onnx` with the precision of the weights.
         utterances: their number.
         hours: of audio.
         wer, cer: word and character error rates, as fractions.
@@ -58,6 +63,7 @@ class Evaluation:
     """
 
     model: str
+    runtime: str
     utterances: int
     hours: float
     wer: float
@@ -81,35 +87,87 @@ def evaluate(
     models: Sequence[Path],
     manifest: Path,
     batch_size: int = 16,
+    runtime: str = "nemo",
+    precisions: Sequence[str] = PRECISIONS,
     progress: Optional[Callable[[str], None]] = None,
 ) -> List[Evaluation]:
-    """Transcribes a manifest with each model, as a user of NeMo would, and counts errors.
+    """Transcribes a manifest with each model, as a user would, and counts errors.
 
     Args:
-        models: `.nemo` files of CTC recognisers, restored by NeMo's own class.
+        models: `.nemo` files of CTC recognisers, restored by NeMo's own class, or `.onnx` files that export wrote.
         manifest: NeMo JSON lines with `text`.
-        batch_size: utterances transcribed together.
+        batch_size: utterances transcribed together by NeMo; ONNX Runtime gets them one by one, because graphs have no masks.
+        runtime: `nemo`, or `onnx` to run `.nemo` files in ONNX Runtime too, in each precision. `.onnx` files always run there.
+        precisions: for the runtime `onnx`, of `fp32`, `fp16` and `int8`.
         progress: called with each model's name before its turn.
 
+    Returns:
+        One evaluation a model, or one a model and precision; real-time factors compare within one runtime.
+
     Raises:
-        TutorError: an unreadable or foreign model, or a bad manifest.
+        TutorError: an unknown runtime or precision, an unreadable or foreign model, or a bad manifest.
     """
+    if runtime not in RUNTIMES:
+        raise TutorError(f"there is no runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}.")
     for path in models:
-        ctc_class(read_nemo_config(Path(path)), Path(path), "a model to evaluate")
+        if path.suffix != ".onnx":
+            ctc_class(read_nemo_config(Path(path)), Path(path), "a model to evaluate")
+        elif not path.is_file():
+            raise TutorError(f"there is no file {path}; give .nemo and .onnx files.")
     rows = read_manifest(Path(manifest))
     if not any(row.text.split() for row in rows):
         raise TutorError(f"{manifest} has no transcripts; error rates need a text in its rows.")
-    results = []
+    results: List[Evaluation] = []
     for path in models:
         if progress is not None:
             progress(str(path))
-        results.append(_evaluate_one(Path(path), rows, batch_size))
+        if path.suffix == ".onnx":
+            results.append(_evaluate_graph(path, path, rows))
+        elif runtime == "nemo":
+            results.append(_evaluate_nemo(path, rows, batch_size))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                graphs = write_onnx(path, Path(folder) / "model.onnx", precisions)
+                results += [_evaluate_graph(path, graph.path, rows) for graph in graphs]
     return results
 
 
-def _evaluate_one(path: Path, rows: Sequence[Utterance], batch_size: int) -> Evaluation:
+def no_faster(results: Sequence[Evaluation]) -> List[str]:
+    """A sentence for each model that is smaller than another one and yet no faster in the same runtime: size is not speed."""
+    sentences = []
+    for small in results:
+        for large in results:
+            smaller = small.runtime == large.runtime and small.parameters < large.parameters
+            if smaller and small.real_time_factor >= large.real_time_factor:
+                ratio, speeds = large.parameters / small.parameters, (small.real_time_factor, large.real_time_factor)
+                sentences.append(
+                    f"{small.model} has {ratio:.1f} x fewer parameters than {large.model}, but is no faster here "
+                    f"({small.runtime}): RTF {speeds[0]:.4f} against {speeds[1]:.4f}."
+                )
+    return sentences
+
+
+def _evaluate_nemo(path: Path, rows: Sequence[Utterance], batch_size: int) -> Evaluation:
     model = restore_ctc(path)
     hypotheses, seconds = transcribe(model, rows, batch_size)
+    parameters = sum(p.numel() for p in model.parameters())
+    return _score(path, "nemo", rows, hypotheses, seconds, parameters, path.stat().st_size)
+
+
+def _evaluate_graph(name: Path, graph: Path, rows: Sequence[Utterance]) -> Evaluation:
+    recogniser = OnnxRecogniser(graph)
+    audio = [_samples(row, recogniser.sample_rate) for row in rows]
+    recogniser.transcribe([max(audio, key=len)])  # the first call pays for warming up
+    start = time.perf_counter()
+    hypotheses = recogniser.transcribe(audio)
+    seconds = time.perf_counter() - start
+    runtime = f"onnx {recogniser.precision}"
+    return _score(name, runtime, rows, hypotheses, seconds, recogniser.parameters, graph.stat().st_size)
+
+
+def _score(
+    path: Path, runtime: str, rows: Sequence[Utterance], hypotheses: Sequence[str], seconds: float, parameters: int, size: int
+) -> Evaluation:
     references = [row.text for row in rows]
     words = [count_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
     characters = [count_errors(r, h, "character") for r, h in zip(references, hypotheses, strict=True)]
@@ -118,6 +176,7 @@ def _evaluate_one(path: Path, rows: Sequence[Utterance], batch_size: int) -> Eva
     duration = sum(row.duration for row in rows)
     return Evaluation(
         model=str(path),
+        runtime=runtime,
         utterances=len(rows),
         hours=duration / 3600,
         wer=total.rate,
@@ -128,8 +187,8 @@ def _evaluate_one(path: Path, rows: Sequence[Utterance], batch_size: int) -> Eva
         deletions=total.deletions,
         insertions=total.insertions,
         reference_words=total.reference,
-        parameters=sum(p.numel() for p in model.parameters()),
-        megabytes=path.stat().st_size / 1e6,
+        parameters=parameters,
+        megabytes=size / 1e6,
         real_time_factor=seconds / duration,
     )
 

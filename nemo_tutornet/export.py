@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Mapping
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Union
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,12 +18,16 @@ from nemo_tutornet.checkpoints import (
     load_lightning_checkpoint,
     quiet_nemo,
     read_nemo_config,
+    staged,
     stock_config,
     untouched_app_state,
-    written_whole,
 )
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.summary import Verification, summary_path, write_summary
 from nemo_tutornet.teacher import restore_ctc
+
+if TYPE_CHECKING:
+    from nemo_tutornet.onnx_export import OnnxFile
 
 
 @dataclass(frozen=True)
@@ -33,37 +39,77 @@ class Exported:
         target: its class.
         parameters: number of them.
         labels: labels without the blank.
+        onnx: the graphs, in the order asked for.
+        verification: what was checked; None without `verify`.
+        summary: its file; None without `verify`.
     """
 
     path: Path
     target: str
     parameters: int
     labels: int
+    onnx: List[OnnxFile]
+    verification: Optional[Verification] = None
+    summary: Optional[Path] = None
 
 
-def export_student(source: Path, destination: Path) -> Exported:
-    """Writes a stock `.nemo` from a checkpoint of a student, finished or interrupted.
+def export_student(
+    source: Union[str, Path, Any],
+    destination: Union[str, Path],
+    *,
+    onnx: Union[str, Path, None] = None,
+    precisions: Sequence[str] = ("fp32",),
+    sherpa: bool = False,
+    verify: bool = False,
+    signing_key: Union[str, Path, None] = None,
+) -> Exported:
+    """Writes a stock `.nemo` from a student, finished or interrupted, and optionally its ONNX graphs and the proof of both.
 
     The source is only read. The state is loaded strictly into a fresh instance of NeMo's own class, so a key too many or
-    too few is an error and not a surprise on the customer's side.
+    too few is an error and not a surprise on the customer's side; graphs are made from yet another instance, because NeMo's
+    exporter changes the model that it is given. All files appear together at the end, or none does.
 
     Args:
-        source: a `.ckpt` that training wrote, or a `.nemo`.
+        source: a `.ckpt` that training wrote, a `.nemo`, or a model (in a distributed run, on rank zero).
         destination: the `.nemo` to write; an older file there is replaced when the new one is complete.
+        onnx: the ONNX file to write beside it; with other precisions than `fp32` their names go before the suffix.
+        precisions: of `fp32`, `fp16` (weights and activations) and `int8` (dynamic quantization).
+        sherpa: write the graph and the tokens for sherpa-onnx too.
+        verify: prove the files (`verify_student`) before they take their names, and write a summary: `student.json`
+            beside `student.nemo`.
+        signing_key: PEM file of an Ed25519 private key that signs the summary.
 
     Raises:
-        TutorError: unreadable source, not a CTC recogniser, or a state that does not fit NeMo's class.
+        TutorError: unreadable source, not a CTC recogniser, a state that does not fit NeMo's class, a failed check, or no place
+            to write; what stood at the destination stays as it was.
     """
-    source, destination = Path(source), Path(destination)
-    if destination.suffix != ".nemo":
-        raise TutorError(f"{destination} must end in .nemo; that is what NeMo and Riva expect.")
-    if destination.is_dir():
-        raise TutorError(f"{destination} is a folder; give the name of a file to write.")
-    model = _from_ckpt(source) if source.suffix == ".ckpt" else _from_nemo(source)
+    destination = Path(destination)
+    graph = None if onnx is None else Path(onnx)
+    _check_names(destination, graph, precisions, sherpa, verify, signing_key)
+    file = Path(source) if isinstance(source, (str, Path)) else None
+    model = _from_model(source) if file is None else _from_file(file)
     model.cfg = stock_config(model.cfg)
     try:
-        with quiet_nemo(), written_whole(destination.expanduser().resolve()) as temporary:
-            model.save_to(str(temporary))
+        with ExitStack() as stack:
+            stages: Dict[Path, Path] = {}
+
+            def stage(path: Path) -> Path:
+                folder = path.expanduser().resolve().parent
+                if folder not in stages:
+                    stages[folder] = stack.enter_context(staged(folder))
+                return stages[folder] / path.name
+
+            student = stage(destination)
+            with quiet_nemo():
+                model.save_to(str(student))
+            graphs: List[OnnxFile] = []
+            if graph is not None:
+                from nemo_tutornet.onnx_export import write_onnx
+
+                graphs = write_onnx(student, stage(graph), precisions, sherpa)
+            verification = None
+            if verify:
+                verification = _verified(student, graphs, model, file, None if signing_key is None else Path(signing_key))
     except OSError as error:
         raise TutorError(f"{destination} cannot be written ({error.strerror or error}); nothing was changed there.") from None
     return Exported(
@@ -71,7 +117,54 @@ def export_student(source: Path, destination: Path) -> Exported:
         target=str(model.cfg.target),
         parameters=sum(p.numel() for p in model.parameters()),
         labels=len(model.decoder.vocabulary),
+        onnx=[replace(written, path=graph.with_name(written.path.name)) for written in graphs] if graph is not None else [],
+        verification=verification,
+        summary=summary_path(destination) if verify else None,
     )
+
+
+def _check_names(
+    destination: Path, graph: Optional[Path], precisions: Sequence[str], sherpa: bool, verify: bool, signing_key: Any
+) -> None:
+    """Mistakes that show before anything is read."""
+    if destination.suffix != ".nemo":
+        raise TutorError(f"{destination} must end in .nemo; that is what NeMo and Riva expect.")
+    if graph is not None and graph.suffix != ".onnx":
+        raise TutorError(f"{graph} must end in .onnx; that is what ONNX Runtime and its clients expect.")
+    for path in (destination, graph):
+        if path is not None and path.is_dir():
+            raise TutorError(f"{path} is a folder; give the name of a file to write.")
+    if graph is None and (sherpa or tuple(precisions) != ("fp32",)):
+        raise TutorError("other precisions and the graph for sherpa-onnx are ONNX files; say where with --onnx OUT.onnx.")
+    if signing_key is not None and not verify:
+        raise TutorError("what is signed is the summary that verifying writes; add --verify.")
+
+
+def _verified(
+    student: Path, graphs: Sequence[OnnxFile], model: Any, source: Optional[Path], signing_key: Optional[Path]
+) -> Verification:
+    from nemo_tutornet.verify import verify_student
+
+    verification = verify_student(student, [graph.path for graph in graphs], reference=model)
+    if not verification.passed:
+        raise TutorError(f"{student.name} failed its verification and was not written: {verification.failures}")
+    others = [path for folder in {g.path.parent for g in graphs} for path in sorted(folder.iterdir()) if path != student]
+    write_summary(summary_path(student), verification, others, source, signing_key)
+    return verification
+
+
+def _from_model(source: Any) -> Any:
+    if not hasattr(source, "save_to"):
+        raise TutorError(f"a {type(source).__name__} cannot be exported; give a .ckpt, a .nemo or a NeMo CTC model.")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "model.nemo"
+        with quiet_nemo():
+            source.save_to(str(copy))
+        return _from_nemo(copy)
+
+
+def _from_file(source: Path) -> Any:
+    return _from_ckpt(source) if source.suffix == ".ckpt" else _from_nemo(source)
 
 
 def _from_nemo(source: Path) -> Any:

@@ -141,8 +141,8 @@ def restore_ctc(path: Path) -> Any:
         with untouched_app_state(), quiet_nemo():
             model = ASRModel.restore_from(str(path), map_location="cpu", save_restore_connector=connector)
     except Exception as error:  # NeMo raises whatever the damaged part makes it raise
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TutorError(f"NeMo cannot restore {path}: {first}") from error
+        detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+        raise TutorError(f"NeMo cannot restore {path}: {detail[:500]}") from error
     return model.eval()
 
 

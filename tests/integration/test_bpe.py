@@ -14,30 +14,12 @@ from omegaconf import OmegaConf
 from nemo_tutornet import TutorCTCModelBPE, export_student
 from nemo_tutornet.checkpoints import STOCK_BPE, read_nemo_config
 from tests.conftest import student_config, teacher_config
+from tests.integration.students import subword, write_tokenizer
 
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SentencePiece model of 16 pieces, as NeMo's process_asr_text_tokenizer.py lays it out."""
-    import sentencepiece
-
-    folder = tmp_path_factory.mktemp("tokenizer")
-    (folder / "text.txt").write_text("aa c\nbb d\nab cd\nabc d\n" * 20, encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=11, model_type="bpe", minloglevel=2
-    )
-    pieces = [line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()]
-    (folder / "vocab.txt").write_text("\n".join(pieces[3:]) + "\n", encoding="utf-8")
-    return folder
-
-
-def subword(config: dict, tokenizer: Path) -> dict:
-    config.pop("labels")
-    config["tokenizer"] = {"dir": str(tokenizer), "type": "bpe"}
-    config["decoder"].update(num_classes=-1, vocabulary=[])
-    for name in ("train_ds", "validation_ds"):
-        config.get(name, {}).pop("labels", None)
-    return config
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
 
 
 def test_a_subword_student_trains_and_leaves(corpus, tokenizer, make_student, tmp_path):

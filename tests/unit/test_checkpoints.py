@@ -29,6 +29,7 @@ from nemo_tutornet.checkpoints import (
     load_lightning_checkpoint,
     read_nemo_config,
     sha256_of,
+    staged,
     stock_config,
     written_whole,
 )
@@ -469,11 +470,24 @@ def listing(folder: Path) -> List[str]:
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "m.nemo"
     with written_whole(path) as temporary:
-        assert temporary.parent == path.parent and temporary.suffix == ".nemo" and temporary != path
+        # The same file system, so that renaming is atomic; the same name, so that messages about it are right.
+        assert temporary.parent.parent == path.parent and temporary.name == path.name
         temporary.write_bytes(b"new")
         assert not path.exists()
     assert path.read_bytes() == b"new"
     assert listing(path.parent) == ["m.nemo"]
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    with staged(tmp_path) as folder:
+        (folder / "a").write_bytes(b"1")
+        (folder / "b").write_bytes(b"2")
+        assert listing(tmp_path) == [folder.name]
+    assert listing(tmp_path) == ["a", "b"]
+    with pytest.raises(RuntimeError), staged(tmp_path) as folder:
+        (folder / "a").write_bytes(b"3")
+        raise RuntimeError
+    assert listing(tmp_path) == ["a", "b"] and (tmp_path / "a").read_bytes() == b"1"
 
 
 def test_an_old_file_is_replaced_at_the_end_only(tmp_path: Path) -> None:

@@ -1,0 +1,192 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX files of a student, with what a client needs to run them without NeMo in their metadata."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, List, Mapping, Sequence
+
+from nemo_tutornet.checkpoints import STOCK_BPE, ctc_class, quiet_nemo, read_nemo_config, written_whole
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
+from nemo_tutornet.teacher import restore_ctc
+
+# What NeMo 3.0.0's exporter takes by itself; nemo2riva makes its own graph, with opset 16.
+OPSET = 17
+# Dynamic quantization has integer kernels for these on the CPU.
+QUANTIZED = ("Conv", "MatMul")
+_PROTOBUF_LIMIT = 2_000_000_000
+_PROBE_FRAMES = 1600
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """What was written.
+
+    Attributes:
+        path: the `.onnx` file.
+        precision: one of `PRECISIONS`, of the weights; inputs and outputs are fp32 in every one.
+        megabytes: its size.
+        opset: version of ONNX's standard operators.
+        inputs: names of the graph's inputs.
+        outputs: names of its outputs.
+    """
+
+    path: Path
+    precision: str
+    megabytes: float
+    opset: int
+    inputs: List[str]
+    outputs: List[str]
+
+
+def require(*packages: str) -> None:
+    """Makes sure that the packages of the `onnx` extra are there.
+
+    Raises:
+        TutorError: one is not.
+    """
+    for package in packages:
+        try:
+            __import__(package)
+        except ImportError as error:
+            raise TutorError(
+                f'{package} cannot be imported ({error}); install it with pip install "nemo_tutornet[onnx]".'
+            ) from None
+
+
+def write_onnx(nemo_file: Path, destination: Path, precisions: Sequence[str] = ("fp32",), sherpa: bool = False) -> List[OnnxFile]:
+    """Writes a stock `.nemo` as ONNX with NeMo's own exporter.
+
+    The graph goes from features to log-probabilities: input `audio_signal` `[B, F, T]` (and `length` `[B]` where the encoder
+    needs it), output `logprobs` `[B, T', V + 1]` with the blank last. NeMo switches masked convolutions off in it, so only
+    valid frames may enter: one utterance at a time, or several of the same length. The front end is not in the graph; its
+    parameters are in the file's metadata.
+
+    Legend: `B` utterances, `F` mel bins, `T` frames of the front end, `T'` frames of the network, `V` labels.
+
+    Args:
+        nemo_file: a stock CTC model; it is restored once more, because exporting changes a model in place.
+        destination: `X.onnx`, for fp32; the others are `X.fp16.onnx` and `X.int8.onnx` beside it.
+        precisions: which of `PRECISIONS` to write.
+        sherpa: also write `X.sherpa.onnx` and `X.tokens.txt` for sherpa-onnx.
+
+    Raises:
+        TutorError: a missing package, a bad name, a file that is no CTC model, a front end that the metadata cannot
+            describe, or a destination that cannot be written.
+    """
+    require("onnx", "onnxruntime")
+    nemo_file, destination = Path(nemo_file), Path(destination)
+    if destination.suffix != ".onnx":
+        raise TutorError(f"{destination} must end in .onnx.")
+    if destination.is_dir():
+        raise TutorError(f"{destination} is a folder; give the name of a file to write.")
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not (precisions or sherpa):
+        raise TutorError(f"there is no ONNX precision {', '.join(unknown) or 'given'}; choose from {', '.join(PRECISIONS)}.")
+    target = ctc_class(read_nemo_config(nemo_file), nemo_file, "a model to write as ONNX")
+    model = restore_ctc(nemo_file)
+    metadata = OnnxMetadata(
+        target=target,
+        labels=[str(label) for label in model.decoder.vocabulary],
+        tokenizer=str(model.cfg.tokenizer.type) if target == STOCK_BPE else "char",
+        parameters=sum(p.numel() for p in model.parameters()),
+        front_end=front_end_of(model.cfg.preprocessor, nemo_file),
+        subsampling_factor=_subsampling_factor(model),
+        precision="fp32",
+    )
+    plain = _graph(model, nemo_file)
+    made = {name: _converted(plain, name) for name in PRECISIONS if name in precisions}
+    paths = {name: destination if name == "fp32" else destination.with_suffix(f".{name}.onnx") for name in made}
+    for name, proto in made.items():
+        _set_metadata(proto, replace(metadata, precision=name).as_strings())
+    try:
+        with ExitStack() as stack:
+            for name, proto in made.items():
+                _save(proto, stack.enter_context(written_whole(paths[name].expanduser().resolve())))
+    except OSError as error:
+        raise TutorError(f"{destination} cannot be written ({error.strerror or error}).") from None
+    return [_describe(paths[name], name) for name in made]
+
+
+def _graph(model: Any, nemo_file: Path) -> Any:
+    """The model's fp32 graph, as an `onnx.ModelProto`."""
+    import onnx
+
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    if size > _PROTOBUF_LIMIT:
+        raise TutorError(
+            f"{nemo_file} has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB at most, so it was not written."
+        )
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet_nemo():
+        warnings.simplefilter("ignore")  # the tracer's remarks about NeMo's code
+        path = str(Path(folder) / "model.onnx")
+        model.export(path, onnx_opset_version=OPSET)
+        return onnx.load(path)
+
+
+def _converted(plain: Any, precision: str) -> Any:
+    """The fp32 graph in another precision; `plain` is not changed."""
+    import onnx
+
+    proto = onnx.ModelProto()
+    proto.CopyFrom(plain)
+    if precision == "fp16":
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one line for each weight below fp16's smallest number
+            return convert_float_to_float16(proto, keep_io_types=True)
+    if precision == "int8":
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            quantize_dynamic(proto, path, op_types_to_quantize=list(QUANTIZED), weight_type=QuantType.QUInt8)
+            return onnx.load(str(path))
+    return proto
+
+
+def _subsampling_factor(model: Any) -> int:
+    """Frames of the front end to one of the network."""
+    import torch
+
+    length = torch.tensor([_PROBE_FRAMES])
+    with torch.no_grad():
+        frames = model.encoder(audio_signal=torch.zeros(1, model.encoder._feat_in, _PROBE_FRAMES), length=length)[1]
+    return round(_PROBE_FRAMES / int(frames[0]))
+
+
+def _set_metadata(proto: Any, metadata: Mapping[str, str]) -> None:
+    del proto.metadata_props[:]
+    for key, value in metadata.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def _save(proto: Any, path: Path) -> None:
+    path.write_bytes(proto.SerializeToString())
+
+
+def _describe(path: Path, precision: str) -> OnnxFile:
+    import onnx
+    import onnxruntime
+
+    # A session is what proves that every operator has a kernel here.
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    opset = next(
+        item.version for item in onnx.load(str(path), load_external_data=False).opset_import if item.domain in ("", "ai.onnx")
+    )
+    return OnnxFile(
+        path=path,
+        precision=precision,
+        megabytes=path.stat().st_size / 1e6,
+        opset=opset,
+        inputs=[item.name for item in session.get_inputs()],
+        outputs=[item.name for item in session.get_outputs()],
+    )

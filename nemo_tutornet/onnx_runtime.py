@@ -1,0 +1,177 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Running an exported `.onnx` with ONNX Runtime, from its metadata alone; the file is untrusted input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, List, Mapping, Optional, Sequence
+
+import numpy as np
+
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.onnx_export import require
+from nemo_tutornet.onnx_metadata import OnnxMetadata
+
+
+class OnnxRecogniser:
+    """A CTC recogniser from an `.onnx` file that `write_onnx` wrote.
+
+    Everything is read from the file's metadata; NeMo computes the features and nothing else. The graph has no masks, and
+    NeMo's front end pads the time axis to a multiple of 16 where a model's config says so: padded frames would be convolved
+    into the valid ones. So one utterance enters at a time, with its valid frames only; that equals what the masked model
+    makes of a padded batch.
+
+    Legend: `B` utterances, `F` mel bins, `T` frames of the front end, `T'` frames of the network, `V` labels.
+
+    Args:
+        path: the `.onnx` file. It computes with as many threads as torch does.
+
+    Attributes:
+        path: the file.
+        precision: `fp32`, `fp16` or `int8`.
+        parameters: of the model that was exported.
+        megabytes: size of the file.
+        sample_rate: samples per second of the audio.
+        labels: characters or pieces, without the blank, which is last.
+        ms_per_frame: milliseconds from one frame of the output to the next.
+
+    Raises:
+        TutorError: a missing package or file, no readable ONNX, or metadata that are missing or wrong.
+    """
+
+    def __init__(self, path: Path) -> None:
+        require("onnxruntime")
+        self.path = Path(path)
+        self._session = _open(self.path)
+        metadata = OnnxMetadata.from_strings(self._session.get_modelmeta().custom_metadata_map, self.path)
+        self.precision = metadata.precision
+        self.parameters = metadata.parameters
+        self.megabytes = self.path.stat().st_size / 1e6
+        self.sample_rate = int(metadata.front_end["sample_rate"])
+        self.labels = metadata.labels
+        self.ms_per_frame = metadata.ms_per_frame
+        self._tokenizer = metadata.tokenizer
+        self._inputs = [item.name for item in self._session.get_inputs()]
+        self._check_graph(int(metadata.front_end["features"]))
+        self._front_end = _build(self.path, metadata.front_end)
+
+    def _check_graph(self, features: int) -> None:
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if self._inputs not in (["audio_signal"], ["audio_signal", "length"]) or [item.name for item in outputs] != ["logprobs"]:
+            raise TutorError(
+                f"{self.path} has the inputs {', '.join(self._inputs)} and the outputs "
+                f"{', '.join(item.name for item in outputs)}, not audio_signal and logprobs as nemo_tutornet writes them."
+            )
+        shapes = {"mel bins": (inputs[0].shape[1], features), "labels": (outputs[0].shape[2], len(self.labels) + 1)}
+        for what, (found, told) in shapes.items():
+            if isinstance(found, int) and found != told:
+                raise TutorError(f"{self.path} has {found} {what} in its graph and {told} in its metadata.")
+
+    def features(self, samples: np.ndarray) -> np.ndarray:
+        """Valid frames of NeMo's front end.
+
+        Args:
+            samples: waveform `[N]`, -1 to 1.
+
+        Returns:
+            `[1, F, T]`, without what the front end pads.
+        """
+        import torch
+
+        signal = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))[None]
+        with torch.no_grad():
+            features, length = self._front_end(input_signal=signal, length=torch.tensor([signal.shape[1]]))
+        return features[:, :, : int(length)].numpy()
+
+    def log_probs(self, features: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        """Log-probabilities of a batch, each utterance run by itself on its valid frames.
+
+        Args:
+            features: `[B, F, T]`.
+            lengths: valid frames `[B]`.
+
+        Returns:
+            `[B, T', V + 1]`, the blank last. `T'` is the longest utterance's; frames that a shorter one does not have are NaN.
+        """
+        rows = [self._run(features[i : i + 1, :, : int(length)]) for i, length in enumerate(lengths)]
+        padded = np.full((len(rows), max(len(row) for row in rows), len(self.labels) + 1), np.nan, dtype=np.float32)
+        for target, row in zip(padded, rows, strict=True):
+            target[: len(row)] = row
+        return padded
+
+    def transcribe(self, audio: Sequence[np.ndarray], progress: Optional[Callable[[int], None]] = None) -> List[str]:
+        """Greedy CTC transcripts.
+
+        Args:
+            audio: waveforms `[N]`, -1 to 1, at `sample_rate`.
+            progress: called with the number of utterances done, after each.
+        """
+        texts = []
+        for samples in audio:
+            features = self.features(samples)
+            texts.append(self.decode(self._run(features)) if features.shape[2] else "")
+            if progress is not None:
+                progress(len(texts))
+        return texts
+
+    def decode(self, log_probs: np.ndarray) -> str:
+        """The text of the best path: repeats merged, blanks removed.
+
+        Args:
+            log_probs: `[T', V + 1]`, the blank last.
+        """
+        best = log_probs.argmax(axis=-1)
+        changed = best[np.diff(best, prepend=-1) != 0]
+        return join_labels([self.labels[i] for i in changed if i < len(self.labels)], self._tokenizer)
+
+    def _run(self, features: np.ndarray) -> np.ndarray:
+        feed = {
+            "audio_signal": np.ascontiguousarray(features, dtype=np.float32),
+            "length": np.array([features.shape[2]], np.int64),
+        }
+        return self._session.run(["logprobs"], {name: feed[name] for name in self._inputs})[0][0]
+
+
+def join_labels(labels: Sequence[str], tokenizer: str) -> str:
+    """Characters or pieces put together as NeMo does it.
+
+    Args:
+        labels: in the order of speech.
+        tokenizer: `char`, `bpe` (SentencePiece, a word begins with U+2581), `agg` (several of those) or `wpe` (WordPiece, a
+            word goes on with `##`).
+    """
+    if tokenizer == "char":
+        return "".join(labels)
+    if tokenizer == "wpe":
+        return " ".join(labels).replace(" ##", "")
+    return "".join(labels).replace("\u2581", " ").removeprefix(" ")
+
+
+def _open(path: Path) -> Any:
+    import onnxruntime
+    import torch
+
+    if not path.is_file():
+        raise TutorError(f"there is no file {path}; give the path of an .onnx file.")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised as well
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own classes have no common base but this
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TutorError(f"{path} is not a readable .onnx file ({first}); it may be truncated, copy it again.") from None
+
+
+def _build(path: Path, front_end: Mapping[str, Any]) -> Any:
+    from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
+
+    from nemo_tutornet.checkpoints import quiet_nemo
+
+    try:
+        with quiet_nemo():
+            return AudioToMelSpectrogramPreprocessor(**front_end).eval()
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, ZeroDivisionError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TutorError(f"{path}: NeMo refuses the preprocessor in its metadata ({first}).") from None

@@ -1,0 +1,190 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Proof that a student is what NeMo and its clients expect: the file here, the rest in a process without this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_tutornet.checkpoints import CTC_CLASSES, DATA_PATHS, STOCK_BPE, read_nemo_config
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.summary import Check, Verification, check_summary, summary_path
+
+PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that strides and padding show
+_PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\).+|.*\.(nemo|ckpt)$", re.DOTALL)
+# Texts, not places: a label may well be a slash.
+_NO_PATHS = ("labels", "vocabulary")
+
+
+def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Optional[Any] = None) -> Verification:
+    """Looks at a student's file as its receiver will.
+
+    Here: the archive, its class, what its config names, the tokenizer's files. In a fresh process in which this package cannot be
+    imported: keys against a fresh stock model, `ASRModel.restore_from`, log-probabilities, ONNX graphs in ONNX Runtime.
+
+    Args:
+        student: the `.nemo` file.
+        onnx: its graphs.
+        reference: the model that it was exported from, in eval mode; its log-probabilities are what the file's must be.
+
+    Returns:
+        Checks and facts; a damaged file is a failed check and no exception.
+    """
+    checks: List[Check] = []
+    try:
+        config = read_nemo_config(student)
+    except TutorError as error:
+        return Verification(student, [Check("archive", False, str(error))], {})
+    checks.append(Check("archive", True, "complete and readable"))
+    checks += [_target(config), _config(config), _artifacts(config, student)]
+    if not checks[1].passed:  # NeMo would refuse to restore it, or run somebody's class
+        return Verification(student, checks, {})
+    more, facts = _in_stock_nemo(student, onnx, reference, _sample_rate(config))
+    if facts:
+        facts["kind"] = "subword" if facts.pop("class_name") == STOCK_BPE else "character"
+        facts["class"] = str(config.target)
+        facts["tokenizer"] = str(config.tokenizer.type) if isinstance(config.get("tokenizer"), DictConfig) else None
+    return Verification(student, checks + more, facts)
+
+
+def verify_received(student: Path, onnx: Sequence[Path] = (), public_key: Optional[Path] = None) -> Verification:
+    """Verifies a file that somebody sent, and the summary beside it where there is one.
+
+    Args:
+        student: the `.nemo` file.
+        onnx: its graphs.
+        public_key: PEM file of the Ed25519 key that must have signed the summary.
+
+    Raises:
+        TutorError: no such file, an unreadable summary or key, or a key but no summary.
+    """
+    for path in (student, *onnx):
+        if not path.is_file():
+            raise TutorError(f"there is no file {path}; give the student's .nemo and, with --onnx, its graphs.")
+    summary = summary_path(student)
+    checks = check_summary(summary, student, public_key) if summary.is_file() else []
+    if public_key is not None and not checks:
+        raise TutorError(f"{summary} is not there, so no signature can be checked; get it from whoever exported {student.name}.")
+    verification = verify_student(student, onnx)
+    return replace(verification, checks=checks + verification.checks)
+
+
+def probe_signals(sample_rate: int) -> List[Any]:
+    """Audio of several lengths that excites every mel bin and is the same each time.
+
+    Returns:
+        Waveforms `[N]`, fp32: a chirp in noise.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    signals = []
+    for seconds in PROBE_SECONDS:
+        time = torch.arange(int(seconds * sample_rate)) / sample_rate
+        chirp = torch.sin(2 * torch.pi * (100 + 0.4 * sample_rate * time / (2 * seconds)) * time)
+        signals.append((0.3 * chirp + 0.05 * torch.randn(len(time), generator=generator)).float())
+    return signals
+
+
+def _target(config: DictConfig) -> Check:
+    target, stock = str(config.get("target", "nothing")), list(CTC_CLASSES.values())
+    wrong = f"the config's target is {target}, but a student is one of NeMo's {' and '.join(stock)}"
+    return Check("target", target in stock, target if target in stock else wrong)
+
+
+def _config(config: DictConfig) -> Check:
+    rest = OmegaConf.masked_copy(config, [str(key) for key in config if key != "target"])  # which has its own check
+    found = sorted(_leaks(OmegaConf.to_container(rest, resolve=False)))
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    if found:
+        return Check("config", False, f"the config still tells of the training: {', '.join(found[:3])}{more}")
+    return Check("config", True, "no tutor section, no path of another machine")
+
+
+def _leaks(node: Any, key: str = "") -> Iterator[str]:
+    """Keys that have no business in a file that leaves."""
+    name = key.rsplit(".", 1)[-1]
+    if isinstance(node, dict):
+        for child, value in node.items():
+            if child == "tutor":
+                yield f"{key}.tutor".lstrip(".")
+            else:
+                yield from _leaks(value, f"{key}.{child}".lstrip("."))
+    elif name in DATA_PATHS and node is not None:
+        yield f"{key}={node}"
+    elif isinstance(node, list) and name not in _NO_PATHS:
+        for i, value in enumerate(node):
+            yield from _leaks(value, f"{key}[{i}]")
+    elif isinstance(node, str) and not node.startswith("nemo:") and (_PATH.match(node) or "nemo_tutornet" in node):
+        yield f"{key}={node}"
+
+
+def _artifacts(config: DictConfig, student: Path) -> Check:
+    """Every file that the config names inside the archive is there; a subword model names its tokenizer's."""
+    values = _strings(OmegaConf.to_container(config, resolve=False))
+    named = [value.removeprefix("nemo:") for value in values if value.startswith("nemo:")]
+    with tarfile.open(student, "r:*") as archive:
+        present = {os.path.basename(name) for name in archive.getnames()}
+    missing = [name for name in named if name not in present]
+    if missing:
+        return Check("artifacts", False, f"the config names {', '.join(missing)}, which the archive does not hold")
+    if config.get("target") == STOCK_BPE and not named:
+        return Check("artifacts", False, "a subword model, but its config names no tokenizer file inside the archive")
+    return Check("artifacts", True, ", ".join(named) or "none needed")
+
+
+def _strings(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _strings(child)
+
+
+def _sample_rate(config: DictConfig) -> int:
+    rate = config.get("sample_rate") or (config.get("preprocessor") or {}).get("sample_rate")
+    return int(rate or 16000)
+
+
+def _in_stock_nemo(
+    student: Path, onnx: Sequence[Path], reference: Optional[Any], sample_rate: int
+) -> Tuple[List[Check], Dict[str, Any]]:
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        request, report, probes = (Path(folder) / name for name in ("request.json", "report.json", "probes.safetensors"))
+        save_file(_probes(reference, sample_rate), str(probes))
+        asked = {"student": str(student.resolve()), "onnx": [str(path.resolve()) for path in onnx], "probes": str(probes)}
+        request.write_text(json.dumps(asked), encoding="utf-8")
+        program = str(Path(__file__).with_name("stock_process.py"))
+        done = subprocess.run(
+            [sys.executable, program, str(request), str(report)], cwd=folder, capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode != 0 or not report.is_file():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return [Check("restore", False, f"the process that restores the file ended with {done.returncode}: {last}")], {}
+        told = json.loads(report.read_text(encoding="utf-8"))
+    return [Check(**check) for check in told["checks"]], told["facts"]
+
+
+def _probes(reference: Optional[Any], sample_rate: int) -> Dict[str, Any]:
+    import torch
+
+    probes: Dict[str, Any] = {}
+    for i, signal in enumerate(probe_signals(sample_rate)):
+        probes[f"signal_{i}"] = signal
+        if reference is not None:
+            with torch.no_grad():
+                log_probs, lengths, _ = reference(input_signal=signal[None], input_signal_length=torch.tensor([len(signal)]))
+            probes[f"log_probs_{i}"] = log_probs[0, : int(lengths[0])].contiguous()
+    return probes

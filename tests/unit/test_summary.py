@@ -1,0 +1,113 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The summary beside a student: what it says, and that a change of it, of a file or of the signer shows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.summary import Check, Verification, check_summary, summary_path, write_summary
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    """`key.pem`, with the public one in `key.pub`."""
+    return write_key(tmp_path / "key.pem")
+
+
+def write_key(path: Path) -> Path:
+    key = Ed25519PrivateKey.generate()
+    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    path.with_suffix(".pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return path
+
+
+@pytest.fixture
+def student(tmp_path: Path, key: Path) -> Path:
+    """`student.nemo` and `student.onnx` with a signed summary."""
+    for name in ("student.nemo", "student.onnx", "run.ckpt"):
+        (tmp_path / name).write_bytes(name.encode())
+    path = tmp_path / "student.nemo"
+    verification = Verification(path, [Check("keys", True, "31")], {"parameters": 3497, "vocabulary": ["a", "é"]})
+    write_summary(summary_path(path), verification, [tmp_path / "student.onnx"], tmp_path / "run.ckpt", key)
+    return path
+
+
+def failed(student: Path, public_key: Path | None = None) -> list[str]:
+    return [check.found for check in check_summary(summary_path(student), student, public_key) if not check.passed]
+
+
+def test_what_it_says(student: Path) -> None:
+    content = json.loads(summary_path(student).read_text(encoding="utf-8"))
+    sha256 = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("student.nemo", "student.onnx", "run.ckpt")}
+    assert {entry["name"]: entry["sha256"] for entry in content["files"] + [content["source"]]} == sha256
+    assert content["student"] == {"parameters": 3497, "vocabulary": ["a", "é"]}
+    assert content["checks"] == [{"name": "keys", "passed": True, "found": "31"}]
+    assert content["versions"]["nemo_toolkit"] and content["versions"]["torch"]
+    assert str(student.parent) not in summary_path(student).read_text(encoding="utf-8")
+
+
+def test_untouched_it_holds(student: Path, key: Path) -> None:
+    assert failed(student, key.with_suffix(".pub")) == []
+    assert len(check_summary(summary_path(student), student, key.with_suffix(".pub"))) == 4  # itself, two files, the signature
+
+
+def test_a_changed_summary_shows(student: Path, key: Path) -> None:
+    path = summary_path(student)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["checks"][0]["found"] = "32"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert failed(student) == ["student.json was changed after it was written"]
+    # Whoever also repairs the digest is caught by the signature.
+    from nemo_tutornet.summary import _digest
+
+    content["digest"] = _digest({k: v for k, v in content.items() if k not in ("digest", "signature")})
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert failed(student) == []
+    assert failed(student, key.with_suffix(".pub")) == ["the summary was not signed by the key of key.pub"]
+
+
+def test_a_changed_or_missing_file_shows(student: Path) -> None:
+    student.write_bytes(b"another")
+    assert failed(student) == ["student.nemo is not the file that was verified"]
+    student.with_suffix(".onnx").unlink()
+    assert failed(student)[1] == "student.json speaks of student.onnx, which is not there"
+    renamed = student.rename(student.with_name("other.nemo"))
+    assert "does not speak of other.nemo" in check_summary(summary_path(student), renamed)[1].found
+
+
+def test_another_signer_or_none_shows(student: Path, tmp_path: Path) -> None:
+    other = write_key(tmp_path / "other.pem").with_suffix(".pub")
+    assert failed(student, other) == ["the summary was not signed by the key of other.pub"]
+    path = summary_path(student)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["signature"]
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert failed(student, other) == ["the summary is not signed"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": [1]}', '{"files": 3}', "\x00"])
+def test_no_summary_at_all(student: Path, content: str) -> None:
+    summary_path(student).write_text(content, encoding="utf-8")
+    with pytest.raises(TutorError, match="is no summary of a student"):
+        check_summary(summary_path(student), student)
+
+
+def test_bad_keys(student: Path, key: Path, tmp_path: Path) -> None:
+    verification = Verification(student, [], {})
+    (tmp_path / "bad.pem").write_text("no key", encoding="utf-8")
+    for path, words in ((tmp_path / "bad.pem", "not a readable private key"), (tmp_path / "none.pem", "none.pem")):
+        with pytest.raises(TutorError, match=words):
+            write_summary(tmp_path / "new.json", verification, signing_key=path)
+    assert not (tmp_path / "new.json").exists()
+    with pytest.raises(TutorError, match="not a readable public key"):
+        check_summary(summary_path(student), student, tmp_path / "bad.pem")
+    with pytest.raises(TutorError, match="not a readable public key"):
+        check_summary(summary_path(student), student, key)
