@@ -20,7 +20,6 @@ from typer.testing import CliRunner
 from nemo_tutornet import TutorError, export_student
 from nemo_tutornet.checkpoints import STOCK_CHAR, load_lightning_checkpoint
 from nemo_tutornet.cli import app
-from nemo_tutornet.evaluate import bootstrap_interval, count_errors
 from nemo_tutornet.teacher import restore_ctc
 from tests.conftest import student_config
 
@@ -143,42 +142,7 @@ def test_what_cannot_be_exported_leaves_nothing_behind(interrupted, tmp_path, da
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p != source]
 
 
-# --- Evaluation ------------------------------------------------------------------------------------------------------------
-
-
-def test_error_counts_agree_with_an_edit_distance_by_hand():
-    errors = count_errors("a b c d e f g h", "a x c d e g h i")
-    assert (errors.substitutions, errors.deletions, errors.insertions, errors.reference) == (1, 1, 1, 8)
-    assert errors.rate == 3 / 8
-    characters = count_errors("ab c", "abc", "character")
-    assert (characters.deletions, characters.reference) == (1, 4)
-    assert count_errors("", "a b").insertions == 2 and count_errors("a b", "").deletions == 2
-    assert count_errors("", "a b", "character").insertions == 3 and count_errors("a b", "", "character").deletions == 3
-
-
-def test_bootstrap_interval_holds_the_rate_and_is_the_same_each_time():
-    counts = [count_errors("a b c d", "a b c d" if i % 4 else "a b x d") for i in range(100)]
-    low, high = bootstrap_interval(counts)
-    assert low < 25 / 400 < high and (low, high) == bootstrap_interval(counts)
-    assert 0.02 < high - low < 0.06  # a quarter of the utterances with 1 error of 4: 1.96 * 2 * sqrt(p q / n) / 4 = 0.042
-    assert bootstrap_interval(counts[1:4]) == (0.0, 0.0)
-
-
-def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
-    model = make_student(student_config(corpus, None))
-    student = tmp_path / "student.nemo"
-    model.save_to(str(student))
-    arguments = ["evaluate", str(student), str(student), "--manifest", str(corpus / "valid.jsonl")]
-    table = CliRunner().invoke(app, arguments)
-    assert table.exit_code == 0, table.output
-    assert "WER %" in table.output and f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M" in table.output
-    told = CliRunner().invoke(app, [*arguments, "--json"])
-    first, second = json.loads(told.stdout)
-    assert first["wer"] == second["wer"] and first["utterances"] == 2 and first["reference_words"] == 4
-    texts = [output.text for output in model.transcribe([str(corpus / f"valid{i}.wav") for i in range(2)], verbose=False)]
-    wrong = [count_errors(r, h) for r, h in zip(["aa c", "bb d"], texts, strict=True)]
-    assert first["wer"] == sum(e.substitutions + e.deletions + e.insertions for e in wrong) / 4
-    assert first["real_time_factor"] > 0 and first["wer_low"] <= first["wer"] <= first["wer_high"]
+# --- The command line ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
