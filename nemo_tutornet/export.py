@@ -25,6 +25,7 @@ from nemo_tutornet.checkpoints import (
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.summary import Verification, summary_path, write_summary
 from nemo_tutornet.teacher import restore_ctc
+from nemo_tutornet.tokenizers import forget_tokenizer_paths
 
 if TYPE_CHECKING:
     from nemo_tutornet.onnx_export import OnnxFile
@@ -102,6 +103,7 @@ def export_student(
             student = stage(destination)
             with quiet_nemo():
                 model.save_to(str(student))
+            forget_tokenizer_paths(student)
             graphs: List[OnnxFile] = []
             if graph is not None:
                 from nemo_tutornet.onnx_export import write_onnx

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_tutornet.checkpoints import CTC_CLASSES, DATA_PATHS, STOCK_BPE, read_nemo_config
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.summary import Check, Verification, check_summary, summary_path
+from nemo_tutornet.tokenizers import paths_in_tokenizers
 
 PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that strides and padding show
 _PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\).+|.*\.(nemo|ckpt)$", re.DOTALL)
@@ -47,7 +48,7 @@ def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Optional
     except TutorError as error:
         return Verification(student, [Check("archive", False, str(error))], {})
     checks.append(Check("archive", True, "complete and readable"))
-    checks += [_target(config), _config(config), _artifacts(config, student)]
+    checks += [_target(config), _config(config), _artifacts(config, student), _tokenizer(student)]
     if not checks[1].passed:  # NeMo would refuse to restore it, or run somebody's class
         return Verification(student, checks, {})
     more, facts = _in_stock_nemo(student, onnx, reference, _sample_rate(config))
@@ -142,6 +143,12 @@ def _artifacts(config: DictConfig, student: Path) -> Check:
     if config.get("target") == STOCK_BPE and not named:
         return Check("artifacts", False, "a subword model, but its config names no tokenizer file inside the archive")
     return Check("artifacts", True, ", ".join(named) or "none needed")
+
+
+def _tokenizer(student: Path) -> Check:
+    paths = paths_in_tokenizers(student)
+    told = f"the tokenizer still tells of its training: {', '.join(paths[:2])}; export the student again"
+    return Check("tokenizer", not paths, told if paths else "no path of another machine")
 
 
 def _strings(node: Any) -> Iterator[str]:

@@ -91,6 +91,10 @@ def test_every_kind_of_student_passes(kind: str, tmp_path: Path) -> None:
     facts = done.verification.facts
     assert facts["frame_ms"] == STUDENTS[kind].frame_ms
     assert (facts["kind"], facts["tokenizer"]) == (("subword", "bpe") if kind.endswith("bpe") else ("character", None))
+    if facts["kind"] == "subword":
+        left, came = (restore_ctc(path).tokenizer for path in (done.path, source))
+        assert [left.text_to_ids(text) for text in ("ab cd", "aa c")] == [came.text_to_ids(text) for text in ("ab cd", "aa c")]
+        assert str(tmp_path).encode() in source.read_bytes() and str(tmp_path).encode() not in done.path.read_bytes()
     agrees = next(check for check in done.verification.checks if check.name == "student.onnx: agrees")
     assert ", ".join(str(int(seconds * 100)) for seconds in PROBE_SECONDS) in agrees.found
 
@@ -187,6 +191,11 @@ def test_each_damage_has_its_sentence(damage: str, exported: Path, tmp_path: Pat
 def test_an_undamaged_repack_passes(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     again = repack(exported, tmp_path / "again.nemo", lambda c, w: None)
     assert failures(again, monkeypatch, [exported.with_suffix(".onnx")]) == []
+
+
+def test_a_tokenizer_that_tells_of_its_training_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = [f for f in failures(build("quartznet bpe", tmp_path), monkeypatch) if f.startswith("tokenizer")]
+    assert f"the tokenizer still tells of its training: {tmp_path}/tokenizer/text.txt, {tmp_path}/tokenizer/tokenizer" in found
 
 
 def test_truncated_and_foreign_archives(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,98 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""SentencePiece keeps the paths of its training in every model, NeMo copies the model into every `.nemo`; they must not leave."""
+
+from __future__ import annotations
+
+import functools
+import io
+import tarfile
+from pathlib import Path
+from typing import Any, Iterator, List, Optional, Tuple
+
+from nemo_tutornet.checkpoints import written_whole
+
+_SUFFIX = "tokenizer.model"
+_FIELDS = ("input", "model_prefix", "seed_sentencepieces_file")
+
+
+def paths_in_tokenizers(student: Path) -> List[str]:
+    """Paths of the training machine in the tokenizers of a `.nemo`."""
+    return [path for _, content in _tokenizers(student) for path in _paths(_parsed(content))]
+
+
+def forget_tokenizer_paths(student: Path) -> None:
+    """Takes the paths out of the tokenizers of a `.nemo`; pieces, scores and segmentation stay as they are.
+
+    Args:
+        student: the file; it is rewritten where there is something to forget and left alone where there is not.
+    """
+    if not paths_in_tokenizers(student):
+        return
+    with written_whole(student) as temporary, tarfile.open(student, "r:*") as old, tarfile.open(temporary, "w:") as new:
+        for member in old.getmembers():
+            stream = old.extractfile(member)
+            content = None if stream is None else stream.read()
+            if content is not None and member.name.endswith(_SUFFIX):
+                content = _without_paths(content)
+                member.size = len(content)
+            new.addfile(member, None if content is None else io.BytesIO(content))
+
+
+def _without_paths(content: bytes) -> bytes:
+    model = _parsed(content)
+    if model is None:
+        return content
+    for field in _FIELDS:
+        model.trainer_spec.ClearField(field)
+    return model.SerializeToString()
+
+
+def _tokenizers(student: Path) -> Iterator[Tuple[str, bytes]]:
+    with tarfile.open(student, "r:*") as archive:
+        for member in archive.getmembers():
+            stream = archive.extractfile(member) if member.isfile() and member.name.endswith(_SUFFIX) else None
+            if stream is not None:
+                yield member.name, stream.read()
+
+
+def _paths(model: Any) -> List[str]:
+    if model is None:
+        return []
+    spec = model.trainer_spec
+    return [value for value in (*spec.input, spec.model_prefix, spec.seed_sentencepieces_file) if value]
+
+
+def _parsed(content: bytes) -> Optional[Any]:
+    """The model's protobuf, or None for what is none: whether NeMo can use such a tokenizer is for NeMo to say."""
+    from google.protobuf.message import DecodeError
+
+    try:
+        return _model_class().FromString(content)
+    except DecodeError:
+        return None
+
+
+@functools.cache
+def _model_class() -> Any:
+    """The part of SentencePiece's ModelProto that holds paths; protobuf keeps the other fields as they are.
+
+    The package's own generated module is no help: it refuses the older protobuf that NeMo 2 pins.
+    """
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    file = descriptor_pb2.FileDescriptorProto(
+        name="nemo_tutornet/tokenizer_paths.proto", package="nemo_tutornet", syntax="proto2"
+    )
+    field = descriptor_pb2.FieldDescriptorProto
+    spec = file.message_type.add(name="TrainerSpec")
+    spec.field.add(name="input", number=1, type=field.TYPE_STRING, label=field.LABEL_REPEATED)
+    spec.field.add(name="model_prefix", number=2, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    spec.field.add(name="seed_sentencepieces_file", number=54, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    model = file.message_type.add(name="ModelProto")
+    model.field.add(
+        name="trainer_spec", number=2, type=field.TYPE_MESSAGE, label=field.LABEL_OPTIONAL, type_name=".nemo_tutornet.TrainerSpec"
+    )
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("nemo_tutornet.ModelProto"))
