@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUTPUT ?= demo-output
 CORPUS ?= embedded
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint riva-check compat-check clean
 
 # torch first and from the constraints: left to itself, pip takes the newest build with several GB of CUDA.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -25,6 +25,25 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The real nemo2riva on CPU, in an environment of its own (.venv-riva: Python 3.10, minutes, 6 GB). STUDENT=file.nemo converts and
+# checks that one; without it two students are made that must pass and three that must be refused.
+riva-check: $(if $(STUDENT),,$(VENV)/.installed)
+	$(if $(STUDENT),examples/riva/riva_check.sh "$(STUDENT)",examples/riva/self_check.sh "$(BIN)")
+
+# The oldest NeMo that students must run in, in an environment of its own without this package (minutes, 2.5 GB, once): do the same
+# files mean the same there? Small students of its own, or STUDENT=file.nemo.
+COMPAT_VENV ?= .venv-compat
+$(COMPAT_VENV)/.installed: benchmarks/compat-constraints.txt
+	$(PYTHON) -m venv $(COMPAT_VENV)
+	echo '*' > $(COMPAT_VENV)/.gitignore
+	$(COMPAT_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(COMPAT_VENV)/bin/python -m pip install --quiet -c $< torch
+	$(COMPAT_VENV)/bin/python -m pip install --quiet -c $< "nemo_toolkit[asr]" safetensors
+	touch $@
+
+compat-check: $(VENV)/.installed $(COMPAT_VENV)/.installed
+	$(BIN)/python benchmarks/compat.py --python $(COMPAT_VENV)/bin/python $(if $(STUDENT),"$(STUDENT)")
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

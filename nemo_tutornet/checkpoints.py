@@ -122,6 +122,11 @@ def stock_config(config: DictConfig) -> DictConfig:
         section = stock.get(name)
         if isinstance(section, DictConfig):
             _forget_paths(section)
+    if stock.target == STOCK_BPE and not isinstance(stock.get("validation_ds"), DictConfig):
+        stock.validation_ds = {"manifest_filepath": None}  # NeMo's transcribe() looks into it
+    vocabulary = OmegaConf.select(stock, "decoder.vocabulary")
+    if stock.target == STOCK_CHAR and vocabulary and stock.get("labels") is None:
+        stock.labels = list(vocabulary)  # NeMo's script for fine-tuning reads them
     if isinstance(stock.get("tokenizer"), DictConfig) and stock.tokenizer.get("dir"):
         stock.tokenizer.dir = ""  # the pieces travel inside the archive; NeMo wants the key
     return stock

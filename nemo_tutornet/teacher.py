@@ -131,15 +131,18 @@ def restore_ctc(path: Path) -> Any:
     Raises:
         TutorError: NeMo cannot restore it; its own reason is given.
     """
-    from nemo.collections.asr.models import ASRModel
+    from nemo.collections.asr import models
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 
+    # The class itself: restored as an ASRModel, whatever cannot be built is "an abstract class" and the reason is lost.
+    name = str(read_nemo_config(path).get("target")).rsplit(".", 1)[-1]
+    model_class = getattr(models, name, models.ASRModel)
     connector = SaveRestoreConnector()
     if path.is_dir():
         connector.model_extracted_dir = str(path)
     try:
         with untouched_app_state(), quiet_nemo():
-            model = ASRModel.restore_from(str(path), map_location="cpu", save_restore_connector=connector)
+            model = model_class.restore_from(str(path), map_location="cpu", save_restore_connector=connector)
     except Exception as error:  # NeMo raises whatever the damaged part makes it raise
         detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
         raise TutorError(f"NeMo cannot restore {path}: {detail[:500]}") from error

@@ -98,6 +98,28 @@ def probe_signals(sample_rate: int) -> List[Any]:
     return signals
 
 
+def probes(reference: Optional[Any], sample_rate: int) -> Dict[str, Any]:
+    """What `stock_process` is given to compute, and what must come out.
+
+    Args:
+        reference: a NeMo CTC model in eval mode; None where only the audio is wanted.
+        sample_rate: samples per second.
+
+    Returns:
+        `signal_i` `[N]`, and with a reference its `log_probs_i` `[T, V]` on the valid frames.
+    """
+    import torch
+
+    tensors: Dict[str, Any] = {}
+    for i, signal in enumerate(probe_signals(sample_rate)):
+        tensors[f"signal_{i}"] = signal
+        if reference is not None:
+            with torch.no_grad():
+                log_probs, lengths, _ = reference(input_signal=signal[None], input_signal_length=torch.tensor([len(signal)]))
+            tensors[f"log_probs_{i}"] = log_probs[0, : int(lengths[0])].contiguous()
+    return tensors
+
+
 def _target(config: DictConfig) -> Check:
     target, stock = str(config.get("target", "nothing")), list(CTC_CLASSES.values())
     wrong = f"the config's target is {target}, but a student is one of NeMo's {' and '.join(stock)}"
@@ -169,9 +191,9 @@ def _in_stock_nemo(
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
-        request, report, probes = (Path(folder) / name for name in ("request.json", "report.json", "probes.safetensors"))
-        save_file(_probes(reference, sample_rate), str(probes))
-        asked = {"student": str(student.resolve()), "onnx": [str(path.resolve()) for path in onnx], "probes": str(probes)}
+        request, report, tensors = (Path(folder) / name for name in ("request.json", "report.json", "probes.safetensors"))
+        save_file(probes(reference, sample_rate), str(tensors))
+        asked = {"student": str(student.resolve()), "onnx": [str(path.resolve()) for path in onnx], "probes": str(tensors)}
         request.write_text(json.dumps(asked), encoding="utf-8")
         program = str(Path(__file__).with_name("stock_process.py"))
         done = subprocess.run(
@@ -182,16 +204,3 @@ def _in_stock_nemo(
             return [Check("restore", False, f"the process that restores the file ended with {done.returncode}: {last}")], {}
         told = json.loads(report.read_text(encoding="utf-8"))
     return [Check(**check) for check in told["checks"]], told["facts"]
-
-
-def _probes(reference: Optional[Any], sample_rate: int) -> Dict[str, Any]:
-    import torch
-
-    probes: Dict[str, Any] = {}
-    for i, signal in enumerate(probe_signals(sample_rate)):
-        probes[f"signal_{i}"] = signal
-        if reference is not None:
-            with torch.no_grad():
-                log_probs, lengths, _ = reference(input_signal=signal[None], input_signal_length=torch.tensor([len(signal)]))
-            probes[f"log_probs_{i}"] = log_probs[0, : int(lengths[0])].contiguous()
-    return probes

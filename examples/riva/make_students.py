@@ -5,7 +5,7 @@
     python make_students.py models FOLDER           a character and a BPE QuartzNet, as training leaves them, in FOLDER
     python make_students.py retarget STUDENT CLASS  the same file with another class in its config, beside it
 
-`models` initialises `conf/small/quartznet_small.yaml` afresh. `retarget` makes what a careless export makes: a student whose
+`models` are those of the tests. `retarget` makes what a careless export makes: a student whose
 config names a class that Riva does not have.
 """
 
@@ -16,43 +16,16 @@ import sys
 import tarfile
 from pathlib import Path
 
-CONF = Path(__file__).resolve().parents[2] / "conf" / "small" / "quartznet_small.yaml"
-TEXT = ("the quick brown fox jumps over the lazy dog", "sphinx of black quartz judge my vow", "pack my box with five dozen jugs")
-PIECES = 48
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def models(folder: Path) -> None:
     """Writes `char.nemo` and `bpe.nemo`."""
-    import torch
-    from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
-    from omegaconf import OmegaConf, open_dict
+    sys.path.insert(0, str(ROOT))
+    from tests.integration.students import build
 
-    char = OmegaConf.load(CONF).model
-    for section in ("train_ds", "validation_ds", "test_ds", "tutor"):
-        char.pop(section)
-    bpe = char.copy()
-    with open_dict(bpe):
-        bpe.pop("labels")
-        bpe.tokenizer = {"dir": str(tokenizer(folder / "tokenizer")), "type": "bpe"}
-        bpe.decoder.update(num_classes=-1, vocabulary=[])
-    torch.manual_seed(0)
-    EncDecCTCModel(char).save_to(str(folder / "char.nemo"))
-    EncDecCTCModelBPE(bpe).save_to(str(folder / "bpe.nemo"))
-
-
-def tokenizer(folder: Path) -> Path:
-    """A SentencePiece tokenizer as NeMo wants it, trained through memory: a file's path would stay in the model for good."""
-    from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-
-    trained = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXT * 5), model_writer=trained, vocab_size=PIECES, model_type="bpe", minloglevel=2
-    )
-    pieces = SentencePieceProcessor(model_proto=trained.getvalue())
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "tokenizer.model").write_bytes(trained.getvalue())
-    (folder / "vocab.txt").write_text("".join(f"{pieces.id_to_piece(i)}\n" for i in range(PIECES)), encoding="utf-8")
-    return folder
+    for kind, name in (("quartznet", "char"), ("quartznet bpe", "bpe")):
+        build(kind, folder / name).rename(folder / f"{name}.nemo")
 
 
 def retarget(student: Path, target: str) -> None:

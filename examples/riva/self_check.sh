@@ -28,7 +28,7 @@ refused() {  # refused CLASS WORDS FOLDER: a student of that class, its module i
   echo "refused, as it must be: $1"
 }
 
-echo "making two untrained students from conf/small (log: $work/students.log)"
+echo "making two small untrained students (log: $work/students.log)"
 "$bin/python" "$here/make_students.py" models "$work/trained" >"$work/students.log" 2>&1
 for kind in char bpe; do
   "$bin/nemo-tutornet" export "$work/trained/$kind.nemo" "$work/$kind.nemo" 2>>"$work/students.log"

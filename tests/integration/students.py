@@ -68,6 +68,7 @@ def build(kind: str, folder: Path) -> Path:
     """Writes `folder/run.nemo`, a freshly initialised student of a kind in `STUDENTS`, with BatchNorm statistics of its own."""
     from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE
 
+    folder.mkdir(parents=True, exist_ok=True)
     student = STUDENTS[kind]
     config = student_config(folder, None)
     del config["train_ds"], config["validation_ds"]

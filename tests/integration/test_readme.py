@@ -59,11 +59,22 @@ def test_distil_export_and_evaluate(folder):
     assert shorter != train
     run(shorter, folder, "model.tutor.stages.0.epochs=1")
     exports, evaluations = commands("nemo-tutornet export"), commands("nemo-tutornet evaluate")
-    assert len(exports) == len(evaluations) == 1
+    assert len(exports) == len(evaluations) == 2
     run(exports[0], folder)
     assert type(ASRModel.restore_from(str(folder / "student.nemo"), map_location="cpu")) is EncDecCTCModel
     assert "WER %" in run(evaluations[0], folder)
     assert len(json.loads(run(evaluations[0], folder, "--json"))) == 2
+    (folder / "student.nemo").unlink()
+    assert "student.json" in run(exports[1], folder)
+    assert [row["runtime"] for row in json.loads(run(evaluations[1], folder, "--json"))] == [
+        "onnx fp32",
+        "onnx fp16",
+        "onnx int8",
+    ] * 2
+    (verify,) = commands("nemo-tutornet verify")
+    assert "student.json is as it was written" in run(verify, folder)
+    (block,) = [block for block in blocks("python") if "export_student" in block]
+    run(f"python - <<'END'\n{block}END", folder)
 
 
 def test_the_section_shown_is_the_section_there_is():

@@ -289,8 +289,11 @@ def test_interpolations_that_point_out_of_the_model_are_resolved() -> None:
 
 
 def test_sections_may_be_absent_or_null() -> None:
-    stock = stock_config(OmegaConf.create({"target": STOCK_BPE, "train_ds": None}))
-    assert stock == {"target": STOCK_BPE, "train_ds": None}
+    stock = stock_config(OmegaConf.create({"target": STOCK_CHAR, "train_ds": None}))
+    assert stock == {"target": STOCK_CHAR, "train_ds": None}
+    assert stock_config(OmegaConf.create({"target": STOCK_CHAR, "decoder": {"vocabulary": ["a"]}})).labels == ["a"]
+    subword = stock_config(OmegaConf.create({"target": STOCK_BPE, "validation_ds": None}))
+    assert subword == {"target": STOCK_BPE, "validation_ds": {"manifest_filepath": None}}
 
 
 # --- load_lightning_checkpoint ---------------------------------------------------------------------------------------

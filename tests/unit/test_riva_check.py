@@ -21,6 +21,9 @@ import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
 
+from nemo_tutornet.tokenizers import _without_paths
+from tests.integration.students import write_tokenizer
+
 RIVA = Path(__file__).parents[2] / "examples" / "riva"
 LABELS = [" ", "a", "b", "'"]
 FEATURES = 8
@@ -35,7 +38,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-check_riva, make_students = load("check_riva"), load("make_students")
+check_riva = load("check_riva")
 
 
 def network(
@@ -113,7 +116,17 @@ class Files:
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_students.tokenizer(tmp_path_factory.mktemp("tokenizer"))
+    return tokenizer_files(tmp_path_factory.mktemp("tokenizer"), clean=True)
+
+
+def tokenizer_files(folder: Path, clean: bool) -> Path:
+    """`tokenizer.model` and `vocab.txt`; SentencePiece leaves the path of its training text in the first unless it is cleaned."""
+    model = (write_tokenizer(folder) / "tokenizer.model").read_bytes()
+    for path in folder.iterdir():
+        path.unlink()
+    (folder / "tokenizer.model").write_bytes(_without_paths(model) if clean else model)
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in check_riva._pieces(model)), encoding="utf-8")
+    return folder
 
 
 @pytest.mark.parametrize(("stride", "length", "step"), [(2, False, 20), (4, True, 40), (8, True, 80)])
@@ -137,7 +150,7 @@ def test_a_right_archive_passes_and_shows_its_frame_rate(tmp_path, monkeypatch, 
 def test_a_right_archive_of_a_bpe_student_passes(tmp_path, monkeypatch, capsys, tokenizer):
     assert Files(tmp_path, tokenizer).check(monkeypatch) == 0
     said = capsys.readouterr().out
-    assert "EncDecCTCModelBPE\n" in said and f"{make_students.PIECES} pieces" in said
+    assert "EncDecCTCModelBPE\n" in said and "11 pieces" in said
 
 
 def graph(**changes: Any) -> Callable[[Files], None]:
@@ -213,19 +226,10 @@ def test_each_fault_of_a_tokenizer_has_its_sentence(tmp_path, monkeypatch, capsy
     _one_sentence(capsys, words)
 
 
-def test_a_tokenizer_trained_from_a_file_shows_its_path(tmp_path, monkeypatch, capsys, tokenizer):
-    from sentencepiece import SentencePieceTrainer
-
-    text, folder = tmp_path / "text.txt", tmp_path / "tokenizer"
-    text.write_text("\n".join(make_students.TEXT * 5), encoding="utf-8")
-    folder.mkdir()
-    SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=make_students.PIECES, model_type="bpe", minloglevel=2
-    )
-    (folder / "tokenizer.vocab").unlink()
-    (folder / "vocab.txt").write_bytes((tokenizer / "vocab.txt").read_bytes())
+def test_a_tokenizer_trained_from_a_file_shows_its_path(tmp_path, monkeypatch, capsys):
+    folder = tokenizer_files(tmp_path / "tokenizer", clean=False)
     assert Files(tmp_path, folder).check(monkeypatch) == 2
-    _one_sentence(capsys, f"0a_tokenizer.model shows the customer the absolute path {text}")
+    _one_sentence(capsys, f"0a_tokenizer.model shows the customer the absolute path {folder}/text.txt")
 
 
 def test_faults_of_different_kinds_are_all_told(tmp_path, monkeypatch, capsys):
