@@ -88,10 +88,12 @@ def export_student(
     graph = None if onnx is None else Path(onnx)
     _check_names(destination, graph, precisions, sherpa, verify, signing_key)
     file = Path(source) if isinstance(source, (str, Path)) else None
-    model = _from_model(source) if file is None else _from_file(file)
-    model.cfg = stock_config(model.cfg)
     try:
         with ExitStack() as stack:
+            # NeMo takes a subword model's tokenizer out of the file that it was restored from, so a copy must last as long.
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
+            model = _from_model(source, copy) if file is None else _from_file(file)
+            model.cfg = stock_config(model.cfg)
             stages: Dict[Path, Path] = {}
 
             def stage(path: Path) -> Path:
@@ -155,14 +157,12 @@ def _verified(
     return verification
 
 
-def _from_model(source: Any) -> Any:
+def _from_model(source: Any, copy: Path) -> Any:
     if not hasattr(source, "save_to"):
         raise TutorError(f"a {type(source).__name__} cannot be exported; give a .ckpt, a .nemo or a NeMo CTC model.")
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "model.nemo"
-        with quiet_nemo():
-            source.save_to(str(copy))
-        return _from_nemo(copy)
+    with quiet_nemo():
+        source.save_to(str(copy))
+    return _from_nemo(copy)
 
 
 def _from_file(source: Path) -> Any:

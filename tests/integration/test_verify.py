@@ -83,6 +83,18 @@ def test_a_model_in_training_is_unchanged_by_its_export(model: Any, tmp_path: Pa
     assert all(check["passed"] for check in told["checks"])
 
 
+def test_a_subword_model_in_memory_leaves_with_its_tokenizer(tmp_path: Path) -> None:
+    model = restore_ctc(build("quartznet bpe", tmp_path))
+    student = restore_ctc(export_student(model, tmp_path / "student.nemo").path)
+    assert student.tokenizer.text_to_ids("ab cd") == model.tokenizer.text_to_ids("ab cd")
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TutorError, match=r"a dict cannot be exported; give a .ckpt, a .nemo or a NeMo CTC model"):
+        export_student({}, tmp_path / "student.nemo")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("kind", list(STUDENTS))
 def test_every_kind_of_student_passes(kind: str, tmp_path: Path) -> None:
     source = build(kind, tmp_path)
