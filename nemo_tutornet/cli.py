@@ -49,6 +49,8 @@ def export(
     typer.echo(f"{done.path}: {done.target}, {done.parameters:,} parameters, {done.labels} labels.")
     for graph in done.onnx:
         typer.echo(f"{graph.path}: {graph.precision}, {graph.megabytes:.1f} MB, opset {graph.opset}.")
+        if graph.note:
+            typer.echo(f"note: {graph.note}", err=True)
     if done.summary is not None:
         typer.echo(f"{done.summary}: {'signed ' if sign else ''}summary of what was checked.")
 

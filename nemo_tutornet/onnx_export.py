@@ -4,16 +4,18 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import warnings
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, List, Mapping, Sequence
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from nemo_tutornet.checkpoints import STOCK_BPE, ctc_class, quiet_nemo, read_nemo_config, written_whole
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
+from nemo_tutornet.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
 from nemo_tutornet.teacher import restore_ctc
 
 # What NeMo 3.0.0's exporter takes by itself; nemo2riva makes its own graph, with opset 16.
@@ -35,6 +37,7 @@ class OnnxFile:
         opset: version of ONNX's standard operators.
         inputs: names of the graph's inputs.
         outputs: names of its outputs.
+        note: what its user should know, a sentence; None where there is nothing.
     """
 
     path: Path
@@ -43,6 +46,7 @@ class OnnxFile:
     opset: int
     inputs: List[str]
     outputs: List[str]
+    note: Optional[str] = None
 
 
 def require(*packages: str) -> None:
@@ -78,7 +82,7 @@ def write_onnx(nemo_file: Path, destination: Path, precisions: Sequence[str] = (
 
     Raises:
         TutorError: a missing package, a bad name, a file that is no CTC model, a front end that the metadata cannot
-            describe, or a destination that cannot be written.
+            describe, a model that sherpa-onnx cannot run, or a destination that cannot be written.
     """
     require("onnx", "onnxruntime")
     nemo_file, destination = Path(nemo_file), Path(destination)
@@ -100,18 +104,26 @@ def write_onnx(nemo_file: Path, destination: Path, precisions: Sequence[str] = (
         subsampling_factor=_subsampling_factor(model),
         precision="fp32",
     )
+    note = sherpa_note(metadata, nemo_file) if sherpa else None
     plain = _graph(model, nemo_file)
-    made = {name: _converted(plain, name) for name in PRECISIONS if name in precisions}
-    paths = {name: destination if name == "fp32" else destination.with_suffix(f".{name}.onnx") for name in made}
-    for name, proto in made.items():
-        _set_metadata(proto, replace(metadata, precision=name).as_strings())
+    files: Dict[Path, Any] = {}
+    for name in PRECISIONS:
+        if name in precisions:
+            path = destination if name == "fp32" else destination.with_suffix(f".{name}.onnx")
+            files[path] = with_metadata(_converted(plain, name), replace(metadata, precision=name).as_strings())
+    if sherpa:
+        files[destination.with_suffix(".sherpa.onnx")] = with_metadata(with_length(plain), metadata.as_strings())
     try:
         with ExitStack() as stack:
-            for name, proto in made.items():
-                _save(proto, stack.enter_context(written_whole(paths[name].expanduser().resolve())))
+            for path, proto in files.items():
+                temporary = stack.enter_context(written_whole(path.expanduser().resolve()))
+                temporary.write_bytes(proto.SerializeToString())
+            if sherpa:
+                tokens = destination.with_suffix(".tokens.txt").expanduser().resolve()
+                stack.enter_context(written_whole(tokens)).write_text(sherpa_tokens(metadata), encoding="utf-8")
     except OSError as error:
         raise TutorError(f"{destination} cannot be written ({error.strerror or error}).") from None
-    return [_describe(paths[name], name) for name in made]
+    return [_describe(path, note if path.name.endswith(".sherpa.onnx") else None) for path in files]
 
 
 def _graph(model: Any, nemo_file: Path) -> Any:
@@ -138,18 +150,35 @@ def _converted(plain: Any, precision: str) -> Any:
     proto.CopyFrom(plain)
     if precision == "fp16":
         from onnxruntime.transformers.float16 import convert_float_to_float16
+        from onnxruntime.transformers.onnx_model import OnnxModel
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # one line for each weight below fp16's smallest number
-            return convert_float_to_float16(proto, keep_io_types=True)
+            converted = convert_float_to_float16(proto, keep_io_types=True)
+        # It appends the casts of the inputs at the end, and ONNX wants every node after those that it reads.
+        OnnxModel(converted).topological_sort()
+        return converted
     if precision == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _quiet_root_logger():
             path = Path(folder) / "int8.onnx"
+            # Signed weights would run five times slower: ONNX Runtime has a fast integer convolution for unsigned ones only.
             quantize_dynamic(proto, path, op_types_to_quantize=list(QUANTIZED), weight_type=QuantType.QUInt8)
             return onnx.load(str(path))
     return proto
+
+
+@contextmanager
+def _quiet_root_logger() -> Iterator[None]:
+    """The quantizer advises a preparation that NeMo's exporter has done already: there is nothing left to fuse."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 def _subsampling_factor(model: Any) -> int:
@@ -162,31 +191,28 @@ def _subsampling_factor(model: Any) -> int:
     return round(_PROBE_FRAMES / int(frames[0]))
 
 
-def _set_metadata(proto: Any, metadata: Mapping[str, str]) -> None:
+def with_metadata(proto: Any, entries: Mapping[str, str]) -> Any:
+    """The graph, changed in place, with these entries and no others."""
     del proto.metadata_props[:]
-    for key, value in metadata.items():
+    for key, value in entries.items():
         entry = proto.metadata_props.add()
         entry.key, entry.value = key, value
+    return proto
 
 
-def _save(proto: Any, path: Path) -> None:
-    path.write_bytes(proto.SerializeToString())
-
-
-def _describe(path: Path, precision: str) -> OnnxFile:
+def _describe(path: Path, note: Optional[str]) -> OnnxFile:
     import onnx
     import onnxruntime
 
     # A session is what proves that every operator has a kernel here.
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    opset = next(
-        item.version for item in onnx.load(str(path), load_external_data=False).opset_import if item.domain in ("", "ai.onnx")
-    )
+    imported = onnx.load(str(path), load_external_data=False).opset_import
     return OnnxFile(
         path=path,
-        precision=precision,
+        precision=session.get_modelmeta().custom_metadata_map["precision"],
         megabytes=path.stat().st_size / 1e6,
-        opset=opset,
+        opset=next(item.version for item in imported if item.domain in ("", "ai.onnx")),
         inputs=[item.name for item in session.get_inputs()],
         outputs=[item.name for item in session.get_outputs()],
+        note=note,
     )

@@ -38,11 +38,11 @@ _RANGES = {
     "mag_power": (0.1, 4.0),
 }
 _WORDS = {
-    "window": ("hann", "hamming", "blackman", "bartlett", "none", None),
+    "window": ("hann", "hamming", "blackman", "bartlett"),
     "normalize": ("per_feature", "all_features", "NA", None),
     "log": (True, False),
     "log_zero_guard_type": ("add", "clamp"),
-    "exact_pad": (True, False),
+    "exact_pad": (False,),
     "mel_norm": ("slaney", None),
 }
 _OPTIONAL = ("window_size", "window_stride", "n_window_size", "n_window_stride", "n_fft", "preemph", "highfreq")
@@ -73,9 +73,7 @@ class OnnxMetadata:
     @property
     def ms_per_frame(self) -> float:
         """Milliseconds from one frame of the output to the next."""
-        front_end = self.front_end
-        stride = front_end["window_stride"] or front_end["n_window_stride"] / front_end["sample_rate"]
-        return round(1000 * stride * self.subsampling_factor, 3)
+        return round(1000 * samples_of(self.front_end, "stride") * self.subsampling_factor / self.front_end["sample_rate"], 3)
 
     def as_strings(self) -> Dict[str, str]:
         """The entries of the file."""
@@ -178,10 +176,21 @@ def wrong_front_end(values: Any) -> str | None:
             good = key == "log_zero_guard_value" and value in ("tiny", "eps")
         if not good:
             return f"{key} is {value!r}"
-    for size, samples in (("window_size", "n_window_size"), ("window_stride", "n_window_stride")):
-        if not values[size] and not values[samples]:
-            return f"neither {size} nor {samples}"
+    for seconds, samples in (("window_size", "n_window_size"), ("window_stride", "n_window_stride")):
+        if (values[seconds] is None) == (values[samples] is None):
+            return f"neither {seconds} nor {samples}" if values[seconds] is None else f"both {seconds} and {samples}"
+    if values["n_fft"] is not None and samples_of(values, "window") > values["n_fft"]:
+        return f"n_fft is {values['n_fft']}, shorter than the window"
+    if not values["lowfreq"] < (values["highfreq"] or values["sample_rate"] / 2) <= values["sample_rate"] / 2:
+        return f"lowfreq is {values['lowfreq']} and highfreq {values['highfreq']}"
     return None
+
+
+def samples_of(front_end: Mapping[str, Any], what: str) -> int:
+    """Samples of a front end's `window` or `stride`."""
+    given = {"window": ("n_window_size", "window_size"), "stride": ("n_window_stride", "window_stride")}[what]
+    samples, seconds = (front_end[key] for key in given)
+    return int(samples if samples is not None else seconds * front_end["sample_rate"])
 
 
 def _value(entries: Mapping[str, str], key: str, path: Path) -> str:

@@ -13,6 +13,9 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.onnx_export import require
 from nemo_tutornet.onnx_metadata import OnnxMetadata
 
+# What SentencePiece writes for the pieces that every model of it has and no transcript should.
+_SURFACE = {"<unk>": " \u2047 ", "<s>": "", "</s>": ""}
+
 
 class OnnxRecogniser:
     """A CTC recogniser from an `.onnx` file that `write_onnx` wrote.
@@ -44,7 +47,11 @@ class OnnxRecogniser:
         require("onnxruntime")
         self.path = Path(path)
         self._session = _open(self.path)
-        metadata = OnnxMetadata.from_strings(self._session.get_modelmeta().custom_metadata_map, self.path)
+        try:
+            entries = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError:
+            raise TutorError(f"{self.path} has metadata that are no text; take the file from its source again.") from None
+        metadata = OnnxMetadata.from_strings(entries, self.path)
         self.precision = metadata.precision
         self.parameters = metadata.parameters
         self.megabytes = self.path.stat().st_size / 1e6
@@ -54,7 +61,7 @@ class OnnxRecogniser:
         self._tokenizer = metadata.tokenizer
         self._inputs = [item.name for item in self._session.get_inputs()]
         self._check_graph(int(metadata.front_end["features"]))
-        self._front_end = _build(self.path, metadata.front_end)
+        self._front_end = _build(metadata.front_end)
 
     def _check_graph(self, features: int) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -63,6 +70,8 @@ class OnnxRecogniser:
                 f"{self.path} has the inputs {', '.join(self._inputs)} and the outputs "
                 f"{', '.join(item.name for item in outputs)}, not audio_signal and logprobs as nemo_tutornet writes them."
             )
+        if len(inputs[0].shape) != 3 or len(outputs[0].shape) != 3:
+            raise TutorError(f"{self.path} takes {inputs[0].shape} and gives {outputs[0].shape}, not three dimensions each.")
         shapes = {"mel bins": (inputs[0].shape[1], features), "labels": (outputs[0].shape[2], len(self.labels) + 1)}
         for what, (found, told) in shapes.items():
             if isinstance(found, int) and found != told:
@@ -126,11 +135,19 @@ class OnnxRecogniser:
         return join_labels([self.labels[i] for i in changed if i < len(self.labels)], self._tokenizer)
 
     def _run(self, features: np.ndarray) -> np.ndarray:
-        feed = {
-            "audio_signal": np.ascontiguousarray(features, dtype=np.float32),
-            "length": np.array([features.shape[2]], np.int64),
-        }
-        return self._session.run(["logprobs"], {name: feed[name] for name in self._inputs})[0][0]
+        frames = features.shape[2]
+        feed = {"audio_signal": np.ascontiguousarray(features, dtype=np.float32), "length": np.array([frames], np.int64)}
+        try:
+            return self._session.run(["logprobs"], {name: feed[name] for name in self._inputs})[0][0]
+        except Exception as error:  # ONNX Runtime's own classes have no common base but this
+            raise TutorError(
+                f"{self.path} does not take {frames} frames of {features.shape[1]} mel bins ({_first_line(error)}); graphs with "
+                f"attention or squeeze-and-excitation end where NeMo's exporter ended, so cut the audio into shorter utterances."
+            ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def join_labels(labels: Sequence[str], tokenizer: str) -> str:
@@ -145,7 +162,7 @@ def join_labels(labels: Sequence[str], tokenizer: str) -> str:
         return "".join(labels)
     if tokenizer == "wpe":
         return " ".join(labels).replace(" ##", "")
-    return "".join(labels).replace("\u2581", " ").removeprefix(" ")
+    return "".join(_SURFACE.get(label, label) for label in labels).lstrip("\u2581").replace("\u2581", " ")
 
 
 def _open(path: Path) -> Any:
@@ -156,22 +173,21 @@ def _open(path: Path) -> Any:
         raise TutorError(f"there is no file {path}; give the path of an .onnx file.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait by spinning keep the front end's from the cores: a small student was several times slower with it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is raised as well
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own classes have no common base but this
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TutorError(f"{path} is not a readable .onnx file ({first}); it may be truncated, copy it again.") from None
+        raise TutorError(
+            f"{path} is not a readable .onnx file ({_first_line(error)}); it may be truncated, copy it again."
+        ) from None
 
 
-def _build(path: Path, front_end: Mapping[str, Any]) -> Any:
+def _build(front_end: Mapping[str, Any]) -> Any:
     from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 
     from nemo_tutornet.checkpoints import quiet_nemo
 
-    try:
-        with quiet_nemo():
-            return AudioToMelSpectrogramPreprocessor(**front_end).eval()
-    except (ValueError, TypeError, RuntimeError, NotImplementedError, ZeroDivisionError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TutorError(f"{path}: NeMo refuses the preprocessor in its metadata ({first}).") from None
+    with quiet_nemo():
+        return AudioToMelSpectrogramPreprocessor(**front_end).eval()

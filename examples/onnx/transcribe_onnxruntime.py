@@ -1,0 +1,66 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Transcribe with an exported student in ONNX Runtime: numpy and librosa for the features, no NeMo and no torch.
+
+python transcribe_onnxruntime.py STUDENT.onnx a.wav b.flac
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import librosa
+import numpy as np
+import onnxruntime
+
+
+def features(samples: np.ndarray, p: dict) -> np.ndarray:
+    """NeMo's mel front end, [1, mel bins, frames]. `p` is the `preprocessor` of the file's metadata."""
+    if p["normalize"] != "per_feature" or p["window"] != "hann" or p["exact_pad"] or not p["log"]:
+        sys.exit("this example computes per-feature normalised log-mel features with a Hann window only")
+    window = p["n_window_size"] or int(p["window_size"] * p["sample_rate"])
+    hop = p["n_window_stride"] or int(p["window_stride"] * p["sample_rate"])
+    n_fft = p["n_fft"] or 2 ** int(np.ceil(np.log2(window)))
+    tiny = {"eps": np.finfo(np.float32).eps, "tiny": np.finfo(np.float32).tiny}.get(
+        p["log_zero_guard_value"], p["log_zero_guard_value"]
+    )
+    bank = librosa.filters.mel(
+        sr=p["sample_rate"], n_fft=n_fft, n_mels=p["features"], fmin=p["lowfreq"], fmax=p["highfreq"] or None, norm=p["mel_norm"]
+    )
+
+    emphasised = np.append(samples[:1], samples[1:] - (p["preemph"] or 0) * samples[:-1])
+    spectrum = librosa.stft(
+        emphasised, n_fft=n_fft, hop_length=hop, win_length=window, window=np.hanning(window), center=True, pad_mode="constant"
+    )
+    power = bank @ np.abs(spectrum[:, : len(samples) // hop]) ** p["mag_power"]  # NeMo's last frame is not a valid one
+    log = np.log(power + tiny if p["log_zero_guard_type"] == "add" else np.maximum(power, tiny))
+    normalised = (log - log.mean(axis=1, keepdims=True)) / (log.std(axis=1, ddof=1, keepdims=True) + 1e-5)
+    return normalised[None].astype(np.float32)
+
+
+def text(log_probs: np.ndarray, labels: list, tokenizer: str) -> str:
+    """Greedy CTC: repeats merged, then blanks dropped. The blank is the last label."""
+    best = log_probs.argmax(axis=-1)
+    merged = best[np.diff(best, prepend=-1) != 0]
+    pieces = "".join(labels[i] for i in merged if i < len(labels))
+    return pieces if tokenizer == "char" else pieces.replace("\u2581", " ").strip()
+
+
+def main(model: str, files: list) -> None:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    front_end, labels = json.loads(metadata["preprocessor"]), json.loads(metadata["labels"])
+    for file in files:
+        samples, _ = librosa.load(file, sr=front_end["sample_rate"], mono=True)
+        signal = features(samples, front_end)
+        # One utterance at a time and no padding: the graph has no masks. Some graphs also want the number of frames.
+        feed = {"audio_signal": signal, "length": np.array([signal.shape[2]])}
+        (log_probs,) = session.run(["logprobs"], {item.name: feed[item.name] for item in session.get_inputs()})
+        print(f"{file}: {text(log_probs[0], labels, metadata['tokenizer'])}")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(sys.argv[1], sys.argv[2:])

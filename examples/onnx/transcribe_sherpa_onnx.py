@@ -1,0 +1,49 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Transcribe with an exported student in sherpa-onnx, which computes the features itself.
+
+python transcribe_sherpa_onnx.py STUDENT.sherpa.onnx STUDENT.tokens.txt a.wav b.flac
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import librosa
+import numpy as np
+import sherpa_onnx
+
+HOP_MS = 10
+
+
+def centred(samples: np.ndarray, sample_rate: int) -> np.ndarray:
+    """The audio half a hop later.
+
+    NeMo's frame t is centred on sample t * hop, sherpa-onnx's on t * hop + hop / 2. Silence of half a hop in front undoes that,
+    and the cut leaves as many frames as NeMo makes.
+    """
+    hop = sample_rate * HOP_MS // 1000
+    return np.pad(samples[: len(samples) // hop * hop - 1], (hop // 2, 0))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("tokens")
+    parser.add_argument("files", nargs="+")
+    parser.add_argument("--mel-bins", type=int, default=64, help="of the student's front end: 64 for QuartzNet and Jasper")
+    parser.add_argument("--sample-rate", type=int, default=16000, help="of the student's front end")
+    given = parser.parse_args()
+    recogniser = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
+        model=given.model, tokens=given.tokens, feature_dim=given.mel_bins, sample_rate=given.sample_rate
+    )
+    for file in given.files:
+        samples, _ = librosa.load(file, sr=given.sample_rate, mono=True)
+        stream = recogniser.create_stream()
+        stream.accept_waveform(given.sample_rate, centred(samples, given.sample_rate))
+        recogniser.decode_stream(stream)
+        print(f"{file}: {stream.result.text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Real speech, where it is there, and a student trained on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+EPOCHS = 12
+
+
+@pytest.fixture(scope="session")
+def an4() -> Path:
+    """The folder with `an4_train.jsonl` and `an4_valid.jsonl`: `TUTORNET_DATA`, or `../shared/data` beside the repository."""
+    folder = Path(os.environ.get("TUTORNET_DATA", REPOSITORY.parent / "shared" / "data")).resolve()
+    if not all((folder / f"an4_{split}.jsonl").is_file() for split in ("train", "valid")):
+        pytest.skip(f"no AN4 in {folder}; set TUTORNET_DATA to the folder of an4_train.jsonl and an4_valid.jsonl")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def an4_files(an4: Path) -> list[Path]:
+    """The utterances of the validation set."""
+    rows = (an4 / "an4_valid.jsonl").read_text(encoding="utf-8").splitlines()
+    return [an4 / json.loads(row)["audio_filepath"] for row in rows]
+
+
+@pytest.fixture(scope="session")
+def an4_student(an4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A character QuartzNet of 0.28 M parameters trained on AN4 as a user would, about two minutes on one quiet core.
+
+    Its window is sherpa-onnx's 25 ms, not the 20 ms of the config.
+    """
+    folder = tmp_path_factory.mktemp("an4")
+    command = [sys.executable, str(REPOSITORY / "examples" / "speech_to_text_ctc_tutornet.py")]
+    settings = {
+        "model.train_ds.manifest_filepath": an4 / "an4_train.jsonl",
+        "model.validation_ds.manifest_filepath": an4 / "an4_valid.jsonl",
+        "model.tutor": "null",
+        "model.preprocessor.window_size": 0.025,
+        "trainer.max_epochs": EPOCHS,
+        "trainer.check_val_every_n_epoch": EPOCHS,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+        "exp_manager.exp_dir": folder,
+        "exp_manager.name": "student",
+        "exp_manager.create_tensorboard_logger": "false",
+        "seed": 1,
+    }
+    done = subprocess.run(
+        [*command, f"--config-path={REPOSITORY / 'conf' / 'small'}", "--config-name=quartznet_small"]
+        + [f"{key}={value}" for key, value in settings.items()],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},  # small models train faster on one thread
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder / "student" / "checkpoints" / "student.nemo"
