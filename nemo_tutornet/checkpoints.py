@@ -27,6 +27,10 @@ STOCK_CHAR = "nemo.collections.asr.models.ctc_models.EncDecCTCModel"
 STOCK_BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
 # NeMo writes a class by its defining module, older checkpoints by the package that re-exports it.
 CTC_CLASSES = {"EncDecCTCModel": STOCK_CHAR, "EncDecCTCModelBPE": STOCK_BPE}
+# Recognisers that can teach: those, hybrids through their CTC head, and transducers by their encoder alone.
+TEACHER_CLASSES = (
+    *CTC_CLASSES, "EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCBPEModel", "EncDecRNNTModel", "EncDecRNNTBPEModel",
+)  # fmt: skip
 # Keys of a dataset section that hold paths of the training machine.
 DATA_PATHS = ("manifest_filepath", "tarred_audio_filepaths", "input_cfg", "shar_path", "cuts_path", "manifest_path")
 # Plain containers and scalars that NeMo's hyperparameters are made of.
@@ -95,10 +99,7 @@ def ctc_class(config: DictConfig, path: Path, what: str) -> str:
     Raises:
         TutorError: any other class.
     """
-    try:
-        target = str(config.get("target", "nothing"))
-    except OmegaConfBaseException:
-        target = "a class that its config does not name"
+    target = _target(config)
     stock = CTC_CLASSES.get(target.rsplit(".", 1)[-1]) if target.startswith("nemo.collections.asr.") else None
     if stock is None:
         raise TutorError(
@@ -106,6 +107,27 @@ def ctc_class(config: DictConfig, path: Path, what: str) -> str:
             f"({' or '.join(CTC_CLASSES)}), so give the file of one."
         )
     return stock
+
+
+def check_teacher(config: DictConfig, path: Path) -> None:
+    """Refuses a checkpoint that cannot teach.
+
+    Raises:
+        TutorError: its class is none of NeMo's CTC, hybrid and transducer recognisers.
+    """
+    target = _target(config)
+    if not target.startswith("nemo.collections.asr.") or target.rsplit(".", 1)[-1] not in TEACHER_CLASSES:
+        raise TutorError(
+            f"{path} is a checkpoint of {target}; a teacher must be a NeMo recogniser with an encoder and frames "
+            f"({', '.join(TEACHER_CLASSES)}), so give the file of one."
+        )
+
+
+def _target(config: DictConfig) -> str:
+    try:
+        return str(config.get("target", "nothing"))
+    except OmegaConfBaseException:
+        return "a class that its config does not name"
 
 
 def stock_config(config: DictConfig) -> DictConfig:

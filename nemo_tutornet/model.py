@@ -238,8 +238,8 @@ class TutorMixin(_Host):
         assert self._tutor_config is not None and self.tutor_projection is not None
         if not self._tutor_config.rkd.warm_start_decoder or tutor.pairing.no_warm_start:
             return
-        mine = pointwise_decoder(self)
-        theirs = pointwise_decoder(tutor.teacher.model)
+        mine = pointwise_decoder(self.decoder)
+        theirs = pointwise_decoder(tutor.teacher.head)
         assert mine is not None and theirs is not None and mine.bias is not None
         weight, bias = compose_decoder(theirs, self.tutor_projection, tutor.pairing.label_order)
         with torch.no_grad():

@@ -98,42 +98,56 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
             )
     teacher_lengths = [_teacher_length(teacher, seconds) for seconds in _CHECKED_SECONDS]
     check_lengths(lengths, teacher_lengths, encoder.shift / teacher.encoder_layer.shift)
-    order, mismatch = None, None
-    try:
-        order = label_order(list(student.decoder.vocabulary), teacher.labels)
-    except TutorError as error:
-        mismatch = str(error)
-        if config.uses("skd"):
-            raise TutorError(
-                f"SKD compares posteriors, but {mismatch} RKD still works: leave skd out of model.tutor.stages, or give the "
-                f"student the teacher's labels."
-            ) from None
-    weighting = config.rkd.frame_weighting
-    if weighting == "auto":
-        weighting = "nonblank" if teacher.ends_in_layer_norm else "energy"
+    order, mismatch = _match_labels(student, teacher)
+    if mismatch and config.uses("skd"):
+        remedy = "." if teacher.head is None else ", or give the student the teacher's labels."
+        raise TutorError(f"SKD compares posteriors, but {mismatch} RKD still works: leave skd out of model.tutor.stages{remedy}")
     return Pairing(
         student_encoder=encoder,
         guided=guided,
         teacher_encoder=teacher.encoder_layer,
         hint=hint,
         label_order=order,
-        frame_weighting=weighting,
+        frame_weighting=_frame_weighting(teacher, config.rkd.frame_weighting),
         no_warm_start=mismatch or _no_warm_start(student, teacher, guided, hint),
     )
+
+
+def _match_labels(student: Any, teacher: Teacher) -> Tuple[Optional[Tuple[int, ...]], Optional[str]]:
+    """The teacher's output of each of the student's, or why there is none."""
+    if teacher.head is None:
+        return None, "the teacher is a transducer, which has no posteriors on frames."
+    try:
+        return label_order(list(student.decoder.vocabulary), teacher.labels), None
+    except TutorError as error:
+        return None, str(error)
+
+
+def _frame_weighting(teacher: Teacher, asked: str) -> str:
+    if asked == "nonblank" and teacher.head is None:
+        raise TutorError(
+            "model.tutor.rkd.frame_weighting is nonblank, but the teacher is a transducer, which has no posteriors on frames; "
+            "take energy or uniform."
+        )
+    if asked != "auto":
+        return asked
+    if not teacher.ends_in_layer_norm:
+        return "energy"
+    return "uniform" if teacher.head is None else "nonblank"  # energy is nearly constant after a LayerNorm
 
 
 def _no_warm_start(student: Any, teacher: Teacher, guided: Layer, hint: Layer) -> Optional[str]:
     if guided.path != ENCODER or hint.path != ENCODER:
         return f"the hint layer ({hint.path!r}) and the guided layer ({guided.path!r}) must both be the encoder's output"
-    for owner, model in (("student", student), ("teacher", teacher.model)):
-        if pointwise_decoder(model) is None:
+    for owner, decoder in (("student", student.decoder), ("teacher", teacher.head)):
+        if pointwise_decoder(decoder) is None:
             return f"the {owner}'s decoder is not a single 1x1 convolution"
     return None
 
 
-def pointwise_decoder(model: Any) -> Optional[nn.Conv1d]:
+def pointwise_decoder(decoder: Optional[nn.Module]) -> Optional[nn.Conv1d]:
     """The one 1x1 convolution of a NeMo CTC decoder, or None where the decoder is anything else."""
-    layers = list(getattr(model.decoder, "decoder_layers", []))
+    layers = list(getattr(decoder, "decoder_layers", []))
     if len(layers) == 1 and isinstance(layers[0], nn.Conv1d) and layers[0].kernel_size == (1,):
         return layers[0]
     return None

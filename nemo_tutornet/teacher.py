@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from nemo_tutornet.capture import ENCODER, Capture, Layer, measure
-from nemo_tutornet.checkpoints import ctc_class, quiet_nemo, read_nemo_config, sha256_of, untouched_app_state
+from nemo_tutornet.checkpoints import check_teacher, quiet_nemo, read_nemo_config, sha256_of, untouched_app_state
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.targets import TeacherTargets
 
 
 class Teacher:
-    """A frozen NeMo CTC model that gives targets for audio.
+    """A frozen NeMo recogniser that gives targets for audio.
+
+    A CTC model, a hybrid through its CTC head, or a transducer, which has no posteriors on frames and so teaches by its encoder
+    alone.
 
     It is no `nn.Module`, so a student that holds it does not register it: it stays out of `parameters()`, `state_dict()`,
     `train()`, DDP, ONNX export and every checkpoint. It owns its front end, its device and its precision.
@@ -26,7 +29,7 @@ class Teacher:
     Legend: `B` utterances, `N` samples, `T` frames of the teacher, `D` width of the hint layer, `V` labels with the blank last.
 
     Args:
-        model: a restored NeMo CTC model; it is frozen in place.
+        model: a restored NeMo model; it is frozen in place.
         precision: `auto`, `fp32` or `bf16`.
         hint_layer: module path; None is the encoder's output.
     """
@@ -34,6 +37,7 @@ class Teacher:
     def __init__(self, model: Any, precision: str = "auto", hint_layer: Optional[str] = None) -> None:
         self.model = model
         self.model.freeze()  # NeMo's: eval mode and no gradients
+        self.head: Optional[nn.Module] = ctc_head(model)
         self._precision = precision
         self.encoder_layer = measure(model, ENCODER, self._run_seconds)
         self.hint_layer: Layer = (
@@ -55,13 +59,13 @@ class Teacher:
                     f"model.tutor.teacher.sha256 is {config.sha256}, but the sha256 of {path} is {found}; "
                     f"give the right file or correct the key."
                 )
-        ctc_class(read_nemo_config(path), path, "a teacher")
+        check_teacher(read_nemo_config(path), path)
         return cls(restore_ctc(path), config.precision, hint_layer)
 
     @property
     def labels(self) -> List[str]:
-        """Labels in the order of the posterior, without the blank, which is last."""
-        return list(self.model.decoder.vocabulary)
+        """Labels in the order of the posterior, without the blank, which is last; none for a transducer."""
+        return [] if self.head is None else list(self.head.vocabulary)
 
     @property
     def sample_rate(self) -> int:
@@ -87,7 +91,7 @@ class Teacher:
             signal: waveform `[B, N]`, fp32.
             lengths: valid samples `[B]`.
             hidden: give the hint layer.
-            posteriors: run the decoder and give log-probabilities.
+            posteriors: run the CTC head and give log-probabilities; a transducer has none.
 
         Returns:
             Targets on the teacher's frames, detached.
@@ -102,7 +106,10 @@ class Teacher:
             with Capture(model, self.hint_layer.path) as captured:
                 features, feature_lengths = model.preprocessor(input_signal=signal, length=lengths)
                 encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
-            log_probs = model.decoder(encoder_output=encoded) if posteriors else None
+            log_probs = None
+            if posteriors:
+                assert self.head is not None, "pair() refuses losses that a transducer cannot serve"
+                log_probs = self.head(encoder_output=encoded)
         return TeacherTargets(
             lengths=encoded_lengths,
             log_probs=log_probs,
@@ -120,6 +127,13 @@ class Teacher:
         signal = torch.zeros(1, samples, device=next(self.model.parameters()).device)
         features, lengths = self.model.preprocessor(input_signal=signal, length=torch.tensor([samples], device=signal.device))
         self.model.encoder(audio_signal=features, length=lengths)
+
+
+def ctc_head(model: Any) -> Optional[nn.Module]:
+    """The module that turns an encoder's output into CTC log-probabilities; None for a transducer."""
+    if hasattr(model, "ctc_decoder"):  # a hybrid, whose `decoder` is the transducer's
+        return model.ctc_decoder
+    return None if hasattr(model, "joint") else model.decoder
 
 
 def restore_ctc(path: Path) -> Any:

@@ -171,7 +171,7 @@ def test_warm_start_composes_the_decoder_once_at_the_boundary(corpus, teacher_fi
 def test_composition_equals_the_teachers_decoder_on_the_projection(corpus, teacher_file, make_student):
     model = make_student(student_config(corpus, teacher_file))
     model.setup("fit")
-    theirs, projection = pointwise_decoder(model.tutor.teacher.model), model.tutor_projection
+    theirs, projection = pointwise_decoder(model.tutor.teacher.head), model.tutor_projection
     hidden = torch.randn(3, 20, 7)
     weight, bias = compose_decoder(theirs, projection, None)
     expected = theirs(projection(hidden))

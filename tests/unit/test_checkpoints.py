@@ -25,6 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 from nemo_tutornet.checkpoints import (
     STOCK_BPE,
     STOCK_CHAR,
+    TEACHER_CLASSES,
+    check_teacher,
     ctc_class,
     load_lightning_checkpoint,
     read_nemo_config,
@@ -226,6 +228,19 @@ def test_any_other_class_is_refused(config: Any) -> None:
     target = config.get("target")
     if isinstance(target, str) and "$" not in target:
         assert target in message
+
+
+@pytest.mark.parametrize("name", TEACHER_CLASSES)
+def test_every_recogniser_with_frames_can_teach(name: str) -> None:
+    check_teacher(OmegaConf.create({"target": f"nemo.collections.asr.models.{name}"}), Path("t.nemo"))
+
+
+@pytest.mark.parametrize(
+    "target", ["nemo.collections.asr.models.EncDecMultiTaskModel", "evil.EncDecRNNTModel", "${nowhere}", None]
+)
+def test_no_other_class_can_teach(target: Any) -> None:
+    message = refusal(check_teacher, OmegaConf.create({"target": target}), Path("some/t.nemo"))
+    assert "some/t.nemo" in message and "a teacher must be a NeMo recogniser" in message
 
 
 # --- stock_config ----------------------------------------------------------------------------------------------------
