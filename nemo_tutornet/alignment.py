@@ -5,11 +5,13 @@
 Padded sizes differ between NeMo's encoders, and even true lengths are not in an exact ratio (a 1.5 s utterance has 76 frames
 of 20 ms but 38 or 37 of 40 ms), so frames are matched by time and clamped to each utterance's own length.
 
-Legend: `B` utterances, `S` frames of the student's grid, `T` frames of the teacher's, `D` width, `V` labels with the blank last.
+Legend: `B` utterances, `S` frames of the student's grid, `T` frames of the teacher's, `K` teacher frames under a student frame,
+`D` width, `V` labels with the blank last.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import Optional, Sequence, Tuple
 
@@ -55,6 +57,61 @@ def repeat_frames(teacher: Tensor, index: Tensor, dim: int) -> Tensor:
     if dim == 1:
         return teacher.gather(1, index[:, :, None].expand(-1, -1, teacher.shape[2]))
     return teacher.gather(2, index[:, None, :].expand(-1, teacher.shape[1], -1))
+
+
+def covered_frames(student_frames: int, teacher_lengths: Tensor, rate: float) -> Tuple[Tensor, Tensor]:
+    """For each frame of a slower student, the teacher frames whose middle it covers; each belongs to one student frame.
+
+    Args:
+        student_frames: padded size of the student's grid, `S`.
+        teacher_lengths: the teacher's valid frames of each utterance `[B]`.
+        rate: teacher frames per student frame, above 1.
+
+    Returns:
+        Index `[B, S, K]`, int64, within the utterance's valid frames, and which of the `K` count, bool. Every student frame
+        has at least one: past the teacher's end it is the last one.
+    """
+    edges = torch.arange(student_frames + 1, device=teacher_lengths.device, dtype=torch.float64) * rate - 0.5
+    edges = edges.ceil().long()
+    last = (teacher_lengths.long() - 1).clamp(min=0)[:, None]
+    start, end = torch.minimum(edges[:-1][None], last), edges[1:][None]
+    index = start[:, :, None] + torch.arange(math.ceil(rate), device=teacher_lengths.device)
+    counts = (index < end[:, :, None]) & (index <= last[:, :, None])
+    counts[:, :, 0] = True
+    return torch.minimum(index, last[:, :, None]), counts
+
+
+def pool_posteriors(log_probs: Tensor, index: Tensor, counts: Tensor) -> Tensor:
+    """Of the teacher frames under each student frame, the one that is the least blank (ours): an average would drown spikes.
+
+    Two spikes under one student frame cannot both stay.
+
+    Args:
+        log_probs: the teacher's `[B, T, V]`, the blank last.
+        index: teacher frames of each student frame `[B, S, K]`.
+        counts: which of them count `[B, S, K]`.
+
+    Returns:
+        `[B, S, V]`.
+    """
+    blank = log_probs[..., -1].gather(1, index.flatten(1)).view(index.shape)
+    best = blank.masked_fill(~counts, float("inf")).argmin(dim=2, keepdim=True)
+    return repeat_frames(log_probs, index.gather(2, best)[..., 0], dim=1)
+
+
+def pool_hidden(hidden: Tensor, index: Tensor, counts: Tensor) -> Tensor:
+    """The mean of the teacher frames under each student frame (ours).
+
+    Args:
+        hidden: `[B, D, T]`.
+        index: teacher frames of each student frame `[B, S, K]`.
+        counts: which of them count `[B, S, K]`.
+
+    Returns:
+        `[B, D, S]`.
+    """
+    frames = repeat_frames(hidden, index.flatten(1), dim=2).unflatten(2, index.shape[1:])
+    return (frames * counts[:, None]).sum(dim=3) / counts.sum(dim=2)[:, None]
 
 
 def check_lengths(student: Sequence[int], teacher: Sequence[int], rate: float) -> None:

@@ -99,11 +99,16 @@ def _paper_stages() -> List[StageConfig]:
 
 @dataclass
 class TutorConfig:
-    """The whole `tutor:` section."""
+    """The whole `tutor:` section.
+
+    Attributes:
+        pool_frames: let a student have longer frames than its teacher; those under one frame are pooled (ours).
+    """
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     rkd: RKDConfig = field(default_factory=RKDConfig)
     skd: SKDConfig = field(default_factory=SKDConfig)
+    pool_frames: bool = False
     stages: List[StageConfig] = field(default_factory=_paper_stages)
 
     def uses(self, loss: str) -> bool:

@@ -14,7 +14,15 @@ from typing import Any, Optional, Tuple
 import torch
 from torch import Tensor, nn
 
-from nemo_tutornet.alignment import check_lengths, label_order, repeat_frames, teacher_frames
+from nemo_tutornet.alignment import (
+    check_lengths,
+    covered_frames,
+    label_order,
+    pool_hidden,
+    pool_posteriors,
+    repeat_frames,
+    teacher_frames,
+)
 from nemo_tutornet.capture import ENCODER, Layer, measure
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.errors import TutorError
@@ -48,13 +56,18 @@ class Pairing:
         """The teacher's log-probabilities `[B, T, V]` on the frames of a student's layer and on its labels, `[B, S, V]`."""
         if self.label_order is not None:
             log_probs = log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
-        index = teacher_frames(frames, teacher_lengths, layer.shift / self.teacher_encoder.shift)
-        return repeat_frames(log_probs, index, dim=1)
+        rate = layer.shift / self.teacher_encoder.shift
+        if rate > 1:
+            return pool_posteriors(log_probs, *covered_frames(frames, teacher_lengths, rate))
+        return repeat_frames(log_probs, teacher_frames(frames, teacher_lengths, rate), dim=1)
 
     def hidden(self, hidden: Tensor, teacher_lengths: Tensor, frames: int) -> Tensor:
         """The hint layer `[B, D, T]` on the `frames` frames of the guided layer, `[B, D, S]`."""
         lengths = layer_lengths(teacher_lengths, self.teacher_encoder, self.hint, hidden.shape[2])
-        return repeat_frames(hidden, teacher_frames(frames, lengths, self.guided.shift / self.hint.shift), dim=2)
+        rate = self.guided.shift / self.hint.shift
+        if rate > 1:
+            return pool_hidden(hidden, *covered_frames(frames, lengths, rate))
+        return repeat_frames(hidden, teacher_frames(frames, lengths, rate), dim=2)
 
 
 def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames: int) -> Tensor:
@@ -91,10 +104,11 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
     hint = teacher.hint_layer
     for layer, other, where in ((encoder, teacher.encoder_layer, "encoder"), (guided, hint, "guided layer")):
         used = config.uses("skd") if where == "encoder" else config.uses("rkd")
-        if used and layer.shift > other.shift:
+        if used and layer.shift > other.shift and not config.pool_frames:
             raise TutorError(
                 f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's {other.shift:g} ms "
-                f"({other.path!r}), and several teacher frames cannot be put on one student frame; take shorter frames."
+                f"({other.path!r}), so several teacher frames fall on one student frame; set model.tutor.pool_frames to true "
+                f"to pool them, or take shorter frames."
             )
     teacher_lengths = [_teacher_length(teacher, seconds) for seconds in _CHECKED_SECONDS]
     check_lengths(lengths, teacher_lengths, encoder.shift / teacher.encoder_layer.shift)

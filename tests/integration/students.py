@@ -69,12 +69,8 @@ def build(kind: str, folder: Path) -> Path:
     from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE
 
     folder.mkdir(parents=True, exist_ok=True)
-    student = STUDENTS[kind]
-    config = student_config(folder, None)
+    config = of_kind(kind, student_config(folder, None))
     del config["train_ds"], config["validation_ds"]
-    config["preprocessor"].update(features=student.features, window_size=0.025 if student.features == 80 else 0.02)
-    config["encoder"].update(feat_in=student.features, jasper=student.blocks)
-    config["decoder"]["feat_in"] = student.blocks[-1]["filters"]
     if kind.endswith("bpe"):
         subword(config, write_tokenizer(folder / "tokenizer"))
     torch.manual_seed(0)
@@ -84,6 +80,15 @@ def build(kind: str, folder: Path) -> Path:
         model.train()(input_signal=torch.randn(4, 16000), input_signal_length=torch.tensor([16000, 16000, 8000, 16000]))
     model.eval().save_to(str(folder / "run.nemo"))
     return folder / "run.nemo"
+
+
+def of_kind(kind: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Makes a character QuartzNet's config one of another architecture, in place."""
+    student = STUDENTS[kind]
+    config["preprocessor"].update(features=student.features, window_size=0.025 if student.features == 80 else 0.02)
+    config["encoder"].update(feat_in=student.features, jasper=student.blocks)
+    config["decoder"]["feat_in"] = student.blocks[-1]["filters"]
+    return config
 
 
 def write_tokenizer(folder: Path) -> Path:

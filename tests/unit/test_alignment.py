@@ -17,7 +17,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nemo_tutornet.alignment import check_lengths, label_order, repeat_frames, teacher_frames
+from nemo_tutornet.alignment import (
+    check_lengths,
+    covered_frames,
+    label_order,
+    pool_hidden,
+    pool_posteriors,
+    repeat_frames,
+    teacher_frames,
+)
 from nemo_tutornet.errors import TutorError
 
 QUICK = settings(max_examples=150, deadline=None, derandomize=True)
@@ -115,6 +123,57 @@ def test_lengths_may_be_int32() -> None:
     index = teacher_frames(4, torch.tensor([2, 1], dtype=torch.int32), 0.5)
     assert index.dtype == torch.int64
     assert index.tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
+
+
+# --- covered_frames and pooling --------------------------------------------------------------------------------------
+
+
+@QUICK
+@given(st.integers(1, 40), st.lists(st.integers(0, 90), min_size=1, max_size=4), st.sampled_from([1.0, 1.5, 2.0, 4.0, 8.0 / 3]))
+def test_covered_frames_agree_with_loops(student_frames: int, lengths: List[int], rate: float) -> None:
+    index, counts = covered_frames(student_frames, torch.tensor(lengths), rate)
+    for b, length in enumerate(lengths):
+        for s in range(student_frames):
+            covered = [t for t in range(length) if s * rate <= t + 0.5 < (s + 1) * rate] or [max(length - 1, 0)]
+            assert index[b, s][counts[b, s]].tolist() == covered
+        assert ((index[b] >= 0) & (index[b] < max(length, 1))).all()
+
+
+@QUICK
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=3), shift_pairs())
+def test_each_teacher_frame_is_covered_once(lengths: List[int], shifts: Tuple[int, int]) -> None:
+    rate = shifts[1] / shifts[0]
+    index, counts = covered_frames(math.ceil(max(lengths) / rate), torch.tensor(lengths), rate)
+    for b, length in enumerate(lengths):
+        frames = math.ceil(length / rate - 0.5)  # student frames that begin before the teacher's end
+        inside = index[b, :frames][counts[b, :frames]].tolist()
+        assert sorted(set(inside)) == list(range(max(inside, default=-1) + 1))
+        assert len(set(inside)) == len(inside)
+
+
+@QUICK
+@given(st.integers(1, 12), st.integers(1, 30), st.sampled_from([1.5, 2.0, 4.0]), st.integers(0, 10_000))
+def test_pooling_agrees_with_loops_and_keeps_spikes(student_frames: int, length: int, rate: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    log_probs = torch.randn(2, 30, 5, generator=generator, dtype=torch.float64).mul(3).log_softmax(-1)
+    hidden = torch.randn(2, 3, 30, generator=generator, dtype=torch.float64)
+    lengths = torch.tensor([length, 30])
+    index, counts = covered_frames(student_frames, lengths, rate)
+    posteriors, mean = pool_posteriors(log_probs, index, counts), pool_hidden(hidden, index, counts)
+    for b in range(2):
+        for s in range(student_frames):
+            frames = index[b, s][counts[b, s]].tolist()
+            spike = min(frames, key=lambda t: float(log_probs[b, t, -1]))
+            assert torch.equal(posteriors[b, s], log_probs[b, spike])
+            expected = sum(hidden[b, :, t] for t in frames) / len(frames)
+            torch.testing.assert_close(mean[b, :, s], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_at_the_same_rate_pooling_changes_nothing() -> None:
+    log_probs, hidden = torch.randn(2, 7, 4).log_softmax(-1), torch.randn(2, 3, 7)
+    index, counts = covered_frames(7, torch.tensor([7, 7]), 1.0)
+    assert torch.equal(pool_posteriors(log_probs, index, counts), log_probs)
+    assert torch.equal(pool_hidden(hidden, index, counts), hidden)
 
 
 # --- repeat_frames ---------------------------------------------------------------------------------------------------
