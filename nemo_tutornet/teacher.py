@@ -37,7 +37,7 @@ class Teacher:
     def __init__(self, model: Any, precision: str = "auto", hint_layer: Optional[str] = None) -> None:
         self.model = model
         self.model.freeze()  # NeMo's: eval mode and no gradients
-        self.head: Optional[nn.Module] = ctc_head(model)
+        self.head: Any = ctc_head(model)
         self._precision = precision
         self.encoder_layer = measure(model, ENCODER, self._run_seconds)
         self.hint_layer: Layer = (
