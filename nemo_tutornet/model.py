@@ -19,6 +19,7 @@ from nemo.utils.msc_utils import is_multistorageclient_url
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
 
+from nemo_tutornet.borrowed import borrow_tokenizer
 from nemo_tutornet.capture import ENCODER, Capture
 from nemo_tutornet.checkpoints import STOCK_BPE, STOCK_CHAR, stock_config, written_whole
 from nemo_tutornet.config import TutorConfig, parse_tutor
@@ -322,6 +323,11 @@ class TutorCTCModelBPE(TutorMixin, EncDecCTCModelBPE):
     """NeMo's subword CTC model with a teacher (`TutorMixin`)."""
 
     _stock_target = STOCK_BPE
+
+    def __init__(self, cfg: DictConfig, trainer: Optional[Trainer] = None) -> None:
+        cfg = convert_model_config_to_dict_config(cfg)
+        borrow_tokenizer(cfg)
+        super().__init__(cfg=cfg, trainer=trainer)
 
     @classmethod
     def list_available_models(cls) -> Optional[PretrainedModelInfo]:

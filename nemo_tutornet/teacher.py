@@ -51,7 +51,7 @@ class Teacher:
         Raises:
             TutorError: no such file or pretrained name, unreadable, another sha256 than the config's, or not a CTC recogniser.
         """
-        path = _locate(config.model_path)
+        path = locate(config.model_path)
         if config.sha256 is not None:
             found = sha256_of(path) if path.is_file() else "none, it is a folder"
             if found != config.sha256.lower():
@@ -163,7 +163,16 @@ def restore_ctc(path: Path) -> Any:
     return model.eval()
 
 
-def _locate(model_path: str) -> Path:
+def locate(model_path: str, key: str = "model.tutor.teacher.model_path") -> Path:
+    """The file of a checkpoint that a config names by its path or its pretrained name.
+
+    Args:
+        model_path: a `.nemo` file, a folder that one was unpacked to, or the name of a pretrained NeMo model.
+        key: of the config, for the message.
+
+    Raises:
+        TutorError: neither a file here nor a name whose file could be fetched.
+    """
     path = Path(model_path).expanduser()
     if path.exists() or path.suffix == ".nemo":
         return path
@@ -174,6 +183,6 @@ def _locate(model_path: str) -> Path:
     except Exception as error:  # the hub's, the network's or NeMo's own
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TutorError(
-            f"model.tutor.teacher.model_path is {model_path!r}, which is neither a file here nor a pretrained NeMo model that "
+            f"{key} is {model_path!r}, which is neither a file here nor a pretrained NeMo model that "
             f"could be fetched ({first}); give the path of a .nemo file or a name that NeMo knows."
         ) from None

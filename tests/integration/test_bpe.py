@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from nemo.collections.asr.models import ASRModel, EncDecCTCModelBPE
 from omegaconf import OmegaConf
 
-from nemo_tutornet import TutorCTCModelBPE, export_student
+from nemo_tutornet import TutorCTCModelBPE, TutorError, export_student
 from nemo_tutornet.checkpoints import STOCK_BPE, read_nemo_config
 from tests.conftest import student_config, teacher_config
 from tests.integration.students import subword, write_tokenizer
@@ -20,6 +21,57 @@ from tests.integration.students import subword, write_tokenizer
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def teacher(corpus: Path, tokenizer: Path, tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    model = EncDecCTCModelBPE(OmegaConf.create(subword(teacher_config(corpus), tokenizer)))
+    model.save_to(str(tmp_path / "teacher.nemo"))
+    return tmp_path / "teacher.nemo"
+
+
+def test_a_student_takes_its_teachers_tokenizer(corpus, tokenizer, teacher, make_student, tmp_path, monkeypatch):
+    """The student trains with it, resumes after the teacher's folder is gone, and leaves on its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    borrowing = subword(student_config(corpus, teacher), tokenizer)
+    borrowing["tokenizer"] = "teacher"
+    trainer = make_student(student_config(corpus, None), max_epochs=2).trainer
+    student = TutorCTCModelBPE(OmegaConf.create({"model": borrowing}).model, trainer=trainer)
+    trainer.fit(student)
+    theirs = ASRModel.restore_from(str(teacher), map_location="cpu")
+    assert list(student.decoder.vocabulary) == list(theirs.decoder.vocabulary) and student.tutor.pairing.label_order is None
+    done = export_student(student, tmp_path / "student.nemo")
+    shutil.rmtree(tmp_path / "cache")
+    teacher.unlink()
+    alone = ASRModel.restore_from(str(done.path), map_location="cpu")
+    assert alone.tokenizer.text_to_ids("ab cd") == theirs.tokenizer.text_to_ids("ab cd")
+    assert "cache" not in OmegaConf.to_yaml(read_nemo_config(done.path))
+
+
+def test_an_undistilled_baseline_names_the_file(corpus, tokenizer, teacher, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    config = {**subword(student_config(corpus, None), tokenizer), "tokenizer": str(teacher)}
+    model = TutorCTCModelBPE(OmegaConf.create({"model": config}).model)
+    assert model.tokenizer.vocab_size == 11
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_key", "tutor", "words"),
+    [
+        ("teacher", None, "model.tokenizer=teacher.nemo"),
+        ("teacher", {"teacher": {"model_path": "{char}"}}, "which has characters and no tokenizer"),
+        ("{char}", None, "which has characters and no tokenizer"),
+        ("/no/teacher.nemo", None, "there is no file /no/teacher.nemo"),
+    ],
+)
+def test_no_tokenizer_to_take(corpus, teacher_file, tokenizer, tokenizer_key, tutor, words):
+    config = subword(student_config(corpus, None), tokenizer)
+    config["tokenizer"] = tokenizer_key.format(char=teacher_file)
+    if tutor is not None:
+        config["tutor"] = {"teacher": {"model_path": str(teacher_file)}}
+    with pytest.raises(TutorError, match=words):
+        TutorCTCModelBPE(OmegaConf.create({"model": config}).model)
 
 
 def test_a_subword_student_trains_and_leaves(corpus, tokenizer, make_student, tmp_path):

@@ -1,0 +1,96 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`tokenizer: teacher`: a subword student with its teacher's tokenizer, so that the label sets are equal by construction."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from pathlib import Path
+from typing import Any, Dict
+
+from omegaconf import DictConfig, open_dict
+
+from nemo_tutornet.checkpoints import read_nemo_config, staged
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.teacher import locate
+
+# NeMo's keys of a tokenizer's files in a checkpoint's config, and the names it looks for in a tokenizer's folder.
+_FILES = {"model_path": "tokenizer.model", "vocab_path": "vocab.txt", "spe_tokenizer_vocab": "tokenizer.vocab"}
+
+
+def borrow_tokenizer(cfg: DictConfig) -> None:
+    """Replaces `tokenizer: teacher` in a student's config by the teacher's tokenizer, in place.
+
+    The files are copied out of the teacher's archive into the user's cache, named by their content: a resumed run finds them
+    there, and the student's `.nemo` holds its own copy. `tokenizer: FILE.nemo` (or a pretrained name) takes another checkpoint's;
+    an undistilled baseline, which has no teacher, names the teacher's file that way.
+
+    Args:
+        cfg: the student's config; one whose tokenizer is a section is left alone.
+
+    Raises:
+        TutorError: no teacher to take it from, or a teacher without a tokenizer of its own.
+    """
+    asked = cfg.get("tokenizer")
+    if not isinstance(asked, str):
+        return
+    path = locate(_teacher_of(cfg) if asked == "teacher" else asked, "model.tokenizer")
+    section = read_nemo_config(path).get("tokenizer")
+    kind = str(section.get("type")) if isinstance(section, DictConfig) else None
+    if kind not in ("bpe", "wpe"):
+        what = f"a tokenizer of type {kind!r}" if kind else "characters and no tokenizer"
+        raise TutorError(
+            f"model.tokenizer takes the tokenizer of {path}, which has {what}; give a checkpoint with one of type bpe or wpe, or "
+            f"make the student a character model: model.labels in place of model.tokenizer."
+        )
+    assert isinstance(section, DictConfig)
+    names = {key: str(section[key]).removeprefix("nemo:") for key in _FILES if section.get(key)}
+    folder = _kept(_files(path, names))
+    with open_dict(cfg):
+        cfg.tokenizer = {"dir": str(folder), "type": kind}
+
+
+def _teacher_of(cfg: DictConfig) -> str:
+    tutor = cfg.get("tutor")
+    teacher = tutor.get("teacher") if isinstance(tutor, DictConfig) else None
+    model_path = teacher.get("model_path") if isinstance(teacher, DictConfig) else None
+    if not model_path:
+        raise TutorError(
+            "model.tokenizer is 'teacher', but there is no model.tutor.teacher.model_path to take it from; without a "
+            "teacher, name the checkpoint itself: model.tokenizer=teacher.nemo."
+        )
+    return str(model_path)
+
+
+def _files(path: Path, names: Dict[str, str]) -> Dict[str, bytes]:
+    """Contents by the names that NeMo looks for in a tokenizer's folder."""
+    if path.is_dir():
+        found = {file.name: file.read_bytes() for file in path.iterdir() if file.name in names.values()}
+    else:
+        with tarfile.open(path, "r:*") as archive:
+            members: Dict[str, Any] = {os.path.basename(member.name): member for member in archive.getmembers()}
+            streams = {name: archive.extractfile(members[name]) for name in names.values() if name in members}
+            found = {name: stream.read() for name, stream in streams.items() if stream is not None}
+    missing = sorted(set(names.values()) - set(found))
+    if missing or not names:
+        raise TutorError(
+            f"{path} does not hold its tokenizer's files ({', '.join(missing) or 'none is named'}); take a whole one."
+        )
+    return {_FILES[key]: found[name] for key, name in names.items()}
+
+
+def _kept(files: Dict[str, bytes]) -> Path:
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(name.encode() + b"\0" + files[name])
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "nemo_tutornet" / "tokenizers" / digest.hexdigest()[:16]
+    try:
+        with staged(folder) as stage:  # several ranks write the same bytes
+            for name, content in files.items():
+                (stage / name).write_bytes(content)
+    except OSError as error:
+        raise TutorError(f"the teacher's tokenizer cannot be kept in {folder} ({error.strerror or error}).") from None
+    return folder
