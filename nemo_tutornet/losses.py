@@ -153,12 +153,28 @@ def select_symmetric(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
     return mask & (widened > 0)
 
 
+def greedy_lengths(log_probs: Tensor, mask: Tensor) -> Tensor:
+    """Labels of each utterance's best path, repeats merged and blanks removed: what a transcript's length would be.
+
+    Args:
+        log_probs: `[B, T, V]`, the blank last.
+        mask: valid frames `[B, T]`, bool.
+
+    Returns:
+        `[B]`, int64.
+    """
+    best = log_probs.argmax(dim=-1)
+    begins = torch.ones_like(mask)
+    begins[:, 1:] = best[:, 1:] != best[:, :-1]
+    return (begins & mask & (best != log_probs.shape[-1] - 1)).sum(dim=1)
+
+
 def reduce_like_ctc(per_utterance: Tensor, target_lengths: Tensor, reduction: str) -> Tensor:
     """Reduces SKD as NeMo's `CTCLoss` reduces CTC, so that a weight between the two means the same everywhere (ours).
 
     Args:
         per_utterance: `[B]`, each a sum over an utterance's frames.
-        target_lengths: labels of each transcript `[B]`.
+        target_lengths: labels of each transcript, or of what the teacher heard where there is none, `[B]`.
         reduction: the student's `ctc_reduction`: `mean_batch`, `mean_volume`, `mean` or `sum`.
 
     Returns:

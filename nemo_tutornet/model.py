@@ -29,6 +29,7 @@ from nemo_tutornet.pairing import Pairing, compose_decoder, pair, pointwise_deco
 from nemo_tutornet.schedule import Schedule, Stage
 from nemo_tutornet.targets import TeacherTargets
 from nemo_tutornet.teacher import Teacher
+from nemo_tutornet.unlabelled import only_labelled
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecCTCModel as _Host  # what the mixin is mixed into
@@ -194,7 +195,8 @@ class TutorMixin(_Host):
     def _step_with_ctc(self, step: _Step, batch: Any, batch_nb: int) -> Dict[str, Any]:
         self._step = step
         try:
-            return super().training_step(batch, batch_nb)
+            with only_labelled(self.loss, self.cfg.get("ctc_reduction", "mean_batch")):
+                return super().training_step(batch, batch_nb)
         finally:
             self._step = None
 

@@ -56,7 +56,7 @@ class StudentOutputs:
         log_probs: `[B, S, V]`.
         lengths: valid frames `[B]` of the encoder's output.
         guided: the guided layer `[B, D, S']`.
-        target_lengths: labels of each transcript `[B]`.
+        target_lengths: labels of each transcript `[B]`, 0 where there is none.
     """
 
     log_probs: Tensor
@@ -117,6 +117,8 @@ class Objective:
         assert teacher.log_probs is not None
         posteriors = self._pairing.posteriors(teacher.log_probs, teacher.lengths, frames, self._pairing.student_encoder)
         mask = losses.frame_mask(student.lengths, frames) & (teacher.lengths > 0)[:, None]
+        heard = losses.greedy_lengths(posteriors, mask)
+        labels = torch.where(student.target_lengths > 0, student.target_lengths, heard)
         mask = losses.FRAME_SELECTION[self._skd.frames](posteriors, mask, self._skd.frames_around)
         distance = losses.DIVERGENCE[self._skd.divergence](student.log_probs, posteriors, mask, self._skd.temperature)
-        return losses.reduce_like_ctc(distance, student.target_lengths, self._reduction)
+        return losses.reduce_like_ctc(distance, labels, self._reduction)
