@@ -17,7 +17,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError
 
-LOSSES = ("ctc", "rkd", "skd")
+LOSSES = ("ctc", "rkd", "skd", "pseudo")
 PRECISIONS = ("auto", "fp32", "bf16")
 FRAME_WEIGHTINGS = ("auto", "nonblank", "energy", "uniform")
 DIVERGENCES = ("l2", "kl", "guided")
@@ -74,6 +74,19 @@ class SKDConfig:
 
 
 @dataclass
+class PseudoLabelsConfig:
+    """Sequence-level targets (the loss `pseudo`): which of the teacher's hypotheses count.
+
+    Attributes:
+        min_confidence: drop a hypothesis of which the teacher is less sure, 0 to 1; not for transducers.
+        max_wer: where there is a transcript, drop a hypothesis whose word error rate against it is higher; null keeps all.
+    """
+
+    min_confidence: float = 0.0
+    max_wer: Optional[float] = None
+
+
+@dataclass
 class StageConfig:
     """One stage of the schedule.
 
@@ -108,6 +121,7 @@ class TutorConfig:
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     rkd: RKDConfig = field(default_factory=RKDConfig)
     skd: SKDConfig = field(default_factory=SKDConfig)
+    pseudo_labels: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
     pool_frames: bool = False
     stages: List[StageConfig] = field(default_factory=_paper_stages)
 
@@ -220,6 +234,10 @@ def _check(config: TutorConfig) -> None:
         )
     if config.skd.frames_around < 0:
         raise TutorError(f"model.tutor.skd.frames_around must be 0 or more, not {config.skd.frames_around}.")
+    if not 0 <= config.pseudo_labels.min_confidence <= 1:
+        raise TutorError(f"model.tutor.pseudo_labels.min_confidence must be 0 to 1, not {config.pseudo_labels.min_confidence}.")
+    if config.pseudo_labels.max_wer is not None and not config.pseudo_labels.max_wer >= 0:
+        raise TutorError(f"model.tutor.pseudo_labels.max_wer must be 0 or more, not {config.pseudo_labels.max_wer}.")
     if not config.stages:
         raise TutorError("model.tutor.stages is empty; give at least one stage, or leave the key out for the default.")
     for i, stage in enumerate(config.stages):

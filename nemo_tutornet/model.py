@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
 import torch
 from lightning.pytorch import Trainer
@@ -25,54 +25,18 @@ from nemo_tutornet.checkpoints import STOCK_BPE, STOCK_CHAR, stock_config, writt
 from nemo_tutornet.config import TutorConfig, parse_tutor
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.objective import Objective, Projection, StudentOutputs
-from nemo_tutornet.pairing import Pairing, compose_decoder, pair, pointwise_decoder
+from nemo_tutornet.pairing import compose_decoder, pair, pointwise_decoder
+from nemo_tutornet.pseudo import PseudoLabels
 from nemo_tutornet.schedule import Schedule, Stage
 from nemo_tutornet.targets import TeacherTargets
 from nemo_tutornet.teacher import Teacher
+from nemo_tutornet.tutor import Step, Tutor
 from nemo_tutornet.unlabelled import only_labelled
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecCTCModel as _Host  # what the mixin is mixed into
 else:
     _Host = object
-
-
-class Tutor:
-    """A student's teacher, schedule and objective: a plain object, so that nothing of it is registered in the student.
-
-    Attributes:
-        teacher: the frozen teacher.
-        pairing: what is matched with what.
-        schedule: the stages.
-        objective: the losses.
-        stage: index of the stage last entered; None before the first step.
-    """
-
-    def __init__(self, teacher: Teacher, pairing: Pairing, schedule: Schedule, objective: Objective) -> None:
-        self.teacher = teacher
-        self.pairing = pairing
-        self.schedule = schedule
-        self.objective = objective
-        self.stage: Optional[int] = None
-
-
-class _Step:
-    """One training step: named terms, and the weighted sum of them. Without targets CTC is the only term."""
-
-    def __init__(
-        self, objective: Objective, stage: Stage, targets: Optional[TeacherTargets], student: Callable[[], StudentOutputs]
-    ) -> None:
-        self._objective, self._stage, self._targets, self._student = objective, stage, targets, student
-        self.logs: Dict[str, Tensor] = {}
-
-    def total(self, ctc: Optional[Tensor] = None) -> Tensor:
-        terms: Dict[str, Tensor] = {}
-        if self._targets is not None:
-            terms = self._objective.terms(self._stage, self._student(), self._targets)
-        if ctc is not None:
-            terms["ctc"] = ctc
-        self.logs = {f"train_{name}": term.detach() for name, term in terms.items()}
-        return torch.stack([self._stage.weights[name] * term for name, term in terms.items()]).sum()
 
 
 class TutorMixin(_Host):
@@ -119,7 +83,7 @@ class TutorMixin(_Host):
         self._tutor_config: Optional[TutorConfig] = config
         self._tutor: Optional[Tutor] = None
         self._tutor_state: Optional[Dict[str, Any]] = None
-        self._step: Optional[_Step] = None
+        self._step: Optional[Step] = None
         self.tutor_projection: Optional[Projection] = None
 
     @property
@@ -149,7 +113,8 @@ class TutorMixin(_Host):
         self.tutor_projection = Projection(pairing.guided.width, pairing.hint.width).to(device)
         reduction = self.cfg.get("ctc_reduction", "mean_batch")
         objective = Objective(config, pairing, self.tutor_projection, reduction)
-        self._tutor = Tutor(teacher, pairing, Schedule.from_config(config.stages), objective)
+        pseudo_labels = PseudoLabels.for_student(config.pseudo_labels, self)
+        self._tutor = Tutor(teacher, pairing, Schedule.from_config(config.stages), objective, pseudo_labels)
         if self._tutor_state is not None:
             self._restore_tutor_state(self._tutor_state)
         logging.info(
@@ -168,10 +133,11 @@ class TutorMixin(_Host):
         if tutor is None:
             return super().training_step(batch, batch_nb)
         stage = self._enter_stage(tutor)
-        signal, signal_lengths, _, target_lengths = batch
-        hidden, posteriors = tutor.objective.needs_hidden(stage), tutor.objective.needs_posteriors(stage)
-        targets = tutor.teacher(signal, signal_lengths, hidden=hidden, posteriors=posteriors) if hidden or posteriors else None
+        signal, signal_lengths, transcripts, target_lengths = batch
+        needs = tutor.objective.needs(stage)
+        targets = tutor.teacher(signal, signal_lengths, **needs) if any(needs.values()) else None
         with ExitStack() as captures:
+            captures.enter_context(only_labelled(self.loss, self.cfg.get("ctc_reduction", "mean_batch")))
             encoder = captures.enter_context(Capture(self, ENCODER))
             decoder = captures.enter_context(Capture(self, "decoder"))
             guided = captures.enter_context(Capture(self, tutor.pairing.guided.path))
@@ -180,7 +146,14 @@ class TutorMixin(_Host):
                 layer = guided.tensor(tutor.pairing.guided.time_axis)
                 return StudentOutputs(decoder.output, encoder.output[1], layer, target_lengths)
 
-            step = _Step(tutor.objective, stage, targets, student)
+            def pseudo(outputs: StudentOutputs, given: TeacherTargets) -> Tensor:
+                assert given.hypotheses is not None
+                labels, lengths = tutor.pseudo_labels.targets(given.hypotheses, transcripts, target_lengths)
+                return self.loss(
+                    log_probs=outputs.log_probs, targets=labels, input_lengths=outputs.lengths, target_lengths=lengths
+                )
+
+            step = Step(tutor.objective, stage, targets, student, pseudo)
             if stage.uses("ctc"):
                 output = self._step_with_ctc(step, batch, batch_nb)
             else:
@@ -192,11 +165,10 @@ class TutorMixin(_Host):
         output["log"].update(step.logs, tutor_stage=float(tutor.stage or 0))
         return self._ready_for_ddp(output)
 
-    def _step_with_ctc(self, step: _Step, batch: Any, batch_nb: int) -> Dict[str, Any]:
+    def _step_with_ctc(self, step: Step, batch: Any, batch_nb: int) -> Dict[str, Any]:
         self._step = step
         try:
-            with only_labelled(self.loss, self.cfg.get("ctc_reduction", "mean_batch")):
-                return super().training_step(batch, batch_nb)
+            return super().training_step(batch, batch_nb)
         finally:
             self._step = None
 
@@ -263,9 +235,11 @@ class TutorMixin(_Host):
         self._refresh_idle_decoder()
 
     def on_train_epoch_end(self) -> None:
-        """Composes the decoder while it is idle, for runs without validation."""
+        """Composes the decoder while it is idle, for runs without validation; tells what became of the hypotheses."""
         super().on_train_epoch_end()
         self._refresh_idle_decoder()
+        if self._tutor is not None and self._tutor.pseudo_labels.counts:
+            logging.info(f"Epoch {self.current_epoch}, {self._tutor.pseudo_labels.report()}")
 
     # --- What a checkpoint carries, and what leaves -------------------------------------------------------------------------
 

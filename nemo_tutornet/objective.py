@@ -81,13 +81,14 @@ class Objective:
         self._projection = projection
         self._reduction = ctc_reduction
 
-    def needs_hidden(self, stage: Stage) -> bool:
-        """True when the stage reads the teacher's hint layer."""
-        return stage.uses("rkd")
-
-    def needs_posteriors(self, stage: Stage) -> bool:
-        """True when the stage reads the teacher's posteriors, for SKD or as frame weights."""
-        return stage.uses("skd") or (stage.uses("rkd") and self._pairing.frame_weighting == "nonblank")
+    def needs(self, stage: Stage) -> Dict[str, bool]:
+        """What the stage reads of the teacher: its hint layer, its posteriors (for SKD or as frame weights), its hypotheses."""
+        rkd = stage.uses("rkd")
+        return {
+            "hidden": rkd,
+            "posteriors": stage.uses("skd") or (rkd and self._pairing.frame_weighting == "nonblank"),
+            "hypotheses": stage.uses("pseudo"),
+        }
 
     def terms(self, stage: Stage, student: StudentOutputs, teacher: TeacherTargets) -> Dict[str, Tensor]:
         """The stage's losses but CTC, by name, not weighted yet."""

@@ -115,7 +115,15 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
     order, mismatch = _match_labels(student, teacher)
     if mismatch and config.uses("skd"):
         remedy = "." if teacher.head is None else ", or give the student the teacher's labels."
-        raise TutorError(f"SKD compares posteriors, but {mismatch} RKD still works: leave skd out of model.tutor.stages{remedy}")
+        raise TutorError(
+            f"SKD compares posteriors, but {mismatch} RKD and pseudo-labels still work: leave skd out of "
+            f"model.tutor.stages{remedy}"
+        )
+    if teacher.head is None and config.uses("pseudo") and config.pseudo_labels.min_confidence > 0:
+        raise TutorError(
+            "model.tutor.pseudo_labels.min_confidence is set, but the teacher is a transducer, whose hypotheses have no "
+            "confidence here; leave it at 0 or filter by max_wer."
+        )
     return Pairing(
         student_encoder=encoder,
         guided=guided,

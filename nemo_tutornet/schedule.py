@@ -32,7 +32,7 @@ class Stage:
     @property
     def decoder_is_idle(self) -> bool:
         """True when no loss of this stage reaches the student's decoder."""
-        return not (self.uses("ctc") or self.uses("skd"))
+        return not (self.uses("ctc") or self.uses("skd") or self.uses("pseudo"))
 
 
 class Schedule:

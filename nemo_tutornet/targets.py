@@ -5,9 +5,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import List, Optional
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """What a teacher heard in an utterance.
+
+    Attributes:
+        text: its words.
+        confidence: 0 to 1 (`pseudo.confidence`), None for a transducer.
+    """
+
+    text: str
+    confidence: Optional[float]
 
 
 @dataclass(frozen=True)
@@ -20,8 +33,10 @@ class TeacherTargets:
         lengths: valid frames `[B]` of the encoder's output.
         log_probs: `[B, T, V]`, or None when nobody asked.
         hidden: the hint layer `[B, D, T']`, or None when nobody asked.
+        hypotheses: one an utterance, or None when nobody asked.
     """
 
     lengths: Tensor
     log_probs: Optional[Tensor] = None
     hidden: Optional[Tensor] = None
+    hypotheses: Optional[List[Hypothesis]] = None

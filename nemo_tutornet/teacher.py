@@ -14,7 +14,8 @@ from nemo_tutornet.capture import ENCODER, Capture, Layer, measure
 from nemo_tutornet.checkpoints import check_teacher, quiet_nemo, read_nemo_config, sha256_of, untouched_app_state
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.targets import TeacherTargets
+from nemo_tutornet.pseudo import confidence
+from nemo_tutornet.targets import Hypothesis, TeacherTargets
 
 
 class Teacher:
@@ -84,7 +85,9 @@ class Teacher:
         return isinstance(module, nn.LayerNorm) or (bool(children) and isinstance(children[-1], nn.LayerNorm))
 
     @torch.no_grad()
-    def __call__(self, signal: Tensor, lengths: Tensor, *, hidden: bool, posteriors: bool) -> TeacherTargets:
+    def __call__(
+        self, signal: Tensor, lengths: Tensor, *, hidden: bool, posteriors: bool, hypotheses: bool = False
+    ) -> TeacherTargets:
         """Runs the teacher on raw audio; what is not asked for is not computed.
 
         Args:
@@ -92,6 +95,7 @@ class Teacher:
             lengths: valid samples `[B]`.
             hidden: give the hint layer.
             posteriors: run the CTC head and give log-probabilities; a transducer has none.
+            hypotheses: decode, as the teacher's own `decoding` section says (greedy or beam).
 
         Returns:
             Targets on the teacher's frames, detached.
@@ -107,14 +111,24 @@ class Teacher:
                 features, feature_lengths = model.preprocessor(input_signal=signal, length=lengths)
                 encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
             log_probs = None
-            if posteriors:
+            if posteriors or (hypotheses and self.head is not None):
                 assert self.head is not None, "pair() refuses losses that a transducer cannot serve"
                 log_probs = self.head(encoder_output=encoded)
         return TeacherTargets(
             lengths=encoded_lengths,
-            log_probs=log_probs,
+            log_probs=log_probs if posteriors else None,
+            hypotheses=self._decode(encoded, encoded_lengths, log_probs) if hypotheses else None,
             hidden=captured.tensor(self.hint_layer.time_axis) if hidden else None,
         )
+
+    def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Optional[Tensor]) -> List[Hypothesis]:
+        if log_probs is None:
+            found = self.model.decoding.rnnt_decoder_predictions_tensor(encoder_output=encoded, encoded_lengths=lengths)
+            return [Hypothesis(_text(entry), None) for entry in _best(found)]
+        decoding = getattr(self.model, "ctc_decoding", None) or self.model.decoding
+        found = decoding.ctc_decoder_predictions_tensor(decoder_outputs=log_probs.float(), decoder_lengths=lengths)
+        sure = confidence(log_probs, lengths).tolist()
+        return [Hypothesis(_text(entry), value) for entry, value in zip(_best(found), sure, strict=True)]
 
     def _autocast_dtype(self, device: torch.device) -> Optional[torch.dtype]:
         if self._precision == "auto":
@@ -127,6 +141,16 @@ class Teacher:
         signal = torch.zeros(1, samples, device=next(self.model.parameters()).device)
         features, lengths = self.model.preprocessor(input_signal=signal, length=torch.tensor([samples], device=signal.device))
         self.model.encoder(audio_signal=features, length=lengths)
+
+
+def _best(found: Any) -> Any:
+    """NeMo 2 gives (best, all) where NeMo 3 gives the best; a beam search may give several an utterance, best first."""
+    found = found[0] if isinstance(found, tuple) else found
+    return [entry[0] if isinstance(entry, list) else entry for entry in found]
+
+
+def _text(entry: Any) -> str:
+    return entry if isinstance(entry, str) else str(entry.text)
 
 
 def ctc_head(model: Any) -> Optional[nn.Module]:

@@ -113,7 +113,7 @@ def test_a_pretrained_name_that_nobody_knows(run, monkeypatch):
 def test_label_sets_that_differ(run, corpus, tmp_path):
     other = save_teacher(teacher_config(corpus, labels=[*LABELS[:-1], "ä"]), tmp_path / "umlaut.nemo")
     line = run(f"model.tutor.teacher.model_path={other}")
-    assert "'ä'" in line and '"\'"' in line and "RKD still works" in line
+    assert "'ä'" in line and '"\'"' in line and "RKD and pseudo-labels still work" in line
 
 
 def test_rkd_alone_takes_a_teacher_with_other_labels(corpus, make_student, tmp_path):

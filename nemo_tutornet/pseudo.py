@@ -1,0 +1,113 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Sequence-level targets: the teacher's hypothesis as a CTC target (pseudo-labels, filtered as in Distil-Whisper: 2311.00430).
+
+They need no common vocabulary and no common frame rate: a teacher of pieces can so teach a student of characters.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Callable, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from nemo_tutornet.config import PseudoLabelsConfig
+from nemo_tutornet.targets import Hypothesis
+
+# Why an utterance's hypothesis was not used, and `kept`.
+FATES = ("kept", "empty", "unsure", "wrong", "unspeakable")
+
+
+class PseudoLabels:
+    """Turns a teacher's hypotheses into the student's labels, and counts what it drops.
+
+    Args:
+        config: the checked `tutor.pseudo_labels` section.
+        encode: text to the student's labels; None where it has none for it.
+        decode: labels to text.
+
+    Attributes:
+        counts: utterances by their fate since the last `report`: `kept`; `empty` (the teacher heard nothing); `unsure` (below
+            `min_confidence`); `wrong` (above `max_wer` against the transcript); `unspeakable` (the student has no labels for it).
+    """
+
+    def __init__(
+        self, config: PseudoLabelsConfig, encode: Callable[[str], Optional[List[int]]], decode: Callable[[List[int]], str]
+    ) -> None:
+        self._config, self._encode, self._decode = config, encode, decode
+        self.counts: Counter[str] = Counter()
+
+    @classmethod
+    def for_student(cls, config: PseudoLabelsConfig, student: Any) -> PseudoLabels:
+        """With the student's tokenizer, or with the parser that its training data get."""
+        if hasattr(student, "tokenizer"):
+            return cls(config, student.tokenizer.text_to_ids, student.tokenizer.ids_to_text)
+        from nemo.collections.common.parts.preprocessing.parsers import make_parser
+
+        labels, data = list(student.decoder.vocabulary), student.cfg.get("train_ds") or {}
+        parser = make_parser(labels=labels, name=data.get("parser", "en"), do_normalize=data.get("normalize_transcripts", False))
+        return cls(config, parser, lambda ids: "".join(labels[i] for i in ids))
+
+    def targets(self, hypotheses: Sequence[Hypothesis], transcripts: Tensor, transcript_lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        """The student's labels of each kept hypothesis.
+
+        Args:
+            hypotheses: one an utterance, `B` of them.
+            transcripts: the student's labels of the true transcripts `[B, L]`.
+            transcript_lengths: `[B]`, 0 where there is none.
+
+        Returns:
+            Labels `[B, L']` and their lengths `[B]`, 0 where the hypothesis was dropped.
+        """
+        rows: List[List[int]] = []
+        for i, hypothesis in enumerate(hypotheses):
+            reference = transcripts[i, : int(transcript_lengths[i])].tolist()
+            fate, labels = self._judge(hypothesis, reference)
+            self.counts[fate] += 1
+            rows.append(labels)
+        lengths = torch.tensor([len(row) for row in rows], device=transcripts.device)
+        padded = torch.zeros(len(rows), max(1, int(lengths.max())), dtype=torch.long, device=transcripts.device)
+        for i, row in enumerate(rows):
+            padded[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        return padded, lengths
+
+    def _judge(self, hypothesis: Hypothesis, reference: List[int]) -> Tuple[str, List[int]]:
+        if not hypothesis.text.strip():
+            return "empty", []
+        if hypothesis.confidence is not None and hypothesis.confidence < self._config.min_confidence:
+            return "unsure", []
+        if self._config.max_wer is not None and reference:
+            from jiwer import wer
+
+            if wer(self._decode(reference), hypothesis.text) > self._config.max_wer:
+                return "wrong", []
+        labels = self._encode(hypothesis.text)
+        return ("kept", list(labels)) if labels else ("unspeakable", [])
+
+    def report(self) -> str:
+        """One line about what was kept and dropped since the last one."""
+        total = sum(self.counts.values())
+        dropped = [f"{self.counts[fate]} {fate}" for fate in FATES[1:] if self.counts[fate]]
+        line = f"pseudo-labels: {self.counts['kept']} of {total} hypotheses used"
+        self.counts.clear()
+        return line + (f", dropped: {', '.join(dropped)}." if dropped else ".")
+
+
+def confidence(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """How sure a CTC teacher is of each utterance (ours): the geometric mean of its best label's posterior where it is no blank.
+
+    Args:
+        log_probs: `[B, T, V]`, the blank last.
+        lengths: valid frames `[B]`.
+
+    Returns:
+        `[B]`, 0 to 1; 0 where every frame is blank.
+    """
+    best, label = log_probs.max(dim=-1)
+    valid = torch.arange(log_probs.shape[1], device=lengths.device)[None] < lengths[:, None]
+    spoken = valid & (label != log_probs.shape[-1] - 1)
+    count = spoken.sum(dim=1)
+    mean = (best.float() * spoken).sum(dim=1) / count.clamp(min=1)
+    return torch.where(count > 0, mean.exp(), torch.zeros_like(mean))

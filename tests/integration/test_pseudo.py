@@ -1,0 +1,77 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The teacher's hypotheses as targets: across vocabularies, for every kind of teacher, beside CTC or alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from nemo.collections.asr.models import EncDecCTCModelBPE
+from omegaconf import OmegaConf
+
+from nemo_tutornet import Teacher, TutorError
+from nemo_tutornet.config import TeacherConfig
+from nemo_tutornet.teacher import restore_ctc
+from tests.conftest import student_config, teacher_config
+from tests.integration import teachers
+from tests.integration.students import subword, write_tokenizer
+
+STAGES = [
+    {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},
+    {"name": "pseudo", "weights": {"pseudo": 1.0}},
+]
+MIXED = [{"name": "both", "weights": {"ctc": 0.5, "pseudo": 0.5}}]
+
+
+@pytest.fixture(scope="module")
+def bpe_teacher(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bpe")
+    torch.manual_seed(1)
+    config = {**subword(teacher_config(corpus), write_tokenizer(folder / "tokenizer")), "validation_ds": {"manifest_filepath": None, "shuffle": False}}
+    model = EncDecCTCModelBPE(OmegaConf.create(config))
+    model.save_to(str(folder / "teacher.nemo"))
+    return folder / "teacher.nemo"
+
+
+def test_hypotheses_are_what_the_teacher_transcribes(corpus, bpe_teacher, tmp_path):
+    import soundfile
+
+    for path in (
+        bpe_teacher,
+        teachers.save("hybrid", corpus, tmp_path / "h.nemo"),
+        teachers.save("transducer", corpus, tmp_path / "t.nemo"),
+    ):
+        teacher, model = Teacher.from_config(TeacherConfig(model_path=str(path))), restore_ctc(path)
+        signal = torch.tensor(soundfile.read(corpus / "train3.wav", dtype="float32")[0])[None]
+        given = teacher(signal, torch.tensor([signal.shape[1]]), hidden=False, posteriors=False, hypotheses=True)
+        if hasattr(model, "ctc_decoder"):
+            model.change_decoding_strategy(decoder_type="ctc")
+        (expected,) = model.transcribe([str(corpus / "train3.wav")], verbose=False)
+        assert given.hypotheses[0].text == expected.text and given.log_probs is None
+        assert (given.hypotheses[0].confidence is None) == (teacher.head is None)
+
+
+def test_a_teacher_of_pieces_teaches_a_student_of_characters(corpus, bpe_teacher, make_student):
+    model = make_student(student_config(corpus, bpe_teacher, STAGES), max_epochs=2)
+    model.trainer.fit(model)
+    logged = model.trainer.logged_metrics
+    assert torch.isfinite(logged["train_pseudo"]) and "train_ctc" not in logged
+    assert model.tutor.stage == 1 and list(model.decoder.vocabulary) != model.tutor.teacher.labels
+
+
+def test_pseudo_labels_beside_transcripts_and_filtered(corpus, teacher_file, make_student):
+    """Every hypothesis of an untrained teacher is wrong against the transcript: nothing is left but CTC."""
+    model = make_student(student_config(corpus, teacher_file, MIXED, pseudo_labels={"max_wer": 0.0}), max_epochs=1)
+    model.trainer.fit(model)
+    logged = model.trainer.logged_metrics
+    assert logged["train_pseudo"] == 0 and logged["train_ctc"] > 0
+    assert logged["train_loss"] == pytest.approx(0.5 * float(logged["train_ctc"]))
+
+
+def test_a_transducer_has_no_confidence(corpus, make_student, tmp_path):
+    path = teachers.save("transducer", corpus, tmp_path / "t.nemo")
+    model = make_student(student_config(corpus, path, STAGES, pseudo_labels={"min_confidence": 0.5}))
+    with pytest.raises(TutorError, match="whose hypotheses have no confidence"):
+        model.trainer.fit(model)
