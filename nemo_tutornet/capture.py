@@ -11,9 +11,11 @@ Legend: `B` utterances, `T` frames, `D` width.
 from __future__ import annotations
 
 import difflib
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import Any, Callable, List, Optional, Tuple, Type
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ from nemo_tutornet.errors import TutorError
 ENCODER = "encoder"
 # Audio of two lengths tells the axis of time; both are multiples of every stride in use, in 10 ms hops at 16 kHz.
 PROBE_SECONDS = (2.56, 5.12)
+# The shape of a layer's tensor, or in words what it returned instead.
+_Returned = Union[Tuple[int, ...], str]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,6 @@ class Capture:
         self._module = find_module(model, path)
         self._handle: Any = None
         self.output: Any = None
-        self.ran = False
 
     def __enter__(self) -> Capture:
         self._handle = self._module.register_forward_hook(self._keep)
@@ -66,7 +69,7 @@ class Capture:
         self._handle.remove()
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.output, self.ran = output, True
+        self.output = output
 
     def tensor(self, time_axis: int) -> Tensor:
         """The captured layer as `[B, D, T]`."""
@@ -100,20 +103,57 @@ def measure(model: nn.Module, path: str, run: Callable[[float], Any]) -> Layer:
     Raises:
         TutorError: no such layer, or its output is not a sequence of frames.
     """
-    shapes: List[Tuple[int, ...]] = []
-    for seconds in PROBE_SECONDS:
-        with Capture(model, path) as captured, torch.no_grad():
+    seen = _observe({path: find_module(model, path)}, run)
+    return _as_layer(type(model).__name__, path, seen[path])
+
+
+def measure_all(modules: Mapping[str, nn.Module], run: Callable[[float], Any], batch: int) -> List[Layer]:
+    """Measures many layers of one model in the same two runs and leaves out those that `measure` refuses.
+
+    Args:
+        modules: by their paths in the model.
+        run: runs the model on a batch of that many seconds of audio.
+        batch: utterances in it. With more than one, what all utterances share (a positional embedding) is told from frames.
+
+    Returns:
+        The layers that return frames of each utterance, in the order of `modules`.
+    """
+    layers = []
+    for path, returned in _observe(modules, run).items():
+        if all(isinstance(one, str) or one[:1] == (batch,) for one in returned):
+            with suppress(TutorError):
+                layers.append(_as_layer(type(modules[path]).__name__, path, returned))
+    return layers
+
+
+def _observe(modules: Mapping[str, nn.Module], run: Callable[[float], Any]) -> Dict[str, List[_Returned]]:
+    """What each module returns for audio of each length; where it runs several times, the last counts. No tensor is kept."""
+    seen: Dict[str, List[_Returned]] = {path: ["nothing: it did not run" for _ in PROBE_SECONDS] for path in modules}
+
+    def keep(path: str, turn: int, module: nn.Module, args: Any, output: Any) -> None:
+        tensor = _unwrap(output)
+        seen[path][turn] = f"a {type(output).__name__} without a tensor" if tensor is None else tuple(tensor.shape)
+
+    for turn, seconds in enumerate(PROBE_SECONDS):
+        with ExitStack() as hooks, torch.no_grad():
+            for path, module in modules.items():
+                hooks.callback(module.register_forward_hook(partial(keep, path, turn)).remove)
             run(seconds)
-        tensor = _unwrap(captured.output)
-        if tensor is None or tensor.dim() != 3:
-            what = f"a {type(captured.output).__name__} without a tensor" if captured.ran else "nothing: it did not run"
-            what = what if tensor is None else f"a tensor of shape {list(tensor.shape)}"
-            raise TutorError(f"layer {path!r} of {type(model).__name__} returns {what}; choose a layer that returns frames.")
-        shapes.append(tuple(tensor.shape))
+    return seen
+
+
+def _as_layer(owner: str, path: str, returned: Sequence[_Returned]) -> Layer:
+    """A layer from what it returned for audio of each length; a TutorError where that is no sequence of frames."""
+    shapes: List[Tuple[int, ...]] = []
+    for one in returned:
+        if isinstance(one, str) or len(one) != 3:
+            what = one if isinstance(one, str) else f"a tensor of shape {list(one)}"
+            raise TutorError(f"layer {path!r} of {owner} returns {what}; choose a layer that returns frames.")
+        shapes.append(one)
     axes = [axis for axis in (1, 2) if shapes[0][axis] != shapes[1][axis]]
     if len(axes) != 1:
         raise TutorError(
-            f"layer {path!r} of {type(model).__name__} returns {list(shapes[0])} and {list(shapes[1])} "
+            f"layer {path!r} of {owner} returns {list(shapes[0])} and {list(shapes[1])} "
             f"for {PROBE_SECONDS[0]} s and {PROBE_SECONDS[1]} s of audio; choose a layer with one axis of time and one of width."
         )
     (axis,) = axes

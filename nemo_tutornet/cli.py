@@ -98,6 +98,64 @@ def evaluate(
 
 @app.command()
 @exit_on_user_error
+def inspect(
+    model: str = typer.Argument(..., metavar="MODEL.nemo|NAME", help="A recogniser's file, or a pretrained NeMo model's name."),
+    every_layer: bool = typer.Option(False, "--all", help="List every module of the encoder that returns frames."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
+) -> None:
+    """Say what a recogniser is and which of its layers can serve as hint or guided layer."""
+    from nemo_tutornet.inspect import inspect_model
+    from nemo_tutornet.report import inspection_table
+
+    found = inspect_model(model, every_layer)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        inspection_table(found)
+
+
+@app.command("pseudo-labels")
+@exit_on_user_error
+def pseudo_labels(
+    source: Path = typer.Argument(
+        ..., metavar="TRANSCRIBED.jsonl", help="What NeMo's transcribe_speech.py wrote with a teacher."
+    ),
+    destination: Path = typer.Argument(..., metavar="TRAIN.jsonl", help="The manifest to write."),
+    max_wer: Optional[float] = typer.Option(None, min=0.0, help="Drop rows whose pred_text is further from their text."),
+    keep_transcripts: bool = typer.Option(False, "--keep-transcripts", help="Use the text of rows that have one."),
+) -> None:
+    """Make a training manifest of a teacher's transcripts."""
+    from nemo_tutornet.data.pseudo import pseudo_manifest
+
+    fates = pseudo_manifest(source, destination, max_wer, keep_transcripts)
+    typer.echo(
+        f"{destination}: {fates['kept']} rows with the teacher's text, {fates['transcript']} with their transcript; "
+        f"dropped: {fates['empty']} empty, {fates['wrong']} wrong."
+    )
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@exit_on_user_error
+def check(
+    overrides: List[str] = typer.Argument(None, metavar="[KEY=VALUE ...]", help="As for the training script."),
+    config_path: str = typer.Option("../conf", help="As for the training script."),
+    config_name: str = typer.Option("quartznet_5x5", help="As for the training script."),
+    batches: int = typer.Option(4, min=1, help="Validation batches that the teacher transcribes."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
+) -> None:
+    """Say what a training would do, before it does it; takes the training script's arguments."""
+    from nemo_tutornet.check import check_training, compose_config
+    from nemo_tutornet.report import check_tables
+
+    found = check_training(compose_config(config_path, config_name, overrides or []), batches)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        check_tables(found)
+
+
+@app.command()
+@exit_on_user_error
 def demo(
     corpus: str = typer.Option(
         "embedded", help="'embedded' (speech synthesised on the spot), or a folder with train.jsonl, valid.jsonl and test.jsonl."

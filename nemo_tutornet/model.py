@@ -59,6 +59,10 @@ class TutorMixin(_Host):
               temperature: 1.0             # kl only
               frames: all                  # all | nonblank | symmetric
               frames_around: 4             # for symmetric
+            pseudo_labels:                 # for the loss `pseudo`
+              min_confidence: 0.0
+              max_wer: null
+            pool_frames: false             # let the student's frames be longer than the teacher's
             stages:                        # a stage without a length runs to the end
               - {name: rkd, epochs: 5, weights: {rkd: 1.0}}
               - {name: skd, weights: {ctc: 1.0, skd: 0.25}}

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Optional, Sequence
+from typing import TYPE_CHECKING, Optional, Sequence
 
 from rich import box
 from rich.console import Console
@@ -14,6 +14,10 @@ from rich.table import Table
 
 from nemo_tutornet.evaluate import Evaluation, no_faster
 from nemo_tutornet.summary import Verification
+
+if TYPE_CHECKING:  # they import NeMo, which takes seconds that a mistake in an argument should not cost
+    from nemo_tutornet.check import Report
+    from nemo_tutornet.inspect import Inspection
 
 
 def evaluation_table(
@@ -62,6 +66,69 @@ def verification_table(verification: Verification, console: Optional[Console] = 
     for check in verification.checks:
         table.add_row("ok" if check.passed else "WRONG", escape(check.name), escape(check.found))
     (console or _console()).print(table)
+
+
+def inspection_table(inspection: Inspection, console: Optional[Console] = None) -> None:
+    """Prints what a recogniser is, how it can teach, and one row a layer that can be matched.
+
+    Args:
+        inspection: what `inspect_model` found.
+        console: where to print; standard output where None.
+    """
+    front_end, labels = inspection.front_end, inspection.labels
+    features = "no mel spectrogram" if front_end.mel_bins is None else f"{front_end.mel_bins} mel bins"
+    first = " ".join(map(repr, labels.first)) + (" ..." if labels.size > len(labels.first) else "")
+    skd = "SKD" if inspection.skd else "no SKD (a transducer has no posteriors on frames)"
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for name, fact in (
+        ("model", inspection.model),
+        ("class", inspection.target),
+        ("parameters", f"{inspection.parameters:,}"),
+        ("front end", f"{front_end.sample_rate} Hz, {features}, window {front_end.window_ms:g} ms, "
+                      f"stride {front_end.stride_ms:g} ms, normalize {front_end.normalize}"),
+        ("labels", f"{labels.size} {labels.kind}{f' ({labels.tokenizer})' if labels.tokenizer else ''}: {first}"),
+        ("frame", f"{inspection.frame_ms:g} ms"),
+        ("can teach", f"RKD (frame weighting auto: {inspection.frame_weighting}), {skd}"),
+    ):  # fmt: skip
+        facts.add_row(name, escape(fact))
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("hint or guided layer", overflow="fold")
+    for column in ("width", "ms a frame", "stride"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("auto weighting as hint layer", no_wrap=True)
+    for layer in inspection.layers:
+        table.add_row(escape(layer.path), str(layer.width), f"{layer.frame_ms:g}", f"{layer.stride:g}", layer.frame_weighting)
+    console = console or _console()
+    console.print(facts)
+    console.print(table)
+
+
+def check_tables(found: Report, console: Optional[Console] = None) -> None:
+    """Prints both sides, what is matched, what each stage costs, and what a person should know.
+
+    Args:
+        found: what `check_training` found.
+        console: where to print; standard output where None.
+    """
+    console = console or _console()
+    for title, facts in (("student", found.student), ("teacher", found.teacher), ("matched", found.matches)):
+        table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+        for name, fact in facts.items():
+            table.add_row(escape(name), escape(fact))
+        console.print(table, "")
+    table = Table(title=f"stages; a step on {found.batch}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("stage", "length", "losses", "on the first batch", "ms a step"):
+        table.add_column(column, overflow="fold")
+    for stage in found.stages:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in stage.terms.items())
+        table.add_row(escape(stage.name), stage.length, stage.losses, terms, f"{stage.step_ms:.0f}")
+    console.print(table)
+    console.print(f"forward alone: student {found.plain_ms:.0f} ms, teacher {found.teacher_ms:.0f} ms")
+    if found.teacher_wer is not None and found.heard is not None:
+        console.print(f"teacher's WER on the first validation batches: {100 * found.teacher_wer:.1f} %")
+        console.print(escape(f"  first reference:  {found.heard[0]}\n  the teacher hears: {found.heard[1]}"))
+    for remark in found.remarks:
+        console.print(escape(f"note: {remark}"))
 
 
 def _console() -> Console:

@@ -79,6 +79,12 @@ def test_distil_export_and_evaluate(folder):
     run(f"python - <<'END'\n{block}END", folder)
 
 
+def test_look_first(folder):
+    (inspect,), (check,) = commands("nemo-tutornet inspect"), commands("nemo-tutornet check")
+    assert "hint or guided layer" in run(inspect, folder) and json.loads(run(inspect, folder, "--json"))["layers"]
+    assert "teacher's WER on the first validation batches" in run(check, folder)
+
+
 def test_the_section_shown_is_the_section_there_is():
     (block,) = [block for block in blocks("yaml") if "tutor:" in block]
     section = yaml.safe_load(block)["model"]

@@ -1,0 +1,288 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a training would do, before it does it: both sides built from the config, matched, timed, and the teacher tried out."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import torch
+from omegaconf.errors import OmegaConfBaseException
+from torch import Tensor
+
+from nemo_tutornet.capture import Capture
+from nemo_tutornet.checkpoints import quiet_nemo
+from nemo_tutornet.config import TutorConfig, parse_tutor
+from nemo_tutornet.data.manifest import check_manifests
+from nemo_tutornet.demo import project_folder
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.evaluate import add, count_errors
+from nemo_tutornet.model import TutorCTCModel, TutorCTCModelBPE
+from nemo_tutornet.objective import Objective, Projection, StudentOutputs
+from nemo_tutornet.pairing import Pairing, pair
+from nemo_tutornet.pseudo import PseudoLabels
+from nemo_tutornet.schedule import Schedule, Stage
+from nemo_tutornet.targets import TeacherTargets
+from nemo_tutornet.teacher import Teacher
+from nemo_tutornet.tutor import Step
+from nemo_tutornet.unlabelled import only_labelled
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """A stage, and one step of it on the first training batch.
+
+    Attributes:
+        name: of the stage.
+        length: in words.
+        losses: the losses and their weights, in words.
+        terms: each loss of that step, not weighted.
+        step_ms: forward, losses and backward, median of a few; the optimizer's step is not in it.
+    """
+
+    name: str
+    length: str
+    losses: str
+    terms: Dict[str, float]
+    step_ms: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found.
+
+    Attributes:
+        student, teacher: facts by name, in words.
+        matches: what is matched with what, in words.
+        stages: the schedule with what a step costs.
+        batch: the batch that was timed, in words.
+        plain_ms, teacher_ms: the student's forward and the teacher's on that batch, in eval mode.
+        teacher_wer: on the first validation batches; None for audio without transcripts.
+        heard: reference and the teacher's hypothesis of the first utterance.
+        remarks: sentences that a person should read before the night.
+    """
+
+    student: Dict[str, str]
+    teacher: Dict[str, str]
+    matches: Dict[str, str]
+    stages: List[StageCost]
+    batch: str
+    plain_ms: float
+    teacher_ms: float
+    teacher_wer: Optional[float]
+    heard: Optional[List[str]]
+    remarks: List[str]
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def compose_config(config_path: str, config_name: str, overrides: Sequence[str]) -> Any:
+    """The config that the training script would get.
+
+    Args:
+        config_path: folder; a relative one is looked for here, and then beside the training script, as Hydra does it.
+        config_name: a YAML in it.
+        overrides: Hydra's, as on the script's command line.
+
+    Raises:
+        TutorError: no such folder or YAML, or an override that Hydra refuses.
+    """
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    folders = (Path(config_path), project_folder("examples") / config_path)
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        raise TutorError(f"--config-path {config_path} is no folder, neither here nor beside the training script.")
+    try:
+        with initialize_config_dir(version_base=None, config_dir=str(folder.resolve())):
+            return compose(config_name=config_name, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise TutorError(f"{folder / config_name}: {' '.join(lines[:2]).rstrip('.')}.") from None
+
+
+def check_training(cfg: Any, batches: int = 4) -> Report:
+    """Builds student and teacher as the training script would, and looks at them; nothing is trained and nothing written.
+
+    Args:
+        cfg: the script's whole config.
+        batches: of the validation set that the teacher transcribes.
+
+    Raises:
+        TutorError: whatever would stop the training, or would have it train nothing.
+    """
+    config = parse_tutor(cfg.model)
+    if config is None:
+        raise TutorError("model.tutor is not there, so there is nothing to check: this config trains without a teacher.")
+    check_manifests(cfg.model)
+    with quiet_nemo():
+        model: Any = (TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel)(cfg=cfg.model)
+    teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
+    pairing = pair(model, teacher, config)
+    batch = next(iter(model._train_dl))
+    student_ms = _median_ms(lambda: model(input_signal=batch[0], input_signal_length=batch[1]), model)
+    teacher_ms = _median_ms(lambda: teacher(batch[0], batch[1], hidden=True, posteriors=teacher.head is not None), None)
+    schedule = Schedule.from_config(config.stages)
+    costs = [_cost(model, teacher, pairing, config, stage, schedule, batch) for stage in schedule.stages]
+    wer, heard = _teacher_wer(model, teacher, batches)
+    return Report(
+        student=_facts(model, cfg.model),
+        teacher={"file": config.teacher.model_path, **_facts(teacher.model, teacher.model.cfg)},
+        matches=_matches(model, teacher, pairing, config),
+        stages=costs,
+        batch=f"{batch[0].shape[0]} utterances of up to {batch[0].shape[1] / teacher.sample_rate:.1f} s, on the CPU",
+        plain_ms=student_ms,
+        teacher_ms=teacher_ms,
+        teacher_wer=wer,
+        heard=heard,
+        remarks=_remarks(model, teacher, pairing, config, student_ms, teacher_ms, wer, costs),
+    )
+
+
+def _facts(model: Any, config: Any) -> Dict[str, str]:
+    parameters = sum(p.numel() for p in model.parameters())
+    preprocessor = config.preprocessor
+    labels = getattr(getattr(model, "ctc_decoder", None) or model.decoder, "vocabulary", None)
+    return {
+        "class": type(model).__name__,
+        "parameters": f"{parameters / 1e6:.2f} M ({parameters * 4 / 1e6:.0f} MB in fp32)",
+        "front end": f"{model.preprocessor._sample_rate} Hz, {preprocessor.get('features')} mel bins",
+        "labels": "none on frames" if labels is None else f"{len(labels)} and the blank",
+    }
+
+
+def _matches(model: Any, teacher: Teacher, pairing: Pairing, config: TutorConfig) -> Dict[str, str]:
+    def layer(found: Any) -> str:
+        return f"{found.path} ({found.width} wide, {found.shift:g} ms)"
+
+    def frames(mine: float, theirs: float) -> str:
+        if mine == theirs:
+            return "one to one"
+        return (
+            f"each teacher frame on {theirs / mine:g} of the student's"
+            if mine < theirs
+            else f"{mine / theirs:g} teacher frames pooled"
+        )
+
+    matched = {}
+    if config.uses("rkd"):
+        matched["RKD"] = f"{layer(pairing.hint)} -> {layer(pairing.guided)}, {frames(pairing.guided.shift, pairing.hint.shift)}"
+        matched["frame weighting"] = pairing.frame_weighting
+        if config.rkd.warm_start_decoder:
+            matched["decoder warm start"] = f"no: {pairing.no_warm_start}" if pairing.no_warm_start else "yes"
+    if config.uses("skd"):
+        rates = frames(pairing.student_encoder.shift, pairing.teacher_encoder.shift)
+        order = "the same order" if pairing.label_order is None else "another order"
+        matched["SKD"] = f"{config.skd.divergence}, {len(teacher.labels)} labels in {order} and the blank, {rates}"
+    if config.uses("pseudo"):
+        matched["pseudo-labels"] = "the teacher's text in the student's labels"
+    return matched
+
+
+def _cost(
+    model: Any, teacher: Teacher, pairing: Pairing, config: TutorConfig, stage: Stage, schedule: Schedule, batch: Sequence[Tensor]
+) -> StageCost:
+    """One stage's losses on a batch, forward and backward, a few times; gradients are dropped and nothing moves."""
+    reduction = model.cfg.get("ctc_reduction", "mean_batch")
+    projection = Projection(pairing.guided.width, pairing.hint.width)
+    objective, labels = Objective(config, pairing, projection, reduction), PseudoLabels.for_student(config.pseudo_labels, model)
+    signal, lengths, transcripts, transcript_lengths = batch
+
+    def pseudo(outputs: StudentOutputs, given: TeacherTargets) -> Tensor:
+        assert given.hypotheses is not None
+        rows, counts = labels.targets(given.hypotheses, transcripts, transcript_lengths)
+        return model.loss(log_probs=outputs.log_probs, targets=rows, input_lengths=outputs.lengths, target_lengths=counts)
+
+    def once() -> Dict[str, float]:
+        needs = objective.needs(stage)
+        targets = teacher(signal, lengths, **needs) if any(needs.values()) else None
+        with Capture(model, pairing.guided.path) as guided, only_labelled(model.loss, reduction):
+            log_probs, frames, _ = model(input_signal=signal, input_signal_length=lengths)
+            outputs = StudentOutputs(log_probs, frames, guided.tensor(pairing.guided.time_axis), transcript_lengths)
+            step = Step(objective, stage, targets, lambda: outputs, pseudo)
+            ctc = None
+            if stage.uses("ctc"):
+                ctc = model.loss(
+                    log_probs=log_probs, targets=transcripts, input_lengths=frames, target_lengths=transcript_lengths
+                )
+            step.total(ctc).backward()
+        model.zero_grad(set_to_none=True)
+        return {name.removeprefix("train_"): float(value) for name, value in step.logs.items()}
+
+    terms = once()
+    wrong = [name for name, value in terms.items() if not torch.isfinite(torch.tensor(value))]
+    if wrong:
+        raise TutorError(f"stage {stage.name!r}: the loss {wrong[0]} is not finite on the first batch; look at that data.")
+    times = []
+    for _ in range(_ROUNDS):
+        start = time.perf_counter()
+        once()
+        times.append(1000 * (time.perf_counter() - start))
+    length = "to the end" if stage.length is None else f"{stage.length} {schedule.unit}"
+    weights = ", ".join(f"{weight:g} x {name}" for name, weight in stage.weights.items())
+    return StageCost(stage.name, length, weights, terms, statistics.median(times))
+
+
+def _median_ms(run: Callable[[], Any], model: Any) -> float:
+    """Median of a few runs in eval mode; the first pays for warming up."""
+    if model is not None:
+        model.eval()
+    times = []
+    with torch.no_grad():
+        for _ in range(_ROUNDS + 1):
+            start = time.perf_counter()
+            run()
+            times.append(1000 * (time.perf_counter() - start))
+    if model is not None:
+        model.train()
+    return statistics.median(times[1:])
+
+
+def _teacher_wer(model: Any, teacher: Teacher, batches: int) -> Any:
+    """WER of the teacher's own decoding on the first validation batches, and the first pair of texts."""
+    loaders = model._validation_dl
+    loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
+    if loader is None:
+        return None, None
+    decode = PseudoLabels.for_student(parse_tutor(model.cfg).pseudo_labels, model)._decode  # type: ignore[union-attr]
+    pairs = []
+    for signal, lengths, transcripts, transcript_lengths, *_ in islice(loader, batches):
+        given = teacher(signal, lengths, hidden=False, posteriors=False, hypotheses=True)
+        assert given.hypotheses is not None
+        for i, hypothesis in enumerate(given.hypotheses):
+            if transcript_lengths[i] > 0:
+                pairs.append((decode(transcripts[i, : int(transcript_lengths[i])].tolist()), hypothesis.text))
+    if not pairs:
+        return None, None
+    return add([count_errors(reference, hypothesis) for reference, hypothesis in pairs]).rate, list(pairs[0])
+
+
+def _remarks(
+    model: Any, teacher: Teacher, pairing: Pairing, config: TutorConfig, student_ms: float, teacher_ms: float,
+    wer: Optional[float], costs: Sequence[StageCost],
+) -> List[str]:  # fmt: skip
+    remarks = []
+    if wer is not None and wer > 0.5:
+        remarks.append(
+            f"The teacher's WER on your validation data is {100 * wer:.0f} %: it may be the wrong teacher (language, casing, "
+            f"sample rate), and a student learns its mistakes."
+        )
+    if student_ms >= teacher_ms:
+        remarks.append(
+            f"The student is no faster than its teacher here ({student_ms:.0f} ms against {teacher_ms:.0f} ms on the same batch)."
+        )
+    if config.uses("rkd") and config.rkd.warm_start_decoder and pairing.no_warm_start:
+        remarks.append(f"The decoder will not be warm-started after RKD: {pairing.no_warm_start}")
+    if any("ctc" in cost.terms and cost.terms["ctc"] == 0 for cost in costs):
+        remarks.append("The first training batch has no transcript, so CTC counted nothing in it.")
+    return remarks

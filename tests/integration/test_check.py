@@ -1,0 +1,99 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`check`: what a training would do is told before it does it, with the training script's own arguments."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from nemo_tutornet.cli import app
+from tests.conftest import LABELS, save_teacher, student_config, teacher_config
+from tests.integration import teachers
+from tests.integration.students import of_kind
+
+
+@pytest.fixture
+def run(corpus: Path, teacher_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Runs the command on a config of the tests; an optimizer that steps is an error."""
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("check trains")
+
+    monkeypatch.setattr(torch.optim.Optimizer, "step", never)
+    monkeypatch.setattr(torch.optim.AdamW, "step", never)
+
+    def call(*overrides: str, config: dict | None = None):
+        model = config or student_config(corpus, teacher_file)
+        (tmp_path / "student.yaml").write_text(yaml.safe_dump({"model": model, "trainer": {"max_epochs": 2}}), encoding="utf-8")
+        before = sorted(tmp_path.rglob("*"))
+        result = CliRunner().invoke(app, ["check", "--config-path", str(tmp_path), "--config-name", "student", *overrides])
+        assert sorted(tmp_path.rglob("*")) == before, "check writes"
+        assert "Traceback" not in result.output
+        return result
+
+    return call
+
+
+def test_it_tells_what_is_matched_and_what_it_costs(run):
+    result = run("--json", "trainer.max_epochs=7", "+model.tutor.skd.divergence=kl")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["student"]["class"] == "TutorCTCModel" and told["teacher"]["class"] == "EncDecCTCModel"
+    assert (
+        told["matches"]["RKD"] == "encoder (24 wide, 40 ms) -> encoder (20 wide, 20 ms), each teacher frame on 2 of the student's"
+    )
+    assert told["matches"]["SKD"].startswith("kl, 28 labels in the same order") and told["matches"]["decoder warm start"] == "yes"
+    rkd, skd = told["stages"]
+    assert (rkd["length"], rkd["losses"]) == ("1 epochs", "1 x rkd") and set(rkd["terms"]) == {"rkd"}
+    assert (skd["length"], skd["losses"]) == ("to the end", "1 x ctc, 0.25 x skd") and set(skd["terms"]) == {"ctc", "skd"}
+    assert all(stage["step_ms"] > 0 for stage in (rkd, skd))
+    # An untrained teacher: this is what the command is for.
+    assert told["teacher_wer"] >= 0.5 and told["heard"][0] == "aa c"
+    assert any("it may be the wrong teacher" in remark for remark in told["remarks"])
+
+
+def test_the_tables(run):
+    result = run()
+    assert result.exit_code == 0, result.output
+    for words in ("EncDecCTCModel", "each teacher frame on 2", "0.25 x skd", "teacher's WER", "forward alone"):
+        assert words in result.output
+
+
+def test_other_pairs_are_told_too(run, corpus, tmp_path):
+    hybrid = teachers.save("transducer", corpus, tmp_path / "transducer.nemo")
+    stages = [{"name": "a", "epochs": 1, "weights": {"rkd": 1.0}}, {"name": "b", "weights": {"pseudo": 1.0}}]
+    config = of_kind("citrinet", student_config(corpus, hybrid, stages, pool_frames=True))
+    told = json.loads(run("--json", config=config).stdout)
+    assert told["matches"]["RKD"].endswith("2 teacher frames pooled") and told["teacher"]["labels"] == "none on frames"
+    assert "the teacher is a transducer" in told["matches"]["decoder warm start"] and "pseudo-labels" in told["matches"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.tutor=null"], "model.tutor is not there"),
+        (["+model.tutor.skd.divergence=js"], "model.tutor.skd.divergence is 'js'"),
+        (["model.tutor.teacher.model_path=/no/t.nemo"], "there is no file /no/t.nemo"),
+        (["+model.tutor.rkd.guided_layer=encoder.encoder.9"], "there is no layer 'encoder.encoder.9'"),
+        (["model.train_ds.manifest_filepath=/no/m.jsonl"], "there is no manifest /no/m.jsonl"),
+        (["model.nothing=1"], "To append to your config use +model.nothing=1"),
+        (["--config-name", "none"], "none"),
+        (["--config-path", "/no/conf"], "--config-path /no/conf is no folder"),
+    ],
+)
+def test_a_contradiction_ends_with_2_and_a_sentence(run, overrides, words):
+    result = run(*overrides)
+    assert result.exit_code == 2, result.output
+    assert words in result.output
+
+
+def test_labels_that_differ(run, corpus, tmp_path_factory):
+    other = save_teacher(teacher_config(corpus, labels=[*LABELS[:-1], "ä"]), tmp_path_factory.mktemp("other") / "umlaut.nemo")
+    result = run(f"model.tutor.teacher.model_path={other}")
+    assert result.exit_code == 2 and "RKD and pseudo-labels still work" in result.output
