@@ -104,7 +104,7 @@ def inspect(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Say what a recogniser is and which of its layers can serve as hint or guided layer."""
-    from nemo_tutornet.inspect import inspect_model
+    from nemo_tutornet.inspection import inspect_model
     from nemo_tutornet.report import inspection_table
 
     found = inspect_model(model, every_layer)

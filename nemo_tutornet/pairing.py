@@ -130,7 +130,7 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
         teacher_encoder=teacher.encoder_layer,
         hint=hint,
         label_order=order,
-        frame_weighting=_frame_weighting(teacher, config.rkd.frame_weighting),
+        frame_weighting=frame_weighting(teacher, config.rkd.frame_weighting),
         no_warm_start=mismatch or _no_warm_start(student, teacher, guided, hint),
     )
 
@@ -145,7 +145,12 @@ def _match_labels(student: Any, teacher: Teacher) -> Tuple[Optional[Tuple[int, .
         return None, str(error)
 
 
-def _frame_weighting(teacher: Teacher, asked: str) -> str:
+def frame_weighting(teacher: Teacher, asked: str) -> str:
+    """The weighting that a config asks for, `auto` resolved for this teacher's hint layer.
+
+    Raises:
+        TutorError: `nonblank` with a transducer.
+    """
     if asked == "nonblank" and teacher.head is None:
         raise TutorError(
             "model.tutor.rkd.frame_weighting is nonblank, but the teacher is a transducer, which has no posteriors on frames; "

@@ -15,9 +15,9 @@ from rich.table import Table
 from nemo_tutornet.evaluate import Evaluation, no_faster
 from nemo_tutornet.summary import Verification
 
-if TYPE_CHECKING:  # they import NeMo, which takes seconds that a mistake in an argument should not cost
+if TYPE_CHECKING:  # they import torch or NeMo, seconds that a mistake in an argument should not cost
     from nemo_tutornet.check import Report
-    from nemo_tutornet.inspect import Inspection
+    from nemo_tutornet.inspection import Inspection
 
 
 def evaluation_table(

@@ -20,7 +20,7 @@ from nemo_tutornet import Teacher
 from nemo_tutornet.capture import Capture
 from nemo_tutornet.cli import app
 from nemo_tutornet.config import parse_tutor
-from nemo_tutornet.inspect import FrontEnd, Inspection, Labels, inspect_model
+from nemo_tutornet.inspection import FrontEnd, Inspection, Labels, inspect_model
 from nemo_tutornet.pairing import pair
 from nemo_tutornet.teacher import restore_ctc
 from tests.conftest import LABELS, SAMPLE_RATE, student_config

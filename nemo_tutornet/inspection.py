@@ -16,7 +16,7 @@ from torch.utils import serialization
 
 from nemo_tutornet.capture import ENCODER, Layer, measure_all
 from nemo_tutornet.checkpoints import check_teacher, read_nemo_config
-from nemo_tutornet.pairing import _frame_weighting
+from nemo_tutornet.pairing import frame_weighting
 from nemo_tutornet.teacher import Teacher, locate, restore_ctc
 
 FIRST_LABELS = 8
@@ -206,7 +206,7 @@ def _labels(teacher: Teacher) -> Labels:
 
 def _auto_weighting(teacher: Teacher, layer: Layer) -> str:
     teacher.hint_layer = layer
-    return _frame_weighting(teacher, "auto")
+    return frame_weighting(teacher, "auto")
 
 
 def _run(teacher: Teacher, seconds: float) -> None:
