@@ -16,10 +16,13 @@ from omegaconf import OmegaConf
 pytest.importorskip("nemo.collections.asr")
 
 import numpy as np
+import sentencepiece
 import soundfile
 from hydra import compose, initialize_config_dir
-from nemo.collections.asr.models import ASRModel, EncDecCTCModel
+from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecCTCModelBPE
+from nemo.core import Serialization
 
+from nemo_tutornet import export_student
 from nemo_tutornet.checkpoints import STOCK_BPE, STOCK_CHAR
 from nemo_tutornet.config import parse_tutor
 from nemo_tutornet.model import TutorMixin
@@ -30,14 +33,36 @@ ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 CONFIGS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 STUDENTS = [name for name in CONFIGS if OmegaConf.load(CONF / f"{name}.yaml").model.get("tutor") is not None]
+SUBWORD = [name for name in CONFIGS if OmegaConf.load(CONF / f"{name}.yaml").model.get("tokenizer") is not None]
 
-PARAMETERS = {"quartznet_5x5": 6.7e6, "quartznet_15x5": 18.9e6, "jasper_10x5dr": 333e6, "conformer_ctc_small": 13e6}
+PIECES = 128  # the subword models' parameters are counted with so many
+PARAMETERS = {
+    "citrinet_256": 9_621_293,
+    "citrinet_256_bpe": 9_685_393,
+    "conformer_ctc_bpe_small": 12_995_441,
+    "conformer_ctc_small": 12_977_741,
+    "jasper_10x5dr": 332_632_349,
+    "jasper_10x5dr_bpe": 332_734_849,
+    "jasper_mini": 8_188_893,
+    "jasper_mini_bpe": 8_291_393,
+    "quartznet_15x5": 18_924_381,
+    "quartznet_15x5_bpe": 19_026_881,
+    "quartznet_5x5": 6_713_181,
+    "quartznet_5x5_bpe": 6_815_681,
+    "small/conformer_ctc_bpe_small": 1_219_777,
+    "small/conformer_ctc_small": 1_210_077,
+    "small/quartznet_bpe_small": 305_537,
+    "small/quartznet_small": 279_837,
+}
 # A Lightning checkpoint of it takes 2.7 GB; the .nemo is written all the same.
 WITHOUT_CKPT = {"jasper_10x5dr"}
+# Trained with a sixteenth of its filters: the character config, equal but for its labels, is trained in full.
+NARROWED = {"jasper_10x5dr_bpe"}
 
 ONE_STEP_EACH = "[{name: rkd, steps: 1, weights: {rkd: 1.0}}, {name: skd, weights: {ctc: 1.0, skd: 0.25}}]"
 
-# NeMo's examples/asr/conf/{quartznet/quartznet_15x5,jasper/jasper_10x5dr}.yaml, and for 5x5 NeMo 0.9's quartznet5x5.yaml:
+# NeMo's examples/asr/conf/{quartznet/quartznet_15x5,jasper/jasper_10x5dr,citrinet/citrinet_384}.yaml, the last with the filters
+# that its header allows; for 5x5 NeMo 0.9's quartznet5x5.yaml; for Jasper Mini OpenSeq2Seq's jasper-Mini-for-Jetson.py:
 # (blocks of this kind, filters, kernel, repeat, stride, dilation, residual, dropout)
 QUARTZNET_5X5 = [
     (1, 256, 33, 1, 2, 1, False, 0.0),
@@ -69,7 +94,33 @@ JASPER_10X5DR = [
     (1, 896, 29, 1, 1, 2, False, 0.4),
     (1, 1024, 1, 1, 1, 1, False, 0.4),
 ]
-BLOCKS = {"quartznet_5x5": QUARTZNET_5X5, "quartznet_15x5": QUARTZNET_15X5, "jasper_10x5dr": JASPER_10X5DR}
+JASPER_MINI = [
+    (1, 256, 11, 1, 2, 1, False, 0.0),
+    (2, 256, 11, 3, 1, 1, True, 0.0),
+    (2, 256, 13, 3, 1, 1, True, 0.0),
+    (2, 512, 17, 3, 1, 1, True, 0.0),
+    (2, 512, 21, 3, 1, 1, True, 0.0),
+    (2, 512, 25, 3, 1, 1, True, 0.0),
+    (1, 512, 29, 1, 1, 2, False, 0.0),
+    (1, 1024, 1, 1, 1, 1, False, 0.0),
+]
+CITRINET_256 = [
+    (1, 256, 5, 1, 1, 1, False, 0.0),
+    (1, 256, 11, 5, 2, 1, True, 0.0),
+    *((1, 256, kernel, 5, 1, 1, True, 0.0) for kernel in (13, 15, 17, 19, 21)),
+    (1, 256, 13, 5, 2, 1, True, 0.0),
+    *((1, 256, kernel, 5, 1, 1, True, 0.0) for kernel in (15, 17, 19, 21, 23, 25)),
+    (1, 256, 25, 5, 2, 1, True, 0.0),
+    *((1, 256, kernel, 5, 1, 1, True, 0.0) for kernel in (27, 29, 31, 33, 35, 37, 39)),
+    (1, 640, 41, 1, 1, 1, False, 0.0),
+]
+BLOCKS = {
+    "quartznet_5x5": QUARTZNET_5X5,
+    "quartznet_15x5": QUARTZNET_15X5,
+    "jasper_10x5dr": JASPER_10X5DR,
+    "jasper_mini": JASPER_MINI,
+    "citrinet_256_bpe": CITRINET_256,
+}
 
 
 def composed(name, *overrides):
@@ -85,7 +136,7 @@ def stock_model(name, *overrides):
     plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=False)
     for key in ("train_ds", "validation_ds", "test_ds", "optim", "tutor"):
         plain.pop(key, None)
-    return EncDecCTCModel(cfg=OmegaConf.create(plain))
+    return (EncDecCTCModelBPE if "tokenizer" in plain else EncDecCTCModel)(cfg=OmegaConf.create(plain))
 
 
 @pytest.fixture(scope="module")
@@ -112,19 +163,34 @@ def manifest(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def teacher_file(tmp_path_factory):
-    """A tiny Conformer-CTC with the labels of the students."""
-    path = tmp_path_factory.mktemp("teacher") / "teacher.nemo"
+def tokenizer(manifest, tmp_path_factory):
+    """A folder with a SentencePiece model for the manifest's text, as NeMo's process_asr_text_tokenizer.py lays it out."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    text = [json.loads(line)["text"] for line in manifest.read_text().splitlines()]
+    kind = {"model_type": "bpe", "vocab_size": 24, "bos_id": -1, "eos_id": -1}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text * 10), model_prefix=str(folder / "tokenizer"), minloglevel=2, **kind
+    )
+    pieces = [line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()]
+    (folder / "vocab.txt").write_text("\n".join(pieces[1:]) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def teachers(tokenizer, tmp_path_factory):
+    """Tiny Conformer-CTCs by what they write: the characters or the subwords of the students."""
+    folder = tmp_path_factory.mktemp("teacher")
     size = ("model.encoder.n_layers=1", "model.encoder.d_model=16", "model.encoder.n_heads=2")
-    stock_model("conformer_ctc_small", *size).save_to(str(path))
-    return path
+    stock_model("conformer_ctc_small", *size).save_to(str(folder / "characters.nemo"))
+    stock_model("conformer_ctc_bpe_small", f"model.tokenizer.dir={tokenizer}", *size).save_to(str(folder / "subwords.nemo"))
+    return {kind: folder / f"{kind}.nemo" for kind in ("characters", "subwords")}
 
 
 @pytest.fixture
 def run_dir(tmp_path):
     """A folder for a run that does not outlive the test: Jasper's `.nemo` alone takes 1.3 GB."""
-    yield tmp_path / "run"
-    shutil.rmtree(tmp_path / "run", ignore_errors=True)
+    yield tmp_path
+    shutil.rmtree(tmp_path, ignore_errors=True)
     gc.collect()
 
 
@@ -145,23 +211,31 @@ def steps(monkeypatch):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_trains_two_steps_and_writes_a_stock_nemo(name, script, manifest, teacher_file, run_dir, steps):
+def test_trains_two_steps_and_leaves(name, script, manifest, tokenizer, teachers, run_dir, steps, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(run_dir / "cache"))  # where a borrowed tokenizer is kept
     overrides = [
         f"model.train_ds.manifest_filepath={manifest}",
         f"model.validation_ds.manifest_filepath={manifest}",
         *(f"model.{part}.batch_size=2" for part in ("train_ds", "validation_ds")),
         *(f"model.{part}.num_workers=0" for part in ("train_ds", "validation_ds")),
-        f"exp_manager.exp_dir={run_dir}",
+        f"exp_manager.exp_dir={run_dir / 'run'}",
         "trainer.max_steps=2",
         "trainer.enable_progress_bar=false",
         "seed=0",
     ]
+    teacher = teachers["subwords" if name in SUBWORD else "characters"]
     if name in STUDENTS:
-        overrides += [f"model.tutor.teacher.model_path={teacher_file}", f"model.tutor.stages={ONE_STEP_EACH}"]
+        overrides += [f"model.tutor.teacher.model_path={teacher}", f"model.tutor.stages={ONE_STEP_EACH}"]
+    elif name in SUBWORD:
+        overrides += [f"model.tokenizer.dir={tokenizer}"]
     if name in WITHOUT_CKPT:
         params = "++exp_manager.checkpoint_callback_params"
         overrides += [f"{params}.save_top_k=0", f"{params}.save_last=false"]
     cfg = composed(name, *overrides)
+    if name in NARROWED:
+        for block in cfg.model.encoder.jasper:
+            block.filters //= 16
+        cfg.model.decoder.feat_in //= 16
     assert (parse_tutor(cfg.model) is not None) == (name in STUDENTS)
 
     script.main(cfg)
@@ -172,20 +246,32 @@ def test_trains_two_steps_and_writes_a_stock_nemo(name, script, manifest, teache
         terms = [{key for key in ("train_rkd", "train_skd", "train_ctc") if key in step} for step in steps]
         assert terms == [{"train_rkd"}, {"train_skd", "train_ctc"}]
     assert bool(list(run_dir.rglob("*val_wer*.ckpt"))) == (name not in WITHOUT_CKPT)
-    (written,) = run_dir.rglob("*.nemo")
+    (written,) = (run_dir / "run").rglob("*.nemo")
     gc.collect()  # the trained model, before its copy is read
-    restored = ASRModel.restore_from(str(written), map_location="cpu")
-    stock = STOCK_BPE if cfg.model.get("tokenizer") else STOCK_CHAR
+    export_student(written, run_dir / "student.nemo")
+    gc.collect()
+    restored = ASRModel.restore_from(str(run_dir / "student.nemo"), map_location="cpu")
+    stock = STOCK_BPE if name in SUBWORD else STOCK_CHAR
     assert f"{type(restored).__module__}.{type(restored).__qualname__}" == stock
     assert restored.cfg.target == stock
     assert "tutor" not in restored.cfg
     assert OmegaConf.to_container(restored.cfg.encoder) == OmegaConf.to_container(cfg.model.encoder, resolve=True)
+    if name in SUBWORD:
+        pieces = sentencepiece.SentencePieceProcessor(str(tokenizer / "tokenizer.model"))
+        assert list(restored.decoder.vocabulary) == [pieces.id_to_piece(i) for i in range(len(pieces))]
 
 
-@pytest.mark.parametrize("name", sorted(PARAMETERS))
+@pytest.mark.parametrize("name", CONFIGS)
 def test_parameter_count(name):
-    model = stock_model(name)
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(PARAMETERS[name], rel=0.02)
+    model = OmegaConf.to_container(composed(name).model, resolve=True, throw_on_missing=False)
+    vocabulary = model.get("labels") or [f"piece {i}" for i in range(PIECES)]
+    # NeMo's Conformer cannot be built without memory; Jasper should not take its 1.3 GB to be counted.
+    with torch.device("meta" if "jasper" in model["encoder"] else "cpu"):
+        encoder = Serialization.from_config_dict(OmegaConf.create(model["encoder"]))
+        width = model["decoder"]["feat_in"] or encoder._feat_out
+        head = {**model["decoder"], "feat_in": width, "num_classes": len(vocabulary), "vocabulary": vocabulary}
+        decoder = Serialization.from_config_dict(OmegaConf.create(head))
+    assert sum(p.numel() for module in (encoder, decoder) for p in module.parameters()) == PARAMETERS[name]
 
 
 @pytest.mark.parametrize("name", sorted(BLOCKS))
@@ -194,39 +280,78 @@ def test_blocks_are_nemos(name):
     blocks = OmegaConf.to_container(composed(name).model.encoder.jasper, resolve=True)
     found = [(b["filters"], *b["kernel"], b["repeat"], *b["stride"], *b["dilation"], b["residual"], b["dropout"]) for b in blocks]
     assert found == expected
-    # QuartzNet: all but the last block separable. Jasper: none, and dense where residual.
-    quartznet = name.startswith("quartznet")
-    assert [b.get("separable", False) for b in blocks] == [quartznet] * (len(blocks) - 1) + [False]
-    assert [b.get("residual_dense", False) for b in blocks] == [b["residual"] and not quartznet for b in blocks]
+    # QuartzNet: all but the last block separable. Jasper 10x5 DR: none, and dense where residual. The others: all.
+    last = len(blocks) - 1
+    separable = {"quartznet_5x5": last, "quartznet_15x5": last, "jasper_10x5dr": 0}.get(name, last + 1)
+    assert [b.get("separable", False) for b in blocks] == [True] * separable + [False] * (last + 1 - separable)
+    assert [b.get("residual_dense", False) for b in blocks] == [b["residual"] and name == "jasper_10x5dr" for b in blocks]
+    citrinet = name == "citrinet_256_bpe"
+    assert all((b.get("se", False), b.get("se_context_size")) == ((True, -1) if citrinet else (False, None)) for b in blocks)
+    longer = [citrinet and b["stride"] == [2] for b in blocks]
+    assert [b.get("stride_last", False) for b in blocks] == longer
+    assert [b.get("residual_mode", "add") for b in blocks] == ["stride_add" if strided else "add" for strided in longer]
 
 
 @pytest.mark.parametrize("name", sorted(BLOCKS))
 def test_front_end_and_optimizer_are_nemos(name):
     model = OmegaConf.to_container(composed(name).model, resolve=True, throw_on_missing=False)
+    citrinet = name == "citrinet_256_bpe"
     assert model["preprocessor"] == {
         "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
         "normalize": "per_feature",
-        "window_size": 0.02,
+        "window_size": 0.025 if citrinet else 0.02,
         "sample_rate": 16000,
         "window_stride": 0.01,
         "window": "hann",
-        "features": 64,
+        "features": 80 if citrinet else 64,
         "n_fft": 512,
         "frame_splicing": 1,
         "dither": 1e-5,
+        **({"pad_to": 16} if citrinet else {}),
     }
-    assert {key: value for key, value in model["spec_augment"].items() if key != "_target_"} == {
-        "rect_freq": 50,
-        "rect_masks": 5,
-        "rect_time": 120,
-    }
-    assert (model["encoder"]["feat_in"], model["encoder"]["activation"], model["encoder"]["conv_mask"]) == (64, "relu", True)
-    assert model["labels"] == list(" abcdefghijklmnopqrstuvwxyz'")
-    assert (model["decoder"]["feat_in"], model["decoder"]["num_classes"]) == (1024, 28)
-    assert model["decoder"]["vocabulary"] == model["labels"]
-    optim = model["optim"]
-    assert (optim["name"], optim["lr"], optim["betas"], optim["weight_decay"]) == ("novograd", 0.01, [0.8, 0.5], 0.001)
-    assert optim["sched"]["name"] == "CosineAnnealing"
+    masks = {"freq_masks": 2, "time_masks": 2, "freq_width": 27, "time_width": 0.05}
+    cutout = {"rect_freq": 50, "rect_masks": 5, "rect_time": 120}
+    assert {key: value for key, value in model["spec_augment"].items() if key != "_target_"} == (masks if citrinet else cutout)
+    encoder = model["encoder"]
+    assert (encoder["feat_in"], encoder["activation"], encoder["conv_mask"]) == (80 if citrinet else 64, "relu", True)
+    assert model["decoder"]["feat_in"] == encoder["jasper"][-1]["filters"]
+    optim, recipe = model["optim"], (0.05, [0.8, 0.25], 1000, 1e-5) if citrinet else (0.01, [0.8, 0.5], None, 0.0)
+    assert (optim["lr"], optim["betas"], optim["sched"]["warmup_steps"], optim["sched"]["min_lr"]) == recipe
+    assert (optim["name"], optim["weight_decay"], optim["sched"]["name"]) == ("novograd", 0.001, "CosineAnnealing")
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(SUBWORD)))
+def test_characters(name):
+    model = composed(name).model
+    assert list(model.labels) == list(" abcdefghijklmnopqrstuvwxyz'") == list(model.decoder.vocabulary)
+    assert all(model[part].labels == model.labels for part in ("train_ds", "validation_ds", "test_ds"))
+    assert model.decoder.num_classes == (28 if name in STUDENTS else -1)
+
+
+def flat(node, path=()):
+    """The leaves of a config by their path."""
+    if not isinstance(node, (dict, list)) or not node:
+        return {".".join(path): node}
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    return {leaf: value for key, below in items for leaf, value in flat(below, (*path, str(key))).items()}
+
+
+@pytest.mark.parametrize("name", SUBWORD)
+def test_a_subword_config_is_the_character_one_but_for_its_labels(name):
+    pair = (name, name.replace("_bpe", ""))
+    subword, character = (flat(OmegaConf.to_container(composed(each), throw_on_missing=False)) for each in pair)
+    data = [f"model.{part}_ds" for part in ("train", "validation", "test")]
+    own = {f"{part}.use_start_end_token": False for part in data}
+    own |= {"model.decoder.vocabulary": [], "model.decoder.num_classes": -1}
+    own |= {"model.tokenizer": "teacher"} if name in STUDENTS else {"model.tokenizer.dir": "???", "model.tokenizer.type": "bpe"}
+    if name == "citrinet_256_bpe":
+        # Letters need frames of 40 ms: the third stride of two is left out. Those of 80 ms are longer than a Conformer's.
+        own |= {"model.tutor.pool_frames": True, "model.encoder.jasper.14.stride.0": 2}
+        own |= {"model.encoder.jasper.14.stride_last": True, "model.encoder.jasper.14.residual_mode": "stride_add"}
+    different = {key: value for key, value in subword.items() if key not in character or character[key] != value}
+    assert different.pop("name") and different == {key: value for key, value in own.items() if character.get(key) != value}
+    gone = {key for key in character if key not in subword}
+    assert gone == {f"{part}.labels" for part in data} | {f"model.labels.{i}" for i in range(28)}
 
 
 def test_conformer_is_nemos_small():
@@ -235,11 +360,13 @@ def test_conformer_is_nemos_small():
     assert encoder.subsampling_factor == 4
 
 
-def test_students_share_one_tutor_section_and_the_teachers_labels():
-    sections = [OmegaConf.to_container(composed(name).model.tutor, throw_on_missing=False) for name in STUDENTS]
-    chosen = [section["skd"].pop("divergence") for section in sections]  # measured for the two-core student only
-    assert len(STUDENTS) >= 4 and all(section == sections[0] for section in sections)
-    assert set(chosen) <= {"l2", "kl"} and chosen.count("kl") == 1
-    assert sections[0]["teacher"]["model_path"] == "???"
-    labels = [list(composed(name).model.labels) for name in CONFIGS if "labels" in composed(name).model]
-    assert all(each == labels[0] for each in labels)
+def test_students_share_one_tutor_section():
+    sections = {name: OmegaConf.to_container(composed(name).model.tutor, throw_on_missing=False) for name in STUDENTS}
+    divergence = {name: section["skd"].pop("divergence") for name, section in sections.items()}
+    # Measured for the two-core student only; the full-size ones keep the paper's.
+    assert divergence == {name: "kl" if name.startswith("small/") else "l2" for name in STUDENTS}
+    pooled = {name for name, section in sections.items() if section.pop("pool_frames", False)}
+    strides = {name: math.prod(block.stride[0] for block in composed(name).model.encoder.jasper) for name in STUDENTS}
+    assert pooled == {name for name, stride in strides.items() if stride > 4}  # a Conformer's frames last 40 ms
+    first, *others = sections.values()
+    assert first["teacher"]["model_path"] == "???" and others and all(section == first for section in others)
