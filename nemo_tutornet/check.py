@@ -134,7 +134,7 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     teacher_ms = _median_ms(lambda: teacher(batch[0], batch[1], hidden=True, posteriors=teacher.head is not None), None)
     schedule = Schedule.from_config(config.stages)
     costs = [_cost(model, teacher, pairing, config, stage, schedule, batch) for stage in schedule.stages]
-    wer, heard = _teacher_wer(model, teacher, batches)
+    wer, heard = _teacher_wer(model, teacher, config, batches)
     return Report(
         student=_facts(model, cfg.model),
         teacher={"file": config.teacher.model_path, **_facts(teacher.model, teacher.model.cfg)},
@@ -248,13 +248,13 @@ def _median_ms(run: Callable[[], Any], model: Any) -> float:
     return statistics.median(times[1:])
 
 
-def _teacher_wer(model: Any, teacher: Teacher, batches: int) -> Any:
+def _teacher_wer(model: Any, teacher: Teacher, config: TutorConfig, batches: int) -> Any:
     """WER of the teacher's own decoding on the first validation batches, and the first pair of texts."""
     loaders = model._validation_dl
     loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
     if loader is None:
         return None, None
-    decode = PseudoLabels.for_student(parse_tutor(model.cfg).pseudo_labels, model)._decode  # type: ignore[union-attr]
+    decode = PseudoLabels.for_student(config.pseudo_labels, model).decode
     pairs = []
     for signal, lengths, transcripts, transcript_lengths, *_ in islice(loader, batches):
         given = teacher(signal, lengths, hidden=False, posteriors=False, hypotheses=True)

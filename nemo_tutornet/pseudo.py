@@ -29,6 +29,7 @@ class PseudoLabels:
         decode: labels to text.
 
     Attributes:
+        decode: as given.
         counts: utterances by their fate since the last `report`: `kept`; `empty` (the teacher heard nothing); `unsure` (below
             `min_confidence`); `wrong` (above `max_wer` against the transcript); `unspeakable` (the student has no labels for it).
     """
@@ -36,7 +37,7 @@ class PseudoLabels:
     def __init__(
         self, config: PseudoLabelsConfig, encode: Callable[[str], Optional[List[int]]], decode: Callable[[List[int]], str]
     ) -> None:
-        self._config, self._encode, self._decode = config, encode, decode
+        self._config, self._encode, self.decode = config, encode, decode
         self.counts: Counter[str] = Counter()
 
     @classmethod
@@ -81,7 +82,7 @@ class PseudoLabels:
         if self._config.max_wer is not None and reference:
             from jiwer import wer
 
-            if wer(self._decode(reference), hypothesis.text) > self._config.max_wer:
+            if wer(self.decode(reference), hypothesis.text) > self._config.max_wer:
                 return "wrong", []
         labels = self._encode(hypothesis.text)
         return ("kept", list(labels)) if labels else ("unspeakable", [])
