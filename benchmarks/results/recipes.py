@@ -1,0 +1,69 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is compared: recipes, as overrides of the example script. Equal epochs for all; RKD takes its share of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Tuple
+
+# The share of all epochs that RKD takes.
+RKD_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One way to train a student.
+
+    Attributes:
+        title: for tables.
+        stages: (name, weights) one after the other; the first of several is RKD's share long. None trains without a teacher.
+        overrides: further ones.
+        teacher: `char` or `bpe`.
+        student: config in `conf/small`.
+        labelled: False trains on the corpus without its transcripts.
+        baseline: the recipe that its gain is measured against.
+    """
+
+    title: str
+    stages: Optional[Tuple[Tuple[str, Dict[str, float]], ...]]
+    overrides: Tuple[str, ...] = ()
+    teacher: str = "char"
+    student: str = "quartznet_small"
+    labelled: bool = True
+    baseline: str = "ctc"
+
+    def arguments(self, epochs: int, teacher: str) -> List[str]:
+        """Overrides of the example script for a run of so many epochs with that teacher's file."""
+        if self.stages is None:
+            return ["model.tutor=null", *self.overrides]
+        stages = []
+        for i, (name, weights) in enumerate(self.stages):
+            length = "" if i == len(self.stages) - 1 else f"epochs:{max(1, round(epochs * RKD_SHARE))},"
+            stages.append(f"{{name:{name},{length}weights:{{{','.join(f'{loss}:{w}' for loss, w in weights.items())}}}}}")
+        return [f"model.tutor.teacher.model_path={teacher}", f"model.tutor.stages=[{','.join(stages)}]", *self.overrides]
+
+
+RKD = ("rkd", {"rkd": 1.0})
+CTC = ("ctc", {"ctc": 1.0})
+SKD = ("skd", {"ctc": 1.0, "skd": 0.25})
+L2, KL, GUIDED = (f"model.tutor.skd.divergence={name}" for name in ("l2", "kl", "guided"))
+COLD = "model.tutor.rkd.warm_start_decoder=false"
+
+
+RECIPES: Dict[str, Recipe] = {
+    "ctc": Recipe("CTC only", None),
+    "skd_l2": Recipe("CTC + SKD l2", (SKD,), (L2,)),
+    "skd_kl": Recipe("CTC + SKD kl", (SKD,), (KL,)),
+    "rkd_cold_skd_l2": Recipe("RKD without decoder warm start, then CTC + SKD l2", (RKD, SKD), (L2, COLD)),
+    "rkd_skd_l2": Recipe("RKD, then CTC + SKD l2 (the paper's)", (RKD, SKD), (L2,)),
+    "rkd_skd_kl": Recipe("RKD, then CTC + SKD kl", (RKD, SKD), (KL,)),
+    "label_free": Recipe("RKD, then SKD kl, no transcript at all", (RKD, ("skd", {"skd": 1.0})), (KL,), labelled=False),
+    "bpe_ctc": Recipe("subwords: CTC only", None, ("model.tokenizer={teacher}",), "bpe", "quartznet_bpe_small"),
+    "bpe_rkd_skd_kl": Recipe(
+        "subwords: RKD, then CTC + SKD kl", (RKD, SKD), (KL,), "bpe", "quartznet_bpe_small", baseline="bpe_ctc"
+    ),
+    "bpe_to_char": Recipe(
+        "characters from a subword teacher: RKD, then CTC + pseudo-labels", (RKD, ("pseudo", {"ctc": 0.5, "pseudo": 0.5})), (), "bpe"
+    ),
+}

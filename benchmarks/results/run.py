@@ -1,0 +1,168 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Trains students by recipe and seed with the example script, and evaluates each: one JSON line a run.
+
+    python benchmarks/results/run.py MANIFESTS OUTPUT --recipe ctc --recipe rkd_skd_kl --epochs 20 --seed 1 --seed 2 --seed 3 --jobs 2
+
+MANIFESTS holds CORPUS_train.jsonl and CORPUS_valid.jsonl. What is in OUTPUT/runs.jsonl is not run again, an interrupted run
+resumes, and a teacher that is not given is trained first. `table.py` reads the lines; the test set is its business.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import typer
+from recipes import RECIPES, Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+# The teacher hears every utterance at many speeds and noise levels: the corpora are small for a Conformer.
+TEACHER_AUGMENTATION = (
+    "+model.train_ds.augmentor={speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7},"
+    "white_noise:{prob:0.5,min_level:-80,max_level:-50}}"
+)
+VOCABULARY = 128
+
+
+class Runner:
+    """Runs of one corpus in one folder.
+
+    Args:
+        manifests: folder of the corpus' manifests.
+        output: where everything goes.
+        corpus: its name.
+        teachers: files of teachers that are there already, by kind.
+    """
+
+    def __init__(self, manifests: Path, output: Path, corpus: str, teachers: Dict[str, Path], threads: Optional[int]) -> None:
+        self.output = output / corpus
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.corpus, self.threads = corpus, threads
+        self.train, self.valid = manifests / f"{corpus}_train.jsonl", manifests / f"{corpus}_valid.jsonl"
+        self.teachers = dict(teachers)
+        self._lock = threading.Lock()
+
+    @property
+    def lines(self) -> List[Dict[str, Any]]:
+        """What has been run."""
+        path = self.output / "runs.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def script(self, folder: Path, name: str, config: str, train: Path, epochs: int, seed: int, overrides: List[str]) -> Path:
+        """One training with the example script, unless its checkpoint is there; returns the checkpoint."""
+        result = folder / name / "checkpoints" / f"{name}.nemo"
+        if result.exists():
+            return result
+        folder.mkdir(parents=True, exist_ok=True)
+        environment = {key: value for key, value in os.environ.items() if key != "NEMO_EXPM_VERSION"}
+        if self.threads:
+            environment.update(OMP_NUM_THREADS=str(self.threads), MKL_NUM_THREADS=str(self.threads))
+        command = [
+            sys.executable, "examples/speech_to_text_ctc_tutornet.py", "--config-path=../conf/small", f"--config-name={config}",
+            f"model.train_ds.manifest_filepath={train}", f"model.validation_ds.manifest_filepath={self.valid}",
+            f"exp_manager.exp_dir={folder}", f"exp_manager.name={name}", "trainer.enable_progress_bar=false", f"trainer.max_epochs={epochs}",
+            f"seed={seed}", *overrides,
+        ]  # fmt: skip
+        with open(folder / f"{name}.log", "a", encoding="utf-8") as log:
+            code = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+        if code or not result.exists():
+            raise RuntimeError(f"training {name} failed with exit code {code}; see {folder / name}.log")
+        return result
+
+    def teacher(self, kind: str, epochs: int) -> Path:
+        """The teacher of a kind, trained on the corpus if it was not given."""
+        if kind not in self.teachers:
+            typer.echo(f"training the {kind} teacher, {epochs} epochs")
+            config, overrides = "conformer_ctc_small", [TEACHER_AUGMENTATION]
+            if kind == "bpe":
+                config = "conformer_ctc_bpe_small"
+                overrides.append(f"model.tokenizer.dir={self._tokenizer()}")
+            self.teachers[kind] = self.script(self.output, f"teacher_{kind}", config, self.train, epochs, 1, overrides)
+        return self.teachers[kind]
+
+    def student(self, name: str, recipe: Recipe, teacher: Path, epochs: int, seed: int) -> None:
+        """Trains and evaluates one student, and adds its line."""
+        folder = self.output / f"{epochs}-epochs" / f"seed-{seed}"
+        start = time.monotonic()
+        arguments = [one.replace("{teacher}", str(teacher)) for one in recipe.arguments(epochs, str(teacher))]
+        train = self.train if recipe.labelled else self._without_text()
+        model = self.script(folder, name, recipe.student, train, epochs, seed, arguments)
+        minutes = (time.monotonic() - start) / 60
+        with self._lock:
+            line = {
+                "corpus": self.corpus, "recipe": name, "student": recipe.student, "teacher": str(teacher), "epochs": epochs,
+                "seed": seed, "minutes": round(minutes, 1), "model": str(model), "overrides": arguments, "valid": self.evaluate(model),
+            }  # fmt: skip
+            with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        typer.echo(f"{name} seed {seed}: {100 * line['valid']['wer']:.2f} % on validation ({minutes:.1f} min)")
+
+    def evaluate(self, model: Path) -> Dict[str, Any]:
+        """The command line's evaluation on the validation set."""
+        from nemo_tutornet.evaluate import evaluate
+
+        return evaluate([model], self.valid)[0].as_dict()
+
+    def _tokenizer(self) -> Path:
+        """SentencePiece on the training transcripts, as NeMo's process_asr_text_tokenizer.py lays it out."""
+        import sentencepiece
+
+        folder = self.output / "tokenizer"
+        folder.mkdir(exist_ok=True)
+        texts = "\n".join(json.loads(line)["text"] for line in self.train.read_text().splitlines())
+        (folder / "text.txt").write_text(texts, encoding="utf-8")
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=VOCABULARY, model_type="bpe",
+            minloglevel=2, hard_vocab_limit=False,
+        )  # fmt: skip
+        pieces = [line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()]
+        (folder / "vocab.txt").write_text("\n".join(pieces[3:]) + "\n", encoding="utf-8")
+        return folder
+
+    def _without_text(self) -> Path:
+        """The training manifest with every transcript removed; audio paths made absolute, because the file stands elsewhere."""
+        path = self.output / f"{self.corpus}_train_without_text.jsonl"
+        rows = [json.loads(line) for line in self.train.read_text().splitlines()]
+        for row in rows:
+            row.pop("text")
+            row["audio_filepath"] = str((self.train.parent / row["audio_filepath"]).resolve())
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+
+def main(
+    manifests: Path = typer.Argument(..., help="Folder of CORPUS_train.jsonl and CORPUS_valid.jsonl."),
+    output: Path = typer.Argument(..., help="Where runs and results go."),
+    corpus: str = typer.Option("an4"),
+    recipe: List[str] = typer.Option(list(RECIPES), help="May be given several times; all without it."),
+    seed: List[int] = typer.Option([1, 2, 3], help="May be given several times."),
+    epochs: int = typer.Option(20, help="Of each student."),
+    teacher_epochs: int = typer.Option(90, help="Of a teacher that is trained here."),
+    char_teacher: Optional[Path] = typer.Option(None, help="A character teacher that is there already."),
+    bpe_teacher: Optional[Path] = typer.Option(None, help="A subword teacher that is there already."),
+    jobs: int = typer.Option(1, help="Students trained side by side, one thread each where there are several."),
+) -> None:
+    """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
+    given = {kind: path.resolve() for kind, path in (("char", char_teacher), ("bpe", bpe_teacher)) if path}
+    runner = Runner(manifests.resolve(), output.resolve(), corpus, given, threads=1 if jobs > 1 else None)
+    done = {(line["recipe"], line["epochs"], line["seed"]) for line in runner.lines}
+    missing = [(name, one) for one in seed for name in recipe if (name, epochs, one) not in done]
+    teachers = {kind: runner.teacher(kind, teacher_epochs) for kind in sorted({RECIPES[name].teacher for name, _ in missing})}
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = [
+            pool.submit(runner.student, name, RECIPES[name], teachers[RECIPES[name].teacher], epochs, one) for name, one in missing
+        ]
+        for finished in as_completed(waiting):
+            finished.result()
+
+
+if __name__ == "__main__":
+    typer.run(main)
