@@ -15,7 +15,6 @@ import torch
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
-from nemo_tutornet.capture import Capture
 from nemo_tutornet.checkpoints import quiet_nemo
 from nemo_tutornet.config import TutorConfig, parse_tutor
 from nemo_tutornet.data.manifest import check_manifests
@@ -23,14 +22,9 @@ from nemo_tutornet.demo import project_folder
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluate import add, count_errors
 from nemo_tutornet.model import TutorCTCModel, TutorCTCModelBPE
-from nemo_tutornet.objective import Objective, Projection, StudentOutputs
-from nemo_tutornet.pairing import Pairing, pair
-from nemo_tutornet.pseudo import PseudoLabels
-from nemo_tutornet.schedule import Schedule, Stage
-from nemo_tutornet.targets import TeacherTargets
-from nemo_tutornet.teacher import Teacher
-from nemo_tutornet.tutor import Step
-from nemo_tutornet.unlabelled import only_labelled
+from nemo_tutornet.pairing import Pairing
+from nemo_tutornet.schedule import Stage
+from nemo_tutornet.tutor import Tutor
 
 _ROUNDS = 3
 
@@ -127,25 +121,24 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     check_manifests(cfg.model)
     with quiet_nemo():
         model: Any = (TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel)(cfg=cfg.model)
-    teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
-    pairing = pair(model, teacher, config)
+    tutor = Tutor(model, config)
+    teacher, pairing, schedule = tutor.teacher, tutor.pairing, tutor.schedule
     batch = next(iter(model._train_dl))
     student_ms = _median_ms(lambda: model(input_signal=batch[0], input_signal_length=batch[1]), model)
     teacher_ms = _median_ms(lambda: teacher(batch[0], batch[1], hidden=True, posteriors=teacher.head is not None), None)
-    schedule = Schedule.from_config(config.stages)
-    costs = [_cost(model, teacher, pairing, config, stage, schedule, batch) for stage in schedule.stages]
-    wer, heard = _teacher_wer(model, teacher, config, batches)
+    costs = [_cost(model, tutor, stage, batch) for stage in schedule.stages]
+    wer, heard = _teacher_wer(model, tutor, batches)
     return Report(
         student=_facts(model, cfg.model),
         teacher={"file": config.teacher.model_path, **_facts(teacher.model, teacher.model.cfg)},
-        matches=_matches(model, teacher, pairing, config),
+        matches=_matches(tutor, config),
         stages=costs,
         batch=f"{batch[0].shape[0]} utterances of up to {batch[0].shape[1] / teacher.sample_rate:.1f} s, on the CPU",
         plain_ms=student_ms,
         teacher_ms=teacher_ms,
         teacher_wer=wer,
         heard=heard,
-        remarks=_remarks(model, teacher, pairing, config, student_ms, teacher_ms, wer, costs),
+        remarks=_remarks(pairing, config, student_ms, teacher_ms, wer, costs),
     )
 
 
@@ -161,7 +154,9 @@ def _facts(model: Any, config: Any) -> Dict[str, str]:
     }
 
 
-def _matches(model: Any, teacher: Teacher, pairing: Pairing, config: TutorConfig) -> Dict[str, str]:
+def _matches(tutor: Tutor, config: TutorConfig) -> Dict[str, str]:
+    teacher, pairing = tutor.teacher, tutor.pairing
+
     def layer(found: Any) -> str:
         return f"{found.path} ({found.width} wide, {found.shift:g} ms)"
 
@@ -184,38 +179,28 @@ def _matches(model: Any, teacher: Teacher, pairing: Pairing, config: TutorConfig
         rates = frames(pairing.student_encoder.shift, pairing.teacher_encoder.shift)
         order = "the same order" if pairing.label_order is None else "another order"
         matched["SKD"] = f"{config.skd.divergence}, {len(teacher.labels)} labels in {order} and the blank, {rates}"
+        for other in config.other_teachers:
+            matched["SKD"] += f"; averaged with {other.model_path} ({other.weight:g} to {config.teacher.weight:g})"
+        if pairing.heads:
+            weight = f"weight {config.skd.at_layers_weight:g}"
+            matched["Inter-KD"] = "; ".join(
+                f"{layer(head)}, {frames(head.shift, pairing.teacher_encoder.shift)}, {weight}" for head in pairing.heads
+            )
     if config.uses("pseudo"):
         matched["pseudo-labels"] = "the teacher's text in the student's labels"
     return matched
 
 
-def _cost(
-    model: Any, teacher: Teacher, pairing: Pairing, config: TutorConfig, stage: Stage, schedule: Schedule, batch: Sequence[Tensor]
-) -> StageCost:
+def _cost(model: Any, tutor: Tutor, stage: Stage, batch: Sequence[Tensor]) -> StageCost:
     """One stage's losses on a batch, forward and backward, a few times; gradients are dropped and nothing moves."""
-    reduction = model.cfg.get("ctc_reduction", "mean_batch")
-    projection = Projection(pairing.guided.width, pairing.hint.width)
-    objective, labels = Objective(config, pairing, projection, reduction), PseudoLabels.for_student(config.pseudo_labels, model)
     signal, lengths, transcripts, transcript_lengths = batch
 
-    def pseudo(outputs: StudentOutputs, given: TeacherTargets) -> Tensor:
-        assert given.hypotheses is not None
-        rows, counts = labels.targets(given.hypotheses, transcripts, transcript_lengths)
-        return model.loss(log_probs=outputs.log_probs, targets=rows, input_lengths=outputs.lengths, target_lengths=counts)
-
     def once() -> Dict[str, float]:
-        needs = objective.needs(stage)
-        targets = teacher(signal, lengths, **needs) if any(needs.values()) else None
-        with Capture(model, pairing.guided.path) as guided, only_labelled(model.loss, reduction):
+        targets = tutor.targets(stage, signal, lengths)
+        with tutor.watch(model, batch) as watch:
             log_probs, frames, _ = model(input_signal=signal, input_signal_length=lengths)
-            outputs = StudentOutputs(log_probs, frames, guided.tensor(pairing.guided.time_axis), transcript_lengths)
-            step = Step(objective, stage, targets, lambda: outputs, pseudo)
-            ctc = None
-            if stage.uses("ctc"):
-                ctc = model.loss(
-                    log_probs=log_probs, targets=transcripts, input_lengths=frames, target_lengths=transcript_lengths
-                )
-            step.total(ctc).backward()
+            step = tutor.step(stage, targets, watch)
+            step.total(watch.ctc(log_probs, frames, transcripts, transcript_lengths) if stage.uses("ctc") else None).backward()
         model.zero_grad(set_to_none=True)
         return {name.removeprefix("train_"): float(value) for name, value in step.logs.items()}
 
@@ -228,7 +213,7 @@ def _cost(
         start = time.perf_counter()
         once()
         times.append(1000 * (time.perf_counter() - start))
-    length = "to the end" if stage.length is None else f"{stage.length} {schedule.unit}"
+    length = "to the end" if stage.length is None else f"{stage.length} {tutor.schedule.unit}"
     weights = ", ".join(f"{weight:g} x {name}" for name, weight in stage.weights.items())
     return StageCost(stage.name, length, weights, terms, statistics.median(times))
 
@@ -248,29 +233,28 @@ def _median_ms(run: Callable[[], Any], model: Any) -> float:
     return statistics.median(times[1:])
 
 
-def _teacher_wer(model: Any, teacher: Teacher, config: TutorConfig, batches: int) -> Any:
+def _teacher_wer(model: Any, tutor: Tutor, batches: int) -> Any:
     """WER of the teacher's own decoding on the first validation batches, and the first pair of texts."""
     loaders = model._validation_dl
     loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
     if loader is None:
         return None, None
-    decode = PseudoLabels.for_student(config.pseudo_labels, model).decode
     pairs = []
     for signal, lengths, transcripts, transcript_lengths, *_ in islice(loader, batches):
-        given = teacher(signal, lengths, hidden=False, posteriors=False, hypotheses=True)
+        given = tutor.teacher(signal, lengths, hidden=False, posteriors=False, hypotheses=True)
         assert given.hypotheses is not None
         for i, hypothesis in enumerate(given.hypotheses):
             if transcript_lengths[i] > 0:
-                pairs.append((decode(transcripts[i, : int(transcript_lengths[i])].tolist()), hypothesis.text))
+                reference = tutor.pseudo_labels.decode(transcripts[i, : int(transcript_lengths[i])].tolist())
+                pairs.append((reference, hypothesis.text))
     if not pairs:
         return None, None
     return add([count_errors(reference, hypothesis) for reference, hypothesis in pairs]).rate, list(pairs[0])
 
 
 def _remarks(
-    model: Any, teacher: Teacher, pairing: Pairing, config: TutorConfig, student_ms: float, teacher_ms: float,
-    wer: Optional[float], costs: Sequence[StageCost],
-) -> List[str]:  # fmt: skip
+    pairing: Pairing, config: TutorConfig, student_ms: float, teacher_ms: float, wer: Optional[float], costs: Sequence[StageCost]
+) -> List[str]:
     remarks = []
     if wer is not None and wer > 0.5:
         remarks.append(

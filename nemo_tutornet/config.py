@@ -32,11 +32,13 @@ class TeacherConfig:
         model_path: a `.nemo` file, or the name of a pretrained NeMo model.
         sha256: refuse any other file when set.
         precision: `auto` is bf16 where the GPU has it and fp32 elsewhere.
+        weight: of its posteriors, where there are several teachers.
     """
 
     model_path: str = MISSING
     sha256: Optional[str] = None
     precision: str = "auto"
+    weight: float = 1.0
 
 
 @dataclass
@@ -65,12 +67,16 @@ class SKDConfig:
         temperature: softens both posteriors; only `kl` has one.
         frames: `all` (the paper), `nonblank` or `symmetric`.
         frames_around: for `symmetric`, the frames kept on each side of a non-blank one.
+        at_layers: module paths in the student that get a head of their own, with CTC and SKD (Inter-KD, arXiv 2211.15075).
+        at_layers_weight: of the heads' losses, averaged over the heads, relative to those of the student's output.
     """
 
     divergence: str = "l2"
     temperature: float = 1.0
     frames: str = "all"
     frames_around: int = 4
+    at_layers: List[str] = field(default_factory=list)
+    at_layers_weight: float = 1.0
 
 
 @dataclass
@@ -115,10 +121,13 @@ class TutorConfig:
     """The whole `tutor:` section.
 
     Attributes:
+        teacher: RKD and pseudo-labels come from this one.
+        other_teachers: their posteriors are averaged with its own for SKD (Hinton et al., arXiv 1503.02531).
         pool_frames: let a student have longer frames than its teacher; those under one frame are pooled (ours).
     """
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    other_teachers: List[TeacherConfig] = field(default_factory=list)
     rkd: RKDConfig = field(default_factory=RKDConfig)
     skd: SKDConfig = field(default_factory=SKDConfig)
     pseudo_labels: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
@@ -154,14 +163,19 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
     if not isinstance(plain, Mapping):
         raise TutorError(f"model.tutor must be a section of keys, not {plain!r}.")
     _refuse_unknown_keys(plain, TutorConfig, "model.tutor")
-    # A stage is built by itself: inside a list OmegaConf reports a key without its place in the list.
+    # What stands in a list is built by itself: there OmegaConf reports a key without its place in the list.
     sections = dict(plain)
-    stages = sections.pop("stages", None)
+    lists = {key: sections.pop(key, None) for key in _LISTS}
     config = _build(TutorConfig, sections, "model.tutor")
-    if stages is not None:
-        config.stages = [_build(StageConfig, stage, f"model.tutor.stages[{i}]") for i, stage in enumerate(stages)]
+    for key, items in lists.items():
+        if items is not None:
+            setattr(config, key, [_build(_LISTS[key], item, f"model.tutor.{key}[{i}]") for i, item in enumerate(items)])
     _check(config)
     return config
+
+
+# Lists of sections, and the schema of one.
+_LISTS: Dict[str, type] = {"other_teachers": TeacherConfig, "stages": StageConfig}
 
 
 def _build(schema: type, section: Mapping[Any, Any], path: str) -> Any:
@@ -189,13 +203,13 @@ def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) ->
             raise TutorError(f"{path}.{key} is not a key of this section; {hint}")
         nested = _nested_schema(schema, key)
         here = f"{path}.{key}"
-        if key == "stages":
+        if key in _LISTS:
             if not isinstance(value, Sequence) or isinstance(value, str):
-                raise TutorError(f"{here} must be a list of stages, not {value!r}.")
+                raise TutorError(f"{here} must be a list of {key.replace('_', ' ')}, not {value!r}.")
             for i, item in enumerate(value):
                 if not isinstance(item, Mapping):
                     raise TutorError(f"{here}[{i}] must be a section of keys, not {item!r}.")
-                _refuse_unknown_keys(item, StageConfig, f"{here}[{i}]")
+                _refuse_unknown_keys(item, _LISTS[key], f"{here}[{i}]")
         elif nested is not None:
             if not isinstance(value, Mapping):
                 raise TutorError(f"{here} must be a section of keys, not {value!r}.")
@@ -219,9 +233,14 @@ def _nested_schema(schema: type, key: str) -> Optional[type]:
 
 
 def _check(config: TutorConfig) -> None:
-    if not config.teacher.model_path.strip():
-        raise TutorError("model.tutor.teacher.model_path is empty; give the teacher's .nemo file or a pretrained name.")
-    _one_of("teacher.precision", config.teacher.precision, PRECISIONS)
+    _check_teacher(config.teacher, "teacher")
+    for i, teacher in enumerate(config.other_teachers):
+        _check_teacher(teacher, f"other_teachers[{i}]")
+    if config.other_teachers and not config.uses("skd"):
+        raise TutorError(
+            "model.tutor.other_teachers is set, but no stage uses skd, and only skd averages teachers; drop the key or give a "
+            "stage in model.tutor.stages a weight for skd."
+        )
     _one_of("rkd.frame_weighting", config.rkd.frame_weighting, FRAME_WEIGHTINGS)
     _one_of("skd.divergence", config.skd.divergence, DIVERGENCES)
     _one_of("skd.frames", config.skd.frames, FRAME_SELECTIONS)
@@ -234,6 +253,18 @@ def _check(config: TutorConfig) -> None:
         )
     if config.skd.frames_around < 0:
         raise TutorError(f"model.tutor.skd.frames_around must be 0 or more, not {config.skd.frames_around}.")
+    layers = config.skd.at_layers
+    if layers and not config.uses("skd"):
+        raise TutorError(
+            "model.tutor.skd.at_layers is set, but no stage in model.tutor.stages uses skd; drop the key or use skd."
+        )
+    if len(set(layers)) < len(layers):
+        raise TutorError(f"model.tutor.skd.at_layers names a layer twice ({', '.join(layers)}); name each once.")
+    if not (config.skd.at_layers_weight > 0 and math.isfinite(config.skd.at_layers_weight)):
+        raise TutorError(
+            f"model.tutor.skd.at_layers_weight must be above 0, not {config.skd.at_layers_weight}; without heads, leave "
+            f"model.tutor.skd.at_layers empty."
+        )
     if not 0 <= config.pseudo_labels.min_confidence <= 1:
         raise TutorError(f"model.tutor.pseudo_labels.min_confidence must be 0 to 1, not {config.pseudo_labels.min_confidence}.")
     if config.pseudo_labels.max_wer is not None and not config.pseudo_labels.max_wer >= 0:
@@ -247,6 +278,14 @@ def _check(config: TutorConfig) -> None:
         raise TutorError(f"model.tutor.stages has two stages of one name ({', '.join(names)}); name each differently.")
     if len({"steps" if stage.steps else "epochs" for stage in config.stages if stage.epochs or stage.steps}) > 1:
         raise TutorError("model.tutor.stages mixes lengths in epochs and in steps; use one unit for all stages.")
+
+
+def _check_teacher(teacher: TeacherConfig, key: str) -> None:
+    if not teacher.model_path.strip():
+        raise TutorError(f"model.tutor.{key}.model_path is empty; give the teacher's .nemo file or a pretrained name.")
+    _one_of(f"{key}.precision", teacher.precision, PRECISIONS)
+    if not (teacher.weight > 0 and math.isfinite(teacher.weight)):
+        raise TutorError(f"model.tutor.{key}.weight must be above 0, not {teacher.weight}.")
 
 
 def _check_stage(stage: StageConfig, path: str, last: bool) -> None:

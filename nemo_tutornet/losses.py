@@ -11,7 +11,8 @@ Legend: `B` utterances, `T` frames of the student's grid, `D` width of the hint 
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Optional
+import math
+from typing import Callable, Dict, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -84,6 +85,24 @@ def _mean_one(raw: Tensor, mask: Tensor) -> Tensor:
 
 
 # --- Softmax-level distillation (SKD) --------------------------------------------------------------------------------
+
+
+def mix_posteriors(log_probs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The weighted mean of several teachers' posteriors (an ensemble as teacher: Hinton et al., arXiv 1503.02531).
+
+        log p = log( sum_i w_i p_i / sum_i w_i )
+
+    Args:
+        log_probs: of each teacher, on the student's frames and labels `[B, T, V]`.
+        weights: of each teacher, above 0.
+
+    Returns:
+        `[B, T, V]`; the one teacher's own where there is one.
+    """
+    if len(log_probs) == 1:
+        return log_probs[0]
+    total = sum(weights)
+    return torch.stack([_wide(p) + math.log(w / total) for p, w in zip(log_probs, weights, strict=True)]).logsumexp(dim=0)
 
 
 def skd_l2(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Optional, Union
 
@@ -17,21 +16,16 @@ from nemo.utils.get_rank import is_global_rank_zero
 from nemo.utils.model_utils import convert_model_config_to_dict_config
 from nemo.utils.msc_utils import is_multistorageclient_url
 from omegaconf import DictConfig, OmegaConf, open_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from nemo_tutornet.borrowed import borrow_tokenizer
-from nemo_tutornet.capture import ENCODER, Capture
 from nemo_tutornet.checkpoints import STOCK_BPE, STOCK_CHAR, stock_config, written_whole
 from nemo_tutornet.config import TutorConfig, parse_tutor
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.objective import Objective, Projection, StudentOutputs
-from nemo_tutornet.pairing import compose_decoder, pair, pointwise_decoder
-from nemo_tutornet.pseudo import PseudoLabels
-from nemo_tutornet.schedule import Schedule, Stage
-from nemo_tutornet.targets import TeacherTargets
-from nemo_tutornet.teacher import Teacher
+from nemo_tutornet.objective import Projection
+from nemo_tutornet.pairing import compose_decoder, pointwise_decoder
+from nemo_tutornet.schedule import Stage
 from nemo_tutornet.tutor import Step, Tutor
-from nemo_tutornet.unlabelled import only_labelled
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecCTCModel as _Host  # what the mixin is mixed into
@@ -49,6 +43,7 @@ class TutorMixin(_Host):
           tutor:
             teacher:
               model_path: teacher.nemo     # or the name of a pretrained NeMo model
+            other_teachers: []           # sections like `teacher`; SKD averages the posteriors
             rkd:
               hint_layer: null             # module path in the teacher; null: the encoder's output
               guided_layer: null           # module path in the student; null: the encoder's output
@@ -59,6 +54,8 @@ class TutorMixin(_Host):
               temperature: 1.0             # kl only
               frames: all                  # all | nonblank | symmetric
               frames_around: 4             # for symmetric
+              at_layers: []                # Inter-KD: module paths in the student that get a head of their own
+              at_layers_weight: 1.0
             pseudo_labels:                 # for the loss `pseudo`
               min_confidence: 0.0
               max_wer: null
@@ -72,7 +69,7 @@ class TutorMixin(_Host):
     class, NeMo's keys, no `tutor:` section.
 
     What is overridden of NeMo: `training_step` and `add_auxiliary_losses` (the losses), `setup` (the teacher), the two
-    checkpoint hooks (the projection, the stage), `to_config_file` and `save_to` (what leaves).
+    checkpoint hooks (the projection, the heads, the stage), `to_config_file` and `save_to` (what leaves).
     """
 
     _stock_target: str
@@ -89,6 +86,7 @@ class TutorMixin(_Host):
         self._tutor_state: Optional[Dict[str, Any]] = None
         self._step: Optional[Step] = None
         self.tutor_projection: Optional[Projection] = None
+        self.tutor_heads = nn.ModuleList()
 
     @property
     def tutor(self) -> Optional[Tutor]:
@@ -111,14 +109,11 @@ class TutorMixin(_Host):
                 "model.train_ds.use_dali is on, but DALI hands out the student's features and the teacher needs the waveform; "
                 "turn it off."
             )
-        teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
-        pairing = pair(self, teacher, config)
-        device = next(self.parameters()).device
-        self.tutor_projection = Projection(pairing.guided.width, pairing.hint.width).to(device)
-        reduction = self.cfg.get("ctc_reduction", "mean_batch")
-        objective = Objective(config, pairing, self.tutor_projection, reduction)
-        pseudo_labels = PseudoLabels.for_student(config.pseudo_labels, self)
-        self._tutor = Tutor(teacher, pairing, Schedule.from_config(config.stages), objective, pseudo_labels)
+        tutor = Tutor(self, config)
+        pairing, device = tutor.pairing, next(self.parameters()).device
+        self.tutor_projection = tutor.projection.to(device)
+        self.tutor_heads = nn.ModuleList(tutor.heads).to(device)
+        self._tutor = tutor
         if self._tutor_state is not None:
             self._restore_tutor_state(self._tutor_state)
         logging.info(
@@ -126,6 +121,10 @@ class TutorMixin(_Host):
             f"{pairing.hint.shift:g} ms), guided layer {pairing.guided.path!r} ({pairing.guided.width} wide, "
             f"{pairing.guided.shift:g} ms), frame weighting {pairing.frame_weighting!r}."
         )
+        for one in config.other_teachers:
+            logging.info(f"Teacher {one.model_path}: its posteriors count {one.weight:g} to {config.teacher.weight:g}.")
+        for layer in pairing.heads:
+            logging.info(f"Inter-KD: a head at {layer.path!r} ({layer.width} wide, {layer.shift:g} ms).")
         if config.rkd.warm_start_decoder and config.uses("rkd") and pairing.no_warm_start:
             logging.warning(f"The decoder is not warm-started after RKD: {pairing.no_warm_start}")
 
@@ -137,27 +136,10 @@ class TutorMixin(_Host):
         if tutor is None:
             return super().training_step(batch, batch_nb)
         stage = self._enter_stage(tutor)
-        signal, signal_lengths, transcripts, target_lengths = batch
-        needs = tutor.objective.needs(stage)
-        targets = tutor.teacher(signal, signal_lengths, **needs) if any(needs.values()) else None
-        with ExitStack() as captures:
-            captures.enter_context(only_labelled(self.loss, self.cfg.get("ctc_reduction", "mean_batch")))
-            encoder = captures.enter_context(Capture(self, ENCODER))
-            decoder = captures.enter_context(Capture(self, "decoder"))
-            guided = captures.enter_context(Capture(self, tutor.pairing.guided.path))
-
-            def student() -> StudentOutputs:
-                layer = guided.tensor(tutor.pairing.guided.time_axis)
-                return StudentOutputs(decoder.output, encoder.output[1], layer, target_lengths)
-
-            def pseudo(outputs: StudentOutputs, given: TeacherTargets) -> Tensor:
-                assert given.hypotheses is not None
-                labels, lengths = tutor.pseudo_labels.targets(given.hypotheses, transcripts, target_lengths)
-                return self.loss(
-                    log_probs=outputs.log_probs, targets=labels, input_lengths=outputs.lengths, target_lengths=lengths
-                )
-
-            step = Step(tutor.objective, stage, targets, student, pseudo)
+        signal, signal_lengths = batch[:2]
+        targets = tutor.targets(stage, signal, signal_lengths)
+        with tutor.watch(self, batch) as watch:
+            step = tutor.step(stage, targets, watch)
             if stage.uses("ctc"):
                 output = self._step_with_ctc(step, batch, batch_nb)
             else:
@@ -194,9 +176,7 @@ class TutorMixin(_Host):
         if self._tutor is None or self._tutor.stage is None:
             return
         stage = self._tutor.schedule.stages[self._tutor.stage]
-        idle = [self.decoder] if stage.decoder_is_idle else []
-        idle += [] if stage.uses("rkd") else [self.tutor_projection]
-        for module in idle:
+        for module in [*([self.decoder] if stage.decoder_is_idle else []), *self._tutor.idle(stage)]:
             for parameter in module.parameters():
                 parameter.grad = None
 
@@ -248,11 +228,14 @@ class TutorMixin(_Host):
     # --- What a checkpoint carries, and what leaves -------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
-        """Puts the projection and the stage into the `.ckpt`, beside the state of the student."""
+        """Puts what trains but does not leave, and the stage, into the `.ckpt`, beside the state of the student."""
         super().on_save_checkpoint(checkpoint)
-        if self._tutor is not None and self.tutor_projection is not None:
-            projection = {name: p.detach().cpu() for name, p in self.tutor_projection.named_parameters()}
-            checkpoint["tutor"] = {"projection": projection, "stage": self._tutor.stage}
+        if self._tutor is not None:
+            modules = {
+                name: {parameter: value.detach().cpu() for parameter, value in module.named_parameters()}
+                for name, module in self._tutor.modules.items()
+            }
+            checkpoint["tutor"] = {**modules, "stage": self._tutor.stage}
 
     def on_load_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
         """Takes them back; when the teacher is not there yet, as soon as it is."""
@@ -262,16 +245,18 @@ class TutorMixin(_Host):
             self._restore_tutor_state(self._tutor_state)
 
     def _restore_tutor_state(self, state: Dict[str, Any]) -> None:
-        assert self._tutor is not None and self.tutor_projection is not None
-        for name, parameter in self.tutor_projection.named_parameters():
-            saved = state["projection"][name]
-            if saved.shape != parameter.shape:
-                raise TutorError(
-                    f"the checkpoint's projection has {name} of shape {list(saved.shape)}, but model.tutor.rkd's layers want "
-                    f"{list(parameter.shape)}; resume with the teacher and layers that the run began with, or begin a new run."
-                )
-            with torch.no_grad():
-                parameter.copy_(saved)
+        assert self._tutor is not None
+        for name, module in self._tutor.modules.items():
+            saved = state.get(name, {})
+            for key, parameter in module.named_parameters():
+                if key not in saved or saved[key].shape != parameter.shape:
+                    found = f"has {key} of shape {list(saved[key].shape)}" if key in saved else "is not there"
+                    raise TutorError(
+                        f"the checkpoint's {name} {found}, but the layers of model.tutor want {list(parameter.shape)}; "
+                        f"resume with the teacher and layers that the run began with, or begin a new run."
+                    )
+                with torch.no_grad():
+                    parameter.copy_(saved[key])
         self._tutor.stage = state["stage"]
 
     def to_config_file(self, path2yaml_file: str) -> None:

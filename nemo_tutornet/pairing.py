@@ -38,6 +38,7 @@ class Pairing:
 
     Attributes:
         student_encoder, guided: layers of the student.
+        heads: layers of the student that get a head of their own (`tutor.skd.at_layers`).
         teacher_encoder, hint: layers of the teacher.
         label_order: teacher output of each student output, None where equal.
         frame_weighting: `nonblank`, `energy` or `uniform`; `auto` is resolved.
@@ -46,6 +47,7 @@ class Pairing:
 
     student_encoder: Layer
     guided: Layer
+    heads: Tuple[Layer, ...]
     teacher_encoder: Layer
     hint: Layer
     label_order: Optional[Tuple[int, ...]]
@@ -100,11 +102,13 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
         encoder = measure(student, ENCODER, runner.seconds)
         path = config.rkd.guided_layer
         guided = encoder if path in (None, ENCODER) else measure(student, str(path), runner.seconds)
+        heads = tuple(measure(student, path, runner.seconds) for path in config.skd.at_layers)
         lengths = [runner.lengths(seconds) for seconds in _CHECKED_SECONDS]
     hint = teacher.hint_layer
-    for layer, other, where in ((encoder, teacher.encoder_layer, "encoder"), (guided, hint, "guided layer")):
-        used = config.uses("skd") if where == "encoder" else config.uses("rkd")
-        if used and layer.shift > other.shift and not config.pool_frames:
+    matches = [("skd", encoder, teacher.encoder_layer, "encoder"), ("rkd", guided, hint, "guided layer")]
+    matches += [("skd", head, teacher.encoder_layer, f"layer {head.path!r}") for head in heads]
+    for loss, layer, other, where in matches:
+        if config.uses(loss) and layer.shift > other.shift and not config.pool_frames:
             raise TutorError(
                 f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's {other.shift:g} ms "
                 f"({other.path!r}), so several teacher frames fall on one student frame; set model.tutor.pool_frames to true "
@@ -127,6 +131,7 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
     return Pairing(
         student_encoder=encoder,
         guided=guided,
+        heads=heads,
         teacher_encoder=teacher.encoder_layer,
         hint=hint,
         label_order=order,

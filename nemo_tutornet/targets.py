@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from torch import Tensor
 
@@ -34,9 +34,11 @@ class TeacherTargets:
         log_probs: `[B, T, V]`, or None when nobody asked.
         hidden: the hint layer `[B, D, T']`, or None when nobody asked.
         hypotheses: one an utterance, or None when nobody asked.
+        others: what each of the other teachers gave, on its own frames.
     """
 
     lengths: Tensor
     log_probs: Optional[Tensor] = None
     hidden: Optional[Tensor] = None
     hypotheses: Optional[List[Hypothesis]] = None
+    others: Tuple[TeacherTargets, ...] = ()

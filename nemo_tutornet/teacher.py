@@ -46,18 +46,23 @@ class Teacher:
         )
 
     @classmethod
-    def from_config(cls, config: TeacherConfig, hint_layer: Optional[str] = None) -> Teacher:
+    def from_config(cls, config: TeacherConfig, hint_layer: Optional[str] = None, key: str = "model.tutor.teacher") -> Teacher:
         """Restores and freezes the teacher that a config names.
+
+        Args:
+            config: of the teacher.
+            hint_layer: module path; None is the encoder's output.
+            key: the config's, for messages.
 
         Raises:
             TutorError: no such file or pretrained name, unreadable, another sha256 than the config's, or not a CTC recogniser.
         """
-        path = locate(config.model_path)
+        path = locate(config.model_path, f"{key}.model_path")
         if config.sha256 is not None:
             found = sha256_of(path) if path.is_file() else "none, it is a folder"
             if found != config.sha256.lower():
                 raise TutorError(
-                    f"model.tutor.teacher.sha256 is {config.sha256}, but the sha256 of {path} is {found}; "
+                    f"{key}.sha256 is {config.sha256}, but the sha256 of {path} is {found}; "
                     f"give the right file or correct the key."
                 )
         check_teacher(read_nemo_config(path), path)

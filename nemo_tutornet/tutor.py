@@ -1,75 +1,183 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a student in training has of its teacher, and one step of it."""
+"""What a student in training has of its teachers, and one step of it."""
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Optional
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from nemo_tutornet.objective import Objective, StudentOutputs
-from nemo_tutornet.pairing import Pairing
+from nemo_tutornet.capture import ENCODER, Capture
+from nemo_tutornet.config import StageConfig, TutorConfig
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.objective import Head, Objective, Projection, StudentOutputs, TrainingOnly
+from nemo_tutornet.pairing import Pairing, pair
 from nemo_tutornet.pseudo import PseudoLabels
 from nemo_tutornet.schedule import Schedule, Stage
 from nemo_tutornet.targets import TeacherTargets
 from nemo_tutornet.teacher import Teacher
+from nemo_tutornet.unlabelled import only_labelled
 
 
 class Tutor:
-    """A student's teacher, schedule and objective: a plain object, so that nothing of it is registered in the student.
+    """A student's teachers, schedule and objective: a plain object, so that nothing of it is registered in the student.
+
+    Args:
+        student: a NeMo CTC model; it is run on silence and left as it was.
+        config: the checked `tutor:` section; its teachers are loaded.
 
     Attributes:
         teacher: the frozen teacher.
+        others: further ones, whose posteriors are averaged with its own.
         pairing: what is matched with what.
+        projection: f.
+        heads: of layers inside the student.
         schedule: the stages.
         objective: the losses.
         pseudo_labels: what becomes of the teacher's hypotheses.
         stage: index of the stage last entered; None before the first step.
+
+    Raises:
+        TutorError: a teacher cannot be loaded, or does not go together with the student.
     """
 
-    def __init__(
-        self, teacher: Teacher, pairing: Pairing, schedule: Schedule, objective: Objective, pseudo_labels: PseudoLabels
-    ) -> None:
-        self.teacher = teacher
-        self.pairing = pairing
-        self.schedule = schedule
-        self.objective = objective
-        self.pseudo_labels = pseudo_labels
+    def __init__(self, student: Any, config: TutorConfig) -> None:
+        self.teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
+        self.pairing = pair(student, self.teacher, config)
+        self.others, others = _others(student, config)
+        self.projection = Projection(self.pairing.guided.width, self.pairing.hint.width)
+        labels = len(student.decoder.vocabulary) + 1
+        self.heads = [Head(layer.width, labels) for layer in self.pairing.heads]
+        reduction = student.cfg.get("ctc_reduction", "mean_batch")
+        self.objective = Objective(config, self.pairing, others, self.projection, self.heads, reduction)
+        self.schedule = Schedule.from_config(config.stages)
+        self.pseudo_labels = PseudoLabels.for_student(config.pseudo_labels, student)
         self.stage: Optional[int] = None
+        self._reduction = reduction
+
+    @property
+    def modules(self) -> Dict[str, TrainingOnly]:
+        """What trains with the student and does not leave with it, by the names that a `.ckpt` has for it."""
+        heads = {f"head {layer.path}": head for layer, head in zip(self.pairing.heads, self.heads, strict=True)}
+        return {"projection": self.projection, **heads}
+
+    def idle(self, stage: Stage) -> List[torch.nn.Module]:
+        """Which of them no loss of a stage reaches."""
+        return [*([] if stage.uses("rkd") else [self.projection]), *([] if stage.uses("skd") else self.heads)]
+
+    def targets(self, stage: Stage, signal: Tensor, lengths: Tensor) -> Optional[TeacherTargets]:
+        """What the stage reads of the teachers for audio `[B, N]` of `[B]` samples; None where it reads nothing."""
+        needs = self.objective.needs(stage)
+        if not any(needs.values()):
+            return None
+        given = self.teacher(signal, lengths, **needs)
+        if not stage.uses("skd"):
+            return given
+        return replace(given, others=tuple(one(signal, lengths, hidden=False, posteriors=True) for one in self.others))
+
+    def watch(self, student: Any, batch: Sequence[Tensor]) -> Watch:
+        """A context in which the student runs once on a batch; what the losses read of it is kept."""
+        return Watch(student, self.pairing, self._reduction, batch)
+
+    def step(self, stage: Stage, targets: Optional[TeacherTargets], watch: Watch) -> Step:
+        """One training step of a student that is being watched."""
+        return Step(self, stage, targets, watch)
+
+
+def _others(student: Any, config: TutorConfig) -> Tuple[List[Teacher], List[Pairing]]:
+    """The other teachers, each matched with the student as for a run with nothing but SKD."""
+    alone = replace(config, stages=[StageConfig(name="skd", weights={"skd": 1.0})])
+    teachers, pairings = [], []
+    for i, one in enumerate(config.other_teachers):
+        teachers.append(Teacher.from_config(one, key=f"model.tutor.other_teachers[{i}]"))
+        try:
+            pairings.append(pair(student, teachers[-1], alone))
+        except TutorError as error:
+            raise TutorError(f"model.tutor.other_teachers[{i}] ({one.model_path}): {error}") from None
+    return teachers, pairings
+
+
+class Watch:
+    """Captures what the losses read of a student; rows without a transcript do not count in its CTC meanwhile.
+
+    Args:
+        student: a NeMo CTC model.
+        pairing: names the layers.
+        reduction: the student's `ctc_reduction`.
+        batch: signal, its lengths, transcripts and theirs.
+    """
+
+    def __init__(self, student: Any, pairing: Pairing, reduction: str, batch: Sequence[Tensor]) -> None:
+        self._student, self._pairing, self._reduction, self._batch = student, pairing, reduction, batch
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Watch:
+        enter = self._stack.enter_context
+        enter(only_labelled(self._student.loss, self._reduction))
+        self._encoder, self._decoder = enter(Capture(self._student, ENCODER)), enter(Capture(self._student, "decoder"))
+        self._guided = enter(Capture(self._student, self._pairing.guided.path))
+        self._inside = [enter(Capture(self._student, layer.path)) for layer in self._pairing.heads]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def outputs(self) -> StudentOutputs:
+        """What the student gave, once it has run."""
+        return StudentOutputs(
+            log_probs=self._decoder.output,
+            lengths=self._encoder.output[1],
+            guided=self._guided.tensor(self._pairing.guided.time_axis),
+            inside=tuple(
+                capture.tensor(layer.time_axis) for capture, layer in zip(self._inside, self._pairing.heads, strict=True)
+            ),
+            transcripts=self._batch[2],
+            target_lengths=self._batch[3],
+        )
+
+    def ctc(self, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:
+        """The student's own CTC loss."""
+        return self._student.loss(log_probs=log_probs, targets=labels, input_lengths=lengths, target_lengths=label_lengths)
 
 
 class Step:
     """One training step: named terms, and the weighted sum of them. Without targets CTC is the only term.
 
     Args:
-        objective: the losses.
+        tutor: whose step it is.
         stage: the stage that the step belongs to.
-        targets: what the teacher gave; None where nobody asked.
-        student: what the student gave, once it has run.
-        pseudo: CTC of the student's outputs against the teacher's hypotheses.
+        targets: what the teachers gave; None where nobody asked.
+        watch: of the student, which runs before `total` is asked for.
 
     Attributes:
         logs: the terms, not weighted, by the names that they are logged under.
     """
 
-    def __init__(
-        self, objective: Objective, stage: Stage, targets: Optional[TeacherTargets], student: Callable[[], StudentOutputs],
-        pseudo: Callable[[StudentOutputs, TeacherTargets], Tensor],
-    ) -> None:  # fmt: skip
-        self._objective, self._stage, self._targets, self._student, self._pseudo = objective, stage, targets, student, pseudo
+    def __init__(self, tutor: Tutor, stage: Stage, targets: Optional[TeacherTargets], watch: Watch) -> None:
+        self._tutor, self._stage, self._targets, self._watch = tutor, stage, targets, watch
         self.logs: Dict[str, Tensor] = {}
 
     def total(self, ctc: Optional[Tensor] = None) -> Tensor:
         """The weighted sum; `ctc` is NeMo's, in a stage that uses it."""
+        objective, stage = self._tutor.objective, self._stage
         terms: Dict[str, Tensor] = {}
         if self._targets is not None:
-            outputs = self._student()
-            terms = self._objective.terms(self._stage, outputs, self._targets)
-            if self._stage.uses("pseudo"):
+            outputs = self._watch.outputs()
+            terms = objective.terms(stage, outputs, self._targets, self._watch.ctc)
+            if stage.uses("pseudo"):
                 terms["pseudo"] = self._pseudo(outputs, self._targets)
         if ctc is not None:
             terms["ctc"] = ctc
         self.logs = {f"train_{name}": term.detach() for name, term in terms.items()}
-        return torch.stack([self._stage.weights[name] * term for name, term in terms.items()]).sum()
+        weights = objective.weights(stage)
+        return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+
+    def _pseudo(self, outputs: StudentOutputs, given: TeacherTargets) -> Tensor:
+        """CTC against the teacher's hypotheses."""
+        assert given.hypotheses is not None
+        labels, lengths = self._tutor.pseudo_labels.targets(given.hypotheses, outputs.transcripts, outputs.target_lengths)
+        return self._watch.ctc(outputs.log_probs, outputs.lengths, labels, lengths)

@@ -64,6 +64,9 @@ RECIPES: Dict[str, Recipe] = {
         "subwords: RKD, then CTC + SKD kl", (RKD, SKD), (KL,), "bpe", "quartznet_bpe_small", baseline="bpe_ctc"
     ),
     "bpe_to_char": Recipe(
-        "characters from a subword teacher: RKD, then CTC + pseudo-labels", (RKD, ("pseudo", {"ctc": 0.5, "pseudo": 0.5})), (), "bpe"
+        "characters from a subword teacher: RKD, then CTC + pseudo-labels",
+        (RKD, ("pseudo", {"ctc": 0.5, "pseudo": 0.5})),
+        (),
+        "bpe",
     ),
 }

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains students by recipe and seed with the example script, and evaluates each: one JSON line a run.
 
-    python benchmarks/results/run.py MANIFESTS OUTPUT --recipe ctc --recipe rkd_skd_kl --epochs 20 --seed 1 --seed 2 --seed 3 --jobs 2
+    python benchmarks/results/run.py MANIFESTS OUTPUT --recipe ctc --recipe rkd_skd_kl --seed 1 --seed 2 --epochs 20 --jobs 2
 
 MANIFESTS holds CORPUS_train.jsonl and CORPUS_valid.jsonl. What is in OUTPUT/runs.jsonl is not run again, an interrupted run
 resumes, and a teacher that is not given is trained first. `table.py` reads the lines; the test set is its business.
@@ -68,7 +68,8 @@ class Runner:
         command = [
             sys.executable, "examples/speech_to_text_ctc_tutornet.py", "--config-path=../conf/small", f"--config-name={config}",
             f"model.train_ds.manifest_filepath={train}", f"model.validation_ds.manifest_filepath={self.valid}",
-            f"exp_manager.exp_dir={folder}", f"exp_manager.name={name}", "trainer.enable_progress_bar=false", f"trainer.max_epochs={epochs}",
+            f"exp_manager.exp_dir={folder}", f"exp_manager.name={name}",
+            "trainer.enable_progress_bar=false", f"trainer.max_epochs={epochs}",
             f"seed={seed}", *overrides,
         ]  # fmt: skip
         with open(folder / f"{name}.log", "a", encoding="utf-8") as log:
@@ -99,7 +100,8 @@ class Runner:
         with self._lock:
             line = {
                 "corpus": self.corpus, "recipe": name, "student": recipe.student, "teacher": str(teacher), "epochs": epochs,
-                "seed": seed, "minutes": round(minutes, 1), "model": str(model), "overrides": arguments, "valid": self.evaluate(model),
+                "seed": seed, "minutes": round(minutes, 1), "model": str(model), "overrides": arguments,
+                "valid": self.evaluate(model),
             }  # fmt: skip
             with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -158,7 +160,8 @@ def main(
     teachers = {kind: runner.teacher(kind, teacher_epochs) for kind in sorted({RECIPES[name].teacher for name, _ in missing})}
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [
-            pool.submit(runner.student, name, RECIPES[name], teachers[RECIPES[name].teacher], epochs, one) for name, one in missing
+            pool.submit(runner.student, name, RECIPES[name], teachers[RECIPES[name].teacher], epochs, one)
+            for name, one in missing
         ]
         for finished in as_completed(waiting):
             finished.result()

@@ -53,7 +53,8 @@ def test_the_teachers_path_is_enough() -> None:
     assert (config.teacher.sha256, config.teacher.precision) == (None, "auto")
     assert (config.rkd.hint_layer, config.rkd.guided_layer) == (None, None)
     assert (config.rkd.frame_weighting, config.rkd.warm_start_decoder) == ("auto", True)
-    assert config.skd == SKDConfig("l2", 1.0, "all", 4)
+    assert config.skd == SKDConfig("l2", 1.0, "all", 4, at_layers=[], at_layers_weight=1.0)
+    assert config.other_teachers == [] and config.teacher.weight == 1.0
     assert [(s.name, s.weights, s.epochs, s.steps) for s in config.stages] == [
         ("rkd", {"rkd": 1.0}, 5, None),
         ("skd", {"ctc": 1.0, "skd": 0.25}, None, None),
@@ -223,6 +224,24 @@ def test_a_section_left_to_fill_in_is_not_no_section() -> None:
         (f"{TEACHER}, skd: {{divergence: kl, temperature: .inf}}", ["model.tutor.skd.temperature ", "inf"]),
         (f"{TEACHER}, skd: {{temperature: 2}}", ["model.tutor.skd.temperature ", "'kl'", "model.tutor.skd.divergence is 'l2'"]),
         (f"{TEACHER}, skd: {{divergence: guided, temperature: 2}}", ["model.tutor.skd.temperature ", "'guided'"]),
+        (f"{TEACHER}, skd: {{at_layers: [a, b, a]}}", ["model.tutor.skd.at_layers ", "twice", "a, b, a"]),
+        (f"{TEACHER}, skd: {{at_layers: [a], at_layers_weight: 0}}", ["model.tutor.skd.at_layers_weight ", "above 0"]),
+        (f"{stages('name: b, weights: {ctc: 1}')}, skd: {{at_layers: [a]}}", ["model.tutor.skd.at_layers ", "no stage"]),
+        ("teacher: {model_path: t, weight: 0}", ["model.tutor.teacher.weight ", "above 0"]),
+        (f"{TEACHER}, other_teachers: [{{model_path: u, weight: .nan}}]", ["model.tutor.other_teachers[0].weight ", "nan"]),
+        (
+            f"{TEACHER}, other_teachers: [{{model_path: u, precision: int8}}]",
+            ["model.tutor.other_teachers[0].precision ", "'int8'"],
+        ),
+        (f"{TEACHER}, other_teachers: [{{model_path: ' '}}]", ["model.tutor.other_teachers[0].model_path is empty"]),
+        (f"{stages('name: b, weights: {rkd: 1}')}, other_teachers: [{{model_path: u}}]", ["model.tutor.other_teachers ", "skd"]),
+        (
+            f"{TEACHER}, other_teachers: [{{model_path: u}}, {{weight: 2}}]",
+            ["model.tutor.other_teachers[1].model_path is not set"],
+        ),
+        (f"{TEACHER}, other_teachers: [{{model_path: u, path: v}}]", ["model.tutor.other_teachers[0].path is not a key"]),
+        (f"{TEACHER}, other_teachers: {{model_path: u}}", ["model.tutor.other_teachers must be a list of other teachers"]),
+        (f"{TEACHER}, other_teachers: [u]", ["model.tutor.other_teachers[0] must be a section of keys"]),
         (f"{TEACHER}, stages: []", ["model.tutor.stages is empty"]),
         (stages(SECOND, "name: b, weights: {ctc: -1}"), ["model.tutor.stages[1].weights.ctc ", "-1"]),
         (stages(SECOND, "name: b, weights: {ctc: .nan}"), ["model.tutor.stages[1].weights.ctc ", "nan"]),

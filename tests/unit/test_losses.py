@@ -10,6 +10,7 @@ Legend: `B` utterances, `T` frames, `D` width of the hint layer, `V` labels with
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Sequence
@@ -599,3 +600,24 @@ def test_the_tables_are_those_of_the_config() -> None:
     assert ("auto", *losses.FRAME_WEIGHTING) == config.FRAME_WEIGHTINGS
     assert tuple(losses.DIVERGENCE) == config.DIVERGENCES
     assert tuple(losses.FRAME_SELECTION) == config.FRAME_SELECTIONS
+
+
+# --- Several teachers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_mixed_posteriors_agree_with_loops(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(3)
+    teachers = [torch.randn(2, 3, 4, dtype=dtype).log_softmax(dim=-1) for _ in range(3)]
+    teachers[0][0, 0] = torch.tensor([0.0, -math.inf, -math.inf, -math.inf], dtype=dtype)  # sure beyond what floats hold
+    weights = [1.0, 0.5, 3.0]
+    mixed = losses.mix_posteriors(teachers, weights).exp()
+    for b, t, v in itertools.product(range(2), range(3), range(4)):
+        expected = sum(w * math.exp(float(p[b, t, v])) for w, p in zip(weights, teachers, strict=True)) / sum(weights)
+        assert float(mixed[b, t, v]) == pytest.approx(expected, rel=10 * tolerance, abs=tolerance)
+    assert torch.allclose(mixed.sum(dim=-1), torch.ones(2, 3, dtype=dtype))
+
+
+def test_one_teacher_is_not_mixed() -> None:
+    posteriors = torch.randn(1, 2, 3)
+    assert losses.mix_posteriors([posteriors], [0.3]) is posteriors
