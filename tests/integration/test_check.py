@@ -74,6 +74,15 @@ def test_other_pairs_are_told_too(run, corpus, tmp_path):
     assert "the teacher is a transducer" in told["matches"]["decoder warm start"] and "pseudo-labels" in told["matches"]
 
 
+def test_heads_and_several_teachers_are_told(run, corpus, teacher_file, tmp_path):
+    other = {"model_path": str(save_teacher(teacher_config(corpus, LABELS[::-1]), tmp_path / "other.nemo")), "weight": 2.0}
+    config = student_config(corpus, teacher_file, skd={"at_layers": ["encoder.encoder.0"]}, other_teachers=[other])
+    told = json.loads(run("--json", config=config).stdout)
+    assert told["matches"]["Inter-KD"] == "encoder.encoder.0 (16 wide, 20 ms), each teacher frame on 2 of the student's, weight 1"
+    assert told["matches"]["SKD"].endswith("other.nemo (2 to 1)")
+    assert set(told["stages"][1]["terms"]) == {"ctc", "skd", "inter_ctc", "inter_skd"}
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
