@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, List, Optional, Tuple
 
 # The share of all epochs that RKD takes.
@@ -48,21 +48,36 @@ RKD = ("rkd", {"rkd": 1.0})
 CTC = ("ctc", {"ctc": 1.0})
 SKD = ("skd", {"ctc": 1.0, "skd": 0.25})
 L2, KL, GUIDED = (f"model.tutor.skd.divergence={name}" for name in ("l2", "kl", "guided"))
+STRONG = ("skd", {"ctc": 1.0, "skd": 1.0})
+SYMMETRIC = "model.tutor.skd.frames=symmetric"
+INTER = "model.tutor.skd.at_layers=[encoder.encoder.1,encoder.encoder.3]"
 COLD = "model.tutor.rkd.warm_start_decoder=false"
 
 
-RECIPES: Dict[str, Recipe] = {
+CHAR: Dict[str, Recipe] = {
     "ctc": Recipe("CTC only", None),
     "skd_l2": Recipe("CTC + SKD l2", (SKD,), (L2,)),
     "skd_kl": Recipe("CTC + SKD kl", (SKD,), (KL,)),
     "rkd_cold_skd_l2": Recipe("RKD without decoder warm start, then CTC + SKD l2", (RKD, SKD), (L2, COLD)),
     "rkd_skd_l2": Recipe("RKD, then CTC + SKD l2 (the paper's)", (RKD, SKD), (L2,)),
     "rkd_skd_kl": Recipe("RKD, then CTC + SKD kl", (RKD, SKD), (KL,)),
+    "skd_kl_1": Recipe("CTC + SKD kl, lambda 1", (STRONG,), (KL,)),
+    "rkd_skd_kl_1": Recipe("RKD, then CTC + SKD kl, lambda 1", (RKD, STRONG), (KL,)),
+    "rkd_skd_kl_symmetric": Recipe("RKD, then CTC + SKD kl on symmetric frames", (RKD, SKD), (KL, SYMMETRIC)),
+    "rkd_skd_kl_inter": Recipe("RKD, then CTC + SKD kl, Inter-KD", (RKD, SKD), (KL, INTER)),
+}
+
+RECIPES: Dict[str, Recipe] = {
+    **CHAR,
     "label_free": Recipe("RKD, then SKD kl, no transcript at all", (RKD, ("skd", {"skd": 1.0})), (KL,), labelled=False),
     "bpe_ctc": Recipe("subwords: CTC only", None, ("model.tokenizer={teacher}",), "bpe", "quartznet_bpe_small"),
-    "bpe_rkd_skd_kl": Recipe(
-        "subwords: RKD, then CTC + SKD kl", (RKD, SKD), (KL,), "bpe", "quartznet_bpe_small", baseline="bpe_ctc"
-    ),
+    **{
+        f"bpe_{name}": replace(
+            recipe, title=f"subwords: {recipe.title}", teacher="bpe", student="quartznet_bpe_small", baseline="bpe_ctc"
+        )
+        for name, recipe in CHAR.items()
+        if name != "ctc"
+    },
     "bpe_to_char": Recipe(
         "characters from a subword teacher: RKD, then CTC + pseudo-labels",
         (RKD, ("pseudo", {"ctc": 0.5, "pseudo": 0.5})),
