@@ -15,6 +15,8 @@ import torch
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
+from nemo_tutornet.cache.rows import plain
+from nemo_tutornet.cache.teacher import CachedTeacher
 from nemo_tutornet.checkpoints import quiet_nemo
 from nemo_tutornet.config import TutorConfig, parse_tutor
 from nemo_tutornet.data.manifest import check_manifests
@@ -24,6 +26,7 @@ from nemo_tutornet.evaluate import add, count_errors
 from nemo_tutornet.model import TutorCTCModel, TutorCTCModelBPE
 from nemo_tutornet.pairing import Pairing
 from nemo_tutornet.schedule import Stage
+from nemo_tutornet.teacher import Teacher
 from nemo_tutornet.tutor import Tutor
 
 _ROUNDS = 3
@@ -57,8 +60,8 @@ class Report:
         matches: what is matched with what, in words.
         stages: the schedule with what a step costs.
         batch: the batch that was timed, in words.
-        plain_ms, teacher_ms: the student's forward and the teacher's on that batch, in eval mode.
-        teacher_wer: on the first validation batches; None for audio without transcripts.
+        plain_ms, teacher_ms: the student's forward and the teacher's on that batch, in eval mode; None for a cached teacher.
+        teacher_wer: on the first validation batches; None for audio without transcripts and for a cached teacher.
         heard: reference and the teacher's hypothesis of the first utterance.
         remarks: sentences that a person should read before the night.
     """
@@ -69,7 +72,7 @@ class Report:
     stages: List[StageCost]
     batch: str
     plain_ms: float
-    teacher_ms: float
+    teacher_ms: Optional[float]
     teacher_wer: Optional[float]
     heard: Optional[List[str]]
     remarks: List[str]
@@ -125,12 +128,15 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     teacher, pairing, schedule = tutor.teacher, tutor.pairing, tutor.schedule
     batch = next(iter(model._train_dl))
     student_ms = _median_ms(lambda: model(input_signal=batch[0], input_signal_length=batch[1]), model)
-    teacher_ms = _median_ms(lambda: teacher(batch[0], batch[1], hidden=True, posteriors=teacher.head is not None), None)
+    teacher_ms, facts = None, teacher.facts if isinstance(teacher, CachedTeacher) else _facts(teacher.model, teacher.model.cfg)
+    if isinstance(teacher, Teacher):
+        facts = {"file": config.teacher.model_path, **facts}
+        teacher_ms = _median_ms(lambda: teacher(batch[0], batch[1], hidden=True, posteriors=teacher.head is not None), None)
     costs = [_cost(model, tutor, stage, batch) for stage in schedule.stages]
     wer, heard = _teacher_wer(model, tutor, batches)
     return Report(
         student=_facts(model, cfg.model),
-        teacher={"file": config.teacher.model_path, **_facts(teacher.model, teacher.model.cfg)},
+        teacher=facts,
         matches=_matches(tutor, config),
         stages=costs,
         batch=f"{batch[0].shape[0]} utterances of up to {batch[0].shape[1] / teacher.sample_rate:.1f} s, on the CPU",
@@ -193,10 +199,10 @@ def _matches(tutor: Tutor, config: TutorConfig) -> Dict[str, str]:
 
 def _cost(model: Any, tutor: Tutor, stage: Stage, batch: Sequence[Tensor]) -> StageCost:
     """One stage's losses on a batch, forward and backward, a few times; gradients are dropped and nothing moves."""
-    signal, lengths, transcripts, transcript_lengths = batch
+    signal, lengths, transcripts, transcript_lengths = plain(batch)
 
     def once() -> Dict[str, float]:
-        targets = tutor.targets(stage, signal, lengths)
+        targets = tutor.targets(stage, batch)
         with tutor.watch(model, batch) as watch:
             log_probs, frames, _ = model(input_signal=signal, input_signal_length=lengths)
             step = tutor.step(stage, targets, watch)
@@ -237,7 +243,7 @@ def _teacher_wer(model: Any, tutor: Tutor, batches: int) -> Any:
     """WER of the teacher's own decoding on the first validation batches, and the first pair of texts."""
     loaders = model._validation_dl
     loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
-    if loader is None:
+    if loader is None or isinstance(tutor.teacher, CachedTeacher):
         return None, None
     pairs = []
     for signal, lengths, transcripts, transcript_lengths, *_ in islice(loader, batches):
@@ -253,7 +259,12 @@ def _teacher_wer(model: Any, tutor: Tutor, batches: int) -> Any:
 
 
 def _remarks(
-    pairing: Pairing, config: TutorConfig, student_ms: float, teacher_ms: float, wer: Optional[float], costs: Sequence[StageCost]
+    pairing: Pairing,
+    config: TutorConfig,
+    student_ms: float,
+    teacher_ms: Optional[float],
+    wer: Optional[float],
+    costs: Sequence[StageCost],
 ) -> List[str]:
     remarks = []
     if wer is not None and wer > 0.5:
@@ -261,7 +272,7 @@ def _remarks(
             f"The teacher's WER on your validation data is {100 * wer:.0f} %: it may be the wrong teacher (language, casing, "
             f"sample rate), and a student learns its mistakes."
         )
-    if student_ms >= teacher_ms:
+    if teacher_ms is not None and student_ms >= teacher_ms:
         remarks.append(
             f"The student is no faster than its teacher here ({student_ms:.0f} ms against {teacher_ms:.0f} ms on the same batch)."
         )

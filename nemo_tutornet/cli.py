@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import List, Optional
 
@@ -152,6 +153,32 @@ def check(
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:
         check_tables(found)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@exit_on_user_error
+def cache(
+    overrides: List[str] = typer.Argument(None, metavar="[KEY=VALUE ...]", help="As for the training script."),
+    output: Path = typer.Option(..., metavar="DIR", help="Folder of the cache; what is in it already is not done again."),
+    config_path: str = typer.Option("../conf", help="As for the training script."),
+    config_name: str = typer.Option("quartznet_5x5", help="As for the training script."),
+    batch_size: Optional[int] = typer.Option(
+        None, min=1, help="Utterances that the teacher hears together [default: training's]."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a sentence."),
+) -> None:
+    """Run the teacher once over the training set and keep what it says; takes the training script's arguments."""
+    from nemo_tutornet.cache.build import build_cache
+    from nemo_tutornet.check import compose_config
+
+    built = build_cache(compose_config(config_path, config_name, overrides or []), output, batch_size)
+    if as_json:
+        typer.echo(json.dumps(asdict(built)))
+    else:
+        typer.echo(
+            f"{output}: {built.utterances} utterances, {built.hours:.2f} hours of audio, {built.megabytes:.1f} MB; {built.added} "
+            f"added in {built.minutes:.1f} min. Train with model.tutor.teacher.cache={output}."
+        )
 
 
 @app.command()

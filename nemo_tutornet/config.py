@@ -32,12 +32,14 @@ class TeacherConfig:
         model_path: a `.nemo` file, or the name of a pretrained NeMo model.
         sha256: refuse any other file when set.
         precision: `auto` is bf16 where the GPU has it and fp32 elsewhere.
+        cache: folder that `nemo-tutornet cache` wrote; then no teacher is loaded, and `model_path` may be left out.
         weight: of its posteriors, where there are several teachers.
     """
 
     model_path: str = MISSING
     sha256: Optional[str] = None
     precision: str = "auto"
+    cache: Optional[str] = None
     weight: float = 1.0
 
 
@@ -165,13 +167,24 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
     _refuse_unknown_keys(plain, TutorConfig, "model.tutor")
     # What stands in a list is built by itself: there OmegaConf reports a key without its place in the list.
     sections = dict(plain)
+    if isinstance(sections.get("teacher"), Mapping):
+        sections["teacher"] = _without_file(sections["teacher"])
     lists = {key: sections.pop(key, None) for key in _LISTS}
     config = _build(TutorConfig, sections, "model.tutor")
     for key, items in lists.items():
         if items is not None:
-            setattr(config, key, [_build(_LISTS[key], item, f"model.tutor.{key}[{i}]") for i, item in enumerate(items)])
+            setattr(
+                config, key, [_build(_LISTS[key], _without_file(item), f"model.tutor.{key}[{i}]") for i, item in enumerate(items)]
+            )
     _check(config)
     return config
+
+
+def _without_file(section: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """A teacher whose targets are cached needs no file."""
+    if section.get("cache") and section.get("model_path", MISSING) in (MISSING, None):
+        return {**section, "model_path": ""}
+    return section
 
 
 # Lists of sections, and the schema of one.
@@ -281,7 +294,7 @@ def _check(config: TutorConfig) -> None:
 
 
 def _check_teacher(teacher: TeacherConfig, key: str) -> None:
-    if not teacher.model_path.strip():
+    if not teacher.model_path.strip() and not teacher.cache:
         raise TutorError(f"model.tutor.{key}.model_path is empty; give the teacher's .nemo file or a pretrained name.")
     _one_of(f"{key}.precision", teacher.precision, PRECISIONS)
     if not (teacher.weight > 0 and math.isfinite(teacher.weight)):

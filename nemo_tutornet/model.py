@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from nemo_tutornet.borrowed import borrow_tokenizer
+from nemo_tutornet.cache.rows import plain
 from nemo_tutornet.checkpoints import STOCK_BPE, STOCK_CHAR, stock_config, written_whole
 from nemo_tutornet.config import TutorConfig, parse_tutor
 from nemo_tutornet.errors import TutorError
@@ -117,12 +118,14 @@ class TutorMixin(_Host):
         if self._tutor_state is not None:
             self._restore_tutor_state(self._tutor_state)
         logging.info(
-            f"Teacher {config.teacher.model_path}: hint layer {pairing.hint.path!r} ({pairing.hint.width} wide, "
-            f"{pairing.hint.shift:g} ms), guided layer {pairing.guided.path!r} ({pairing.guided.width} wide, "
-            f"{pairing.guided.shift:g} ms), frame weighting {pairing.frame_weighting!r}."
+            f"Teacher {config.teacher.cache or config.teacher.model_path}: hint layer {pairing.hint.path!r} "
+            f"({pairing.hint.width} wide, {pairing.hint.shift:g} ms), guided layer {pairing.guided.path!r} "
+            f"({pairing.guided.width} wide, {pairing.guided.shift:g} ms), frame weighting {pairing.frame_weighting!r}."
         )
         for one in config.other_teachers:
-            logging.info(f"Teacher {one.model_path}: its posteriors count {one.weight:g} to {config.teacher.weight:g}.")
+            logging.info(
+                f"Teacher {one.cache or one.model_path}: its posteriors count {one.weight:g} to {config.teacher.weight:g}."
+            )
         for layer in pairing.heads:
             logging.info(f"Inter-KD: a head at {layer.path!r} ({layer.width} wide, {layer.shift:g} ms).")
         if config.rkd.warm_start_decoder and config.uses("rkd") and pairing.no_warm_start:
@@ -136,14 +139,14 @@ class TutorMixin(_Host):
         if tutor is None:
             return super().training_step(batch, batch_nb)
         stage = self._enter_stage(tutor)
-        signal, signal_lengths = batch[:2]
-        targets = tutor.targets(stage, signal, signal_lengths)
+        targets = tutor.targets(stage, batch)
+        batch = plain(batch)
         with tutor.watch(self, batch) as watch:
             step = tutor.step(stage, targets, watch)
             if stage.uses("ctc"):
                 output = self._step_with_ctc(step, batch, batch_nb)
             else:
-                self.forward(input_signal=signal, input_signal_length=signal_lengths)
+                self.forward(input_signal=batch[0], input_signal_length=batch[1])
                 loss = step.total()
                 rate = self._optimizer.param_groups[0]["lr"]
                 global_step = torch.tensor(self.trainer.global_step, dtype=torch.float32)

@@ -81,6 +81,16 @@ class StudentOutputs:
     target_lengths: Tensor
 
 
+def needs(stages: Sequence[Stage], pairing: Pairing) -> Dict[str, bool]:
+    """What some stages read of the teacher: its hint layer, its posteriors (for SKD or as frame weights), its hypotheses."""
+    rkd = any(stage.uses("rkd") for stage in stages)
+    return {
+        "hidden": rkd,
+        "posteriors": any(stage.uses("skd") for stage in stages) or (rkd and pairing.frame_weighting == "nonblank"),
+        "hypotheses": any(stage.uses("pseudo") for stage in stages),
+    }
+
+
 class Objective:
     """Computes the teachers' losses of a stage; CTC of the student's output stays NeMo's.
 
@@ -102,15 +112,6 @@ class Objective:
         self._teacher_weights = [teacher.weight for teacher in (config.teacher, *config.other_teachers)]
         self._projection, self._heads = projection, tuple(heads)
         self._reduction = ctc_reduction
-
-    def needs(self, stage: Stage) -> Dict[str, bool]:
-        """What the stage reads of the teacher: its hint layer, its posteriors (for SKD or as frame weights), its hypotheses."""
-        rkd = stage.uses("rkd")
-        return {
-            "hidden": rkd,
-            "posteriors": stage.uses("skd") or (rkd and self._pairing.frame_weighting == "nonblank"),
-            "hypotheses": stage.uses("pseudo"),
-        }
 
     def weights(self, stage: Stage) -> Dict[str, float]:
         """The weight of each term; a head's losses count as those of the output do, times `tutor.skd.at_layers_weight`."""

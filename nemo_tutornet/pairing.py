@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,11 @@ from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.teacher import Teacher
 
+if TYPE_CHECKING:
+    from nemo_tutornet.cache.teacher import CachedTeacher
+
 # Lengths on which the two encoders' frame counts are compared: odd ones, where rounding differs most.
-_CHECKED_SECONDS = (0.31, 0.77, 1.5, 2.93, 4.2)
+CHECKED_SECONDS = (0.31, 0.77, 1.5, 2.93, 4.2)
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames:
     return (encoder_lengths * (encoder.shift / layer.shift)).ceil().long().clamp(max=frames)
 
 
-def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
+def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConfig) -> Pairing:
     """Matches a student with its teacher and refuses what cannot be distilled.
 
     Args:
@@ -103,7 +106,7 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
         path = config.rkd.guided_layer
         guided = encoder if path in (None, ENCODER) else measure(student, str(path), runner.seconds)
         heads = tuple(measure(student, path, runner.seconds) for path in config.skd.at_layers)
-        lengths = [runner.lengths(seconds) for seconds in _CHECKED_SECONDS]
+        lengths = [runner.lengths(seconds) for seconds in CHECKED_SECONDS]
     hint = teacher.hint_layer
     matches = [("skd", encoder, teacher.encoder_layer, "encoder"), ("rkd", guided, hint, "guided layer")]
     matches += [("skd", head, teacher.encoder_layer, f"layer {head.path!r}") for head in heads]
@@ -114,7 +117,7 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
                 f"({other.path!r}), so several teacher frames fall on one student frame; set model.tutor.pool_frames to true "
                 f"to pool them, or take shorter frames."
             )
-    teacher_lengths = [_teacher_length(teacher, seconds) for seconds in _CHECKED_SECONDS]
+    teacher_lengths = [teacher.frames_of(seconds) for seconds in CHECKED_SECONDS]
     check_lengths(lengths, teacher_lengths, encoder.shift / teacher.encoder_layer.shift)
     order, mismatch = _match_labels(student, teacher)
     if mismatch and config.uses("skd"):
@@ -140,7 +143,7 @@ def pair(student: Any, teacher: Teacher, config: TutorConfig) -> Pairing:
     )
 
 
-def _match_labels(student: Any, teacher: Teacher) -> Tuple[Optional[Tuple[int, ...]], Optional[str]]:
+def _match_labels(student: Any, teacher: Union[Teacher, CachedTeacher]) -> Tuple[Optional[Tuple[int, ...]], Optional[str]]:
     """The teacher's output of each of the student's, or why there is none."""
     if teacher.head is None:
         return None, "the teacher is a transducer, which has no posteriors on frames."
@@ -150,7 +153,7 @@ def _match_labels(student: Any, teacher: Teacher) -> Tuple[Optional[Tuple[int, .
         return None, str(error)
 
 
-def frame_weighting(teacher: Teacher, asked: str) -> str:
+def frame_weighting(teacher: Union[Teacher, CachedTeacher], asked: str) -> str:
     """The weighting that a config asks for, `auto` resolved for this teacher's hint layer.
 
     Raises:
@@ -168,7 +171,7 @@ def frame_weighting(teacher: Teacher, asked: str) -> str:
     return "uniform" if teacher.head is None else "nonblank"  # energy is nearly constant after a LayerNorm
 
 
-def _no_warm_start(student: Any, teacher: Teacher, guided: Layer, hint: Layer) -> Optional[str]:
+def _no_warm_start(student: Any, teacher: Union[Teacher, CachedTeacher], guided: Layer, hint: Layer) -> Optional[str]:
     if guided.path != ENCODER or hint.path != ENCODER:
         return f"the hint layer ({hint.path!r}) and the guided layer ({guided.path!r}) must both be the encoder's output"
     for owner, decoder in (("student", student.decoder), ("teacher", teacher.head)):
@@ -208,13 +211,6 @@ def compose_decoder(teacher: nn.Conv1d, projection: nn.Conv1d, order: Optional[T
         if order is not None:
             weight, bias = weight[list(order)], bias[list(order)]
         return weight[..., None].to(projection.weight.dtype), bias.to(projection.weight.dtype)
-
-
-def _teacher_length(teacher: Teacher, seconds: float) -> int:
-    samples = math.floor(seconds * teacher.sample_rate)
-    device = next(teacher.model.parameters()).device
-    signal, lengths = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
-    return int(teacher(signal, lengths, hidden=False, posteriors=False).lengths[0])
 
 
 class _StudentRunner:

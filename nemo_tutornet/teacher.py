@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, List, Optional
 
@@ -88,6 +89,17 @@ class Teacher:
             module = module.layers[-1]
         children = list(module.children())
         return isinstance(module, nn.LayerNorm) or (bool(children) and isinstance(children[-1], nn.LayerNorm))
+
+    def precision_on(self, device: torch.device) -> str:
+        """`fp32` or `bf16`: what it computes in on a device."""
+        return "bf16" if self._autocast_dtype(device) else "fp32"
+
+    def frames_of(self, seconds: float) -> int:
+        """Frames of the encoder's output for that much audio."""
+        samples = math.floor(seconds * self.sample_rate)
+        device = next(self.model.parameters()).device
+        signal, lengths = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
+        return int(self(signal, lengths, hidden=False, posteriors=False).lengths[0])
 
     @torch.no_grad()
     def __call__(

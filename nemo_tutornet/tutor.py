@@ -6,15 +6,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
+from nemo_tutornet.cache.rows import Rows, check_augmentation
+from nemo_tutornet.cache.teacher import CachedTeacher
 from nemo_tutornet.capture import ENCODER, Capture
-from nemo_tutornet.config import StageConfig, TutorConfig
+from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.objective import Head, Objective, Projection, StudentOutputs, TrainingOnly
+from nemo_tutornet.objective import Head, Objective, Projection, StudentOutputs, TrainingOnly, needs
 from nemo_tutornet.pairing import Pairing, pair
 from nemo_tutornet.pseudo import PseudoLabels
 from nemo_tutornet.schedule import Schedule, Stage
@@ -31,7 +33,7 @@ class Tutor:
         config: the checked `tutor:` section; its teachers are loaded.
 
     Attributes:
-        teacher: the frozen teacher.
+        teacher: the frozen teacher, or what its cache says in its place.
         others: further ones, whose posteriors are averaged with its own.
         pairing: what is matched with what.
         projection: f.
@@ -46,9 +48,11 @@ class Tutor:
     """
 
     def __init__(self, student: Any, config: TutorConfig) -> None:
-        self.teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
-        self.pairing = pair(student, self.teacher, config)
-        self.others, others = _others(student, config)
+        # Restoring a model draws random numbers; f and the heads begin alike whether the teacher is restored or cached.
+        with torch.random.fork_rng(devices=[]):
+            self.teacher = _teacher(config.teacher, config.rkd.hint_layer, "model.tutor.teacher")
+            self.pairing = pair(student, self.teacher, config)
+            self.others, others = _others(student, config)
         self.projection = Projection(self.pairing.guided.width, self.pairing.hint.width)
         labels = len(student.decoder.vocabulary) + 1
         self.heads = [Head(layer.width, labels) for layer in self.pairing.heads]
@@ -56,6 +60,7 @@ class Tutor:
         self.objective = Objective(config, self.pairing, others, self.projection, self.heads, reduction)
         self.schedule = Schedule.from_config(config.stages)
         self.pseudo_labels = PseudoLabels.for_student(config.pseudo_labels, student)
+        self._rows = self._meet_caches(student)
         self.stage: Optional[int] = None
         self._reduction = reduction
 
@@ -69,15 +74,35 @@ class Tutor:
         """Which of them no loss of a stage reaches."""
         return [*([] if stage.uses("rkd") else [self.projection]), *([] if stage.uses("skd") else self.heads)]
 
-    def targets(self, stage: Stage, signal: Tensor, lengths: Tensor) -> Optional[TeacherTargets]:
-        """What the stage reads of the teachers for audio `[B, N]` of `[B]` samples; None where it reads nothing."""
-        needs = self.objective.needs(stage)
-        if not any(needs.values()):
+    def _meet_caches(self, student: Any) -> Optional[Rows]:
+        """Where targets are cached: checks that they are there, and how a batch's rows are told apart."""
+        cached = [one for one in (self.teacher, *self.others) if isinstance(one, CachedTeacher)]
+        if not cached:
             return None
-        given = self.teacher(signal, lengths, **needs)
+        check_augmentation(student.cfg.get("train_ds") or {})
+        wanted = needs(self.schedule.stages, self.pairing)
+        if isinstance(self.teacher, CachedTeacher):
+            self.teacher.check_holds(**wanted)
+        rows = Rows(student._train_dl)
+        for one in cached:
+            one.check_utterances(rows.known)
+        return rows
+
+    def targets(self, stage: Stage, batch: Sequence[Any]) -> Optional[TeacherTargets]:
+        """What the stage reads of the teachers for a batch of the training set; None where it reads nothing."""
+        wanted = needs([stage], self.pairing)
+        if not any(wanted.values()):
+            return None
+        given = self._ask(self.teacher, batch, **wanted)
         if not stage.uses("skd"):
             return given
-        return replace(given, others=tuple(one(signal, lengths, hidden=False, posteriors=True) for one in self.others))
+        return replace(given, others=tuple(self._ask(one, batch, hidden=False, posteriors=True) for one in self.others))
+
+    def _ask(self, teacher: Union[Teacher, CachedTeacher], batch: Sequence[Any], **wanted: bool) -> TeacherTargets:
+        if isinstance(teacher, Teacher):
+            return teacher(batch[0], batch[1], **wanted)
+        assert self._rows is not None
+        return teacher(self._rows(batch), batch[1], **wanted)
 
     def watch(self, student: Any, batch: Sequence[Tensor]) -> Watch:
         """A context in which the student runs once on a batch; what the losses read of it is kept."""
@@ -88,16 +113,23 @@ class Tutor:
         return Step(self, stage, targets, watch)
 
 
-def _others(student: Any, config: TutorConfig) -> Tuple[List[Teacher], List[Pairing]]:
+def _teacher(config: TeacherConfig, hint_layer: Optional[str], key: str) -> Union[Teacher, CachedTeacher]:
+    return CachedTeacher(config, hint_layer, key) if config.cache else Teacher.from_config(config, hint_layer, key)
+
+
+def _others(student: Any, config: TutorConfig) -> Tuple[List[Union[Teacher, CachedTeacher]], List[Pairing]]:
     """The other teachers, each matched with the student as for a run with nothing but SKD."""
     alone = replace(config, stages=[StageConfig(name="skd", weights={"skd": 1.0})])
     teachers, pairings = [], []
     for i, one in enumerate(config.other_teachers):
-        teachers.append(Teacher.from_config(one, key=f"model.tutor.other_teachers[{i}]"))
+        teacher = _teacher(one, None, f"model.tutor.other_teachers[{i}]")
         try:
-            pairings.append(pair(student, teachers[-1], alone))
+            pairings.append(pair(student, teacher, alone))
+            if isinstance(teacher, CachedTeacher):
+                teacher.check_holds(hidden=False, posteriors=True, hypotheses=False)
         except TutorError as error:
-            raise TutorError(f"model.tutor.other_teachers[{i}] ({one.model_path}): {error}") from None
+            raise TutorError(f"model.tutor.other_teachers[{i}] ({one.model_path or one.cache}): {error}") from None
+        teachers.append(teacher)
     return teachers, pairings
 
 

@@ -48,6 +48,7 @@ RKD = ("rkd", {"rkd": 1.0})
 CTC = ("ctc", {"ctc": 1.0})
 SKD = ("skd", {"ctc": 1.0, "skd": 0.25})
 L2, KL, GUIDED = (f"model.tutor.skd.divergence={name}" for name in ("l2", "kl", "guided"))
+WEAK = ("skd", {"ctc": 1.0, "skd": 0.05})
 STRONG = ("skd", {"ctc": 1.0, "skd": 1.0})
 SYMMETRIC = "model.tutor.skd.frames=symmetric"
 INTER = "model.tutor.skd.at_layers=[encoder.encoder.1,encoder.encoder.3]"
@@ -61,6 +62,8 @@ CHAR: Dict[str, Recipe] = {
     "rkd_cold_skd_l2": Recipe("RKD without decoder warm start, then CTC + SKD l2", (RKD, SKD), (L2, COLD)),
     "rkd_skd_l2": Recipe("RKD, then CTC + SKD l2 (the paper's)", (RKD, SKD), (L2,)),
     "rkd_skd_kl": Recipe("RKD, then CTC + SKD kl", (RKD, SKD), (KL,)),
+    "rkd_ctc": Recipe("RKD, then CTC only", (RKD, CTC)),
+    "rkd_skd_kl_low": Recipe("RKD, then CTC + SKD kl, lambda 0.05", (RKD, WEAK), (KL,)),
     "skd_kl_1": Recipe("CTC + SKD kl, lambda 1", (STRONG,), (KL,)),
     "rkd_skd_kl_1": Recipe("RKD, then CTC + SKD kl, lambda 1", (RKD, STRONG), (KL,)),
     "rkd_skd_kl_symmetric": Recipe("RKD, then CTC + SKD kl on symmetric frames", (RKD, SKD), (KL, SYMMETRIC)),

@@ -1,0 +1,267 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-tutornet cache`: the teacher runs once over a training set, and what it says is kept.
+
+Lightning's `predict` runs it, so the trainer's devices, nodes and strategy are the training's; each rank writes its own shards.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+
+import lightning.pytorch as pl
+from nemo.collections.asr.data.audio_to_text import _AudioTextDataset
+from nemo.utils.trainer_utils import resolve_trainer_cfg
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from nemo_tutornet.borrowed import tokenizer_of
+from nemo_tutornet.cache.codec import choose_floor
+from nemo_tutornet.cache.layout import Coding
+from nemo_tutornet.cache.records import UtteranceTargets
+from nemo_tutornet.cache.rows import MOVES_TIME, Rows
+from nemo_tutornet.cache.store import CacheWriter, Finished, read_coding
+from nemo_tutornet.cache.teacher import binding, head_file
+from nemo_tutornet.checkpoints import quiet_nemo
+from nemo_tutornet.config import TutorConfig, parse_tutor
+from nemo_tutornet.data.manifest import check_manifests
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.model import TutorCTCModel, TutorCTCModelBPE
+from nemo_tutornet.objective import needs
+from nemo_tutornet.pairing import layer_lengths, pair
+from nemo_tutornet.schedule import Schedule
+from nemo_tutornet.targets import TeacherTargets
+from nemo_tutornet.teacher import Teacher, locate
+
+# Batches of the training set by which the floor of large label sets is chosen.
+_SAMPLE_BATCHES = 4
+# What of the training's trainer the builder takes over.
+_TRAINER = ("devices", "num_nodes", "accelerator", "strategy")
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a run of the builder did.
+
+    Attributes:
+        folder: of the cache.
+        utterances, hours, megabytes: in it now.
+        added: utterances that this run added.
+        minutes: it took.
+    """
+
+    folder: str
+    utterances: int
+    hours: float
+    megabytes: float
+    added: int
+    minutes: float
+
+
+def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progress: bool = True) -> Built:
+    """Runs the teacher of a training config over its training set and writes what the stages will read.
+
+    Args:
+        cfg: the training script's whole config.
+        folder: of the cache; one that a killed builder left is gone on with, a finished one gets what is missing in it.
+        batch_size: utterances that the teacher hears together; None is the training's.
+        progress: whether rank 0 shows a bar.
+
+    Raises:
+        TutorError: whatever would stop the training, a folder of something else, or a full disk.
+    """
+    config = parse_tutor(cfg.model)
+    if config is None:
+        raise TutorError("model.tutor is not there, so there is no teacher whose targets could be kept.")
+    if config.teacher.cache is not None:
+        raise TutorError(
+            "model.tutor.teacher.cache is set, so this config reads a cache; leave it out, and give --output to write one."
+        )
+    check_manifests(cfg.model)
+    start = time.monotonic()
+    with quiet_nemo():
+        options = {key: value for key, value in resolve_trainer_cfg(cfg.get("trainer", {})).items() if key in _TRAINER}
+        trainer = pl.Trainer(
+            logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, **options
+        )  # fmt: skip
+        student = _student(cfg.model, trainer, batch_size)
+        teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
+        pairing = pair(student, teacher, config)
+    wanted = needs(Schedule.from_config(config.stages).stages, pairing)
+    if not any(wanted.values()):
+        raise TutorError("no stage in model.tutor.stages reads anything of the teacher, so there is nothing to keep.")
+    path, loader = locate(config.teacher.model_path), student._train_dl
+    tokenizer = tokenizer_of(path)
+    facts = binding(teacher, path, trainer.strategy.root_device, wanted["hidden"], tokenizer[0] if tokenizer else None)
+    rows = Rows(loader)
+    coding = read_coding(folder) or _coding(teacher, loader, wanted, config)
+    files = {**head_file(teacher), **(tokenizer[1] if tokenizer else {})}
+    builder = _Builder(teacher, rows, wanted, lambda rank: CacheWriter(folder, facts, coding, teacher.sample_rate, rank), files)
+    done = Finished(folder, facts, coding, teacher.sample_rate)
+    remaining = [i for i, utterance in enumerate(rows.known) if utterance not in done]
+    if rows.known and not remaining:
+        with builder.writer_of(0) as writer:
+            totals = writer.finish(files)
+    else:
+        if progress and trainer.is_global_zero:
+            builder.bar = _bar(rows, remaining, trainer.world_size)
+        trainer.predict(builder, _remaining(loader, rows, remaining), return_predictions=False)
+        totals = builder.totals
+    return Built(
+        folder=str(folder), utterances=totals["utterances"], hours=totals["seconds"] / 3600, megabytes=totals["bytes"] / 1e6,
+        added=totals["utterances"] - len(done), minutes=(time.monotonic() - start) / 60,
+    )  # fmt: skip
+
+
+class _Builder(pl.LightningModule):
+    """Runs the teacher on each batch and hands its targets to this rank's writer. The teacher is no module of it."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        rows: Rows,
+        wanted: Mapping[str, bool],
+        writer_of: Callable[[int], CacheWriter],
+        files: Mapping[str, bytes],
+    ) -> None:
+        super().__init__()
+        self._teacher, self._rows, self._wanted, self._files = teacher, rows, dict(wanted), dict(files)
+        self.writer_of = writer_of
+        self.bar: Optional[Tuple[Progress, TaskID]] = None
+        self.totals: Dict[str, Any] = {}
+        self._stack = ExitStack()
+
+    def on_predict_start(self) -> None:
+        """Opens the writers, rank 0's first."""
+        rank = self.trainer.global_rank
+        if rank == 0:
+            self._writer = self._stack.enter_context(self.writer_of(rank))
+        self.trainer.strategy.barrier("nemo_tutornet.cache.open")
+        if rank != 0:
+            self._writer = self._stack.enter_context(self.writer_of(rank))
+        if self.bar is not None:
+            self._stack.enter_context(self.bar[0])
+
+    def predict_step(self, batch: Sequence[Any], batch_idx: int) -> int:
+        """The teacher's targets of a batch; rows that a finished shard has are left out. Returns how many were kept."""
+        utterances = self._rows(batch)
+        todo = [i for i, utterance in enumerate(utterances) if utterance not in self._writer]
+        signal, lengths = batch[0][todo], batch[1][todo]
+        if todo:
+            given = self._teacher(signal[:, : int(lengths.max())], lengths, **self._wanted)
+            for row, targets in zip(todo, _split(given, lengths, self._teacher), strict=True):
+                self._writer.add(utterances[row], targets)
+        if self.bar is not None:
+            bar, task = self.bar
+            bar.advance(task, float(lengths.sum()) / self._teacher.sample_rate / 3600)
+        return len(todo)
+
+    def on_predict_end(self) -> None:
+        """Writes what remains; when every rank has, rank 0 makes it a cache."""
+        self._writer.flush()
+        self.trainer.strategy.barrier("nemo_tutornet.cache.flushed")
+        if self.trainer.is_global_zero:
+            self.totals = self._writer.finish(self._files)
+        self._stack.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Nothing of an unfinished shard is written; the folder is let go."""
+        self._stack.__exit__(type(exception), exception, exception.__traceback__)
+
+
+def _split(given: TeacherTargets, lengths: Tensor, teacher: Teacher) -> Iterator[UtteranceTargets]:
+    """A batch's targets utterance by utterance, without padding, on the CPU."""
+    log_probs = None if given.log_probs is None else given.log_probs.float().cpu()
+    hidden = None if given.hidden is None else given.hidden.float().cpu()
+    frames, samples = given.lengths.tolist(), lengths.tolist()
+    hint_frames = frames
+    if hidden is not None:
+        hint_frames = layer_lengths(given.lengths, teacher.encoder_layer, teacher.hint_layer, hidden.shape[2]).tolist()
+    for i in range(len(samples)):
+        heard = None if given.hypotheses is None else given.hypotheses[i]
+        yield UtteranceTargets(
+            samples=samples[i],
+            frames=frames[i],
+            log_probs=None if log_probs is None else log_probs[i, : frames[i]],
+            hidden=None if hidden is None else hidden[i, :, : hint_frames[i]],
+            text=None if heard is None else heard.text,
+            confidence=None if heard is None else heard.confidence,
+        )
+
+
+def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: Optional[int]) -> Any:
+    """The student, for its dataloader: the training set once, in order, and as it is."""
+    cfg: Any = OmegaConf.create(OmegaConf.to_container(model_cfg, resolve=True))
+    train = cfg.train_ds
+    train.update(shuffle=False, augmentor=None, use_semi_sorted_batching=False, drop_last=False)
+    if batch_size is not None:
+        train.batch_size = batch_size
+    if train.get("use_lhotse"):
+        train.update(force_finite=True, noise_path=None, **MOVES_TIME)
+    for name in ("validation_ds", "test_ds"):
+        cfg.pop(name, None)
+    return (TutorCTCModelBPE if cfg.get("tokenizer") else TutorCTCModel)(cfg=cfg, trainer=trainer)
+
+
+def _coding(teacher: Teacher, loader: Any, wanted: Mapping[str, bool], config: TutorConfig) -> Coding:
+    """What is kept of each utterance; a large label set's posteriors only as far as SKD can tell."""
+    labels = floor = None
+    if wanted["posteriors"]:
+        labels = len(teacher.labels) + 1
+        samples: List[Tensor] = []
+        for batch in islice(loader, _SAMPLE_BATCHES):
+            given = teacher(batch[0], batch[1], hidden=False, posteriors=True)
+            assert given.log_probs is not None
+            samples += [row[:length].float() for row, length in zip(given.log_probs, given.lengths.tolist(), strict=True)]
+        temperatures = sorted({1.0, config.skd.temperature})
+        floor = choose_floor(samples, [("l2", 1.0), ("guided", 1.0), *(("kl", one) for one in temperatures)])
+    return Coding(
+        labels=labels,
+        floor=floor,
+        width=teacher.hint_layer.width if wanted["hidden"] else None,
+        hypotheses=wanted["hypotheses"],
+    )
+
+
+def _remaining(loader: Any, rows: Rows, remaining: Sequence[int]) -> Any:
+    """A loader of what is not there yet, the longest first; one that reads its manifests as it goes is gone through whole."""
+    if not isinstance(loader.dataset, _AudioTextDataset):
+        return loader
+    known = rows.known
+    order = sorted(remaining, key=lambda i: -(known[i].duration or math.inf))
+    return DataLoader(
+        Subset(loader.dataset, order), batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers
+    )
+
+
+def _bar(rows: Rows, remaining: Sequence[int], ranks: int) -> Tuple[Progress, TaskID]:
+    """Hours of audio that rank 0 has behind it, and how many an hour."""
+    known = rows.known
+    hours = sum(known[i].duration or 0.0 for i in remaining) / 3600 / ranks if known else None
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.2f} hours of audio"),
+        _Speed(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    return bar, bar.add_task("teacher" if ranks == 1 else f"teacher (1 of {ranks} ranks)", total=hours)
+
+
+class _Speed(ProgressColumn):
+    """Hours of audio an hour."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{3600 * speed:.0f} hours of audio an hour")

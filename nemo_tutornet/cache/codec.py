@@ -1,0 +1,212 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How a teacher's outputs are coded for the disk: pure functions, tensors in, tensors out (the codec is ours).
+
+Posteriors of a small label set are fp16 log-probabilities, whole. Of a large one each frame keeps the labels above a floor, its
+best one at least, and the log of the remaining mass, which decoding spreads evenly over the other labels. CTC posteriors are
+spiky, so this beats a fixed number of labels: on a trained teacher's 129 outputs the floor 1e-5 (3 labels a frame) is as true as
+the best 32 of every frame, in an eighth of the space; 1025 outputs took 5.7 MB an hour at the floor 1e-6, whole they take 184.
+A softmax temperature above 1 weighs what a floor drops; `choose_floor` then finds none, and posteriors stay whole.
+
+Hidden vectors are 8 bits with two gains, one of each channel and one of each frame, so that neither a loud channel nor a loud
+frame costs the others their precision.
+
+Measured with `benchmarks/cache_formats.py`; tests hold the tolerances.
+
+Legend: `T` frames, `V` labels with the blank last, `N` kept labels of all frames, `D` width of the hint layer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Dict, Iterator, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from nemo_tutornet.losses import DIVERGENCE
+
+# Up to this many outputs posteriors are kept whole: 29 are 5.2 MB an hour at 40 ms.
+WHOLE_LABELS = 128
+# Ids and counts are 16 bits.
+MOST_LABELS = 2**16 - 1
+# Floors that `choose_floor` tries, the smallest cache first.
+FLOORS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+# A log-probability below this is 0 in every float format, and fp16 holds it exactly.
+MIN_LOG_PROB = -1e4
+# What SKD may use by default: every divergence, at temperature 1.
+DIVERGENCES: Tuple[Tuple[str, float], ...] = tuple((name, 1.0) for name in DIVERGENCE)
+# Gains are in steps of an eighth of an octave, so they waste at most 9 % of a byte's range, and 255 of them are 2^-32.
+_STEPS = 8
+
+
+@dataclass(frozen=True)
+class SparsePosteriors:
+    """Posteriors of one utterance above a floor.
+
+    Attributes:
+        counts: kept labels of each frame `[T]`, uint16, at least 1.
+        ids: the kept labels `[N]`, uint16, frame by frame.
+        values: their log-probabilities `[N]`, fp16.
+        rest: log of each frame's remaining mass `[T]`, fp16.
+    """
+
+    counts: Tensor
+    ids: Tensor
+    values: Tensor
+    rest: Tensor
+
+
+@dataclass(frozen=True)
+class CodedHidden:
+    """Hidden vectors of one utterance: `value / 127 * peak * 2^-((channel + frame) / 8)`.
+
+    Attributes:
+        values: `[T, D]`, int8.
+        channels: gain of each channel `[D]`, uint8.
+        frames: gain of each frame `[T]`, uint8.
+        peak: the largest magnitude, fp32.
+    """
+
+    values: Tensor
+    channels: Tensor
+    frames: Tensor
+    peak: float
+
+
+def encode_whole(log_probs: Tensor) -> Tensor:
+    """Log-probabilities `[T, V]` as fp16 `[T, V]`, nowhere -inf; each frame's best label stays its only best one."""
+    log_probs = _clamped(log_probs)
+    return _best_alone(log_probs.half(), log_probs.argmax(dim=-1))
+
+
+def decode_whole(coded: Tensor) -> Tensor:
+    """Log-probabilities `[T, V]`, fp32, of `encode_whole`'s result, normalised."""
+    return coded.float().log_softmax(dim=-1)
+
+
+def encode_sparse(log_probs: Tensor, floor: float) -> SparsePosteriors:
+    """Keeps of log-probabilities `[T, V]` those whose posterior is at least `floor`, and each frame's best."""
+    log_probs = _clamped(log_probs)
+    best = log_probs.argmax(dim=-1, keepdim=True)
+    kept = (log_probs >= math.log(floor)).scatter(-1, best, True)
+    coded = _best_alone(log_probs.half(), best[:, 0])
+    rest = log_probs.masked_fill(kept, -math.inf).logsumexp(dim=-1).clamp(min=MIN_LOG_PROB)
+    return SparsePosteriors(
+        counts=kept.sum(dim=-1).to(torch.uint16),
+        ids=kept.nonzero()[:, 1].to(torch.uint16),
+        values=coded[kept],
+        rest=rest.half(),
+    )
+
+
+def decode_sparse(coded: SparsePosteriors, labels: int, out: Optional[Tensor] = None) -> Tensor:
+    """Log-probabilities `[T, V]`, fp32, of `encode_sparse`'s result, normalised; `labels` is `V`, `out` is written if given."""
+    counts, values, rest = coded.counts.long(), coded.values.float(), coded.rest.float()
+    frame = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    others = labels - counts
+    # A frame that keeps every label has nothing to spread.
+    mass = torch.where(others > 0, rest.exp(), 0.0).index_add(0, frame, values.exp())
+    total = mass.clamp(min=torch.finfo(torch.float32).tiny).log()
+    share = (rest - others.clamp(min=1).log() - total).clamp(min=MIN_LOG_PROB)
+    log_probs = torch.empty(len(counts), labels) if out is None else out
+    log_probs.copy_(share[:, None].expand_as(log_probs))
+    log_probs[frame, coded.ids.long()] = values - total[frame]
+    return log_probs
+
+
+def _clamped(log_probs: Tensor) -> Tensor:
+    return log_probs.detach().float().cpu().clamp(min=MIN_LOG_PROB)
+
+
+def _best_alone(coded: Tensor, best: Tensor) -> Tensor:
+    """Lifts each frame's `best` `[T]` by one fp16 step where rounding made another of `[T, V]` its equal."""
+    value = coded.gather(-1, best[:, None])
+    tied = ((coded == value).sum(dim=-1, keepdim=True) > 1) & (value < 0)
+    # The bits of a negative fp16 count up with its magnitude.
+    lifted = torch.where(tied, (value.view(torch.int16) - 1).view(torch.float16), value)
+    return coded.scatter(-1, best[:, None], lifted)
+
+
+def encode_hidden(hidden: Tensor) -> CodedHidden:
+    """Hidden vectors `[D, T]` in 8 bits."""
+    hidden = hidden.detach().float().cpu()
+    magnitude = hidden.abs()
+    peak = float(magnitude.max()) if magnitude.numel() else 0.0
+    channels = _gain(magnitude.amax(dim=1) / peak) if peak else torch.full(hidden.shape[:1], 255, dtype=torch.uint8)
+    scaled = hidden / max(peak, torch.finfo(torch.float32).tiny) * _inverse(channels)[:, None]
+    frames = _gain(scaled.abs().amax(dim=0)) if len(hidden) else torch.full(hidden.shape[1:], 255, dtype=torch.uint8)
+    values = (scaled * _inverse(frames) * 127).round().clamp(-127, 127).to(torch.int8)
+    return CodedHidden(values=values.T.contiguous(), channels=channels, frames=frames, peak=peak)
+
+
+def decode_hidden(coded: CodedHidden, out: Optional[Tensor] = None) -> Tensor:
+    """Hidden vectors `[D, T]`, fp32, of `encode_hidden`'s result; written into `out` if given."""
+    channels = (coded.peak / 127) / _inverse(coded.channels)
+    # The product over the 8-bit rows is contiguous; the transposed copy is the only strided step.
+    decoded = coded.values.float().mul_(channels).mul_(_inverse(coded.frames).reciprocal_()[:, None]).T
+    return decoded if out is None else out.copy_(decoded)
+
+
+def _gain(magnitude: Tensor) -> Tensor:
+    """Steps by which magnitudes of 0 to 1 may be lifted and stay within 1."""
+    return (-_STEPS * magnitude.log2()).floor().clamp(0, 255).to(torch.uint8)
+
+
+def _inverse(gain: Tensor) -> Tensor:
+    return torch.exp2(gain.float() / _STEPS)
+
+
+def choose_floor(
+    samples: Sequence[Tensor], divergences: Sequence[Tuple[str, float]] = DIVERGENCES, tolerance: float = 1e-3
+) -> Optional[float]:
+    """The largest floor with which no SKD loss changes by more than a tolerance.
+
+    Losses are summed over the samples, against students that know nothing, are a frame late and a tenth unsure, and are the
+    teacher at temperature 2.
+
+    Args:
+        samples: a trained teacher's log-probabilities, `[T, V]` each.
+        divergences: names in `losses.DIVERGENCE`, each with its temperature.
+        tolerance: of the relative change.
+
+    Returns:
+        One of `FLOORS`; None where posteriors are kept whole, because the label set is small (or too large for 16 bits), no floor
+        is good enough, or none saves anything.
+    """
+    labels = samples[0].shape[-1]
+    if not WHOLE_LABELS < labels <= MOST_LABELS:
+        return None
+    exact = _losses([_clamped(sample) for sample in samples], samples, divergences)
+    for floor in FLOORS:
+        coded = [encode_sparse(sample, floor) for sample in samples]
+        if sum(4 * len(one.counts) + 4 * len(one.ids) for one in coded) >= sum(2 * sample.numel() for sample in samples):
+            return None
+        found = _losses([decode_sparse(one, labels) for one in coded], samples, divergences)
+        if all(abs(found[name] - exact[name]) <= tolerance * abs(exact[name]) for name in exact):
+            return floor
+    return None
+
+
+def _losses(
+    teachers: Sequence[Tensor], samples: Sequence[Tensor], divergences: Sequence[Tuple[str, float]]
+) -> Dict[Tuple[str, str, float], float]:
+    """Sum of each SKD loss against each reference student; `teachers` are exact or decoded, `samples` make the students."""
+    sums: Dict[Tuple[str, str, float], float] = {}
+    for teacher, sample in zip(teachers, samples, strict=True):
+        valid = torch.ones(1, len(teacher), dtype=torch.bool)
+        for student, log_probs in _reference_students(_clamped(sample)):
+            for name, temperature in divergences:
+                key = (student, name, temperature)
+                loss = DIVERGENCE[name](log_probs[None], teacher[None], valid, temperature)
+                sums[key] = sums.get(key, 0.0) + float(loss)
+    return sums
+
+
+def _reference_students(log_probs: Tensor) -> Iterator[Tuple[str, Tensor]]:
+    """Students that stand for a training's beginning, middle and end, from the teacher's `[T, V]`."""
+    uniform = torch.full_like(log_probs, -math.log(log_probs.shape[-1]))
+    yield "uniform", uniform
+    yield "late", torch.logaddexp(log_probs.roll(1, dims=0) + math.log(0.9), uniform + math.log(0.1))
+    yield "unsure", (log_probs / 2).log_softmax(dim=-1)
