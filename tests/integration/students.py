@@ -91,12 +91,12 @@ def of_kind(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     return config
 
 
-def write_tokenizer(folder: Path) -> Path:
+def write_tokenizer(folder: Path, text: str = "aa c\nbb d\nab cd\nabc d\n" * 20) -> Path:
     """A SentencePiece model of 11 pieces, as NeMo's process_asr_text_tokenizer.py lays it out."""
     import sentencepiece
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "text.txt").write_text("aa c\nbb d\nab cd\nabc d\n" * 20, encoding="utf-8")
+    (folder / "text.txt").write_text(text, encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=11, model_type="bpe", minloglevel=2
     )

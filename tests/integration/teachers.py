@@ -1,6 +1,9 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Small teachers that are no plain CTC models: a hybrid with a CTC head beside its transducer, and a transducer alone."""
+"""Small teachers that are no plain CTC models: a hybrid with a CTC head beside its transducer, and a transducer alone.
+
+And one of every kind in the support matrix (`save_kind`), made to say something short without being trained.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from tests.conftest import LABELS, SAMPLE_RATE, teacher_config
+from tests.conftest import LABELS, SAMPLE_RATE, student_config, teacher_config
+from tests.integration import matrix
+from tests.integration.students import of_kind
 
 
 def transducer_config(corpus: Path, labels: list[str] = LABELS) -> dict[str, Any]:
@@ -64,3 +69,78 @@ def save(kind: str, corpus: Path, path: Path, labels: list[str] = LABELS) -> Pat
         model.train()(input_signal=signal, input_signal_length=torch.tensor([SAMPLE_RATE] * 3 + [SAMPLE_RATE // 2]))
     model.eval().save_to(str(path))
     return path
+
+
+# --- One of every kind in the support matrix ---------------------------------------------------------------------------------
+
+_FAST = {"subsampling": "dw_striding", "subsampling_factor": 8, "conv_kernel_size": 9}
+# What the tests' transcripts are made of: a teacher that says nothing else is understood by students of every vocabulary.
+_SPOKEN = set("abcd")
+# Few: NeMo's configs hold them several times, and OmegaConf takes its time.
+FEW_LABELS = [" ", *"abcde"]
+
+
+def save_kind(kind: matrix.Teacher, corpus: Path, path: Path, tokenizer: Path, signals: tuple[Any, Any]) -> Path:
+    """Writes a freshly initialised teacher that says one to four letters on some utterances.
+
+    Args:
+        kind: which.
+        corpus: as for `teacher_config`.
+        path: the `.nemo` to write.
+        tokenizer: folder of a subword teacher's tokenizer.
+        signals: waveforms `[B, N]` and their lengths `[B]`.
+    """
+    from nemo.collections.asr import models
+
+    torch.manual_seed(0)
+    model = getattr(models, matrix.CLASSES[kind.head, kind.units])(OmegaConf.create(_config(kind, corpus, tokenizer)))
+    with torch.no_grad():
+        model.train()(input_signal=signals[0], input_signal_length=signals[1])
+    _make_it_speak(model.eval(), signals)
+    model.save_to(str(path))
+    return path
+
+
+def _config(kind: matrix.Teacher, corpus: Path, tokenizer: Path) -> dict[str, Any]:
+    if kind.encoder in ("QuartzNet", "Citrinet"):
+        config = of_kind(kind.encoder.lower(), student_config(corpus, None))
+        config = {name: config[name] for name in ("sample_rate", "preprocessor", "encoder", "decoder", "optim")}
+        config["labels"] = config["decoder"]["vocabulary"] = FEW_LABELS
+        config["decoder"]["num_classes"] = len(FEW_LABELS)
+    else:
+        config = {"CTC": teacher_config, "hybrid": hybrid_config, "transducer": transducer_config}[kind.head](corpus, FEW_LABELS)
+    if kind.encoder == "FastConformer":
+        config["encoder"].update(_FAST)
+    if kind.units == "subwords":
+        config.pop("labels")
+        config["tokenizer"] = {"dir": str(tokenizer), "type": "bpe"}
+        head = config.get("aux_ctc", config)["decoder"]
+        if "num_classes" in head:
+            head.update(num_classes=-1, vocabulary=[])
+    return config
+
+
+@torch.no_grad()
+def _make_it_speak(model: Any, signals: tuple[Any, Any]) -> None:
+    """Silences every label but a few letters, and favours the blank just so much that what is heard is short."""
+    from nemo_tutornet import Teacher
+
+    teacher = Teacher(model)
+    if teacher.head is None:
+        head, labels = model.joint.joint_net[-1], list(model.joint.vocabulary)
+        model.joint.enc.weight *= 10  # untrained, it says the same on every frame
+    else:
+        head, labels = teacher.head.decoder_layers[0], teacher.labels
+    for row, label in enumerate(labels):
+        letters = set(label.removeprefix("▁"))
+        if not letters or not letters <= _SPOKEN:
+            head.bias[row] = -10.0
+    chatty, silent = -8.0, 16.0
+    for _ in range(30):
+        head.bias[-1] = (chatty + silent) / 2
+        heard = teacher(*signals, hidden=False, posteriors=False, hypotheses=True).hypotheses
+        longest = max(len(one.text.strip()) for one in heard)
+        if 1 <= longest <= 4:
+            return
+        chatty, silent = (chatty, float(head.bias[-1])) if longest == 0 else (float(head.bias[-1]), silent)
+    raise AssertionError(f"this {type(model).__name__} cannot be made to speak: {heard}")
