@@ -38,23 +38,24 @@ def borrow_tokenizer(cfg: DictConfig) -> None:
         return
     cache = _cache_of(cfg) if asked == "teacher" else None
     if cache is not None:
-        found, where = _cached(cache), f"the cache {cache}"
+        where, (kind, files) = f"the cache {cache}", _cached(cache)
     else:
         path = locate(_teacher_of(cfg) if asked == "teacher" else asked, "model.tokenizer")
-        found, where = tokenizer_of(path), str(path)
-    if found is None:
+        where, (kind, files) = str(path), tokenizer_of(path)
+    if not files:
+        what = f"a tokenizer of type {kind!r}" if kind else "characters and no tokenizer"
         raise TutorError(
-            f"model.tokenizer takes the tokenizer of {where}, which has characters and no tokenizer, or one of another "
-            f"type; give a checkpoint with one of type bpe or wpe, or make the student a character model: model.labels in place "
-            f"of model.tokenizer."
+            f"model.tokenizer takes the tokenizer of {where}, which has {what}; give a checkpoint with one of type bpe or wpe, or "
+            f"make the student a character model: model.labels in place of model.tokenizer."
         )
-    kind, files = found
     with open_dict(cfg):
         cfg.tokenizer = {"dir": str(_kept(files)), "type": kind}
 
 
-def tokenizer_of(path: Path) -> Optional[Tuple[str, Dict[str, bytes]]]:
-    """The type and the files of a checkpoint's tokenizer, by the names that NeMo looks for in a folder; None for characters.
+def tokenizer_of(path: Path) -> Tuple[Optional[str], Dict[str, bytes]]:
+    """The type of a checkpoint's tokenizer, None for characters, and its files by the names that NeMo looks for in a folder.
+
+    Only a tokenizer of type bpe or wpe has files here.
 
     Raises:
         TutorError: its archive does not hold them.
@@ -62,7 +63,7 @@ def tokenizer_of(path: Path) -> Optional[Tuple[str, Dict[str, bytes]]]:
     section = read_nemo_config(path).get("tokenizer")
     kind = str(section.get("type")) if isinstance(section, DictConfig) else None
     if kind not in ("bpe", "wpe"):
-        return None
+        return kind, {}
     assert isinstance(section, DictConfig)
     names = {key: str(section[key]).removeprefix("nemo:") for key in _FILES if section.get(key)}
     return kind, _files(path, names)
@@ -73,13 +74,11 @@ def _cache_of(cfg: DictConfig) -> Optional[Path]:
     return Path(teacher["cache"]).expanduser() if teacher.get("cache") else None
 
 
-def _cached(folder: Path) -> Optional[Tuple[str, Dict[str, bytes]]]:
+def _cached(folder: Path) -> Tuple[Optional[str], Dict[str, bytes]]:
     from nemo_tutornet.cache.reader import CacheReader
 
     reader = CacheReader(folder)
     kind = reader.binding.get("tokenizer")
-    if kind not in ("bpe", "wpe"):
-        return None
     return kind, {name: reader.path(name).read_bytes() for name in _FILES.values() if reader.has(name)}
 
 

@@ -16,7 +16,7 @@ from nemo_tutornet.checkpoints import STOCK_BPE, ctc_class, quiet_nemo, read_nem
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
 from nemo_tutornet.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
-from nemo_tutornet.teacher import restore_ctc
+from nemo_tutornet.teacher import labels_of, restore_ctc
 
 # What NeMo 3.0.0's exporter takes by itself; nemo2riva makes its own graph, with opset 16.
 OPSET = 17
@@ -97,7 +97,7 @@ def write_onnx(nemo_file: Path, destination: Path, precisions: Sequence[str] = (
     model = restore_ctc(nemo_file)
     metadata = OnnxMetadata(
         target=target,
-        labels=[str(label) for label in model.decoder.vocabulary],
+        labels=labels_of(model, model.decoder),
         tokenizer=str(model.cfg.tokenizer.type) if target == STOCK_BPE else "char",
         parameters=sum(p.numel() for p in model.parameters()),
         front_end=front_end_of(model.cfg.preprocessor, nemo_file),

@@ -26,7 +26,7 @@ from nemo_tutornet.alignment import (
 from nemo_tutornet.capture import ENCODER, Layer, measure
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.teacher import Teacher
+from nemo_tutornet.teacher import Teacher, labels_of
 
 if TYPE_CHECKING:
     from nemo_tutornet.cache.teacher import CachedTeacher
@@ -123,7 +123,7 @@ def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConf
     if mismatch and config.uses("skd"):
         remedy = "." if teacher.head is None else ", or give the student the teacher's labels."
         raise TutorError(
-            f"SKD compares posteriors, but {mismatch} RKD and pseudo-labels still work: leave skd out of "
+            f"SKD compares posteriors, but {mismatch.rstrip('.')}; RKD and pseudo-labels still work: leave skd out of "
             f"model.tutor.stages{remedy}"
         )
     if teacher.head is None and config.uses("pseudo") and config.pseudo_labels.min_confidence > 0:
@@ -148,7 +148,7 @@ def _match_labels(student: Any, teacher: Union[Teacher, CachedTeacher]) -> Tuple
     if teacher.head is None:
         return None, "the teacher is a transducer, which has no posteriors on frames."
     try:
-        return label_order(list(student.decoder.vocabulary), teacher.labels), None
+        return label_order(labels_of(student, student.decoder), teacher.labels), None
     except TutorError as error:
         return None, str(error)
 

@@ -17,7 +17,7 @@ from nemo_tutornet.config import PseudoLabelsConfig
 from nemo_tutornet.targets import Hypothesis
 
 # Why an utterance's hypothesis was not used, and `kept`.
-FATES = ("kept", "empty", "unsure", "wrong", "unspeakable")
+FATES = ("kept", "empty", "unsure", "wrong", "unspeakable", "long")
 
 
 class PseudoLabels:
@@ -31,7 +31,8 @@ class PseudoLabels:
     Attributes:
         decode: as given.
         counts: utterances by their fate since the last `report`: `kept`; `empty` (the teacher heard nothing); `unsure` (below
-            `min_confidence`); `wrong` (above `max_wer` against the transcript); `unspeakable` (the student has no labels for it).
+            `min_confidence`); `wrong` (above `max_wer` against the transcript); `unspeakable` (the student has no labels for it);
+            `long` (more labels than CTC can put on the student's frames).
     """
 
     def __init__(
@@ -44,20 +45,37 @@ class PseudoLabels:
     def for_student(cls, config: PseudoLabelsConfig, student: Any) -> PseudoLabels:
         """With the student's tokenizer, or with the parser that its training data get."""
         if hasattr(student, "tokenizer"):
-            return cls(config, student.tokenizer.text_to_ids, student.tokenizer.ids_to_text)
+            tokenizer = student.tokenizer
+            unknown = getattr(tokenizer, "unk_id", None)
+
+            def pieces(text: str) -> Optional[List[int]]:
+                ids = tokenizer.text_to_ids(text)
+                return None if unknown is not None and unknown in ids else ids
+
+            return cls(config, pieces, tokenizer.ids_to_text)
         from nemo.collections.common.parts.preprocessing.parsers import make_parser
 
         labels, data = list(student.decoder.vocabulary), student.cfg.get("train_ds") or {}
         parser = make_parser(labels=labels, name=data.get("parser", "en"), do_normalize=data.get("normalize_transcripts", False))
-        return cls(config, parser, lambda ids: "".join(labels[i] for i in ids))
 
-    def targets(self, hypotheses: Sequence[Hypothesis], transcripts: Tensor, transcript_lengths: Tensor) -> Tuple[Tensor, Tensor]:
+        def characters(text: str) -> Optional[List[int]]:
+            # NeMo's parser leaves out what it has no label for: right for punctuation, wrong for a letter or a digit.
+            ids = parser(text)
+            spoken = sum(character.isalnum() for character in text)
+            return None if ids is None or sum(labels[i].isalnum() for i in ids) < spoken else ids
+
+        return cls(config, characters, lambda ids: "".join(labels[i] for i in ids))
+
+    def targets(
+        self, hypotheses: Sequence[Hypothesis], transcripts: Tensor, transcript_lengths: Tensor, frames: Tensor
+    ) -> Tuple[Tensor, Tensor]:
         """The student's labels of each kept hypothesis.
 
         Args:
             hypotheses: one an utterance, `B` of them.
             transcripts: the student's labels of the true transcripts `[B, L]`.
             transcript_lengths: `[B]`, 0 where there is none.
+            frames: of the student `[B]`.
 
         Returns:
             Labels `[B, L']` and their lengths `[B]`, 0 where the hypothesis was dropped.
@@ -65,7 +83,7 @@ class PseudoLabels:
         rows: List[List[int]] = []
         for i, hypothesis in enumerate(hypotheses):
             reference = transcripts[i, : int(transcript_lengths[i])].tolist()
-            fate, labels = self._judge(hypothesis, reference)
+            fate, labels = self._judge(hypothesis, reference, int(frames[i]))
             self.counts[fate] += 1
             rows.append(labels)
         lengths = torch.tensor([len(row) for row in rows], device=transcripts.device)
@@ -74,7 +92,7 @@ class PseudoLabels:
             padded[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         return padded, lengths
 
-    def _judge(self, hypothesis: Hypothesis, reference: List[int]) -> Tuple[str, List[int]]:
+    def _judge(self, hypothesis: Hypothesis, reference: List[int], frames: int) -> Tuple[str, List[int]]:
         if not hypothesis.text.strip():
             return "empty", []
         if hypothesis.confidence is not None and hypothesis.confidence < self._config.min_confidence:
@@ -85,7 +103,11 @@ class PseudoLabels:
             if wer(self.decode(reference), hypothesis.text) > self._config.max_wer:
                 return "wrong", []
         labels = self._encode(hypothesis.text)
-        return ("kept", list(labels)) if labels else ("unspeakable", [])
+        if not labels:
+            return "unspeakable", []
+        # CTC needs a blank between equal neighbours; what does not fit would teach nothing (NeMo's loss is then 0).
+        needed = len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
+        return ("kept", list(labels)) if needed <= frames else ("long", [])
 
     def report(self) -> str:
         """One line about what was kept and dropped since the last one."""

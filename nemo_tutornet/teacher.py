@@ -72,7 +72,7 @@ class Teacher:
     @property
     def labels(self) -> List[str]:
         """Labels in the order of the posterior, without the blank, which is last; none for a transducer."""
-        return [] if self.head is None else list(self.head.vocabulary)
+        return [] if self.head is None else labels_of(self.model, self.head)
 
     @property
     def sample_rate(self) -> int:
@@ -175,6 +175,18 @@ def ctc_head(model: Any) -> Optional[nn.Module]:
     if hasattr(model, "ctc_decoder"):  # a hybrid, whose `decoder` is the transducer's
         return model.ctc_decoder
     return None if hasattr(model, "joint") else model.decoder
+
+
+def labels_of(model: Any, head: Any) -> List[str]:
+    """Labels of a CTC head by output, without the blank.
+
+    NeMo lists a WordPiece model's `vocabulary` in whatever order its tokenizer's dictionary has, which differs from run to run.
+    """
+    tokenizer = getattr(getattr(model, "tokenizer", None), "tokenizer", None)
+    pieces = tokenizer.get_vocab() if tokenizer is not None and hasattr(tokenizer, "get_vocab") else None
+    if isinstance(pieces, dict) and pieces.keys() == set(head.vocabulary):
+        return sorted(pieces, key=pieces.__getitem__)
+    return list(head.vocabulary)
 
 
 def restore_ctc(path: Path) -> Any:

@@ -211,5 +211,7 @@ class Step:
     def _pseudo(self, outputs: StudentOutputs, given: TeacherTargets) -> Tensor:
         """CTC against the teacher's hypotheses."""
         assert given.hypotheses is not None
-        labels, lengths = self._tutor.pseudo_labels.targets(given.hypotheses, outputs.transcripts, outputs.target_lengths)
+        labels, lengths = self._tutor.pseudo_labels.targets(
+            given.hypotheses, outputs.transcripts, outputs.target_lengths, outputs.lengths
+        )
         return self._watch.ctc(outputs.log_probs, outputs.lengths, labels, lengths)

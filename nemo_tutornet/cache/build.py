@@ -101,11 +101,11 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
     if not any(wanted.values()):
         raise TutorError("no stage in model.tutor.stages reads anything of the teacher, so there is nothing to keep.")
     path, loader = locate(config.teacher.model_path), student._train_dl
-    tokenizer = tokenizer_of(path)
-    facts = binding(teacher, path, trainer.strategy.root_device, wanted["hidden"], tokenizer[0] if tokenizer else None)
+    kind, tokenizer = tokenizer_of(path)
+    facts = binding(teacher, path, trainer.strategy.root_device, wanted["hidden"], kind if tokenizer else None)
     rows = Rows(loader)
     coding = read_coding(folder) or _coding(teacher, loader, wanted, config)
-    files = {**head_file(teacher), **(tokenizer[1] if tokenizer else {})}
+    files = {**head_file(teacher), **tokenizer}
     builder = _Builder(teacher, rows, wanted, lambda rank: CacheWriter(folder, facts, coding, teacher.sample_rate, rank), files)
     done = Finished(folder, facts, coding, teacher.sample_rate)
     remaining = [i for i, utterance in enumerate(rows.known) if utterance not in done]

@@ -82,7 +82,7 @@ def encode(utterance: Utterance, targets: UtteranceTargets, coding: Coding) -> R
             record["sparse.ids"], record["sparse.values"] = sparse.ids.numpy(), sparse.values.numpy()
     if coding.width is not None:
         assert targets.hidden is not None and targets.hidden.dim() == 2 and targets.hidden.shape[0] == coding.width
-        if not bool(targets.hidden.isfinite().all()):
+        if not bool((targets.hidden.abs() < codec.MOST_HIDDEN).all()):
             raise _not_finite(utterance, "hidden vectors")
         hidden = codec.encode_hidden(targets.hidden)
         record["hidden.values"], record["hidden.frames"] = hidden.values.numpy(), hidden.frames.numpy()

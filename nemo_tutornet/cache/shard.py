@@ -15,7 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from nemo_tutornet.cache.layout import FORMAT, NUMPY, VERSION, Coding, arrays_of, index_of, key_hash
+from nemo_tutornet.cache.layout import FORMAT, NUMPY, VERSION, Array, Coding, arrays_of, index_of, key_hash
 from nemo_tutornet.errors import TutorError
 
 Record = Dict[str, np.ndarray]
@@ -121,10 +121,14 @@ class Shard:
         Raises:
             TutorError: the file changed since it was opened, or an utterance is damaged.
         """
+        arrays = arrays_of(self.coding)
         try:
             with safe_open(self.path, framework="numpy") as file:
-                slices = {name: (file.get_slice(name), self.starts[array.unit]) for name, array in arrays_of(self.coding).items()}
-                records = [{name: part[s[row] : s[row + 1]] for name, (part, s) in slices.items()} for row in rows]
+                slices = {name: (file.get_slice(name), array, self.starts[array.unit]) for name, array in arrays.items()}
+                records = [
+                    {name: _cut(part, array, *starts[row : row + 2].tolist()) for name, (part, array, starts) in slices.items()}
+                    for row in rows
+                ]
         except (OSError, SafetensorError, ValueError) as error:
             raise TutorError(_unreadable(self.path, error)) from None
         for row, record in zip(rows, records, strict=True):
@@ -134,6 +138,11 @@ class Shard:
                     f"remove the shard and run `nemo-tutornet cache` again with the same arguments."
                 )
         return records
+
+
+def _cut(part: Any, array: Array, start: int, stop: int) -> np.ndarray:
+    # safetensors refuses a slice that begins at the end, even an empty one.
+    return part[start:stop] if start < stop else np.empty((0, *array.row), NUMPY[array.dtype])
 
 
 def _header_crc32(path: Path) -> int:

@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing a cache: shard by shard, by several ranks at once, and on from where a killed builder stopped.
 
-The arrays and indexes are safetensors': of what was measured with `benchmarks/cache_formats.py` it alone is at once safe, without
-overhead, quick to write and quick to read at random (16 utterances of 10 s: see that table), and NeMo needs it anyway.
+The arrays and indexes are safetensors', chosen with `benchmarks/cache_formats.py`: it runs no code that a file holds, adds
+nothing to the arrays (21.2 MB an hour for 29 outputs and 176 channels), writes 200 MB/s and reads 16 random utterances of 10 s in
+0.7 ms. In the same run on two busy cores lhotse's storages (numpy files, HDF5, Lilcom) took 16 to 32 ms, and zarr, which saves
+10 % of the bytes, 120 ms. NeMo needs safetensors anyway.
 """
 
 from __future__ import annotations

@@ -12,8 +12,10 @@ import torch
 from nemo.collections.asr.models import ASRModel, EncDecCTCModelBPE
 from omegaconf import OmegaConf
 
-from nemo_tutornet import TutorCTCModelBPE, TutorError, export_student
+from nemo_tutornet import Teacher, TutorCTCModelBPE, TutorError, export_student
 from nemo_tutornet.checkpoints import STOCK_BPE, read_nemo_config
+from nemo_tutornet.config import TeacherConfig, parse_tutor
+from nemo_tutornet.pairing import pair
 from tests.conftest import student_config, teacher_config
 from tests.integration.students import subword, write_tokenizer
 
@@ -95,3 +97,27 @@ def test_a_subword_student_trains_and_leaves(corpus, tokenizer, make_student, tm
         assert restored.tokenizer.text_to_ids("ab cd") == student.tokenizer.text_to_ids("ab cd")
         assert all(torch.equal(a, b) for a, b in zip(restored.state_dict().values(), student.state_dict().values(), strict=True))
         restored.transcribe([str(corpus / "valid0.wav")], batch_size=1, verbose=False)
+
+
+def test_wordpieces_are_matched_by_output(corpus, tmp_path, monkeypatch):
+    """NeMo lists a WordPiece model's vocabulary in an order of its own; the hub, which NeMo asks for the rules, is replaced."""
+    transformers = pytest.importorskip("transformers")
+
+    def local(*_: object, vocab_file: str | None = None, **__: object) -> object:
+        return transformers.BertTokenizer(vocab_file)
+
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", staticmethod(local))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "tokenizer").mkdir()
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcd", *("##" + letter for letter in "abcd")]
+    (tmp_path / "tokenizer" / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    config = subword(teacher_config(corpus), tmp_path / "tokenizer")
+    config["tokenizer"]["type"] = "wpe"
+    EncDecCTCModelBPE(OmegaConf.create(config)).save_to(str(tmp_path / "teacher.nemo"))
+    mine = subword(student_config(corpus, tmp_path / "teacher.nemo"), tmp_path / "tokenizer")
+    mine["tokenizer"] = "teacher"
+    cfg = OmegaConf.create({"model": mine}).model
+    student, teacher = TutorCTCModelBPE(cfg), Teacher.from_config(TeacherConfig(model_path=str(tmp_path / "teacher.nemo")))
+    assert teacher.labels == pieces
+    student.decoder._ConvASRDecoder__vocabulary = pieces[::-1]  # as another process may list it
+    assert pair(student, teacher, parse_tutor(cfg)).label_order is None

@@ -11,8 +11,10 @@ import torch
 from nemo.collections.asr.models import EncDecCTCModelBPE
 from omegaconf import OmegaConf
 
-from nemo_tutornet import Teacher, TutorError
-from nemo_tutornet.config import TeacherConfig
+from nemo_tutornet import Teacher, TutorCTCModelBPE, TutorError
+from nemo_tutornet.config import PseudoLabelsConfig, TeacherConfig
+from nemo_tutornet.pseudo import PseudoLabels
+from nemo_tutornet.targets import Hypothesis
 from nemo_tutornet.teacher import restore_ctc
 from tests.conftest import student_config, teacher_config
 from tests.integration import teachers
@@ -76,3 +78,20 @@ def test_a_transducer_has_no_confidence(corpus, make_student, tmp_path):
     model = make_student(student_config(corpus, path, STAGES, pseudo_labels={"min_confidence": 0.5}))
     with pytest.raises(TutorError, match="whose hypotheses have no confidence"):
         model.trainer.fit(model)
+
+
+@pytest.mark.parametrize(("kind", "text", "fate"), [
+    ("char", "ab, cd.", "kept"), ("char", "größe", "unspeakable"), ("char", "ab 12", "unspeakable"),
+    ("bpe", "ab cd", "kept"), ("bpe", "größe", "unspeakable"),
+    ("char", "ab" * 40, "long"), ("bpe", "ab " * 40, "long"),
+])  # fmt: skip
+def test_what_a_student_cannot_say_is_not_taught_in_part(corpus, make_student, tmp_path, kind, text, fate):
+    if kind == "bpe":
+        config = subword(student_config(corpus, None), write_tokenizer(tmp_path / "tokenizer"))
+        student = TutorCTCModelBPE(OmegaConf.create({"model": config}).model)
+    else:
+        student = make_student(student_config(corpus, None))
+    labels = PseudoLabels.for_student(PseudoLabelsConfig(), student)
+    nothing = torch.zeros(1, 1, dtype=torch.long)
+    _, lengths = labels.targets([Hypothesis(text, 0.9)], nothing, torch.tensor([0]), torch.tensor([30]))
+    assert dict(labels.counts) == {fate: 1} and bool(lengths[0] > 0) == (fate == "kept")

@@ -37,19 +37,23 @@ def test_each_fate_and_its_count() -> None:
         Hypothesis("xyz", 0.9),
         Hypothesis("!", 0.9),
         Hypothesis("b a b", None),
+        Hypothesis("baab", None),
     ]
-    transcripts = torch.tensor([[0, 2, 1, 0]] * 7)
-    lengths = torch.tensor([3, 0, 0, 1, 0, 0, 0])  # "a b", five without a transcript, "a" for the fourth
-    rows, counts = labels.targets(hypotheses, transcripts, lengths)
-    assert counts.tolist() == [3, 0, 0, 0, 0, 0, 5]
+    transcripts = torch.tensor([[0, 2, 1, 0]] * 8)
+    lengths = torch.tensor([3, 0, 0, 1, 0, 0, 0, 0])  # "a b", five without a transcript, "a" for the fourth
+    frames = torch.tensor([5, 5, 5, 5, 5, 5, 5, 4])  # "baab" needs a fifth for the blank between its two "a"
+    rows, counts = labels.targets(hypotheses, transcripts, lengths, frames)
+    assert counts.tolist() == [3, 0, 0, 0, 0, 0, 5, 0]
     assert rows[0, :3].tolist() == [0, 2, 1] and rows[6].tolist() == [1, 2, 0, 2, 1]
-    assert labels.report() == "pseudo-labels: 2 of 7 hypotheses used, dropped: 1 empty, 1 unsure, 1 wrong, 2 unspeakable."
+    assert labels.report() == "pseudo-labels: 2 of 8 hypotheses used, dropped: 1 empty, 1 unsure, 1 wrong, 2 unspeakable, 1 long."
     assert not labels.counts
 
 
 def test_without_filters_only_what_cannot_be_used_is_dropped() -> None:
     labels = pseudo()
-    rows, counts = labels.targets([Hypothesis("b", 0.0), Hypothesis("", 1.0)], torch.tensor([[0], [0]]), torch.tensor([1, 1]))
+    rows, counts = labels.targets(
+        [Hypothesis("b", 0.0), Hypothesis("", 1.0)], torch.tensor([[0], [0]]), torch.tensor([1, 1]), torch.tensor([1, 1])
+    )
     assert counts.tolist() == [1, 0] and rows.shape == (2, 1)
     assert labels.report() == "pseudo-labels: 1 of 2 hypotheses used, dropped: 1 empty."
 
