@@ -1,149 +1,119 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a live teacher costs: a distillation step against a plain step and the teacher's forward, side by side in one run.
+"""What a teacher costs, live and cached: distillation steps against a plain CTC step and the teacher's forward, side by side in one run.
 
-    python benchmarks/step.py [--student conf/quartznet_5x5.yaml] [--teacher conf/conformer_ctc_small.yaml] [--seconds 10]
+    python benchmarks/step.py [--student conf/quartznet_15x5.yaml]... [--teacher large]... [--batch 4] [--json step.json]
 
-Every round times each of the four once, so that whatever else the machine does falls on all of them; medians are printed.
+Every pair of a student and a teacher is measured by itself. Every round times each row once; medians are printed, and of the
+ratios the median over the rounds.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
-import lightning.pytorch as pl
+import timing
 import torch
 import typer
-from nemo.collections.asr.models import EncDecCTCModel
 from nemo.utils import logging
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
+from timing import ROOT, Setting
 
-from nemo_tutornet import TutorCTCModel
+from nemo_tutornet.teacher import Teacher
 
-ROOT = Path(__file__).resolve().parents[1]
-STAGES = {"rkd": {"rkd": 1.0}, "ctc + skd": {"ctc": 1.0, "skd": 0.25}}
-
-
-def build(config_file: Path, teacher: Optional[Path], weights: Optional[Dict[str, float]], device: torch.device) -> Any:
-    """A student (or, without a teacher, any plain model) ready for `training_step`."""
-    config = OmegaConf.load(config_file).model
-    with open_dict(config):
-        for name in ("train_ds", "validation_ds", "test_ds"):
-            config.pop(name, None)
-        if teacher is None:
-            config.pop("tutor", None)
-        else:
-            config.tutor.teacher.model_path = str(teacher)
-            config.tutor.stages = [{"name": "measured", "weights": weights}]
-        config.pop("sched", None)
-        config.optim.pop("sched", None)
-    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator=device.type, devices=1, max_steps=1000)
-    model = TutorCTCModel(config, trainer=trainer).to(device)
-    model.setup("fit")
-    model.setup_optimization()
-    model.log_dict = lambda *args, **kwargs: None  # outside of fit there is nowhere to log to
-    return model.train()
+# Stages by name: the losses' weights, and what the stage reads of the teacher.
+STAGES: Dict[str, Dict[str, Any]] = {
+    "rkd": {"weights": {"rkd": 1.0}, "reads": {"hidden": True, "posteriors": True}},
+    "rkd, layer inside": {"weights": {"rkd": 1.0}, "reads": {"hidden": True, "posteriors": False}},
+    "ctc + skd": {"weights": {"ctc": 1.0, "skd": 0.25}, "reads": {"hidden": False, "posteriors": True}},
+}
+PLAIN, FRONT_END = "plain CTC step", "teacher's front end"
 
 
-def one_step(model: Any, batch: Any) -> Callable[[], None]:
-    """Forward, backward and the optimizer's step."""
+def measure(config: DictConfig, teacher_config: DictConfig, where: Setting, rounds: int, folder: Path) -> Dict[str, Any]:
+    """Times and ratios of one pair."""
+    file = timing.save_teacher(teacher_config, folder / "teacher.nemo")
+    batch = where.batch()
+    signal, lengths = batch[:2]
+    plain = timing.student(config, where.device)
+    work: Dict[str, Callable[[], Any]] = {PLAIN: timing.one_step(plain, batch, where)}
+    against: Dict[str, List[str]] = {}
+    middle = f"encoder.layers.{teacher_config.encoder.n_layers // 2 - 1}"
+    for name, stage in STAGES.items():
+        rkd = {"hint_layer": middle, "frame_weighting": "uniform"} if name == "rkd, layer inside" else {}
+        tutor = {"teacher": {"model_path": str(file)}, "rkd": rkd, "stages": [{"name": "it", "weights": stage["weights"]}]}
+        live = timing.student(config, where.device, tutor)
+        teacher, forward = live.tutor.teacher, f"teacher's forward ({name})"
+        if FRONT_END not in work:
+            work[FRONT_END] = front_end(teacher, signal, lengths)
+            sizes = {"student": timing.parameters(plain), "teacher": timing.parameters(teacher.model)}
+        work[forward] = lambda teacher=teacher, reads=stage["reads"]: teacher(signal, lengths, **reads)
+        work[f"live ({name})"] = timing.one_step(live, batch, where)
+        against[f"live ({name})"] = [PLAIN, forward]
+    kept = [name for name in STAGES if name != "rkd, layer inside"]
+    train_ds, cache = timing.cache(config, file, [STAGES[name]["weights"] for name in kept], where, folder)
+    for name in kept:
+        tutor = {"teacher": {"cache": str(cache)}, "stages": [{"name": "it", "weights": STAGES[name]["weights"]}]}
+        read = timing.student(config, where.device, tutor, train_ds)
+        work[f"cached ({name})"] = timing.one_step(read, (*batch, torch.arange(where.batch_size)), where)
+    times = timing.interleaved(work, rounds, where.device)
+    return {
+        "parameters": sizes,
+        "median_s": timing.medians(times),
+        "ratio_to_plain": {name: timing.ratio(times, name, [PLAIN]) for name in work if name != PLAIN},
+        "ratio_to_parts": {name: timing.ratio(times, name, parts) for name, parts in against.items()},
+    }
 
-    def step() -> None:
-        loss = model.training_step(batch, 0)["loss"]
-        loss.backward()
-        model._optimizer.step()
-        model._optimizer.zero_grad()
 
-    return step
+def front_end(teacher: Teacher, signal: Any, lengths: Any) -> Callable[[], Any]:
+    """The mel spectrogram that the teacher makes for itself."""
+    return lambda: teacher.model.preprocessor(input_signal=signal, length=lengths)
 
 
-def timed(function: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def show(student: str, teacher: str, where: Setting, figures: Dict[str, Any]) -> Table:
+    """The figures of one pair."""
+    sizes = {name: f"{count / 1e6:.1f} M" for name, count in figures["parameters"].items()}
+    table = Table(title=f"{student} ({sizes['student']}) from Conformer {teacher} ({sizes['teacher']}): {where.title()}")
+    table.add_column("")
+    for column in ("ms (median)", "x plain step", "x plain + forward"):
+        table.add_column(column, justify="right")
+    for name, value in figures["median_s"].items():
+        ratios = [figures[key].get(name) for key in ("ratio_to_plain", "ratio_to_parts")]
+        table.add_row(name, f"{1000 * value:.1f}", *("" if ratio is None else f"{ratio:.3f}" for ratio in ratios))
+    return table
 
 
 def main(
-    student: Path = ROOT / "conf" / "quartznet_5x5.yaml",
-    teacher: Path = ROOT / "conf" / "conformer_ctc_small.yaml",
-    seconds: float = typer.Option(10.0, help="Length of each utterance."),
-    batch_size: int = 4,
+    student: List[Path] = typer.Option(
+        [ROOT / "conf" / "quartznet_5x5.yaml", ROOT / "conf" / "quartznet_15x5.yaml"], help="Config of a student; repeatable."
+    ),
+    teacher: List[str] = typer.Option(["small", "large"], help=f"{' or '.join(timing.TEACHERS)}; repeatable."),
+    teacher_config: Path = typer.Option(timing.TEACHER_CONFIG, help="What the sizes differ from."),
+    batch: int = typer.Option(16, help="Utterances; on a CPU take 4 or fewer."),
+    seconds: float = typer.Option(10.0, help="Length of the longest utterance."),
     rounds: int = 7,
-    output: Optional[Path] = typer.Option(None, help="Write the figures as JSON, too."),
+    device: Optional[str] = typer.Option(None, help="cpu or cuda; a GPU where there is one."),
+    precision: str = typer.Option("32", help="Of the student: 32 or bf16."),
+    json: Optional[Path] = typer.Option(None, help="Write the figures, too."),
 ) -> None:
-    """Prints milliseconds and ratios."""
+    """Prints a table for each pair of a student and a teacher."""
     logging.setLevel(logging.ERROR)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    samples = int(seconds * 16000)
-    signal = torch.randn(batch_size, samples, device=device)
-    lengths = torch.full((batch_size,), samples, device=device)
-    targets = torch.randint(0, 28, (batch_size, int(seconds * 12)), device=device)
-    batch = (signal, lengths, targets, torch.full((batch_size,), targets.shape[1], device=device))
-
-    with tempfile.TemporaryDirectory() as folder:
-        teacher_file = Path(folder) / "teacher.nemo"
-        build(teacher, None, None, device).save_to(str(teacher_file))
-        plain = build(student, None, None, device)
-        students = {name: build(student, teacher_file, weights, device) for name, weights in STAGES.items()}
-    tutor = students["ctc + skd"].tutor
-    forwards = {
-        "rkd": lambda: tutor.teacher(signal, lengths, hidden=True, posteriors=True),
-        "ctc + skd": lambda: tutor.teacher(signal, lengths, hidden=False, posteriors=True),
-    }
-    work: Dict[str, Callable[[], Any]] = {
-        "plain CTC step": one_step(plain, batch),
-        **{f"teacher forward ({name})": forward for name, forward in forwards.items()},
-        **{f"distillation step ({name})": one_step(model, batch) for name, model in students.items()},
-    }
-    times: Dict[str, List[float]] = {name: [] for name in work}
-    for i in range(rounds + 2):
-        for name, function in work.items():
-            elapsed = timed(function, device)
-            if i >= 2:  # the first rounds warm up
-                times[name].append(elapsed)
-    median = {name: statistics.median(values) for name, values in times.items()}
-    ratios = {
-        name: statistics.median(
-            step / (base + forward)
-            for step, base, forward in zip(
-                times[f"distillation step ({name})"],
-                times["plain CTC step"],
-                times[f"teacher forward ({name})"],
-                strict=True,
-            )
-        )
-        for name in STAGES
-    }
-    sizes = {"student": count(plain), "teacher": count(tutor.teacher.model)}
-    table = Table(
-        title=f"{batch_size} x {seconds:g} s on {device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-    table.add_column(f"student {sizes['student'] / 1e6:.2f} M, teacher {sizes['teacher'] / 1e6:.2f} M parameters")
-    table.add_column("ms (median)", justify="right")
-    table.add_column("against plain + teacher forward", justify="right")
-    for name, value in median.items():
-        stage = next((s for s in STAGES if name == f"distillation step ({s})"), None)
-        table.add_row(name, f"{1000 * value:.1f}", f"{ratios[stage]:.3f} x" if stage else "")
-    Console().print(table, width=None if sys.stdout.isatty() else 110)
-    if output is not None:
-        figures = {"median_s": median, "ratio": ratios, "parameters": sizes, "device": device.type}
-        output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-
-
-def count(model: EncDecCTCModel) -> int:
-    """Parameters of a model."""
-    return sum(p.numel() for p in model.parameters())
+    where = timing.setting(device, precision, batch, seconds)
+    pairs = []
+    for size in teacher:
+        for path in student:
+            with tempfile.TemporaryDirectory() as folder:
+                configs = timing.load_config(path), timing.load_config(teacher_config, timing.TEACHERS[size])
+                figures = measure(*configs, where, rounds, Path(folder))
+            pairs.append({"student": path.stem, "teacher": size, **figures})
+            Console(width=None if sys.stdout.isatty() else 120).print(show(path.stem, size, where, figures))
+    if json is not None:
+        timing.write_json(json, {"machine": where.describe(), "rounds": rounds, "pairs": pairs})
 
 
 if __name__ == "__main__":

@@ -45,8 +45,8 @@ def borrow_tokenizer(cfg: DictConfig) -> None:
     if not files:
         what = f"a tokenizer of type {kind!r}" if kind else "characters and no tokenizer"
         raise TutorError(
-            f"model.tokenizer takes the tokenizer of {where}, which has {what}; give a checkpoint with one of type bpe or wpe, or "
-            f"make the student a character model: model.labels in place of model.tokenizer."
+            f"model.tokenizer takes the tokenizer of {where}, which has {what}; give a checkpoint with one of type bpe or wpe, "
+            f"or make the student a character model: model.labels in place of model.tokenizer."
         )
     with open_dict(cfg):
         cfg.tokenizer = {"dir": str(_kept(files)), "type": kind}

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 from typing import Any, List, Optional
@@ -15,8 +16,12 @@ from nemo_tutornet.capture import ENCODER, Capture, Layer, measure
 from nemo_tutornet.checkpoints import check_teacher, quiet_nemo, read_nemo_config, sha256_of, untouched_app_state
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.live import Cut, find_cut
 from nemo_tutornet.pseudo import confidence
 from nemo_tutornet.targets import Hypothesis, TeacherTargets
+
+# Feature frames of the utterances on which a cut encoder is compared with the whole one: every remainder of strides up to 16.
+_CHECKED_FRAMES = range(40, 57)
 
 
 class Teacher:
@@ -38,6 +43,7 @@ class Teacher:
 
     def __init__(self, model: Any, precision: str = "auto", hint_layer: Optional[str] = None) -> None:
         self.model = model
+        _own_activations(model)
         self.model.freeze()  # NeMo's: eval mode and no gradients
         self.head: Any = ctc_head(model)
         self._precision = precision
@@ -45,6 +51,7 @@ class Teacher:
         self.hint_layer: Layer = (
             self.encoder_layer if hint_layer in (None, ENCODER) else measure(model, str(hint_layer), self._run_seconds)
         )
+        self._cut = self._find_cut()
 
     @classmethod
     def from_config(cls, config: TeacherConfig, hint_layer: Optional[str] = None, key: str = "model.tutor.teacher") -> Teacher:
@@ -105,7 +112,7 @@ class Teacher:
     def __call__(
         self, signal: Tensor, lengths: Tensor, *, hidden: bool, posteriors: bool, hypotheses: bool = False
     ) -> TeacherTargets:
-        """Runs the teacher on raw audio; what is not asked for is not computed.
+        """Runs the teacher on raw audio; what is not asked for is not computed, the encoder behind the hint layer included.
 
         Args:
             signal: waveform `[B, N]`, fp32.
@@ -124,8 +131,11 @@ class Teacher:
             raise RuntimeError("the teacher left eval mode; something calls train() on it")
         dtype = self._autocast_dtype(signal.device)
         with torch.autocast(signal.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            features, feature_lengths = model.preprocessor(input_signal=signal, length=lengths)
+            if self._cut is not None and hidden and not (posteriors or hypotheses):
+                layer, encoded_lengths = self._cut.run(model, features, feature_lengths)
+                return TeacherTargets(lengths=encoded_lengths, hidden=layer)
             with Capture(model, self.hint_layer.path) as captured:
-                features, feature_lengths = model.preprocessor(input_signal=signal, length=lengths)
                 encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
             log_probs = None
             if posteriors or (hypotheses and self.head is not None):
@@ -158,6 +168,28 @@ class Teacher:
         signal = torch.zeros(1, samples, device=next(self.model.parameters()).device)
         features, lengths = self.model.preprocessor(input_signal=signal, length=torch.tensor([samples], device=signal.device))
         self.model.encoder(audio_signal=features, length=lengths)
+
+    def _find_cut(self) -> Optional[Cut]:
+        """Where the encoder can stop when only the hint layer is wanted; None where it cannot."""
+        if not self.hint_layer.path.startswith(f"{ENCODER}."):
+            return None
+        parameter = next(self.model.parameters())
+        hop = self.sample_rate // 100
+        lengths = torch.tensor([frames * hop for frames in _CHECKED_FRAMES], device=parameter.device)
+        noise = torch.randn(len(lengths), int(lengths.max()), generator=torch.Generator().manual_seed(0))
+        features, feature_lengths = self.model.preprocessor(input_signal=noise.to(parameter.device), length=lengths)
+        return find_cut(self.model, self.hint_layer, features, feature_lengths)
+
+
+def _own_activations(model: nn.Module) -> None:
+    """Gives a model activations of its own.
+
+    NeMo's Conformer layers take theirs from a default argument, so that all Conformers of a process share one object, and a
+    Conformer student in train mode would take its teacher's along.
+    """
+    for module in list(model.modules()):
+        if isinstance(getattr(module, "activation", None), nn.Module):
+            module.activation = copy.deepcopy(module.activation)
 
 
 def _best(found: Any) -> Any:

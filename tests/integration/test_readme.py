@@ -108,12 +108,3 @@ def test_the_an4_runner_runs(tmp_path):
         lines = output[output.index("== test") :].splitlines()[1:]
         assert [line.split()[0] for line in lines] == ["teacher", "undistilled", "rkd_skd_l2"]
         assert ("training" in output) == first
-
-
-def test_the_benchmark_runs(tmp_path):
-    small = ROOT / "conf" / "small"
-    arguments = ["--student", small / "quartznet_small.yaml", "--teacher", small / "conformer_ctc_small.yaml", "--seconds", "1.5"]
-    command = [sys.executable, ROOT / "benchmarks" / "step.py", *arguments, "--batch-size", "2", "--rounds", "1"]
-    done = subprocess.run([*command, "--output", tmp_path / "step.json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert set(json.loads((tmp_path / "step.json").read_text())["ratio"]) == {"rkd", "ctc + skd"}

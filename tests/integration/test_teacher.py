@@ -7,13 +7,14 @@ from __future__ import annotations
 import pytest
 import torch
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel
+from omegaconf import OmegaConf
 
 from nemo_tutornet import Teacher, TutorError, export_student
 from nemo_tutornet.checkpoints import sha256_of
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.teacher import restore_ctc
-from tests.conftest import LABELS, student_config
-from tests.integration import teachers
+from tests.conftest import LABELS, save_teacher, student_config, teacher_config
+from tests.integration import students, teachers
 
 
 def test_a_pretrained_name_goes_through_nemos_own_loading(teacher_file, monkeypatch):
@@ -49,6 +50,16 @@ def test_a_teacher_that_left_eval_mode_is_not_used(teacher_file):
     teacher.model.train()
     with pytest.raises(RuntimeError, match="eval mode"):
         teacher(torch.zeros(1, 16000), torch.tensor([16000]), hidden=True, posteriors=True)
+
+
+def test_a_conformer_teaches_a_conformer(corpus, teacher_file, make_student):
+    """NeMo's Conformers share an activation with each other; a student in train mode must not take its teacher's there."""
+    config = teacher_config(corpus) | {name: student_config(corpus, teacher_file)[name] for name in ("train_ds", "tutor")}
+    student = make_student(config, max_epochs=2, limit_val_batches=0)
+    student.setup("fit")
+    assert not any(module.training for module in student.train().tutor.teacher.model.modules())
+    student.trainer.fit(student)
+    assert torch.isfinite(student.trainer.logged_metrics["train_skd"])
 
 
 # --- Hybrids and transducers ------------------------------------------------------------------------------------------------
@@ -90,3 +101,105 @@ def test_a_transducer_teaches_by_its_encoder(corpus, make_student, tmp_path):
         refused = make_student(config)
         with pytest.raises(TutorError, match=words):
             refused.trainer.fit(refused)
+
+
+# --- No further than the hint layer -----------------------------------------------------------------------------------------
+
+FAST = {"subsampling": "dw_striding", "subsampling_factor": 8}
+REDUCED = {"reduction": "pooling", "reduction_position": 1, "reduction_factor": 2}
+
+
+def conformer(corpus, **encoder):
+    config = teacher_config(corpus)
+    config["encoder"] |= {"n_layers": 4, **encoder}
+    return config
+
+
+def citrinet(corpus):
+    return students.of_kind("citrinet", student_config(corpus, None))
+
+
+def build(config, hint_layer, **teacher):
+    torch.manual_seed(0)
+    for name in ("train_ds", "validation_ds"):
+        config.pop(name, None)
+    return Teacher(EncDecCTCModel(OmegaConf.create(config)), hint_layer=hint_layer, **teacher)
+
+
+def blocks_of(teacher):
+    encoder = teacher.model.encoder
+    return encoder.layers if hasattr(encoder, "layers") else encoder.encoder
+
+
+def layers_that_run(teacher):
+    """Names of the encoder's layers and `decoder`, in the order in which they run; filled while the teacher is used."""
+    ran = []
+    for name, module in [*enumerate(blocks_of(teacher)), ("decoder", teacher.model.decoder)]:
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    return ran
+
+
+@pytest.mark.parametrize(
+    "make, encoder, hint, last",
+    [
+        (conformer, {}, "encoder.layers.1", 1),
+        (conformer, {}, "encoder.layers.1.norm_out", 0),  # within layer 1, which so never ends
+        (conformer, FAST, "encoder.layers.2", 2),
+        (conformer, {"subsampling_factor": 1, "subsampling": "striding"}, "encoder.layers.0", 0),
+        (conformer, REDUCED, "encoder.layers.2", 2),
+        (conformer, REDUCED, "encoder.layers.0", 3),  # the lengths are known behind it only
+        (citrinet, {}, "encoder.encoder.4", 4),
+        (citrinet, {}, "encoder.encoder.2", 5),  # a stride comes behind it
+    ],
+)
+def test_the_encoder_stops_behind_the_hint_layer_when_nothing_else_is_read(corpus, make, encoder, hint, last):
+    """And gives what the whole encoder gives, lengths and dtypes included; where it could not, it does not stop."""
+    teacher = build(make(corpus, **encoder), hint)
+    ran = layers_that_run(teacher)
+    for precision in ("fp32", "bf16"):
+        teacher._precision = precision
+        for base in (2000, 7000, 16000):
+            lengths = torch.arange(0, 2400, 80) + base + 1
+            signal = torch.randn(len(lengths), int(lengths.max()))
+            ran.clear()
+            alone = teacher(signal, lengths, hidden=True, posteriors=False)
+            assert ran == list(range(last + 1)), ran
+            whole = teacher(signal, lengths, hidden=True, posteriors=True)
+            assert torch.equal(alone.lengths, whole.lengths) and alone.lengths.dtype == whole.lengths.dtype
+            assert torch.equal(alone.hidden, whole.hidden) and alone.hidden.dtype == whole.hidden.dtype
+            assert alone.log_probs is None and ran[-1] == "decoder"
+    hooks = sum(len(module._forward_hooks) for module in teacher.model.encoder.modules())
+    assert hooks == len(blocks_of(teacher)), "the test's own, nothing is left behind"
+
+
+def test_an_encoder_that_is_wanted_whole_has_no_short_way(corpus):
+    assert build(conformer(corpus), None)._cut is None and build(conformer(corpus), "encoder")._cut is None
+
+
+def test_a_layer_that_runs_several_times_is_no_end(corpus):
+    """NeMo's convolutional encoders share one activation; what counts of it is its last output, as in a whole run."""
+    teacher = build(student_config(corpus, None), "encoder.encoder.0.mout.0")
+    assert teacher._cut is None
+    signal, lengths = torch.randn(2, 16000), torch.tensor([16000, 9000])
+    whole = teacher(signal, lengths, hidden=True, posteriors=True)
+    assert torch.equal(teacher(signal, lengths, hidden=True, posteriors=False).hidden, whole.hidden)
+
+
+def test_a_stage_of_rkd_alone_stops_there_and_the_next_one_does_not(corpus, make_student, tmp_path):
+    path = save_teacher(conformer(corpus), tmp_path / "teacher.nemo")
+    losses = []
+    for short in (True, False):
+        rkd = {"hint_layer": "encoder.layers.1", "frame_weighting": "energy"}
+        config = student_config(corpus, path, rkd=rkd)
+        del config["spec_augment"]  # it draws from a generator that nobody can seed
+        student = make_student(config, max_epochs=2, limit_val_batches=0)
+        student.setup("fit")
+        if not short:
+            student.tutor.teacher._cut = None
+        ran = layers_that_run(student.tutor.teacher)
+        student.trainer.fit(student)
+        batches = len(student.trainer.train_dataloader)
+        later = 1 if short else 2  # epochs in which the layers behind run
+        assert [ran.count(name) for name in (0, 1, 2, 3, "decoder")] == [2 * batches] * 2 + [later * batches] * 2 + [batches]
+        losses.append(student.trainer.logged_metrics["train_loss"])
+    assert losses[0] == losses[1]

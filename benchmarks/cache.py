@@ -1,0 +1,211 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What a cache of teacher targets costs and whether it teaches the same.
+
+    python benchmarks/cache.py cost TRAIN.jsonl TEACHER.nemo [--json cost.json]
+    python benchmarks/cache.py curve TRAIN.jsonl TEACHER.nemo [--steps 200] [--json curve.json]
+
+`cost`: building against the teacher's forward alone, bytes per hour of audio, and reading against NeMo's dataloader alone, all in
+one run. `curve`: the same student live and cached, same seed and data, step by step.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import lightning.pytorch as pl
+import timing
+import torch
+import typer
+from nemo.utils import logging
+from omegaconf import OmegaConf, open_dict
+from rich.console import Console
+from rich.table import Table
+from timing import ROOT
+
+from nemo_tutornet import TutorCTCModel
+from nemo_tutornet.cache.build import build_cache
+from nemo_tutornet.cache.reader import CacheReader
+from nemo_tutornet.cache.rows import Rows
+
+app = typer.Typer(add_completion=False)
+STUDENT = ROOT / "conf" / "small" / "quartznet_small.yaml"
+BOTH = [{"name": "rkd", "weights": {"rkd": 1.0}, "steps": 1}, {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
+SKD = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
+
+
+def training(manifest: Path, tutor: Dict[str, Any], batch: int) -> Any:
+    """A whole config: the small student on a manifest, without what draws numbers that no seed reaches."""
+    config = OmegaConf.load(STUDENT)
+    with open_dict(config):
+        config.model.train_ds.update(manifest_filepath=str(manifest), batch_size=batch, num_workers=0, shuffle=True)
+        config.model.train_ds.use_semi_sorted_batching = False
+        config.model.validation_ds = None
+        config.model.pop("test_ds", None)
+        config.model.pop("spec_augment", None)
+        config.model.preprocessor.dither = 0.0
+        config.model.tutor = tutor
+        config.trainer = {"accelerator": "auto", "devices": 1}
+    return config
+
+
+@app.command()
+def cost(
+    manifest: Path,
+    teacher: Path,
+    batch: int = typer.Option(16, help="Utterances the teacher hears together."),
+    rounds: int = 3,
+    json: Optional[Path] = typer.Option(None, help="Write the figures, too."),
+) -> None:
+    """Builds the cache of a manifest a few times and reads it."""
+    logging.setLevel(logging.ERROR)
+    section = {"teacher": {"model_path": str(teacher)}}
+    ratios, reads, figures = [], [], {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for i in range(rounds):
+            folder = Path(scratch) / str(i)
+            start = time.perf_counter()
+            forward = {"seconds": 0.0}
+            with counted(forward):
+                built = build_cache(training(manifest, {**section, "stages": BOTH}, batch), folder, progress=False)
+            whole = time.perf_counter() - start
+            # Restoring the teacher and the student happens once, whatever the corpus; what is compared is the work on the audio.
+            ratios.append(forward["predict"] / forward["seconds"])
+            figures = {
+                "hours": built.hours,
+                "whole_s": round(whole, 2),
+                "hours_per_hour": built.hours / (forward["predict"] / 3600),
+                "mb_per_hour": built.megabytes / built.hours,
+            }
+            reads.append(read_rate(training(manifest, {"teacher": {"cache": str(folder)}, "stages": BOTH}, batch), folder))
+        posteriors = build_cache(training(manifest, {**section, "stages": SKD}, batch), Path(scratch) / "skd", progress=False)
+    figures["posteriors_mb_per_hour"] = posteriors.megabytes / posteriors.hours
+    figures["build_to_forward"] = round(statistics.median(ratios), 4)
+    figures["read_to_dataloader"] = round(statistics.median(reads), 4)
+    table = Table(title=f"{manifest.name}, {figures['hours']:.2f} hours, batches of {batch}, {torch.get_num_threads()} threads")
+    table.add_column("")
+    table.add_column("", justify="right")
+    for name, value in (
+        ("building / (NeMo's dataloader and the teacher's forward)", f"{figures['build_to_forward']:.3f} x"),
+        ("hours of audio built an hour", f"{figures['hours_per_hour']:.0f}"),
+        ("posteriors and hidden vectors", f"{figures['mb_per_hour']:.1f} MB an hour of audio"),
+        ("posteriors alone", f"{figures['posteriors_mb_per_hour']:.1f} MB an hour of audio"),
+        ("reading / NeMo's dataloader alone", f"{figures['read_to_dataloader']:.3f} x"),
+    ):
+        table.add_row(name, value)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if json is not None:
+        timing.write_json(json, figures)
+
+
+class counted:
+    """Adds up the seconds of the teacher's forward and of the dataloader, and those of the whole pass over the audio."""
+
+    def __init__(self, seconds: Dict[str, float]) -> None:
+        self._seconds = seconds
+
+    def __enter__(self) -> None:
+        from nemo_tutornet.cache import build
+
+        seconds, self._old = self._seconds, (build.Teacher.__call__, pl.Trainer.predict, build._remaining)
+        call, predict, remaining = self._old
+        inside = [False]
+
+        def timed_call(teacher: Any, *args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            given = call(teacher, *args, **kwargs)
+            if inside[0]:
+                seconds["seconds"] += time.perf_counter() - start
+            return given
+
+        def timed_predict(trainer: Any, model: Any, loader: Any, **kwargs: Any) -> Any:
+            class Timed:
+                """The loader, timed."""
+
+                def __iter__(self) -> Any:
+                    start = time.perf_counter()
+                    for one in loader:
+                        seconds["seconds"] += time.perf_counter() - start
+                        yield one
+                        start = time.perf_counter()
+
+            inside[0], start = True, time.perf_counter()
+            given = predict(trainer, model, Timed(), **kwargs)
+            seconds["predict"], inside[0] = time.perf_counter() - start, False
+            return given
+
+        build.Teacher.__call__, pl.Trainer.predict = timed_call, timed_predict  # type: ignore[method-assign]
+
+    def __exit__(self, *_: object) -> None:
+        from nemo_tutornet.cache import build
+
+        build.Teacher.__call__, pl.Trainer.predict, build._remaining = self._old  # type: ignore[method-assign]
+
+
+def read_rate(config: Any, folder: Path) -> float:
+    """Seconds of NeMo's dataloader with the cache's targets for each batch, over those of the dataloader alone."""
+    model = TutorCTCModel(config.model, trainer=pl.Trainer(logger=False, accelerator="cpu"))
+    reader, rows = CacheReader(folder), Rows(model._train_dl)
+    alone = both = 0.0
+    start = time.perf_counter()
+    for batch in model._train_dl:
+        loaded = time.perf_counter()
+        reader.read(rows(batch))
+        alone += loaded - start
+        start_again = time.perf_counter()
+        both += start_again - start
+        start = start_again
+    return both / alone
+
+
+@app.command()
+def curve(
+    manifest: Path,
+    teacher: Path,
+    steps: int = typer.Option(200, help="Half of them RKD, half CTC + SKD."),
+    batch: int = 8,
+    json: Optional[Path] = typer.Option(None, help="Write every step's losses, too."),
+) -> None:
+    """Trains the same student live and from a cache, and compares every step's losses."""
+    logging.setLevel(logging.ERROR)
+    stages = [{**BOTH[0], "steps": steps // 2}, BOTH[1]]
+    runs: Dict[str, List[Dict[str, float]]] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "cache"
+        build_cache(
+            training(manifest, {"teacher": {"model_path": str(teacher)}, "stages": stages}, batch), folder, progress=False
+        )
+        for name, source in (("live", {"model_path": str(teacher)}), ("cached", {"cache": str(folder)})):
+            pl.seed_everything(1)
+            config = training(manifest, {"teacher": source, "stages": stages}, batch)
+            with open_dict(config):
+                config.model.optim.pop("sched", None)
+            trainer = pl.Trainer(
+                max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="auto", devices=1,
+                gradient_clip_val=1.0,
+            )  # fmt: skip
+            model = TutorCTCModel(config.model, trainer=trainer)
+            kept: List[Dict[str, float]] = []
+            model.log_dict = lambda values, kept=kept, **_: kept.append(  # type: ignore[method-assign]
+                {key: float(value) for key, value in values.items() if key in ("train_rkd", "train_skd", "train_ctc")}
+            )
+            trainer.fit(model)
+            runs[name] = kept
+    figures: Dict[str, Any] = {"steps": len(runs["live"])}
+    for name in ("train_rkd", "train_skd", "train_ctc"):
+        pairs = [(one[name], other[name]) for one, other in zip(runs["live"], runs["cached"], strict=True) if name in one]
+        changes = [abs(other / one - 1) for one, other in pairs]
+        figures[name] = {"steps": len(pairs), "largest": max(changes), "median": statistics.median(changes)}
+        print(f"{name}: {len(pairs)} steps, cached against live: median {100 * figures[name]['median']:.3f} %, "
+              f"largest {100 * max(changes):.3f} %")  # fmt: skip
+    if json is not None:
+        timing.write_json(json, {**figures, "runs": runs})
+
+
+if __name__ == "__main__":
+    app()

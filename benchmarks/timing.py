@@ -1,0 +1,235 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the benchmarks share: models of known sizes, a batch, and timing of many things side by side in one run."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import statistics
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import lightning.pytorch as pl
+import soundfile
+import torch
+from nemo.collections.asr.models import EncDecCTCModel
+from omegaconf import DictConfig, OmegaConf, open_dict
+from torch import Tensor
+
+from nemo_tutornet import TutorCTCModel
+from nemo_tutornet.cache.build import build_cache
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE_RATE = 16000
+WARM_UP = 2
+# Teachers by size: what differs from the config. The large one has the dimensions of NeMo's Conformer-CTC-Large.
+TEACHERS: Dict[str, Dict[str, Any]] = {"small": {}, "large": {"d_model": 512, "n_layers": 18, "n_heads": 8}}
+TEACHER_CONFIG = ROOT / "conf" / "conformer_ctc_small.yaml"
+
+Batch = Tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Where and on what is measured.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        precision: of the student, `32` or `bf16`; the teacher has its own.
+        batch_size: utterances.
+        seconds: length of each.
+    """
+
+    device: torch.device
+    precision: str
+    batch_size: int
+    seconds: float
+
+    def batch(self, padding: float = 0.0) -> Batch:
+        """Noise with labels, the same for the same setting; the first utterance is whole, the others are up to a third shorter.
+
+        Args:
+            padding: seconds of zeros behind all of them.
+        """
+        random = torch.Generator().manual_seed(0)
+        samples = int(self.seconds * SAMPLE_RATE)
+        lengths = torch.linspace(samples, samples * 2 / 3, self.batch_size).long()
+        signal = torch.randn(self.batch_size, samples, generator=random)
+        signal = signal.masked_fill(torch.arange(samples)[None] >= lengths[:, None], 0.0)
+        signal = torch.nn.functional.pad(signal, (0, int(padding * SAMPLE_RATE)))
+        labels = torch.randint(0, 28, (self.batch_size, max(1, int(self.seconds * 8))), generator=random)
+        counts = torch.full((self.batch_size,), labels.shape[1])
+        return tuple(tensor.to(self.device) for tensor in (signal, lengths, labels, counts))  # type: ignore[return-value]
+
+    def autocast(self) -> Any:
+        """The context of a student's step."""
+        if self.precision == "32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def describe(self) -> Dict[str, Any]:
+        """For the JSON: this and the machine."""
+        cuda = self.device.type == "cuda"
+        return {
+            "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "precision": self.precision,
+            "batch": self.batch_size,
+            "seconds": self.seconds,
+        }
+
+    def title(self) -> str:
+        """For a table."""
+        where = "cuda" if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        return f"{self.batch_size} x {self.seconds:g} s, {where}, student in {self.precision}, torch {torch.__version__}"
+
+
+def setting(device: Optional[str], precision: str, batch_size: int, seconds: float) -> Setting:
+    """On a GPU where there is one."""
+    return Setting(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), precision, batch_size, seconds)
+
+
+def load_config(path: Path, encoder: Optional[Mapping[str, Any]] = None) -> DictConfig:
+    """The model section of a config without data, schedules and teacher.
+
+    Args:
+        path: of the YAML.
+        encoder: settings of the encoder that differ.
+    """
+    config = OmegaConf.load(path).model
+    with open_dict(config):
+        for name in ("train_ds", "validation_ds", "test_ds", "tutor"):
+            config.pop(name, None)
+        config.optim.pop("sched", None)
+        config.optim.lr = 1e-4  # small enough for random data
+        config.encoder.update(encoder or {})
+    return config
+
+
+def save_teacher(config: DictConfig, path: Path) -> Path:
+    """A randomly initialised model; what it knows changes no time."""
+    torch.manual_seed(0)
+    EncDecCTCModel(copy.deepcopy(config)).save_to(str(path))
+    return path
+
+
+def ready(model: Any, device: torch.device) -> Any:
+    """A model as in the middle of `fit`; `logged` has what its last step logged."""
+    model.to(device)
+    model.setup("fit")
+    model.setup_optimization()
+    model.logged = {}
+    model.log_dict = lambda values, **kwargs: model.logged.update(values)  # outside of fit there is nowhere else to log to
+    return model.train()
+
+
+def cache(
+    config: DictConfig, teacher: Path, stages: Sequence[Mapping[str, float]], where: Setting, folder: Path
+) -> Tuple[Dict[str, Any], Path]:
+    """A cache of a teacher's targets for the batch of a setting, which is laid on the disk as NeMo's data for it.
+
+    Returns:
+        The data's section of a config, and the cache's folder.
+    """
+    signal, lengths = where.batch()[:2]
+    rows = []
+    for i, (samples, length) in enumerate(zip(signal.cpu(), lengths.tolist(), strict=True)):
+        soundfile.write(folder / f"{i}.wav", samples[:length].numpy(), SAMPLE_RATE, subtype="FLOAT")
+        rows.append({"audio_filepath": f"{i}.wav", "duration": length / SAMPLE_RATE, "text": "noise"})
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    train_ds = {
+        "manifest_filepath": str(folder / "train.jsonl"), "sample_rate": SAMPLE_RATE, "labels": list(config.labels),
+        "batch_size": where.batch_size, "shuffle": False, "num_workers": 0,
+    }  # fmt: skip
+    config = copy.deepcopy(config)
+    with open_dict(config):
+        config.train_ds = train_ds
+        config.tutor = {
+            "teacher": {"model_path": str(teacher)},
+            "stages": [{"name": str(i), "weights": dict(weights), "epochs": 1} for i, weights in enumerate(stages)],
+        }
+    trainer = {"accelerator": "gpu" if where.device.type == "cuda" else "cpu", "devices": 1}
+    build_cache(OmegaConf.create({"model": config, "trainer": trainer}), folder / "cache", progress=False)
+    return train_ds, folder / "cache"
+
+
+def student(
+    config: DictConfig,
+    device: torch.device,
+    tutor: Optional[Mapping[str, Any]] = None,
+    train_ds: Optional[Mapping[str, Any]] = None,
+) -> Any:
+    """A student of ours, with a `tutor:` section or plain."""
+    config = copy.deepcopy(config)
+    with open_dict(config):
+        if tutor is not None:
+            config.tutor = tutor
+        if train_ds is not None:
+            config.train_ds = train_ds
+    torch.manual_seed(0)
+    return ready(TutorCTCModel(config, trainer=trainer(device)), device)
+
+
+def trainer(device: torch.device) -> pl.Trainer:
+    """A trainer that leaves no files."""
+    accelerator = "gpu" if device.type == "cuda" else "cpu"
+    return pl.Trainer(
+        logger=False, enable_checkpointing=False, enable_model_summary=False, accelerator=accelerator, devices=1, max_steps=1000
+    )
+
+
+def one_step(model: Any, batch: Batch, where: Setting) -> Callable[[], None]:
+    """Forward, backward and the optimizer's step."""
+
+    def step() -> None:
+        # NeMo's front end adds its dither to the waveform in place.
+        with where.autocast():
+            loss = model.training_step((batch[0].clone(), *batch[1:]), 0)["loss"]
+        loss.backward()
+        model._optimizer.step()
+        model._optimizer.zero_grad()
+
+    return step
+
+
+def interleaved(work: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> Dict[str, List[float]]:
+    """Seconds of each call. Every round runs each once, so that whatever else the machine does falls on all of them."""
+    times: Dict[str, List[float]] = {name: [] for name in work}
+    for i in range(rounds + WARM_UP):
+        for name, function in work.items():
+            start = time.perf_counter()
+            function()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if i >= WARM_UP:
+                times[name].append(time.perf_counter() - start)
+    return times
+
+
+def medians(times: Mapping[str, Sequence[float]]) -> Dict[str, float]:
+    """Seconds, to the tenth of a millisecond."""
+    return {name: round(statistics.median(values), 4) for name, values in times.items()}
+
+
+def ratio(times: Mapping[str, Sequence[float]], name: str, against: Sequence[str]) -> float:
+    """The median over the rounds of one time against the sum of others in the same round."""
+    rounds = zip(times[name], zip(*(times[other] for other in against), strict=True), strict=True)
+    return round(statistics.median(one / sum(others) for one, others in rounds), 4)
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """How many there are."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def write_json(path: Path, figures: Any) -> None:
+    """Writes figures for other programs."""
+    path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,58 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The speed benchmarks run at sizes of seconds, and their figures hang together; how fast anything is, is not asked here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ROOT / "conf" / "small"
+TEACHER = ["--teacher", "small", "--teacher-config", SMALL / "conformer_ctc_small.yaml"]
+SIZE = ["--batch", "2", "--seconds", "1.5", "--rounds", "1", "--device", "cpu"]
+
+
+def figures(folder: Path, script: str, *more: object) -> dict[str, Any]:
+    command = [sys.executable, ROOT / "benchmarks" / script, *TEACHER, *SIZE, *more, "--json", folder / "figures.json"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert "x plain step" in done.stdout
+    found = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
+    assert found["machine"]["batch"] == 2 and found["rounds"] == 1
+    return found
+
+
+def test_what_a_teacher_costs(tmp_path):
+    found = figures(tmp_path, "step.py", "--student", SMALL / "quartznet_small.yaml", "--precision", "bf16")
+    assert found["machine"]["precision"] == "bf16"
+    (pair,) = found["pairs"]
+    assert (pair["student"], pair["teacher"]) == ("quartznet_small", "small")
+    stages = ("rkd", "rkd, layer inside", "ctc + skd")
+    assert set(pair["ratio_to_parts"]) == {f"live ({stage})" for stage in stages}
+    forwards = {f"teacher's forward ({stage})" for stage in stages}
+    assert set(pair["median_s"]) == {"plain CTC step", "teacher's front end", *forwards, *pair["ratio_to_parts"]}
+    assert set(pair["ratio_to_plain"]) == set(pair["median_s"]) - {"plain CTC step"}
+    for name, ratio in pair["ratio_to_plain"].items():
+        assert ratio == pytest.approx(pair["median_s"][name] / pair["median_s"]["plain CTC step"], rel=0.02)
+
+
+def test_what_others_do_and_leave_behind(tmp_path):
+    found = figures(tmp_path, "peers.py", "--other-student", SMALL / "quartznet_small.yaml")
+    ours, dag, ours_hidden, pull = found["left_behind"].values()
+    assert set(found["ratio_to_plain"]) == set(found["left_behind"]) and len(found["ratio_to_ours"]) == 2
+    for mine in (ours, ours_hidden):
+        assert mine["NeMo alone restores it"] and mine["a quartznet_small student"] == "trains"
+        assert mine["teacher's weights given to the optimizer"] == 0 and mine["teacher's BatchNorm moved by, %"] == 0
+        assert mine["rkd with 2 s of padding, x"] == pytest.approx(1, abs=0.001)
+    assert ours["skd with 2 s of padding, x"] == pytest.approx(1, abs=0.001)
+    for other in (dag, pull):
+        assert not other["NeMo alone restores it"] and other["a quartznet_small student"] != "trains"
+        assert other["teacher's weights given to the optimizer"] == found["parameters"]["teacher"]
+        assert other["teacher's BatchNorm moved by, %"] > 0 and other[".nemo, MB"] > 2 * ours[".nemo, MB"]
+        assert abs(other["rkd with 2 s of padding, x"] - 1) > 0.005
