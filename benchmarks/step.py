@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a teacher costs, live and cached: distillation steps against a plain CTC step and the teacher's forward, side by side in one run.
+"""What a teacher costs, live and cached: distillation steps against a plain step and the teacher's forward, side by side.
 
     python benchmarks/step.py [--student conf/quartznet_15x5.yaml]... [--teacher large]... [--batch 4] [--json step.json]
 

@@ -44,6 +44,7 @@ class TutorMixin(_Host):
           tutor:
             teacher:
               model_path: teacher.nemo     # or the name of a pretrained NeMo model
+              cache: null                  # or what `nemo-tutornet cache` wrote, instead of it
             other_teachers: []           # sections like `teacher`; SKD averages the posteriors
             rkd:
               hint_layer: null             # module path in the teacher; null: the encoder's output

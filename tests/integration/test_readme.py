@@ -85,6 +85,12 @@ def test_look_first(folder):
     assert "teacher's WER on the first validation batches" in run(check, folder)
 
 
+def test_the_teacher_is_paid_for_once(folder):
+    (cache,), (check,) = commands("nemo-tutornet cache"), commands("nemo-tutornet check")
+    assert "model.tutor.teacher.cache=targets" in run(cache, folder)
+    assert "read from its cache" in run(check, folder, "model.tutor.teacher.cache=targets")
+
+
 def test_the_section_shown_is_the_section_there_is():
     (block,) = [block for block in blocks("yaml") if "tutor:" in block]
     section = yaml.safe_load(block)["model"]
@@ -108,3 +114,20 @@ def test_the_an4_runner_runs(tmp_path):
         lines = output[output.index("== test") :].splitlines()[1:]
         assert [line.split()[0] for line in lines] == ["teacher", "undistilled", "rkd_skd_l2"]
         assert ("training" in output) == first
+
+
+def test_the_results_runner_runs(tmp_path):
+    """Two of its recipes on a corpus of its own; the second time there is nothing left to train, and the test set is read once."""
+    for split in ("train", "valid", "test"):
+        write_manifest(tmp_path, f"an4_{split}", [1.0, 1.2, 0.9])
+    train = (
+        f"python {ROOT}/benchmarks/results/run.py . runs --epochs 2 --teacher-epochs 1 --seed 1 --recipe ctc --recipe label_free"
+    )
+    assert "label_free seed 1" in run(train, tmp_path)
+    assert "seed" not in run(train, tmp_path)
+    table = run(f"{program}/table.py runs/an4 --test an4_test.jsonl", tmp_path)
+    assert "| CTC only | 2 | 1 |" in table and "no transcript at all | 2 | 1 |" in table
+    before = (tmp_path / "runs" / "an4" / "test.jsonl").read_text()
+    assert run(f"{program}/table.py runs/an4 --test an4_test.jsonl", tmp_path) == table
+    assert (tmp_path / "runs" / "an4" / "test.jsonl").read_text() == before and len(before.splitlines()) == 3
+    assert '"text"' not in (tmp_path / "runs" / "an4" / "an4_train_without_text.jsonl").read_text()
