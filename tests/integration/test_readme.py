@@ -117,12 +117,11 @@ def test_the_an4_runner_runs(tmp_path):
 
 
 def test_the_results_runner_runs(tmp_path):
-    """Two of its recipes on a corpus of its own; the second time there is nothing left to train, and the test set is read once."""
+    """Two of its recipes on a corpus of its own; the second time nothing is left to train, and the test set is read once."""
     for split in ("train", "valid", "test"):
         write_manifest(tmp_path, f"an4_{split}", [1.0, 1.2, 0.9])
-    train = (
-        f"python {ROOT}/benchmarks/results/run.py . runs --epochs 2 --teacher-epochs 1 --seed 1 --recipe ctc --recipe label_free"
-    )
+    program = f"python {ROOT}/benchmarks/results"
+    train = f"{program}/run.py . runs --epochs 2 --teacher-epochs 1 --seed 1 --recipe ctc --recipe label_free"
     assert "label_free seed 1" in run(train, tmp_path)
     assert "seed" not in run(train, tmp_path)
     table = run(f"{program}/table.py runs/an4 --test an4_test.jsonl", tmp_path)
