@@ -4,14 +4,18 @@
 
     python benchmarks/cache.py cost TRAIN.jsonl TEACHER.nemo [--json cost.json]
     python benchmarks/cache.py curve TRAIN.jsonl TEACHER.nemo [--steps 200] [--json curve.json]
+    python benchmarks/cache.py memory TRAIN.jsonl TEACHER.nemo [--json memory.json]
 
-`cost`: building against the teacher's forward alone, bytes per hour of audio, and reading against NeMo's dataloader alone, all in
-one run. `curve`: the same student live and cached, same seed and data, step by step.
+`cost`: building against the teacher's forward alone, bytes per hour of audio, and reading against NeMo's dataloader alone, in one
+run. `curve`: the same student live and cached, same seed and data, step by step. `memory`: the peaks of trainings with a live, a
+cached and no teacher.
 """
 
 from __future__ import annotations
 
+import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -43,7 +47,7 @@ BOTH = [{"name": "rkd", "weights": {"rkd": 1.0}, "steps": 1}, {"name": "skd", "w
 SKD = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
 
 
-def training(manifest: Path, tutor: Dict[str, Any], batch: int) -> Any:
+def training(manifest: Path, tutor: Optional[Dict[str, Any]], batch: int) -> Any:
     """A whole config: the small student on a manifest, without what draws numbers that no seed reaches."""
     config = OmegaConf.load(STUDENT)
     with open_dict(config):
@@ -257,6 +261,44 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> List[Dict[str
     trainer.callbacks.append(Keep())
     trainer.fit(model)
     return kept
+
+
+@app.command()
+def memory(
+    manifest: Path,
+    teacher: Path,
+    steps: int = 100,
+    batch: int = 8,
+    json: Optional[Path] = typer.Option(None, help="Write the figures, too."),
+) -> None:
+    """Peak memory of the same student without a teacher, with a live and with a cached one, each in a process of its own."""
+    logging.setLevel(logging.ERROR)
+    figures: Dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "cache"
+        build_cache(training(manifest, {"teacher": {"model_path": str(teacher)}, "stages": BOTH}, batch), folder, progress=False)
+        for name, source in (("plain", {}), ("live", {"model_path": str(teacher)}), ("cached", {"cache": str(folder)})):
+            config = training(manifest, {"teacher": source, "stages": SKD} if source else None, batch)
+            OmegaConf.save(config, Path(scratch) / "config.yaml")
+            command = [sys.executable, __file__, "peak", str(Path(scratch) / "config.yaml"), str(steps)]
+            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            figures[name] = float(told.splitlines()[-1])
+    for name, megabytes in figures.items():
+        print(f"{name}: {megabytes:.0f} MB ({megabytes - figures['plain']:+.0f})")
+    if json is not None:
+        timing.write_json(json, figures)
+
+
+@app.command(hidden=True)
+def peak(config_file: Path, steps: int) -> None:
+    """One training; prints the largest resident memory in MB."""
+    config = OmegaConf.load(config_file)
+    trainer = pl.Trainer(
+        max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="auto", devices=1,
+    )  # fmt: skip
+    trainer.fit(TutorCTCModel(config.model, trainer=trainer))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 if __name__ == "__main__":

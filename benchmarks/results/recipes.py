@@ -33,15 +33,16 @@ class Recipe:
     labelled: bool = True
     baseline: str = "ctc"
 
-    def arguments(self, epochs: int, teacher: str) -> List[str]:
-        """Overrides of the example script for a run of so many epochs with that teacher's file."""
+    def arguments(self, epochs: int, teacher: str, cache: Optional[str] = None) -> List[str]:
+        """Overrides of the example script for a run of so many epochs with that teacher's file, or with its cache."""
         if self.stages is None:
             return ["model.tutor=null", *self.overrides]
         stages = []
         for i, (name, weights) in enumerate(self.stages):
             length = "" if i == len(self.stages) - 1 else f"epochs:{max(1, round(epochs * RKD_SHARE))},"
             stages.append(f"{{name:{name},{length}weights:{{{','.join(f'{loss}:{w}' for loss, w in weights.items())}}}}}")
-        return [f"model.tutor.teacher.model_path={teacher}", f"model.tutor.stages=[{','.join(stages)}]", *self.overrides]
+        source = f"model.tutor.teacher.model_path={teacher}" if cache is None else f"model.tutor.teacher.cache={cache}"
+        return [source, f"model.tutor.stages=[{','.join(stages)}]", *self.overrides]
 
 
 RKD = ("rkd", {"rkd": 1.0})

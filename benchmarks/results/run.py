@@ -89,18 +89,36 @@ class Runner:
             self.teachers[kind] = self.script(self.output, f"teacher_{kind}", config, self.train, epochs, 1, overrides)
         return self.teachers[kind]
 
-    def student(self, name: str, recipe: Recipe, teacher: Path, epochs: int, seed: int) -> None:
+    def cache(self, kind: str, teacher: Path) -> Path:
+        """What a teacher says of the training set, for all recipes; a finished one is only checked."""
+        folder = self.output / f"cache_{kind}"
+        stages = "[{name:rkd,epochs:1,weights:{rkd:1.0}},{name:all,weights:{skd:1.0,pseudo:1.0}}]"
+        # The student of the subwords' recipes reads the teacher's tokenizer, the other one only its text.
+        student = "quartznet_bpe_small" if kind == "bpe" else "quartznet_small"
+        command = [
+            sys.executable, "-m", "nemo_tutornet", "cache", "--output", str(folder),
+            "--config-path", str(ROOT / "conf" / "small"), "--config-name", student,
+            f"model.train_ds.manifest_filepath={self.train}", f"model.validation_ds.manifest_filepath={self.valid}",
+            f"model.tutor.teacher.model_path={teacher}",
+            f"model.tutor.stages={stages}",
+        ]  # fmt: skip
+        subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+        return folder
+
+    def student(self, name: str, recipe: Recipe, teacher: Path, cache: Optional[Path], epochs: int, seed: int) -> None:
         """Trains and evaluates one student, and adds its line."""
-        folder = self.output / f"{epochs}-epochs" / f"seed-{seed}"
+        folder = self.output / (f"{epochs}-epochs" + ("-cached" if cache else "")) / f"seed-{seed}"
         start = time.monotonic()
-        arguments = [one.replace("{teacher}", str(teacher)) for one in recipe.arguments(epochs, str(teacher))]
+        arguments = recipe.arguments(epochs, str(teacher), None if cache is None else str(cache))
+        arguments = [one.replace("{teacher}", str(teacher)) for one in arguments]
         train = self.train if recipe.labelled else self._without_text()
         model = self.script(folder, name, recipe.student, train, epochs, seed, arguments)
         minutes = (time.monotonic() - start) / 60
         with self._lock:
             line = {
                 "corpus": self.corpus, "recipe": name, "student": recipe.student, "teacher": str(teacher), "epochs": epochs,
-                "seed": seed, "minutes": round(minutes, 1), "model": str(model), "overrides": arguments,
+                "cached": cache is not None, "seed": seed, "minutes": round(minutes, 1), "model": str(model),
+                "overrides": arguments,
                 "valid": self.evaluate(model),
             }  # fmt: skip
             with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
@@ -150,19 +168,21 @@ def main(
     teacher_epochs: int = typer.Option(90, help="Of a teacher that is trained here."),
     char_teacher: Optional[Path] = typer.Option(None, help="A character teacher that is there already."),
     bpe_teacher: Optional[Path] = typer.Option(None, help="A subword teacher that is there already."),
+    cached: bool = typer.Option(False, "--cached", help="Run each teacher once over the training set, and train from its cache."),
     jobs: int = typer.Option(1, help="Students trained side by side, one thread each where there are several."),
 ) -> None:
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
     given = {kind: path.resolve() for kind, path in (("char", char_teacher), ("bpe", bpe_teacher)) if path}
     runner = Runner(manifests.resolve(), output.resolve(), corpus, given, threads=1 if jobs > 1 else None)
-    done = {(line["recipe"], line["epochs"], line["seed"]) for line in runner.lines}
-    missing = [(name, one) for one in seed for name in recipe if (name, epochs, one) not in done]
+    done = {(line["recipe"], line["epochs"], line["seed"], line["cached"]) for line in runner.lines}
+    missing = [(name, one) for one in seed for name in recipe if (name, epochs, one, cached) not in done]
     teachers = {kind: runner.teacher(kind, teacher_epochs) for kind in sorted({RECIPES[name].teacher for name, _ in missing})}
+    caches = {kind: runner.cache(kind, file) for kind, file in teachers.items()} if cached else {}
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [
-            pool.submit(runner.student, name, RECIPES[name], teachers[RECIPES[name].teacher], epochs, one)
-            for name, one in missing
-        ]
+        waiting = []
+        for name, one in missing:
+            kind = RECIPES[name].teacher
+            waiting.append(pool.submit(runner.student, name, RECIPES[name], teachers[kind], caches.get(kind), epochs, one))
         for finished in as_completed(waiting):
             finished.result()
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 import typer
 from recipes import RECIPES
@@ -61,12 +61,13 @@ def main(
             print(f"teacher {Path(teacher).name}: {100 * splits['test'][teacher]:.2f} % on test")
     print("| student | epochs | seeds | " + " | ".join(f"{split} WER %, change" for split in splits) + " |")
     print("|---|---|---|" + "---|" * len(splits))
-    groups = {(line["epochs"], line["recipe"]): [] for line in lines}
+    groups: Dict[Tuple[int, bool, str], List[str]] = {}
     for line in lines:
-        groups[line["epochs"], line["recipe"]].append(line["model"])
-    for (length, name), models in sorted(groups.items(), key=lambda one: (one[0][0], list(RECIPES).index(one[0][1]))):
+        groups.setdefault((line["epochs"], line["cached"], line["recipe"]), []).append(line["model"])
+    order = list(RECIPES)
+    for (length, cached, name), models in sorted(groups.items(), key=lambda one: (*one[0][:2], order.index(one[0][2]))):
         cells = []
-        base = groups.get((length, RECIPES[name].baseline), [])
+        base = groups.get((length, False, RECIPES[name].baseline), []) or groups.get((length, True, RECIPES[name].baseline), [])
         for found in splits.values():
             values = [100 * found[model] for model in models]
             half = interval(values)
@@ -74,7 +75,11 @@ def main(
             if base and base != models:
                 cell += f", {100 * (statistics.mean(values) / statistics.mean(100 * found[model] for model in base) - 1):+.0f} %"
             cells.append(cell)
-        print(f"| {RECIPES[name].title} | {length} | {len(models)} | " + " | ".join(cells) + " |")
+        print(
+            f"| {RECIPES[name].title}{' (cached teacher)' if cached else ''} | {length} | {len(models)} | "
+            + " | ".join(cells)
+            + " |"
+        )
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def test_what_a_teacher_costs(tmp_path):
     stages = ("rkd", "rkd, layer inside", "ctc + skd")
     assert set(pair["ratio_to_parts"]) == {f"live ({stage})" for stage in stages}
     forwards = {f"teacher's forward ({stage})" for stage in stages}
-    assert set(pair["median_s"]) == {"plain CTC step", "teacher's front end", *forwards, *pair["ratio_to_parts"]}
+    read = {"cached (rkd)", "cached (ctc + skd)"}
+    assert set(pair["median_s"]) == {"plain CTC step", "teacher's front end", *forwards, *read, *pair["ratio_to_parts"]}
     assert set(pair["ratio_to_plain"]) == set(pair["median_s"]) - {"plain CTC step"}
     for name, ratio in pair["ratio_to_plain"].items():
         assert ratio == pytest.approx(pair["median_s"][name] / pair["median_s"]["plain CTC step"], rel=0.02)
@@ -56,3 +57,26 @@ def test_what_others_do_and_leave_behind(tmp_path):
         assert other["teacher's weights given to the optimizer"] == found["parameters"]["teacher"]
         assert other["teacher's BatchNorm moved by, %"] > 0 and other[".nemo, MB"] > 2 * ours[".nemo, MB"]
         assert abs(other["rkd with 2 s of padding, x"] - 1) > 0.005
+
+
+@pytest.mark.parametrize("command", ["cost", "curve", "memory"])
+def test_what_a_cache_costs_and_teaches(corpus, teacher_file, tmp_path, command):
+    more = {"cost": ["--rounds", "1"], "curve": ["--steps", "4"], "memory": ["--steps", "2"]}[command]
+    arguments = [command, str(corpus / "train.jsonl"), str(teacher_file), "--batch", "2", "--json", "figures.json", *more]
+    script = [sys.executable, str(ROOT / "benchmarks" / "cache.py"), *arguments]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    if command == "cost":
+        assert found["mb_per_hour"] > found["posteriors_mb_per_hour"] > 5 and found["read_to_dataloader"] > 1
+    elif command == "curve":
+        assert all(0 < found[loss]["same student"]["largest"] < 0.01 for loss in ("train_rkd", "train_skd"))
+    else:
+        assert set(found) == {"plain", "live", "cached"} and all(megabytes > 100 for megabytes in found.values())
+
+
+def test_what_chose_the_caches_format(tmp_path):
+    script = [sys.executable, str(ROOT / "benchmarks" / "cache_formats.py"), "--hours", "0.02", "--output", "figures.json"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert "safetensors" in done.stdout and (tmp_path / "figures.json").exists()

@@ -124,9 +124,11 @@ def test_the_results_runner_runs(tmp_path):
     train = f"{program}/run.py . runs --epochs 2 --teacher-epochs 1 --seed 1 --recipe ctc --recipe label_free"
     assert "label_free seed 1" in run(train, tmp_path)
     assert "seed" not in run(train, tmp_path)
+    assert "rkd_skd_kl seed 1" in run(train.replace("ctc --recipe label_free", "rkd_skd_kl --cached"), tmp_path)
     table = run(f"{program}/table.py runs/an4 --test an4_test.jsonl", tmp_path)
+    assert "then CTC + SKD kl (cached teacher) | 2 | 1 |" in table
     assert "| CTC only | 2 | 1 |" in table and "no transcript at all | 2 | 1 |" in table
     before = (tmp_path / "runs" / "an4" / "test.jsonl").read_text()
     assert run(f"{program}/table.py runs/an4 --test an4_test.jsonl", tmp_path) == table
-    assert (tmp_path / "runs" / "an4" / "test.jsonl").read_text() == before and len(before.splitlines()) == 3
+    assert (tmp_path / "runs" / "an4" / "test.jsonl").read_text() == before and len(before.splitlines()) == 4
     assert '"text"' not in (tmp_path / "runs" / "an4" / "an4_train_without_text.jsonl").read_text()
