@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
+import sys
 import time
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -61,6 +63,7 @@ class Report:
         stages: the schedule with what a step costs.
         batch: the batch that was timed, in words.
         plain_ms, teacher_ms: the student's forward and the teacher's on that batch, in eval mode; None for a cached teacher.
+        peak_mb: the most memory that this process held, with both models and steps of every stage on that batch.
         teacher_wer: on the first validation batches; None for audio without transcripts and for a cached teacher.
         heard: reference and the teacher's hypothesis of the first utterance.
         remarks: sentences that a person should read before the night.
@@ -73,6 +76,7 @@ class Report:
     batch: str
     plain_ms: float
     teacher_ms: Optional[float]
+    peak_mb: float
     teacher_wer: Optional[float]
     heard: Optional[List[str]]
     remarks: List[str]
@@ -142,6 +146,7 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
         batch=f"{batch[0].shape[0]} utterances of up to {batch[0].shape[1] / teacher.sample_rate:.1f} s, on the CPU",
         plain_ms=student_ms,
         teacher_ms=teacher_ms,
+        peak_mb=_peak_mb(),
         teacher_wer=wer,
         heard=heard,
         remarks=_remarks(pairing, config, student_ms, teacher_ms, wer, costs),
@@ -222,6 +227,11 @@ def _cost(model: Any, tutor: Tutor, stage: Stage, batch: Sequence[Tensor]) -> St
     length = "to the end" if stage.length is None else f"{stage.length} {tutor.schedule.unit}"
     weights = ", ".join(f"{weight:g} x {name}" for name, weight in stage.weights.items())
     return StageCost(stage.name, length, weights, terms, statistics.median(times))
+
+
+def _peak_mb() -> float:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, kilobytes elsewhere
 
 
 def _median_ms(run: Callable[[], Any], model: Any) -> float:

@@ -168,10 +168,14 @@ def cache(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a sentence."),
 ) -> None:
     """Run the teacher once over the training set and keep what it says; takes the training script's arguments."""
+    from lightning.pytorch.utilities import rank_zero_only
+
     from nemo_tutornet.cache.build import build_cache
     from nemo_tutornet.check import compose_config
 
     built = build_cache(compose_config(config_path, config_name, overrides or []), output, batch_size)
+    if rank_zero_only.rank != 0:
+        return
     if as_json:
         typer.echo(json.dumps(asdict(built)))
     else:

@@ -82,6 +82,12 @@ RECIPES: Dict[str, Recipe] = {
         for name, recipe in CHAR.items()
         if name != "ctc"
     },
+    "bpe_to_char_kept": Recipe(
+        "characters from a subword teacher: RKD, then CTC + pseudo-labels + RKD",
+        (RKD, ("pseudo", {"ctc": 0.5, "pseudo": 0.5, "rkd": 5.0})),
+        (),
+        "bpe",
+    ),
     "bpe_to_char": Recipe(
         "characters from a subword teacher: RKD, then CTC + pseudo-labels",
         (RKD, ("pseudo", {"ctc": 0.5, "pseudo": 0.5})),

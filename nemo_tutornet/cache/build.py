@@ -8,6 +8,7 @@ Lightning's `predict` runs it, so the trainer's devices, nodes and strategy are 
 from __future__ import annotations
 
 import math
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_only
 from nemo.collections.asr.data.audio_to_text import _AudioTextDataset
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig, OmegaConf
@@ -109,14 +111,18 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
     builder = _Builder(teacher, rows, wanted, lambda rank: CacheWriter(folder, facts, coding, teacher.sample_rate, rank), files)
     done = Finished(folder, facts, coding, teacher.sample_rate)
     remaining = [i for i, utterance in enumerate(rows.known) if utterance not in done]
-    if rows.known and not remaining:
+    totals: Dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
+    if remaining or not rows.known:
+        if progress and rank_zero_only.rank == 0:
+            builder.bar = _bar(rows, remaining, trainer.world_size)
+        try:
+            trainer.predict(builder, _remaining(loader, rows, remaining), return_predictions=False)
+        finally:
+            builder.let_go()
+        totals = builder.totals
+    elif rank_zero_only.rank == 0:
         with builder.writer_of(0) as writer:
             totals = writer.finish(files)
-    else:
-        if progress and trainer.is_global_zero:
-            builder.bar = _bar(rows, remaining, trainer.world_size)
-        trainer.predict(builder, _remaining(loader, rows, remaining), return_predictions=False)
-        totals = builder.totals
     return Built(
         folder=str(folder), utterances=totals["utterances"], hours=totals["seconds"] / 3600, megabytes=totals["bytes"] / 1e6,
         added=totals["utterances"] - len(done), minutes=(time.monotonic() - start) / 60,
@@ -170,13 +176,12 @@ class _Builder(pl.LightningModule):
         """Writes what remains; when every rank has, rank 0 makes it a cache."""
         self._writer.flush()
         self.trainer.strategy.barrier("nemo_tutornet.cache.flushed")
-        if self.trainer.is_global_zero:
-            self.totals = self._writer.finish(self._files)
-        self._stack.close()
+        totals = self._writer.finish(self._files) if self.trainer.is_global_zero else {}
+        self.totals = self.trainer.strategy.broadcast(totals)
 
-    def on_exception(self, exception: BaseException) -> None:
-        """Nothing of an unfinished shard is written; the folder is let go."""
-        self._stack.__exit__(type(exception), exception, exception.__traceback__)
+    def let_go(self) -> None:
+        """Lets the folder go; after an error or an interrupt nothing of an unfinished shard is written."""
+        self._stack.__exit__(*sys.exc_info())
 
 
 def _split(given: TeacherTargets, lengths: Tensor, teacher: Teacher) -> Iterator[UtteranceTargets]:

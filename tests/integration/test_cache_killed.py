@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from omegaconf import OmegaConf
 
@@ -75,7 +76,7 @@ def test_two_ranks_write_their_own_shards(corpus, teacher_file, tmp_path):
     write(config, tmp_path, trainer={"max_epochs": 2, "accelerator": "cpu", "devices": 2, "strategy": "ddp"})
     arguments = ["-m", "nemo_tutornet", "cache", "--config-path", str(tmp_path), "--config-name", "student", "--output", "cache"]
     done = call(*arguments, folder=tmp_path)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, (done.stdout + done.stderr)[-3000:]
     names = sorted(path.name for path in (tmp_path / "cache").glob("shard-*"))
     assert names == ["shard-00000-00000.safetensors", "shard-00001-00000.safetensors"]
     reader = CacheReader(tmp_path / "cache")
@@ -118,3 +119,13 @@ def test_a_killed_training_resumes_from_its_cache(corpus, teacher_file, make_stu
     resumed.trainer.fit(resumed)
     assert begun and begun[0] > 1 and resumed.trainer.current_epoch == last + 3
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_an_error_lets_the_folder_go(corpus, teacher_file, tmp_path, monkeypatch):
+    config, folder = whole(student_config(corpus, teacher_file, STAGES)), tmp_path / "cache"
+    with monkeypatch.context() as broken:
+        broken.setattr("nemo_tutornet.cache.build._split", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        with pytest.raises(OSError, match="Input/output"):
+            build_cache(config, folder, progress=False)
+    assert not list(folder.glob("shard-*"))
+    assert build_cache(config, folder, progress=False).added == 8

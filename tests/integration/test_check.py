@@ -52,7 +52,7 @@ def test_it_tells_what_is_matched_and_what_it_costs(run):
     rkd, skd = told["stages"]
     assert (rkd["length"], rkd["losses"]) == ("1 epochs", "1 x rkd") and set(rkd["terms"]) == {"rkd"}
     assert (skd["length"], skd["losses"]) == ("to the end", "1 x ctc, 0.25 x skd") and set(skd["terms"]) == {"ctc", "skd"}
-    assert all(stage["step_ms"] > 0 for stage in (rkd, skd))
+    assert all(stage["step_ms"] > 0 for stage in (rkd, skd)) and told["peak_mb"] > 100
     # An untrained teacher: this is what the command is for.
     assert told["teacher_wer"] >= 0.5 and told["heard"][0] == "aa c"
     assert any("it may be the wrong teacher" in remark for remark in told["remarks"])
@@ -61,7 +61,7 @@ def test_it_tells_what_is_matched_and_what_it_costs(run):
 def test_the_tables(run):
     result = run()
     assert result.exit_code == 0, result.output
-    for words in ("EncDecCTCModel", "each teacher frame on 2", "0.25 x skd", "teacher's WER", "forward alone"):
+    for words in ("EncDecCTCModel", "each teacher frame on 2", "0.25 x skd", "teacher's WER", "forward alone", "this check held"):
         assert words in result.output
 
 
