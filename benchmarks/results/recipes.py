@@ -74,7 +74,9 @@ CHAR: Dict[str, Recipe] = {
 RECIPES: Dict[str, Recipe] = {
     **CHAR,
     "label_free": Recipe("RKD, then SKD kl, no transcript at all", (RKD, ("skd", {"skd": 1.0})), (KL,), labelled=False),
-    "bpe_ctc": Recipe("subwords: CTC only", None, ("model.tokenizer={teacher}",), "bpe", "quartznet_bpe_small"),
+    "bpe_ctc": Recipe(
+        "subwords: CTC only", None, ("model.tokenizer={teacher}",), "bpe", "quartznet_bpe_small", baseline="bpe_ctc"
+    ),
     **{
         f"bpe_{name}": replace(
             recipe, title=f"subwords: {recipe.title}", teacher="bpe", student="quartznet_bpe_small", baseline="bpe_ctc"
