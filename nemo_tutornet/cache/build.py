@@ -7,6 +7,7 @@ Lightning's `predict` runs it, so the trainer's devices, nodes and strategy are 
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import time
@@ -18,6 +19,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.rank_zero import rank_zero_module
 from nemo.collections.asr.data.audio_to_text import _AudioTextDataset
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig, OmegaConf
@@ -91,6 +93,8 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
         )
     check_manifests(cfg.model)
     start = time.monotonic()
+    # What Lightning says of GPUs and TPUs belongs to trainings.
+    rank_zero_module.log.setLevel(logging.WARNING)
     with quiet_nemo():
         options = {key: value for key, value in resolve_trainer_cfg(cfg.get("trainer", {})).items() if key in _TRAINER}
         trainer = pl.Trainer(
