@@ -348,6 +348,8 @@ def test_a_subword_config_is_the_character_one_but_for_its_labels(name):
         # Letters need frames of 40 ms: the third stride of two is left out. Those of 80 ms are longer than a Conformer's.
         own |= {"model.tutor.pool_frames": True, "model.encoder.jasper.14.stride.0": 2}
         own |= {"model.encoder.jasper.14.stride_last": True, "model.encoder.jasper.14.residual_mode": "stride_add"}
+    if name == "small/quartznet_bpe_small":
+        own["model.tutor.skd.divergence"] = "l2"  # chosen on AN4's validation set, as the characters' kl was
     different = {key: value for key, value in subword.items() if key not in character or character[key] != value}
     assert different.pop("name") and different == {key: value for key, value in own.items() if character.get(key) != value}
     gone = {key for key in character if key not in subword}

@@ -38,7 +38,7 @@ def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file,
     model.setup("fit")
     tutor, batch = model.tutor, next(iter(model._train_dl))
     stage = tutor.schedule.stages[0]
-    targets = tutor.targets(stage, *batch[:2])
+    targets = tutor.targets(stage, batch)
     seen = {}
     handles = [
         model.get_submodule(path).register_forward_hook(lambda m, a, out, path=path: seen.update({path: out[0][-1]}))

@@ -36,8 +36,8 @@ def test_posteriors_are_averaged_on_the_students_frames_and_labels(corpus, teach
 
     tutor, batch = model.tutor, next(iter(model._train_dl))
     rkd, skd = tutor.schedule.stages
-    assert tutor.targets(rkd, *batch[:2]).others == (), "in RKD the other teacher does not run"
-    targets = tutor.targets(skd, *batch[:2])
+    assert tutor.targets(rkd, batch).others == (), "in RKD the other teacher does not run"
+    targets = tutor.targets(skd, batch)
     with tutor.watch(model.eval(), batch) as watch:
         log_probs, lengths, _ = model(input_signal=batch[0], input_signal_length=batch[1])
         step = tutor.step(skd, targets, watch)
