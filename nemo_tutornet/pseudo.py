@@ -8,6 +8,7 @@ They need no common vocabulary and no common frame rate: a teacher of pieces can
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 import torch
@@ -106,7 +107,7 @@ class PseudoLabels:
         if not labels:
             return "unspeakable", []
         # CTC needs a blank between equal neighbours; what does not fit would teach nothing (NeMo's loss is then 0).
-        needed = len(labels) + sum(a == b for a, b in zip(labels, labels[1:], strict=False))
+        needed = len(labels) + sum(a == b for a, b in pairwise(labels))
         return ("kept", list(labels)) if needed <= frames else ("long", [])
 
     def report(self) -> str:
