@@ -33,9 +33,19 @@ class Recipe:
     labelled: bool = True
     baseline: str = "ctc"
 
+    @property
+    def alone(self) -> bool:
+        """No teacher has a part in the training."""
+        return self.stages is None
+
+    @property
+    def needs_teacher(self) -> bool:
+        """A teacher's file is wanted, be it only for its tokenizer."""
+        return not self.alone or any("{teacher}" in override for override in self.overrides)
+
     def arguments(self, epochs: int, teacher: str, cache: Optional[str] = None) -> List[str]:
         """Overrides of the example script for a run of so many epochs with that teacher's file, or with its cache."""
-        if self.stages is None:
+        if self.alone:
             return ["model.tutor=null", *self.overrides]
         stages = []
         for i, (name, weights) in enumerate(self.stages):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains students by recipe and seed with the example script, and evaluates each: one JSON line a run.
 
-    python benchmarks/results/run.py MANIFESTS OUTPUT --recipe ctc --recipe rkd_skd_kl --seed 1 --seed 2 --epochs 20 --jobs 2
+    python benchmarks/results/run.py MANIFESTS OUTPUT --recipe ctc --recipe rkd_skd_kl --seed 1 --seed 2 --jobs 2
 
 MANIFESTS holds CORPUS_train.jsonl and CORPUS_valid.jsonl. What is in OUTPUT/runs.jsonl is not run again, an interrupted run
 resumes, and a teacher that is not given is trained first. `table.py` reads the lines; the test set is its business.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import typer
-from recipes import RECIPES, Recipe
+from recipes import RECIPES
+from runs import Run, read_lines, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # The teacher hears every utterance at many speeds and noise levels: the corpora are small for a Conformer.
@@ -49,12 +51,6 @@ class Runner:
         self.train, self.valid = manifests / f"{corpus}_train.jsonl", manifests / f"{corpus}_valid.jsonl"
         self.teachers = dict(teachers)
         self._lock = threading.Lock()
-
-    @property
-    def lines(self) -> List[Dict[str, Any]]:
-        """What has been run."""
-        path = self.output / "runs.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def script(self, folder: Path, name: str, config: str, train: Path, epochs: int, seed: int, overrides: List[str]) -> Path:
         """One training with the example script, unless its checkpoint is there; returns the checkpoint."""
@@ -91,7 +87,7 @@ class Runner:
 
     def cache(self, kind: str, teacher: Path) -> Path:
         """What a teacher says of the training set, for all recipes; a finished one is only checked."""
-        folder = self.output / f"cache_{kind}"
+        folder = self.output / f"cache_{kind}_{teacher.stem}"
         stages = "[{name:rkd,epochs:1,weights:{rkd:1.0}},{name:all,weights:{skd:1.0,pseudo:1.0}}]"
         # The student of the subwords' recipes reads the teacher's tokenizer, the other one only its text.
         student = "quartznet_bpe_small" if kind == "bpe" else "quartznet_small"
@@ -105,25 +101,23 @@ class Runner:
         subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
         return folder
 
-    def student(self, name: str, recipe: Recipe, teacher: Path, cache: Optional[Path], epochs: int, seed: int) -> None:
+    def student(self, run: Run, teacher: Optional[Path], cache: Optional[Path]) -> None:
         """Trains and evaluates one student, and adds its line."""
-        folder = self.output / (f"{epochs}-epochs" + ("-cached" if cache else "")) / f"seed-{seed}"
+        recipe = RECIPES[run.recipe]
         start = time.monotonic()
-        arguments = recipe.arguments(epochs, str(teacher), None if cache is None else str(cache))
-        arguments = [one.replace("{teacher}", str(teacher)) for one in arguments]
-        train = self.train if recipe.labelled else self._without_text()
-        model = self.script(folder, name, recipe.student, train, epochs, seed, arguments)
+        arguments = recipe.arguments(run.epochs, str(teacher), None if cache is None else str(cache))
+        arguments = [one.replace("{teacher}", str(teacher)) for one in (*arguments, *run.changes)]
+        train = self.train_set(run.share, recipe.labelled)
+        model = self.script(self.output / run.folder, run.recipe, run.student, train, run.epochs, run.seed, arguments)
         minutes = (time.monotonic() - start) / 60
         with self._lock:
             line = {
-                "corpus": self.corpus, "recipe": name, "student": recipe.student, "teacher": str(teacher), "epochs": epochs,
-                "cached": cache is not None, "seed": seed, "minutes": round(minutes, 1), "model": str(model),
-                "overrides": arguments,
-                "valid": self.evaluate(model),
+                "corpus": self.corpus, **run.as_dict(), "teacher_file": str(teacher or ""), "minutes": round(minutes, 1),
+                "model": str(model), "overrides": arguments, "valid": self.evaluate(model),
             }  # fmt: skip
             with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        typer.echo(f"{name} seed {seed}: {100 * line['valid']['wer']:.2f} % on validation ({minutes:.1f} min)")
+        typer.echo(f"{run}: {100 * line['valid']['wer']:.2f} % on validation ({minutes:.1f} min)")
 
     def evaluate(self, model: Path) -> Dict[str, Any]:
         """The command line's evaluation on the validation set."""
@@ -147,13 +141,21 @@ class Runner:
         (folder / "vocab.txt").write_text("\n".join(pieces[3:]) + "\n", encoding="utf-8")
         return folder
 
-    def _without_text(self) -> Path:
-        """The training manifest with every transcript removed; audio paths made absolute, because the file stands elsewhere."""
-        path = self.output / f"{self.corpus}_train_without_text.jsonl"
+    def train_set(self, share: float, labelled: bool) -> Path:
+        """The training manifest, or a share of its utterances (drawn once: the smaller is part of the larger), or no transcripts.
+
+        Audio paths are made absolute where the file stands elsewhere.
+        """
+        if share == 1.0 and labelled:
+            return self.train
         rows = [json.loads(line) for line in self.train.read_text().splitlines()]
+        random.Random(0).shuffle(rows)
+        rows = rows[: round(share * len(rows))]
         for row in rows:
-            row.pop("text")
             row["audio_filepath"] = str((self.train.parent / row["audio_filepath"]).resolve())
+            if not labelled:
+                row.pop("text")
+        path = self.output / f"{self.corpus}_train_{100 * share:.0f}{'' if labelled else '_without_text'}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return path
 
@@ -163,8 +165,11 @@ def main(
     output: Path = typer.Argument(..., help="Where runs and results go."),
     corpus: str = typer.Option("an4"),
     recipe: List[str] = typer.Option(list(RECIPES), help="May be given several times; all without it."),
+    student: Optional[str] = typer.Option(None, help="A config in conf/small instead of the recipe's."),
     seed: List[int] = typer.Option([1, 2, 3], help="May be given several times."),
-    epochs: int = typer.Option(20, help="Of each student."),
+    epochs: int = typer.Option(30, help="Of each student."),
+    share: float = typer.Option(1.0, min=0.01, max=1.0, help="Of the training utterances that the students hear."),
+    change: List[str] = typer.Option([], help="One more override of the script, for every recipe; may be given several times."),
     teacher_epochs: int = typer.Option(90, help="Of a teacher that is trained here."),
     char_teacher: Optional[Path] = typer.Option(None, help="A character teacher that is there already."),
     bpe_teacher: Optional[Path] = typer.Option(None, help="A subword teacher that is there already."),
@@ -174,17 +179,31 @@ def main(
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
     given = {kind: path.resolve() for kind, path in (("char", char_teacher), ("bpe", bpe_teacher)) if path}
     runner = Runner(manifests.resolve(), output.resolve(), corpus, given, threads=1 if jobs > 1 else None)
-    done = {(line["recipe"], line["epochs"], line["seed"], line["cached"]) for line in runner.lines}
-    missing = [(name, one) for one in seed for name in recipe if (name, epochs, one, cached) not in done]
-    teachers = {kind: runner.teacher(kind, teacher_epochs) for kind in sorted({RECIPES[name].teacher for name, _ in missing})}
+    done = {run_of(line) for line in read_lines(runner.output)}
+    wanted = []
+    for one in seed:
+        for name in recipe:
+            found = RECIPES[name]
+            # A run without a teacher is the same with whichever was named.
+            source = "none" if found.alone else given[found.teacher].stem if found.teacher in given else found.teacher
+            config = student or found.student
+            wanted.append(Run(name, config, source, epochs, one, share, cached and not found.alone, tuple(change)))
+    missing = [run for run in wanted if run not in done]
+    kinds = sorted({RECIPES[run.recipe].teacher for run in missing if RECIPES[run.recipe].needs_teacher})
+    teachers = {kind: runner.teacher(kind, teacher_epochs) for kind in kinds}
     caches = {kind: runner.cache(kind, file) for kind, file in teachers.items()} if cached else {}
     with ThreadPoolExecutor(jobs) as pool:
         waiting = []
-        for name, one in missing:
-            kind = RECIPES[name].teacher
-            waiting.append(pool.submit(runner.student, name, RECIPES[name], teachers[kind], caches.get(kind), epochs, one))
-        for finished in as_completed(waiting):
-            finished.result()
+        for run in missing:
+            kind = RECIPES[run.recipe].teacher
+            waiting.append(pool.submit(runner.student, run, teachers.get(kind), caches.get(kind) if run.cached else None))
+        try:
+            for finished in as_completed(waiting):
+                finished.result()
+        except RuntimeError as error:
+            pool.shutdown(cancel_futures=True)
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
 
 
 if __name__ == "__main__":

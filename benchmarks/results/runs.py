@@ -1,0 +1,63 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What makes one run different from another; and the lines of `runs.jsonl`."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+
+@dataclass(frozen=True)
+class Run:
+    """One student to train.
+
+    Attributes:
+        recipe: a key of `recipes.RECIPES`.
+        student: config in `conf/small`.
+        teacher: a word for it, in tables.
+        epochs: of the whole training.
+        seed: of the student's initialisation and of the order of the data.
+        share: of the training utterances, 0 to 1.
+        cached: whether the teacher's targets come from a cache.
+        changes: overrides on top of the recipe's.
+    """
+
+    recipe: str
+    student: str
+    teacher: str
+    epochs: int
+    seed: int
+    share: float = 1.0
+    cached: bool = False
+    changes: Tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where it goes, below the corpus' folder: one for each run."""
+        parts = [f"{self.epochs}-epochs", self.student, f"{100 * self.share:g}-percent", f"teacher-{self.teacher}"]
+        parts += ["cached"] if self.cached else []
+        # Hydra reads the path as a value: no `=` in it.
+        parts += [re.sub(r"[^A-Za-z0-9.-]+", "_", change) for change in self.changes]
+        return Path(*parts) / f"seed-{self.seed}"
+
+    def __str__(self) -> str:
+        return " ".join([self.recipe, *self.changes, f"seed {self.seed}"])
+
+    def as_dict(self) -> Dict[str, Any]:
+        """Its part of a line."""
+        return {**asdict(self), "changes": list(self.changes)}
+
+
+def run_of(line: Dict[str, Any]) -> Run:
+    """The run that a line is of."""
+    return Run(**{**{field.name: line[field.name] for field in fields(Run)}, "changes": tuple(line["changes"])})
+
+
+def read_lines(folder: Path) -> List[Dict[str, Any]]:
+    """What has been run in OUTPUT/CORPUS."""
+    path = folder / "runs.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
