@@ -69,6 +69,7 @@ class SKDConfig:
         temperature: softens both posteriors; only `kl` has one.
         frames: `all` (the paper), `nonblank` or `symmetric`.
         frames_around: for `symmetric`, the frames kept on each side of a non-blank one.
+        shift: compare a frame of the teacher with the student's likest at most so many frames away (`losses.match_frames`).
         at_layers: module paths in the student that get a head of their own, with CTC and SKD (Inter-KD, arXiv 2211.15075).
         at_layers_weight: of the heads' losses, averaged over the heads, relative to those of the student's output.
     """
@@ -77,6 +78,7 @@ class SKDConfig:
     temperature: float = 1.0
     frames: str = "all"
     frames_around: int = 4
+    shift: int = 0
     at_layers: List[str] = field(default_factory=list)
     at_layers_weight: float = 1.0
 
@@ -266,6 +268,8 @@ def _check(config: TutorConfig) -> None:
         )
     if config.skd.frames_around < 0:
         raise TutorError(f"model.tutor.skd.frames_around must be 0 or more, not {config.skd.frames_around}.")
+    if config.skd.shift < 0:
+        raise TutorError(f"model.tutor.skd.shift must be 0 or more, not {config.skd.shift}.")
     layers = config.skd.at_layers
     if layers and not config.uses("skd"):
         raise TutorError(

@@ -172,6 +172,38 @@ def select_symmetric(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
     return mask & (widened > 0)
 
 
+def match_frames(student: Tensor, teacher: Tensor, mask: Tensor, shift: int) -> Tensor:
+    """For each frame of the teacher, the student's frame that says most nearly the same, at most `shift` frames away.
+
+        match[b, t] = argmin_s - sum_v p_T[b, t, v] log p_S[b, s, v]        |s - t| <= shift, s valid; the nearest among equals
+
+    CTC does not say where a label's spike lies, and two networks place it differently; SKD on matched frames does not punish
+    that. After Delayed-KD (arXiv 2505.22069), which looks ahead only; looking both ways and choosing by cross-entropy
+    whatever the divergence are ours.
+
+    Args:
+        student: log-probabilities of the student `[B, T, V]`.
+        teacher: of the teacher, on the student's frames and labels `[B, T, V]`.
+        mask: valid frames `[B, T]`, bool.
+        shift: 0 or more frames of the student.
+
+    Returns:
+        Frames of the student `[B, T]`, int64; a frame of padding is matched with itself.
+    """
+    log_p = _masked(_wide(student.detach()), mask[..., None]).clamp(min=MIN_LOG_PROB)
+    q = _masked(_wide(teacher.detach()), mask[..., None]).exp()
+    frames = student.shape[1]
+    here = torch.arange(frames, device=student.device)
+    best = -(q * log_p).sum(dim=-1)
+    match = here.expand_as(mask)
+    for step in (sign * far for far in range(1, min(shift, frames - 1) + 1) for sign in (1, -1)):
+        there = (here + step).clamp(0, frames - 1)
+        cost = -(q * log_p[:, there]).sum(dim=-1)
+        nearer = mask & mask[:, there] & (there == here + step) & (cost < best)
+        best, match = torch.where(nearer, cost, best), torch.where(nearer, there, match)
+    return match
+
+
 def greedy_lengths(log_probs: Tensor, mask: Tensor) -> Tensor:
     """Labels of each utterance's best path, repeats merged and blanks removed: what a transcript's length would be.
 

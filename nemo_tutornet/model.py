@@ -63,6 +63,7 @@ class TutorMixin(_Host):
               temperature: 1.0             # kl only
               frames: all                  # all | nonblank | symmetric
               frames_around: 4             # for symmetric
+              shift: 0                     # compare with the student's likest frame at most so many frames away
               at_layers: []                # Inter-KD: module paths in the student that get a head of their own
               at_layers_weight: 1.0
             pseudo_labels:                 # for the loss `pseudo`

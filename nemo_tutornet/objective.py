@@ -163,6 +163,9 @@ class Objective:
         posteriors = losses.mix_posteriors(aligned, self._teacher_weights)
         heard = losses.greedy_lengths(posteriors, mask)
         labels = torch.where(target_lengths > 0, target_lengths, heard)
+        if self._skd.shift:
+            match = losses.match_frames(log_probs, posteriors, mask, self._skd.shift)
+            log_probs = log_probs.gather(1, match[..., None].expand_as(log_probs))
         mask = losses.FRAME_SELECTION[self._skd.frames](posteriors, mask, self._skd.frames_around)
         distance = losses.DIVERGENCE[self._skd.divergence](log_probs, posteriors, mask, self._skd.temperature)
         return losses.reduce_like_ctc(distance, labels, self._reduction)

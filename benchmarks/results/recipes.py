@@ -63,6 +63,7 @@ WEAK = ("skd", {"ctc": 1.0, "skd": 0.05})
 STRONG = ("skd", {"ctc": 1.0, "skd": 1.0})
 SYMMETRIC = "model.tutor.skd.frames=symmetric"
 INTER = "model.tutor.skd.at_layers=[encoder.encoder.1,encoder.encoder.3]"
+SHIFT = "model.tutor.skd.shift=4"
 COLD = "model.tutor.rkd.warm_start_decoder=false"
 
 
@@ -78,6 +79,8 @@ CHAR: Dict[str, Recipe] = {
     "skd_kl_1": Recipe("CTC + SKD kl, lambda 1", (STRONG,), (KL,)),
     "rkd_skd_kl_1": Recipe("RKD, then CTC + SKD kl, lambda 1", (RKD, STRONG), (KL,)),
     "rkd_skd_kl_symmetric": Recipe("RKD, then CTC + SKD kl on symmetric frames", (RKD, SKD), (KL, SYMMETRIC)),
+    "rkd_skd_kl_shift": Recipe("RKD, then CTC + SKD kl on matched frames (80 ms)", (RKD, SKD), (KL, SHIFT)),
+    "rkd_skd_kl_1_shift": Recipe("RKD, then CTC + SKD kl on matched frames (80 ms), lambda 1", (RKD, STRONG), (KL, SHIFT)),
     "rkd_skd_kl_inter": Recipe("RKD, then CTC + SKD kl, Inter-KD", (RKD, SKD), (KL, INTER)),
 }
 

@@ -357,6 +357,19 @@ def test_every_divergence_and_frame_selection_trains(corpus, teacher_file, make_
     assert all(abs(step["train_skd"]) < 1e6 for step in recorder.steps)
 
 
+def test_matched_frames_are_what_skd_compares(corpus, teacher_file, make_student):
+    """A shift makes SKD of the same student on the same batch smaller, for it includes the frame itself, and still trains."""
+    values = {}
+    for shift in (0, 2):
+        recorder = Recorder()
+        config = student_config(corpus, teacher_file, [SKD], skd={"divergence": "kl", "shift": shift})
+        model = make_student(config, max_steps=2, callbacks=[recorder])
+        model.trainer.limit_val_batches = 0
+        model.trainer.fit(model)
+        values[shift] = recorder.steps[0]["train_skd"]
+    assert values[2] < values[0]
+
+
 def test_interctc_of_the_student_still_counts(corpus, teacher_file, make_student):
     config = student_config(corpus, teacher_file, [SKD])
     config["interctc"] = {"loss_weights": [0.3], "apply_at_layers": [2]}

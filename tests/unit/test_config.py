@@ -66,13 +66,13 @@ def test_every_key_is_read() -> None:
         "teacher: {model_path: a.nemo, sha256: ab12, precision: bf16},"
         "rkd: {hint_layer: encoder.layers.3, guided_layer: encoder.encoder.1, frame_weighting: energy,"
         "  warm_start_decoder: false},"
-        "skd: {divergence: kl, temperature: 2, frames: symmetric, frames_around: 0},"
+        "skd: {divergence: kl, temperature: 2, frames: symmetric, frames_around: 0, shift: 3},"
         "stages: [{name: one, weights: {rkd: 1, skd: 0.5}, steps: 100}, {name: two, weights: {ctc: 1e-1}, steps: 7}]"
     )
     assert (config.teacher.model_path, config.teacher.sha256, config.teacher.precision) == ("a.nemo", "ab12", "bf16")
     assert (config.rkd.hint_layer, config.rkd.guided_layer) == ("encoder.layers.3", "encoder.encoder.1")
     assert (config.rkd.frame_weighting, config.rkd.warm_start_decoder) == ("energy", False)
-    assert config.skd == SKDConfig("kl", 2.0, "symmetric", 0)
+    assert config.skd == SKDConfig("kl", 2.0, "symmetric", 0, 3)
     assert [(s.name, s.weights, s.epochs, s.steps) for s in config.stages] == [
         ("one", {"rkd": 1.0, "skd": 0.5}, None, 100),
         ("two", {"ctc": 0.1}, None, 7),
@@ -121,7 +121,7 @@ def test_a_last_stage_may_have_a_length() -> None:
         ("teacher: {model_pth: t.nemo}", ["model.tutor.teacher.model_pth ", "did you mean 'model_path'?"]),
         (f"{TEACHER}, rkd: {{hint_layr: a}}", ["model.tutor.rkd.hint_layr ", "did you mean 'hint_layer'?"]),
         (f"{TEACHER}, skd: {{temprature: 2}}", ["model.tutor.skd.temprature ", "did you mean 'temperature'?"]),
-        (f"{TEACHER}, skd: {{zzz: 2}}", ["model.tutor.skd.zzz ", "divergence, temperature, frames, frames_around"]),
+        (f"{TEACHER}, skd: {{zzz: 2}}", ["model.tutor.skd.zzz ", "divergence, temperature, frames, frames_around, shift"]),
         (f"{TEACHER}, 7: x", ["model.tutor.7 "]),
         (
             stages("name: a, epochs: 1, weights: {rkd: 1}", "name: b, epoch: 1, weights: {ctc: 1}"),
@@ -218,6 +218,7 @@ def test_a_section_left_to_fill_in_is_not_no_section() -> None:
         (f"{TEACHER}, skd: {{divergence: js}}", ["model.tutor.skd.divergence ", "'js'", "l2, kl, guided"]),
         (f"{TEACHER}, skd: {{frames: some}}", ["model.tutor.skd.frames ", "'some'", "all, nonblank, symmetric"]),
         (f"{TEACHER}, skd: {{frames_around: -1}}", ["model.tutor.skd.frames_around ", "-1"]),
+        (f"{TEACHER}, skd: {{shift: -2}}", ["model.tutor.skd.shift ", "-2"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: 0}}", ["model.tutor.skd.temperature ", "above 0"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: -2}}", ["model.tutor.skd.temperature ", "-2"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: .nan}}", ["model.tutor.skd.temperature ", "nan"]),

@@ -289,6 +289,53 @@ def test_frame_selection_agrees_with_loops(frames: str, around: int) -> None:
         assert chosen.tolist() == slow_select(frames, batch.teacher.tolist(), batch.mask.tolist(), around)
 
 
+def slow_match(student: list, teacher: list, mask: list, shift: int) -> List[List[int]]:
+    matched = []
+    for p, q, valid in zip(student, teacher, mask, strict=True):
+        row = []
+        for t in range(len(valid)):
+            near = [s for s in range(len(valid)) if abs(s - t) <= shift and valid[s]] if valid[t] else [t]
+            costs = {s: -sum(math.exp(q[t][v]) * p[s][v] for v in range(len(q[t]))) for s in near}
+            row.append(min(near, key=lambda s: (costs[s], abs(s - t), t - s)))
+        matched.append(row)
+    return matched
+
+
+@pytest.mark.parametrize("shift", [0, 1, 3, 50])
+def test_matched_frames_agree_with_loops(shift: int) -> None:
+    for seed in range(5):
+        batch = make_batch(seed=seed, frames=12, lengths=(12, 0, 1, 8))
+        found = losses.match_frames(batch.student, batch.teacher, batch.mask, shift)
+        assert found.tolist() == slow_match(batch.student.tolist(), batch.teacher.tolist(), batch.mask.tolist(), shift)
+
+
+@pytest.mark.parametrize("late", [-2, -1, 1, 2])
+@pytest.mark.parametrize("divergence", ["l2", "kl"])
+def test_a_shifted_spike_is_not_punished_on_matched_frames(divergence: str, late: int) -> None:
+    spikes = torch.full((1, 9, LABELS), -9.0, dtype=torch.float64)
+    spikes[..., BLANK], spikes[0, 4] = 0.0, -9.0
+    spikes[0, 4, 1] = 0.0
+    teacher = spikes.log_softmax(-1)
+    student, mask = teacher.roll(late, dims=1), torch.ones(1, 9, dtype=torch.bool)
+    match = losses.match_frames(student, teacher, mask, 2)
+    matched = student.gather(1, match[..., None].expand_as(student))
+    distance = losses.DIVERGENCE[divergence]
+    assert distance(student, teacher, mask, 1.0).item() > 1
+    assert distance(matched, teacher, mask, 1.0).item() == pytest.approx(0, abs=1e-12)
+    too_far = losses.match_frames(student, teacher, mask, abs(late) - 1)
+    assert too_far[0, 4] != 4 + late
+
+
+def test_equal_frames_are_matched_in_place_and_padding_is_never_matched() -> None:
+    batch = make_batch(seed=2, frames=6, lengths=(6, 3))
+    same = torch.zeros_like(batch.teacher)
+    assert losses.match_frames(same, batch.teacher, batch.mask, 4).tolist() == [list(range(6))] * 2
+    padded = batch.student.clone()
+    padded[1, 3:] = float("nan")
+    found = losses.match_frames(padded, batch.teacher, batch.mask, 4)
+    assert found[1, :3].max() < 3 and found[1, 3:].tolist() == [3, 4, 5]
+
+
 @pytest.mark.parametrize("divergence", losses.DIVERGENCE)
 def test_kl_alone_reads_the_temperature(divergence: str) -> None:
     batch = make_batch(seed=3)
