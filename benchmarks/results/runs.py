@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -61,3 +61,11 @@ def read_lines(folder: Path) -> List[Dict[str, Any]]:
     """What has been run in OUTPUT/CORPUS."""
     path = folder / "runs.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def groups_of(lines: List[Dict[str, Any]]) -> Dict[Run, List[Dict[str, Any]]]:
+    """Lines that differ by their seed alone, by the run with seed 0."""
+    groups: Dict[Run, List[Dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault(replace(run_of(line), seed=0), []).append(line)
+    return groups

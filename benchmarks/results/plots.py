@@ -1,0 +1,104 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of what `run.py` trained: validation WER by epoch, by share of the training data, and by size of the student.
+
+python benchmarks/results/plots.py OUTPUT/an4 docs/pictures --epochs 30 --recipe ctc --recipe rkd_skd_kl
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
+
+import matplotlib
+
+matplotlib.use("Agg")
+import numpy as np
+import typer
+from matplotlib import pyplot
+from runs import Run, groups_of, read_lines
+from table import Lines, interval, title
+
+
+def curve(line: Dict[str, Any]) -> List[Tuple[int, float]]:
+    """Epoch, counted from 1, and validation WER in percent, as the training logged them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder = Path(line["model"]).parents[1]
+    logged: Dict[int, float] = {}
+    for file in sorted(folder.rglob("events.out.tfevents*"), key=lambda path: path.stat().st_mtime):
+        events = EventAccumulator(str(file))
+        events.Reload()
+        if "val_wer" in events.Tags()["scalars"]:
+            # A run that was interrupted has several files; the later one is right about a step that both have.
+            logged.update({event.step: 100 * event.value for event in events.Scalars("val_wer")})
+    return [(epoch, logged[step]) for epoch, step in enumerate(sorted(logged), start=1)]
+
+
+def draw_epochs(axes: Any, groups: Dict[Run, Lines]) -> None:
+    """A line a group: the mean over its seeds, and between which values they lie."""
+    for group, lines in groups.items():
+        curves = [dict(curve(line)) for line in lines]
+        epochs = sorted(set.intersection(*(set(one) for one in curves)))
+        values = np.array([[one[epoch] for epoch in epochs] for one in curves])
+        (drawn,) = axes.plot(epochs, values.mean(axis=0), label=f"{title(group)} ({len(lines)} seeds)")
+        axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=drawn.get_color(), alpha=0.15)
+    axes.set_xlabel("epoch")
+    axes.set_yscale("log")
+
+
+def draw_by(axes: Any, groups: Dict[Run, Lines], x: Callable[[Run, Lines], float], label: str) -> None:
+    """A line a recipe through the means of its groups, with 95 % intervals."""
+    recipes: Dict[str, List[Tuple[float, float, float]]] = {}
+    for group, lines in groups.items():
+        values = [100 * line["valid"]["wer"] for line in lines]
+        recipes.setdefault(group.recipe, []).append((x(group, lines), float(np.mean(values)), interval(values) or 0.0))
+    for recipe, points in recipes.items():
+        where, means, halves = zip(*sorted(points), strict=True)
+        axes.errorbar(where, means, halves, marker="o", capsize=3, label=recipe)
+    axes.set_xlabel(label)
+
+
+def main(
+    folder: Path = typer.Argument(..., help="OUTPUT/CORPUS of run.py."),
+    output: Path = typer.Argument(..., help="Folder of the pictures."),
+    epochs: int = typer.Option(30, help="Only runs of so many."),
+    student: str = typer.Option("quartznet_small", help="Whose curves are drawn."),
+    recipe: List[str] = typer.Option(["ctc", "rkd_skd_kl"], help="May be given several times."),
+    seeds: int = typer.Option(2, help="Only what has been run with at least so many."),
+) -> None:
+    """Writes wer-by-epoch.svg, and wer-by-share.svg and wer-by-size.svg where there is more than one."""
+    groups = {
+        group: lines
+        for group, lines in groups_of(read_lines(folder)).items()
+        if group.epochs == epochs and group.recipe in recipe and len(lines) >= seeds
+    }
+    if not groups:
+        raise SystemExit(f"error: {folder}/runs.jsonl has no run of these recipes with {epochs} epochs and {seeds} seeds.")
+    whole = {group: lines for group, lines in groups.items() if group.share == 1 and group.student == student}
+    shares = {group: lines for group, lines in groups.items() if group.student == student}
+    sizes = {group: lines for group, lines in groups.items() if group.share == 1}
+    pictures: Dict[str, Callable[[Any], None]] = {}
+    if whole:
+        pictures["epoch"] = lambda axes: draw_epochs(axes, whole)
+    if len({group.share for group in shares}) > 1:
+        pictures["share"] = lambda axes: draw_by(axes, shares, lambda group, _: 100 * group.share, "% of the training data")
+    if len({group.student for group in sizes}) > 1:
+        pictures["size"] = lambda axes: draw_by(
+            axes, sizes, lambda _, lines: lines[0]["valid"]["parameters"] / 1e6, "parameters, millions"
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    for name, draw in pictures.items():
+        figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+        draw(axes)
+        axes.set_ylabel("validation WER, %")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+        # No date in the file: the same runs give the same picture.
+        figure.savefig(output / f"wer-by-{name}.svg", metadata={"Date": None})
+        pyplot.close(figure)
+        typer.echo(f"wrote {output / f'wer-by-{name}.svg'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,157 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the results' runner keeps apart, and what its table and pictures make of the lines."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Dict, Iterator, List
+
+import pytest
+from typer.testing import CliRunner
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
+MODULES = ("recipes", "runs", "run", "table", "plots")
+
+
+@pytest.fixture(scope="module")
+def tools() -> Iterator[Dict[str, ModuleType]]:
+    """The scripts as modules; they import each other by their plain names."""
+    sys.path.insert(0, str(FOLDER))
+    yield {name: importlib.import_module(name) for name in MODULES}
+    sys.path.remove(str(FOLDER))
+    for name in MODULES:
+        sys.modules.pop(name)
+
+
+def line(recipe: str, seed: int, wer: float, **other: Any) -> Dict[str, Any]:
+    run = {"student": "small", "teacher": "none" if recipe == "ctc" else "t", "epochs": 30, "share": 1.0, "cached": False}
+    name = "-".join([recipe, str(seed), *map(str, other.values())])
+    return {
+        **run, "recipe": recipe, "seed": seed, "changes": [], "teacher_file": "t.nemo", "model": f"{name}.nemo",
+        "valid": {"wer": wer, "parameters": 280_000}, **other,
+    }  # fmt: skip
+
+
+def write(folder: Path, lines: List[Dict[str, Any]]) -> None:
+    (folder / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+
+
+def table(tools: Dict[str, ModuleType], folder: Path, *arguments: str) -> List[str]:
+    import typer
+
+    app = typer.Typer()
+    app.command()(tools["table"].main)
+    done = CliRunner().invoke(app, [str(folder), *arguments], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return [row for row in done.output.splitlines() if row.startswith("| small")]
+
+
+def test_every_run_has_a_folder_of_its_own(tools: Dict[str, ModuleType]) -> None:
+    plain = {"recipe": "ctc", "student": "small", "teacher": "none", "epochs": 30, "seed": 1}
+    varied = [
+        {}, {"seed": 2}, {"epochs": 12}, {"share": 0.25}, {"share": 0.5}, {"cached": True}, {"student": "large"},
+        {"teacher": "other"}, {"changes": ("model.optim.lr=8e-3",)}, {"changes": ("model.optim.lr=8e-3", "a=[b,c]")},
+    ]  # fmt: skip
+    runs = [tools["runs"].Run(**{**plain, **change}) for change in varied]
+    folders = [run.folder for run in runs]
+    assert len(set(folders)) == len(varied)
+    assert not any(set("=[],{}$ ") & set(str(folder)) for folder in folders)  # Hydra reads the path as a value
+    # No run's folder lies where another's checkpoints would be.
+    assert not any(one in other.parents for one in folders for other in folders)
+    assert [tools["runs"].run_of({**run.as_dict(), "more": 1}) for run in runs] == runs
+
+
+def test_interval_is_students_t(tools: Dict[str, ModuleType]) -> None:
+    # By hand: mean 2, deviation 1, t(0.975; 2) = 4.3027, divided by the root of 3.
+    assert tools["table"].interval([1.0, 2.0, 3.0]) == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
+    assert tools["table"].interval([5.0]) is None
+
+
+def test_change_is_against_the_best_tuned_baseline(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+    lines = [line("ctc", seed, wer) for seed, wer in enumerate((0.12, 0.14))]
+    lines += [line("ctc", seed, wer, changes=["model.optim.lr=1"]) for seed, wer in enumerate((0.09, 0.11))]
+    # One lucky seed is not a baseline while others have two; nor are other data, epochs or students.
+    lines += [
+        line("ctc", 0, 0.01, changes=["model.optim.lr=2"]),
+        line("ctc", 0, 0.5, share=0.25),
+        line("ctc", 0, 0.02, epochs=60),
+    ]
+    lines += [line("rkd_skd_kl", seed, wer) for seed, wer in enumerate((0.04, 0.06))]
+    write(tmp_path, lines)
+    rows = {row.split(" | ")[1]: row for row in table(tools, tmp_path, "--epochs", "30")}
+    assert "| 5.00 ± 12.71, -50 % |" in rows["RKD, then CTC + SKD kl"]
+    assert "| 10.00 ± 12.71 |" in rows["CTC only; optim.lr=1"]
+    assert "| 13.00 ± 12.71, +30 % |" in rows["CTC only"]
+    assert rows["CTC only; 25 % of the data"].endswith("| 50.00 |")
+    assert all(" 60 " not in row for row in rows.values())
+    assert len(table(tools, tmp_path, "--seeds", "2")) == 3
+
+
+def test_test_set_is_read_once(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: List[str] = []
+
+    class Found:
+        def __init__(self, model: Path) -> None:
+            self.model, self.wer = str(model), 0.2
+
+        def as_dict(self) -> Dict[str, Any]:
+            return {"model": self.model, "wer": self.wer}
+
+    def evaluate(models: List[Path], manifest: Path) -> List[Found]:
+        asked.extend(map(str, models))
+        return [Found(model) for model in models]
+
+    # Not by its dotted name: the package has a function of the module's name.
+    monkeypatch.setattr(importlib.import_module("nemo_tutornet.evaluate"), "evaluate", evaluate)
+    write(tmp_path, [line("ctc", 1, 0.1), line("rkd_skd_kl", 1, 0.05)])
+    for _ in range(2):
+        rows = table(tools, tmp_path, "--test", "an4_test.jsonl")
+        assert all("20.00" in row for row in rows)
+    assert sorted(asked) == ["ctc-1.nemo", "rkd_skd_kl-1.nemo", "t.nemo"]
+
+
+@pytest.mark.parametrize("share, rows", [(0.25, 2), (0.5, 5), (1.0, 10)])
+def test_shares_are_nested_and_heard_from_anywhere(tools: Dict[str, ModuleType], tmp_path: Path, share: float, rows: int) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    entries = [{"audio_filepath": f"a/{i}.wav", "duration": 1.0, "text": f"t{i}"} for i in range(10)]
+    (data / "c_train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    runner = tools["run"].Runner(data, tmp_path / "out", "c", {}, None)
+
+    def read(share: float, labelled: bool = True) -> Dict[str, Any]:
+        found = map(json.loads, runner.train_set(share, labelled).read_text().splitlines())
+        return {str((data / row["audio_filepath"]).resolve()): row.get("text") for row in found}
+
+    assert len(read(share)) == rows and all(Path(path).parent == data / "a" for path in read(share))
+    assert read(share).items() <= read(1.0).items()
+    assert read(share, labelled=False) == dict.fromkeys(read(share))
+
+
+def test_pictures_show_epochs_and_shares(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    lines = []
+    for recipe, start in (("ctc", 0.4), ("rkd_skd_kl", 0.2)):
+        for seed in (1, 2):
+            folder = tmp_path / recipe / str(seed)
+            with SummaryWriter(str(folder / "version_0")) as writer:
+                for epoch in range(3):
+                    writer.add_scalar("val_wer", start / (epoch + 1), 10 * epoch)
+            lines.append(line(recipe, seed, start / 3, model=str(folder / "checkpoints" / "x.nemo"), student="quartznet_small"))
+            lines.append({**lines[-1], "share": 0.25})
+    write(tmp_path, lines)
+    found = tools["plots"].curve(lines[0])
+    assert [epoch for epoch, _ in found] == [1, 2, 3]
+    assert [wer for _, wer in found] == pytest.approx([40.0, 20.0, 40 / 3])
+    for name in ("first", "second"):
+        tools["plots"].main(tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2)
+    written = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert written == ["wer-by-epoch.svg", "wer-by-share.svg"]
+    assert "<svg" in (tmp_path / "first" / written[0]).read_text()
+    with pytest.raises(SystemExit, match="no run of these recipes with 60 epochs"):
+        tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2)
