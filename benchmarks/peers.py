@@ -12,10 +12,9 @@ leave behind.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict
 
 import timing
 import torch
@@ -23,7 +22,6 @@ import typer
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 from nemo.utils import logging
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 from timing import ROOT, Batch, Setting
 from torch import Tensor, nn
@@ -226,20 +224,7 @@ def quartznet(build: Callable[[DictConfig], Any], where: Setting, config: DictCo
     return "trains"
 
 
-def show_times(where: Setting, figures: Dict[str, Any]) -> Table:
-    """Times and ratios."""
-    sizes = {name: f"{count / 1e6:.1f} M" for name, count in figures["parameters"].items()}
-    table = Table(title=f"Conformer {sizes['student']} from Conformer {sizes['teacher']}: {where.title()}")
-    table.add_column("")
-    for column in ("ms (median)", "x plain step", "x ours"):
-        table.add_column(column, justify="right")
-    for name, value in figures["median_s"].items():
-        ratios = [figures["ratio_to_plain"].get(name), figures["ratio_to_ours"].get(name)]
-        table.add_row(name, f"{1000 * value:.1f}", *("" if ratio is None else f"{ratio:.3f}" for ratio in ratios))
-    return table
-
-
-def show_left_behind(found: Dict[str, Dict[str, Any]], steps: int) -> Table:
+def left_behind_table(found: Dict[str, Dict[str, Any]], steps: int) -> Table:
     """What is left after some steps, one column for each way."""
     table = Table(title=f"After {steps} steps in train mode")
     table.add_column("")
@@ -254,14 +239,14 @@ def show_left_behind(found: Dict[str, Dict[str, Any]], steps: int) -> Table:
 
 def main(
     teacher: str = typer.Option("small", help=" or ".join(timing.TEACHERS)),
-    teacher_config: Path = typer.Option(timing.TEACHER_CONFIG, help="What the sizes differ from; the student's, too."),
     other_student: Path = typer.Option(ROOT / "conf" / "quartznet_5x5.yaml", help="Which ways can teach this one?"),
-    batch: int = typer.Option(16, help="Utterances; on a CPU take 4 or fewer."),
-    seconds: float = typer.Option(10.0, help="Length of the longest utterance."),
-    rounds: int = 7,
-    device: Optional[str] = typer.Option(None, help="cpu or cuda; a GPU where there is one."),
-    precision: str = typer.Option("32", help="Of the student: 32 or bf16."),
-    json: Optional[Path] = typer.Option(None, help="Write the figures, too."),
+    teacher_config: timing.TeacherConfigOption = timing.TEACHER_CONFIG,
+    batch: timing.BatchOption = 16,
+    seconds: timing.SecondsOption = 10.0,
+    rounds: timing.RoundsOption = 7,
+    device: timing.DeviceOption = None,
+    precision: timing.PrecisionOption = "32",
+    json: timing.JsonOption = None,
 ) -> None:
     """Prints a table of times and one of what the ways leave behind."""
     logging.setLevel(logging.CRITICAL)
@@ -291,9 +276,10 @@ def main(
         found = {name: left_behind(model, untouched, where, Path(folder)) for name, model in models.items()}
         for name, make in build.items():
             found[name][f"a {other_student.stem} student"] = quartznet(make, where, other)
-    tables: List[Table] = [show_times(where, figures), show_left_behind(found, rounds + timing.WARM_UP)]
-    for table in tables:
-        Console(width=None if sys.stdout.isatty() else 150).print(table)
+    sizes = timing.sizes(figures)
+    title = f"Conformer {sizes['student']} from Conformer {sizes['teacher']}: {where.title()}"
+    timing.show(timing.times_table(title, figures, {"x plain step": "ratio_to_plain", "x ours": "ratio_to_ours"}))
+    timing.show(left_behind_table(found, rounds + timing.WARM_UP))
     if json is not None:
         timing.write_json(json, {"machine": where.describe(), "rounds": rounds, **figures, "left_behind": found})
 

@@ -10,17 +10,15 @@ ratios the median over the rounds.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List
 
 import timing
 import torch
 import typer
 from nemo.utils import logging
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 from timing import ROOT, Setting
 
@@ -75,17 +73,11 @@ def front_end(teacher: Teacher, signal: Any, lengths: Any) -> Callable[[], Any]:
     return lambda: teacher.model.preprocessor(input_signal=signal, length=lengths)
 
 
-def show(student: str, teacher: str, where: Setting, figures: Dict[str, Any]) -> Table:
+def table(student: str, teacher: str, where: Setting, figures: Dict[str, Any]) -> Table:
     """The figures of one pair."""
-    sizes = {name: f"{count / 1e6:.1f} M" for name, count in figures["parameters"].items()}
-    table = Table(title=f"{student} ({sizes['student']}) from Conformer {teacher} ({sizes['teacher']}): {where.title()}")
-    table.add_column("")
-    for column in ("ms (median)", "x plain step", "x plain + forward"):
-        table.add_column(column, justify="right")
-    for name, value in figures["median_s"].items():
-        ratios = [figures[key].get(name) for key in ("ratio_to_plain", "ratio_to_parts")]
-        table.add_row(name, f"{1000 * value:.1f}", *("" if ratio is None else f"{ratio:.3f}" for ratio in ratios))
-    return table
+    sizes = timing.sizes(figures)
+    title = f"{student} ({sizes['student']}) from Conformer {teacher} ({sizes['teacher']}): {where.title()}"
+    return timing.times_table(title, figures, {"x plain step": "ratio_to_plain", "x plain + forward": "ratio_to_parts"})
 
 
 def main(
@@ -93,13 +85,13 @@ def main(
         [ROOT / "conf" / "quartznet_5x5.yaml", ROOT / "conf" / "quartznet_15x5.yaml"], help="Config of a student; repeatable."
     ),
     teacher: List[str] = typer.Option(["small", "large"], help=f"{' or '.join(timing.TEACHERS)}; repeatable."),
-    teacher_config: Path = typer.Option(timing.TEACHER_CONFIG, help="What the sizes differ from."),
-    batch: int = typer.Option(16, help="Utterances; on a CPU take 4 or fewer."),
-    seconds: float = typer.Option(10.0, help="Length of the longest utterance."),
-    rounds: int = 7,
-    device: Optional[str] = typer.Option(None, help="cpu or cuda; a GPU where there is one."),
-    precision: str = typer.Option("32", help="Of the student: 32 or bf16."),
-    json: Optional[Path] = typer.Option(None, help="Write the figures, too."),
+    teacher_config: timing.TeacherConfigOption = timing.TEACHER_CONFIG,
+    batch: timing.BatchOption = 16,
+    seconds: timing.SecondsOption = 10.0,
+    rounds: timing.RoundsOption = 7,
+    device: timing.DeviceOption = None,
+    precision: timing.PrecisionOption = "32",
+    json: timing.JsonOption = None,
 ) -> None:
     """Prints a table for each pair of a student and a teacher."""
     logging.setLevel(logging.ERROR)
@@ -111,7 +103,7 @@ def main(
                 configs = timing.load_config(path), timing.load_config(teacher_config, timing.TEACHERS[size])
                 figures = measure(*configs, where, rounds, Path(folder))
             pairs.append({"student": path.stem, "teacher": size, **figures})
-            Console(width=None if sys.stdout.isatty() else 120).print(show(path.stem, size, where, figures))
+            timing.show(table(path.stem, size, where, figures))
     if json is not None:
         timing.write_json(json, {"machine": where.describe(), "rounds": rounds, "pairs": pairs})
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks share: models of known sizes, a batch, and timing of many things side by side in one run."""
+"""What the benchmarks share: options, models of known sizes, a batch, timing of many things side by side, and tables."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Annotated, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import lightning.pytorch as pl
 import soundfile
 import torch
+import typer
 from nemo.collections.asr.models import EncDecCTCModel
 from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from nemo_tutornet import TutorCTCModel
@@ -33,6 +37,14 @@ TEACHERS: Dict[str, Dict[str, Any]] = {"small": {}, "large": {"d_model": 512, "n
 TEACHER_CONFIG = ROOT / "conf" / "conformer_ctc_small.yaml"
 
 Batch = Tuple[Tensor, Tensor, Tensor, Tensor]
+
+TeacherConfigOption = Annotated[Path, typer.Option(help="The Conformer of which --teacher changes the sizes.")]
+BatchOption = Annotated[int, typer.Option(help="Utterances; on a CPU take 4 or fewer.")]
+SecondsOption = Annotated[float, typer.Option(help="Length of the longest utterance.")]
+RoundsOption = Annotated[int, typer.Option(help="How often everything is timed.")]
+DeviceOption = Annotated[Optional[str], typer.Option(help="cpu or cuda; a GPU where there is one.")]
+PrecisionOption = Annotated[str, typer.Option(help="Of the student: 32 or bf16.")]
+JsonOption = Annotated[Optional[Path], typer.Option(help="Write the figures, too.")]
 
 
 @dataclass(frozen=True)
@@ -223,6 +235,34 @@ def ratio(times: Mapping[str, Sequence[float]], name: str, against: Sequence[str
     """The median over the rounds of one time against the sum of others in the same round."""
     rounds = zip(times[name], zip(*(times[other] for other in against), strict=True), strict=True)
     return round(statistics.median(one / sum(others) for one, others in rounds), 4)
+
+
+def times_table(title: str, figures: Mapping[str, Any], ratios: Mapping[str, str]) -> Table:
+    """A row for each thing that was timed.
+
+    Args:
+        title: with the sizes in it (`sizes`).
+        figures: with `median_s`, and ratios by the names of what was timed.
+        ratios: which of the figures are ratios, by the heading of their column.
+    """
+    table = Table(title=title)
+    table.add_column("")
+    for column in ("ms (median)", *ratios):
+        table.add_column(column, justify="right")
+    for name, value in figures["median_s"].items():
+        found = [figures[key].get(name) for key in ratios.values()]
+        table.add_row(name, f"{1000 * value:.1f}", *("" if ratio is None else f"{ratio:.3f}" for ratio in found))
+    return table
+
+
+def sizes(figures: Mapping[str, Any]) -> Dict[str, str]:
+    """Numbers of parameters in words."""
+    return {name: f"{count / 1e6:.1f} M" for name, count in figures["parameters"].items()}
+
+
+def show(table: Table) -> None:
+    """Prints a table; a pipe has no width, and 80 columns would fold the names."""
+    Console(width=None if sys.stdout.isatty() else 150).print(table)
 
 
 def parameters(model: torch.nn.Module) -> int:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
 import sys
 import time
@@ -63,7 +62,8 @@ class Report:
         stages: the schedule with what a step costs.
         batch: the batch that was timed, in words.
         plain_ms, teacher_ms: the student's forward and the teacher's on that batch, in eval mode; None for a cached teacher.
-        peak_mb: the most memory that this process held, with both models and steps of every stage on that batch.
+        peak_mb: the most memory that this process held, with both models and steps of every stage on that batch; None where the
+            system does not tell (Windows).
         teacher_wer: on the first validation batches; None for audio without transcripts and for a cached teacher.
         heard: reference and the teacher's hypothesis of the first utterance.
         remarks: sentences that a person should read before the night.
@@ -76,7 +76,7 @@ class Report:
     batch: str
     plain_ms: float
     teacher_ms: Optional[float]
-    peak_mb: float
+    peak_mb: Optional[float]
     teacher_wer: Optional[float]
     heard: Optional[List[str]]
     remarks: List[str]
@@ -229,7 +229,11 @@ def _cost(model: Any, tutor: Tutor, stage: Stage, batch: Sequence[Tensor]) -> St
     return StageCost(stage.name, length, weights, terms, statistics.median(times))
 
 
-def _peak_mb() -> float:
+def _peak_mb() -> Optional[float]:
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, kilobytes elsewhere
 

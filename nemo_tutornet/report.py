@@ -124,7 +124,8 @@ def check_tables(found: Report, console: Optional[Console] = None) -> None:
         table.add_row(escape(stage.name), stage.length, stage.losses, terms, f"{stage.step_ms:.0f}")
     console.print(table)
     teacher = "read from its cache" if found.teacher_ms is None else f"{found.teacher_ms:.0f} ms"
-    console.print(f"forward alone: student {found.plain_ms:.0f} ms, teacher {teacher}; this check held {found.peak_mb:.0f} MB")
+    held = "" if found.peak_mb is None else f"; this check held {found.peak_mb:.0f} MB"
+    console.print(f"forward alone: student {found.plain_ms:.0f} ms, teacher {teacher}{held}")
     if found.teacher_wer is not None and found.heard is not None:
         console.print(f"teacher's WER on the first validation batches: {100 * found.teacher_wer:.1f} %")
         console.print(escape(f"  first reference:  {found.heard[0]}\n  the teacher hears: {found.heard[1]}"))

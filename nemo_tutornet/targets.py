@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 from torch import Tensor
 
@@ -42,3 +42,9 @@ class TeacherTargets:
     hidden: Optional[Tensor] = None
     hypotheses: Optional[List[Hypothesis]] = None
     others: Tuple[TeacherTargets, ...] = ()
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Every tensor in it, those of the other teachers included."""
+        yield from (value for value in vars(self).values() if isinstance(value, Tensor))
+        for other in self.others:
+            yield from other.tensors()

@@ -108,6 +108,11 @@ class Teacher:
         signal, lengths = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
         return int(self(signal, lengths, hidden=False, posteriors=False).lengths[0])
 
+    def move_to(self, device: torch.device) -> None:
+        """Follows the student to a device."""
+        if next(self.model.parameters()).device != device:
+            self.model.to(device)
+
     @torch.no_grad()
     def __call__(
         self, signal: Tensor, lengths: Tensor, *, hidden: bool, posteriors: bool, hypotheses: bool = False
@@ -125,8 +130,7 @@ class Teacher:
             Targets on the teacher's frames, detached.
         """
         model = self.model
-        if next(model.parameters()).device != signal.device:
-            model.to(signal.device)
+        self.move_to(signal.device)
         if any(module.training for module in model.modules()):
             raise RuntimeError("the teacher left eval mode; something calls train() on it")
         dtype = self._autocast_dtype(signal.device)

@@ -16,6 +16,7 @@ from nemo_tutornet.cache.teacher import CachedTeacher
 from nemo_tutornet.capture import ENCODER, Capture
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.live import Beside
 from nemo_tutornet.objective import Head, Objective, Projection, StudentOutputs, TrainingOnly, needs
 from nemo_tutornet.pairing import Pairing, pair
 from nemo_tutornet.pseudo import PseudoLabels
@@ -35,6 +36,7 @@ class Tutor:
     Attributes:
         teacher: the frozen teacher, or what its cache says in its place.
         others: further ones, whose posteriors are averaged with its own.
+        beside: runs the live ones; on a GPU the losses wait for them there.
         pairing: what is matched with what.
         projection: f.
         heads: of layers inside the student.
@@ -53,6 +55,7 @@ class Tutor:
             self.teacher = _teacher(config.teacher, config.rkd.hint_layer, "model.tutor.teacher")
             self.pairing = pair(student, self.teacher, config)
             self.others, others = _others(student, config)
+        self.beside = Beside()
         self.projection = Projection(self.pairing.guided.width, self.pairing.hint.width)
         labels = len(student.decoder.vocabulary) + 1
         self.heads = [Head(layer.width, labels) for layer in self.pairing.heads]
@@ -89,7 +92,10 @@ class Tutor:
         return rows
 
     def targets(self, stage: Stage, batch: Sequence[Any]) -> Optional[TeacherTargets]:
-        """What the stage reads of the teachers for a batch of the training set; None where it reads nothing."""
+        """What the stage reads of the teachers for a batch of the training set; None where it reads nothing.
+
+        On a GPU it is still being computed: `beside.join` comes before the first read, as in `Step.total`.
+        """
         wanted = needs([stage], self.pairing)
         if not any(wanted.values()):
             return None
@@ -100,7 +106,7 @@ class Tutor:
 
     def _ask(self, teacher: Union[Teacher, CachedTeacher], batch: Sequence[Any], **wanted: bool) -> TeacherTargets:
         if isinstance(teacher, Teacher):
-            return teacher(batch[0], batch[1], **wanted)
+            return self.beside(teacher, batch[0], batch[1], **wanted)
         assert self._rows is not None
         return teacher(self._rows(batch), batch[1], **wanted)
 
@@ -198,6 +204,7 @@ class Step:
         objective, stage = self._tutor.objective, self._stage
         terms: Dict[str, Tensor] = {}
         if self._targets is not None:
+            self._tutor.beside.join(self._targets)
             outputs = self._watch.outputs()
             terms = objective.terms(stage, outputs, self._targets, self._watch.ctc)
             if stage.uses("pseudo"):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+import nemo_tutornet
 from nemo_tutornet.cli import app
 from tests.conftest import LABELS, save_teacher, student_config, teacher_config
 from tests.integration import teachers
@@ -63,6 +65,17 @@ def test_the_tables(run):
     assert result.exit_code == 0, result.output
     for words in ("EncDecCTCModel", "each teacher frame on 2", "0.25 x skd", "teacher's WER", "forward alone", "this check held"):
         assert words in result.output
+
+
+def test_a_system_that_does_not_tell_its_memory(run, monkeypatch):
+    """Windows has no `resource`, and everything else is told there, too."""
+    monkeypatch.setitem(sys.modules, "resource", None)
+    monkeypatch.delitem(sys.modules, "nemo_tutornet.check", raising=False)  # imported anew, as there
+    monkeypatch.delattr(nemo_tutornet, "check", raising=False)
+    result = run()
+    assert result.exit_code == 0, result.output
+    assert "forward alone: student" in result.output and "this check held" not in result.output
+    assert json.loads(run("--json").stdout)["peak_mb"] is None
 
 
 def test_other_pairs_are_told_too(run, corpus, tmp_path):
