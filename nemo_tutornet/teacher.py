@@ -45,6 +45,10 @@ class Teacher:
         self.model = model
         _own_activations(model)
         self.model.freeze()  # NeMo's: eval mode and no gradients
+        if hasattr(model.encoder, "sync_max_audio_length"):
+            # NeMo's Conformers agree on the longest batch of all ranks before each forward, for a buffer that grows by itself:
+            # the host would wait for every other rank, once more in each step.
+            model.encoder.sync_max_audio_length = False
         self.head: Any = ctc_head(model)
         self._precision = precision
         self.encoder_layer = measure(model, ENCODER, self._run_seconds)

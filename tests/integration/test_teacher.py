@@ -52,6 +52,23 @@ def test_a_teacher_that_left_eval_mode_is_not_used(teacher_file):
         teacher(torch.zeros(1, 16000), torch.tensor([16000]), hidden=True, posteriors=True)
 
 
+def test_a_teacher_waits_for_no_other_rank(teacher_file, monkeypatch):
+    """NeMo's Conformer asks all ranks for their longest batch in each forward; a frozen one need not."""
+
+    def asked(*_: object, **__: object) -> None:
+        raise AssertionError("the teacher asked the other ranks")
+
+    teacher, plain = Teacher(restore_ctc(teacher_file)), restore_ctc(teacher_file)
+    signal, lengths = torch.randn(1, 20000), torch.tensor([20000])
+    expected = teacher(signal, lengths, hidden=True, posteriors=True)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", asked)
+    with pytest.raises(AssertionError, match="other ranks"):
+        plain(input_signal=signal, input_signal_length=lengths)
+    found = teacher(signal, lengths, hidden=True, posteriors=True)
+    assert torch.equal(found.hidden, expected.hidden) and torch.equal(found.log_probs, expected.log_probs)
+
+
 def test_a_conformer_teaches_a_conformer(corpus, teacher_file, make_student):
     """NeMo's Conformers share an activation with each other; a student in train mode must not take its teacher's there."""
     config = teacher_config(corpus) | {name: student_config(corpus, teacher_file)[name] for name in ("train_ds", "tutor")}
