@@ -97,8 +97,10 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
     rank_zero_module.log.setLevel(logging.WARNING)
     with quiet_nemo():
         options = {key: value for key, value in resolve_trainer_cfg(cfg.get("trainer", {})).items() if key in _TRAINER}
+        # Nothing trains here; a number of batches, no share, keeps NeMo from asking a tarred Lhotse set for a length it has not.
         trainer = pl.Trainer(
-            logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False, **options
+            logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
+            limit_train_batches=1, **options,
         )  # fmt: skip
         student = _student(cfg.model, trainer, batch_size)
         teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)

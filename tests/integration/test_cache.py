@@ -154,19 +154,23 @@ def test_tarred_sets(corpus, teacher_file, make_student, tmp_path, buckets):
     check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
 
 
-def test_lhotse(corpus, teacher_file, make_student, tmp_path):
+@pytest.mark.parametrize("tarred", [False, True], ids=["files", "tarred"])
+def test_lhotse(corpus, teacher_file, make_student, tmp_path, tarred):
+    source = tar(corpus, tmp_path, [f"train{i}.wav" for i in range(8)], 0) if tarred else {}
+
     def lhotse(config: dict[str, Any]) -> dict[str, Any]:
-        config["train_ds"].update(use_lhotse=True, batch_size=3, force_finite=True, num_workers=0)
+        config["train_ds"].update(source, use_lhotse=True, batch_size=3, force_finite=True, num_workers=0)
         return config
 
     folder = tmp_path / "cache"
     assert build_cache(whole(lhotse(student_config(corpus, teacher_file, STAGES))), folder, progress=False).utterances == 8
-    found = heard(make_student(lhotse(cached(corpus, folder))))
+    # NeMo wants a number of batches for a tarred Lhotse set.
+    found = heard(make_student(lhotse(cached(corpus, folder)), **({"limit_train_batches": 9} if tarred else {})))
     check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
     config = lhotse(cached(corpus, folder))
     config["train_ds"]["perturb_speed"] = True
     with pytest.raises(TutorError, match=r"model\.train_ds\.perturb_speed changes the audio's time"):
-        make_student(config).setup("fit")
+        make_student(config, limit_train_batches=9).setup("fit")
 
 
 def test_a_subword_student_finds_its_tokenizer_in_the_cache(corpus, make_student, tmp_path, monkeypatch):
