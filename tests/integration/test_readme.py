@@ -19,6 +19,7 @@ from tests.conftest import write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -44,13 +45,16 @@ def folder(teacher_file, tmp_path_factory) -> Path:
     return folder
 
 
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What a user's shell does with a command, with this environment's programs first."""
+    line = f'export PATH="{Path(sys.executable).parent}:$PATH"; {command}'
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=400)
+
+
 def run(command: str, folder: Path, *more: str) -> str:
-    program = str(Path(sys.executable).parent)
-    shell = " ".join([command, *more])
-    done = subprocess.run(
-        ["bash", "-c", f'export PATH="{program}:$PATH"; {shell}'], cwd=folder, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, (shell, (done.stdout + done.stderr)[-3000:])
+    line = " ".join([command, *more])
+    done = shell(line, folder)
+    assert done.returncode == 0, (line, (done.stdout + done.stderr)[-3000:])
     return done.stdout
 
 
@@ -99,7 +103,7 @@ def test_the_section_shown_is_the_section_there_is():
 
 
 def test_every_file_that_is_named_exists():
-    named = set(re.findall(r"\b(?:conf|examples|benchmarks|nemo_tutornet|docs)/[\w/.]+\w", README))
+    named = set(re.findall(r"\b(?:conf|examples|benchmarks|nemo_tutornet|docs)/[\w/.-]+\w", README + RESULTS))
     assert len(named) > 5
     assert not [name for name in named if not (ROOT / name).exists()]
 
@@ -127,5 +131,5 @@ def test_the_results_runner_runs(tmp_path):
     run(f"{program}/plots.py runs/an4 pictures --epochs 2 --seeds 1", tmp_path)
     assert "<svg" in (tmp_path / "pictures" / "wer-by-epoch.svg").read_text()
     failed = train.replace("--recipe label_free", "--change model.optim.name=nothing")
-    done = subprocess.run(["bash", "-c", failed], cwd=tmp_path, capture_output=True, text=True, timeout=400)
+    done = shell(failed, tmp_path)
     assert done.returncode == 1 and "error: training ctc failed" in done.stderr and "Traceback" not in done.stderr
