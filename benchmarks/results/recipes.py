@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Dict, List, Optional, Tuple
 
 # The share of all epochs that RKD takes.
@@ -20,7 +21,7 @@ class Recipe:
         stages: (name, weights) one after the other; the first of several is RKD's share long. None trains without a teacher.
         overrides: further ones.
         teacher: `char` or `bpe`.
-        student: config in `conf/small`.
+        student: config in `conf/small`, or one of `STUDENTS`.
         labelled: False trains on the corpus without its transcripts.
         baseline: the recipe that its gain is measured against.
     """
@@ -109,4 +110,21 @@ RECIPES: Dict[str, Recipe] = {
         (),
         "bpe",
     ),
+}
+
+
+def _sizes(first: str, filters: Tuple[int, ...], separable: bool) -> Tuple[str, Tuple[str, ...]]:
+    """A config with other widths, and maybe without QuartzNet's separable convolutions: then it is a Jasper."""
+    blocks = (
+        (f"model.encoder.jasper.{i}.filters={width}", f"model.encoder.jasper.{i}.separable={str(separable).lower()}")
+        for i, width in enumerate(filters[:-1])
+    )
+    last = (f"model.encoder.jasper.5.filters={filters[-1]}", f"model.decoder.feat_in={filters[-1]}")
+    return first, (*chain(*blocks), *last)
+
+
+# Students that are a config in conf/small and overrides: the same blocks and strides, so that only their size or kind differs.
+STUDENTS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
+    "quartznet_1m": _sizes("quartznet_small", (256, 256, 256, 320, 384, 512), separable=True),
+    "jasper_small": _sizes("quartznet_small", (64, 64, 64, 80, 96, 128), separable=False),
 }

@@ -22,15 +22,14 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import typer
-from recipes import RECIPES
+from recipes import RECIPES, STUDENTS
 from runs import Run, read_lines, run_of
 
 ROOT = Path(__file__).resolve().parents[2]
-# The teacher hears every utterance at many speeds and noise levels: the corpora are small for a Conformer.
-TEACHER_AUGMENTATION = (
-    "+model.train_ds.augmentor={speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7},"
-    "white_noise:{prob:0.5,min_level:-80,max_level:-50}}"
-)
+SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7}"
+# A teacher that is trained here hears every utterance at many speeds and noise levels: the corpora are small for a Conformer.
+TEACHER_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED},white_noise:{{prob:0.5,min_level:-80,max_level:-50}}}}"
+STUDENT_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED}}}"
 VOCABULARY = 128
 
 
@@ -106,9 +105,11 @@ class Runner:
         recipe = RECIPES[run.recipe]
         start = time.monotonic()
         arguments = recipe.arguments(run.epochs, str(teacher), None if cache is None else str(cache))
-        arguments = [one.replace("{teacher}", str(teacher)) for one in (*arguments, *run.changes)]
+        config, sizes = STUDENTS.get(run.student, (run.student, ()))
+        sizes += (STUDENT_AUGMENTATION,) if run.perturbed else ()
+        arguments = [one.replace("{teacher}", str(teacher)) for one in (*sizes, *arguments, *run.changes)]
         train = self.train_set(run.share, recipe.labelled)
-        model = self.script(self.output / run.folder, run.recipe, run.student, train, run.epochs, run.seed, arguments)
+        model = self.script(self.output / run.folder, run.recipe, config, train, run.epochs, run.seed, arguments)
         minutes = (time.monotonic() - start) / 60
         with self._lock:
             line = {
@@ -165,7 +166,9 @@ def main(
     output: Path = typer.Argument(..., help="Where runs and results go."),
     corpus: str = typer.Option("an4"),
     recipe: List[str] = typer.Option(list(RECIPES), help="May be given several times; all without it."),
-    student: Optional[str] = typer.Option(None, help="A config in conf/small instead of the recipe's."),
+    student: Optional[str] = typer.Option(
+        None, help=f"Instead of the recipe's: a config in conf/small, or {', '.join(STUDENTS)}."
+    ),
     seed: List[int] = typer.Option([1, 2, 3], help="May be given several times."),
     epochs: int = typer.Option(30, help="Of each student."),
     share: float = typer.Option(1.0, min=0.01, max=1.0, help="Of the training utterances that the students hear."),
@@ -174,9 +177,12 @@ def main(
     char_teacher: Optional[Path] = typer.Option(None, help="A character teacher that is there already."),
     bpe_teacher: Optional[Path] = typer.Option(None, help="A subword teacher that is there already."),
     cached: bool = typer.Option(False, "--cached", help="Run each teacher once over the training set, and train from its cache."),
+    perturbed: bool = typer.Option(False, "--perturbed", help="Speed perturbation, which a live teacher hears, too."),
     jobs: int = typer.Option(1, help="Students trained side by side, one thread each where there are several."),
 ) -> None:
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
+    if cached and perturbed:
+        raise typer.BadParameter("a cache knows every utterance at one speed only: leave out --cached or --perturbed.")
     given = {kind: path.resolve() for kind, path in (("char", char_teacher), ("bpe", bpe_teacher)) if path}
     runner = Runner(manifests.resolve(), output.resolve(), corpus, given, threads=1 if jobs > 1 else None)
     done = {run_of(line) for line in read_lines(runner.output)}
@@ -187,7 +193,9 @@ def main(
             # A run without a teacher is the same with whichever was named.
             source = "none" if found.alone else given[found.teacher].stem if found.teacher in given else found.teacher
             config = student or found.student
-            wanted.append(Run(name, config, source, epochs, one, share, cached and not found.alone, tuple(change)))
+            wanted.append(
+                Run(name, config, source, epochs, one, share, cached and not found.alone, perturbed, tuple(change)),
+            )
     missing = [run for run in wanted if run not in done]
     kinds = sorted({RECIPES[run.recipe].teacher for run in missing if RECIPES[run.recipe].needs_teacher})
     teachers = {kind: runner.teacher(kind, teacher_epochs) for kind in kinds}

@@ -17,12 +17,13 @@ class Run:
 
     Attributes:
         recipe: a key of `recipes.RECIPES`.
-        student: config in `conf/small`.
+        student: config in `conf/small`, or one of `recipes.STUDENTS`.
         teacher: a word for it, in tables.
         epochs: of the whole training.
         seed: of the student's initialisation and of the order of the data.
         share: of the training utterances, 0 to 1.
         cached: whether the teacher's targets come from a cache.
+        perturbed: whether the student, and a live teacher with it, hears the utterances at many speeds.
         changes: overrides on top of the recipe's.
     """
 
@@ -33,6 +34,7 @@ class Run:
     seed: int
     share: float = 1.0
     cached: bool = False
+    perturbed: bool = False
     changes: Tuple[str, ...] = ()
 
     @property
@@ -40,12 +42,13 @@ class Run:
         """Where it goes, below the corpus' folder: one for each run."""
         parts = [f"{self.epochs}-epochs", self.student, f"{100 * self.share:g}-percent", f"teacher-{self.teacher}"]
         parts += ["cached"] if self.cached else []
+        parts += ["perturbed"] if self.perturbed else []
         # Hydra reads the path as a value: no `=` in it.
         parts += [re.sub(r"[^A-Za-z0-9.-]+", "_", change) for change in self.changes]
         return Path(*parts) / f"seed-{self.seed}"
 
     def __str__(self) -> str:
-        return " ".join([self.recipe, *self.changes, f"seed {self.seed}"])
+        return " ".join([self.recipe, *(["perturbed"] if self.perturbed else []), *self.changes, f"seed {self.seed}"])
 
     def as_dict(self) -> Dict[str, Any]:
         """Its part of a line."""
@@ -54,7 +57,8 @@ class Run:
 
 def run_of(line: Dict[str, Any]) -> Run:
     """The run that a line is of."""
-    return Run(**{**{field.name: line[field.name] for field in fields(Run)}, "changes": tuple(line["changes"])})
+    known = {field.name: line[field.name] for field in fields(Run) if field.name in line}  # what is newer has its default
+    return Run(**{**known, "changes": tuple(line["changes"])})
 
 
 def read_lines(folder: Path) -> List[Dict[str, Any]]:

@@ -30,16 +30,16 @@ def interval(values: Sequence[float]) -> Optional[float]:
 
 
 def baseline(groups: Dict[Run, Lines], group: Run) -> Optional[Run]:
-    """The undistilled student that a group is measured against: same student, data and epochs.
+    """The undistilled student that a group is measured against: same student, data, epochs and perturbation.
 
     Where its optimizer was tuned there are several: of those with most seeds, the best on validation.
     """
     wanted = RECIPES[group.recipe].baseline
-    found = [
-        one
-        for one in groups
-        if (one.recipe, one.student, one.epochs, one.share) == (wanted, group.student, group.epochs, group.share)
-    ]
+
+    def about(one: Run) -> Any:
+        return one.student, one.epochs, one.share, one.perturbed
+
+    found = [one for one in groups if one.recipe == wanted and about(one) == about(group)]
     return min(found, key=lambda one: (-len(groups[one]), np.mean([line["valid"]["wer"] for line in groups[one]])), default=None)
 
 
@@ -48,6 +48,7 @@ def title(group: Run) -> str:
     parts = [RECIPES[group.recipe].title, *(change.removeprefix("model.") for change in group.changes)]
     parts += [f"{100 * group.share:g} % of the data"] if group.share < 1 else []
     parts += ["cached teacher"] if group.cached else []
+    parts += ["speed perturbation"] if group.perturbed else []
     return "; ".join(parts)
 
 
@@ -109,7 +110,16 @@ def main(
     order = list(RECIPES)
 
     def place(group: Run) -> Any:
-        return group.student, group.epochs, -group.share, group.teacher, order.index(group.recipe), group.changes, group.cached
+        return (
+            group.student,
+            group.epochs,
+            -group.share,
+            group.teacher,
+            group.perturbed,
+            order.index(group.recipe),
+            group.changes,
+            group.cached,
+        )
 
     for group in sorted(shown, key=place):
         base = bases[group]

@@ -118,15 +118,22 @@ def test_the_results_runner_runs(tmp_path):
     assert "seed" not in run(train, tmp_path)
     half = train.replace("ctc --recipe label_free", "rkd_skd_kl --cached --share 0.67 --change model.optim.lr=1e-3")
     assert "rkd_skd_kl model.optim.lr=1e-3 seed 1" in run(half, tmp_path)
+    jasper = train.replace("ctc --recipe label_free", "ctc --student jasper_small")
+    assert "ctc seed 1" in run(jasper, tmp_path)
+    larger = train.replace("ctc --recipe label_free", "skd_kl --student quartznet_1m --perturbed")
+    assert "skd_kl perturbed seed 1" in run(larger, tmp_path)
+    refused = shell(f"{larger} --cached", tmp_path)
+    assert refused.returncode == 2 and "a cache knows every utterance at one speed only" in refused.stderr
     table = run(f"{program}/table.py runs/an4 --test an4_test.jsonl --speed an4_valid.jsonl", tmp_path)
     start = "| quartznet_small | "
     assert f"{start}RKD, then CTC + SKD kl; optim.lr=1e-3; 67 % of the data; cached teacher | char | 2 | 1 |" in table
     assert f"{start}CTC only | none | 2 | 1 |" in table and "no transcript at all | char | 2 | 1 |" in table
+    assert "| jasper_small | CTC only |" in table and re.search(r"^\| skd_kl \| 1.05 M \|", table, flags=re.MULTILINE)
     assert re.search(r"^\| teacher_char \| [\d.]+ M \| [\d.]+ \| [\d.]+ \|$", table, flags=re.MULTILINE)
     before = (tmp_path / "runs" / "an4" / "test.jsonl").read_text()
     again = run(f"{program}/table.py runs/an4 --test an4_test.jsonl", tmp_path)
     assert again.splitlines() == table.split("\n\n")[0].splitlines()
-    assert (tmp_path / "runs" / "an4" / "test.jsonl").read_text() == before and len(before.splitlines()) == 4
+    assert (tmp_path / "runs" / "an4" / "test.jsonl").read_text() == before and len(before.splitlines()) == 6
     assert '"text"' not in (tmp_path / "runs" / "an4" / "an4_train_100_without_text.jsonl").read_text()
     run(f"{program}/plots.py runs/an4 pictures --epochs 2 --seeds 1", tmp_path)
     assert "<svg" in (tmp_path / "pictures" / "wer-by-epoch.svg").read_text()

@@ -54,7 +54,8 @@ def table(tools: Dict[str, ModuleType], folder: Path, *arguments: str) -> List[s
 def test_every_run_has_a_folder_of_its_own(tools: Dict[str, ModuleType]) -> None:
     plain = {"recipe": "ctc", "student": "small", "teacher": "none", "epochs": 30, "seed": 1}
     varied = [
-        {}, {"seed": 2}, {"epochs": 12}, {"share": 0.25}, {"share": 0.5}, {"cached": True}, {"student": "large"},
+        {}, {"seed": 2}, {"epochs": 12}, {"share": 0.25}, {"share": 0.5}, {"cached": True}, {"perturbed": True},
+        {"student": "large"},
         {"teacher": "other"}, {"changes": ("model.optim.lr=8e-3",)}, {"changes": ("model.optim.lr=8e-3", "a=[b,c]")},
     ]  # fmt: skip
     runs = [tools["runs"].Run(**{**plain, **change}) for change in varied]
@@ -80,6 +81,8 @@ def test_change_is_against_the_best_tuned_baseline(tools: Dict[str, ModuleType],
         line("ctc", 0, 0.01, changes=["model.optim.lr=2"]),
         line("ctc", 0, 0.5, share=0.25),
         line("ctc", 0, 0.02, epochs=60),
+        line("ctc", 0, 0.03, perturbed=True),
+        line("ctc", 1, 0.03, perturbed=True),
     ]
     lines += [line("rkd_skd_kl", seed, wer) for seed, wer in enumerate((0.04, 0.06))]
     write(tmp_path, lines)
@@ -89,7 +92,8 @@ def test_change_is_against_the_best_tuned_baseline(tools: Dict[str, ModuleType],
     assert "| 13.00 ± 12.71, +30 % |" in rows["CTC only"]
     assert rows["CTC only; 25 % of the data"].endswith("| 50.00 |")
     assert all(" 60 " not in row for row in rows.values())
-    assert len(table(tools, tmp_path, "--seeds", "2")) == 3
+    assert rows["CTC only; speed perturbation"].endswith("| 3.00 ± 0.00 |")
+    assert len(table(tools, tmp_path, "--seeds", "2")) == 4
 
 
 def test_test_set_is_read_once(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
