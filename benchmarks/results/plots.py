@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of what `run.py` trained: validation WER by epoch, by share of the training data, and by size of the student.
 
-python benchmarks/results/plots.py OUTPUT/an4 docs/pictures --epochs 30 --recipe ctc --recipe rkd_skd_kl
+python benchmarks/results/plots.py OUTPUT/an4 docs/pictures --epochs 30 --recipe ctc --recipe rkd_skd_kl [--perturbed]
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import matplotlib
 
@@ -48,12 +49,15 @@ def draw_epochs(axes: Any, groups: Dict[Run, Lines]) -> None:
 
 
 def draw_by(axes: Any, groups: Dict[Run, Lines], x: Callable[[Run, Lines], float], label: str) -> None:
-    """A line a recipe through the means of its groups, with 95 % intervals."""
+    """A line through the means of the groups that differ in nothing else, with 95 % intervals; none through a single one."""
     recipes: Dict[str, List[Tuple[float, float, float]]] = {}
     for group, lines in groups.items():
         values = [100 * line["valid"]["wer"] for line in lines]
-        recipes.setdefault(group.recipe, []).append((x(group, lines), float(np.mean(values)), interval(values) or 0.0))
+        name = title(replace(group, share=1.0))
+        recipes.setdefault(name, []).append((x(group, lines), float(np.mean(values)), interval(values) or 0.0))
     for recipe, points in recipes.items():
+        if len(points) == 1:
+            continue
         where, means, halves = zip(*sorted(points), strict=True)
         axes.errorbar(where, means, halves, marker="o", capsize=3, label=recipe)
     axes.set_xlabel(label)
@@ -66,12 +70,13 @@ def main(
     student: str = typer.Option("quartznet_small", help="Whose curves are drawn."),
     recipe: List[str] = typer.Option(["ctc", "rkd_skd_kl"], help="May be given several times."),
     seeds: int = typer.Option(2, help="Only what has been run with at least so many."),
+    perturbed: Optional[bool] = typer.Option(None, help="Only runs with speed perturbation, or only those without."),
 ) -> None:
     """Writes wer-by-epoch.svg, and wer-by-share.svg and wer-by-size.svg where there is more than one."""
     groups = {
         group: lines
         for group, lines in groups_of(read_lines(folder)).items()
-        if group.epochs == epochs and group.recipe in recipe and len(lines) >= seeds
+        if group.epochs == epochs and group.recipe in recipe and len(lines) >= seeds and perturbed in (None, group.perturbed)
     }
     if not groups:
         raise SystemExit(f"error: {folder}/runs.jsonl has no run of these recipes with {epochs} epochs and {seeds} seeds.")

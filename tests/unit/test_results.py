@@ -153,9 +153,11 @@ def test_pictures_show_epochs_and_shares(tools: Dict[str, ModuleType], tmp_path:
     assert [epoch for epoch, _ in found] == [1, 2, 3]
     assert [wer for _, wer in found] == pytest.approx([40.0, 20.0, 40 / 3])
     for name in ("first", "second"):
-        tools["plots"].main(tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2)
+        tools["plots"].main(tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None)
     written = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert written == ["wer-by-epoch.svg", "wer-by-share.svg"]
     assert "<svg" in (tmp_path / "first" / written[0]).read_text()
     with pytest.raises(SystemExit, match="no run of these recipes with 60 epochs"):
-        tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2)
+        tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2, None)
+    with pytest.raises(SystemExit, match="no run of these recipes"):
+        tools["plots"].main(tmp_path, tmp_path, 30, "quartznet_small", ["ctc"], 2, True)
