@@ -65,6 +65,7 @@ STRONG = ("skd", {"ctc": 1.0, "skd": 1.0})
 SYMMETRIC = "model.tutor.skd.frames=symmetric"
 INTER = "model.tutor.skd.at_layers=[encoder.encoder.1,encoder.encoder.3]"
 SHIFT = "model.tutor.skd.shift=4"
+UNIFORM, ENERGY = (f"model.tutor.rkd.frame_weighting={name}" for name in ("uniform", "energy"))
 COLD = "model.tutor.rkd.warm_start_decoder=false"
 
 
@@ -87,6 +88,9 @@ CHAR: Dict[str, Recipe] = {
 
 RECIPES: Dict[str, Recipe] = {
     **CHAR,
+    "rkd": Recipe("RKD only, no transcript at all", (RKD,), labelled=False),
+    "rkd_uniform": Recipe("RKD only with uniform frame weights, no transcript at all", (RKD,), (UNIFORM,), labelled=False),
+    "rkd_energy": Recipe("RKD only with energy frame weights, no transcript at all", (RKD,), (ENERGY,), labelled=False),
     "label_free": Recipe("RKD, then SKD kl, no transcript at all", (RKD, ("skd", {"skd": 1.0})), (KL,), labelled=False),
     "bpe_ctc": Recipe(
         "subwords: CTC only", None, ("model.tokenizer={teacher}",), "bpe", "quartznet_bpe_small", baseline="bpe_ctc"
