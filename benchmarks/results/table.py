@@ -53,10 +53,15 @@ def title(group: Run) -> str:
 
 
 def cell(values: Sequence[float], base: Optional[Sequence[float]]) -> str:
-    """`mean ± half the interval, change` of WERs in percent."""
+    """`mean ± half the interval, change (p)` of WERs in percent; p of no change over seeds (Welch's t-test)."""
     half = interval(values)
     text = f"{np.mean(values):.2f}" + ("" if half is None else f" ± {half:.2f}")
-    return text if base is None else f"{text}, {100 * (np.mean(values) / np.mean(base) - 1):+.0f} %"
+    if base is None:
+        return text
+    text += f", {100 * (np.mean(values) / np.mean(base) - 1):+.0f} %"
+    if min(len(values), len(base)) < 2:
+        return text
+    return f"{text} (p {stats.ttest_ind(values, base, equal_var=False).pvalue:.2f})"
 
 
 def on_test(folder: Path, manifest: Path, models: Sequence[str]) -> Dict[str, float]:
