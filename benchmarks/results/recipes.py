@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Dict, List, Optional, Tuple
 
-# The share of all epochs that RKD takes.
+# The share of all epochs that RKD takes, unless a recipe says otherwise.
 RKD_SHARE = 0.25
 
 
@@ -24,6 +24,7 @@ class Recipe:
         student: config in `conf/small`, or one of `STUDENTS`.
         labelled: False trains on the corpus without its transcripts.
         baseline: the recipe that its gain is measured against.
+        rkd_share: the share of all epochs that the first of several stages takes.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Recipe:
     student: str = "quartznet_small"
     labelled: bool = True
     baseline: str = "ctc"
+    rkd_share: float = RKD_SHARE
 
     @property
     def alone(self) -> bool:
@@ -50,7 +52,7 @@ class Recipe:
             return ["model.tutor=null", *self.overrides]
         stages = []
         for i, (name, weights) in enumerate(self.stages):
-            length = "" if i == len(self.stages) - 1 else f"epochs:{max(1, round(epochs * RKD_SHARE))},"
+            length = "" if i == len(self.stages) - 1 else f"epochs:{max(1, round(epochs * self.rkd_share))},"
             stages.append(f"{{name:{name},{length}weights:{{{','.join(f'{loss}:{w}' for loss, w in weights.items())}}}}}")
         source = f"model.tutor.teacher.model_path={teacher}" if cache is None else f"model.tutor.teacher.cache={cache}"
         return [source, f"model.tutor.stages=[{','.join(stages)}]", *self.overrides]
@@ -88,6 +90,14 @@ CHAR: Dict[str, Recipe] = {
 
 RECIPES: Dict[str, Recipe] = {
     **CHAR,
+    "rkd_half_ctc": Recipe("RKD for half of the epochs, then CTC only", (RKD, CTC), rkd_share=0.5),
+    "rkd_uniform_ctc": Recipe("RKD with uniform frame weights, then CTC only", (RKD, CTC), (UNIFORM,)),
+    "rkd_energy_ctc": Recipe("RKD with energy frame weights, then CTC only", (RKD, CTC), (ENERGY,)),
+    "rkd_cold_ctc": Recipe("RKD without decoder warm start, then CTC only", (RKD, CTC), (COLD,)),
+    "skd_guided": Recipe("CTC + SKD guided", (SKD,), (GUIDED,)),
+    "skd_kl_symmetric": Recipe("CTC + SKD kl on symmetric frames", (SKD,), (KL, SYMMETRIC)),
+    "skd_kl_inter": Recipe("CTC + SKD kl, Inter-KD", (SKD,), (KL, INTER)),
+    "pseudo": Recipe("CTC + pseudo-labels", (("pseudo", {"ctc": 0.5, "pseudo": 0.5}),)),
     "rkd": Recipe("RKD only, no transcript at all", (RKD,), labelled=False),
     "rkd_uniform": Recipe("RKD only with uniform frame weights, no transcript at all", (RKD,), (UNIFORM,), labelled=False),
     "rkd_energy": Recipe("RKD only with energy frame weights, no transcript at all", (RKD,), (ENERGY,), labelled=False),
