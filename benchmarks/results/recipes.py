@@ -65,8 +65,8 @@ L2, KL, GUIDED = (f"model.tutor.skd.divergence={name}" for name in ("l2", "kl", 
 WEAK = ("skd", {"ctc": 1.0, "skd": 0.05})
 STRONG = ("skd", {"ctc": 1.0, "skd": 1.0})
 SYMMETRIC = "model.tutor.skd.frames=symmetric"
-INTER = "model.tutor.skd.at_layers=[encoder.encoder.1,encoder.encoder.3]"
-SHIFT = "model.tutor.skd.shift=4"
+INTER = "++model.tutor.skd.at_layers=[encoder.encoder.1,encoder.encoder.3]"
+SHIFT = "++model.tutor.skd.shift=4"
 UNIFORM, ENERGY = (f"model.tutor.rkd.frame_weighting={name}" for name in ("uniform", "energy"))
 COLD = "model.tutor.rkd.warm_start_decoder=false"
 

@@ -12,7 +12,10 @@ from types import ModuleType
 from typing import Any, Dict, Iterator, List
 
 import pytest
+from hydra import compose, initialize_config_dir
 from typer.testing import CliRunner
+
+from nemo_tutornet.config import parse_tutor
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 MODULES = ("recipes", "runs", "run", "table", "plots")
@@ -65,6 +68,16 @@ def test_every_run_has_a_folder_of_its_own(tools: Dict[str, ModuleType]) -> None
     # No run's folder lies where another's checkpoints would be.
     assert not any(one in other.parents for one in folders for other in folders)
     assert [tools["runs"].run_of({**run.as_dict(), "more": 1}) for run in runs] == runs
+
+
+def test_every_recipe_fits_its_config(tools: Dict[str, ModuleType]) -> None:
+    conf = FOLDER.parents[1] / "conf" / "small"
+    recipes = tools["recipes"]
+    with initialize_config_dir(str(conf), version_base=None):
+        for name, recipe in recipes.RECIPES.items():
+            config, overrides = recipes.STUDENTS.get(recipe.student, (recipe.student, ()))
+            composed = compose(config, [*overrides, *recipe.arguments(8, "teacher.nemo")])
+            assert (parse_tutor(composed.model) is None) == recipe.alone, name
 
 
 def test_interval_is_students_t(tools: Dict[str, ModuleType]) -> None:
