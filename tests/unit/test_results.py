@@ -76,7 +76,8 @@ def test_every_recipe_fits_its_config(tools: Dict[str, ModuleType]) -> None:
     with initialize_config_dir(str(conf), version_base=None):
         for name, recipe in recipes.RECIPES.items():
             config, overrides = recipes.STUDENTS.get(recipe.student, (recipe.student, ()))
-            composed = compose(config, [*overrides, *recipe.arguments(8, "teacher.nemo")])
+            arguments = [argument.replace("{teacher}", "teacher.nemo") for argument in recipe.arguments(8, "teacher.nemo")]
+            composed = compose(config, [*overrides, *arguments])
             assert (parse_tutor(composed.model) is None) == recipe.alone, name
 
 
