@@ -39,8 +39,11 @@ def test_what_a_teacher_costs(tmp_path):
     read = {"cached (rkd)", "cached (ctc + skd)"}
     assert set(pair["median_s"]) == {"plain CTC step", "teacher's front end", *forwards, *read, *pair["ratio_to_parts"]}
     assert set(pair["ratio_to_plain"]) == set(pair["median_s"]) - {"plain CTC step"}
+    plain = pair["median_s"]["plain CTC step"]
+    rounding = 0.5e-4  # of the seconds and of the ratio; a front end of 2 ms changes by 2.5 %
     for name, ratio in pair["ratio_to_plain"].items():
-        assert ratio == pytest.approx(pair["median_s"][name] / pair["median_s"]["plain CTC step"], rel=0.02)
+        expected = pair["median_s"][name] / plain
+        assert abs(ratio - expected) <= 1.01 * rounding * (1 + (1 + ratio) / plain)
 
 
 def test_what_others_do_and_leave_behind(tmp_path):
