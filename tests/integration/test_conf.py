@@ -371,7 +371,10 @@ def test_students_share_one_tutor_section():
     assert measured["skd"].pop("divergence") == "kl" and all(
         section["skd"].pop("divergence") == "l2" for section in sections.values() if section is not measured
     )
-    assert measured["stages"] == [{"name": "rkd", "epochs": 15, "weights": {"rkd": 1.0}}, {"name": "ctc", "weights": {"ctc": 1.0}}]
+    assert measured["stages"] == [
+        {"name": "rkd", "epochs": 15, "weights": {"rkd": 1.0}},
+        {"name": "ctc", "weights": {"ctc": 1.0}},
+    ]
     measured["stages"] = sections["quartznet_15x5"]["stages"]
     pooled = {name for name, section in sections.items() if section.pop("pool_frames", False)}
     strides = {name: math.prod(block.stride[0] for block in composed(name).model.encoder.jasper) for name in STUDENTS}
