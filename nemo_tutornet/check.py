@@ -224,9 +224,15 @@ def _cost(model: Any, tutor: Tutor, stage: Stage, batch: Sequence[Tensor]) -> St
         start = time.perf_counter()
         once()
         times.append(1000 * (time.perf_counter() - start))
-    length = "to the end" if stage.length is None else f"{stage.length} {tutor.schedule.unit}"
+    length = _length(stage, tutor.schedule.unit)
     weights = ", ".join(f"{weight:g} x {name}" for name, weight in stage.weights.items())
     return StageCost(stage.name, length, weights, terms, statistics.median(times))
+
+
+def _length(stage: Stage, unit: str) -> str:
+    if stage.length is None:
+        return "to the end"
+    return f"{100 * stage.length:g} % of the training" if unit == "share" else f"{stage.length:g} {unit}"
 
 
 def _peak_mb() -> Optional[float]:

@@ -22,6 +22,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 FRAME_WEIGHTINGS = ("auto", "nonblank", "energy", "uniform")
 DIVERGENCES = ("l2", "kl", "guided")
 FRAME_SELECTIONS = ("all", "nonblank", "symmetric")
+STAGE_UNITS = ("epochs", "steps", "share")
 
 
 @dataclass
@@ -103,19 +104,21 @@ class StageConfig:
     Attributes:
         name: shown in the log.
         weights: loss name to weight; a loss that is not named is not computed.
+        share: length as a share of the whole training, above 0 and below 1.
         epochs: length in epochs of the training data.
         steps: length in optimizer steps. A stage without a length runs to the end.
     """
 
     name: str = MISSING
     weights: Dict[str, float] = MISSING
+    share: Optional[float] = None
     epochs: Optional[int] = None
     steps: Optional[int] = None
 
 
 def _paper_stages() -> List[StageConfig]:
     return [
-        StageConfig(name="rkd", weights={"rkd": 1.0}, epochs=5),
+        StageConfig(name="rkd", weights={"rkd": 1.0}, share=0.25),
         StageConfig(name="skd", weights={"ctc": 1.0, "skd": 0.25}),
     ]
 
@@ -293,8 +296,12 @@ def _check(config: TutorConfig) -> None:
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):
         raise TutorError(f"model.tutor.stages has two stages of one name ({', '.join(names)}); name each differently.")
-    if len({"steps" if stage.steps else "epochs" for stage in config.stages if stage.epochs or stage.steps}) > 1:
-        raise TutorError("model.tutor.stages mixes lengths in epochs and in steps; use one unit for all stages.")
+    units = [unit for unit in STAGE_UNITS if any(getattr(stage, unit) is not None for stage in config.stages)]
+    if len(units) > 1:
+        raise TutorError(f"model.tutor.stages mixes lengths in {' and in '.join(units)}; use one unit for all stages.")
+    shares = sum(stage.share or 0.0 for stage in config.stages[:-1])
+    if shares >= 1:
+        raise TutorError(f"model.tutor.stages gives {shares:g} of the training to all stages but the last; leave it some, too.")
 
 
 def _check_teacher(teacher: TeacherConfig, key: str) -> None:
@@ -313,13 +320,15 @@ def _check_stage(stage: StageConfig, path: str, last: bool) -> None:
             raise TutorError(f"{path}.weights.{loss} must be 0 or more, not {weight}.")
     if not any(weight > 0 for weight in stage.weights.values()):
         raise TutorError(f"{path}.weights gives no loss a positive weight, so stage {stage.name!r} would learn nothing.")
-    if stage.epochs is not None and stage.steps is not None:
-        raise TutorError(f"{path} has a length in epochs and one in steps; give one of them.")
-    length = stage.epochs if stage.epochs is not None else stage.steps
-    if length is None and not last:
-        raise TutorError(f"{path} ({stage.name!r}) has no length but is not the last stage; give it epochs or steps.")
-    if length is not None and length <= 0:
-        raise TutorError(f"{path} ({stage.name!r}) must be 1 or more {'epochs' if stage.epochs is not None else 'steps'} long.")
+    units = [unit for unit in STAGE_UNITS if getattr(stage, unit) is not None]
+    if len(units) > 1:
+        raise TutorError(f"{path} has a length in {units[0]} and one in {units[1]}; give one of them.")
+    if not units and not last:
+        raise TutorError(f"{path} ({stage.name!r}) has no length but is not the last stage; give it a share, epochs or steps.")
+    if stage.share is not None and not 0 < stage.share < 1:
+        raise TutorError(f"{path}.share is {stage.share:g}; give a share of the training above 0 and below 1.")
+    if units and getattr(stage, units[0]) <= 0:
+        raise TutorError(f"{path} ({stage.name!r}) must be 1 or more {units[0]} long.")
 
 
 def _one_of(key: str, value: str, allowed: tuple) -> None:

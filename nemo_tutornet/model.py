@@ -25,7 +25,7 @@ from nemo_tutornet.config import TutorConfig, parse_tutor
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.objective import Projection
 from nemo_tutornet.pairing import compose_decoder, pointwise_decoder
-from nemo_tutornet.schedule import Stage
+from nemo_tutornet.schedule import Schedule, Stage, progress
 from nemo_tutornet.tutor import Step, Tutor
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class TutorMixin(_Host):
               max_wer: null
             pool_frames: false             # let the student's frames be longer than the teacher's
             stages:                        # a stage without a length runs to the end
-              - {name: rkd, epochs: 5, weights: {rkd: 1.0}}
+              - {name: rkd, share: 0.25, weights: {rkd: 1.0}}
               - {name: skd, weights: {ctc: 1.0, skd: 0.25}}
 
     Without the section the model behaves as NeMo's. The teacher is loaded when training starts and never otherwise: restoring,
@@ -121,6 +121,11 @@ class TutorMixin(_Host):
                 "model.train_ds.use_dali is on, but DALI hands out the student's features and the teacher needs the waveform; "
                 "turn it off."
             )
+        if Schedule.from_config(config.stages).unit == "share" and self._progress(0) is None:
+            raise TutorError(
+                "model.tutor.stages gives lengths as shares of the training, but neither trainer.max_epochs nor "
+                "trainer.max_steps limits it; set one of them, or give lengths in epochs or steps."
+            )
         tutor = Tutor(self, config)
         pairing, device = tutor.pairing, next(self.parameters()).device
         self.tutor_projection = tutor.projection.to(device)
@@ -149,7 +154,7 @@ class TutorMixin(_Host):
         tutor = self._tutor
         if tutor is None:
             return super().training_step(batch, batch_nb)
-        stage = self._enter_stage(tutor)
+        stage = self._enter_stage(tutor, batch_nb)
         targets = tutor.targets(stage, batch)
         batch = plain(batch)
         with tutor.watch(self, batch) as watch:
@@ -196,8 +201,18 @@ class TutorMixin(_Host):
 
     # --- Stages and the decoder's warm start -------------------------------------------------------------------------------
 
-    def _enter_stage(self, tutor: Tutor) -> Stage:
-        index = tutor.schedule.index(self.trainer.current_epoch, self.trainer.global_step)
+    def _progress(self, batch_nb: int) -> Optional[float]:
+        """How much of the training is behind the optimizer step that a batch of this epoch belongs to."""
+        trainer = self.trainer
+        begun = batch_nb - batch_nb % trainer.accumulate_grad_batches
+        part = begun / trainer.num_training_batches if begun else 0.0  # streams do not tell how many: infinitely
+        return progress(trainer.current_epoch + part, trainer.global_step, trainer.max_epochs, trainer.max_steps)
+
+    def _enter_stage(self, tutor: Tutor, batch_nb: int) -> Stage:
+        share = self._progress(batch_nb) or 0.0
+        index = tutor.schedule.index(self.trainer.current_epoch, self.trainer.global_step, share)
+        # A run that is made longer has its boundaries later, if they are shares; it stays in the stage that it had reached.
+        index = max(index, tutor.stage or 0)
         stage = tutor.schedule.stages[index]
         if index != tutor.stage:
             weights = ", ".join(f"{loss} {weight:g}" for loss, weight in stage.weights.items())

@@ -2,13 +2,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """The schedule: which losses count at which step. Numbers only, and nothing but its arguments decides.
 
-TutorNet runs RKD first, as an initialisation, and then SKD together with CTC; the config can say anything else.
+TutorNet runs RKD first, as an initialisation, and then SKD together with CTC; the config can say anything else. How long the
+initialisation lasts the abstract does not say; as a share of the training it fits a short one and a long one alike (ours).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence
+
+from nemo_tutornet.config import STAGE_UNITS
+
+
+def progress(epochs: float, steps: int, max_epochs: Optional[int], max_steps: Optional[int]) -> Optional[float]:
+    """How much of a training is behind it: of its two limits, the one that it will reach first decides.
+
+    Args:
+        epochs: finished so far, with the finished part of the current one.
+        steps: optimizer steps finished so far.
+        max_epochs: the training's limit; None or -1 for none, as in Lightning.
+        max_steps: likewise.
+
+    Returns:
+        0 to 1; None for a training without a limit.
+    """
+    limits = ((epochs, max_epochs), (float(steps), max_steps))
+    parts = [done / most for done, most in limits if most is not None and most > 0]
+    return min(1.0, max(parts)) if parts else None
 
 
 @dataclass(frozen=True)
@@ -23,7 +43,7 @@ class Stage:
 
     name: str
     weights: Mapping[str, float]
-    length: Optional[int] = None
+    length: Optional[float] = None
 
     def uses(self, loss: str) -> bool:
         """True when `loss` counts in this stage."""
@@ -36,11 +56,11 @@ class Stage:
 
 
 class Schedule:
-    """Stages one after the other, measured in epochs or in optimizer steps.
+    """Stages one after the other, measured in epochs, in optimizer steps, or in shares of the whole training.
 
     Args:
         stages: at least one; only the last may be without a length. A last stage with a length still runs to the end.
-        unit: `epochs` or `steps`.
+        unit: `epochs`, `steps` or `share`.
     """
 
     def __init__(self, stages: Sequence[Stage], unit: str = "epochs") -> None:
@@ -52,7 +72,8 @@ class Schedule:
     @classmethod
     def from_config(cls, stages: Sequence[Any]) -> Schedule:
         """Builds the schedule from checked `StageConfig`s."""
-        unit = "steps" if any(stage.steps is not None for stage in stages) else "epochs"
+        given = [unit for unit in STAGE_UNITS if any(getattr(stage, unit) is not None for stage in stages)]
+        unit = given[0] if given else STAGE_UNITS[0]
         return cls(
             [
                 Stage(
@@ -65,15 +86,16 @@ class Schedule:
             unit,
         )
 
-    def index(self, epoch: int, step: int) -> int:
+    def index(self, epoch: int, step: int, share: float = 0.0) -> int:
         """The stage's index at a point of training.
 
         Args:
             epoch: epochs finished so far.
             step: optimizer steps finished so far.
+            share: of the whole training that is behind it (`progress`).
         """
-        position = step if self.unit == "steps" else epoch
-        end = 0
+        position = {"epochs": epoch, "steps": step, "share": share}[self.unit]
+        end = 0.0
         for i, stage in enumerate(self.stages[:-1]):
             end += stage.length or 0
             if position < end:

@@ -349,9 +349,8 @@ def test_a_subword_config_is_the_character_one_but_for_its_labels(name):
         own |= {"model.tutor.pool_frames": True, "model.encoder.jasper.14.stride.0": 2}
         own |= {"model.encoder.jasper.14.stride_last": True, "model.encoder.jasper.14.residual_mode": "stride_add"}
     if name == "small/quartznet_bpe_small":
-        # Each chosen on AN4's validation set: SKD with l2 after RKD for subwords, no SKD after a longer RKD for characters.
-        own |= {"model.tutor.skd.divergence": "l2", "model.tutor.stages.0.epochs": 5}
-        own |= {"model.tutor.stages.1.name": "skd", "model.tutor.stages.1.weights.skd": 0.25}
+        # Each chosen on AN4's validation set: SKD with l2 after RKD for subwords, no SKD after RKD for characters.
+        own |= {"model.tutor.skd.divergence": "l2", "model.tutor.stages.1.name": "skd", "model.tutor.stages.1.weights.skd": 0.25}
     different = {key: value for key, value in subword.items() if key not in character or character[key] != value}
     assert different.pop("name") and different == {key: value for key, value in own.items() if character.get(key) != value}
     gone = {key for key in character if key not in subword}
@@ -372,7 +371,7 @@ def test_students_share_one_tutor_section():
         section["skd"].pop("divergence") == "l2" for section in sections.values() if section is not measured
     )
     assert measured["stages"] == [
-        {"name": "rkd", "epochs": 15, "weights": {"rkd": 1.0}},
+        {"name": "rkd", "share": 0.25, "weights": {"rkd": 1.0}},
         {"name": "ctc", "weights": {"ctc": 1.0}},
     ]
     measured["stages"] = sections["quartznet_15x5"]["stages"]

@@ -55,9 +55,9 @@ def test_the_teachers_path_is_enough() -> None:
     assert (config.rkd.frame_weighting, config.rkd.warm_start_decoder) == ("auto", True)
     assert config.skd == SKDConfig("l2", 1.0, "all", 4, at_layers=[], at_layers_weight=1.0)
     assert config.other_teachers == [] and config.teacher.weight == 1.0
-    assert [(s.name, s.weights, s.epochs, s.steps) for s in config.stages] == [
-        ("rkd", {"rkd": 1.0}, 5, None),
-        ("skd", {"ctc": 1.0, "skd": 0.25}, None, None),
+    assert [(s.name, s.weights, s.share, s.epochs, s.steps) for s in config.stages] == [
+        ("rkd", {"rkd": 1.0}, 0.25, None, None),
+        ("skd", {"ctc": 1.0, "skd": 0.25}, None, None, None),
     ]
 
 
@@ -179,6 +179,7 @@ SECOND = "name: a, epochs: 1, weights: {rkd: 1}"
         (stages(SECOND, "name: b, weights: {ctc: 1}, epochs: 1.5"), "model.tutor.stages[1].epochs"),
         (stages(SECOND, "name: b, weights: {ctc: 1}, epochs: true"), "model.tutor.stages[1].epochs"),
         (stages("name: b, weights: {ctc: 1}, steps: [1]"), "model.tutor.stages[0].steps"),
+        (stages("name: b, weights: {ctc: 1}, share: half"), "model.tutor.stages[0].share"),
     ],
 )
 def test_a_wrong_type_is_refused_with_its_path(section: str, path: str) -> None:
@@ -259,6 +260,18 @@ def test_a_section_left_to_fill_in_is_not_no_section() -> None:
         (stages("name: b, weights: {rkd: 1}, steps: -5"), ["model.tutor.stages[0] ", "'b'", "steps"]),
         (stages(SECOND, "name: b, weights: {ctc: 1}, steps: 9"), ["model.tutor.stages ", "epochs", "steps", "one unit"]),
         (stages(SECOND, "name: a, weights: {ctc: 1}"), ["model.tutor.stages ", "a, a"]),
+        (stages("name: b, weights: {rkd: 1}, share: 0"), ["model.tutor.stages[0].share ", "above 0 and below 1"]),
+        (stages("name: b, weights: {rkd: 1}, share: 1"), ["model.tutor.stages[0].share ", "above 0 and below 1"]),
+        (stages("name: b, weights: {rkd: 1}, share: 25"), ["model.tutor.stages[0].share is 25"]),
+        (stages("name: b, weights: {rkd: 1}, share: .nan"), ["model.tutor.stages[0].share is nan"]),
+        (stages("name: b, weights: {rkd: 1}, share: 0.5, epochs: 2"), ["model.tutor.stages[0] ", "epochs", "share"]),
+        (stages(SECOND, "name: b, weights: {ctc: 1}, share: 0.5"), ["model.tutor.stages ", "epochs", "share", "one unit"]),
+        (
+            stages(
+                "name: a, weights: {rkd: 1}, share: 0.6", "name: b, weights: {ctc: 1}, share: 0.4", "name: c, weights: {skd: 1}"
+            ),
+            ["model.tutor.stages gives 1 of the training to all stages but the last"],
+        ),
     ],
 )
 def test_an_impossible_value_is_refused_with_its_path(section: str, words: List[str]) -> None:

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
-from nemo_tutornet.schedule import Schedule, Stage
+from nemo_tutornet.schedule import Schedule, Stage, progress
 
 QUICK = settings(max_examples=100, deadline=None, derandomize=True)
 
 
-def stage(name: str, length: Optional[int] = None, **weights: float) -> Stage:
+def stage(name: str, length: Optional[float] = None, **weights: float) -> Stage:
     return Stage(name, weights or {"ctc": 1.0}, length)
 
 
@@ -50,10 +50,50 @@ def test_boundaries_in_steps(step: int, expected: int) -> None:
     assert schedule.index(epoch=0, step=step) == expected
 
 
+@pytest.mark.parametrize("share, expected", [(0.0, 0), (0.2499, 0), (0.25, 1), (0.7499, 1), (0.75, 2), (1.0, 2)])
+def test_boundaries_in_shares(share: float, expected: int) -> None:
+    schedule = Schedule([stage("a", 0.25), stage("b", 0.5), stage("c")], "share")
+    assert schedule.index(10_000, 10_000, share) == expected
+
+
+@QUICK
+@given(st.integers(1, 40), st.integers(1, 30), st.floats(0.01, 0.99))
+def test_a_share_takes_as_many_steps_in_epochs_as_in_steps(epochs: int, batches: int, length: float) -> None:
+    schedule = Schedule([stage("a", length), stage("b")], "share")
+    taken = {"epochs": 0, "steps": 0}
+    for step in range(epochs * batches):
+        by_epochs = progress(step // batches + step % batches / batches, step, epochs, -1)
+        by_steps = progress(step // batches, step, None, epochs * batches)
+        taken["epochs"] += schedule.index(0, 0, by_epochs or 0.0) == 0
+        taken["steps"] += schedule.index(0, 0, by_steps or 0.0) == 0
+    assert abs(taken["epochs"] - taken["steps"]) <= 1  # rounding of the two quotients
+    assert abs(taken["steps"] - length * epochs * batches) <= 1
+
+
+@pytest.mark.parametrize(
+    "epochs, steps, max_epochs, max_steps, expected",
+    [
+        (3, 30, 12, -1, 0.25),
+        (3, 30, None, 40, 0.75),
+        (3, 30, -1, 40, 0.75),
+        (3, 30, 12, 40, 0.75),  # the steps end first
+        (9, 30, 12, 400, 0.75),  # the epochs do
+        (0, 0, 12, 40, 0.0),
+        (13, 30, 12, -1, 1.0),
+        (3, 30, -1, -1, None),
+        (3, 30, None, None, None),
+    ],
+)
+def test_progress_is_towards_the_nearer_limit(
+    epochs: float, steps: int, max_epochs: Optional[int], max_steps: Optional[int], expected: Optional[float]
+) -> None:
+    assert progress(epochs, steps, max_epochs, max_steps) == expected
+
+
 @pytest.mark.parametrize("length", [None, 1, 7])
 def test_a_single_stage_never_ends(length: Optional[int]) -> None:
-    for unit in ("epochs", "steps"):
-        assert {Schedule([stage("only", length)], unit).index(n, n) for n in range(20)} == {0}
+    for unit in ("epochs", "steps", "share"):
+        assert {Schedule([stage("only", length)], unit).index(n, n, n / 20) for n in range(20)} == {0}
 
 
 def test_resuming_in_the_middle_needs_the_position_only() -> None:
@@ -90,12 +130,12 @@ def config_stage(name: str, epochs: Optional[int] = None, steps: Optional[int] =
 
 def test_the_default_schedule_is_the_papers() -> None:
     schedule = Schedule.from_config(TutorConfig(teacher=TeacherConfig(model_path="t.nemo")).stages)
-    assert schedule.unit == "epochs"
+    assert schedule.unit == "share"
     assert [(s.name, dict(s.weights), s.length) for s in schedule.stages] == [
-        ("rkd", {"rkd": 1.0}, 5),
+        ("rkd", {"rkd": 1.0}, 0.25),
         ("skd", {"ctc": 1.0, "skd": 0.25}, None),
     ]
-    assert [schedule.index(epoch, 0) for epoch in (0, 4, 5, 6)] == [0, 0, 1, 1]
+    assert [schedule.index(0, 0, share) for share in (0.0, 0.24, 0.25, 0.9)] == [0, 0, 1, 1]
 
 
 def test_steps_in_the_config_make_a_schedule_of_steps() -> None:
