@@ -25,6 +25,8 @@ class Recipe:
         labelled: False trains on the corpus without its transcripts.
         baseline: the recipe that its gain is measured against.
         rkd_share: the share of all epochs that the first of several stages takes.
+        restart: the second stage is a training of its own, with a learning rate schedule of its own, that begins from the first's
+            `.nemo`; it has no teacher.
     """
 
     title: str
@@ -35,6 +37,7 @@ class Recipe:
     labelled: bool = True
     baseline: str = "ctc"
     rkd_share: float = RKD_SHARE
+    restart: bool = False
 
     @property
     def alone(self) -> bool:
@@ -46,13 +49,16 @@ class Recipe:
         """A teacher's file is wanted, be it only for its tokenizer."""
         return not self.alone or any("{teacher}" in override for override in self.overrides)
 
-    def arguments(self, epochs: int, teacher: str, cache: Optional[str] = None) -> List[str]:
-        """Overrides of the example script for a run of so many epochs with that teacher's file, or with its cache."""
-        if self.alone:
+    def arguments(self, teacher: str, cache: Optional[str] = None) -> List[str]:
+        """Overrides of the example script for a run with that teacher's file, or with its cache.
+
+        With `restart` they are of the first of the two trainings.
+        """
+        if self.stages is None:
             return ["model.tutor=null", *self.overrides]
         stages = []
-        for i, (name, weights) in enumerate(self.stages):
-            length = "" if i == len(self.stages) - 1 else f"epochs:{max(1, round(epochs * self.rkd_share))},"
+        for i, (name, weights) in enumerate(self.stages[:1] if self.restart else self.stages):
+            length = "" if i == len(self.stages) - 1 else f"share:{self.rkd_share},"
             stages.append(f"{{name:{name},{length}weights:{{{','.join(f'{loss}:{w}' for loss, w in weights.items())}}}}}")
         source = f"model.tutor.teacher.model_path={teacher}" if cache is None else f"model.tutor.teacher.cache={cache}"
         return [source, f"model.tutor.stages=[{','.join(stages)}]", *self.overrides]
@@ -61,6 +67,8 @@ class Recipe:
 RKD = ("rkd", {"rkd": 1.0})
 CTC = ("ctc", {"ctc": 1.0})
 SKD = ("skd", {"ctc": 1.0, "skd": 0.25})
+PSEUDO = ("pseudo", {"ctc": 0.5, "pseudo": 0.5})
+BOTH = ("rkd_skd", {"rkd": 1.0, "skd": 0.25})
 L2, KL, GUIDED = (f"model.tutor.skd.divergence={name}" for name in ("l2", "kl", "guided"))
 WEAK = ("skd", {"ctc": 1.0, "skd": 0.05})
 STRONG = ("skd", {"ctc": 1.0, "skd": 1.0})
@@ -91,13 +99,20 @@ CHAR: Dict[str, Recipe] = {
 RECIPES: Dict[str, Recipe] = {
     **CHAR,
     "rkd_half_ctc": Recipe("RKD for half of the epochs, then CTC only", (RKD, CTC), rkd_share=0.5),
+    "rkd_restart_ctc": Recipe("RKD, then CTC only, each with a learning rate schedule of its own", (RKD, CTC), restart=True),
+    "rkd_and_skd_ctc": Recipe("RKD + SKD kl, then CTC only", (BOTH, CTC), (KL,)),
+    "rkd_skd_kl_t2": Recipe("RKD, then CTC + SKD kl at temperature 2", (RKD, SKD), (KL, "model.tutor.skd.temperature=2.0")),
     "rkd_uniform_ctc": Recipe("RKD with uniform frame weights, then CTC only", (RKD, CTC), (UNIFORM,)),
     "rkd_energy_ctc": Recipe("RKD with energy frame weights, then CTC only", (RKD, CTC), (ENERGY,)),
     "rkd_cold_ctc": Recipe("RKD without decoder warm start, then CTC only", (RKD, CTC), (COLD,)),
     "skd_guided": Recipe("CTC + SKD guided", (SKD,), (GUIDED,)),
     "skd_kl_symmetric": Recipe("CTC + SKD kl on symmetric frames", (SKD,), (KL, SYMMETRIC)),
     "skd_kl_inter": Recipe("CTC + SKD kl, Inter-KD", (SKD,), (KL, INTER)),
-    "pseudo": Recipe("CTC + pseudo-labels", (("pseudo", {"ctc": 0.5, "pseudo": 0.5}),)),
+    "pseudo": Recipe("CTC + pseudo-labels", (PSEUDO,)),
+    "rkd_pseudo": Recipe("RKD, then CTC + pseudo-labels", (RKD, PSEUDO)),
+    "rkd_pseudo_free": Recipe(
+        "RKD, then pseudo-labels, no transcript at all", (RKD, ("pseudo", {"pseudo": 1.0})), labelled=False
+    ),
     "rkd": Recipe("RKD only, no transcript at all", (RKD,), labelled=False),
     "rkd_uniform": Recipe("RKD only with uniform frame weights, no transcript at all", (RKD,), (UNIFORM,), labelled=False),
     "rkd_energy": Recipe("RKD only with energy frame weights, no transcript at all", (RKD,), (ENERGY,), labelled=False),
@@ -120,7 +135,7 @@ RECIPES: Dict[str, Recipe] = {
     ),
     "bpe_to_char": Recipe(
         "characters from a subword teacher: RKD, then CTC + pseudo-labels",
-        (RKD, ("pseudo", {"ctc": 0.5, "pseudo": 0.5})),
+        (RKD, PSEUDO),
         (),
         "bpe",
     ),

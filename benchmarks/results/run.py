@@ -25,6 +25,8 @@ import typer
 from recipes import RECIPES, STUDENTS
 from runs import Run, read_lines, run_of
 
+from nemo_tutornet.checkpoints import written_whole
+
 ROOT = Path(__file__).resolve().parents[2]
 SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7}"
 # A teacher that is trained here hears every utterance at many speeds and noise levels: the corpora are small for a Conformer.
@@ -104,12 +106,18 @@ class Runner:
         """Trains and evaluates one student, and adds its line."""
         recipe = RECIPES[run.recipe]
         start = time.monotonic()
-        arguments = recipe.arguments(run.epochs, str(teacher), None if cache is None else str(cache))
+        arguments = recipe.arguments(str(teacher), None if cache is None else str(cache))
         config, sizes = STUDENTS.get(run.student, (run.student, ()))
         sizes += (STUDENT_AUGMENTATION,) if run.perturbed else ()
         arguments = [one.replace("{teacher}", str(teacher)) for one in (*sizes, *arguments, *run.changes)]
-        train = self.train_set(run.share, recipe.labelled)
-        model = self.script(self.output / run.folder, run.recipe, config, train, run.epochs, run.seed, arguments)
+        train = self.train_set(run.share, recipe.labelled, run.untranscribed)
+        folder, epochs = self.output / run.folder, run.epochs
+        if recipe.restart:
+            first = max(1, round(epochs * recipe.rkd_share))
+            begun = self.script(folder, f"{run.recipe}_first", config, train, first, run.seed, arguments)
+            arguments = [*sizes, "model.tutor=null", f"+init_from_nemo_model={begun}", *run.changes]
+            epochs -= first
+        model = self.script(folder, run.recipe, config, train, epochs, run.seed, arguments)
         minutes = (time.monotonic() - start) / 60
         with self._lock:
             line = {
@@ -142,22 +150,27 @@ class Runner:
         (folder / "vocab.txt").write_text("\n".join(pieces[3:]) + "\n", encoding="utf-8")
         return folder
 
-    def train_set(self, share: float, labelled: bool) -> Path:
+    def train_set(self, share: float, labelled: bool, untranscribed: bool = False) -> Path:
         """The training manifest, or a share of its utterances (drawn once: the smaller is part of the larger), or no transcripts.
 
-        Audio paths are made absolute where the file stands elsewhere.
+        With `untranscribed` the utterances outside the share are there, too, without their transcripts. Audio paths are made
+        absolute where the file stands elsewhere.
         """
         if share == 1.0 and labelled:
             return self.train
         rows = [json.loads(line) for line in self.train.read_text().splitlines()]
         random.Random(0).shuffle(rows)
-        rows = rows[: round(share * len(rows))]
-        for row in rows:
+        transcribed = round(share * len(rows))
+        rows = rows if untranscribed else rows[:transcribed]
+        for place, row in enumerate(rows):
             row["audio_filepath"] = str((self.train.parent / row["audio_filepath"]).resolve())
-            if not labelled:
+            if not labelled or place >= transcribed:
                 row.pop("text")
-        path = self.output / f"{self.corpus}_train_{100 * share:.0f}{'' if labelled else '_without_text'}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        about = "" if labelled else "_without_text"
+        about += "_others_untranscribed" if untranscribed else ""
+        path = self.output / f"{self.corpus}_train_{100 * share:.0f}{about}.jsonl"
+        with written_whole(path) as temporary:  # another run may be reading it
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return path
 
 
@@ -178,11 +191,16 @@ def main(
     bpe_teacher: Optional[Path] = typer.Option(None, help="A subword teacher that is there already."),
     cached: bool = typer.Option(False, "--cached", help="Run each teacher once over the training set, and train from its cache."),
     perturbed: bool = typer.Option(False, "--perturbed", help="Speed perturbation, which a live teacher hears, too."),
+    untranscribed: bool = typer.Option(
+        False, "--untranscribed", help="With --share: the students hear the other utterances, too, without their transcripts."
+    ),
     jobs: int = typer.Option(1, help="Students trained side by side, one thread each where there are several."),
 ) -> None:
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
     if cached and perturbed:
         raise typer.BadParameter("a cache knows every utterance at one speed only: leave out --cached or --perturbed.")
+    if untranscribed and share == 1.0:
+        raise typer.BadParameter("--untranscribed is about the utterances outside the share: give --share, too.")
     given = {kind: path.resolve() for kind, path in (("char", char_teacher), ("bpe", bpe_teacher)) if path}
     runner = Runner(manifests.resolve(), output.resolve(), corpus, given, threads=1 if jobs > 1 else None)
     done = {run_of(line) for line in read_lines(runner.output)}
@@ -193,9 +211,8 @@ def main(
             # A run without a teacher is the same with whichever was named.
             source = "none" if found.alone else given[found.teacher].stem if found.teacher in given else found.teacher
             config = student or found.student
-            wanted.append(
-                Run(name, config, source, epochs, one, share, cached and not found.alone, perturbed, tuple(change)),
-            )
+            from_cache = cached and not found.alone
+            wanted.append(Run(name, config, source, epochs, one, share, from_cache, perturbed, tuple(change), untranscribed))
     missing = [run for run in wanted if run not in done]
     kinds = sorted({RECIPES[run.recipe].teacher for run in missing if RECIPES[run.recipe].needs_teacher})
     teachers = {kind: runner.teacher(kind, teacher_epochs) for kind in kinds}

@@ -10,6 +10,7 @@ With `--test` every model that has not been evaluated on that manifest is, once,
 from __future__ import annotations
 
 import json
+from math import isclose
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence
 
@@ -30,16 +31,17 @@ def interval(values: Sequence[float]) -> Optional[float]:
 
 
 def baseline(groups: Dict[Run, Lines], group: Run) -> Optional[Run]:
-    """The undistilled student that a group is measured against: same student, data, epochs and perturbation.
+    """The undistilled student that a group is measured against: same student, transcripts, perturbation and number of steps.
 
+    Without a teacher it can make nothing of untranscribed audio, so it hears the transcribed share more often instead.
     Where its optimizer was tuned there are several: of those with most seeds, the best on validation.
     """
     wanted = RECIPES[group.recipe].baseline
 
     def about(one: Run) -> Any:
-        return one.student, one.epochs, one.share, one.perturbed
+        return one.student, one.share, one.perturbed
 
-    found = [one for one in groups if one.recipe == wanted and about(one) == about(group)]
+    found = [one for one in groups if one.recipe == wanted and about(one) == about(group) and isclose(one.heard, group.heard)]
     return min(found, key=lambda one: (-len(groups[one]), np.mean([line["valid"]["wer"] for line in groups[one]])), default=None)
 
 
@@ -47,6 +49,7 @@ def title(group: Run) -> str:
     """A group in words."""
     parts = [RECIPES[group.recipe].title, *(change.removeprefix("model.") for change in group.changes)]
     parts += [f"{100 * group.share:g} % of the data"] if group.share < 1 else []
+    parts += ["the others untranscribed"] if group.untranscribed else []
     parts += ["cached teacher"] if group.cached else []
     parts += ["speed perturbation"] if group.perturbed else []
     return "; ".join(parts)
@@ -99,8 +102,12 @@ def main(
     speed: Optional[Path] = typer.Option(None, help="A manifest to time one model of each student and the teachers on."),
 ) -> None:
     """Prints Markdown."""
-    groups = {group: lines for group, lines in groups_of(read_lines(folder)).items() if epochs in (None, group.epochs)}
-    shown = [group for group, lines in groups.items() if (not recipe or group.recipe in recipe) and len(lines) >= seeds]
+    groups = groups_of(read_lines(folder))
+    shown = [
+        group
+        for group, lines in groups.items()
+        if epochs in (None, group.epochs) and (not recipe or group.recipe in recipe) and len(lines) >= seeds
+    ]
     bases = {group: baseline(groups, group) for group in shown}
     needed = [*shown, *(base for base in bases.values() if base is not None and base not in shown)]
     lines = [line for group in needed for line in groups[group]]

@@ -58,6 +58,7 @@ def test_every_run_has_a_folder_of_its_own(tools: Dict[str, ModuleType]) -> None
     plain = {"recipe": "ctc", "student": "small", "teacher": "none", "epochs": 30, "seed": 1}
     varied = [
         {}, {"seed": 2}, {"epochs": 12}, {"share": 0.25}, {"share": 0.5}, {"cached": True}, {"perturbed": True},
+        {"share": 0.5, "untranscribed": True},
         {"student": "large"},
         {"teacher": "other"}, {"changes": ("model.optim.lr=8e-3",)}, {"changes": ("model.optim.lr=8e-3", "a=[b,c]")},
     ]  # fmt: skip
@@ -76,7 +77,7 @@ def test_every_recipe_fits_its_config(tools: Dict[str, ModuleType]) -> None:
     with initialize_config_dir(str(conf), version_base=None):
         for name, recipe in recipes.RECIPES.items():
             config, overrides = recipes.STUDENTS.get(recipe.student, (recipe.student, ()))
-            arguments = [argument.replace("{teacher}", "teacher.nemo") for argument in recipe.arguments(8, "teacher.nemo")]
+            arguments = [argument.replace("{teacher}", "teacher.nemo") for argument in recipe.arguments("teacher.nemo")]
             composed = compose(config, [*overrides, *arguments])
             assert (parse_tutor(composed.model) is None) == recipe.alone, name
 
@@ -134,6 +135,24 @@ def test_test_set_is_read_once(tools: Dict[str, ModuleType], tmp_path: Path, mon
     assert sorted(asked) == ["ctc-1.nemo", "rkd_skd_kl-1.nemo", "t.nemo"]
 
 
+def test_untranscribed_audio_is_measured_against_as_many_steps(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        [
+            line("ctc", 1, 0.4, share=0.25, epochs=120),  # as many steps as the whole corpus in 30 epochs
+            line("ctc", 1, 0.6, share=0.25),
+            line("ctc", 1, 0.1),
+            line("rkd_pseudo", 1, 0.2, share=0.25, untranscribed=True),
+            line("rkd_pseudo", 1, 0.3, share=0.25),
+        ],
+    )
+    rows = {row.split(" | ")[1]: row for row in table(tools, tmp_path, "--epochs", "30")}
+    title = "RKD, then CTC + pseudo-labels; 25 % of the data"
+    assert rows[f"{title}; the others untranscribed"].endswith("| 20.00, -50 % |")
+    assert rows[title].endswith("| 30.00, -50 % |")
+    assert len(rows) == 4  # the baseline of 120 epochs is asked, and not shown
+
+
 @pytest.mark.parametrize("share, rows", [(0.25, 2), (0.5, 5), (1.0, 10)])
 def test_shares_are_nested_and_heard_from_anywhere(tools: Dict[str, ModuleType], tmp_path: Path, share: float, rows: int) -> None:
     data = tmp_path / "data"
@@ -142,13 +161,41 @@ def test_shares_are_nested_and_heard_from_anywhere(tools: Dict[str, ModuleType],
     (data / "c_train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     runner = tools["run"].Runner(data, tmp_path / "out", "c", {}, None)
 
-    def read(share: float, labelled: bool = True) -> Dict[str, Any]:
-        found = map(json.loads, runner.train_set(share, labelled).read_text().splitlines())
+    def read(share: float, labelled: bool = True, untranscribed: bool = False) -> Dict[str, Any]:
+        found = map(json.loads, runner.train_set(share, labelled, untranscribed).read_text().splitlines())
         return {str((data / row["audio_filepath"]).resolve()): row.get("text") for row in found}
 
     assert len(read(share)) == rows and all(Path(path).parent == data / "a" for path in read(share))
     assert read(share).items() <= read(1.0).items()
     assert read(share, labelled=False) == dict.fromkeys(read(share))
+    if share < 1:
+        whole = read(share, untranscribed=True)
+        assert whole == {**dict.fromkeys(read(1.0)), **read(share)} and list(whole.values()).count(None) == 10 - rows
+
+
+def test_a_restart_is_two_trainings(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: List[Dict[str, Any]] = []
+
+    def script(
+        self: Any, folder: Path, name: str, config: str, train: Path, epochs: int, seed: int, overrides: List[str]
+    ) -> Path:
+        asked.append({"name": name, "epochs": epochs, "seed": seed, "overrides": overrides})
+        return folder / f"{name}.nemo"
+
+    monkeypatch.setattr(tools["run"].Runner, "script", script)
+    monkeypatch.setattr(tools["run"].Runner, "evaluate", lambda self, model: {"wer": 0.5})
+    (tmp_path / "c_train.jsonl").write_text("")
+    runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None)
+    run = tools["runs"].Run("rkd_restart_ctc", "quartznet_1m", "t", 30, 7, changes=("model.optim.lr=1",))
+    runner.student(run, Path("t.nemo"), None)
+    first, second = asked
+    assert (first["epochs"], second["epochs"], first["seed"], second["seed"]) == (8, 22, 7, 7)
+    assert "model.tutor.teacher.model_path=t.nemo" in first["overrides"] and "model.tutor=null" in second["overrides"]
+    assert f"+init_from_nemo_model={runner.output / run.folder / 'rkd_restart_ctc_first.nemo'}" in second["overrides"]
+    sizes = set(tools["recipes"].STUDENTS["quartznet_1m"][1]) | {"model.optim.lr=1"}
+    assert sizes <= set(first["overrides"]) and sizes <= set(second["overrides"])
+    (found,) = tools["runs"].read_lines(runner.output)
+    assert tools["runs"].run_of(found) == run and found["model"].endswith("rkd_restart_ctc.nemo")
 
 
 def test_pictures_show_epochs_and_shares(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
