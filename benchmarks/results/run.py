@@ -35,6 +35,11 @@ STUDENT_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED}}}"
 VOCABULARY = 128
 
 
+def trained_here(kind: str, share: float) -> str:
+    """A word for a teacher of a kind that is trained on a share of the corpus."""
+    return kind if share == 1 else f"{kind}_{100 * share:g}"
+
+
 class Runner:
     """Runs of one corpus in one folder.
 
@@ -75,15 +80,16 @@ class Runner:
             raise RuntimeError(f"training {name} failed with exit code {code}; see {folder / name}.log")
         return result
 
-    def teacher(self, kind: str, epochs: int) -> Path:
-        """The teacher of a kind, trained on the corpus if it was not given."""
+    def teacher(self, kind: str, epochs: int, share: float = 1.0) -> Path:
+        """The teacher of a kind, trained on the corpus, or on a share of it, if it was not given."""
         if kind not in self.teachers:
             typer.echo(f"training the {kind} teacher, {epochs} epochs")
             config, overrides = "conformer_ctc_small", [TEACHER_AUGMENTATION]
             if kind == "bpe":
                 config = "conformer_ctc_bpe_small"
                 overrides.append(f"model.tokenizer.dir={self._tokenizer()}")
-            self.teachers[kind] = self.script(self.output, f"teacher_{kind}", config, self.train, epochs, 1, overrides)
+            name = f"teacher_{trained_here(kind, share)}"
+            self.teachers[kind] = self.script(self.output, name, config, self.train_set(share, True), epochs, 1, overrides)
         return self.teachers[kind]
 
     def cache(self, kind: str, teacher: Path) -> Path:
@@ -150,24 +156,24 @@ class Runner:
         (folder / "vocab.txt").write_text("\n".join(pieces[3:]) + "\n", encoding="utf-8")
         return folder
 
-    def train_set(self, share: float, labelled: bool, untranscribed: bool = False) -> Path:
+    def train_set(self, share: float, labelled: bool, untranscribed: float = 0.0) -> Path:
         """The training manifest, or a share of its utterances (drawn once: the smaller is part of the larger), or no transcripts.
 
-        With `untranscribed` the utterances outside the share are there, too, without their transcripts. Audio paths are made
-        absolute where the file stands elsewhere.
+        `untranscribed` is a share that is there, too, without transcripts. It is taken from the other end, so that a teacher of a
+        share has not heard it. Audio paths are made absolute where the file stands elsewhere.
         """
         if share == 1.0 and labelled:
             return self.train
         rows = [json.loads(line) for line in self.train.read_text().splitlines()]
         random.Random(0).shuffle(rows)
-        transcribed = round(share * len(rows))
-        rows = rows if untranscribed else rows[:transcribed]
+        begin, end = round(share * len(rows)), len(rows) - round(untranscribed * len(rows))
         for place, row in enumerate(rows):
             row["audio_filepath"] = str((self.train.parent / row["audio_filepath"]).resolve())
-            if not labelled or place >= transcribed:
+            if not labelled or place >= begin:
                 row.pop("text")
+        rows = rows[:begin] + rows[max(begin, end) :]
         about = "" if labelled else "_without_text"
-        about += "_others_untranscribed" if untranscribed else ""
+        about += f"_{100 * untranscribed:.0f}_untranscribed" if untranscribed else ""
         path = self.output / f"{self.corpus}_train_{100 * share:.0f}{about}.jsonl"
         with written_whole(path) as temporary:  # another run may be reading it
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -187,20 +193,21 @@ def main(
     share: float = typer.Option(1.0, min=0.01, max=1.0, help="Of the training utterances that the students hear."),
     change: List[str] = typer.Option([], help="One more override of the script, for every recipe; may be given several times."),
     teacher_epochs: int = typer.Option(90, help="Of a teacher that is trained here."),
+    teacher_share: float = typer.Option(1.0, min=0.01, max=1.0, help="Of the training utterances that it is trained on."),
     char_teacher: Optional[Path] = typer.Option(None, help="A character teacher that is there already."),
     bpe_teacher: Optional[Path] = typer.Option(None, help="A subword teacher that is there already."),
     cached: bool = typer.Option(False, "--cached", help="Run each teacher once over the training set, and train from its cache."),
     perturbed: bool = typer.Option(False, "--perturbed", help="Speed perturbation, which a live teacher hears, too."),
-    untranscribed: bool = typer.Option(
-        False, "--untranscribed", help="With --share: the students hear the other utterances, too, without their transcripts."
+    untranscribed: float = typer.Option(
+        0.0, min=0.0, max=0.99, help="Of the training utterances, heard beside --share, but without their transcripts."
     ),
     jobs: int = typer.Option(1, help="Students trained side by side, one thread each where there are several."),
 ) -> None:
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
     if cached and perturbed:
         raise typer.BadParameter("a cache knows every utterance at one speed only: leave out --cached or --perturbed.")
-    if untranscribed and share == 1.0:
-        raise typer.BadParameter("--untranscribed is about the utterances outside the share: give --share, too.")
+    if share + untranscribed > 1:
+        raise typer.BadParameter(f"--share {share:g} and --untranscribed {untranscribed:g} are more than there is.")
     given = {kind: path.resolve() for kind, path in (("char", char_teacher), ("bpe", bpe_teacher)) if path}
     runner = Runner(manifests.resolve(), output.resolve(), corpus, given, threads=1 if jobs > 1 else None)
     done = {run_of(line) for line in read_lines(runner.output)}
@@ -208,14 +215,15 @@ def main(
     for one in seed:
         for name in recipe:
             found = RECIPES[name]
+            here = trained_here(found.teacher, teacher_share)
             # A run without a teacher is the same with whichever was named.
-            source = "none" if found.alone else given[found.teacher].stem if found.teacher in given else found.teacher
+            source = "none" if found.alone else given[found.teacher].stem if found.teacher in given else here
             config = student or found.student
             from_cache = cached and not found.alone
             wanted.append(Run(name, config, source, epochs, one, share, from_cache, perturbed, tuple(change), untranscribed))
     missing = [run for run in wanted if run not in done]
     kinds = sorted({RECIPES[run.recipe].teacher for run in missing if RECIPES[run.recipe].needs_teacher})
-    teachers = {kind: runner.teacher(kind, teacher_epochs) for kind in kinds}
+    teachers = {kind: runner.teacher(kind, teacher_epochs, teacher_share) for kind in kinds}
     caches = {kind: runner.cache(kind, file) for kind, file in teachers.items()} if cached else {}
     with ThreadPoolExecutor(jobs) as pool:
         waiting = []

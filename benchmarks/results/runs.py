@@ -21,11 +21,11 @@ class Run:
         teacher: a word for it, in tables.
         epochs: of the whole training.
         seed: of the student's initialisation and of the order of the data.
-        share: of the training utterances, 0 to 1; a student hears no others, unless it hears them `untranscribed`.
+        share: of the training utterances, 0 to 1, which the student has with their transcripts.
         cached: whether the teacher's targets come from a cache.
         perturbed: whether the student, and a live teacher with it, hears the utterances at many speeds.
         changes: overrides on top of the recipe's.
-        untranscribed: whether the other utterances are heard, too, without their transcripts.
+        untranscribed: share of the training utterances that are heard, too, but without their transcripts.
     """
 
     recipe: str
@@ -37,12 +37,12 @@ class Run:
     cached: bool = False
     perturbed: bool = False
     changes: Tuple[str, ...] = ()
-    untranscribed: bool = False
+    untranscribed: float = 0.0
 
     @property
     def heard(self) -> float:
         """Epochs times the share of the corpus in each: runs in which it is equal make as many steps."""
-        return self.epochs * (1.0 if self.untranscribed else self.share)
+        return self.epochs * (self.share + self.untranscribed)
 
     @property
     def folder(self) -> Path:
@@ -50,7 +50,7 @@ class Run:
         parts = [f"{self.epochs}-epochs", self.student, f"{100 * self.share:g}-percent", f"teacher-{self.teacher}"]
         parts += ["cached"] if self.cached else []
         parts += ["perturbed"] if self.perturbed else []
-        parts += ["others-untranscribed"] if self.untranscribed else []
+        parts += [f"{100 * self.untranscribed:g}-percent-untranscribed"] if self.untranscribed else []
         # Hydra reads the path as a value: no `=` in it.
         parts += [re.sub(r"[^A-Za-z0-9.-]+", "_", change) for change in self.changes]
         return Path(*parts) / f"seed-{self.seed}"

@@ -49,7 +49,7 @@ def title(group: Run) -> str:
     """A group in words."""
     parts = [RECIPES[group.recipe].title, *(change.removeprefix("model.") for change in group.changes)]
     parts += [f"{100 * group.share:g} % of the data"] if group.share < 1 else []
-    parts += ["the others untranscribed"] if group.untranscribed else []
+    parts += [f"{100 * group.untranscribed:g} % more without transcripts"] if group.untranscribed else []
     parts += ["cached teacher"] if group.cached else []
     parts += ["speed perturbation"] if group.perturbed else []
     return "; ".join(parts)

@@ -58,7 +58,7 @@ def test_every_run_has_a_folder_of_its_own(tools: Dict[str, ModuleType]) -> None
     plain = {"recipe": "ctc", "student": "small", "teacher": "none", "epochs": 30, "seed": 1}
     varied = [
         {}, {"seed": 2}, {"epochs": 12}, {"share": 0.25}, {"share": 0.5}, {"cached": True}, {"perturbed": True},
-        {"share": 0.5, "untranscribed": True},
+        {"share": 0.5, "untranscribed": 0.5}, {"share": 0.5, "untranscribed": 0.25},
         {"student": "large"},
         {"teacher": "other"}, {"changes": ("model.optim.lr=8e-3",)}, {"changes": ("model.optim.lr=8e-3", "a=[b,c]")},
     ]  # fmt: skip
@@ -142,15 +142,18 @@ def test_untranscribed_audio_is_measured_against_as_many_steps(tools: Dict[str, 
             line("ctc", 1, 0.4, share=0.25, epochs=120),  # as many steps as the whole corpus in 30 epochs
             line("ctc", 1, 0.6, share=0.25),
             line("ctc", 1, 0.1),
-            line("rkd_pseudo", 1, 0.2, share=0.25, untranscribed=True),
+            line("rkd_pseudo", 1, 0.2, share=0.25, untranscribed=0.75),
+            line("rkd_pseudo", 1, 0.1, share=0.25, untranscribed=0.5, epochs=40),
             line("rkd_pseudo", 1, 0.3, share=0.25),
         ],
     )
     rows = {row.split(" | ")[1]: row for row in table(tools, tmp_path, "--epochs", "30")}
     title = "RKD, then CTC + pseudo-labels; 25 % of the data"
-    assert rows[f"{title}; the others untranscribed"].endswith("| 20.00, -50 % |")
+    assert rows[f"{title}; 75 % more without transcripts"].endswith("| 20.00, -50 % |")
     assert rows[title].endswith("| 30.00, -50 % |")
     assert len(rows) == 4  # the baseline of 120 epochs is asked, and not shown
+    (other,) = table(tools, tmp_path, "--epochs", "40")
+    assert other.endswith("| 10.00, -75 % |")
 
 
 @pytest.mark.parametrize("share, rows", [(0.25, 2), (0.5, 5), (1.0, 10)])
@@ -161,16 +164,19 @@ def test_shares_are_nested_and_heard_from_anywhere(tools: Dict[str, ModuleType],
     (data / "c_train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     runner = tools["run"].Runner(data, tmp_path / "out", "c", {}, None)
 
-    def read(share: float, labelled: bool = True, untranscribed: bool = False) -> Dict[str, Any]:
+    def read(share: float, labelled: bool = True, untranscribed: float = 0.0) -> Dict[str, Any]:
         found = map(json.loads, runner.train_set(share, labelled, untranscribed).read_text().splitlines())
         return {str((data / row["audio_filepath"]).resolve()): row.get("text") for row in found}
 
     assert len(read(share)) == rows and all(Path(path).parent == data / "a" for path in read(share))
     assert read(share).items() <= read(1.0).items()
     assert read(share, labelled=False) == dict.fromkeys(read(share))
-    if share < 1:
-        whole = read(share, untranscribed=True)
-        assert whole == {**dict.fromkeys(read(1.0)), **read(share)} and list(whole.values()).count(None) == 10 - rows
+    whole = read(share, untranscribed=1 - share)
+    assert whole == {**dict.fromkeys(read(1.0)), **read(share)} and list(whole.values()).count(None) == 10 - rows
+    if share == 0.25:  # what is heard without transcripts is nothing that a teacher of half of the corpus has heard
+        assert {path for path, text in read(share, untranscribed=0.5).items() if text is None} == read(1.0).keys() - read(
+            0.5
+        ).keys()
 
 
 def test_a_restart_is_two_trainings(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
