@@ -147,7 +147,7 @@ def test_a_layer_that_gives_no_frames(run):
     ("override", "words"),
     [
         ("model.tutor.stages=[{name: rkd, epochs: 1, weights: {hint: 1.0}}]", "model.tutor.stages[0].weights.hint is not a loss"),
-        ("model.tutor.stages.0.share=null", "model.tutor.stages[0] ('rkd') has no length"),
+        ("model.tutor.stages.0.epochs=null", "model.tutor.stages[0] ('rkd') has no length"),
         ("model.tutor.stages.1.weights.ctc=-1", "model.tutor.stages[1].weights.ctc must be 0 or more"),
         ("+model.tutor.skd.divergense=kl", "did you mean 'divergence'?"),
         ("+model.tutor.skd.temperature=hot", "model.tutor.skd.temperature"),
