@@ -27,6 +27,7 @@ class Recipe:
         rkd_share: the share of all epochs that the first of several stages takes.
         restart: the second stage is a training of its own, with a learning rate schedule of its own, that begins from the first's
             `.nemo`; it has no teacher.
+        restart_overrides: of that second training.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Recipe:
     baseline: str = "ctc"
     rkd_share: float = RKD_SHARE
     restart: bool = False
+    restart_overrides: Tuple[str, ...] = ()
 
     @property
     def alone(self) -> bool:
@@ -100,6 +102,12 @@ RECIPES: Dict[str, Recipe] = {
     **CHAR,
     "rkd_half_ctc": Recipe("RKD for half of the epochs, then CTC only", (RKD, CTC), rkd_share=0.5),
     "rkd_restart_ctc": Recipe("RKD, then CTC only, each with a learning rate schedule of its own", (RKD, CTC), restart=True),
+    "rkd_restart_low_ctc": Recipe(
+        "RKD, then CTC only, each with a learning rate schedule of its own, the second a quarter as high",
+        (RKD, CTC),
+        restart=True,
+        restart_overrides=("model.optim.lr=1e-3",),
+    ),
     "rkd_and_skd_ctc": Recipe("RKD + SKD kl, then CTC only", (BOTH, CTC), (KL,)),
     "rkd_skd_kl_t2": Recipe("RKD, then CTC + SKD kl at temperature 2", (RKD, SKD), (KL, "model.tutor.skd.temperature=2.0")),
     "rkd_uniform_ctc": Recipe("RKD with uniform frame weights, then CTC only", (RKD, CTC), (UNIFORM,)),

@@ -121,7 +121,7 @@ class Runner:
         if recipe.restart:
             first = max(1, round(epochs * recipe.rkd_share))
             begun = self.script(folder, f"{run.recipe}_first", config, train, first, run.seed, arguments)
-            arguments = [*sizes, "model.tutor=null", f"+init_from_nemo_model={begun}", *run.changes]
+            arguments = [*sizes, "model.tutor=null", f"+init_from_nemo_model={begun}", *recipe.restart_overrides, *run.changes]
             epochs -= first
         model = self.script(folder, run.recipe, config, train, epochs, run.seed, arguments)
         minutes = (time.monotonic() - start) / 60

@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, Iterator, List
+from typing import Any, Dict, Iterator, List, Set
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -179,7 +179,10 @@ def test_shares_are_nested_and_heard_from_anywhere(tools: Dict[str, ModuleType],
         ).keys()
 
 
-def test_a_restart_is_two_trainings(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("recipe, only_second", [("rkd_restart_ctc", set()), ("rkd_restart_low_ctc", {"model.optim.lr=1e-3"})])
+def test_a_restart_is_two_trainings(
+    tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, only_second: Set[str]
+) -> None:
     asked: List[Dict[str, Any]] = []
 
     def script(
@@ -192,16 +195,17 @@ def test_a_restart_is_two_trainings(tools: Dict[str, ModuleType], tmp_path: Path
     monkeypatch.setattr(tools["run"].Runner, "evaluate", lambda self, model: {"wer": 0.5})
     (tmp_path / "c_train.jsonl").write_text("")
     runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None)
-    run = tools["runs"].Run("rkd_restart_ctc", "quartznet_1m", "t", 30, 7, changes=("model.optim.lr=1",))
+    run = tools["runs"].Run(recipe, "quartznet_1m", "t", 30, 7, changes=("model.optim.weight_decay=1",))
     runner.student(run, Path("t.nemo"), None)
     first, second = asked
     assert (first["epochs"], second["epochs"], first["seed"], second["seed"]) == (8, 22, 7, 7)
     assert "model.tutor.teacher.model_path=t.nemo" in first["overrides"] and "model.tutor=null" in second["overrides"]
-    assert f"+init_from_nemo_model={runner.output / run.folder / 'rkd_restart_ctc_first.nemo'}" in second["overrides"]
-    sizes = set(tools["recipes"].STUDENTS["quartznet_1m"][1]) | {"model.optim.lr=1"}
-    assert sizes <= set(first["overrides"]) and sizes <= set(second["overrides"])
+    assert f"+init_from_nemo_model={runner.output / run.folder / f'{recipe}_first.nemo'}" in second["overrides"]
+    sizes = set(tools["recipes"].STUDENTS["quartznet_1m"][1]) | {"model.optim.weight_decay=1"}
+    assert sizes <= set(first["overrides"]) and sizes | only_second <= set(second["overrides"])
+    assert not only_second & set(first["overrides"])
     (found,) = tools["runs"].read_lines(runner.output)
-    assert tools["runs"].run_of(found) == run and found["model"].endswith("rkd_restart_ctc.nemo")
+    assert tools["runs"].run_of(found) == run and found["model"].endswith(f"{recipe}.nemo")
 
 
 def test_pictures_show_epochs_and_shares(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
