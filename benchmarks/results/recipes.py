@@ -100,6 +100,7 @@ CHAR: Dict[str, Recipe] = {
 
 RECIPES: Dict[str, Recipe] = {
     **CHAR,
+    "rkd_tenth_ctc": Recipe("RKD for a tenth of the epochs, then CTC only", (RKD, CTC), rkd_share=0.1),
     "rkd_half_ctc": Recipe("RKD for half of the epochs, then CTC only", (RKD, CTC), rkd_share=0.5),
     "rkd_restart_ctc": Recipe("RKD, then CTC only, each with a learning rate schedule of its own", (RKD, CTC), restart=True),
     "rkd_restart_low_ctc": Recipe(
@@ -109,7 +110,6 @@ RECIPES: Dict[str, Recipe] = {
         restart_overrides=("model.optim.lr=1e-3",),
     ),
     "rkd_and_skd_ctc": Recipe("RKD + SKD kl, then CTC only", (BOTH, CTC), (KL,)),
-    "rkd_skd_kl_t2": Recipe("RKD, then CTC + SKD kl at temperature 2", (RKD, SKD), (KL, "model.tutor.skd.temperature=2.0")),
     "rkd_uniform_ctc": Recipe("RKD with uniform frame weights, then CTC only", (RKD, CTC), (UNIFORM,)),
     "rkd_energy_ctc": Recipe("RKD with energy frame weights, then CTC only", (RKD, CTC), (ENERGY,)),
     "rkd_cold_ctc": Recipe("RKD without decoder warm start, then CTC only", (RKD, CTC), (COLD,)),
@@ -118,9 +118,6 @@ RECIPES: Dict[str, Recipe] = {
     "skd_kl_inter": Recipe("CTC + SKD kl, Inter-KD", (SKD,), (KL, INTER)),
     "pseudo": Recipe("CTC + pseudo-labels", (PSEUDO,)),
     "rkd_pseudo": Recipe("RKD, then CTC + pseudo-labels", (RKD, PSEUDO)),
-    "rkd_pseudo_free": Recipe(
-        "RKD, then pseudo-labels, no transcript at all", (RKD, ("pseudo", {"pseudo": 1.0})), labelled=False
-    ),
     "rkd": Recipe("RKD only, no transcript at all", (RKD,), labelled=False),
     "rkd_uniform": Recipe("RKD only with uniform frame weights, no transcript at all", (RKD,), (UNIFORM,), labelled=False),
     "rkd_energy": Recipe("RKD only with energy frame weights, no transcript at all", (RKD,), (ENERGY,), labelled=False),
