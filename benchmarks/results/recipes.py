@@ -70,7 +70,6 @@ RKD = ("rkd", {"rkd": 1.0})
 CTC = ("ctc", {"ctc": 1.0})
 SKD = ("skd", {"ctc": 1.0, "skd": 0.25})
 PSEUDO = ("pseudo", {"ctc": 0.5, "pseudo": 0.5})
-BOTH = ("rkd_skd", {"rkd": 1.0, "skd": 0.25})
 L2, KL, GUIDED = (f"model.tutor.skd.divergence={name}" for name in ("l2", "kl", "guided"))
 WEAK = ("skd", {"ctc": 1.0, "skd": 0.05})
 STRONG = ("skd", {"ctc": 1.0, "skd": 1.0})
@@ -109,7 +108,6 @@ RECIPES: Dict[str, Recipe] = {
         restart=True,
         restart_overrides=("model.optim.lr=1e-3",),
     ),
-    "rkd_and_skd_ctc": Recipe("RKD + SKD kl, then CTC only", (BOTH, CTC), (KL,)),
     "rkd_uniform_ctc": Recipe("RKD with uniform frame weights, then CTC only", (RKD, CTC), (UNIFORM,)),
     "rkd_energy_ctc": Recipe("RKD with energy frame weights, then CTC only", (RKD, CTC), (ENERGY,)),
     "rkd_cold_ctc": Recipe("RKD without decoder warm start, then CTC only", (RKD, CTC), (COLD,)),
