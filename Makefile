@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nemo-tutornet demo --corpus "$(CORPUS)" --output "$(OUTPUT)"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

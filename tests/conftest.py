@@ -16,6 +16,11 @@ import pytest
 # NeMo's telemetry and the hub must not be looked for in tests.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
+# `make test` runs tests side by side: one thread each, or they wait for one another. Before torch is imported; a test's programs
+# inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
 SAMPLE_RATE = 16000

@@ -48,7 +48,7 @@ def write(config: dict, folder: Path, **more: dict) -> Path:
 
 def call(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=folder, env=environment, timeout=900)
 
 
 def test_a_killed_builder_goes_on_where_it_was(corpus, teacher_file, tmp_path, monkeypatch):

@@ -38,7 +38,7 @@ def test_two_ranks_go_through_every_stage(corpus, teacher_file, tmp_path):
     }  # fmt: skip
     OmegaConf.save(OmegaConf.create(config), tmp_path / "student.yaml")
     command = [sys.executable, str(SCRIPT), f"--config-path={tmp_path}", "--config-name=student"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert "Stage 'skd' (3 of 3)" in done.stdout
     checkpoints = {

@@ -247,7 +247,7 @@ def test_the_page_as_it_is_written(kind, tmp_path):
     def run(*command: str) -> str:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = {**os.environ, "PYTHONPATH": str(folder / "python"), "PATH": path}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, (command, (done.stdout + done.stderr)[-3000:])
         return done.stdout + done.stderr
 

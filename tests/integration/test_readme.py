@@ -48,7 +48,7 @@ def folder(teacher_file, tmp_path_factory) -> Path:
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """What a user's shell does with a command, with this environment's programs first."""
     line = f'export PATH="{Path(sys.executable).parent}:$PATH"; {command}'
-    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=400)
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=900)
 
 
 def run(command: str, folder: Path, *more: str) -> str:
@@ -69,7 +69,6 @@ def test_distil_export_and_evaluate(folder):
     run(exports[0], folder)
     assert type(ASRModel.restore_from(str(folder / "student.nemo"), map_location="cpu")) is EncDecCTCModel
     assert "WER %" in run(evaluations[0], folder)
-    assert len(json.loads(run(evaluations[0], folder, "--json"))) == 2
     (folder / "student.nemo").unlink()
     assert "student.json" in run(exports[1], folder)
     assert [row["runtime"] for row in json.loads(run(evaluations[1], folder, "--json"))] == [
@@ -113,30 +112,26 @@ def test_the_results_runner_runs(tmp_path):
     for split in ("train", "valid", "test"):
         write_manifest(tmp_path, f"an4_{split}", [1.0, 1.2, 0.9])
     program = f"python {ROOT}/benchmarks/results"
-    train = f"{program}/run.py . runs --epochs 2 --teacher-epochs 1 --seed 1 --recipe ctc --recipe label_free"
-    assert "label_free seed 1" in run(train, tmp_path)
-    assert "seed" not in run(train, tmp_path)
-    half = train.replace("ctc --recipe label_free", "rkd_skd_kl --cached --share 0.67 --change model.optim.lr=1e-3")
-    assert "rkd_skd_kl model.optim.lr=1e-3 seed 1" in run(half, tmp_path)
-    jasper = train.replace("ctc --recipe label_free", "ctc --student jasper_small")
-    assert "ctc seed 1" in run(jasper, tmp_path)
-    larger = train.replace("ctc --recipe label_free", "skd_kl --student quartznet_1m --perturbed")
-    assert "skd_kl perturbed seed 1" in run(larger, tmp_path)
-    refused = shell(f"{larger} --cached", tmp_path)
+    train = f"{program}/run.py . runs --epochs 2 --teacher-epochs 1 --seed 1"
+    first = f"{train} --recipe ctc --recipe label_free --student quartznet_1m --perturbed"
+    assert "label_free perturbed seed 1" in run(first, tmp_path)
+    assert "seed" not in run(first, tmp_path)
+    refused = shell(f"{first} --cached", tmp_path)
     assert refused.returncode == 2 and "a cache knows every utterance at one speed only" in refused.stderr
+    half = f"{train} --recipe rkd_skd_kl --student jasper_small --cached --share 0.67 --change model.optim.lr=1e-3"
+    assert "rkd_skd_kl model.optim.lr=1e-3 seed 1" in run(half, tmp_path)
     table = run(f"{program}/table.py runs/an4 --test an4_test.jsonl --speed an4_valid.jsonl", tmp_path)
-    start = "| quartznet_small | "
-    assert f"{start}RKD, then CTC + SKD kl; optim.lr=1e-3; 67 % of the data; cached teacher | char | 2 | 1 |" in table
-    assert f"{start}CTC only | none | 2 | 1 |" in table and "no transcript at all | char | 2 | 1 |" in table
-    assert "| jasper_small | CTC only |" in table and re.search(r"^\| skd_kl \| 1.05 M \|", table, flags=re.MULTILINE)
+    assert "| jasper_small | RKD, then CTC + SKD kl; optim.lr=1e-3; 67 % of the data; cached teacher | char | 2 | 1 |" in table
+    assert "| quartznet_1m | CTC only; speed perturbation | none | 2 | 1 |" in table
+    assert "| quartznet_1m | RKD, then SKD kl, no transcript at all; speed perturbation | char | 2 | 1 |" in table
+    assert re.search(r"^\| label_free \| 1.05 M \|", table, flags=re.MULTILINE)
     assert re.search(r"^\| teacher_char \| [\d.]+ M \| [\d.]+ \| [\d.]+ \|$", table, flags=re.MULTILINE)
     before = (tmp_path / "runs" / "an4" / "test.jsonl").read_text()
     again = run(f"{program}/table.py runs/an4 --test an4_test.jsonl", tmp_path)
     assert again.splitlines() == table.split("\n\n")[0].splitlines()
-    assert (tmp_path / "runs" / "an4" / "test.jsonl").read_text() == before and len(before.splitlines()) == 6
+    assert (tmp_path / "runs" / "an4" / "test.jsonl").read_text() == before and len(before.splitlines()) == 4
     assert '"text"' not in (tmp_path / "runs" / "an4" / "an4_train_100_without_text.jsonl").read_text()
     run(f"{program}/plots.py runs/an4 pictures --epochs 2 --seeds 1", tmp_path)
     assert "<svg" in (tmp_path / "pictures" / "wer-by-epoch.svg").read_text()
-    failed = train.replace("--recipe label_free", "--change model.optim.name=nothing")
-    done = shell(failed, tmp_path)
+    done = shell(f"{train} --recipe ctc --change model.optim.name=nothing", tmp_path)
     assert done.returncode == 1 and "error: training ctc failed" in done.stderr and "Traceback" not in done.stderr
