@@ -82,7 +82,9 @@ def main(
         raise SystemExit(f"error: {folder}/runs.jsonl has no run of these recipes with {epochs} epochs and {seeds} seeds.")
     whole = {group: lines for group, lines in groups.items() if group.share == 1 and group.student == student}
     shares = {group: lines for group, lines in groups.items() if group.student == student}
-    sizes = {group: lines for group, lines in groups.items() if group.share == 1}
+    # A Jasper is no larger QuartzNet: one line is one family.
+    family = student.split("_")[0]
+    sizes = {group: lines for group, lines in groups.items() if group.share == 1 and group.student.split("_")[0] == family}
     pictures: Dict[str, Callable[[Any], None]] = {}
     if whole:
         pictures["epoch"] = lambda axes: draw_epochs(axes, whole)

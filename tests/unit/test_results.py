@@ -208,7 +208,7 @@ def test_a_restart_is_two_trainings(
     assert tools["runs"].run_of(found) == run and found["model"].endswith(f"{recipe}.nemo")
 
 
-def test_pictures_show_epochs_and_shares(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+def test_pictures_show_epochs_shares_and_sizes(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     lines = []
@@ -229,6 +229,13 @@ def test_pictures_show_epochs_and_shares(tools: Dict[str, ModuleType], tmp_path:
     written = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert written == ["wer-by-epoch.svg", "wer-by-share.svg"]
     assert "<svg" in (tmp_path / "first" / written[0]).read_text()
+    write(tmp_path, lines + [{**one, "student": "jasper_small"} for one in lines])
+    tools["plots"].main(tmp_path, tmp_path / "other family", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None)
+    assert not (tmp_path / "other family" / "wer-by-size.svg").exists()
+    larger = {"student": "quartznet_1m", "valid": {"wer": 0.1, "parameters": 1_050_000}}
+    write(tmp_path, lines + [{**one, **larger} for one in lines])
+    tools["plots"].main(tmp_path, tmp_path / "sizes", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None)
+    assert (tmp_path / "sizes" / "wer-by-size.svg").exists()
     with pytest.raises(SystemExit, match="no run of these recipes with 60 epochs"):
         tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2, None)
     with pytest.raises(SystemExit, match="no run of these recipes"):
