@@ -94,6 +94,8 @@ def main(
         pictures["size"] = lambda axes: draw_by(
             axes, sizes, lambda _, lines: lines[0]["valid"]["parameters"] / 1e6, "parameters, millions"
         )
+    if not pictures:
+        raise SystemExit(f"error: none of these runs is of {student}: name another one with --student.")
     output.mkdir(parents=True, exist_ok=True)
     for name, draw in pictures.items():
         figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")

@@ -131,7 +131,7 @@ def test_the_results_runner_runs(tmp_path):
     assert again.splitlines() == table.split("\n\n")[0].splitlines()
     assert (tmp_path / "runs" / "an4" / "test.jsonl").read_text() == before and len(before.splitlines()) == 4
     assert '"text"' not in (tmp_path / "runs" / "an4" / "an4_train_100_without_text.jsonl").read_text()
-    run(f"{program}/plots.py runs/an4 pictures --epochs 2 --seeds 1", tmp_path)
+    run(f"{program}/plots.py runs/an4 pictures --epochs 2 --student quartznet_1m --seeds 1", tmp_path)
     assert "<svg" in (tmp_path / "pictures" / "wer-by-epoch.svg").read_text()
     done = shell(f"{train} --recipe ctc --change model.optim.name=nothing", tmp_path)
     assert done.returncode == 1 and "error: training ctc failed" in done.stderr and "Traceback" not in done.stderr

@@ -236,6 +236,8 @@ def test_pictures_show_epochs_shares_and_sizes(tools: Dict[str, ModuleType], tmp
     write(tmp_path, lines + [{**one, **larger} for one in lines])
     tools["plots"].main(tmp_path, tmp_path / "sizes", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None)
     assert (tmp_path / "sizes" / "wer-by-size.svg").exists()
+    with pytest.raises(SystemExit, match="none of these runs is of jasper_mini"):
+        tools["plots"].main(tmp_path, tmp_path, 30, "jasper_mini", ["ctc"], 2, None)
     with pytest.raises(SystemExit, match="no run of these recipes with 60 epochs"):
         tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2, None)
     with pytest.raises(SystemExit, match="no run of these recipes"):
