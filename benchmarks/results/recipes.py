@@ -4,9 +4,15 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Dict, List, Optional, Tuple
+
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
 
 # The share of all epochs that RKD takes, unless a recipe says otherwise.
 RKD_SHARE = 0.25
@@ -155,8 +161,16 @@ def _sizes(first: str, filters: Tuple[int, ...], separable: bool) -> Tuple[str, 
     return first, (*chain(*blocks), *last)
 
 
-# Students that are a config in conf/small and overrides: the same blocks and strides, so that only their size or kind differs.
+def _encoder_of(config: str, first: str) -> Tuple[str, Tuple[str, ...]]:
+    """The encoder of a config in `conf`, with everything else as in one for two CPU cores: front end, optimizer, batches."""
+    blocks = OmegaConf.to_container(OmegaConf.load(CONF / f"{config}.yaml").model.encoder.jasper)
+    listed = json.dumps(blocks).replace('"', "").replace(" ", "")  # as Hydra's command line writes lists
+    return first, (f"model.encoder.jasper={listed}", f"model.decoder.feat_in={blocks[-1]['filters']}")
+
+
+# Students that are a config in conf/small and overrides: other widths or kinds of the same blocks, or another encoder of `conf`.
 STUDENTS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
     "quartznet_1m": _sizes("quartznet_small", (256, 256, 256, 320, 384, 512), separable=True),
+    "quartznet_5x5": _encoder_of("quartznet_5x5", "quartznet_small"),
     "jasper_small": _sizes("quartznet_small", (64, 64, 64, 80, 96, 128), separable=False),
 }

@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Set
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from nemo_tutornet.config import parse_tutor
@@ -80,6 +81,19 @@ def test_every_recipe_fits_its_config(tools: Dict[str, ModuleType]) -> None:
             arguments = [argument.replace("{teacher}", "teacher.nemo") for argument in recipe.arguments("teacher.nemo")]
             composed = compose(config, [*overrides, *arguments])
             assert (parse_tutor(composed.model) is None) == recipe.alone, name
+
+
+def test_every_student_has_its_encoder(tools: Dict[str, ModuleType]) -> None:
+    conf = FOLDER.parents[1] / "conf"
+    with initialize_config_dir(str(conf / "small"), version_base=None):
+        composed = {
+            name: compose(config, list(overrides)).model for name, (config, overrides) in tools["recipes"].STUDENTS.items()
+        }
+    stock = OmegaConf.load(conf / "quartznet_5x5.yaml").model
+    assert composed["quartznet_5x5"].encoder == stock.encoder
+    for name, model in composed.items():
+        assert model.decoder.feat_in == model.encoder.jasper[-1].filters, name
+    assert not any(block.separable for block in composed["jasper_small"].encoder.jasper[:-1])
 
 
 def test_interval_is_students_t(tools: Dict[str, ModuleType]) -> None:
