@@ -11,7 +11,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Dict, Iterator, List, Set
 
+import numpy as np
 import pytest
+import soundfile
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
@@ -19,7 +21,7 @@ from typer.testing import CliRunner
 from nemo_tutornet.config import parse_tutor
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-MODULES = ("recipes", "runs", "run", "table", "plots")
+MODULES = ("recipes", "runs", "run", "table", "plots", "speeds")
 
 
 @pytest.fixture(scope="module")
@@ -256,3 +258,29 @@ def test_pictures_show_epochs_shares_and_sizes(tools: Dict[str, ModuleType], tmp
         tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2, None)
     with pytest.raises(SystemExit, match="no run of these recipes"):
         tools["plots"].main(tmp_path, tmp_path, 30, "quartznet_small", ["ctc"], 2, True)
+
+
+def test_a_corpus_at_other_speeds(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+    seconds = np.arange(16000) / 16000
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", np.sin(2 * np.pi * 1000 * seconds), 16000)
+    for part, name in (("train", "a"), ("valid", "b")):
+        row = {"audio_filepath": f"{name}.wav", "duration": 1.0, "text": name, "speaker": "s"}
+        (tmp_path / f"an4_{part}.jsonl").write_text(json.dumps(row) + "\n")
+    output = tmp_path / "speeds"
+    tools["speeds"].main(tmp_path, output, "an4", [0.8, 1.25])
+    rows = {
+        part: [json.loads(one) for one in (output / f"an4-speeds_{part}.jsonl").read_text().splitlines()]
+        for part in ("train", "valid")
+    }
+    assert [row["duration"] for row in rows["train"]] == pytest.approx([1.0, 1.25, 0.8], abs=1e-3)
+    assert {(row["text"], row["speaker"]) for row in rows["train"]} == {("a", "s")}
+    assert [row["audio_filepath"] for row in rows["valid"]] == [str((tmp_path / "b.wav").resolve())]
+    for row, pitch in zip(rows["train"], (1000, 800, 1250), strict=True):
+        heard, rate = soundfile.read(row["audio_filepath"])
+        assert len(heard) / rate == pytest.approx(row["duration"])
+        assert np.abs(np.fft.rfft(heard)).argmax() * rate / len(heard) == pytest.approx(pitch, abs=2)
+    kept = Path(rows["train"][1]["audio_filepath"])
+    before = kept.stat().st_mtime_ns
+    tools["speeds"].main(tmp_path, output, "an4", [0.8, 1.25])
+    assert kept.stat().st_mtime_ns == before

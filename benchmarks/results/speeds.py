@@ -1,0 +1,60 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Copies a corpus at other speeds, so that a teacher's cache has them, too: it knows what it was built from and nothing else.
+
+    python benchmarks/results/speeds.py MANIFESTS OUTPUT --corpus an4
+    python benchmarks/results/run.py OUTPUT results --corpus an4-speeds --cached --epochs 10 ...
+
+An epoch of three speeds is three of the corpus. The validation set stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import List
+
+import librosa
+import soundfile
+import typer
+from rich.progress import track
+
+from nemo_tutornet.checkpoints import written_whole
+
+
+def copied(source: Path, target: Path, speed: float) -> float:
+    """Writes audio at another speed, its pitch with it, unless that is there already; returns its seconds."""
+    if not target.exists():
+        samples, rate = soundfile.read(source, dtype="float32")
+        faster = librosa.resample(samples, orig_sr=round(rate * speed), target_sr=rate, res_type="polyphase")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(target) as temporary:
+            soundfile.write(temporary, faster, rate, subtype="PCM_16")
+    return float(soundfile.info(target).duration)
+
+
+def main(
+    manifests: Path = typer.Argument(..., help="Folder of CORPUS_train.jsonl and CORPUS_valid.jsonl."),
+    output: Path = typer.Argument(..., help="Folder of CORPUS-speeds_train.jsonl, CORPUS-speeds_valid.jsonl and the copies."),
+    corpus: str = typer.Option("an4"),
+    speed: List[float] = typer.Option([0.9, 1.1], help="Beside the audio as it is; may be given several times."),
+) -> None:
+    """Writes what is missing, and the manifests when all of it is there."""
+    for part, speeds in (("train", speed), ("valid", [])):
+        manifest = manifests / f"{corpus}_{part}.jsonl"
+        rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+        sources = [(manifest.parent / row["audio_filepath"]).resolve() for row in rows]
+        written = [{**row, "audio_filepath": str(source)} for row, source in zip(rows, sources, strict=True)]
+        for factor in speeds:
+            for i, (row, source) in enumerate(track(list(zip(rows, sources, strict=True)), f"{part}, {factor:g} x")):
+                target = output.resolve() / f"{corpus}-{factor:g}" / f"{i:06}-{source.stem}.flac"
+                written.append({**row, "audio_filepath": str(target), "duration": copied(source, target, factor)})
+        output.mkdir(parents=True, exist_ok=True)
+        path = output / f"{corpus}-speeds_{part}.jsonl"
+        with written_whole(path) as temporary:
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
+        typer.echo(f"wrote {path}: {len(written)} utterances")
+
+
+if __name__ == "__main__":
+    typer.run(main)
