@@ -34,7 +34,7 @@ def copied(source: Path, target: Path, speed: float) -> float:
 
 
 def main(
-    manifests: Path = typer.Argument(..., help="Folder of CORPUS_train.jsonl and CORPUS_valid.jsonl."),
+    manifests: Path = typer.Argument(..., help="Folder of CORPUS_train.jsonl and, if there is one, CORPUS_valid.jsonl."),
     output: Path = typer.Argument(..., help="Folder of CORPUS-speeds_train.jsonl, CORPUS-speeds_valid.jsonl and the copies."),
     corpus: str = typer.Option("an4"),
     speed: List[float] = typer.Option([0.9, 1.1], help="Beside the audio as it is; may be given several times."),
@@ -42,6 +42,12 @@ def main(
     """Writes what is missing, and the manifests when all of it is there."""
     for part, speeds in (("train", speed), ("valid", [])):
         manifest = manifests / f"{corpus}_{part}.jsonl"
+        if part == "valid" and not manifest.exists():
+            continue  # audio that only a teacher's training hears
+        if not manifest.exists():
+            raise SystemExit(
+                f"error: there is no {manifest}; MANIFESTS is the folder of it, --corpus the first part of its name."
+            )
         rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
         sources = [(manifest.parent / row["audio_filepath"]).resolve() for row in rows]
         written = [{**row, "audio_filepath": str(source)} for row, source in zip(rows, sources, strict=True)]
