@@ -280,7 +280,7 @@ def test_a_corpus_at_other_speeds(tools: Dict[str, ModuleType], tmp_path: Path) 
         heard, rate = soundfile.read(row["audio_filepath"])
         assert len(heard) / rate == pytest.approx(row["duration"])
         assert np.abs(np.fft.rfft(heard)).argmax() * rate / len(heard) == pytest.approx(pitch, abs=2)
-    with pytest.raises(SystemExit, match="there is no .*other_train.jsonl"):
+    with pytest.raises(SystemExit, match=r"there is no .*other_train\.jsonl"):
         tools["speeds"].main(tmp_path, output, "other", [0.8])
     kept = Path(rows["train"][1]["audio_filepath"])
     before = kept.stat().st_mtime_ns
