@@ -112,6 +112,7 @@ def test_the_results_runner_runs(tmp_path):
     for split in ("train", "valid", "test"):
         write_manifest(tmp_path, f"an4_{split}", [1.0, 1.2, 0.9])
     program = f"python {ROOT}/benchmarks/results"
+    assert "an4-speeds_train.jsonl: 9 utterances" in run(f"{program}/speeds.py . speeds", tmp_path)
     train = f"{program}/run.py . runs --epochs 2 --teacher-epochs 1 --seed 1"
     first = f"{train} --recipe ctc --recipe label_free --student quartznet_1m --perturbed"
     assert "label_free perturbed seed 1" in run(first, tmp_path)
