@@ -37,7 +37,7 @@ def main(
     manifests: Path = typer.Argument(..., help="Folder of CORPUS_train.jsonl and, if there is one, CORPUS_valid.jsonl."),
     output: Path = typer.Argument(..., help="Folder of CORPUS-speeds_train.jsonl, CORPUS-speeds_valid.jsonl and the copies."),
     corpus: str = typer.Option("an4"),
-    speed: List[float] = typer.Option([0.9, 1.1], help="Beside the audio as it is; may be given several times."),
+    speed: List[float] = typer.Option([0.9, 1.1], min=0.5, max=2.0, help="Beside the audio as it is; may be repeated."),
 ) -> None:
     """Writes what is missing, and the manifests when all of it is there."""
     for part, speeds in (("train", speed), ("valid", [])):
@@ -49,6 +49,9 @@ def main(
                 f"error: there is no {manifest}; MANIFESTS is the folder of it, --corpus the first part of its name."
             )
         rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+        for number, row in enumerate(rows, start=1):
+            if row.get("offset"):
+                raise SystemExit(f"error: {manifest}, line {number} has an offset; only whole files are copied, so cut first.")
         sources = [(manifest.parent / row["audio_filepath"]).resolve() for row in rows]
         written = [{**row, "audio_filepath": str(source)} for row, source in zip(rows, sources, strict=True)]
         for factor in speeds:

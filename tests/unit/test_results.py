@@ -282,6 +282,9 @@ def test_a_corpus_at_other_speeds(tools: Dict[str, ModuleType], tmp_path: Path) 
         assert np.abs(np.fft.rfft(heard)).argmax() * rate / len(heard) == pytest.approx(pitch, abs=2)
     with pytest.raises(SystemExit, match=r"there is no .*other_train\.jsonl"):
         tools["speeds"].main(tmp_path, output, "other", [0.8])
+    (tmp_path / "cut_train.jsonl").write_text(json.dumps({"audio_filepath": "a.wav", "offset": 0.5, "duration": 0.5}) + "\n")
+    with pytest.raises(SystemExit, match=r"cut_train\.jsonl, line 1 has an offset"):
+        tools["speeds"].main(tmp_path, output, "cut", [0.8])
     kept = Path(rows["train"][1]["audio_filepath"])
     before = kept.stat().st_mtime_ns
     tools["speeds"].main(tmp_path, output, "an4", [0.8, 1.25])
