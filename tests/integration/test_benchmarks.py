@@ -62,6 +62,17 @@ def test_what_others_do_and_leave_behind(tmp_path):
         assert abs(other["rkd with 2 s of padding, x"] - 1) > 0.005
 
 
+def test_what_depthwise_convolutions_cost(tmp_path):
+    size = ["--student", SMALL / "quartznet_small.yaml", "--batch", "2", "--seconds", "1.5", "--rounds", "1", "--width", "4"]
+    command = [sys.executable, ROOT / "benchmarks" / "depthwise.py", *size, "--json", tmp_path / "figures.json"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert "kernel of 87 frames, 4 channels" in done.stdout and "quartznet_small (0.3 M)" in done.stdout
+    rows = [found["students"]["quartznet_small"], *found["kernels"].values()]
+    assert all(set(row["median_s"]) == {"PyTorch's", "Fourier"} and row["ratio"]["Fourier"] > 0 for row in rows)
+
+
 @pytest.mark.parametrize("command", ["cost", "curve", "memory"])
 def test_what_a_cache_costs_and_teaches(corpus, teacher_file, tmp_path, command):
     more = {"cost": ["--rounds", "1"], "curve": ["--steps", "4"], "memory": ["--steps", "2"]}[command]

@@ -22,7 +22,7 @@ from hydra import compose, initialize_config_dir
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecCTCModelBPE
 from nemo.core import Serialization
 
-from nemo_tutornet import export_student
+from nemo_tutornet import depthwise, export_student
 from nemo_tutornet.checkpoints import STOCK_BPE, STOCK_CHAR
 from nemo_tutornet.config import parse_tutor
 from nemo_tutornet.model import TutorMixin
@@ -58,6 +58,10 @@ PARAMETERS = {
 WITHOUT_CKPT = {"jasper_10x5dr"}
 # Trained with a sixteenth of its filters: the character config, equal but for its labels, is trained in full.
 NARROWED = {"jasper_10x5dr_bpe"}
+
+# Whose convolutions are trained through the Fourier transform, and how many they have.
+FOR_TWO_CORES = {"small/quartznet_small", "small/quartznet_bpe_small"}
+FOURIER_DEPTHWISE = 8
 
 ONE_STEP_EACH = "[{name: rkd, steps: 1, weights: {rkd: 1.0}}, {name: skd, weights: {ctc: 1.0, skd: 0.25}}]"
 
@@ -213,6 +217,9 @@ def steps(monkeypatch):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_trains_two_steps_and_leaves(name, script, manifest, tokenizer, teachers, run_dir, steps, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(run_dir / "cache"))  # where a borrowed tokenizer is kept
+    fourier = []
+    convolution = depthwise.depthwise_conv1d
+    monkeypatch.setattr(depthwise, "depthwise_conv1d", lambda *given: fourier.append(given) or convolution(*given))
     overrides = [
         f"model.train_ds.manifest_filepath={manifest}",
         f"model.validation_ds.manifest_filepath={manifest}",
@@ -241,6 +248,8 @@ def test_trains_two_steps_and_leaves(name, script, manifest, tokenizer, teachers
     script.main(cfg)
 
     assert len(steps) == 2
+    # One convolution in each of the first two blocks and two in each of the three after them; validation uses PyTorch's.
+    assert len(fourier) == (2 * FOURIER_DEPTHWISE if name in FOR_TWO_CORES else 0)
     assert all(math.isfinite(value) for step in steps for value in step.values())
     if name in STUDENTS:
         terms = [{key for key in ("train_rkd", "train_skd", "train_ctc") if key in step} for step in steps]

@@ -1,0 +1,80 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Training depthwise convolutions on a CPU: PyTorch's against the Fourier transform, side by side.
+
+    python benchmarks/depthwise.py [--student conf/quartznet_5x5.yaml]... [--batch 4] [--seconds 10] [--json depthwise.json]
+
+First whole training steps of students (forward, backward, optimizer), then single convolutions (forward, backward) with kernels
+of several lengths. Every round times each once; medians are printed, and of the ratios the median over the rounds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import timing
+import torch
+import typer
+from nemo.utils import logging
+from timing import ROOT, Setting
+
+from nemo_tutornet.depthwise import FourierConv1d, fourier_depthwise
+
+PLAIN, FOURIER = "PyTorch's", "Fourier"
+KERNELS = (3, 5, 7, 9, 11, 15, 21, 33, 51, 87)
+
+
+def figures(work: Dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> Dict[str, Any]:
+    """Times of a pair and their ratio."""
+    times = timing.interleaved(work, rounds, device)
+    return {"median_s": timing.medians(times), "ratio": {FOURIER: timing.ratio(times, FOURIER, [PLAIN])}}
+
+
+def steps(path: Path, where: Setting, rounds: int) -> Dict[str, Any]:
+    """Training steps of a student."""
+    config, batch = timing.load_config(path), where.batch()
+    models = {name: timing.student(config, where.device) for name in (PLAIN, FOURIER)}
+    fourier_depthwise(models[FOURIER])
+    found = figures({name: timing.one_step(model, batch, where) for name, model in models.items()}, rounds, where.device)
+    return {"parameters": {"student": timing.parameters(models[PLAIN])}, **found}
+
+
+def one_convolution(kernel: int, width: int, frames: int, where: Setting, rounds: int) -> Dict[str, Any]:
+    """One convolution, forward and backward."""
+    signal = torch.randn(where.batch_size, width, frames, requires_grad=True)
+    work = {}
+    for name, kind in ((PLAIN, torch.nn.Conv1d), (FOURIER, FourierConv1d)):
+        layer = kind(width, width, kernel, padding=kernel // 2, groups=width, bias=False)
+        work[name] = lambda layer=layer: layer(signal).sum().backward()
+    return figures(work, rounds, where.device)
+
+
+def main(
+    student: List[Path] = typer.Option(
+        [ROOT / "conf" / name for name in ("small/quartznet_small.yaml", "quartznet_5x5.yaml", "quartznet_15x5.yaml")],
+        help="Config of a student; repeatable.",
+    ),
+    batch: timing.BatchOption = 4,
+    seconds: timing.SecondsOption = 10.0,
+    rounds: timing.RoundsOption = 7,
+    width: int = typer.Option(256, help="Of the single convolutions."),
+    json: timing.JsonOption = None,
+) -> None:
+    """Prints a table for each student, and one for each kernel."""
+    logging.setLevel(logging.ERROR)
+    where = timing.setting("cpu", "32", batch, seconds)
+    found: Dict[str, Any] = {"machine": where.describe(), "rounds": rounds, "students": {}, "kernels": {}}
+    for path in student:
+        found["students"][path.stem] = one = steps(path, where, rounds)
+        title = f"{path.stem} ({timing.sizes(one)['student']}): {where.title()}"
+        timing.show(timing.times_table(title, one, {"x PyTorch's": "ratio"}))
+    for kernel in KERNELS:
+        found["kernels"][kernel] = one = one_convolution(kernel, width, int(seconds * 50), where, rounds)
+        timing.show(timing.times_table(f"kernel of {kernel} frames, {width} channels", one, {"x PyTorch's": "ratio"}))
+    if json is not None:
+        timing.write_json(json, found)
+
+
+if __name__ == "__main__":
+    typer.run(main)
