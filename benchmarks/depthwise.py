@@ -17,11 +17,13 @@ import timing
 import torch
 import typer
 from nemo.utils import logging
+from rich.table import Table
 from timing import ROOT, Setting
 
 from nemo_tutornet.depthwise import FourierConv1d, fourier_depthwise
 
 PLAIN, FOURIER = "PyTorch's", "Fourier"
+FRAMES_PER_SECOND = 50  # of a QuartzNet
 KERNELS = (3, 5, 7, 9, 11, 15, 21, 33, 51, 87)
 
 
@@ -50,6 +52,15 @@ def one_convolution(kernel: int, width: int, frames: int, where: Setting, rounds
     return figures(work, rounds, where.device)
 
 
+def kernels_table(title: str, kernels: Dict[int, Dict[str, Any]]) -> Table:
+    """A row for each length of the kernel."""
+    table = Table("frames of the kernel", *(f"{name}, ms (median)" for name in (PLAIN, FOURIER)), f"x {PLAIN}", title=title)
+    for kernel, one in kernels.items():
+        milliseconds = (f"{1000 * one['median_s'][name]:.1f}" for name in (PLAIN, FOURIER))
+        table.add_row(str(kernel), *milliseconds, f"{one['ratio'][FOURIER]:.2f}")
+    return table
+
+
 def main(
     student: List[Path] = typer.Option(
         [ROOT / "conf" / name for name in ("small/quartznet_small.yaml", "quartznet_5x5.yaml", "quartznet_15x5.yaml")],
@@ -61,17 +72,17 @@ def main(
     width: int = typer.Option(256, help="Of the single convolutions."),
     json: timing.JsonOption = None,
 ) -> None:
-    """Prints a table for each student, and one for each kernel."""
+    """Prints a table for each student, and one of the kernels."""
     logging.setLevel(logging.ERROR)
     where = timing.setting("cpu", "32", batch, seconds)
-    found: Dict[str, Any] = {"machine": where.describe(), "rounds": rounds, "students": {}, "kernels": {}}
+    found: Dict[str, Any] = {"machine": where.describe(), "rounds": rounds, "students": {}}
     for path in student:
         found["students"][path.stem] = one = steps(path, where, rounds)
         title = f"{path.stem} ({timing.sizes(one)['student']}): {where.title()}"
-        timing.show(timing.times_table(title, one, {"x PyTorch's": "ratio"}))
-    for kernel in KERNELS:
-        found["kernels"][kernel] = one = one_convolution(kernel, width, int(seconds * 50), where, rounds)
-        timing.show(timing.times_table(f"kernel of {kernel} frames, {width} channels", one, {"x PyTorch's": "ratio"}))
+        timing.show(timing.times_table(title, one, {f"x {PLAIN}": "ratio"}))
+    frames = int(seconds * FRAMES_PER_SECOND)
+    found["kernels"] = {kernel: one_convolution(kernel, width, frames, where, rounds) for kernel in KERNELS}
+    timing.show(kernels_table(f"One convolution, {batch} x {frames} frames, {width} channels", found["kernels"]))
     if json is not None:
         timing.write_json(json, found)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # Shorter kernels gain nothing (`benchmarks/depthwise.py`).
-SHORTEST_KERNEL = 9
+SHORTEST_KERNEL = 11
 
 
 def depthwise_conv1d(

@@ -68,7 +68,7 @@ def test_what_depthwise_convolutions_cost(tmp_path):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert "kernel of 87 frames, 4 channels" in done.stdout and "quartznet_small (0.3 M)" in done.stdout
+    assert "One convolution, 2 x 75 frames, 4 channels" in done.stdout and "quartznet_small (0.3 M)" in done.stdout
     rows = [found["students"]["quartznet_small"], *found["kernels"].values()]
     assert all(set(row["median_s"]) == {"PyTorch's", "Fourier"} and row["ratio"]["Fourier"] > 0 for row in rows)
 
