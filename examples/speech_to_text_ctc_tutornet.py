@@ -19,7 +19,7 @@ The config is a stock NeMo config with a `tutor:` section (see `nemo_tutornet.mo
 
 # On a CPU
 
-    ... +fourier_depthwise=true                              # a QuartzNet trains 1.2 to 2.5 times as fast, equal up to rounding
+    ... ++fourier_depthwise=true                              # a QuartzNet trains 1.2 to 2.5 times as fast, equal up to rounding
 
 # Interrupted
 

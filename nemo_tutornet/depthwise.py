@@ -60,7 +60,7 @@ class FourierConv1d(nn.Conv1d):
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        if not self.training or input.device.type != "cpu" or input.dtype != torch.float32:
+        if not self.training or input.device.type != "cpu" or input.dtype != torch.float32 or input.dim() != 3:
             return super()._conv_forward(input, weight, bias)
         return depthwise_conv1d(input, weight, bias, self.stride[0], int(self.padding[0]), self.dilation[0])
 

@@ -104,10 +104,11 @@ def test_trains_as_pytorch_and_leaves_as_pytorch(model: nn.Sequential, calls: Li
     assert torch.equal(model(signal.double()), plain.double()(signal.double())) and len(calls) == 2
 
 
-def test_mixed_precision_stays_pytorchs(calls: List[tuple]) -> None:
+def test_half_precision_and_single_signals_stay_pytorchs(calls: List[tuple]) -> None:
     layer = depthwise_layer()
     fourier_depthwise(layer)
     signal = torch.randn(2, 6, 50)
+    assert layer(signal[0]).shape == (6, 50) and not calls
     assert layer(signal).dtype == torch.float32 and len(calls) == 1
     layer.bfloat16()
     assert layer(signal.bfloat16()).dtype == torch.bfloat16 and len(calls) == 1
