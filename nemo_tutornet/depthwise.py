@@ -3,7 +3,7 @@
 """Training depthwise convolutions on a CPU, as products of spectra (the convolution theorem; nothing of the paper).
 
 QuartzNets have depthwise convolutions with kernels of 33 to 87 frames in every block, and PyTorch is slow at those on a CPU: they
-are three quarters of a training step of a QuartzNet 5x5. Through the Fourier transform they cost about an eighth of that.
+are three quarters of a training step of a QuartzNet 5x5. Through the Fourier transform they cost about a fifth of that.
 
 Legend: `B` utterances, `D` width, `T` frames, `K` kernel frames.
 """

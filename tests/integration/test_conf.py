@@ -248,7 +248,7 @@ def test_trains_two_steps_and_leaves(name, script, manifest, tokenizer, teachers
     script.main(cfg)
 
     assert len(steps) == 2
-    # One convolution in each of the first two blocks and two in each of the three after them; validation uses PyTorch's.
+    # Its blocks with long kernels repeat theirs 1, 2, 2, 2 and 1 times; validation uses PyTorch's.
     assert len(fourier) == (2 * FOURIER_DEPTHWISE if name in FOR_TWO_CORES else 0)
     assert all(math.isfinite(value) for step in steps for value in step.values())
     if name in STUDENTS:
