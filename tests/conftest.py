@@ -39,6 +39,17 @@ def no_version_left_behind() -> Iterator[None]:
     os.environ.pop("NEMO_EXPM_VERSION", None)
 
 
+def refusal(function: Callable[..., Any], *arguments: Any) -> str:
+    """The one sentence with which a function refuses its arguments."""
+    from nemo_tutornet.errors import TutorError
+
+    with pytest.raises(TutorError) as error:
+        function(*arguments)
+    message = str(error.value)
+    assert "\n" not in message and message.endswith(".")
+    return message
+
+
 def write_manifest(folder: Path, name: str, durations: list[float], sample_rate: int = SAMPLE_RATE) -> Path:
     """Tones whose pitch spells the text: something that can be learnt, with different lengths."""
     import soundfile
