@@ -49,12 +49,18 @@ model.transcribe([sys.argv[2]], batch_size=1, verbose=False)
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a name, a config of `conf/small` and overrides."""
+    """One training: a name, the folder of its output, a config of `conf/small` and overrides."""
 
     name: str
+    folder: Path
     config: str
     epochs: int
     overrides: List[str]
+
+    @property
+    def trained(self) -> Path:
+        """The `.nemo` file that it writes."""
+        return self.folder / self.name / "checkpoints" / f"{self.name}.nemo"
 
 
 def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: Optional[int], seed: int) -> None:
@@ -77,20 +83,14 @@ def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: O
     # A plain kill ends the training in progress as Ctrl-C does, instead of leaving it behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, seed, console)
+        runs = output / "runs" / f"{student_epochs}-epochs-seed-{seed}-{_fingerprint(folder)}"
+        undistilled = Run("undistilled", runs, "quartznet_small", student_epochs, ["model.tutor=null"])
+        teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, undistilled, seed, console)
         rkd = max(1, student_epochs // 4)
         stages = f"[{{name:rkd,epochs:{rkd},weights:{{rkd:1.0}}}},{{name:skd,weights:{{ctc:1.0,skd:0.25}}}}]"
-        key = f"{student_epochs}-epochs-seed-{seed}-{_fingerprint(folder)}"
-        runs = [
-            Run("undistilled", "quartznet_small", student_epochs, ["model.tutor=null"]),
-            Run(
-                "distilled",
-                "quartznet_small",
-                student_epochs,
-                [f"model.tutor.teacher.model_path={teacher}", f"model.tutor.stages={stages}"],
-            ),
-        ]
-        students = _train(runs, folder, output / "runs" / key, seed, console)
+        overrides = [f"model.tutor.teacher.model_path={teacher}", f"model.tutor.stages={stages}"]
+        distilled = Run("distilled", runs, "quartznet_small", student_epochs, overrides)
+        students = _train([undistilled, distilled], folder, seed, console)
     except KeyboardInterrupt:
         console.print("[bold]Interrupted.[/bold] Run the same command again: it resumes from the last epoch.")
         sys.exit(130)
@@ -146,7 +146,8 @@ def _corpus(corpus: str, output: Path, console: Console) -> Path:
     return folder
 
 
-def _teacher(folder: Path, epochs: int, seed: int, console: Console) -> Path:
+def _teacher(folder: Path, epochs: int, beside: Run, seed: int, console: Console) -> Path:
+    """The teacher's file; where it is not there yet it is trained, and beside it what can do without it."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nemo_tutornet" / "demo"
     config = (project_folder("conf") / "small" / "conformer_ctc_small.yaml").read_bytes()
     key = hashlib.sha256(f"{_fingerprint(folder)} {epochs} {seed} {__version__}".encode() + config).hexdigest()[:16]
@@ -154,27 +155,26 @@ def _teacher(folder: Path, epochs: int, seed: int, console: Console) -> Path:
     if kept.is_file():
         console.print(f"teacher: reused from {kept}")
         return kept
-    (trained,) = _train([Run("teacher", "conformer_ctc_small", epochs, [])], folder, cache / key, seed, console)
+    trained, _ = _train([Run("teacher", cache / key, "conformer_ctc_small", epochs, []), beside], folder, seed, console)
     with written_whole(kept) as temporary:
         shutil.copyfile(trained, temporary)
     return kept
 
 
-def _train(planned: List[Run], folder: Path, runs: Path, seed: int, console: Console) -> List[Path]:
+def _train(planned: List[Run], folder: Path, seed: int, console: Console) -> List[Path]:
     """Runs the example script for each, side by side, until all are done; returns the `.nemo` files that they wrote."""
-    trained = [runs / run.name / "checkpoints" / f"{run.name}.nemo" for run in planned]
     processes: Dict[str, subprocess.Popen] = {}
     readers: List[threading.Thread] = []
     with _progress(console) as progress:
         try:
-            for run, file in zip(planned, trained, strict=True):
-                if (runs / f"{run.name}.done").is_file() and file.is_file():
-                    console.print(f"{run.name}: reused from {file}")
+            for run in planned:
+                if (run.folder / f"{run.name}.done").is_file() and run.trained.is_file():
+                    console.print(f"{run.name}: reused from {run.trained}")
                     continue
                 with _uninterrupted():
-                    processes[run.name] = _start(run, folder, runs, seed)
+                    processes[run.name] = _start(run, folder, seed)
                 task = progress.add_task(run.name, total=run.epochs, note="starting")
-                arguments = (processes[run.name], runs / f"{run.name}.log", progress, task)
+                arguments = (processes[run.name], run.folder / f"{run.name}.log", progress, task)
                 readers.append(threading.Thread(target=_follow, args=arguments, daemon=True))
                 readers[-1].start()
             for process in processes.values():
@@ -188,11 +188,11 @@ def _train(planned: List[Run], folder: Path, runs: Path, seed: int, console: Con
                 process.wait()
             for reader in readers:
                 reader.join()
-    for run, file in zip(planned, trained, strict=True):
-        if not file.is_file() or (run.name in processes and processes[run.name].returncode != 0):
-            raise TutorError(f"training {run.name!r} failed; its log is {runs / f'{run.name}.log'}.")
-        (runs / f"{run.name}.done").touch()
-    return trained
+    for run in planned:
+        if not run.trained.is_file() or (run.name in processes and processes[run.name].returncode != 0):
+            raise TutorError(f"training {run.name!r} failed; its log is {run.folder / f'{run.name}.log'}.")
+        (run.folder / f"{run.name}.done").touch()
+    return [run.trained for run in planned]
 
 
 @contextmanager
@@ -209,20 +209,20 @@ def _uninterrupted() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _start(run: Run, folder: Path, runs: Path, seed: int) -> subprocess.Popen:
+def _start(run: Run, folder: Path, seed: int) -> subprocess.Popen:
     script = project_folder("examples") / "speech_to_text_ctc_tutornet.py"
     command = [
         sys.executable, str(script), f"--config-path={project_folder('conf') / 'small'}", f"--config-name={run.config}",
         f"model.train_ds.manifest_filepath={folder / 'train.jsonl'}",
         f"model.validation_ds.manifest_filepath={folder / 'valid.jsonl'}",
         f"trainer.max_epochs={run.epochs}", "trainer.enable_progress_bar=false", f"seed={seed}",
-        f"exp_manager.exp_dir={runs}", f"exp_manager.name={run.name}", *run.overrides,
+        f"exp_manager.exp_dir={run.folder}", f"exp_manager.name={run.name}", *run.overrides,
     ]  # fmt: skip
-    runs.mkdir(parents=True, exist_ok=True)
-    (runs / f"{run.name}.command").write_text(shlex.join(command) + "\n", encoding="utf-8")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / f"{run.name}.command").write_text(shlex.join(command) + "\n", encoding="utf-8")
     # What NeMo leaves in NEMO_EXPM_VERSION for its own workers would move the run into a folder of another run's date.
     environment = {name: value for name, value in os.environ.items() if name != "NEMO_EXPM_VERSION"}
-    # Models this small train faster on one thread than on two; two students train side by side instead.
+    # Models this small train faster on one thread than on two; two of them train side by side instead.
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **environment, "PYTHONUNBUFFERED": "1"}
     # A session of its own: Ctrl-C reaches this process, which ends the training once.
     return subprocess.Popen(
@@ -232,7 +232,7 @@ def _start(run: Run, folder: Path, runs: Path, seed: int) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        cwd=runs,
+        cwd=run.folder,
         env=environment,
         start_new_session=True,
     )

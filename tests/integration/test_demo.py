@@ -32,8 +32,8 @@ def trainings_below(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_the_demo_survives_an_interrupt(tmp_path, how):
+@pytest.mark.parametrize("how, during", [(signal.SIGINT, "distilled"), (signal.SIGTERM, "undistilled")])
+def test_the_demo_survives_an_interrupt(tmp_path, how, during):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for split in ("train", "valid", "test"):
@@ -50,18 +50,21 @@ def test_the_demo_survives_an_interrupt(tmp_path, how):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     deadline = time.monotonic() + 600
-    while not list(tmp_path.rglob("undistilled.log")) and time.monotonic() < deadline and process.poll() is None:
+    while not list(tmp_path.rglob(f"{during}.log")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
     process.send_signal(how)
     told, _ = process.communicate(timeout=180)
     assert process.returncode == 130 and "resumes" in told and "Traceback" not in told
     assert not trainings_below(tmp_path)
-    if how == signal.SIGTERM:
+    if during == "undistilled":
+        assert list(tmp_path.rglob("teacher.log")) and not list(tmp_path.rglob("teacher.done")), (
+            "it does not train beside the teacher"
+        )
         return
 
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert finished.returncode == 0, finished.stderr[-2000:]
-    assert "teacher: reused" in finished.stderr
+    assert "teacher: reused" in finished.stderr and "undistilled: reused" in finished.stderr
     rows = [line.split()[0] for line in finished.stdout.splitlines() if " M " in line]
     assert rows == ["teacher", "undistilled", "distilled"]
     figures = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
