@@ -19,7 +19,7 @@ from tests.conftest import write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+DOCS = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs").glob("*.md")))
 
 
 def blocks(language: str) -> list[str]:
@@ -102,7 +102,7 @@ def test_the_section_shown_is_the_section_there_is():
 
 
 def test_every_file_that_is_named_exists():
-    named = set(re.findall(r"\b(?:conf|examples|benchmarks|nemo_tutornet|docs)/[\w/.-]+\w", README + RESULTS))
+    named = set(re.findall(r"\b(?:conf|examples|benchmarks|nemo_tutornet|docs)/[\w/.-]+\w", README + DOCS))
     assert len(named) > 5
     assert not [name for name in named if not (ROOT / name).exists()]
 
