@@ -12,7 +12,7 @@ import platform
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, Iterable, List, Optional, Sequence
 
 from nemo_tutornet.checkpoints import sha256_of, written_whole
 from nemo_tutornet.errors import TutorError
@@ -101,12 +101,13 @@ def write_summary(
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def check_summary(path: Path, student: Path, public_key: Optional[Path] = None) -> List[Check]:
-    """Compares a summary with the files beside it.
+def check_summary(path: Path, student: Path, onnx: Sequence[Path] = (), public_key: Optional[Path] = None) -> List[Check]:
+    """Compares a summary with the files that were received with it.
 
     Args:
-        path: the JSON file.
+        path: the JSON file; untrusted, as the files are.
         student: the `.nemo` file that it must speak of.
+        onnx: graphs that it must speak of; what else it names is looked for beside these and the student.
         public_key: PEM file of the Ed25519 key that must have signed it.
 
     Raises:
@@ -114,18 +115,32 @@ def check_summary(path: Path, student: Path, public_key: Optional[Path] = None) 
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        files = {entry["name"]: entry["sha256"] for entry in content["files"]}
+        files = {_plain_name(entry["name"]): entry["sha256"] for entry in content["files"]}
         digest, signature = content.get("digest"), content.get("signature")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        whole = digest == _digest({key: value for key, value in content.items() if key not in ("digest", "signature")})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TutorError(f"{path} is no summary of a student ({error}); verify with the one that export wrote.") from None
-    rest = {key: value for key, value in content.items() if key not in ("digest", "signature")}
-    whole = digest == _digest(rest)
     checks = [Check("summary", whole, f"{path.name} {'is as it was written' if whole else 'was changed after it was written'}")]
-    for name in dict.fromkeys((student.name, *files)):
-        checks.append(_same_file(student.with_name(name), files.get(name), path.name))
+    given = dict.fromkeys((student, *onnx))
+    others = set(files) - {file.name for file in given}
+    for file in (*given, *(_beside(given, name) for name in files if name in others)):
+        checks.append(_same_file(file, files.get(file.name), path.name))
     if public_key is not None:
         checks.append(_check_signature(str(digest), signature, public_key))
     return checks
+
+
+def _plain_name(name: Any) -> str:
+    """The name, if it is one of a file beside the summary and of nothing elsewhere."""
+    if not isinstance(name, str) or name in ("", "..") or name != Path(name).name or not name.isprintable():
+        raise ValueError(f"{name!r} is not the name of a file")
+    return name
+
+
+def _beside(given: Iterable[Path], name: str) -> Path:
+    """Where a file with this name is: beside the first of the given ones that has it."""
+    places = [file.with_name(name) for file in given]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def _same_file(file: Path, sha256: Any, summary: str) -> Check:

@@ -74,7 +74,7 @@ def verify_received(student: Path, onnx: Sequence[Path] = (), public_key: Option
         if not path.is_file():
             raise TutorError(f"there is no file {path}; give the student's .nemo and, with --onnx, its graphs.")
     summary = summary_path(student)
-    checks = check_summary(summary, student, public_key) if summary.is_file() else []
+    checks = check_summary(summary, student, onnx, public_key) if summary.is_file() else []
     if public_key is not None and not checks:
         raise TutorError(f"{summary} is not there, so no signature can be checked; get it from whoever exported {student.name}.")
     verification = verify_student(student, onnx)

@@ -251,6 +251,10 @@ def test_graphs_that_are_not_the_students(exported: Path, tmp_path: Path, monkey
         (entry,) = [entry for entry in proto.metadata_props if entry.key == "labels"]
         entry.value = json.dumps(json.loads(entry.value)[::-1])
 
+    def garble(proto: onnx.ModelProto) -> None:
+        (entry,) = [entry for entry in proto.metadata_props if entry.key == "labels"]
+        entry.value = "a b c"
+
     def reweigh(proto: onnx.ModelProto) -> None:
         # A thousandth is far more than rounding and would never show in a transcript.
         largest = max(proto.graph.initializer, key=lambda tensor: len(tensor.raw_data))
@@ -259,9 +263,10 @@ def test_graphs_that_are_not_the_students(exported: Path, tmp_path: Path, monkey
     assert failures(exported, monkeypatch, [changed("names.onnx", rename)]) == [
         "names.onnx: graph: opset 17, features -> logprobs; NeMo's clients feed audio_signal (and length) and read logprobs"
     ]
-    assert failures(exported, monkeypatch, [changed("labels.onnx", relabel)]) == [
-        "labels.onnx: labels: its metadata has other labels than the student"
-    ]
+    for change in (relabel, garble):
+        assert failures(exported, monkeypatch, [changed("labels.onnx", change)]) == [
+            "labels.onnx: labels: its metadata has other labels than the student"
+        ]
     (found,) = failures(exported, monkeypatch, [changed("weights.onnx", reweigh)])
     assert found.startswith("weights.onnx: agrees: largest difference from PyTorch")
     (tmp_path / "cut.onnx").write_bytes(graph.read_bytes()[:-2000])

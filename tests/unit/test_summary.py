@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Sequence
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -40,8 +41,12 @@ def student(tmp_path: Path, key: Path) -> Path:
     return path
 
 
+def checks(student: Path, onnx: Sequence[Path] = (), public_key: Path | None = None) -> list[Check]:
+    return check_summary(summary_path(student), student, onnx, public_key)
+
+
 def failed(student: Path, public_key: Path | None = None) -> list[str]:
-    return [check.found for check in check_summary(summary_path(student), student, public_key) if not check.passed]
+    return [check.found for check in checks(student, (), public_key) if not check.passed]
 
 
 def test_what_it_says(student: Path) -> None:
@@ -56,7 +61,7 @@ def test_what_it_says(student: Path) -> None:
 
 def test_untouched_it_holds(student: Path, key: Path) -> None:
     assert failed(student, key.with_suffix(".pub")) == []
-    assert len(check_summary(summary_path(student), student, key.with_suffix(".pub"))) == 4  # itself, two files, the signature
+    assert len(checks(student, (), key.with_suffix(".pub"))) == 4  # itself, two files, the signature
 
 
 def test_a_changed_summary_shows(student: Path, key: Path) -> None:
@@ -93,11 +98,41 @@ def test_another_signer_or_none_shows(student: Path, tmp_path: Path) -> None:
     assert failed(student, other) == ["the summary is not signed"]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"files": [1]}', '{"files": 3}', "\x00"])
+def test_a_graph_that_the_summary_does_not_speak_of_shows(student: Path) -> None:
+    graph = student.with_name("student.int8.onnx")
+    graph.write_bytes(b"anything")
+    found = [check.found for check in checks(student, [graph]) if not check.passed]
+    assert found == ["student.json does not speak of student.int8.onnx"]
+    elsewhere = student.parent / "mine"
+    elsewhere.mkdir()
+    (elsewhere / "student.onnx").write_bytes(b"another")  # beside the student lies the right one
+    found = [check.found for check in checks(student, [elsewhere / "student.onnx"]) if not check.passed]
+    assert found == ["student.onnx is not the file that was verified"]
+
+
+def test_graphs_may_lie_elsewhere(student: Path) -> None:
+    folder = student.parent / "graphs"
+    folder.mkdir()
+    verification = Verification(student, [], {})
+    others = [student.with_name(name) for name in ("student.onnx", "student.tokens.txt")]
+    others[1].write_text("a 0\n", encoding="utf-8")
+    write_summary(summary_path(student), verification, others)
+    moved = [other.rename(folder / other.name) for other in others]
+    assert [check.passed for check in checks(student, moved[:1])] == [True] * 4
+
+
+HOSTILE = ("../x", "/etc/passwd", "", "..", 3, None, "a\nb", "\ud800")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"files": [1]}', '{"files": 3}', "\x00", "[" * 100_000, '{"files": [], "x": "\\ud800"}']
+    + [json.dumps({"files": [{"name": name, "sha256": ""}]}) for name in HOSTILE],
+)
 def test_no_summary_at_all(student: Path, content: str) -> None:
     summary_path(student).write_text(content, encoding="utf-8")
     with pytest.raises(TutorError, match="is no summary of a student"):
-        check_summary(summary_path(student), student)
+        checks(student)
 
 
 def test_bad_keys(student: Path, key: Path, tmp_path: Path) -> None:
@@ -108,6 +143,6 @@ def test_bad_keys(student: Path, key: Path, tmp_path: Path) -> None:
             write_summary(tmp_path / "new.json", verification, signing_key=path)
     assert not (tmp_path / "new.json").exists()
     with pytest.raises(TutorError, match="not a readable public key"):
-        check_summary(summary_path(student), student, tmp_path / "bad.pem")
+        checks(student, (), tmp_path / "bad.pem")
     with pytest.raises(TutorError, match="not a readable public key"):
-        check_summary(summary_path(student), student, key)
+        checks(student, (), key)
