@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -51,7 +51,8 @@ class Evaluation:
     Attributes:
         model: its file.
         runtime: what computed it: `nemo`, or `onnx` with the precision of the weights.
-        utterances: their number.
+        utterances: their number; rows without a transcript are left out.
+        untranscribed: the number of those.
         hours: of audio.
         wer, cer: word and character error rates, as fractions.
         wer_low, wer_high: 95 % bootstrap interval of the WER over utterances.
@@ -65,6 +66,7 @@ class Evaluation:
     model: str
     runtime: str
     utterances: int
+    untranscribed: int
     hours: float
     wer: float
     wer_low: float
@@ -95,7 +97,7 @@ def evaluate(
 
     Args:
         models: `.nemo` files of CTC recognisers, restored by NeMo's own class, or `.onnx` files that export wrote.
-        manifest: NeMo JSON lines with `text`.
+        manifest: NeMo JSON lines with `text`; rows without one are left out, and an empty one says that nothing was spoken.
         batch_size: utterances transcribed together by NeMo; ONNX Runtime gets them one by one, because graphs have no masks.
         runtime: `nemo`, or `onnx` to run `.nemo` files in ONNX Runtime too, in each precision. `.onnx` files always run there.
         precisions: for the runtime `onnx`, of `fp32`, `fp16` and `int8`.
@@ -114,8 +116,9 @@ def evaluate(
             ctc_class(read_nemo_config(Path(path)), Path(path), "a model to evaluate")
         elif not path.is_file():
             raise TutorError(f"there is no file {path}; give .nemo and .onnx files.")
-    rows = read_manifest(Path(manifest))
-    if not any(row.text.split() for row in rows):
+    read = read_manifest(Path(manifest))
+    rows = [row for row in read if row.text is not None]
+    if not any(row.text and row.text.split() for row in rows):
         raise TutorError(f"{manifest} has no transcripts; error rates need a text in its rows.")
     results: List[Evaluation] = []
     for path in models:
@@ -129,7 +132,7 @@ def evaluate(
             with tempfile.TemporaryDirectory() as folder:
                 graphs = write_onnx(path, Path(folder) / "model.onnx", precisions)
                 results += [_evaluate_graph(path, graph.path, rows) for graph in graphs]
-    return results
+    return [replace(result, untranscribed=len(read) - len(rows)) for result in results]
 
 
 def no_faster(results: Sequence[Evaluation]) -> List[str]:
@@ -168,7 +171,7 @@ def _evaluate_graph(name: Path, graph: Path, rows: Sequence[Utterance]) -> Evalu
 def _score(
     path: Path, runtime: str, rows: Sequence[Utterance], hypotheses: Sequence[str], seconds: float, parameters: int, size: int
 ) -> Evaluation:
-    references = [row.text for row in rows]
+    references = [row.text or "" for row in rows]
     words = [count_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
     characters = [count_errors(r, h, "character") for r, h in zip(references, hypotheses, strict=True)]
     total = add(words)
@@ -178,6 +181,7 @@ def _score(
         model=str(path),
         runtime=runtime,
         utterances=len(rows),
+        untranscribed=0,
         hours=duration / 3600,
         wer=total.rate,
         wer_low=low,

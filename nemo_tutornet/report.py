@@ -37,7 +37,7 @@ def evaluation_table(
         table.add_column(column, justify="right", no_wrap=True)
     for i, result in enumerate(results):
         table.add_row(
-            names[i] if names else result.model,
+            escape(names[i] if names else result.model),
             result.runtime,
             f"{100 * result.wer:.2f}",
             f"{100 * result.wer_low:.2f} - {100 * result.wer_high:.2f}",
@@ -49,6 +49,8 @@ def evaluation_table(
         )
     console = console or _console()
     console.print(table)
+    if results[0].untranscribed:
+        console.print(f"{results[0].untranscribed} rows of the manifest have no transcript and were left out.")
     for sentence in no_faster(results):
         console.print(escape(sentence))
 

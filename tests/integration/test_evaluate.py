@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,25 @@ def test_a_small_model_that_is_no_faster_is_told_of() -> None:
     ]
     fast, elsewhere = result("fast.nemo", "nemo", 6_500_000, 0.009), result("slow.nemo", "onnx fp32", 6_500_000, 0.02)
     assert no_faster([teacher, fast, elsewhere, teacher]) == []
+
+
+def test_rows_without_a_transcript_are_left_out(corpus: Path, teacher_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs [" / "x]"  # the table must not take it for markup
+    folder.mkdir(parents=True)
+    model = Path(shutil.copy(teacher_file, folder / "teacher.nemo"))
+    rows = [json.loads(line) for line in (corpus / "valid.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [{**row, "audio_filepath": str(corpus / row["audio_filepath"])} for row in rows]
+    silent = {**rows[0], "text": ""}  # which does count: whatever is heard there is an insertion
+    untranscribed = {key: value for key, value in rows[0].items() if key != "text"}
+    told = {}
+    for name, written in {"all": [*rows, silent], "mixed": [untranscribed, *rows, silent, untranscribed]}.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
+        (told[name],) = json.loads(CliRunner().invoke(app, ["evaluate", str(model), "--manifest", str(path), "--json"]).stdout)
+    assert (told["all"].pop("untranscribed"), told["mixed"].pop("untranscribed")) == (0, 2)
+    assert [one.pop("real_time_factor") > 0 for one in told.values()] == [True, True]
+    assert told["all"] == told["mixed"] and told["all"]["utterances"] == len(rows) + 1
+    table = CliRunner().invoke(app, ["evaluate", str(model), "--manifest", str(tmp_path / "mixed.jsonl")])
+    assert table.exit_code == 0, table.output
+    assert "2 rows of the manifest have no transcript and were left out." in table.stdout
+    assert "[/x]" in "".join(table.stdout.split())
