@@ -47,7 +47,8 @@ def main(cfg):
     # Mistakes show before anything is built: the tutor section at once, the manifests in less than a millisecond a row.
     parse_tutor(cfg.model)
     logging.info("Checking the manifests")
-    check_manifests(cfg.model)
+    for told in check_manifests(cfg.model):
+        logging.warning(told)
     if cfg.get("seed") is not None:
         pl.seed_everything(cfg.seed, workers=True)
 

@@ -125,7 +125,7 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     config = parse_tutor(cfg.model)
     if config is None:
         raise TutorError("model.tutor is not there, so there is nothing to check: this config trains without a teacher.")
-    check_manifests(cfg.model)
+    told = check_manifests(cfg.model)
     with quiet_nemo():
         model: Any = (TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel)(cfg=cfg.model)
     tutor = Tutor(model, config)
@@ -149,7 +149,7 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
         peak_mb=_peak_mb(),
         teacher_wer=wer,
         heard=heard,
-        remarks=_remarks(pairing, config, student_ms, teacher_ms, wer, costs),
+        remarks=told + _remarks(pairing, config, student_ms, teacher_ms, wer, costs),
     )
 
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, Optional
+from typing import Any, Iterator, List, Mapping, Optional, Tuple
 
 from nemo_tutornet.errors import TutorError
+
+_STORE = re.compile(r"\w+://.")  # s3://bucket/train.json: NeMo fetches it
 
 
 @dataclass(frozen=True)
@@ -21,44 +24,70 @@ class Utterance:
     Attributes:
         audio: the file, resolved against the manifest's folder.
         duration: seconds, of the row if it has it, else of the file.
-        text: reference transcript.
+        text: reference transcript; None where the row has none.
         offset: seconds into the file.
     """
 
     audio: Path
     duration: float
-    text: str
+    text: Optional[str]
     offset: float = 0.0
 
 
-def read_manifest(path: Path, shortest: float = 0.0, min_duration: float = 0.0) -> List[Utterance]:
+@dataclass(frozen=True)
+class Rules:
+    """What a row must be, and which rows do not count.
+
+    Attributes:
+        shortest: refuse utterances shorter than this, in seconds: one frame of the model that will read them.
+        min_duration: leave out rows whose own `duration` is below this, in seconds, as NeMo does.
+        max_duration: leave out rows whose own `duration` is above this, in seconds, as NeMo does.
+        for_nemo: NeMo's datasets will read the rows, so each needs its `duration`, and audio in an object store is left to NeMo.
+    """
+
+    shortest: float = 0.0
+    min_duration: float = 0.0
+    max_duration: float = math.inf
+    for_nemo: bool = False
+
+    def __str__(self) -> str:
+        least = f" of at least {self.min_duration:g} s (min_duration)" if self.min_duration else ""
+        most = f" of at most {self.max_duration:g} s (max_duration)" if self.max_duration < math.inf else ""
+        return least + (" and" if least and most else "") + most
+
+
+def read_manifest(path: Path, shortest: float = 0.0) -> List[Utterance]:
     """Reads a manifest and checks each of its rows.
 
     Args:
         path: JSON lines with `audio_filepath`, `text` and mostly `duration` (seconds).
         shortest: refuse utterances shorter than this, in seconds: one frame of the model that will read them.
-        min_duration: leave out rows whose own `duration` is below this, in seconds, as NeMo does.
 
     Raises:
         TutorError: no such manifest, no rows, or a bad row, with its line number.
     """
+    return _read(path, Rules(shortest))[0]
+
+
+def _read(path: Path, rules: Rules) -> Tuple[List[Utterance], int]:
+    """The rows that count, and the number of those that do not."""
     if not path.is_file():
         raise TutorError(f"there is no manifest {path}; give the path of a file of JSON lines.")
-    rows = [row for row in _rows(path, shortest, min_duration) if row is not None]
+    found = list(_rows(path, rules))
+    rows = [row for row in found if row is not None]
     if not rows:
-        least = f" of at least {min_duration:g} s" if min_duration else ""
-        raise TutorError(f"{path} has no utterance{least}; give a manifest with at least one.")
-    return rows
+        raise TutorError(f"{path} has no utterance{rules}; give a manifest with at least one.")
+    return rows, len(found) - len(rows)
 
 
-def _rows(path: Path, shortest: float, min_duration: float) -> Iterator[Optional[Utterance]]:
+def _rows(path: Path, rules: Rules) -> Iterator[Optional[Utterance]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield _row(line, f"{path} line {number}", path.parent, shortest, min_duration)
+                yield _row(line, f"{path} line {number}", path.parent, rules)
 
 
-def _row(line: bytes, where: str, folder: Path, shortest: float, min_duration: float) -> Optional[Utterance]:
+def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Optional[Utterance]:
     import soundfile
 
     try:
@@ -67,15 +96,23 @@ def _row(line: bytes, where: str, folder: Path, shortest: float, min_duration: f
         raise TutorError(f"{where} is not UTF-8; convert the manifest.") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise TutorError(f"{where} is not JSON ({getattr(error, 'msg', error)}); mend or remove the line.") from None
-    if not isinstance(row, dict) or not isinstance(row.get("audio_filepath"), str):
+    # NeMo takes either name, and the first of them where there are both.
+    named = row.get("audio_filename", row.get("audio_filepath")) if isinstance(row, dict) else None
+    if not isinstance(named, str):
         raise TutorError(f"{where} has no audio_filepath; each line is a JSON object with audio_filepath, duration and text.")
     if not isinstance(row.get("text", ""), str):
         raise TutorError(f"{where}: text must be a string, not {row['text']!r}.")
-    if 0 <= _number(row, "duration", min_duration, where) < min_duration:
+    if rules.for_nemo and row.get("duration") is None:
+        raise TutorError(f"{where} has no duration, which NeMo needs to train; write the audio's seconds into the row.")
+    told = _number(row, "duration", rules.min_duration, where)
+    if 0 <= told < rules.min_duration or told > rules.max_duration:
         return None
-    audio = folder / os.path.expanduser(row["audio_filepath"])
-    if not os.path.isfile(audio) and os.path.isfile(row["audio_filepath"]):
-        audio = Path(row["audio_filepath"])  # NeMo's second choice: relative to the working directory
+    offset = _number(row, "offset", 0.0, where)
+    if rules.for_nemo and _STORE.match(named):
+        return Utterance(Path(named), told, row.get("text"), offset)
+    audio = folder / os.path.expanduser(named)
+    if not os.path.isfile(audio) and os.path.isfile(named):
+        audio = Path(named)  # NeMo's second choice: relative to the working directory
     if not os.path.isfile(audio):
         raise TutorError(f"{where}: there is no audio file {audio}; mend the path or remove the line.")
     try:
@@ -84,15 +121,14 @@ def _row(line: bytes, where: str, folder: Path, shortest: float, min_duration: f
         raise TutorError(f"{where}: {audio} is not readable audio ({error}); mend the file or remove the line.") from None
     if info.frames <= 0:
         raise TutorError(f"{where}: {audio} is empty (no samples); remove the line.")
-    offset = _number(row, "offset", 0.0, where)
     duration = _number(row, "duration", info.duration - offset, where)
     heard = min(duration, info.duration - offset)
-    if heard <= 0 or heard < shortest:
+    if heard <= 0 or heard < rules.shortest:
         raise TutorError(
             f"{where}: the utterance has {max(heard, 0) * 1000:g} ms of audio, less than one frame of the student "
-            f"({shortest * 1000:g} ms); remove the line."
+            f"({rules.shortest * 1000:g} ms); remove the line."
         )
-    return Utterance(audio=audio, duration=duration, text=row.get("text", ""), offset=offset)
+    return Utterance(audio=audio, duration=duration, text=row.get("text"), offset=offset)
 
 
 def _number(row: Mapping[str, Any], key: str, default: float, where: str) -> float:
@@ -106,23 +142,35 @@ def _number(row: Mapping[str, Any], key: str, default: float, where: str) -> flo
     return float(value)
 
 
-def check_manifests(model_cfg: Mapping[str, Any]) -> None:
+def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
     """Checks every plain manifest that a model's config names, before the model is built.
 
-    Tarred and Lhotse sets have no audio files to look at and are left to NeMo.
+    Tarred and Lhotse sets have no audio files to look at and are left to NeMo, as is what lies in an object store.
 
     Args:
         model_cfg: a NeMo CTC model's config with `train_ds`, `validation_ds` and `test_ds`.
 
+    Returns:
+        A sentence for each manifest of which NeMo will leave rows out for their length.
+
     Raises:
         TutorError: the first mistake found.
     """
+    told: List[str] = []
     for name in ("train_ds", "validation_ds", "test_ds"):
         section = model_cfg.get(name)
         if not section or section.get("is_tarred") or section.get("use_lhotse"):
             continue
+        limits = {key: float(section[key]) for key in ("min_duration", "max_duration") if section.get(key) is not None}
+        rules = Rules(_frame_seconds(model_cfg), for_nemo=True, **limits)
         for manifest in _manifest_of(section, f"model.{name}.manifest_filepath"):
-            read_manifest(Path(manifest).expanduser(), _frame_seconds(model_cfg), float(section.get("min_duration") or 0.0))
+            if not _STORE.match(manifest):
+                rows, left_out = _read(Path(manifest).expanduser(), rules)
+                if left_out:
+                    told.append(
+                        f"model.{name} leaves out {left_out} of {left_out + len(rows)} rows of {manifest}: it keeps those{rules}."
+                    )
+    return told
 
 
 def _manifest_of(section: Any, key: str) -> List[str]:
@@ -133,7 +181,13 @@ def _manifest_of(section: Any, key: str) -> List[str]:
     found: Optional[Any] = section.get("manifest_filepath")
     if not found:
         return []
-    return found.split(",") if isinstance(found, str) else [str(item) for item in found]
+    return found.split(",") if isinstance(found, str) else list(_flat(found))
+
+
+def _flat(found: Any) -> Iterator[str]:
+    """NeMo's concatenated sets have lists in the list."""
+    for item in found:
+        yield from [str(item)] if isinstance(item, str) else _flat(item)
 
 
 def _frame_seconds(model_cfg: Mapping[str, Any]) -> float:

@@ -70,7 +70,13 @@ def test_a_missing_duration_is_that_of_the_file_after_the_offset(folder: Path) -
 
 def test_text_may_be_missing_and_may_be_unicode(folder: Path) -> None:
     path = manifest(folder, {"audio_filepath": "a.wav"}, '{"audio_filepath": "a.wav", "text": "čau\u2028über"}')
-    assert [utterance.text for utterance in read_manifest(path)] == ["", "čau\u2028über"]
+    assert [utterance.text for utterance in read_manifest(path)] == [None, "čau\u2028über"]
+
+
+def test_nemos_other_name_of_the_audio_is_read_first(folder: Path) -> None:
+    write_audio(folder / "b.wav", 2.0)
+    path = manifest(folder, {"audio_filename": "b.wav"}, row(audio_filename="b.wav"))
+    assert [utterance.audio.name for utterance in read_manifest(path)] == ["b.wav", "b.wav"]
 
 
 def test_blank_lines_are_skipped_and_counted(folder: Path) -> None:
@@ -219,7 +225,7 @@ def model(path: Optional[Any], encoder: Optional[Dict[str, Any]] = None, **train
 
 
 def test_good_manifests_pass(folder: Path) -> None:
-    path = manifest(folder, row())
+    path = manifest(folder, row(duration=1.0))
     check_manifests(model(path))
     check_manifests(model([str(path), str(path)]))
     check_manifests(model(f"{path},{path}"))
@@ -229,14 +235,14 @@ def test_good_manifests_pass(folder: Path) -> None:
 
 @pytest.mark.parametrize("section", ["train_ds", "validation_ds", "test_ds"])
 def test_every_section_is_checked(folder: Path, section: str) -> None:
-    config = model(manifest(folder, row()))
+    config = model(manifest(folder, row(duration=1.0)))
     config[section] = {"manifest_filepath": str(folder / "nowhere.jsonl")}
     with pytest.raises(TutorError, match=r"nowhere\.jsonl"):
         check_manifests(config)
 
 
 def test_every_manifest_of_a_section_is_checked(folder: Path) -> None:
-    good, bad = manifest(folder, row()), manifest(folder, "{", name="bad.jsonl")
+    good, bad = manifest(folder, row(duration=1.0)), manifest(folder, "{", name="bad.jsonl")
     for found in ([str(good), str(bad)], f"{good},{bad}"):
         with pytest.raises(TutorError, match=r"bad\.jsonl line 1 "):
             check_manifests(model(found))
@@ -274,8 +280,39 @@ def test_the_shortest_utterance_is_one_frame_of_the_encoder(folder: Path, encode
         check_manifests(model(manifest(folder, row(duration=milliseconds / 1000 - 0.001)), encoder))
 
 
+def test_rows_that_nemo_leaves_out_are_counted(folder: Path) -> None:
+    path = manifest(folder, row(duration=1.0), row(duration=0.05), row(duration=1.0), row(duration=0.9))
+    assert check_manifests(model(path)) == check_manifests(model(path, min_duration=0.05, max_duration=1.0)) == []
+    limits = "it keeps those of at least 0.1 s (min_duration) and of at most 0.95 s (max_duration)."
+    assert check_manifests(model(path, min_duration=0.1, max_duration=0.95)) == [
+        f"model.train_ds leaves out 3 of 4 rows of {path}: {limits}"
+    ]
+    message = conftest.refusal(check_manifests, model(path, max_duration=0.01))
+    assert message == f"{path} has no utterance of at most 0.01 s (max_duration); give a manifest with at least one."
+
+
+@pytest.mark.parametrize("changes", [{}, {"duration": None}])
+def test_training_needs_durations(folder: Path, changes: Dict[str, Any]) -> None:
+    path = manifest(folder, row(duration=1.0), row(**changes))
+    assert len(read_manifest(path)) == 2
+    assert conftest.refusal(check_manifests, model(path)).startswith(f"{path} line 2 has no duration, which NeMo needs to train;")
+
+
+def test_an_object_store_is_left_to_nemo(folder: Path) -> None:
+    path = manifest(folder, row(audio_filepath="s3://bucket/a.wav", duration=1.0), row(duration=1.0))
+    check_manifests(model(path))
+    check_manifests(model(["s3://bucket/train.json", str(path)]))
+    assert "line 1: there is no audio file" in refusal(path)  # where it would have to be opened here
+
+
+def test_lists_of_concatenated_sets_are_checked(folder: Path) -> None:
+    good, bad = manifest(folder, row(duration=1.0)), manifest(folder, "{", name="bad.jsonl")
+    check_manifests(model([[str(good), str(good)], [str(good)]]))
+    assert "bad.jsonl line 1 " in conftest.refusal(check_manifests, model([[str(good)], [str(good), str(bad)]]))
+
+
 def test_rows_that_nemo_drops_may_be_short(folder: Path) -> None:
-    path = manifest(folder, row(), row(duration=0.005))
+    path = manifest(folder, row(duration=1.0), row(duration=0.005))
     check_manifests(model(path, min_duration=0.1))
     with pytest.raises(TutorError, match="5 ms"):
         check_manifests(model(path, min_duration=None))
