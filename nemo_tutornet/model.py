@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 import torch
 from lightning.pytorch import Trainer
@@ -23,7 +23,7 @@ from nemo_tutornet.cache.rows import plain
 from nemo_tutornet.checkpoints import STOCK_BPE, STOCK_CHAR, stock_config, written_whole
 from nemo_tutornet.config import TutorConfig, parse_tutor
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.objective import Projection
+from nemo_tutornet.objective import Projection, reached_by
 from nemo_tutornet.pairing import compose_decoder, pointwise_decoder
 from nemo_tutornet.schedule import Schedule, Stage, progress
 from nemo_tutornet.tutor import Step, Tutor
@@ -97,6 +97,7 @@ class TutorMixin(_Host):
         self._tutor: Optional[Tutor] = None
         self._tutor_state: Optional[Dict[str, Any]] = None
         self._step: Optional[Step] = None
+        self._out_of_reach: Dict[str, List[nn.Parameter]] = {}  # by stage
         self.tutor_projection: Optional[Projection] = None
         self.tutor_heads = nn.ModuleList()
 
@@ -168,7 +169,7 @@ class TutorMixin(_Host):
                 global_step = torch.tensor(self.trainer.global_step, dtype=torch.float32)
                 output = {"loss": loss, "log": {"train_loss": loss, "learning_rate": rate, "global_step": global_step}}
         output["log"].update(step.logs, tutor_stage=float(tutor.stage or 0))
-        return self._ready_for_ddp(output)
+        return self._ready_for_ddp(output, stage)
 
     def _step_with_ctc(self, step: Step, batch: Any, batch_nb: int) -> Dict[str, Any]:
         self._step = step
@@ -182,11 +183,14 @@ class TutorMixin(_Host):
         loss = super().add_auxiliary_losses(loss, reset_registry)
         return loss if self._step is None else self._step.total(ctc=loss)
 
-    def _ready_for_ddp(self, output: Dict[str, Any]) -> Dict[str, Any]:
+    def _ready_for_ddp(self, output: Dict[str, Any], stage: Stage) -> Dict[str, Any]:
         # DDP waits for a gradient of every parameter; a stage leaves some out (the decoder in RKD, the projection after it).
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            idle = sum(p.sum() for p in self.parameters() if p.requires_grad)
-            output["loss"] = output["loss"] + 0.0 * idle
+            trained = [p for p in self.parameters() if p.requires_grad]
+            if stage.decoder_is_idle and stage.name not in self._out_of_reach:
+                reached = reached_by(output["loss"])
+                self._out_of_reach[stage.name] = [p for p in trained if p not in reached]
+            output["loss"] = output["loss"] + 0.0 * sum(p.sum() for p in trained)
         return output
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -195,9 +199,10 @@ class TutorMixin(_Host):
         if self._tutor is None or self._tutor.stage is None:
             return
         stage = self._tutor.schedule.stages[self._tutor.stage]
-        for module in [*([self.decoder] if stage.decoder_is_idle else []), *self._tutor.idle(stage)]:
-            for parameter in module.parameters():
-                parameter.grad = None
+        idle = [parameter for module in self._tutor.idle(stage) for parameter in module.parameters()]
+        # While the decoder is idle, also what lies behind a guided layer in the middle of the encoder.
+        for parameter in [*idle, *self._out_of_reach.get(stage.name, [])]:
+            parameter.grad = None
 
     # --- Stages and the decoder's warm start -------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ Legend: `B` utterances, `S` frames of the student, `D` width, `V` labels with th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,21 @@ def needs(stages: Sequence[Stage], pairing: Pairing) -> Dict[str, bool]:
         "posteriors": any(stage.uses("skd") for stage in stages) or (rkd and pairing.frame_weighting == "nonblank"),
         "hypotheses": any(stage.uses("pseudo") for stage in stages),
     }
+
+
+def reached_by(loss: Tensor) -> Set[Tensor]:
+    """The parameters that a backward of `loss` gives a gradient: the leaves of its graph. Nothing is computed."""
+    reached: Set[Tensor] = set()
+    seen, waiting = set(), [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):  # the end of a path, where a gradient is accumulated
+            reached.add(node.variable)
+        waiting.extend(following for following, _ in node.next_functions)
+    return reached
 
 
 class Objective:
