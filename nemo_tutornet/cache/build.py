@@ -33,7 +33,7 @@ from nemo_tutornet.borrowed import tokenizer_of
 from nemo_tutornet.cache.codec import choose_floor
 from nemo_tutornet.cache.layout import Coding
 from nemo_tutornet.cache.records import UtteranceTargets
-from nemo_tutornet.cache.rows import MOVES_TIME, Rows
+from nemo_tutornet.cache.rows import CHANGES_SOUND, LEAVES_OUT, MOVES_TIME, Rows
 from nemo_tutornet.cache.store import CacheWriter, Finished, read_coding
 from nemo_tutornet.cache.teacher import binding, head_file
 from nemo_tutornet.checkpoints import quiet_nemo
@@ -218,7 +218,7 @@ def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: Optional[in
     if batch_size is not None:
         train.batch_size = batch_size
     if train.get("use_lhotse"):
-        train.update(force_finite=True, noise_path=None, **MOVES_TIME)
+        train.update(force_finite=True, **MOVES_TIME, **CHANGES_SOUND, **LEAVES_OUT)
     for name in ("validation_ds", "test_ds"):
         cfg.pop(name, None)
     return (TutorCTCModelBPE if cfg.get("tokenizer") else TutorCTCModel)(cfg=cfg, trainer=trainer)

@@ -25,6 +25,10 @@ MOVES_TIME = {
     "pad_min_duration": None,
     "rir_enabled": False,
 }
+# Those that change how it sounds, which a student may hear and the teacher of a cache does not.
+CHANGES_SOUND = {"noise_path": None, "lowpass_enabled": False, "clipping_enabled": False, "compression_enabled": False}
+# Those with which it does not read every utterance once.
+LEAVES_OUT = {"slice_length": None, "max_open_streams": None}
 
 
 def check_augmentation(train_ds: Mapping[str, Any]) -> None:
@@ -128,7 +132,19 @@ def _of_entry(entry: Any) -> Utterance:
 
 
 def _of_cut(cut: Any) -> Utterance:
+    """The utterance that a cut is, by what no augmentation changes.
+
+    Its id is not that: noise gives a cut a random one, a filter, a codec and the sharing among ranks give it an ending, and
+    without a `sampling_rate` in the manifest it is the file's name without its folder.
+    """
     if hasattr(cut, "tracks"):  # noise was mixed in; the speech is the first that is no padding
         cut = next(track.cut for track in cut.tracks if type(track.cut).__name__ != "PaddingCut")
-    # NeMo's ids of cuts are the file and, where it is a part of it, the part.
-    return Utterance(str(cut.id), float(cut.start), float(cut.duration))
+    source = cut.recording.sources[0].source
+    if isinstance(source, str) and source:
+        name = source if cut.channel in (0, [0]) else f"{source}#{cut.channel}"
+        return Utterance(name, float(cut.start), float(cut.duration))
+    # Out of a tar: the id of what is said is the name there. A part of a file is a recording of its own, which begins at 0: where
+    # it was tells NeMo's manifest, and in Lhotse's Shar how long before it what is said began.
+    said, row = cut.supervisions[0], cut.custom or {}
+    offset = float(row.get("offset") or 0.0) if "tar_origin" in row else 0.0
+    return Utterance(str(said.id), float(cut.start - said.start) + offset, float(cut.duration))
