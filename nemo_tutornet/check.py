@@ -90,7 +90,7 @@ def compose_config(config_path: str, config_name: str, overrides: Sequence[str])
     """The config that the training script would get.
 
     Args:
-        config_path: folder; a relative one is looked for here, and then beside the training script, as Hydra does it.
+        config_path: folder; a relative one starts at the training script, as Hydra has it, and where there is none, here.
         config_name: a YAML in it.
         overrides: Hydra's, as on the script's command line.
 
@@ -100,10 +100,10 @@ def compose_config(config_path: str, config_name: str, overrides: Sequence[str])
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
-    folders = (Path(config_path), project_folder("examples") / config_path)
+    folders = (project_folder("examples") / config_path, Path(config_path))
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
-        raise TutorError(f"--config-path {config_path} is no folder, neither here nor beside the training script.")
+        raise TutorError(f"--config-path {config_path} is no folder, neither beside the training script nor here.")
     try:
         with initialize_config_dir(version_base=None, config_dir=str(folder.resolve())):
             return compose(config_name=config_name, overrides=list(overrides))

@@ -79,6 +79,10 @@ def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: O
     console = Console(stderr=True)
     output = output.expanduser().resolve()
     student_epochs = epochs or STUDENT_EPOCHS
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TutorError(f"--output {output} cannot be used ({error.strerror}); give a folder to write to.") from None
     folder = _corpus(corpus, output, console)
     # A plain kill ends the training in progress as Ctrl-C does, instead of leaving it behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -88,8 +92,9 @@ def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: O
         teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, undistilled, seed, console)
         rkd = max(1, student_epochs // 4)
         stages = f"[{{name:rkd,epochs:{rkd},weights:{{rkd:1.0}}}},{{name:skd,weights:{{ctc:1.0,skd:0.25}}}}]"
-        overrides = [f"model.tutor.teacher.model_path={teacher}", f"model.tutor.stages={stages}"]
-        distilled = Run("distilled", runs, "quartznet_small", student_epochs, overrides)
+        overrides = [f"model.tutor.teacher.model_path={hydra_value(teacher)}", f"model.tutor.stages={stages}"]
+        # Another teacher is another run: its folder's name says what it was trained on, how long and by which version.
+        distilled = Run("distilled", runs / f"teacher-{teacher.parent.name}", "quartznet_small", student_epochs, overrides)
         students = _train([undistilled, distilled], folder, seed, console)
     except KeyboardInterrupt:
         console.print("[bold]Interrupted.[/bold] Run the same command again: it resumes from the last epoch.")
@@ -213,10 +218,10 @@ def _start(run: Run, folder: Path, seed: int) -> subprocess.Popen:
     script = project_folder("examples") / "speech_to_text_ctc_tutornet.py"
     command = [
         sys.executable, str(script), f"--config-path={project_folder('conf') / 'small'}", f"--config-name={run.config}",
-        f"model.train_ds.manifest_filepath={folder / 'train.jsonl'}",
-        f"model.validation_ds.manifest_filepath={folder / 'valid.jsonl'}",
+        f"model.train_ds.manifest_filepath={hydra_value(folder / 'train.jsonl')}",
+        f"model.validation_ds.manifest_filepath={hydra_value(folder / 'valid.jsonl')}",
         f"trainer.max_epochs={run.epochs}", "trainer.enable_progress_bar=false", f"seed={seed}",
-        f"exp_manager.exp_dir={run.folder}", f"exp_manager.name={run.name}", *run.overrides,
+        f"exp_manager.exp_dir={hydra_value(run.folder)}", f"exp_manager.name={run.name}", *run.overrides,
     ]  # fmt: skip
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / f"{run.name}.command").write_text(shlex.join(command) + "\n", encoding="utf-8")
@@ -254,6 +259,12 @@ def _follow(process: subprocess.Popen, log: Path, progress: Progress, task: Task
 def _fingerprint(folder: Path) -> str:
     manifests = "".join(sha256_of(folder / f"{split}.jsonl") for split in SPLITS)
     return hashlib.sha256(manifests.encode()).hexdigest()[:8]
+
+
+def hydra_value(path: Path) -> str:
+    """A path as an override's value: in quotes, because Hydra reads brackets, commas, `=` and quotes as grammar."""
+    text = re.sub(r"\\+(?='|\Z)", lambda found: 2 * found[0], str(path))  # a backslash is itself but before a quote
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def project_folder(name: str) -> Path:
