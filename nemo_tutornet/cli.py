@@ -133,6 +133,8 @@ def pseudo_labels(
         f"{destination}: {fates['kept']} rows with the teacher's text, {fates['transcript']} with their transcript; "
         f"dropped: {fates['empty']} empty, {fates['wrong']} wrong."
     )
+    if fates["unfound"]:
+        typer.echo(f"note: the audio of {fates['unfound']} rows was not found; their paths are those of {source}.", err=True)
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
@@ -163,7 +165,7 @@ def cache(
     config_path: str = typer.Option("../conf", help="As for the training script."),
     config_name: str = typer.Option("quartznet_5x5", help="As for the training script."),
     batch_size: Optional[int] = typer.Option(
-        None, min=1, help="Utterances that the teacher hears together [default: training's]."
+        None, min=1, help="Utterances that the teacher hears together; training's without it."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a sentence."),
 ) -> None:
@@ -192,8 +194,8 @@ def demo(
         "embedded", help="'embedded' (speech synthesised on the spot), or a folder with train.jsonl, valid.jsonl and test.jsonl."
     ),
     output: Path = typer.Option(Path("demo-output"), help="Where runs, students and the report go."),
-    epochs: Optional[int] = typer.Option(None, min=4, help="Epochs of each student [default: 10]."),
-    teacher_epochs: Optional[int] = typer.Option(None, min=1, help="Epochs of the teacher [default: 25]."),
+    epochs: Optional[int] = typer.Option(None, min=4, help="Epochs of each student; 10 without it."),
+    teacher_epochs: Optional[int] = typer.Option(None, min=1, help="Epochs of the teacher; 25 without it."),
     seed: int = typer.Option(1, help="Seed of every run."),
 ) -> None:
     """Train a teacher, an undistilled student and a distilled one, export it, check it and compare the three."""

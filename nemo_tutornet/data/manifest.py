@@ -10,7 +10,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from nemo_tutornet.errors import TutorError
 
@@ -87,17 +87,31 @@ def _rows(path: Path, rules: Rules) -> Iterator[Optional[Utterance]]:
                 yield _row(line, f"{path} line {number}", path.parent, rules)
 
 
-def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Optional[Utterance]:
-    import soundfile
-
+def json_row(line: bytes, where: str) -> Dict[str, Any]:
+    """A line's object; `where` is its file and number, for the sentence that refuses it."""
     try:
         row = json.loads(line)
     except UnicodeDecodeError:
         raise TutorError(f"{where} is not UTF-8; convert the manifest.") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise TutorError(f"{where} is not JSON ({getattr(error, 'msg', error)}); mend or remove the line.") from None
+    if not isinstance(row, dict):
+        raise TutorError(f"{where} is no JSON object with an audio_filepath; mend or remove the line.")
+    return row
+
+
+def find_audio(named: str, folder: Path) -> Optional[Path]:
+    """The file that a row names, where NeMo looks: from the manifest's folder, then from the working directory."""
+    places = (folder / os.path.expanduser(named), Path(named))
+    return next((place for place in places if os.path.isfile(place)), None)
+
+
+def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Optional[Utterance]:
+    import soundfile
+
+    row = json_row(line, where)
     # NeMo takes either name, and the first of them where there are both.
-    named = row.get("audio_filename", row.get("audio_filepath")) if isinstance(row, dict) else None
+    named = row.get("audio_filename", row.get("audio_filepath"))
     if not isinstance(named, str):
         raise TutorError(f"{where} has no audio_filepath; each line is a JSON object with audio_filepath, duration and text.")
     if not isinstance(row.get("text", ""), str):
@@ -110,11 +124,10 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Optional[Uttera
     offset = _number(row, "offset", 0.0, where)
     if rules.for_nemo and _STORE.match(named):
         return Utterance(Path(named), told, row.get("text"), offset)
-    audio = folder / os.path.expanduser(named)
-    if not os.path.isfile(audio) and os.path.isfile(named):
-        audio = Path(named)  # NeMo's second choice: relative to the working directory
-    if not os.path.isfile(audio):
-        raise TutorError(f"{where}: there is no audio file {audio}; mend the path or remove the line.")
+    audio = find_audio(named, folder)
+    if audio is None:
+        expected = folder / os.path.expanduser(named)
+        raise TutorError(f"{where}: there is no audio file {expected}; mend the path or remove the line.")
     try:
         info = soundfile.info(str(audio))
     except (soundfile.LibsndfileError, OSError, TypeError) as error:

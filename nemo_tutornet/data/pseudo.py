@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from nemo_tutornet.checkpoints import written_whole
+from nemo_tutornet.data.manifest import find_audio, json_row
 from nemo_tutornet.errors import TutorError
 
 
@@ -30,6 +31,7 @@ def pseudo_manifest(
 
     Returns:
         Rows by their fate: `kept`, `transcript` (kept with it), `empty` (the teacher heard nothing), `wrong` (above `max_wer`).
+        `unfound` are those of the first two whose relative path leads to no file here, and is left as it is.
 
     Raises:
         TutorError: no such manifest, a bad line, or nothing left.
@@ -38,8 +40,9 @@ def pseudo_manifest(
         raise TutorError(f"there is no manifest {source}; give the output of NeMo's transcribe_speech.py.")
     fates: Counter[str] = Counter()
     rows: List[Dict[str, Any]] = []
-    moved = source.resolve().parent != destination.expanduser().resolve().parent
-    with source.open(encoding="utf-8") as file:
+    destination = destination.expanduser().resolve()
+    moved = source.resolve().parent != destination.parent
+    with source.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
@@ -51,22 +54,25 @@ def pseudo_manifest(
             if fate == "kept" and row.get("text"):
                 row["reference_text"] = row["text"]
             row["text"] = text
-            if moved:
-                row["audio_filepath"] = os.path.abspath(source.parent / os.path.expanduser(row["audio_filepath"]))
+            if moved and not os.path.isabs(row["audio_filepath"]):
+                # transcribe_speech.py copies paths as they are, also where its output lies elsewhere; a tar's member has no file.
+                audio = find_audio(row["audio_filepath"], source.parent)
+                row["audio_filepath"] = row["audio_filepath"] if audio is None else os.path.abspath(audio)
+                fates.update(["unfound"] if audio is None else [])
             rows.append(row)
     if not rows:
         raise TutorError(f"{source} leaves no row to train on; loosen the filter, or transcribe with another teacher.")
-    with written_whole(destination.expanduser().resolve()) as temporary:
-        temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    try:
+        with written_whole(destination) as temporary:
+            temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    except OSError as error:
+        raise TutorError(f"{destination} cannot be written ({error.strerror or error}); nothing was changed there.") from None
     return fates
 
 
-def _read(line: str, where: str) -> Dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise TutorError(f"{where} is not JSON ({getattr(error, 'msg', error)}); mend or remove the line.") from None
-    if not isinstance(row, dict) or not isinstance(row.get("audio_filepath"), str):
+def _read(line: bytes, where: str) -> Dict[str, Any]:
+    row = json_row(line, where)
+    if not isinstance(row.get("audio_filepath"), str):
         raise TutorError(f"{where} has no audio_filepath; each line is a JSON object with audio_filepath and pred_text.")
     if not isinstance(row.get("pred_text"), str):
         raise TutorError(

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from nemo_tutornet.cli import app
 from nemo_tutornet.data.pseudo import pseudo_manifest
 from nemo_tutornet.errors import TutorError
+from tests.conftest import refusal
 
 ROWS = [
     {"audio_filepath": "a.wav", "duration": 1.0, "pred_text": "one two"},
@@ -48,13 +49,29 @@ def test_filters_and_transcripts(source: Path, tmp_path: Path) -> None:
     assert [row["text"] for row in rows(tmp_path / "c.jsonl")] == ["one two", "one two", "three"]
 
 
-def test_audio_is_found_from_another_folder(source: Path, tmp_path: Path) -> None:
-    pseudo_manifest(source, tmp_path / "elsewhere" / "train.jsonl")
-    assert [row["audio_filepath"] for row in rows(tmp_path / "elsewhere" / "train.jsonl")] == [
-        str(tmp_path / "a.wav"),
-        str(tmp_path / "b.wav"),
-        "/x/c.wav",
-    ]
+def test_audio_is_found_from_another_folder(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NeMo finds it: beside the transcribed manifest, or from the working directory; a path to nowhere stays as it is."""
+    written, working = tmp_path / "elsewhere" / "train.jsonl", tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    (tmp_path / "a.wav").touch()
+    assert pseudo_manifest(source, written) == {"kept": 3, "empty": 1, "unfound": 1}
+    assert [row["audio_filepath"] for row in rows(written)] == [str(tmp_path / "a.wav"), "b.wav", "/x/c.wav"]
+    (working / "b.wav").touch()
+    assert pseudo_manifest(source, written) == {"kept": 3, "empty": 1}
+    assert [row["audio_filepath"] for row in rows(written)] == [str(tmp_path / "a.wav"), str(working / "b.wav"), "/x/c.wav"]
+    result = CliRunner().invoke(app, ["pseudo-labels", str(source), str(tmp_path / "third" / "train.jsonl")])
+    assert "note" not in result.output
+    (tmp_path / "a.wav").unlink()
+    result = CliRunner().invoke(app, ["pseudo-labels", str(source), str(tmp_path / "third" / "train.jsonl")])
+    assert f"note: the audio of 1 rows was not found; their paths are those of {source}." in result.output
+
+
+@pytest.mark.parametrize("name", ["taken", "file/train.jsonl"])
+def test_a_place_that_cannot_be_written_is_told(source: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "file").touch()
+    assert f"{tmp_path / name} cannot be written" in refusal(pseudo_manifest, source, tmp_path / name)
 
 
 @pytest.mark.parametrize(
