@@ -26,6 +26,7 @@ from recipes import RECIPES, STUDENTS
 from runs import Run, read_lines, run_of
 
 from nemo_tutornet.checkpoints import written_whole
+from nemo_tutornet.demo import hydra_value
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7}"
@@ -33,11 +34,13 @@ SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_sp
 TEACHER_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED},white_noise:{{prob:0.5,min_level:-80,max_level:-50}}}}"
 STUDENT_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED}}}"
 VOCABULARY = 128
+TEACHER_EPOCHS = 90
 
 
-def trained_here(kind: str, share: float) -> str:
-    """A word for a teacher of a kind that is trained on a share of the corpus."""
-    return kind if share == 1 else f"{kind}_{100 * share:g}"
+def trained_here(kind: str, epochs: int, share: float) -> str:
+    """A word for a teacher of a kind that is trained here, for so many epochs on a share of the corpus."""
+    word = kind if epochs == TEACHER_EPOCHS else f"{kind}_{epochs}_epochs"
+    return word if share == 1 else f"{word}_{100 * share:g}"
 
 
 class Runner:
@@ -69,8 +72,9 @@ class Runner:
             environment.update(OMP_NUM_THREADS=str(self.threads), MKL_NUM_THREADS=str(self.threads))
         command = [
             sys.executable, "examples/speech_to_text_ctc_tutornet.py", "--config-path=../conf/small", f"--config-name={config}",
-            f"model.train_ds.manifest_filepath={train}", f"model.validation_ds.manifest_filepath={self.valid}",
-            f"exp_manager.exp_dir={folder}", f"exp_manager.name={name}",
+            f"model.train_ds.manifest_filepath={hydra_value(train)}",
+            f"model.validation_ds.manifest_filepath={hydra_value(self.valid)}",
+            f"exp_manager.exp_dir={hydra_value(folder)}", f"exp_manager.name={name}",
             "trainer.enable_progress_bar=false", f"trainer.max_epochs={epochs}",
             f"seed={seed}", *overrides,
         ]  # fmt: skip
@@ -87,8 +91,8 @@ class Runner:
             config, overrides = "conformer_ctc_small", [TEACHER_AUGMENTATION]
             if kind == "bpe":
                 config = "conformer_ctc_bpe_small"
-                overrides.append(f"model.tokenizer.dir={self._tokenizer()}")
-            name = f"teacher_{trained_here(kind, share)}"
+                overrides.append(f"model.tokenizer.dir={hydra_value(self._tokenizer())}")
+            name = f"teacher_{trained_here(kind, epochs, share)}"
             self.teachers[kind] = self.script(self.output, name, config, self.train_set(share, True), epochs, 1, overrides)
         return self.teachers[kind]
 
@@ -101,8 +105,9 @@ class Runner:
         command = [
             sys.executable, "-m", "nemo_tutornet", "cache", "--output", str(folder),
             "--config-path", str(ROOT / "conf" / "small"), "--config-name", student,
-            f"model.train_ds.manifest_filepath={self.train}", f"model.validation_ds.manifest_filepath={self.valid}",
-            f"model.tutor.teacher.model_path={teacher}",
+            f"model.train_ds.manifest_filepath={hydra_value(self.train)}",
+            f"model.validation_ds.manifest_filepath={hydra_value(self.valid)}",
+            f"model.tutor.teacher.model_path={hydra_value(teacher)}",
             f"model.tutor.stages={stages}",
         ]  # fmt: skip
         subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
@@ -112,16 +117,23 @@ class Runner:
         """Trains and evaluates one student, and adds its line."""
         recipe = RECIPES[run.recipe]
         start = time.monotonic()
-        arguments = recipe.arguments(str(teacher), None if cache is None else str(cache))
+        file = "" if teacher is None else hydra_value(teacher)
+        arguments = recipe.arguments(file, None if cache is None else hydra_value(cache))
         config, sizes = STUDENTS.get(run.student, (run.student, ()))
         sizes += (STUDENT_AUGMENTATION,) if run.perturbed else ()
-        arguments = [one.replace("{teacher}", str(teacher)) for one in (*sizes, *arguments, *run.changes)]
+        arguments = [one.replace("{teacher}", file) for one in (*sizes, *arguments, *run.changes)]
         train = self.train_set(run.share, recipe.labelled, run.untranscribed)
         folder, epochs = self.output / run.folder, run.epochs
         if recipe.restart:
             first = max(1, round(epochs * recipe.rkd_share))
             begun = self.script(folder, f"{run.recipe}_first", config, train, first, run.seed, arguments)
-            arguments = [*sizes, "model.tutor=null", f"+init_from_nemo_model={begun}", *recipe.restart_overrides, *run.changes]
+            arguments = [
+                *sizes,
+                "model.tutor=null",
+                f"+init_from_nemo_model={hydra_value(begun)}",
+                *recipe.restart_overrides,
+                *run.changes,
+            ]
             epochs -= first
         model = self.script(folder, run.recipe, config, train, epochs, run.seed, arguments)
         minutes = (time.monotonic() - start) / 60
@@ -192,7 +204,7 @@ def main(
     epochs: int = typer.Option(30, help="Of each student."),
     share: float = typer.Option(1.0, min=0.01, max=1.0, help="Of the training utterances that the students hear."),
     change: List[str] = typer.Option([], help="One more override of the script, for every recipe; may be given several times."),
-    teacher_epochs: int = typer.Option(90, help="Of a teacher that is trained here."),
+    teacher_epochs: int = typer.Option(TEACHER_EPOCHS, help="Of a teacher that is trained here."),
     teacher_share: float = typer.Option(1.0, min=0.01, max=1.0, help="Of the training utterances that it is trained on."),
     char_teacher: Optional[Path] = typer.Option(None, help="A character teacher that is there already."),
     bpe_teacher: Optional[Path] = typer.Option(None, help="A subword teacher that is there already."),
@@ -215,7 +227,7 @@ def main(
     for one in seed:
         for name in recipe:
             found = RECIPES[name]
-            here = trained_here(found.teacher, teacher_share)
+            here = trained_here(found.teacher, teacher_epochs, teacher_share)
             # A run without a teacher is the same with whichever was named.
             source = "none" if found.alone else given[found.teacher].stem if found.teacher in given else here
             config = student or found.student

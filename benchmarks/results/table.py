@@ -20,6 +20,8 @@ from recipes import RECIPES
 from runs import Run, groups_of, read_lines
 from scipy import stats
 
+from nemo_tutornet.checkpoints import sha256_of
+
 Lines = List[Dict[str, Any]]
 
 
@@ -72,13 +74,15 @@ def on_test(folder: Path, manifest: Path, models: Sequence[str]) -> Dict[str, fl
     from nemo_tutornet.evaluate import evaluate
 
     kept = folder / "test.jsonl"
-    known = {row["model"]: row["wer"] for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
+    digest = sha256_of(manifest)
+    lines = map(json.loads, kept.read_text(encoding="utf-8").splitlines() if kept.exists() else [])
+    known = {row["model"]: row["wer"] for row in lines if row.get("manifest_sha256") == digest}
     with kept.open("a", encoding="utf-8") as file:
         for model in models:
             if model not in known:
                 found = evaluate([Path(model)], manifest)[0]
                 known[model] = found.wer
-                file.write(json.dumps(found.as_dict()) + "\n")
+                file.write(json.dumps({"manifest_sha256": digest, **found.as_dict()}) + "\n")
                 file.flush()
     return known
 

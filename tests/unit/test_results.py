@@ -132,23 +132,27 @@ def test_test_set_is_read_once(tools: Dict[str, ModuleType], tmp_path: Path, mon
     asked: List[str] = []
 
     class Found:
-        def __init__(self, model: Path) -> None:
-            self.model, self.wer = str(model), 0.2
+        def __init__(self, model: Path, wer: float) -> None:
+            self.model, self.wer = str(model), wer
 
         def as_dict(self) -> Dict[str, Any]:
             return {"model": self.model, "wer": self.wer}
 
     def evaluate(models: List[Path], manifest: Path) -> List[Found]:
         asked.extend(map(str, models))
-        return [Found(model) for model in models]
+        return [Found(model, 0.2 if manifest.name == "an4_test.jsonl" else 0.4) for model in models]
 
     # Not by its dotted name: the package has a function of the module's name.
     monkeypatch.setattr(importlib.import_module("nemo_tutornet.evaluate"), "evaluate", evaluate)
     write(tmp_path, [line("ctc", 1, 0.1), line("rkd_skd_kl", 1, 0.05)])
-    for _ in range(2):
-        rows = table(tools, tmp_path, "--test", "an4_test.jsonl")
-        assert all("20.00" in row for row in rows)
-    assert sorted(asked) == ["ctc-1.nemo", "rkd_skd_kl-1.nemo", "t.nemo"]
+    manifests = [tmp_path / name for name in ("an4_test.jsonl", "other_test.jsonl")]
+    for manifest in manifests:
+        manifest.write_text(manifest.name)
+    for manifest in (manifests[0], *manifests):
+        rows = table(tools, tmp_path, "--test", str(manifest))
+        assert all(("20.00" if manifest == manifests[0] else "40.00") in row for row in rows)
+    # What was read on one test set says nothing of another.
+    assert sorted(asked) == 2 * ["ctc-1.nemo"] + 2 * ["rkd_skd_kl-1.nemo"] + 2 * ["t.nemo"]
 
 
 def test_untranscribed_audio_is_measured_against_as_many_steps(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
@@ -215,8 +219,9 @@ def test_a_restart_is_two_trainings(
     runner.student(run, Path("t.nemo"), None)
     first, second = asked
     assert (first["epochs"], second["epochs"], first["seed"], second["seed"]) == (8, 22, 7, 7)
-    assert "model.tutor.teacher.model_path=t.nemo" in first["overrides"] and "model.tutor=null" in second["overrides"]
-    assert f"+init_from_nemo_model={runner.output / run.folder / f'{recipe}_first.nemo'}" in second["overrides"]
+    assert "model.tutor.teacher.model_path='t.nemo'" in first["overrides"] and "model.tutor=null" in second["overrides"]
+    begun = runner.output / run.folder / f"{recipe}_first.nemo"
+    assert f"+init_from_nemo_model='{begun}'" in second["overrides"]
     sizes = set(tools["recipes"].STUDENTS["quartznet_1m"][1]) | {"model.optim.weight_decay=1"}
     assert sizes <= set(first["overrides"]) and sizes | only_second <= set(second["overrides"])
     assert not only_second & set(first["overrides"])
