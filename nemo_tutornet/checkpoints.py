@@ -69,6 +69,8 @@ def read_nemo_config(path: Path) -> DictConfig:
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
         if isinstance(error, TutorError):
             raise
+        if path.suffix == ".ckpt":
+            raise TutorError(f"{path} is no .nemo file; make one of a run's .ckpt with `nemo-tutornet export` first.") from None
         first = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
         raise TutorError(f"{path} is not a readable .nemo file ({first}); it may be truncated, copy it again.") from None
     return _as_config(content, path)

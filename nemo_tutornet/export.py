@@ -97,7 +97,7 @@ def export_student(
             stages: Dict[Path, Path] = {}
 
             def stage(path: Path) -> Path:
-                folder = path.expanduser().resolve().parent
+                folder = path.expanduser().parent.resolve()  # a link is replaced, and not what it points to
                 if folder not in stages:
                     stages[folder] = stack.enter_context(staged(folder))
                 return stages[folder] / path.name

@@ -104,7 +104,11 @@ def test_the_training_model_is_untouched_by_an_export_of_its_nemo(corpus, make_s
 def test_an_exported_student_can_be_trained_on_by_nemo(corpus, make_student, tmp_path):
     model = make_student(student_config(corpus, None))
     model.save_to(str(tmp_path / "run.nemo"))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "v1.nemo").write_bytes(b"an older one")
+    (tmp_path / "student.nemo").symlink_to("store/v1.nemo")  # a link is replaced as a file is; what it pointed to stays
     student = restore_ctc(export_student(tmp_path / "run.nemo", tmp_path / "student.nemo").path)
+    assert not (tmp_path / "student.nemo").is_symlink() and (tmp_path / "store" / "v1.nemo").read_bytes() == b"an older one"
     data = student.cfg.train_ds
     data.manifest_filepath = str(corpus / "train.jsonl")
     student.setup_training_data(data)

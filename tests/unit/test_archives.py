@@ -8,6 +8,7 @@ import gzip
 import io
 import random
 import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,14 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.nemo"
     path.write_bytes(content)
     assert str(path) in refusal(read_nemo_config, path)
+
+
+def test_a_lightning_checkpoint_is_sent_to_export(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "run.ckpt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"")
+    assert "run.ckpt is no .nemo file; make one of a run's .ckpt with `nemo-tutornet export`" in refusal(
+        read_nemo_config, tmp_path / "run.ckpt"
+    )
 
 
 def test_an_archive_without_a_config_is_refused(tmp_path: Path) -> None:
