@@ -31,8 +31,6 @@ CTC_CLASSES = {"EncDecCTCModel": STOCK_CHAR, "EncDecCTCModelBPE": STOCK_BPE}
 TEACHER_CLASSES = (
     *CTC_CLASSES, "EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCBPEModel", "EncDecRNNTModel", "EncDecRNNTBPEModel",
 )  # fmt: skip
-# Keys of a dataset section that hold paths of the training machine.
-DATA_PATHS = ("manifest_filepath", "tarred_audio_filepaths", "input_cfg", "shar_path", "cuts_path", "manifest_path")
 # Plain containers and scalars that NeMo's hyperparameters are made of.
 _HARMLESS = {
     "builtins.int", "builtins.float", "builtins.bool", "builtins.str", "builtins.dict", "builtins.list", "builtins.tuple",
@@ -156,9 +154,17 @@ def stock_config(config: DictConfig) -> DictConfig:
     return stock
 
 
+def names_data(key: str) -> bool:
+    """Whether a key of a dataset section, or of its augmentation, holds files of the training machine.
+
+    By its ending: NeMo and its Lhotse loader have a dozen of them (manifest_filepath, noise_path, rir_manifest_path, ...).
+    """
+    return key == "input_cfg" or key.endswith(("_path", "_paths", "_filepath", "_filepaths"))
+
+
 def _forget_paths(section: DictConfig) -> None:
     for key in section:
-        if key in DATA_PATHS:
+        if names_data(str(key)):
             section[key] = None
         elif isinstance(section[key], DictConfig):
             _forget_paths(section[key])

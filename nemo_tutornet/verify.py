@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_tutornet.checkpoints import CTC_CLASSES, DATA_PATHS, STOCK_BPE, read_nemo_config
+from nemo_tutornet.checkpoints import CTC_CLASSES, STOCK_BPE, names_data, read_nemo_config
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.summary import Check, Verification, check_summary, summary_path
 from nemo_tutornet.tokenizers import paths_in_tokenizers
@@ -144,7 +144,7 @@ def _leaks(node: Any, key: str = "") -> Iterator[str]:
                 yield f"{key}.tutor".lstrip(".")
             else:
                 yield from _leaks(value, f"{key}.{child}".lstrip("."))
-    elif name in DATA_PATHS and node is not None:
+    elif names_data(name) and node is not None and not str(node).startswith("nemo:"):
         yield f"{key}={node}"
     elif isinstance(node, list) and name not in _NO_PATHS:
         for i, value in enumerate(node):

@@ -269,8 +269,19 @@ def test_a_students_config_leaves_without_the_tutor_and_without_paths() -> None:
 
 def test_paths_of_augmentation_leave_too() -> None:
     config = student_config()
-    config.train_ds.augmentor = {"noise": {"manifest_path": "/home/me/noise.jsonl", "prob": 0.5}}
-    assert "/home/me" not in OmegaConf.to_yaml(stock_config(config))
+    config.train_ds.augmentor = {
+        "noise": {"manifest_path": "/home/me/noise.jsonl", "prob": 0.5},
+        "rir_noise_aug": {
+            "rir_manifest_path": "/home/me/r.jsonl",
+            "noise_manifest_paths": ["/home/me/n.jsonl"],
+            "noise_tar_filepaths": ["/home/me/n.tar"],
+            "bg_noise_manifest_paths": ["home/me/b.jsonl"],
+        },
+    }
+    config.train_ds.update(use_lhotse=True, noise_path="/home/me/musan.jsonl", rir_path="/home/me/rirs", noise_mix_prob=0.3)
+    stock = stock_config(config)
+    assert "home/me" not in OmegaConf.to_yaml(stock)
+    assert stock.train_ds.noise_mix_prob == 0.3 and stock.train_ds.augmentor.noise.prob == 0.5
 
 
 @pytest.mark.parametrize("read_only, struct", [(False, False), (True, True)])
