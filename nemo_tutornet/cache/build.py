@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, Subset
 
 from nemo_tutornet.borrowed import tokenizer_of
 from nemo_tutornet.cache.codec import choose_floor
-from nemo_tutornet.cache.layout import Coding
+from nemo_tutornet.cache.layout import Coding, Utterance, key_bytes, key_hash
 from nemo_tutornet.cache.records import UtteranceTargets
 from nemo_tutornet.cache.rows import CHANGES_SOUND, LEAVES_OUT, MOVES_TIME, Rows
 from nemo_tutornet.cache.store import CacheWriter, Finished, read_coding
@@ -98,9 +98,10 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
     with quiet_nemo():
         options = {key: value for key, value in resolve_trainer_cfg(cfg.get("trainer", {})).items() if key in _TRAINER}
         # Nothing trains here; a number of batches, no share, keeps NeMo from asking a tarred Lhotse set for a length it has not.
+        # Lhotse's sampler gives each rank its part already, and has no length, which Lightning's would ask for.
         trainer = pl.Trainer(
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
-            limit_train_batches=1, **options,
+            limit_train_batches=1, use_distributed_sampler=not cfg.model.train_ds.get("use_lhotse"), **options,
         )  # fmt: skip
         student = _student(cfg.model, trainer, batch_size)
         teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
@@ -165,9 +166,9 @@ class _Builder(pl.LightningModule):
             self._stack.enter_context(self.bar[0])
 
     def predict_step(self, batch: Sequence[Any], batch_idx: int) -> int:
-        """The teacher's targets of a batch; rows that a finished shard has are left out. Returns how many were kept."""
+        """The teacher's targets of a batch, but for rows of a finished shard or of another rank. Returns how many were kept."""
         utterances = self._rows(batch)
-        todo = [i for i, utterance in enumerate(utterances) if utterance not in self._writer]
+        todo = [i for i, one in enumerate(utterances) if self._is_ours(one) and one not in self._writer]
         signal, lengths = batch[0][todo], batch[1][todo]
         if todo:
             given = self._teacher(signal[:, : int(lengths.max())], lengths, **self._wanted)
@@ -177,6 +178,11 @@ class _Builder(pl.LightningModule):
             bar, task = self.bar
             bar.advance(task, float(lengths.sum()) / self._teacher.sample_rate / 3600)
         return len(todo)
+
+    def _is_ours(self, utterance: Utterance) -> bool:
+        """Whether this rank keeps an utterance; where all ranks read the same, the key tells whose it is."""
+        ranks = self.trainer.world_size if self._rows.same_on_all_ranks else 1
+        return key_hash(key_bytes(utterance)) % ranks == self.trainer.global_rank % ranks
 
     def on_predict_end(self) -> None:
         """Writes what remains; when every rank has, rank 0 makes it a cache."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 import bisect
 from typing import Any, Iterable, Iterator, List, Mapping, Sequence, Tuple
 
+from torch.utils.data import IterableDataset
+
 from nemo_tutornet.cache.layout import Utterance
 from nemo_tutornet.errors import TutorError
 
@@ -71,7 +73,7 @@ class Rows:
     def __init__(self, loader: Any) -> None:
         self._collections: List[Any] = []
         self._starts: List[int] = []
-        dataset = loader.dataset
+        self._dataset = dataset = loader.dataset
         lhotse = getattr(dataset, "dataset", dataset)  # a tarred one is wrapped
         if hasattr(lhotse, "return_cuts"):
             lhotse.return_cuts = True
@@ -94,6 +96,11 @@ class Rows:
     def known(self) -> List[Utterance]:
         """Every utterance of the manifests, in their order; none where a dataloader reads them as it goes (Lhotse)."""
         return [_of_entry(entry) for collection in self._collections for entry in collection]
+
+    @property
+    def same_on_all_ranks(self) -> bool:
+        """Whether every rank reads everything, as out of tars with Lhotse, rather than a part of it."""
+        return not self._collections and isinstance(self._dataset, IterableDataset)
 
     def _of_sample(self, sample: int) -> Utterance:
         place = bisect.bisect_right(self._starts, sample) - 1

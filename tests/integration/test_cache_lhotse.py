@@ -14,8 +14,10 @@ import soundfile
 from lhotse import CutSet, Recording
 
 from nemo_tutornet.cache.build import build_cache
+from nemo_tutornet.cache.layout import read_header
 from tests.conftest import SAMPLE_RATE, student_config
-from tests.integration.test_cache import STAGES, cached, whole
+from tests.integration.test_cache import STAGES, cached, tar, whole
+from tests.integration.test_cache_killed import call, write
 
 
 def lhotse(config: dict[str, Any], **settings: Any) -> dict[str, Any]:
@@ -89,3 +91,16 @@ def test_a_changed_sound_keeps_the_targets_of_the_clean_one(
     for key, (waveform, targets) in clean.items():
         assert not waveform.allclose(loud[key][0], atol=1e-3), "the student hears what was done to it"
         assert targets.equal(loud[key][1])
+
+
+@pytest.mark.parametrize("tarred", [False, True], ids=["files", "tarred"])
+def test_two_ranks_share_the_cuts(corpus, teacher_file, tmp_path, tarred):
+    source = tar(corpus, tmp_path, [f"train{i}.wav" for i in range(7)], 0) if tarred else {}
+    config = lhotse(student_config(corpus, teacher_file, STAGES), **source)
+    write(config, tmp_path, trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp", "use_distributed_sampler": False})
+    arguments = ["-m", "nemo_tutornet", "cache", "--config-path", str(tmp_path), "--config-name", "student", "--output", "cache"]
+    done = call(*arguments, folder=tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, (done.stdout + done.stderr)[-3000:]
+    header = read_header(tmp_path / "cache")
+    counts = [shard["utterances"] for shard in header["shards"]]
+    assert len(counts) == 2 and sum(counts) == header["totals"]["utterances"] == (7 if tarred else 8)
