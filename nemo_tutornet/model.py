@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
 from nemo.core.classes.common import PretrainedModelInfo
 from nemo.utils import logging
@@ -239,13 +241,19 @@ class TutorMixin(_Host):
             mine.weight.copy_(weight)
             mine.bias.copy_(bias)
 
+    def _decoder_rests(self) -> bool:
+        # Not once the training is over: weights may be put in then that the projection does not belong to.
+        tutor, trainer = self._tutor, self._trainer
+        if tutor is None or tutor.stage is None or trainer is None or trainer.state.fn != TrainerFn.FITTING:
+            return False
+        idle = tutor.schedule.stages[tutor.stage].decoder_is_idle and tutor.schedule.decoder_untrained_before(tutor.stage)
+        return idle and trainer.state.stage is not None
+
     def _refresh_idle_decoder(self) -> None:
         """While RKD runs alone, keeps the decoder composed, so that validation and every checkpoint show a usable student."""
-        tutor = self._tutor
-        if tutor is None or tutor.stage is None or not tutor.schedule.stages[tutor.stage].decoder_is_idle:
-            return
-        if tutor.schedule.decoder_untrained_before(tutor.stage):
-            self._warm_start_decoder(tutor)
+        if self._decoder_rests():
+            assert self._tutor is not None
+            self._warm_start_decoder(self._tutor)
 
     def on_validation_epoch_start(self) -> None:
         """Composes the decoder while it is idle; nothing of the teacher runs."""
@@ -264,6 +272,8 @@ class TutorMixin(_Host):
     def on_save_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
         """Puts what trains but does not leave, and the stage, into the `.ckpt`, beside the state of the student."""
         super().on_save_checkpoint(checkpoint)
+        # On every rank. The state in `checkpoint` was taken before, but it shares its memory with the parameters.
+        self._refresh_idle_decoder()
         if self._tutor is not None:
             modules = {
                 name: {parameter: value.detach().cpu() for parameter, value in module.named_parameters()}
@@ -298,13 +308,22 @@ class TutorMixin(_Host):
         OmegaConf.save(stock_config(self._cfg), path2yaml_file, resolve=True)
 
     def save_to(self, save_path: Union[str, Path]) -> None:
-        """NeMo's `save_to`, through a temporary name, so that an interrupt leaves the old file and no half of a new one."""
+        """NeMo's `save_to`, through a temporary name, so that an interrupt leaves the old file and no half of a new one.
+
+        The file has the decoder composed while it is idle; the model itself stays as it is.
+        """
         packed = self._save_restore_connector.pack_nemo_file
-        if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
-            super().save_to(save_path)
-            return
-        with written_whole(Path(save_path).expanduser().resolve()) as temporary:
-            super().save_to(str(temporary))
+        kept = deepcopy(self.decoder.state_dict()) if self._decoder_rests() else None
+        self._refresh_idle_decoder()
+        try:
+            if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
+                super().save_to(save_path)
+                return
+            with written_whole(Path(save_path).expanduser().resolve()) as temporary:
+                super().save_to(str(temporary))
+        finally:
+            if kept is not None:
+                self.decoder.load_state_dict(kept)
 
 
 class TutorCTCModel(TutorMixin, EncDecCTCModel):
