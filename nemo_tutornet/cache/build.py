@@ -33,7 +33,7 @@ from nemo_tutornet.borrowed import tokenizer_of
 from nemo_tutornet.cache.codec import choose_floor
 from nemo_tutornet.cache.layout import Coding, Utterance, key_bytes, key_hash
 from nemo_tutornet.cache.records import UtteranceTargets
-from nemo_tutornet.cache.rows import CHANGES_SOUND, LEAVES_OUT, MOVES_TIME, Rows
+from nemo_tutornet.cache.rows import CHANGES_SOUND, LEAVES_OUT, MOVES_TIME, Rows, check_tars
 from nemo_tutornet.cache.store import CacheWriter, Finished, read_coding
 from nemo_tutornet.cache.teacher import binding, head_file
 from nemo_tutornet.checkpoints import quiet_nemo
@@ -62,6 +62,7 @@ class Built:
         utterances, hours, megabytes: in it now.
         added: utterances that this run added.
         minutes: it took.
+        unheard: utterances of the manifests that are not in it, since no tar holds them.
     """
 
     folder: str
@@ -70,6 +71,7 @@ class Built:
     megabytes: float
     added: int
     minutes: float
+    unheard: int = 0
 
 
 def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progress: bool = True) -> Built:
@@ -103,6 +105,7 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
             logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
             limit_train_batches=1, use_distributed_sampler=not cfg.model.train_ds.get("use_lhotse"), **options,
         )  # fmt: skip
+        check_tars(cfg.model.train_ds, trainer.world_size)
         student = _student(cfg.model, trainer, batch_size)
         teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
         pairing = pair(student, teacher, config)
@@ -115,7 +118,12 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
     rows = Rows(loader)
     coding = read_coding(folder) or _coding(teacher, loader, wanted, config)
     files = {**head_file(teacher), **tokenizer}
-    builder = _Builder(teacher, rows, wanted, lambda rank: CacheWriter(folder, facts, coding, teacher.sample_rate, rank), files)
+    train_ds = cfg.model.train_ds
+    # Out of tars Lhotse reads everything on every rank, and so does NeMo where it is told to.
+    whole = rows.streamed and bool(train_ds.get("use_lhotse") or train_ds.get("tarred_shard_strategy") == "replicate")
+    builder = _Builder(
+        teacher, rows, wanted, lambda rank: CacheWriter(folder, facts, coding, teacher.sample_rate, rank), files, whole
+    )
     done = Finished(folder, facts, coding, teacher.sample_rate)
     remaining = [i for i, utterance in enumerate(rows.known) if utterance not in done]
     totals: Dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
@@ -130,9 +138,10 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
     elif rank_zero_only.rank == 0:
         with builder.writer_of(0) as writer:
             totals = writer.finish(files)
+    unheard = _tell_unheard(rows.known, Finished(folder, facts, coding, teacher.sample_rate))
     return Built(
         folder=str(folder), utterances=totals["utterances"], hours=totals["seconds"] / 3600, megabytes=totals["bytes"] / 1e6,
-        added=totals["utterances"] - len(done), minutes=(time.monotonic() - start) / 60,
+        added=totals["utterances"] - len(done), minutes=(time.monotonic() - start) / 60, unheard=unheard,
     )  # fmt: skip
 
 
@@ -146,8 +155,10 @@ class _Builder(pl.LightningModule):
         wanted: Mapping[str, bool],
         writer_of: Callable[[int], CacheWriter],
         files: Mapping[str, bytes],
+        whole_on_each_rank: bool,
     ) -> None:
         super().__init__()
+        self._whole_on_each_rank = whole_on_each_rank
         self._teacher, self._rows, self._wanted, self._files = teacher, rows, dict(wanted), dict(files)
         self.writer_of = writer_of
         self.bar: Optional[Tuple[Progress, TaskID]] = None
@@ -181,7 +192,7 @@ class _Builder(pl.LightningModule):
 
     def _is_ours(self, utterance: Utterance) -> bool:
         """Whether this rank keeps an utterance; where all ranks read the same, the key tells whose it is."""
-        ranks = self.trainer.world_size if self._rows.same_on_all_ranks else 1
+        ranks = self.trainer.world_size if self._whole_on_each_rank else 1
         return key_hash(key_bytes(utterance)) % ranks == self.trainer.global_rank % ranks
 
     def on_predict_end(self) -> None:
@@ -214,6 +225,16 @@ def _split(given: TeacherTargets, lengths: Tensor, teacher: Teacher) -> Iterator
             text=None if heard is None else heard.text,
             confidence=None if heard is None else heard.confidence,
         )
+
+
+def _tell_unheard(known: Sequence[Utterance], done: Finished) -> int:
+    """Counts, and says once, what a manifest has and no tar."""
+    unheard = [utterance for utterance in known if utterance not in done]
+    if unheard and rank_zero_only.rank == 0:
+        more = f" and {len(unheard) - 1} more of {len(known)}" if len(unheard) > 1 else ""
+        text = f"The manifest has {unheard[0]}{more}, but no tar has, so the cache has no targets for it."
+        Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
+    return len(unheard)
 
 
 def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: Optional[int]) -> Any:

@@ -55,6 +55,32 @@ def check_augmentation(train_ds: Mapping[str, Any]) -> None:
                 )
 
 
+def check_tars(train_ds: Mapping[str, Any], ranks: int) -> None:
+    """Refuses tars that NeMo would not all hand out: each rank gets as many (`scatter`), the rest nobody.
+
+    Args:
+        train_ds: of the model's config.
+        ranks: that share them.
+
+    Raises:
+        TutorError: counts them, and says what to change.
+    """
+    strategy = train_ds.get("tarred_shard_strategy", "scatter")
+    if train_ds.get("use_lhotse") or not train_ds.get("is_tarred") or strategy != "scatter":
+        return
+    from nemo.collections.asr.data.audio_to_text import expand_sharded_filepaths
+    from nemo.collections.asr.data.audio_to_text_dataset import convert_to_config_list
+
+    for bucket in convert_to_config_list(train_ds["tarred_audio_filepaths"]):
+        tars = len(expand_sharded_filepaths(bucket[0] if len(bucket) == 1 else list(bucket), "replicate", 1, 0))
+        if tars % ranks:
+            raise TutorError(
+                f"model.train_ds.tarred_audio_filepaths has {tars} tars, of which {ranks} ranks would leave {tars % ranks} out "
+                f"(each takes {tars // ranks}); run on a number of devices that divides {tars} (trainer.devices), or set "
+                f"model.train_ds.tarred_shard_strategy=replicate."
+            )
+
+
 def plain(batch: Sequence[Any]) -> Tuple[Any, ...]:
     """A batch as NeMo's training step wants it: signal, its lengths, transcripts and theirs, and no ids."""
     return tuple(batch[:4])
@@ -98,9 +124,9 @@ class Rows:
         return [_of_entry(entry) for collection in self._collections for entry in collection]
 
     @property
-    def same_on_all_ranks(self) -> bool:
-        """Whether every rank reads everything, as out of tars with Lhotse, rather than a part of it."""
-        return not self._collections and isinstance(self._dataset, IterableDataset)
+    def streamed(self) -> bool:
+        """Whether audio comes out of tars, which need not hold all that the manifests name."""
+        return isinstance(self._dataset, IterableDataset)
 
     def _of_sample(self, sample: int) -> Utterance:
         place = bisect.bisect_right(self._starts, sample) - 1
