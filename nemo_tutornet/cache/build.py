@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.rank_zero import rank_zero_module
 from nemo.collections.asr.data.audio_to_text import _AudioTextDataset
@@ -30,7 +31,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from nemo_tutornet.borrowed import tokenizer_of
-from nemo_tutornet.cache.codec import choose_floor
+from nemo_tutornet.cache.codec import WHOLE_LABELS, choose_floor
 from nemo_tutornet.cache.layout import Coding, Utterance, key_bytes, key_hash
 from nemo_tutornet.cache.records import UtteranceTargets
 from nemo_tutornet.cache.rows import CHANGES_SOUND, LEAVES_OUT, MOVES_TIME, Rows, check_tars
@@ -116,15 +117,21 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
     kind, tokenizer = tokenizer_of(path)
     facts = binding(teacher, path, trainer.strategy.root_device, wanted["hidden"], kind if tokenizer else None)
     rows = Rows(loader)
-    coding = read_coding(folder) or _coding(teacher, loader, wanted, config)
+    coding = read_coding(folder)
     files = {**head_file(teacher), **tokenizer}
     train_ds = cfg.model.train_ds
     # Out of tars Lhotse reads everything on every rank, and so does NeMo where it is told to.
     whole = rows.streamed and bool(train_ds.get("use_lhotse") or train_ds.get("tarred_shard_strategy") == "replicate")
     builder = _Builder(
-        teacher, rows, wanted, lambda rank: CacheWriter(folder, facts, coding, teacher.sample_rate, rank), files, whole
+        teacher,
+        rows,
+        wanted,
+        coding=lambda device: coding or _coding(teacher, loader, wanted, config, device),
+        writer_of=lambda rank, coding: CacheWriter(folder, facts, coding, teacher.sample_rate, rank),
+        files=files,
+        whole_on_each_rank=whole,
     )
-    done = Finished(folder, facts, coding, teacher.sample_rate)
+    done = Finished(folder, facts, coding, teacher.sample_rate) if coding is not None else ()
     remaining = [i for i, utterance in enumerate(rows.known) if utterance not in done]
     totals: Dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
     if remaining or not rows.known:
@@ -136,9 +143,14 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
             builder.let_go()
         totals = builder.totals
     elif rank_zero_only.rank == 0:
-        with builder.writer_of(0) as writer:
+        assert coding is not None, "nothing remains, so a cache is there"
+        with builder.writer_of(0, coding) as writer:
             totals = writer.finish(files)
-    unheard = _tell_unheard(rows.known, Finished(folder, facts, coding, teacher.sample_rate))
+    unheard = 0
+    if rows.streamed and rank_zero_only.rank == 0:
+        written = read_coding(folder)
+        assert written is not None, "a cache was finished"
+        unheard = _tell_unheard(rows.known, Finished(folder, facts, written, teacher.sample_rate))
     return Built(
         folder=str(folder), utterances=totals["utterances"], hours=totals["seconds"] / 3600, megabytes=totals["bytes"] / 1e6,
         added=totals["utterances"] - len(done), minutes=(time.monotonic() - start) / 60, unheard=unheard,
@@ -153,26 +165,33 @@ class _Builder(pl.LightningModule):
         teacher: Teacher,
         rows: Rows,
         wanted: Mapping[str, bool],
-        writer_of: Callable[[int], CacheWriter],
+        coding: Callable[[torch.device], Coding],
+        writer_of: Callable[[int, Coding], CacheWriter],
         files: Mapping[str, bytes],
         whole_on_each_rank: bool,
     ) -> None:
         super().__init__()
         self._whole_on_each_rank = whole_on_each_rank
         self._teacher, self._rows, self._wanted, self._files = teacher, rows, dict(wanted), dict(files)
-        self.writer_of = writer_of
+        self._coding, self.writer_of = coding, writer_of
         self.bar: Optional[Tuple[Progress, TaskID]] = None
         self.totals: Dict[str, Any] = {}
         self._stack = ExitStack()
+
+    def setup(self, stage: str) -> None:
+        """Chooses the coding, before the loader is gone through: rank 0's for all, since each hears utterances of its own."""
+        strategy = self.trainer.strategy
+        chosen = self._coding(strategy.root_device) if self.trainer.is_global_zero else None
+        self._chosen = strategy.broadcast(chosen)
 
     def on_predict_start(self) -> None:
         """Opens the writers, rank 0's first."""
         rank = self.trainer.global_rank
         if rank == 0:
-            self._writer = self._stack.enter_context(self.writer_of(rank))
+            self._writer = self._stack.enter_context(self.writer_of(rank, self._chosen))
         self.trainer.strategy.barrier("nemo_tutornet.cache.open")
         if rank != 0:
-            self._writer = self._stack.enter_context(self.writer_of(rank))
+            self._writer = self._stack.enter_context(self.writer_of(rank, self._chosen))
         if self.bar is not None:
             self._stack.enter_context(self.bar[0])
 
@@ -251,16 +270,20 @@ def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: Optional[in
     return (TutorCTCModelBPE if cfg.get("tokenizer") else TutorCTCModel)(cfg=cfg, trainer=trainer)
 
 
-def _coding(teacher: Teacher, loader: Any, wanted: Mapping[str, bool], config: TutorConfig) -> Coding:
+def _coding(teacher: Teacher, loader: Any, wanted: Mapping[str, bool], config: TutorConfig, device: torch.device) -> Coding:
     """What is kept of each utterance; a large label set's posteriors only as far as SKD can tell."""
     labels = floor = None
     if wanted["posteriors"]:
         labels = len(teacher.labels) + 1
+    if labels is not None and labels > WHOLE_LABELS:
+        if hasattr(loader.dataset, "reset_on_iter"):  # Lhotse's would go on behind what is taken here, not begin again
+            loader.dataset.reset_on_iter = True
         samples: List[Tensor] = []
         for batch in islice(loader, _SAMPLE_BATCHES):
-            given = teacher(batch[0], batch[1], hidden=False, posteriors=True)
+            given = teacher(batch[0].to(device), batch[1].to(device), hidden=False, posteriors=True)
             assert given.log_probs is not None
-            samples += [row[:length].float() for row, length in zip(given.log_probs, given.lengths.tolist(), strict=True)]
+            log_probs = given.log_probs.float().cpu()
+            samples += [row[:length] for row, length in zip(log_probs, given.lengths.tolist(), strict=True)]
         temperatures = sorted({1.0, config.skd.temperature})
         floor = choose_floor(samples, [("l2", 1.0), ("guided", 1.0), *(("kl", one) for one in temperatures)])
     return Coding(

@@ -104,3 +104,35 @@ def test_two_ranks_share_the_cuts(corpus, teacher_file, tmp_path, tarred):
     header = read_header(tmp_path / "cache")
     counts = [shard["utterances"] for shard in header["shards"]]
     assert len(counts) == 2 and sum(counts) == header["totals"]["utterances"] == (7 if tarred else 8)
+
+
+@pytest.mark.parametrize("tarred", [False, True], ids=["files", "tarred"])
+def test_what_the_floor_is_chosen_by_is_kept_too(corpus, teacher_file, tmp_path, monkeypatch, tarred):
+    monkeypatch.setattr("nemo_tutornet.cache.build.WHOLE_LABELS", 0)  # as if the teacher had more labels than are kept whole
+    source = tar(corpus, tmp_path, [f"train{i}.wav" for i in range(8)], 0) if tarred else {}
+    config = lhotse(student_config(corpus, teacher_file, STAGES), **source)
+    config["train_ds"]["batch_size"] = 1
+    assert build_cache(whole(config), tmp_path / "cache", progress=False).utterances == 8
+
+
+# Each rank would choose another floor.
+OWN_FLOORS = """
+import os, sys
+from omegaconf import OmegaConf
+from nemo_tutornet.cache import build
+build.WHOLE_LABELS = 0
+build.choose_floor = lambda *_: (1e-4, 1e-3)[int(os.environ.get("LOCAL_RANK", 0))]
+build.build_cache(OmegaConf.load(sys.argv[1]), build.Path(sys.argv[2]), progress=False)
+"""
+
+
+def test_two_ranks_keep_to_one_floor(corpus, teacher_file, tmp_path):
+    path = write(
+        student_config(corpus, teacher_file, STAGES), tmp_path, trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+    )
+    (tmp_path / "build.py").write_text(OWN_FLOORS, encoding="utf-8")
+    done = call(str(tmp_path / "build.py"), str(path), str(tmp_path / "cache"), folder=tmp_path)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    header = read_header(tmp_path / "cache")
+    assert header["coding"]["floor"] == 1e-4
+    assert [shard["utterances"] for shard in header["shards"]] == [4, 4]
