@@ -99,6 +99,7 @@ class TutorMixin(_Host):
         self._tutor: Optional[Tutor] = None
         self._tutor_state: Optional[Dict[str, Any]] = None
         self._step: Optional[Step] = None
+        self._decoder_trained = False
         self._out_of_reach: Dict[str, List[nn.Parameter]] = {}  # by stage
         self.tutor_projection: Optional[Projection] = None
         self.tutor_heads = nn.ModuleList()
@@ -224,9 +225,10 @@ class TutorMixin(_Host):
         if index != tutor.stage:
             weights = ", ".join(f"{loss} {weight:g}" for loss, weight in stage.weights.items())
             logging.info(f"Stage {stage.name!r} ({index + 1} of {len(tutor.schedule.stages)}): {weights}.")
-            if tutor.stage is not None and index > tutor.stage and tutor.schedule.decoder_untrained_before(index):
+            if tutor.stage is not None and index > tutor.stage and not self._decoder_trained:
                 self._warm_start_decoder(tutor)
             tutor.stage = index
+        self._decoder_trained |= not stage.decoder_is_idle
         return stage
 
     def _warm_start_decoder(self, tutor: Tutor) -> None:
@@ -246,7 +248,7 @@ class TutorMixin(_Host):
         tutor, trainer = self._tutor, self._trainer
         if tutor is None or tutor.stage is None or trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return False
-        idle = tutor.schedule.stages[tutor.stage].decoder_is_idle and tutor.schedule.decoder_untrained_before(tutor.stage)
+        idle = tutor.schedule.stages[tutor.stage].decoder_is_idle and not self._decoder_trained
         return idle and trainer.state.stage is not None
 
     def _refresh_idle_decoder(self) -> None:
@@ -279,7 +281,9 @@ class TutorMixin(_Host):
                 name: {parameter: value.detach().cpu() for parameter, value in module.named_parameters()}
                 for name, module in self._tutor.modules.items()
             }
-            checkpoint["tutor"] = {**modules, "stage": self._tutor.stage}
+            index = self._tutor.stage
+            name = None if index is None else self._tutor.schedule.stages[index].name
+            checkpoint["tutor"] = {**modules, "stage": index, "stage_name": name, "decoder_trained": self._decoder_trained}
 
     def on_load_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
         """Takes them back; when the teacher is not there yet, as soon as it is."""
@@ -301,7 +305,11 @@ class TutorMixin(_Host):
                     )
                 with torch.no_grad():
                     parameter.copy_(saved[key])
-        self._tutor.stage = state["stage"]
+        schedule = self._tutor.schedule
+        self._tutor.stage = index = schedule.resumed(state["stage"], state.get("stage_name"))
+        # Not told by the stages: the one that trained the decoder may have been left out since. Old checkpoints do not know.
+        before = index is not None and not schedule.decoder_untrained_before(index + 1)
+        self._decoder_trained = state.get("decoder_trained", before)
 
     def to_config_file(self, path2yaml_file: str) -> None:
         """Writes the stock student's config: NeMo calls this for every `.nemo`, whoever writes it."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Mapping, Optional, Sequence
 
 from nemo_tutornet.config import STAGE_UNITS
+from nemo_tutornet.errors import TutorError
 
 
 def progress(epochs: float, steps: int, max_epochs: Optional[int], max_steps: Optional[int]) -> Optional[float]:
@@ -101,6 +102,29 @@ class Schedule:
             if position < end:
                 return i
         return len(self.stages) - 1
+
+    def resumed(self, index: Optional[int], name: Optional[str]) -> Optional[int]:
+        """The index of the stage that a checkpoint was saved in; stages may have been added or left out since.
+
+        Args:
+            index: as saved; None before the first step.
+            name: as saved; None in checkpoints that were written before names were.
+
+        Raises:
+            TutorError: there is no such stage.
+        """
+        if index is None:
+            return None
+        names = [stage.name for stage in self.stages]
+        if name is None and index < len(names):
+            return index
+        if name not in names:
+            saved = f"stage {index + 1}" if name is None else f"stage {name!r}"
+            raise TutorError(
+                f"the checkpoint was saved in {saved}, but model.tutor.stages has only {', '.join(map(repr, names))}; "
+                "resume with the stages that the run began with, or begin a new run."
+            )
+        return names.index(name)
 
     def decoder_untrained_before(self, index: int) -> bool:
         """True when no stage before `index` has trained the student's decoder, so a warm start destroys nothing."""

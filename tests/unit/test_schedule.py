@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.schedule import Schedule, Stage, progress
+from tests.conftest import refusal
 
 QUICK = settings(max_examples=100, deadline=None, derandomize=True)
 
@@ -159,6 +160,32 @@ def test_a_weight_of_zero_is_no_loss() -> None:
     (only,) = Schedule.from_config([config_stage("a", ctc=1.0, skd=0.0)]).stages
     assert only.uses("ctc") and not only.uses("skd") and not only.uses("rkd")
     assert dict(only.weights) == {"ctc": 1.0}
+
+
+# --- Resuming ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [("abc", 1), ("b", 0), ("bc", 0), ("xabc", 2), ("cba", 1), ("axb", 2)],
+)
+def test_a_resumed_run_is_in_the_stage_of_the_same_name(names: str, expected: int) -> None:
+    schedule = Schedule([stage(name, 1) for name in names])
+    assert schedule.resumed(1, "b") == expected
+
+
+def test_an_old_checkpoint_has_no_name_and_one_of_before_training_no_stage() -> None:
+    schedule = Schedule([stage("a", 1), stage("b")])
+    assert [schedule.resumed(index, None) for index in (None, 0, 1)] == [None, 0, 1]
+
+
+@pytest.mark.parametrize("index, name, said", [(0, "rkd", "stage 'rkd'"), (2, "rkd", "stage 'rkd'"), (2, None, "stage 3")])
+def test_a_stage_that_is_gone_is_named(index: int, name: Optional[str], said: str) -> None:
+    schedule = Schedule([stage("a", 1), stage("b")])
+    assert refusal(schedule.resumed, index, name) == (
+        f"the checkpoint was saved in {said}, but model.tutor.stages has only 'a', 'b'; "
+        "resume with the stages that the run began with, or begin a new run."
+    )
 
 
 # --- The decoder -----------------------------------------------------------------------------------------------------
