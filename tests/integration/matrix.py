@@ -239,8 +239,9 @@ def _notes() -> str:
     everything = max(cells(), key=lambda cell: (not cell.transcripts, len(works(cell))))
     return (
         f"Without `pool_frames` a student with longer frames gets {unpooled} only. Audio without transcripts: "
-        f"{_losses(everything)} as in the first table, and no CTC.\nWhere SKD works the decoder is warm-started too. What does "
-        "not go together is refused with a sentence before the first step."
+        f"{_losses(everything)} as in the first table, and no CTC.\nWhere SKD works the decoder is warm-started too, as long "
+        "as hint and guided layer are the encoders' outputs. What does not go together is refused with a sentence before the first "
+        "step."
     )
 
 
