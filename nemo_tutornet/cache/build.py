@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from nemo_tutornet.borrowed import tokenizer_of
 from nemo_tutornet.cache.codec import WHOLE_LABELS, choose_floor
@@ -295,14 +295,25 @@ def _coding(teacher: Teacher, loader: Any, wanted: Mapping[str, bool], config: T
 
 
 def _remaining(loader: Any, rows: Rows, remaining: Sequence[int]) -> Any:
-    """A loader of what is not there yet, the longest first; one that reads its manifests as it goes is gone through whole."""
-    if not isinstance(loader.dataset, _AudioTextDataset):
-        return loader
+    """A loader of what is not there yet, the longest first; tars and Lhotse are gone through whole."""
     known = rows.known
-    order = sorted(remaining, key=lambda i: -(known[i].duration or math.inf))
-    return DataLoader(
-        Subset(loader.dataset, order), batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers
-    )
+    if isinstance(loader.dataset, _AudioTextDataset):
+        dataset: Any = Subset(loader.dataset, sorted(remaining, key=lambda i: -(known[i].duration or math.inf)))
+    elif known:
+        dataset = _Unsized(loader.dataset)
+    else:
+        return loader
+    return DataLoader(dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
+
+
+class _Unsized(IterableDataset):
+    """Tars without their manifest's length, at which Lightning would stop: too early where workers end on smaller batches."""
+
+    def __init__(self, tars: Any) -> None:
+        self._tars = tars
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._tars)
 
 
 def _bar(rows: Rows, remaining: Sequence[int], ranks: int) -> Tuple[Progress, TaskID]:

@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
 
 from nemo_tutornet.cache.build import build_cache
+from nemo_tutornet.cache.layout import read_header
 from nemo_tutornet.errors import TutorError
 from tests.conftest import student_config
 from tests.integration.test_cache import STAGES, cached, heard, tar, whole
+from tests.integration.test_cache_killed import call, write
 
 NAMES = [f"train{i}.wav" for i in range(8)]
 
@@ -53,3 +54,26 @@ def test_tars_that_the_ranks_cannot_share(corpus, teacher_file, tmp_path, bucket
     with pytest.raises(TutorError, match=r"has 10 tars, of which 4 ranks would leave 2 out .*trainer\.devices"):
         build_cache(config, tmp_path / "cache", progress=False)
     assert not (tmp_path / "cache").exists()
+
+
+def test_workers_whose_last_batches_are_not_full(corpus, teacher_file, tmp_path):
+    rows = (corpus / "train.jsonl").read_text(encoding="utf-8")
+    (tmp_path / "tarred.jsonl").write_text(rows, encoding="utf-8")
+    for number, names in enumerate((NAMES[:5], NAMES[5:])):  # three batches of one worker, two of the other; not 8 / 2
+        tar(corpus, tmp_path, names, number)
+    source = {"manifest_filepath": f"{tmp_path}/tarred.jsonl", "tarred_audio_filepaths": f"{tmp_path}/audio__OP_0..1_CL_.tar"}
+    config = tarred(student_config(corpus, teacher_file, STAGES), {**source, "num_workers": 2})
+    built = build_cache(whole(config), tmp_path / "cache", progress=False)
+    assert (built.utterances, built.unheard) == (8, 0)
+
+
+def test_two_ranks_that_read_the_same_tars(corpus, teacher_file, tmp_path):
+    config = tarred(student_config(corpus, teacher_file, STAGES), tar(corpus, tmp_path, NAMES, 0))
+    config["train_ds"]["tarred_shard_strategy"] = "replicate"
+    write(config, tmp_path, trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
+    arguments = ["-m", "nemo_tutornet", "cache", "--config-path", str(tmp_path), "--config-name", "student", "--output", "cache"]
+    done = call(*arguments, folder=tmp_path)
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, (done.stdout + done.stderr)[-3000:]
+    header = read_header(tmp_path / "cache")
+    counts = [shard["utterances"] for shard in header["shards"]]
+    assert len(counts) == 2 and sum(counts) == header["totals"]["utterances"] == 8
