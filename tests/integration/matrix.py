@@ -240,8 +240,8 @@ def _notes() -> str:
     return (
         f"Without `pool_frames` a student with longer frames gets {unpooled} only. Audio without transcripts: "
         f"{_losses(everything)} as in the first table, and no CTC.\nWhere SKD works the decoder is warm-started too, as long "
-        "as hint and guided layer are the encoders' outputs. What does not go together is refused with a sentence before the first "
-        "step."
+        "as hint and guided layer are the encoders' outputs. What does not go together is refused with a sentence before "
+        "the first step."
     )
 
 
