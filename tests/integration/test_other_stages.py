@@ -72,7 +72,7 @@ def test_a_stage_that_is_gone_is_refused(corpus, teacher_file, make_student, in_
 
 def test_an_old_checkpoint_with_too_few_stages_is_refused(corpus, teacher_file, make_student, in_skd):
     (last,) = in_skd.rglob("*-last.ckpt")
-    saved = torch.load(last, map_location="cpu", weights_only=False)
+    saved = load_lightning_checkpoint(last)
     del saved["tutor"]["stage_name"], saved["tutor"]["decoder_trained"]
     torch.save(saved, last)
     with pytest.raises(
@@ -85,7 +85,7 @@ def test_an_old_checkpoint_still_knows_that_its_decoder_was_trained(corpus, teac
     config = student_config(corpus, teacher_file, [CTC | {"epochs": 1}, RKD])
     run(make_student, config, tmp_path, 1)
     (last,) = tmp_path.rglob("*-last.ckpt")
-    saved = torch.load(last, map_location="cpu", weights_only=False)
+    saved = load_lightning_checkpoint(last)
     saved["tutor"] = {name: value for name, value in saved["tutor"].items() if name not in ("stage_name", "decoder_trained")}
     torch.save(saved, last)
     resumed = make_student(config, folder=tmp_path, max_epochs=2)
