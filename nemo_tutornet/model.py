@@ -99,7 +99,6 @@ class TutorMixin(_Host):
         self._tutor: Optional[Tutor] = None
         self._tutor_state: Optional[Dict[str, Any]] = None
         self._step: Optional[Step] = None
-        self._decoder_trained = False
         self._out_of_reach: Dict[str, List[nn.Parameter]] = {}  # by stage
         self.tutor_projection: Optional[Projection] = None
         self.tutor_heads = nn.ModuleList()
@@ -136,7 +135,7 @@ class TutorMixin(_Host):
         self.tutor_heads = nn.ModuleList(tutor.heads).to(device)
         self._tutor = tutor
         if self._tutor_state is not None:
-            self._restore_tutor_state(self._tutor_state)
+            tutor.restore(self._tutor_state)
         logging.info(
             f"Teacher {config.teacher.cache or config.teacher.model_path}: hint layer {pairing.hint.path!r} "
             f"({pairing.hint.width} wide, {pairing.hint.shift:g} ms), guided layer {pairing.guided.path!r} "
@@ -225,10 +224,10 @@ class TutorMixin(_Host):
         if index != tutor.stage:
             weights = ", ".join(f"{loss} {weight:g}" for loss, weight in stage.weights.items())
             logging.info(f"Stage {stage.name!r} ({index + 1} of {len(tutor.schedule.stages)}): {weights}.")
-            if tutor.stage is not None and index > tutor.stage and not self._decoder_trained:
+            if tutor.stage is not None and index > tutor.stage and not tutor.decoder_trained:
                 self._warm_start_decoder(tutor)
             tutor.stage = index
-        self._decoder_trained |= not stage.decoder_is_idle
+        tutor.decoder_trained |= not stage.decoder_is_idle
         return stage
 
     def _warm_start_decoder(self, tutor: Tutor) -> None:
@@ -248,7 +247,7 @@ class TutorMixin(_Host):
         tutor, trainer = self._tutor, self._trainer
         if tutor is None or tutor.stage is None or trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return False
-        idle = tutor.schedule.stages[tutor.stage].decoder_is_idle and not self._decoder_trained
+        idle = tutor.schedule.stages[tutor.stage].decoder_is_idle and not tutor.decoder_trained
         return idle and trainer.state.stage is not None
 
     def _refresh_idle_decoder(self) -> None:
@@ -277,39 +276,14 @@ class TutorMixin(_Host):
         # On every rank. The state in `checkpoint` was taken before, but it shares its memory with the parameters.
         self._refresh_idle_decoder()
         if self._tutor is not None:
-            modules = {
-                name: {parameter: value.detach().cpu() for parameter, value in module.named_parameters()}
-                for name, module in self._tutor.modules.items()
-            }
-            index = self._tutor.stage
-            name = None if index is None else self._tutor.schedule.stages[index].name
-            checkpoint["tutor"] = {**modules, "stage": index, "stage_name": name, "decoder_trained": self._decoder_trained}
+            checkpoint["tutor"] = self._tutor.state()
 
     def on_load_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
         """Takes them back; when the teacher is not there yet, as soon as it is."""
         super().on_load_checkpoint(checkpoint)
         self._tutor_state = checkpoint.get("tutor")
         if self._tutor is not None and self._tutor_state is not None:
-            self._restore_tutor_state(self._tutor_state)
-
-    def _restore_tutor_state(self, state: Dict[str, Any]) -> None:
-        assert self._tutor is not None
-        for name, module in self._tutor.modules.items():
-            saved = state.get(name, {})
-            for key, parameter in module.named_parameters():
-                if key not in saved or saved[key].shape != parameter.shape:
-                    found = f"has {key} of shape {list(saved[key].shape)}" if key in saved else "is not there"
-                    raise TutorError(
-                        f"the checkpoint's {name} {found}, but the layers of model.tutor want {list(parameter.shape)}; "
-                        f"resume with the teacher and layers that the run began with, or begin a new run."
-                    )
-                with torch.no_grad():
-                    parameter.copy_(saved[key])
-        schedule = self._tutor.schedule
-        self._tutor.stage = index = schedule.resumed(state["stage"], state.get("stage_name"))
-        # Not told by the stages: the one that trained the decoder may have been left out since. Old checkpoints do not know.
-        before = index is not None and not schedule.decoder_untrained_before(index + 1)
-        self._decoder_trained = state.get("decoder_trained", before)
+            self._tutor.restore(self._tutor_state)
 
     def to_config_file(self, path2yaml_file: str) -> None:
         """Writes the stock student's config: NeMo calls this for every `.nemo`, whoever writes it."""

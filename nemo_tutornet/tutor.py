@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Tutor:
         objective: the losses.
         pseudo_labels: what becomes of the teacher's hypotheses.
         stage: index of the stage last entered; None before the first step.
+        decoder_trained: a stage has trained the student's decoder, which is no longer composed then.
 
     Raises:
         TutorError: a teacher cannot be loaded, or does not go together with the student.
@@ -65,6 +66,7 @@ class Tutor:
         self.pseudo_labels = PseudoLabels.for_student(config.pseudo_labels, student)
         self._rows = self._meet_caches(student)
         self.stage: Optional[int] = None
+        self.decoder_trained = False
         self._reduction = reduction
 
     @property
@@ -76,6 +78,40 @@ class Tutor:
     def idle(self, stage: Stage) -> List[torch.nn.Module]:
         """Which of them no loss of a stage reaches."""
         return [*([] if stage.uses("rkd") else [self.projection]), *([] if stage.uses("skd") else self.heads)]
+
+    def state(self) -> Dict[str, Any]:
+        """What resuming needs, for the `.ckpt`: the modules' parameters, on the CPU, and how far the stages are."""
+        parameters = {
+            name: {parameter: value.detach().cpu() for parameter, value in module.named_parameters()}
+            for name, module in self.modules.items()
+        }
+        name = None if self.stage is None else self.schedule.stages[self.stage].name
+        return {**parameters, "stage": self.stage, "stage_name": name, "decoder_trained": self.decoder_trained}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes it back.
+
+        Args:
+            state: of a run with the same layers; its stages may have been others.
+
+        Raises:
+            TutorError: a module is not there or has another shape, or the stage that the run was in is gone.
+        """
+        for name, module in self.modules.items():
+            saved = state.get(name, {})
+            for key, parameter in module.named_parameters():
+                if key not in saved or saved[key].shape != parameter.shape:
+                    found = f"has {key} of shape {list(saved[key].shape)}" if key in saved else "is not there"
+                    raise TutorError(
+                        f"the checkpoint's {name} {found}, but the layers of model.tutor want {list(parameter.shape)}; "
+                        f"resume with the teacher and layers that the run began with, or begin a new run."
+                    )
+                with torch.no_grad():
+                    parameter.copy_(saved[key])
+        self.stage = self.schedule.resumed(state["stage"], state.get("stage_name"))
+        # Not told by the stages: the one that trained the decoder may have been left out since. Old checkpoints do not know.
+        before = self.stage is not None and not self.schedule.decoder_untrained_before(self.stage + 1)
+        self.decoder_trained = state.get("decoder_trained", before)
 
     def _meet_caches(self, student: Any) -> Optional[Rows]:
         """Where targets are cached: checks that they are there, and how a batch's rows are told apart."""
