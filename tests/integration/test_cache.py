@@ -25,8 +25,8 @@ from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.teacher import Teacher
 from tests.conftest import save_teacher, student_config, teacher_config
 from tests.integration import teachers
+from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind, subword, write_tokenizer
-from tests.integration.test_model import Recorder
 
 STAGES = [
     {"name": "rkd", "epochs": 2, "weights": {"rkd": 1.0}},

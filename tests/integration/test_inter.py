@@ -11,8 +11,8 @@ from nemo.collections.asr.models import EncDecCTCModel
 from nemo_tutornet import TutorError, losses
 from nemo_tutornet.checkpoints import load_lightning_checkpoint
 from tests.conftest import student_config
+from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind
-from tests.integration.test_model import Recorder
 
 LAYERS = ["encoder.encoder.0", "encoder.encoder.1"]
 SKD = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]

@@ -36,9 +36,9 @@ from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE, TutorError, export_st
 from tests.conftest import student_config, write_manifest
 from tests.integration import matrix, teachers
 from tests.integration.matrix import Cell
+from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind, subword, write_tokenizer
 from tests.integration.teachers import FEW_LABELS
-from tests.integration.test_model import Recorder
 
 STEPS = 3  # of each stage
 CELLS = matrix.cells()

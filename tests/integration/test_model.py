@@ -1,59 +1,22 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The student in training: stages, the teacher's seclusion, checkpoints, interruption."""
+"""The student in training: stages, losses, the teacher's seclusion."""
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 from nemo.collections.asr.models import EncDecCTCModel
 from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModel, TutorError
 from nemo_tutornet.checkpoints import STOCK_CHAR, load_lightning_checkpoint
-from nemo_tutornet.pairing import compose_decoder, pointwise_decoder
 from nemo_tutornet.teacher import restore_ctc
 from tests.conftest import LABELS, save_teacher, student_config, teacher_config
-
-RKD = {"name": "rkd", "weights": {"rkd": 1.0}}
-SKD = {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}
-
-
-class Recorder(Callback):
-    """Keeps what each step logged, and can interrupt a run."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.steps: list[dict[str, float]] = []
-        self.decoders: list[torch.Tensor] = []
-        self._stop_after = stop_after
-
-    def setup(self, trainer: Any, module: Any, stage: str) -> None:
-        log_dict = module.log_dict
-
-        def keep(values: dict[str, Any], **kwargs: Any) -> None:
-            if "train_loss" in values:
-                self.steps.append({k: float(v) for k, v in values.items() if k.startswith(("train_", "tutor_"))})
-            log_dict(values, **kwargs)
-
-        module.log_dict = keep
-
-    def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
-        self.decoders.append(module.decoder.decoder_layers[0].weight.detach().clone())
-        if self._stop_after is not None and len(self.steps) >= self._stop_after:
-            raise KeyboardInterrupt
-
-
-def state_of(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+from tests.integration.recorder import RKD, SKD, Recorder, same, state_of
 
 
 def test_each_stage_computes_its_losses_and_no_others(corpus, teacher_file, make_student, monkeypatch):
@@ -150,120 +113,6 @@ def test_a_student_is_restored_and_used_without_its_teacher(corpus, teacher_file
     loaded.set_trainer(pl.Trainer(logger=False, accelerator="cpu"))
     with pytest.raises(TutorError, match=r"there is no file .*gone\.nemo"):
         loaded.setup("fit")
-
-
-def test_warm_start_composes_the_decoder_once_at_the_boundary(corpus, teacher_file, make_student):
-    recorder = Recorder()
-    model = make_student(student_config(corpus, teacher_file, [RKD | {"epochs": 2}, SKD]), max_epochs=3, callbacks=[recorder])
-    composed: list[int] = []
-    warm_start = model._warm_start_decoder
-    model._warm_start_decoder = lambda tutor: (composed.append(model.trainer.global_step), warm_start(tutor))
-    model.trainer.fit(model)
-    # After each RKD epoch (before validation and at its end), and once on entering SKD; never after that.
-    assert composed == [4, 4, 8, 8, 8]
-    first, last_of_rkd, skd = recorder.decoders[0], recorder.decoders[7], recorder.decoders[8:]
-    assert torch.equal(recorder.decoders[3], first), "RKD must leave the decoder alone within an epoch"
-    assert not torch.equal(recorder.decoders[4], first), "validation must see the composed decoder"
-    assert all(torch.equal(recorder.decoders[i], recorder.decoders[4]) for i in (5, 6, 7))
-    assert not any(torch.equal(decoder, last_of_rkd) for decoder in skd)
-
-
-def test_composition_equals_the_teachers_decoder_on_the_projection(corpus, teacher_file, make_student):
-    model = make_student(student_config(corpus, teacher_file))
-    model.setup("fit")
-    theirs, projection = pointwise_decoder(model.tutor.teacher.head), model.tutor_projection
-    hidden = torch.randn(3, 20, 7)
-    weight, bias = compose_decoder(theirs, projection, None)
-    expected = theirs(projection(hidden))
-    assert torch.allclose(torch.nn.functional.conv1d(hidden, weight, bias), expected, atol=1e-5)
-    order = (*reversed(range(len(LABELS))), len(LABELS))
-    weight, bias = compose_decoder(theirs, projection, order)
-    assert torch.allclose(torch.nn.functional.conv1d(hidden, weight, bias), expected[:, list(order)], atol=1e-5)
-
-
-def test_without_warm_start_rkd_leaves_the_decoder_bit_identical(corpus, teacher_file, make_student):
-    config = student_config(corpus, teacher_file, [RKD], rkd={"warm_start_decoder": False})
-    model = make_student(config, max_epochs=2)
-    before = state_of(model.decoder)
-    model.trainer.fit(model)
-    assert same(before, state_of(model.decoder))
-
-
-def test_a_trained_decoder_is_never_overwritten(corpus, teacher_file, make_student):
-    stages = [SKD | {"epochs": 1}, RKD | {"epochs": 1}, SKD | {"name": "again"}]
-    model = make_student(student_config(corpus, teacher_file, stages), max_epochs=3)
-    model._warm_start_decoder = lambda tutor: pytest.fail("warm start over a trained decoder")
-    model.trainer.fit(model)
-
-
-@pytest.mark.parametrize("stop_after", [2, 6])
-def test_an_interrupted_run_resumes_inside_its_stage(corpus, teacher_file, make_student, tmp_path, stop_after):
-    """Epochs of 4 steps, RKD for 6 steps and then SKD; interrupted in the first or the second stage."""
-    stages = [RKD | {"steps": 5}, SKD]
-    saving = {"val_check_interval": 1, "max_epochs": 3}
-    model = make_student(
-        student_config(corpus, teacher_file, stages), folder=tmp_path, callbacks=[Recorder(stop_after)], **saving
-    )
-    with contextlib.suppress(KeyboardInterrupt, SystemExit):
-        model.trainer.fit(model)
-    (last,) = tmp_path.rglob("*-last.ckpt")
-    saved = load_lightning_checkpoint(last)
-    reached = saved["global_step"]
-    assert 0 < reached <= stop_after
-    assert saved["tutor"]["stage"] == (0 if reached <= 5 else 1)
-
-    recorder = Recorder()
-    resumed = make_student(student_config(corpus, teacher_file, stages), folder=tmp_path, callbacks=[recorder], **saving)
-    seen: dict[str, Any] = {}
-
-    class AtStart(Callback):
-        def on_train_start(self, trainer: Any, module: Any) -> None:
-            seen["projection"] = {name: p.detach().clone() for name, p in module.tutor_projection.named_parameters()}
-            seen["stage"] = module.tutor.stage
-            seen["step"] = trainer.global_step
-
-    resumed.trainer.callbacks.append(AtStart())
-    composed: list[int] = []
-    warm_start = resumed._warm_start_decoder
-    resumed._warm_start_decoder = lambda tutor: (composed.append(resumed.trainer.global_step), warm_start(tutor))
-    resumed.trainer.fit(resumed)
-    assert seen["step"] == reached and seen["stage"] == saved["tutor"]["stage"]
-    assert same(seen["projection"], saved["tutor"]["projection"])
-    stages_run = [step["tutor_stage"] for step in recorder.steps]
-    assert len(stages_run) == 12 - reached
-    assert stages_run == [0.0 if step < 5 else 1.0 for step in range(reached, 12)]
-    assert (5 in composed) == (reached <= 5), "the boundary's warm start happens once over both runs"
-    assert all(step <= 5 for step in composed)
-
-
-def test_loading_a_checkpoint_first_and_fitting_later_keeps_the_projection(corpus, teacher_file, make_student, tmp_path):
-    model = make_student(student_config(corpus, teacher_file), folder=tmp_path, max_epochs=1)
-    model.trainer.fit(model)
-    (last,) = tmp_path.rglob("*-last.ckpt")
-    loaded = TutorCTCModel.load_from_checkpoint(str(last), map_location="cpu", weights_only=False)
-    loaded.set_trainer(pl.Trainer(logger=False, accelerator="cpu"))
-    loaded.setup("fit")
-    assert torch.equal(loaded.tutor_projection.weight, model.tutor_projection.weight)
-
-
-def test_resuming_with_other_layers_is_refused(corpus, teacher_file, make_student, tmp_path):
-    model = make_student(student_config(corpus, teacher_file), folder=tmp_path, max_epochs=1)
-    model.trainer.fit(model)
-    other = student_config(corpus, teacher_file, rkd={"guided_layer": "encoder.encoder.0"})
-    resumed = make_student(other, folder=tmp_path, max_epochs=2)
-    with pytest.raises(TutorError, match=r"projection has weight of shape \[24, 20, 1\].*\[24, 16, 1\]"):
-        resumed.trainer.fit(resumed)
-
-
-def test_a_failed_save_leaves_the_old_file_whole(corpus, make_student, tmp_path, monkeypatch):
-    model = make_student(student_config(corpus, None))
-    path = tmp_path / "student.nemo"
-    model.save_to(str(path))
-    old = path.read_bytes()
-    monkeypatch.setattr("tarfile.TarFile.add", lambda *a, **kw: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
-        model.save_to(str(path))
-    assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["student.nemo"]
 
 
 def test_without_a_tutor_section_training_is_nemos(corpus, make_student):

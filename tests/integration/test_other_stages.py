@@ -10,12 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("nemo.collections.asr")
-
 from nemo_tutornet.checkpoints import load_lightning_checkpoint
 from nemo_tutornet.errors import TutorError
 from tests.conftest import student_config
-from tests.integration.test_model import RKD, SKD, Recorder
+from tests.integration.recorder import RKD, SKD, Recorder
 
 CTC = {"name": "ctc", "weights": {"ctc": 1.0}}
 

@@ -12,11 +12,9 @@ import pytest
 import torch
 from torch import distributed
 
-pytest.importorskip("nemo.collections.asr")
-
 from nemo_tutornet.objective import reached_by
 from tests.conftest import student_config
-from tests.integration.test_model import RKD, SKD, same, state_of
+from tests.integration.recorder import RKD, SKD, same, state_of
 
 BEHIND = ("encoder.encoder.2.", "decoder.")  # of a guided layer encoder.encoder.1
 

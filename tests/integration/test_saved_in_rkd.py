@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-
-pytest.importorskip("nemo.collections.asr")
-
 from lightning.pytorch.callbacks import Callback
 from nemo.collections.asr.models import EncDecCTCModel
 from nemo.collections.common.callbacks import EMA
@@ -20,7 +17,7 @@ from nemo.utils.callbacks.nemo_model_checkpoint import NeMoModelCheckpoint
 from nemo_tutornet.checkpoints import load_lightning_checkpoint
 from nemo_tutornet.pairing import compose_decoder, pointwise_decoder
 from tests.conftest import student_config
-from tests.integration.test_model import RKD, SKD, Recorder, same, state_of
+from tests.integration.recorder import RKD, SKD, Recorder, same, state_of
 
 DECODER = ("decoder.decoder_layers.0.weight", "decoder.decoder_layers.0.bias")
 

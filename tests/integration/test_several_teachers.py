@@ -11,7 +11,7 @@ from nemo_tutornet import TutorError
 from nemo_tutornet.teacher import restore_ctc
 from tests.conftest import LABELS, save_teacher, student_config, teacher_config
 from tests.integration import teachers
-from tests.integration.test_model import Recorder
+from tests.integration.recorder import Recorder
 
 STAGES = [
     {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},

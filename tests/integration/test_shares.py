@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("nemo.collections.asr")
-
 from nemo_tutornet.errors import TutorError
 from tests.conftest import student_config
-from tests.integration.test_model import RKD, SKD, Recorder
+from tests.integration.recorder import RKD, SKD, Recorder
 
 pytestmark = pytest.mark.integration
 

@@ -1,0 +1,88 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A run that was interrupted, and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from nemo_tutornet import TutorCTCModel, TutorError
+from nemo_tutornet.checkpoints import load_lightning_checkpoint
+from tests.conftest import student_config
+from tests.integration.recorder import RKD, SKD, Recorder, same
+
+
+@pytest.mark.parametrize("stop_after", [2, 6])
+def test_an_interrupted_run_resumes_inside_its_stage(corpus, teacher_file, make_student, tmp_path, stop_after):
+    """Epochs of 4 steps, RKD for 5 steps and then SKD; interrupted in the first or the second stage."""
+    stages = [RKD | {"steps": 5}, SKD]
+    saving = {"val_check_interval": 1, "max_epochs": 3}
+    model = make_student(
+        student_config(corpus, teacher_file, stages), folder=tmp_path, callbacks=[Recorder(stop_after)], **saving
+    )
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        model.trainer.fit(model)
+    (last,) = tmp_path.rglob("*-last.ckpt")
+    saved = load_lightning_checkpoint(last)
+    reached = saved["global_step"]
+    assert 0 < reached <= stop_after
+    assert saved["tutor"]["stage"] == (0 if reached <= 5 else 1)
+
+    recorder = Recorder()
+    resumed = make_student(student_config(corpus, teacher_file, stages), folder=tmp_path, callbacks=[recorder], **saving)
+    seen: dict[str, Any] = {}
+
+    class AtStart(Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            seen["projection"] = {name: p.detach().clone() for name, p in module.tutor_projection.named_parameters()}
+            seen["stage"] = module.tutor.stage
+            seen["step"] = trainer.global_step
+
+    resumed.trainer.callbacks.append(AtStart())
+    composed: list[int] = []
+    warm_start = resumed._warm_start_decoder
+    resumed._warm_start_decoder = lambda tutor: (composed.append(resumed.trainer.global_step), warm_start(tutor))
+    resumed.trainer.fit(resumed)
+    assert seen["step"] == reached and seen["stage"] == saved["tutor"]["stage"]
+    assert same(seen["projection"], saved["tutor"]["projection"])
+    stages_run = [step["tutor_stage"] for step in recorder.steps]
+    assert len(stages_run) == 12 - reached
+    assert stages_run == [0.0 if step < 5 else 1.0 for step in range(reached, 12)]
+    assert (5 in composed) == (reached <= 5), "the boundary's warm start happens once over both runs"
+    assert all(step <= 5 for step in composed)
+
+
+def test_loading_a_checkpoint_first_and_fitting_later_keeps_the_projection(corpus, teacher_file, make_student, tmp_path):
+    model = make_student(student_config(corpus, teacher_file), folder=tmp_path, max_epochs=1)
+    model.trainer.fit(model)
+    (last,) = tmp_path.rglob("*-last.ckpt")
+    loaded = TutorCTCModel.load_from_checkpoint(str(last), map_location="cpu", weights_only=False)
+    loaded.set_trainer(pl.Trainer(logger=False, accelerator="cpu"))
+    loaded.setup("fit")
+    assert torch.equal(loaded.tutor_projection.weight, model.tutor_projection.weight)
+
+
+def test_resuming_with_other_layers_is_refused(corpus, teacher_file, make_student, tmp_path):
+    model = make_student(student_config(corpus, teacher_file), folder=tmp_path, max_epochs=1)
+    model.trainer.fit(model)
+    other = student_config(corpus, teacher_file, rkd={"guided_layer": "encoder.encoder.0"})
+    resumed = make_student(other, folder=tmp_path, max_epochs=2)
+    with pytest.raises(TutorError, match=r"projection has weight of shape \[24, 20, 1\].*\[24, 16, 1\]"):
+        resumed.trainer.fit(resumed)
+
+
+def test_a_failed_save_leaves_the_old_file_whole(corpus, make_student, tmp_path, monkeypatch):
+    model = make_student(student_config(corpus, None))
+    path = tmp_path / "student.nemo"
+    model.save_to(str(path))
+    old = path.read_bytes()
+    monkeypatch.setattr("tarfile.TarFile.add", lambda *a, **kw: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        model.save_to(str(path))
+    assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["student.nemo"]
