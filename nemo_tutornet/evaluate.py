@@ -225,7 +225,8 @@ def _as_is(model: Any, batch_size: int) -> Any:
 def _samples(row: Utterance, sample_rate: int) -> np.ndarray:
     import librosa
 
-    samples, _ = librosa.load(row.audio, sr=sample_rate, mono=True, offset=row.offset, duration=row.duration)
+    # librosa rounds down to whole samples, which in floating point can be one too few; a microsecond is less than a sample.
+    samples, _ = librosa.load(row.audio, sr=sample_rate, mono=True, offset=row.offset, duration=row.duration + 1e-6)
     return samples
 
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from urllib.parse import urlparse
 
 from nemo_tutornet.errors import TutorError
-
-_STORE = re.compile(r"\w+://.")  # s3://bucket/train.json: NeMo fetches it
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,7 @@ class Utterance:
 
     Attributes:
         audio: the file, resolved against the manifest's folder.
-        duration: seconds, of the row if it has it, else of the file.
+        duration: seconds that are heard: as many as the row says, if the file has them.
         text: reference transcript; None where the row has none.
         offset: seconds into the file.
     """
@@ -46,12 +44,12 @@ class Rules:
     """
 
     shortest: float = 0.0
-    min_duration: float = 0.0
+    min_duration: float = -math.inf
     max_duration: float = math.inf
     for_nemo: bool = False
 
     def __str__(self) -> str:
-        least = f" of at least {self.min_duration:g} s (min_duration)" if self.min_duration else ""
+        least = f" of at least {self.min_duration:g} s (min_duration)" if self.min_duration > -math.inf else ""
         most = f" of at most {self.max_duration:g} s (max_duration)" if self.max_duration < math.inf else ""
         return least + (" and" if least and most else "") + most
 
@@ -66,7 +64,10 @@ def read_manifest(path: Path, shortest: float = 0.0) -> List[Utterance]:
     Raises:
         TutorError: no such manifest, no rows, or a bad row, with its line number.
     """
-    return _read(path, Rules(shortest))[0]
+    rows, _ = _read(path, Rules(shortest))
+    if not rows:
+        raise TutorError(f"{path} has no utterance; give a manifest with at least one.")
+    return rows
 
 
 def _read(path: Path, rules: Rules) -> Tuple[List[Utterance], int]:
@@ -75,8 +76,6 @@ def _read(path: Path, rules: Rules) -> Tuple[List[Utterance], int]:
         raise TutorError(f"there is no manifest {path}; give the path of a file of JSON lines.")
     found = list(_rows(path, rules))
     rows = [row for row in found if row is not None]
-    if not rows:
-        raise TutorError(f"{path} has no utterance{rules}; give a manifest with at least one.")
     return rows, len(found) - len(rows)
 
 
@@ -90,7 +89,7 @@ def _rows(path: Path, rules: Rules) -> Iterator[Optional[Utterance]]:
 def json_row(line: bytes, where: str) -> Dict[str, Any]:
     """A line's object; `where` is its file and number, for the sentence that refuses it."""
     try:
-        row = json.loads(line)
+        row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         raise TutorError(f"{where} is not UTF-8; convert the manifest.") from None
     except (json.JSONDecodeError, RecursionError) as error:
@@ -98,6 +97,15 @@ def json_row(line: bytes, where: str) -> Dict[str, Any]:
     if not isinstance(row, dict):
         raise TutorError(f"{where} is no JSON object with an audio_filepath; mend or remove the line.")
     return row
+
+
+def in_store(named: str) -> bool:
+    """True for what NeMo fetches from an object store, such as `s3://bucket/train.json`."""
+    try:
+        parts = urlparse(named)
+    except ValueError:
+        return False
+    return bool(parts.scheme and parts.netloc and parts.path)
 
 
 def find_audio(named: str, folder: Path) -> Optional[Path]:
@@ -112,42 +120,64 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Optional[Uttera
     row = json_row(line, where)
     # NeMo takes either name, and the first of them where there are both.
     named = row.get("audio_filename", row.get("audio_filepath"))
-    if not isinstance(named, str):
+    if named is None:
         raise TutorError(f"{where} has no audio_filepath; each line is a JSON object with audio_filepath, duration and text.")
-    if not isinstance(row.get("text", ""), str):
-        raise TutorError(f"{where}: text must be a string, not {row['text']!r}.")
-    if rules.for_nemo and row.get("duration") is None:
+    if not isinstance(named, str):
+        raise TutorError(f"{where}: audio_filepath must be one path, not {str(named)[:40]}.")
+    text = _text(row, where, rules)
+    if rules.for_nemo and not {"duration", "context_duration"} & row.keys():
         raise TutorError(f"{where} has no duration, which NeMo needs to train; write the audio's seconds into the row.")
-    told = _number(row, "duration", rules.min_duration, where)
-    if 0 <= told < rules.min_duration or told > rules.max_duration:
+    told = _number(row, "duration" if "duration" in row else "context_duration", where)
+    if told is not None and not rules.min_duration <= told <= rules.max_duration:
         return None
-    offset = _number(row, "offset", 0.0, where)
-    if rules.for_nemo and _STORE.match(named):
-        return Utterance(Path(named), told, row.get("text"), offset)
+    offset = _number(row, "offset", where) or 0.0
+    if in_store(named):
+        if rules.for_nemo:
+            return Utterance(Path(named), told or 0.0, text, offset)
+        raise TutorError(f"{where}: {named} is in an object store; here only files are read, so fetch it first.")
     audio = find_audio(named, folder)
     if audio is None:
-        expected = folder / os.path.expanduser(named)
-        raise TutorError(f"{where}: there is no audio file {expected}; mend the path or remove the line.")
+        places = str(folder / os.path.expanduser(named))
+        if not os.path.isabs(os.path.expanduser(named)):
+            places += f", nor {Path.cwd() / named}"
+        raise TutorError(f"{where}: there is no audio file {places}; mend the path or remove the line.")
     try:
         info = soundfile.info(str(audio))
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise TutorError(f"{where}: {audio} is not readable audio ({error}); mend the file or remove the line.") from None
     if info.frames <= 0:
         raise TutorError(f"{where}: {audio} is empty (no samples); remove the line.")
-    duration = _number(row, "duration", info.duration - offset, where)
-    heard = min(duration, info.duration - offset)
+    rest = info.duration - offset
+    heard = min(told, rest) if told is not None and told > 0 else rest  # as NeMo has it: 0 and -1 are the whole file
     if heard <= 0 or heard < rules.shortest:
         raise TutorError(
             f"{where}: the utterance has {max(heard, 0) * 1000:g} ms of audio, less than one frame of the student "
             f"({rules.shortest * 1000:g} ms); remove the line."
         )
-    return Utterance(audio=audio, duration=duration, text=row.get("text"), offset=offset)
+    return Utterance(audio, heard, text, offset)
 
 
-def _number(row: Mapping[str, Any], key: str, default: float, where: str) -> float:
+def _text(row: Mapping[str, Any], where: str, rules: Rules) -> Optional[str]:
+    """The transcript, under the names that NeMo knows for it; None where there is none."""
+    if "text" not in row and row.get("text_filepath") is not None:
+        try:
+            return Path(row["text_filepath"]).read_text(encoding="utf-8").replace("\n", "")
+        except (OSError, TypeError, ValueError) as error:
+            named = str(row["text_filepath"])[:200]
+            raise TutorError(f"{where}: text_filepath {named} cannot be read ({error}); mend the path or the file.") from None
+    key = "text" if "text" in row else "normalized_text"
+    text = row.get(key)
+    if text is None and key in row and rules.for_nemo:
+        raise TutorError(f"{where}: {key} is null, which NeMo cannot train on; leave {key} out where there is no transcript.")
+    if text is not None and not isinstance(text, str):
+        raise TutorError(f"{where}: {key} must be a string, not {text!r}.")
+    return text
+
+
+def _number(row: Mapping[str, Any], key: str, where: str) -> Optional[float]:
     value = row.get(key)
     if value is None:
-        return default
+        return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TutorError(f"{where}: {key} must be a number of seconds, not {value!r}.")
     if not abs(value) < math.inf or (key == "offset" and value < 0) or abs(value) > 1e9:
@@ -176,17 +206,27 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
             continue
         limits = {key: float(section[key]) for key in ("min_duration", "max_duration") if section.get(key) is not None}
         rules = Rules(_frame_seconds(model_cfg), for_nemo=True, **limits)
-        for manifest in _manifest_of(section, f"model.{name}.manifest_filepath"):
-            if not _STORE.match(manifest):
-                rows, left_out = _read(Path(manifest).expanduser(), rules)
-                if left_out:
-                    told.append(
-                        f"model.{name} leaves out {left_out} of {left_out + len(rows)} rows of {manifest}: it keeps those{rules}."
-                    )
+        key = f"model.{name}.manifest_filepath"
+        manifests = _manifests_of(section, key)
+        empty = []
+        for manifest in manifests:
+            if in_store(manifest):
+                continue
+            rows, left_out = _read(Path(manifest).expanduser(), rules)
+            if left_out:
+                told.append(
+                    f"model.{name} leaves out {left_out} of {left_out + len(rows)} rows of {manifest}: it keeps those{rules}."
+                )
+            if not rows:
+                empty.append(manifest)
+        # NeMo reads a training set's manifests as one, and those in one string; each other in a list is a set of its own.
+        as_one = isinstance(section.get("manifest_filepath"), str) or (name == "train_ds" and not section.get("is_concat"))
+        if empty and (not as_one or len(empty) == len(manifests)):
+            raise TutorError(f"{key}: {', '.join(empty)} has no utterance{rules}; give at least one.")
     return told
 
 
-def _manifest_of(section: Any, key: str) -> List[str]:
+def _manifests_of(section: Any, key: str) -> List[str]:
     from omegaconf import DictConfig, OmegaConf
 
     if isinstance(section, DictConfig) and OmegaConf.is_missing(section, "manifest_filepath"):
@@ -209,4 +249,7 @@ def _frame_seconds(model_cfg: Mapping[str, Any]) -> float:
     for block in encoder.get("jasper") or []:
         stride *= int(block["stride"][0]) ** (1 if block.get("stride_last") else int(block["repeat"]))
     stride *= int(encoder.get("subsampling_factor") or 1)
-    return float(model_cfg["preprocessor"]["window_stride"]) * stride
+    front = model_cfg["preprocessor"]
+    if front.get("n_window_stride"):
+        return float(front["n_window_stride"]) / float(front.get("sample_rate") or 16000) * stride
+    return float(front.get("window_stride") or 0.01) * stride

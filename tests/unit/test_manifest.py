@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from omegaconf import OmegaConf
 
-from nemo_tutornet.data.manifest import Utterance, check_manifests, read_manifest
+from nemo_tutornet.data.manifest import Utterance, check_manifests, in_store, read_manifest
 from nemo_tutornet.errors import TutorError
 from tests import conftest
 
@@ -68,9 +68,32 @@ def test_a_missing_duration_is_that_of_the_file_after_the_offset(folder: Path) -
     assert [utterance.duration for utterance in read_manifest(path)] == pytest.approx([1.0, 0.75, 1.0])
 
 
+def test_a_duration_is_what_is_heard(folder: Path) -> None:
+    """1000 stands for the whole file in manifests that people share; NeMo takes 0 and -1 for it, too."""
+    path = manifest(folder, row(duration=1000), row(duration=1000, offset=0.25), row(duration=0), row(duration=-1, offset=0.5))
+    assert [utterance.duration for utterance in read_manifest(path)] == pytest.approx([1.0, 0.75, 1.0, 0.5])
+
+
+def test_nemos_other_name_of_a_duration_comes_second(folder: Path) -> None:
+    path = manifest(folder, row(context_duration=0.5), row(context_duration=0.5, duration=0.75))
+    assert [utterance.duration for utterance in read_manifest(path)] == pytest.approx([0.5, 0.75])
+    assert check_manifests(model(path)) == []
+
+
 def test_text_may_be_missing_and_may_be_unicode(folder: Path) -> None:
-    path = manifest(folder, {"audio_filepath": "a.wav"}, '{"audio_filepath": "a.wav", "text": "čau\u2028über"}')
-    assert [utterance.text for utterance in read_manifest(path)] == [None, "čau\u2028über"]
+    lines = [{"audio_filepath": "a.wav"}, row(text=None), '{"audio_filepath": "a.wav", "text": "čau\u2028über"}']
+    assert [utterance.text for utterance in read_manifest(manifest(folder, *lines))] == [None, None, "čau\u2028über"]
+
+
+def test_nemos_other_places_of_a_transcript_are_read(folder: Path) -> None:
+    (folder / "t.txt").write_text("from a\n file\n", encoding="utf-8")
+    audio, file = {"audio_filepath": "a.wav", "duration": 1.0}, {"text_filepath": str(folder / "t.txt")}
+    lines = [{**audio, **file, "normalized_text": "n"}, {**audio, "normalized_text": "n"}, {**audio, **file, "text": "x"}]
+    path = manifest(folder, *lines)
+    assert [utterance.text for utterance in read_manifest(path)] == ["from a file", "n", "x"]
+    assert check_manifests(model(path)) == []
+    gone = manifest(folder, row(), {**audio, "text_filepath": "gone.txt"})
+    assert "line 2: text_filepath gone.txt cannot be read" in refusal(gone)
 
 
 def test_nemos_other_name_of_the_audio_is_read_first(folder: Path) -> None:
@@ -96,6 +119,18 @@ def test_relative_paths_start_at_the_manifest(folder: Path, monkeypatch: pytest.
         first, second, third = read_manifest(path)
         assert first.audio == third.audio == inner
         assert second.audio.resolve() == folder / "a.wav"
+
+
+def test_the_manifests_folder_comes_before_the_working_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "here").mkdir()
+    write_audio(folder / "here" / "a.wav", 2.0)
+    write_audio(folder / "here" / "b.wav", 2.0)
+    monkeypatch.chdir(folder / "here")
+    found = read_manifest(manifest(folder, row(), row(audio_filepath="b.wav")))
+    assert [utterance.duration for utterance in found] == [1.0, 2.0]
+    assert f"no audio file {folder / 'c.wav'}, nor {folder / 'here' / 'c.wav'};" in refusal(
+        manifest(folder, row(audio_filepath="c.wav"))
+    )
 
 
 def test_a_home_folder_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +165,7 @@ def test_a_manifest_without_rows_is_refused(folder: Path, lines: tuple) -> None:
         ("audio_filepath=a.wav", "not JSON"),
         ('{"audio_filepath": "a.wav"} {"audio_filepath": "a.wav"}', "not JSON"),
         (b"\xff\xfe{}", "not UTF-8"),
+        (b"\xef\xbb\xbf" + json.dumps(row()).encode(), "BOM"),
         ("[" * 100_000, "not JSON"),
         ("[1, 2]", "audio_filepath"),
         ("3", "audio_filepath"),
@@ -145,7 +181,6 @@ def test_a_manifest_without_rows_is_refused(folder: Path, lines: tuple) -> None:
         ({"audio_filepath": "a\0.wav", "text": "x"}, "no audio file"),
         ({"audio_filepath": "a" * 300 + ".wav", "text": "x"}, "audio file"),
         ({"audio_filepath": "~no-such-user-here/a.wav", "text": "x"}, "audio file"),
-        (row(text=None), "text must be a string"),
         (row(text=3), "text must be a string"),
         (row(text=["x"]), "text must be a string"),
         (row(duration="1.0"), "duration must be a number"),
@@ -158,8 +193,6 @@ def test_a_manifest_without_rows_is_refused(folder: Path, lines: tuple) -> None:
         (row(duration=10**400), "duration"),
         (row(offset=math.nan), "offset"),
         (row(offset=-0.5), "offset"),
-        (row(duration=0), "0 ms"),
-        (row(duration=-1.0), "ms"),
         (row(offset=1.0), "ms"),
         (row(offset=5), "ms"),
         (row(offset=5, duration=1.0), "ms"),
@@ -280,6 +313,17 @@ def test_the_shortest_utterance_is_one_frame_of_the_encoder(folder: Path, encode
         check_manifests(model(manifest(folder, row(duration=milliseconds / 1000 - 0.001)), encoder))
 
 
+@pytest.mark.parametrize(
+    "front",
+    [{}, {"window_stride": None, "n_window_stride": 160}, {"window_stride": None, "n_window_stride": 80, "sample_rate": 8000}],
+)
+def test_a_front_end_says_its_stride_in_seconds_or_samples_or_not_at_all(folder: Path, front: Dict[str, Any]) -> None:
+    config = model(manifest(folder, row(duration=0.019)))
+    config.preprocessor = front
+    with pytest.raises(TutorError, match="20 ms"):
+        check_manifests(config)
+
+
 def test_rows_that_nemo_leaves_out_are_counted(folder: Path) -> None:
     path = manifest(folder, row(duration=1.0), row(duration=0.05), row(duration=1.0), row(duration=0.9))
     assert check_manifests(model(path)) == check_manifests(model(path, min_duration=0.05, max_duration=1.0)) == []
@@ -287,22 +331,53 @@ def test_rows_that_nemo_leaves_out_are_counted(folder: Path) -> None:
     assert check_manifests(model(path, min_duration=0.1, max_duration=0.95)) == [
         f"model.train_ds leaves out 3 of 4 rows of {path}: {limits}"
     ]
-    message = conftest.refusal(check_manifests, model(path, max_duration=0.01))
-    assert message == f"{path} has no utterance of at most 0.01 s (max_duration); give a manifest with at least one."
+    whole = manifest(folder, row(duration=-1), row(duration=None), row(duration=1.0), name="whole.jsonl")
+    assert check_manifests(model(whole)) == []
+    assert len(check_manifests(model(whole, min_duration=0.0))) == 1  # a limit of 0 leaves -1 out, as in NeMo
 
 
-@pytest.mark.parametrize("changes", [{}, {"duration": None}])
-def test_training_needs_durations(folder: Path, changes: Dict[str, Any]) -> None:
-    path = manifest(folder, row(duration=1.0), row(**changes))
+def test_a_set_has_at_least_one_utterance(folder: Path) -> None:
+    """NeMo reads a training set's manifests as one; validation has a set of its own for each in a list."""
+    good, long = manifest(folder, row(duration=0.5)), manifest(folder, row(duration=1.0), name="long.jsonl")
+    key, none = "model.train_ds.manifest_filepath", "has no utterance of at most 0.6 s (max_duration); give at least one."
+    assert conftest.refusal(check_manifests, model(long, max_duration=0.6)) == f"{key}: {long} {none}"
+    message = conftest.refusal(check_manifests, model([str(long), str(long)], max_duration=0.6))
+    assert message == f"{key}: {long}, {long} {none}"
+    for both in ([str(good), str(long)], f"{good},{long}", ["s3://bucket/a.json", str(long)]):
+        check_manifests(model(both, max_duration=0.6))
+    with pytest.raises(TutorError, match=r"^model\.train_ds\.manifest_filepath: \S*long\.jsonl has no utterance"):
+        check_manifests(model([[str(good)], [str(long)]], max_duration=0.6, is_concat=True))
+    config = model(good)
+    config.validation_ds = {"manifest_filepath": f"{good},{long}", "max_duration": 0.6}
+    check_manifests(config)
+    config.validation_ds.manifest_filepath = [str(good), str(long)]
+    with pytest.raises(TutorError, match=r"^model\.validation_ds\.manifest_filepath: \S*long\.jsonl has no utterance"):
+        check_manifests(config)
+
+
+def test_training_needs_durations(folder: Path) -> None:
+    path = manifest(folder, row(duration=1.0), row())
     assert len(read_manifest(path)) == 2
     assert conftest.refusal(check_manifests, model(path)).startswith(f"{path} line 2 has no duration, which NeMo needs to train;")
+
+
+def test_training_refuses_a_transcript_that_is_null(folder: Path) -> None:
+    path = manifest(folder, row(duration=1.0), row(duration=1.0, text=None))
+    assert conftest.refusal(check_manifests, model(path)).startswith(f"{path} line 2: text is null, which NeMo cannot train on;")
 
 
 def test_an_object_store_is_left_to_nemo(folder: Path) -> None:
     path = manifest(folder, row(audio_filepath="s3://bucket/a.wav", duration=1.0), row(duration=1.0))
     check_manifests(model(path))
     check_manifests(model(["s3://bucket/train.json", str(path)]))
-    assert "line 1: there is no audio file" in refusal(path)  # where it would have to be opened here
+    assert "line 1: s3://bucket/a.wav is in an object store" in refusal(path)  # it would have to be opened here
+
+
+@pytest.mark.parametrize("named", ["file:///tmp/a.wav", "C://a.wav", "s3://bucket", "http://[a.wav", "a.wav", "/a:b//a.wav"])
+def test_what_is_no_object_store(folder: Path, named: str) -> None:
+    assert not in_store(named)
+    with pytest.raises(TutorError, match="line 1: there is no audio file"):
+        check_manifests(model(manifest(folder, row(audio_filepath=f"{named}.gone", duration=1.0))))
 
 
 def test_lists_of_concatenated_sets_are_checked(folder: Path) -> None:
