@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional
 
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
@@ -87,13 +88,13 @@ def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: O
     # A plain kill ends the training in progress as Ctrl-C does, instead of leaving it behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        runs = output / "runs" / f"{student_epochs}-epochs-seed-{seed}-{_fingerprint(folder)}"
+        runs = output / "runs" / f"{student_epochs}-epochs-seed-{seed}-{_key(folder, 'quartznet_small', student_epochs, seed)}"
         undistilled = Run("undistilled", runs, "quartznet_small", student_epochs, ["model.tutor=null"])
         teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, undistilled, seed, console)
         rkd = max(1, student_epochs // 4)
         stages = f"[{{name:rkd,epochs:{rkd},weights:{{rkd:1.0}}}},{{name:skd,weights:{{ctc:1.0,skd:0.25}}}}]"
         overrides = [f"model.tutor.teacher.model_path={hydra_value(teacher)}", f"model.tutor.stages={stages}"]
-        # Another teacher is another run: its folder's name says what it was trained on, how long and by which version.
+        # Another teacher is another run: its folder's name is the key of its training.
         distilled = Run("distilled", runs / f"teacher-{teacher.parent.name}", "quartznet_small", student_epochs, overrides)
         students = _train([undistilled, distilled], folder, seed, console)
     except KeyboardInterrupt:
@@ -130,7 +131,7 @@ def _finish(folder: Path, output: Path, teacher: Path, students: List[Path], con
 
 
 def _corpus(corpus: str, output: Path, console: Console) -> Path:
-    from nemo_tutornet.data.manifest import read_manifest
+    from nemo_tutornet.data.manifest import check_manifests, read_manifest
 
     if corpus == "embedded":
         from nemo_tutornet.data.embedded import corpus_is_complete, write_corpus
@@ -145,8 +146,14 @@ def _corpus(corpus: str, output: Path, console: Console) -> Path:
         if not folder.is_dir():
             raise TutorError(f"--corpus is {corpus!r}, which is no folder; give 'embedded' or a folder with train.jsonl, "
                              f"valid.jsonl and test.jsonl.")  # fmt: skip
+    model = OmegaConf.load(_config("quartznet_small")).model
+    model.train_ds.manifest_filepath, model.validation_ds.manifest_filepath = (str(folder / f"{one}.jsonl") for one in SPLITS[:2])
+    for told in check_manifests(model):
+        console.print(told, soft_wrap=True, markup=False, highlight=False)
     for split in SPLITS:
         rows = read_manifest(folder / f"{split}.jsonl", shortest=0.02)
+        if not any((row.text or "").strip() for row in rows):
+            raise TutorError(f"{folder / split}.jsonl has no transcripts; the demo trains and measures with a text in each row.")
         console.print(f"{split}: {len(rows)} utterances, {sum(row.duration for row in rows) / 60:.1f} minutes")
     return folder
 
@@ -154,13 +161,11 @@ def _corpus(corpus: str, output: Path, console: Console) -> Path:
 def _teacher(folder: Path, epochs: int, beside: Run, seed: int, console: Console) -> Path:
     """The teacher's file; where it is not there yet it is trained, and beside it what can do without it."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nemo_tutornet" / "demo"
-    config = (project_folder("conf") / "small" / "conformer_ctc_small.yaml").read_bytes()
-    key = hashlib.sha256(f"{_fingerprint(folder)} {epochs} {seed} {__version__}".encode() + config).hexdigest()[:16]
-    kept = cache / key / "teacher.nemo"
+    kept = cache / _key(folder, "conformer_ctc_small", epochs, seed) / "teacher.nemo"
     if kept.is_file():
         console.print(f"teacher: reused from {kept}")
         return kept
-    trained, _ = _train([Run("teacher", cache / key, "conformer_ctc_small", epochs, []), beside], folder, seed, console)
+    trained, _ = _train([Run("teacher", kept.parent, "conformer_ctc_small", epochs, []), beside], folder, seed, console)
     with written_whole(kept) as temporary:
         shutil.copyfile(trained, temporary)
     return kept
@@ -256,9 +261,14 @@ def _follow(process: subprocess.Popen, log: Path, progress: Progress, task: Task
                 progress.update(task, completed=int(epoch.group(1)) + 1, note=f"valid WER {100 * best:.1f} %")
 
 
-def _fingerprint(folder: Path) -> str:
-    manifests = "".join(sha256_of(folder / f"{split}.jsonl") for split in SPLITS)
-    return hashlib.sha256(manifests.encode()).hexdigest()[:8]
+def _key(folder: Path, config: str, epochs: int, seed: int) -> str:
+    """Of all that a training depends on: another corpus, config, length, seed or version is another run."""
+    parts = [sha256_of(path) for path in (*(folder / f"{split}.jsonl" for split in SPLITS), _config(config))]
+    return hashlib.sha256(" ".join([*parts, str(epochs), str(seed), __version__]).encode()).hexdigest()[:16]
+
+
+def _config(name: str) -> Path:
+    return project_folder("conf") / "small" / f"{name}.yaml"
 
 
 def hydra_value(path: Path) -> str:

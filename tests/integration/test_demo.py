@@ -27,7 +27,7 @@ def trainings_below(folder: Path) -> list[str]:
             command = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        if f"exp_manager.exp_dir={folder}" in command:
+        if f"exp_manager.exp_dir='{folder}" in command:
             found.append(command)
     return found
 
@@ -52,6 +52,7 @@ def test_the_demo_survives_an_interrupt(tmp_path, how, during):
     deadline = time.monotonic() + 600
     while not list(tmp_path.rglob(f"{during}.log")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.1)
+    assert trainings_below(tmp_path)
     process.send_signal(how)
     told, _ = process.communicate(timeout=180)
     assert process.returncode == 130 and "resumes" in told and "Traceback" not in told
