@@ -94,7 +94,8 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
         raise TutorError(
             "model.tutor.teacher.cache is set, so this config reads a cache; leave it out, and give --output to write one."
         )
-    check_manifests(cfg.model)
+    for told in check_manifests(cfg.model):
+        _tell(told)
     start = time.monotonic()
     # What Lightning says of GPUs and TPUs belongs to trainings.
     rank_zero_module.log.setLevel(logging.WARNING)
@@ -249,11 +250,16 @@ def _split(given: TeacherTargets, lengths: Tensor, teacher: Teacher) -> Iterator
 def _tell_unheard(known: Sequence[Utterance], done: Finished) -> int:
     """Counts, and says once, what a manifest has and no tar."""
     unheard = [utterance for utterance in known if utterance not in done]
-    if unheard and rank_zero_only.rank == 0:
+    if unheard:
         more = f" and {len(unheard) - 1} more of {len(known)}" if len(unheard) > 1 else ""
-        text = f"The manifest has {unheard[0]}{more}, but no tar has, so the cache has no targets for it."
-        Console(stderr=True, soft_wrap=True).print(text, markup=False, highlight=False)
+        _tell(f"The manifest has {unheard[0]}{more}, but no tar has, so the cache has no targets for it.")
     return len(unheard)
+
+
+def _tell(sentence: str) -> None:
+    """Once, whatever the number of processes."""
+    if rank_zero_only.rank == 0:
+        Console(stderr=True, soft_wrap=True).print(sentence, markup=False, highlight=False)
 
 
 def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: Optional[int]) -> Any:

@@ -14,6 +14,8 @@ from urllib.parse import urlparse
 
 from nemo_tutornet.errors import TutorError
 
+_NOT_SET = "{key} is not set; give the path of a manifest, e.g. {key}=train.jsonl."
+
 
 @dataclass(frozen=True)
 class Utterance:
@@ -197,17 +199,19 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
         A sentence for each manifest of which NeMo will leave rows out for their length.
 
     Raises:
-        TutorError: the first mistake found.
+        TutorError: the first mistake found; no training set is one.
     """
     told: List[str] = []
     for name in ("train_ds", "validation_ds", "test_ds"):
-        section = model_cfg.get(name)
-        if not section or section.get("is_tarred") or section.get("use_lhotse"):
+        section = model_cfg.get(name) or {}
+        if section.get("is_tarred") or section.get("use_lhotse"):
             continue
         limits = {key: float(section[key]) for key in ("min_duration", "max_duration") if section.get(key) is not None}
         rules = Rules(_frame_seconds(model_cfg), for_nemo=True, **limits)
         key = f"model.{name}.manifest_filepath"
         manifests = _manifests_of(section, key)
+        if not manifests and name == "train_ds":
+            raise TutorError(_NOT_SET.format(key=key))
         empty = []
         for manifest in manifests:
             if in_store(manifest):
@@ -230,7 +234,7 @@ def _manifests_of(section: Any, key: str) -> List[str]:
     from omegaconf import DictConfig, OmegaConf
 
     if isinstance(section, DictConfig) and OmegaConf.is_missing(section, "manifest_filepath"):
-        raise TutorError(f"{key} is not set; give the path of a manifest, e.g. {key}=train.jsonl.")
+        raise TutorError(_NOT_SET.format(key=key))
     found: Optional[Any] = section.get("manifest_filepath")
     if not found:
         return []

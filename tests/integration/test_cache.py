@@ -304,9 +304,12 @@ def test_the_command(run, corpus, teacher_file, tmp_path):
     assert result.exit_code == 0, result.output
     assert "8 utterances" in result.stdout and f"model.tutor.teacher.cache={tmp_path / 'cache'}" in result.stdout
     assert json.loads(run(config, *output, "--json").stdout)["added"] == 0
+    short = run({**config, "train_ds": {**config["train_ds"], "max_duration": 1.0}}, *output)
+    assert "model.train_ds leaves out 5 of 8 rows" in short.stderr
     for change, words in (
         ({"tutor": None}, "model.tutor is not there"),
         ({"tutor": {"teacher": {"cache": "c"}}}, "model.tutor.teacher.cache is set"),
+        ({"train_ds": {**config["train_ds"], "manifest_filepath": None}}, "model.train_ds.manifest_filepath is not set"),
         ({"tutor": {**config["tutor"], "stages": [{"name": "ctc", "weights": {"ctc": 1.0}}]}}, "reads anything of the teacher"),
     ):
         result = run({**config, **change}, *output)

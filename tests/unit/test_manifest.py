@@ -262,8 +262,7 @@ def test_good_manifests_pass(folder: Path) -> None:
     check_manifests(model(path))
     check_manifests(model([str(path), str(path)]))
     check_manifests(model(f"{path},{path}"))
-    check_manifests(model(None))
-    check_manifests(OmegaConf.create({"encoder": {}, "preprocessor": {"window_stride": 0.01}, "train_ds": None}))
+    check_manifests(OmegaConf.merge(model(path), {"validation_ds": {"manifest_filepath": None}, "test_ds": None}))
 
 
 @pytest.mark.parametrize("section", ["train_ds", "validation_ds", "test_ds"])
@@ -281,9 +280,10 @@ def test_every_manifest_of_a_section_is_checked(folder: Path) -> None:
             check_manifests(model(found))
 
 
-def test_a_manifest_left_to_fill_in_is_named() -> None:
+@pytest.mark.parametrize("config", [model("???"), model(None), model([]), OmegaConf.merge(model(None), {"train_ds": None})])
+def test_a_manifest_left_to_fill_in_is_named(config: Any) -> None:
     with pytest.raises(TutorError, match=r"^model\.train_ds\.manifest_filepath is not set"):
-        check_manifests(model("???"))
+        check_manifests(config)
 
 
 @pytest.mark.parametrize("kind", ["is_tarred", "use_lhotse"])
