@@ -155,7 +155,7 @@ def stock_config(config: DictConfig) -> DictConfig:
 
 
 def names_data(key: str) -> bool:
-    """Whether a key of a dataset section, or of its augmentation, holds files of the training machine.
+    """Whether a key holds files of the training machine, as those of datasets and of their augmentation do.
 
     By its ending: NeMo and its Lhotse loader have a dozen of them (manifest_filepath, noise_path, rir_manifest_path, ...).
     """

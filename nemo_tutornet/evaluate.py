@@ -52,7 +52,6 @@ class Evaluation:
         model: its file.
         runtime: what computed it: `nemo`, or `onnx` with the precision of the weights.
         utterances: their number; rows without a transcript are left out.
-        untranscribed: the number of those.
         hours: of audio.
         wer, cer: word and character error rates, as fractions.
         wer_low, wer_high: 95 % bootstrap interval of the WER over utterances.
@@ -61,12 +60,12 @@ class Evaluation:
         parameters: their number.
         megabytes: on disk.
         real_time_factor: seconds of computing per second of audio.
+        untranscribed: the number of rows that were left out.
     """
 
     model: str
     runtime: str
     utterances: int
-    untranscribed: int
     hours: float
     wer: float
     wer_low: float
@@ -79,6 +78,7 @@ class Evaluation:
     parameters: int
     megabytes: float
     real_time_factor: float
+    untranscribed: int = 0
 
     def as_dict(self) -> Dict[str, Any]:
         """Plain values, for JSON."""
@@ -181,7 +181,6 @@ def _score(
         model=str(path),
         runtime=runtime,
         utterances=len(rows),
-        untranscribed=0,
         hours=duration / 3600,
         wer=total.rate,
         wer_low=low,

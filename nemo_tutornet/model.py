@@ -81,7 +81,9 @@ class TutorMixin(_Host):
     class, NeMo's keys, no `tutor:` section.
 
     What is overridden of NeMo: `training_step` and `add_auxiliary_losses` (the losses), `setup` (the teacher), the two
-    checkpoint hooks (the projection, the heads, the stage), `to_config_file` and `save_to` (what leaves).
+    checkpoint hooks (the projection, the heads, the stage), `to_config_file` and `save_to` (what leaves),
+    `on_validation_epoch_start` and `on_train_epoch_end` (the decoder, composed while it is idle), and
+    `on_before_optimizer_step` (what is idle stays as it is).
     """
 
     _stock_target: str

@@ -121,7 +121,7 @@ def check_summary(path: Path, student: Path, onnx: Sequence[Path] = (), public_k
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TutorError(f"{path} is no summary of a student ({error}); verify with the one that export wrote.") from None
     checks = [Check("summary", whole, f"{path.name} {'is as it was written' if whole else 'was changed after it was written'}")]
-    given = dict.fromkeys((student, *onnx))
+    given = (student, *onnx)
     others = set(files) - {file.name for file in given}
     for file in (*given, *(_beside(given, name) for name in files if name in others)):
         checks.append(_same_file(file, files.get(file.name), path.name))

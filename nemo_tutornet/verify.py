@@ -144,7 +144,7 @@ def _leaks(node: Any, key: str = "") -> Iterator[str]:
                 yield f"{key}.tutor".lstrip(".")
             else:
                 yield from _leaks(value, f"{key}.{child}".lstrip("."))
-    elif names_data(name) and node is not None and not str(node).startswith("nemo:"):
+    elif names_data(name) and node and not isinstance(node, (int, float)) and not str(node).startswith("nemo:"):
         yield f"{key}={node}"
     elif isinstance(node, list) and name not in _NO_PATHS:
         for i, value in enumerate(node):

@@ -117,11 +117,11 @@ class Runner:
         """Trains and evaluates one student, and adds its line."""
         recipe = RECIPES[run.recipe]
         start = time.monotonic()
-        file = "" if teacher is None else hydra_value(teacher)
-        arguments = recipe.arguments(file, None if cache is None else hydra_value(cache))
+        named = "" if teacher is None else hydra_value(teacher)
+        arguments = recipe.arguments(named, None if cache is None else hydra_value(cache))
         config, sizes = STUDENTS.get(run.student, (run.student, ()))
         sizes += (STUDENT_AUGMENTATION,) if run.perturbed else ()
-        arguments = [one.replace("{teacher}", file) for one in (*sizes, *arguments, *run.changes)]
+        arguments = [one.replace("{teacher}", named) for one in (*sizes, *arguments, *run.changes)]
         train = self.train_set(run.share, recipe.labelled, run.untranscribed)
         folder, epochs = self.output / run.folder, run.epochs
         if recipe.restart:

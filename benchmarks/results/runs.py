@@ -51,7 +51,7 @@ class Run:
         parts += ["cached"] if self.cached else []
         parts += ["perturbed"] if self.perturbed else []
         parts += [f"{100 * self.untranscribed:g}-percent-untranscribed"] if self.untranscribed else []
-        # Hydra reads the path as a value: no `=` in it.
+        # Changes as a folder's name.
         parts += [re.sub(r"[^A-Za-z0-9.-]+", "_", change) for change in self.changes]
         return Path(*parts) / f"seed-{self.seed}"
 

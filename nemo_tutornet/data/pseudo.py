@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 from nemo_tutornet.checkpoints import written_whole
-from nemo_tutornet.data.manifest import find_audio, json_row
+from nemo_tutornet.data.manifest import find_audio, in_store, json_row
 from nemo_tutornet.errors import TutorError
 
 
@@ -54,7 +54,7 @@ def pseudo_manifest(
             if fate == "kept" and row.get("text"):
                 row["reference_text"] = row["text"]
             row["text"] = text
-            if moved and not os.path.isabs(row["audio_filepath"]):
+            if moved and not os.path.isabs(row["audio_filepath"]) and not in_store(row["audio_filepath"]):
                 # transcribe_speech.py copies paths as they are, also where its output lies elsewhere; a tar's member has no file.
                 audio = find_audio(row["audio_filepath"], source.parent)
                 row["audio_filepath"] = row["audio_filepath"] if audio is None else os.path.abspath(audio)

@@ -63,6 +63,10 @@ def test_audio_is_found_from_another_folder(source: Path, tmp_path: Path, monkey
     result = CliRunner().invoke(app, ["pseudo-labels", str(source), str(tmp_path / "third" / "train.jsonl")])
     assert "note" not in result.output
     (tmp_path / "a.wav").unlink()
+    stored = tmp_path / "stored.jsonl"
+    stored.write_text(json.dumps({"audio_filepath": "s3://bucket/a.wav", "pred_text": "a"}), encoding="utf-8")
+    assert pseudo_manifest(stored, written) == {"kept": 1}
+    assert [row["audio_filepath"] for row in rows(written)] == ["s3://bucket/a.wav"]
     result = CliRunner().invoke(app, ["pseudo-labels", str(source), str(tmp_path / "third" / "train.jsonl")])
     assert f"note: the audio of 1 rows was not found; their paths are those of {source}." in result.output
 

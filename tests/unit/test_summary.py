@@ -110,15 +110,18 @@ def test_a_graph_that_the_summary_does_not_speak_of_shows(student: Path) -> None
     assert found == ["student.onnx is not the file that was verified"]
 
 
-def test_graphs_may_lie_elsewhere(student: Path) -> None:
+@pytest.mark.parametrize("together", [True, False])
+def test_graphs_may_lie_elsewhere(student: Path, together: bool) -> None:
     folder = student.parent / "graphs"
     folder.mkdir()
     verification = Verification(student, [], {})
     others = [student.with_name(name) for name in ("student.onnx", "student.tokens.txt")]
     others[1].write_text("a 0\n", encoding="utf-8")
     write_summary(summary_path(student), verification, others)
-    moved = [other.rename(folder / other.name) for other in others]
-    assert [check.passed for check in checks(student, moved[:1])] == [True] * 4
+    graph = others[0].rename(folder / others[0].name)
+    if together:  # else its tokens are beside the student
+        others[1].rename(folder / others[1].name)
+    assert [check.passed for check in checks(student, [graph])] == [True] * 4
 
 
 HOSTILE = ("../x", "/etc/passwd", "", "..", 3, None, "a\nb", "\ud800")
