@@ -11,6 +11,7 @@ Legend: `B` utterances, `T` frames, `D` width.
 from __future__ import annotations
 
 import difflib
+import math
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -124,6 +125,25 @@ def measure_all(modules: Mapping[str, nn.Module], run: Callable[[float], Any], b
             with suppress(TutorError):
                 layers.append(_as_layer(type(modules[path]).__name__, path, returned))
     return layers
+
+
+@torch.no_grad()
+def encode_silence(model: Any, seconds: float, batch: int = 1) -> int:
+    """Runs a NeMo model's front end and encoder on that much silence, on the model's device and in the mode that it is in.
+
+    Args:
+        model: with a preprocessor and an encoder.
+        seconds: of audio.
+        batch: utterances.
+
+    Returns:
+        Frames of the encoder's output.
+    """
+    samples = math.floor(seconds * int(model.preprocessor._sample_rate))
+    device = next(model.parameters()).device
+    signal, lengths = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
+    features, lengths = model.preprocessor(input_signal=signal, length=lengths)
+    return int(model.encoder(audio_signal=features.repeat(batch, 1, 1), length=lengths.repeat(batch))[1][0])
 
 
 def _observe(modules: Mapping[str, nn.Module], run: Callable[[float], Any]) -> Dict[str, List[_Returned]]:

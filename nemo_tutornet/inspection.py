@@ -8,13 +8,13 @@ import gc
 import re
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Union
 
-import torch
 from torch.utils import serialization
 
-from nemo_tutornet.capture import ENCODER, Layer, measure_all
+from nemo_tutornet.capture import ENCODER, Layer, encode_silence, measure_all
 from nemo_tutornet.checkpoints import check_teacher, read_nemo_config
 from nemo_tutornet.pairing import frame_weighting
 from nemo_tutornet.teacher import Teacher, locate, restore_ctc
@@ -131,7 +131,7 @@ def inspect_model(source: Union[str, Path], every_layer: bool = False) -> Inspec
         for name, module in teacher.model.named_modules()
         if (every_layer and name.startswith(f"{ENCODER}.")) or _USUAL.fullmatch(name)
     }
-    layers = measure_all(modules, lambda seconds: _run(teacher, seconds), _BATCH)
+    layers = measure_all(modules, partial(encode_silence, teacher.model, batch=_BATCH), _BATCH)
     return Inspection(
         model=str(path),
         target=str(config.target),
@@ -207,9 +207,3 @@ def _labels(teacher: Teacher) -> Labels:
 def _auto_weighting(teacher: Teacher, layer: Layer) -> str:
     teacher.hint_layer = layer
     return frame_weighting(teacher, "auto")
-
-
-def _run(teacher: Teacher, seconds: float) -> None:
-    samples = int(seconds * teacher.sample_rate)
-    features, lengths = teacher.model.preprocessor(input_signal=torch.zeros(1, samples), length=torch.tensor([samples]))
-    teacher.model.encoder(audio_signal=features.repeat(_BATCH, 1, 1), length=lengths.repeat(_BATCH))

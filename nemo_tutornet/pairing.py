@@ -7,9 +7,10 @@ Legend: `B` utterances, `S` frames of a layer of the student, `T` of the teacher
 
 from __future__ import annotations
 
-import math
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, Tuple, Union
+from functools import partial
+from typing import TYPE_CHECKING, Any, Iterator, Optional, Tuple, Union
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from nemo_tutornet.alignment import (
     repeat_frames,
     teacher_frames,
 )
-from nemo_tutornet.capture import ENCODER, Layer, measure
+from nemo_tutornet.capture import ENCODER, Layer, encode_silence, measure
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.teacher import Teacher, labels_of
@@ -100,13 +101,13 @@ def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConf
             f"the student's sample rate (model.preprocessor.sample_rate) is {rate} Hz, the teacher's is "
             f"{teacher.sample_rate} Hz; both hear the same audio, so give the student the teacher's rate or take another teacher."
         )
-    runner = _StudentRunner(student, rate)
-    with runner:
-        encoder = measure(student, ENCODER, runner.seconds)
+    silence = partial(encode_silence, student)
+    with _at_rest(student):
+        encoder = measure(student, ENCODER, silence)
         path = config.rkd.guided_layer
-        guided = encoder if path in (None, ENCODER) else measure(student, str(path), runner.seconds)
-        heads = tuple(measure(student, path, runner.seconds) for path in config.skd.at_layers)
-        lengths = [runner.lengths(seconds) for seconds in CHECKED_SECONDS]
+        guided = encoder if path in (None, ENCODER) else measure(student, str(path), silence)
+        heads = tuple(measure(student, path, silence) for path in config.skd.at_layers)
+        lengths = [silence(seconds) for seconds in CHECKED_SECONDS]
     hint = teacher.hint_layer
     matches = [("skd", encoder, teacher.encoder_layer, "encoder"), ("rkd", guided, hint, "guided layer")]
     matches += [("skd", head, teacher.encoder_layer, f"layer {head.path!r}") for head in heads]
@@ -213,28 +214,13 @@ def compose_decoder(teacher: nn.Conv1d, projection: nn.Conv1d, order: Optional[T
         return weight[..., None].to(projection.weight.dtype), bias.to(projection.weight.dtype)
 
 
-class _StudentRunner:
-    """Runs the student's front end and encoder on silence, in eval mode, and puts every mode back afterwards."""
-
-    def __init__(self, model: Any, sample_rate: int) -> None:
-        self._model, self._rate = model, sample_rate
-        self._training = [module for module in model.modules() if module.training]
-
-    def __enter__(self) -> _StudentRunner:
-        self._model.eval()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for module in self._training:
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every module is in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
             module.training = True
-
-    @torch.no_grad()
-    def lengths(self, seconds: float) -> int:
-        samples = math.floor(seconds * self._rate)
-        device = next(self._model.parameters()).device
-        signal, count = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
-        features, feature_lengths = self._model.preprocessor(input_signal=signal, length=count)
-        return int(self._model.encoder(audio_signal=features, length=feature_lengths)[1][0])
-
-    def seconds(self, seconds: float) -> None:
-        self.lengths(seconds)

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from nemo_tutornet.config import PseudoLabelsConfig
+from nemo_tutornet.losses import frame_mask
 from nemo_tutornet.targets import Hypothesis
 
 # Why an utterance's hypothesis was not used, and `kept`.
-FATES = ("kept", "empty", "unsure", "wrong", "unspeakable", "long")
+FATES = ("kept", "empty", "unsure", "unspeakable", "wrong", "long")
 
 
 class PseudoLabels:
@@ -32,8 +33,8 @@ class PseudoLabels:
     Attributes:
         decode: as given.
         counts: utterances by their fate since the last `report`: `kept`; `empty` (the teacher heard nothing); `unsure` (below
-            `min_confidence`); `wrong` (above `max_wer` against the transcript); `unspeakable` (the student has no labels for it);
-            `long` (more labels than CTC can put on the student's frames).
+            `min_confidence`); `unspeakable` (the student has no labels for it, in lower case neither); `wrong` (above `max_wer`
+            against the transcript); `long` (more labels than CTC can put on the student's frames).
     """
 
     def __init__(
@@ -82,9 +83,9 @@ class PseudoLabels:
             Labels `[B, L']` and their lengths `[B]`, 0 where the hypothesis was dropped.
         """
         rows: List[List[int]] = []
+        references, told, heard = transcripts.tolist(), transcript_lengths.tolist(), frames.tolist()
         for i, hypothesis in enumerate(hypotheses):
-            reference = transcripts[i, : int(transcript_lengths[i])].tolist()
-            fate, labels = self._judge(hypothesis, reference, int(frames[i]))
+            fate, labels = self._judge(hypothesis, references[i][: told[i]], heard[i])
             self.counts[fate] += 1
             rows.append(labels)
         lengths = torch.tensor([len(row) for row in rows], device=transcripts.device)
@@ -98,14 +99,16 @@ class PseudoLabels:
             return "empty", []
         if hypothesis.confidence is not None and hypothesis.confidence < self._config.min_confidence:
             return "unsure", []
+        # Most students of characters have no capitals.
+        labels = self._encode(hypothesis.text) or self._encode(hypothesis.text.lower())
+        if not labels:
+            return "unspeakable", []
         if self._config.max_wer is not None and reference:
             from jiwer import wer
 
-            if wer(self.decode(reference), hypothesis.text) > self._config.max_wer:
+            # Both as the student would write them: without the capitals and punctuation that it has not.
+            if wer(self.decode(reference), self.decode(labels)) > self._config.max_wer:
                 return "wrong", []
-        labels = self._encode(hypothesis.text)
-        if not labels:
-            return "unspeakable", []
         # CTC needs a blank between equal neighbours; what does not fit would teach nothing (NeMo's loss is then 0).
         needed = len(labels) + sum(a == b for a, b in pairwise(labels))
         return ("kept", list(labels)) if needed <= frames else ("long", [])
@@ -130,8 +133,7 @@ def confidence(log_probs: Tensor, lengths: Tensor) -> Tensor:
         `[B]`, 0 to 1; 0 where every frame is blank.
     """
     best, label = log_probs.max(dim=-1)
-    valid = torch.arange(log_probs.shape[1], device=lengths.device)[None] < lengths[:, None]
-    spoken = valid & (label != log_probs.shape[-1] - 1)
+    spoken = frame_mask(lengths, log_probs.shape[1]) & (label != log_probs.shape[-1] - 1)
     count = spoken.sum(dim=1)
     mean = (best.float() * spoken).sum(dim=1) / count.clamp(min=1)
     return torch.where(count > 0, mean.exp(), torch.zeros_like(mean))

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import copy
-import math
+from functools import partial
 from pathlib import Path
 from typing import Any, List, Optional
 
 import torch
 from torch import Tensor, nn
 
-from nemo_tutornet.capture import ENCODER, Capture, Layer, measure
+from nemo_tutornet.capture import ENCODER, Capture, Layer, encode_silence, measure
 from nemo_tutornet.checkpoints import check_teacher, quiet_nemo, read_nemo_config, sha256_of, untouched_app_state
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.errors import TutorError
@@ -51,10 +51,9 @@ class Teacher:
             model.encoder.sync_max_audio_length = False
         self.head: Any = ctc_head(model)
         self._precision = precision
-        self.encoder_layer = measure(model, ENCODER, self._run_seconds)
-        self.hint_layer: Layer = (
-            self.encoder_layer if hint_layer in (None, ENCODER) else measure(model, str(hint_layer), self._run_seconds)
-        )
+        silence = partial(encode_silence, model)
+        self.encoder_layer = measure(model, ENCODER, silence)
+        self.hint_layer: Layer = self.encoder_layer if hint_layer in (None, ENCODER) else measure(model, str(hint_layer), silence)
         self._cut = self._find_cut()
 
     @classmethod
@@ -67,7 +66,8 @@ class Teacher:
             key: the config's, for messages.
 
         Raises:
-            TutorError: no such file or pretrained name, unreadable, another sha256 than the config's, or not a CTC recogniser.
+            TutorError: no such file or pretrained name, unreadable, another sha256 than the config's, or a class
+                that cannot teach.
         """
         path = locate(config.model_path, f"{key}.model_path")
         if config.sha256 is not None:
@@ -107,10 +107,7 @@ class Teacher:
 
     def frames_of(self, seconds: float) -> int:
         """Frames of the encoder's output for that much audio."""
-        samples = math.floor(seconds * self.sample_rate)
-        device = next(self.model.parameters()).device
-        signal, lengths = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
-        return int(self(signal, lengths, hidden=False, posteriors=False).lengths[0])
+        return encode_silence(self.model, seconds)
 
     def move_to(self, device: torch.device) -> None:
         """Follows the student to a device."""
@@ -158,7 +155,11 @@ class Teacher:
 
     def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Optional[Tensor]) -> List[Hypothesis]:
         if log_probs is None:
-            found = self.model.decoding.rnnt_decoder_predictions_tensor(encoder_output=encoded, encoded_lengths=lengths)
+            # In its own precision, whatever the encoder's or the student's is: an LSTM takes no mixture of two.
+            with torch.autocast(encoded.device.type, enabled=False):
+                found = self.model.decoding.rnnt_decoder_predictions_tensor(
+                    encoder_output=encoded.float(), encoded_lengths=lengths
+                )
             return [Hypothesis(_text(entry), None) for entry in _best(found)]
         decoding = getattr(self.model, "ctc_decoding", None) or self.model.decoding
         found = decoding.ctc_decoder_predictions_tensor(decoder_outputs=log_probs.float(), decoder_lengths=lengths)
@@ -170,12 +171,6 @@ class Teacher:
             fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
             return torch.bfloat16 if fast else None
         return torch.bfloat16 if self._precision == "bf16" else None
-
-    def _run_seconds(self, seconds: float) -> None:
-        samples = int(seconds * self.sample_rate)
-        signal = torch.zeros(1, samples, device=next(self.model.parameters()).device)
-        features, lengths = self.model.preprocessor(input_signal=signal, length=torch.tensor([samples], device=signal.device))
-        self.model.encoder(audio_signal=features, length=lengths)
 
     def _find_cut(self) -> Optional[Cut]:
         """Where the encoder can stop when only the hint layer is wanted; None where it cannot."""

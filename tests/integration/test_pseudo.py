@@ -16,7 +16,7 @@ from nemo_tutornet.config import PseudoLabelsConfig, TeacherConfig
 from nemo_tutornet.pseudo import PseudoLabels
 from nemo_tutornet.targets import Hypothesis
 from nemo_tutornet.teacher import restore_ctc
-from tests.conftest import student_config, teacher_config
+from tests.conftest import LABELS, student_config, teacher_config
 from tests.integration import teachers
 from tests.integration.students import subword, write_tokenizer
 
@@ -80,8 +80,27 @@ def test_a_transducer_has_no_confidence(corpus, make_student, tmp_path):
         model.trainer.fit(model)
 
 
+@pytest.mark.parametrize("student", [None, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_transducer_decodes_in_fp32_whatever_runs_around_it(corpus, tmp_path, precision, student):
+    """Its LSTM takes no mixture: neither of a bf16 encoder's output, nor under the autocast of a student in mixed precision."""
+    path = teachers.save("transducer", corpus, tmp_path / "t.nemo")
+    teacher = Teacher.from_config(TeacherConfig(model_path=str(path), precision=precision))
+    signal = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype=student or torch.bfloat16, enabled=student is not None):
+        given = teacher(signal, torch.tensor([16000, 12000]), hidden=False, posteriors=False, hypotheses=True)
+    assert len(given.hypotheses) == 2
+
+
+def test_the_transcript_is_compared_as_the_student_writes(corpus, make_student):
+    labels = PseudoLabels.for_student(PseudoLabelsConfig(max_wer=0.0), make_student(student_config(corpus, None)))
+    reference = torch.tensor([[LABELS.index(character) for character in "ab cd"]])
+    _, lengths = labels.targets([Hypothesis("Ab, cd.", 0.9)], reference, torch.tensor([5]), torch.tensor([30]))
+    assert dict(labels.counts) == {"kept": 1} and lengths.tolist() == [5]
+
+
 @pytest.mark.parametrize(("kind", "text", "fate"), [
-    ("char", "ab, cd.", "kept"), ("char", "größe", "unspeakable"), ("char", "ab 12", "unspeakable"),
+    ("char", "ab, cd.", "kept"), ("char", "Ab, cd.", "kept"), ("char", "größe", "unspeakable"), ("char", "ab 12", "unspeakable"),
     ("bpe", "ab cd", "kept"), ("bpe", "größe", "unspeakable"),
     ("char", "ab" * 40, "long"), ("bpe", "ab " * 40, "long"),
 ])  # fmt: skip

@@ -45,7 +45,7 @@ def test_each_fate_and_its_count() -> None:
     rows, counts = labels.targets(hypotheses, transcripts, lengths, frames)
     assert counts.tolist() == [3, 0, 0, 0, 0, 0, 5, 0]
     assert rows[0, :3].tolist() == [0, 2, 1] and rows[6].tolist() == [1, 2, 0, 2, 1]
-    assert labels.report() == "pseudo-labels: 2 of 8 hypotheses used, dropped: 1 empty, 1 unsure, 1 wrong, 2 unspeakable, 1 long."
+    assert labels.report() == "pseudo-labels: 2 of 8 hypotheses used, dropped: 1 empty, 1 unsure, 2 unspeakable, 1 wrong, 1 long."
     assert not labels.counts
 
 
