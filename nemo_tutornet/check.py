@@ -26,7 +26,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluate import add, count_errors
 from nemo_tutornet.model import TutorCTCModel, TutorCTCModelBPE
 from nemo_tutornet.pairing import Pairing
-from nemo_tutornet.schedule import Stage
+from nemo_tutornet.schedule import Schedule, Stage
 from nemo_tutornet.teacher import Teacher
 from nemo_tutornet.tutor import Tutor
 
@@ -125,9 +125,13 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     config = parse_tutor(cfg.model)
     if config is None:
         raise TutorError("model.tutor is not there, so there is nothing to check: this config trains without a teacher.")
-    told = check_manifests(cfg.model)
+    limits = cfg.get("trainer") or {}
+    told = Schedule.from_config(config.stages).check(limits.get("max_epochs", 1000), limits.get("max_steps"))
+    told += check_manifests(cfg.model)
     with quiet_nemo():
         model: Any = (TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel)(cfg=cfg.model)
+        if cfg.model.train_ds.get("defer_setup"):
+            model.setup_training_data(cfg.model.train_ds)
     tutor = Tutor(model, config)
     teacher, pairing, schedule = tutor.teacher, tutor.pairing, tutor.schedule
     batch = next(iter(model._train_dl))
@@ -149,8 +153,19 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
         peak_mb=_peak_mb(),
         teacher_wer=wer,
         heard=heard,
-        remarks=told + _remarks(pairing, config, student_ms, teacher_ms, wer, costs),
+        remarks=told + _remarks(pairing, config, student_ms, teacher_ms, wer, costs) + _unused(tutor),
     )
+
+
+def _unused(tutor: Tutor) -> List[str]:
+    """Whether the student can learn from no hypothesis of the first training batch."""
+    counts = tutor.pseudo_labels.counts
+    if not counts or counts["kept"]:
+        return []
+    return [
+        f"None of the teacher's hypotheses on the first training batch can be used ({', '.join(sorted(counts))}): see "
+        f"model.tutor.pseudo_labels, and model.train_ds.normalize_transcripts for a teacher that writes figures and signs."
+    ]
 
 
 def _facts(model: Any, config: Any) -> Dict[str, str]:
@@ -191,7 +206,7 @@ def _matches(tutor: Tutor, config: TutorConfig) -> Dict[str, str]:
         order = "the same order" if pairing.label_order is None else "another order"
         matched["SKD"] = f"{config.skd.divergence}, {len(teacher.labels)} labels in {order} and the blank, {rates}"
         for other in config.other_teachers:
-            matched["SKD"] += f"; averaged with {other.model_path} ({other.weight:g} to {config.teacher.weight:g})"
+            matched["SKD"] += f"; averaged with {other.model_path or other.cache} ({other.weight:g} to {config.teacher.weight:g})"
         if pairing.heads:
             weight = f"weight {config.skd.at_layers_weight:g}"
             matched["Inter-KD"] = "; ".join(

@@ -141,8 +141,8 @@ def pseudo_labels(
 @exit_on_user_error
 def check(
     overrides: List[str] = typer.Argument(None, metavar="[KEY=VALUE ...]", help="As for the training script."),
-    config_path: str = typer.Option("../conf", help="As for the training script."),
-    config_name: str = typer.Option("quartznet_5x5", help="As for the training script."),
+    config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
+    config_name: str = typer.Option("quartznet_5x5", "--config-name", "-cn", help="As for the training script."),
     batches: int = typer.Option(4, min=1, help="Validation batches that the teacher transcribes."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
 ) -> None:
@@ -162,8 +162,8 @@ def check(
 def cache(
     overrides: List[str] = typer.Argument(None, metavar="[KEY=VALUE ...]", help="As for the training script."),
     output: Path = typer.Option(..., metavar="DIR", help="Folder of the cache; what is in it already is not done again."),
-    config_path: str = typer.Option("../conf", help="As for the training script."),
-    config_name: str = typer.Option("quartznet_5x5", help="As for the training script."),
+    config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
+    config_name: str = typer.Option("quartznet_5x5", "--config-name", "-cn", help="As for the training script."),
     batch_size: Optional[int] = typer.Option(
         None, min=1, help="Utterances that the teacher hears together; training's without it."
     ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import math
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, get_args
+from typing import Any, Dict, List, Mapping, Optional, Sequence, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -182,6 +182,11 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
                 config, key, [_build(_LISTS[key], _without_file(item), f"model.tutor.{key}[{i}]") for i, item in enumerate(items)]
             )
     _check(config)
+    if (model_cfg.get("train_ds") or {}).get("use_dali"):
+        raise TutorError(
+            "model.train_ds.use_dali is on, but DALI hands out the student's features and the teacher needs the waveform; "
+            "turn it off."
+        )
     return config
 
 
@@ -243,9 +248,7 @@ def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) ->
 
 
 def _nested_schema(schema: type, key: str) -> Optional[type]:
-    import typing
-
-    annotation = typing.get_type_hints(schema)[key]
+    annotation = get_type_hints(schema)[key]
     candidates = [annotation, *get_args(annotation)]
     return next((c for c in candidates if isinstance(c, type) and is_dataclass(c)), None)
 

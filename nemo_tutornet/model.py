@@ -121,16 +121,8 @@ class TutorMixin(_Host):
                 self._meet_teacher(self._tutor_config)
 
     def _meet_teacher(self, config: TutorConfig) -> None:
-        if (self.cfg.get("train_ds") or {}).get("use_dali"):
-            raise TutorError(
-                "model.train_ds.use_dali is on, but DALI hands out the student's features and the teacher needs the waveform; "
-                "turn it off."
-            )
-        if Schedule.from_config(config.stages).unit == "share" and self._progress(0) is None:
-            raise TutorError(
-                "model.tutor.stages gives lengths as shares of the training, but neither trainer.max_epochs nor "
-                "trainer.max_steps limits it; set one of them, or give lengths in epochs or steps."
-            )
+        for told in Schedule.from_config(config.stages).check(self.trainer.max_epochs, self.trainer.max_steps):
+            logging.warning(told)
         tutor = Tutor(self, config)
         pairing, device = tutor.pairing, next(self.parameters()).device
         self.tutor_projection = tutor.projection.to(device)
@@ -268,7 +260,8 @@ class TutorMixin(_Host):
         super().on_train_epoch_end()
         self._refresh_idle_decoder()
         if self._tutor is not None and self._tutor.pseudo_labels.counts:
-            logging.info(f"Epoch {self.current_epoch}, {self._tutor.pseudo_labels.report()}")
+            tell = logging.info if self._tutor.pseudo_labels.counts["kept"] else logging.warning
+            tell(f"Epoch {self.current_epoch}, {self._tutor.pseudo_labels.report()}")
 
     # --- What a checkpoint carries, and what leaves -------------------------------------------------------------------------
 
@@ -281,9 +274,20 @@ class TutorMixin(_Host):
             checkpoint["tutor"] = self._tutor.state()
 
     def on_load_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
-        """Takes them back; when the teacher is not there yet, as soon as it is."""
+        """Takes them back; when the teacher is not there yet, as soon as it is.
+
+        Raises:
+            TutorError: a training that began with a teacher is resumed without one, or the other way round.
+        """
         super().on_load_checkpoint(checkpoint)
         self._tutor_state = checkpoint.get("tutor")
+        resuming = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        if resuming and (self._tutor is None) != (self._tutor_state is None):
+            was, now = ("without a teacher", "one") if self._tutor_state is None else ("with a teacher", "none")
+            raise TutorError(
+                f"the run in this folder began {was}, and model.tutor has {now} now; give this run another exp_manager.name "
+                f"(to begin from the other's weights, add +init_from_nemo_model=RUN.nemo)."
+            )
         if self._tutor is not None and self._tutor_state is not None:
             self._tutor.restore(self._tutor_state)
 

@@ -9,7 +9,7 @@ initialisation lasts the abstract does not say; as a share of the training it fi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Mapping, Optional, Sequence
+from typing import Any, List, Mapping, Optional, Sequence
 
 from nemo_tutornet.config import STAGE_UNITS
 from nemo_tutornet.errors import TutorError
@@ -103,29 +103,44 @@ class Schedule:
                 return i
         return len(self.stages) - 1
 
-    def resumed(self, index: Optional[int], name: Optional[str]) -> Optional[int]:
+    def resumed(self, name: Optional[str]) -> Optional[int]:
         """The index of the stage that a checkpoint was saved in; stages may have been added or left out since.
 
         Args:
-            index: as saved; None before the first step.
-            name: as saved; None in checkpoints that were written before names were.
+            name: as saved; None before the first step.
 
         Raises:
             TutorError: there is no such stage.
         """
-        if index is None:
+        if name is None:
             return None
         names = [stage.name for stage in self.stages]
-        if name is None and index < len(names):
-            return index
         if name not in names:
-            saved = f"stage {index + 1}" if name is None else f"stage {name!r}"
             raise TutorError(
-                f"the checkpoint was saved in {saved}, but model.tutor.stages has only {', '.join(map(repr, names))}; "
+                f"the checkpoint was saved in stage {name!r}, but model.tutor.stages has only {', '.join(map(repr, names))}; "
                 "resume with the stages that the run began with, or begin a new run."
             )
         return names.index(name)
 
-    def decoder_untrained_before(self, index: int) -> bool:
-        """True when no stage before `index` has trained the student's decoder, so a warm start destroys nothing."""
-        return all(stage.decoder_is_idle for stage in self.stages[:index])
+    def check(self, max_epochs: Optional[int], max_steps: Optional[int]) -> List[str]:
+        """A sentence for each stage that a training with these limits never comes to.
+
+        Args:
+            max_epochs: the training's limit; None or -1 for none, as in Lightning.
+            max_steps: likewise.
+
+        Raises:
+            TutorError: lengths are shares of a training without a limit.
+        """
+        if self.unit == "share" and progress(0.0, 0, max_epochs, max_steps) is None:
+            raise TutorError(
+                "model.tutor.stages gives lengths as shares of the training, but neither trainer.max_epochs nor "
+                "trainer.max_steps limits it; set one of them, or give lengths in epochs or steps."
+            )
+        limit = {"epochs": max_epochs, "steps": max_steps}.get(self.unit)
+        told, end = [], 0.0
+        for stage in self.stages:
+            if limit is not None and 0 < limit <= end:
+                told.append(f"Stage {stage.name!r} is never reached: those before it take {end:g} of {limit} {self.unit}.")
+            end += stage.length or 0.0
+        return told

@@ -86,7 +86,7 @@ class Tutor:
             for name, module in self.modules.items()
         }
         name = None if self.stage is None else self.schedule.stages[self.stage].name
-        return {**parameters, "stage": self.stage, "stage_name": name, "decoder_trained": self.decoder_trained}
+        return {**parameters, "stage": name, "decoder_trained": self.decoder_trained}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes it back.
@@ -108,10 +108,9 @@ class Tutor:
                     )
                 with torch.no_grad():
                     parameter.copy_(saved[key])
-        self.stage = self.schedule.resumed(state["stage"], state.get("stage_name"))
-        # Not told by the stages: the one that trained the decoder may have been left out since. Old checkpoints do not know.
-        before = self.stage is not None and not self.schedule.decoder_untrained_before(self.stage + 1)
-        self.decoder_trained = state.get("decoder_trained", before)
+        self.stage = self.schedule.resumed(state["stage"])
+        # Not told by the stages: the one that trained the decoder may have been left out since.
+        self.decoder_trained = state["decoder_trained"]
 
     def _meet_caches(self, student: Any) -> Optional[Rows]:
         """Where targets are cached: checks that they are there, and how a batch's rows are told apart."""

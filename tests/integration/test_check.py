@@ -106,6 +106,13 @@ def test_heads_and_several_teachers_are_told(run, corpus, teacher_file, tmp_path
         (["model.train_ds.manifest_filepath=/no/m.jsonl"], "there is no manifest /no/m.jsonl"),
         (["model.nothing=1"], "To append to your config use +model.nothing=1"),
         (["--config-name", "none"], "none"),
+        (["-cn", "none"], "none"),
+        (["model.train_ds.manifest_filepath=null"], "model.train_ds.manifest_filepath is not set"),
+        (["+model.train_ds.use_dali=true"], "model.train_ds.use_dali is on"),
+        (
+            ["model.tutor.stages=[{name:a,share:0.5,weights:{rkd:1.0}},{name:b,weights:{ctc:1.0}}]", "trainer.max_epochs=-1"],
+            "neither trainer.max_epochs nor trainer.max_steps",
+        ),
         (["--config-path", "/no/conf"], "--config-path /no/conf is no folder"),
     ],
 )
@@ -113,6 +120,21 @@ def test_a_contradiction_ends_with_2_and_a_sentence(run, overrides, words):
     result = run(*overrides)
     assert result.exit_code == 2, result.output
     assert words in result.output
+
+
+def test_a_stage_that_is_never_reached_and_deferred_data(run):
+    told = json.loads(run("--json", "trainer.max_epochs=1", "+model.train_ds.defer_setup=true").stdout)
+    assert "Stage 'skd' is never reached: those before it take 1 of 1 epochs." in told["remarks"]
+
+
+def test_a_teacher_of_whom_no_hypothesis_can_be_used(run, corpus, teacher_file):
+    config = student_config(
+        corpus, teacher_file, [{"name": "pseudo", "weights": {"pseudo": 1.0}}], pseudo_labels={"max_wer": 0.0}
+    )
+    (remark,) = [one for one in json.loads(run("--json", config=config).stdout)["remarks"] if "can be used" in one]
+    assert remark.startswith(
+        "None of the teacher's hypotheses on the first training batch can be used (wrong): see model.tutor.p"
+    )
 
 
 def test_labels_that_differ(run, corpus, tmp_path_factory):

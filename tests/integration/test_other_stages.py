@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from nemo_tutornet.checkpoints import load_lightning_checkpoint
 from nemo_tutornet.errors import TutorError
@@ -34,7 +33,7 @@ def in_skd(corpus, teacher_file, make_student, tmp_path) -> Path:
     assert run(make_student, student_config(corpus, teacher_file, stages), tmp_path, 3) == [0.0, 1.0, 2.0]
     (last,) = tmp_path.rglob("*-last.ckpt")
     tutor = load_lightning_checkpoint(last)["tutor"]
-    assert (tutor["stage"], tutor["stage_name"]) == (2, "skd")
+    assert tutor["stage"] == "skd"
     return tmp_path
 
 
@@ -66,27 +65,3 @@ def test_a_stage_that_is_gone_is_refused(corpus, teacher_file, make_student, in_
         TutorError, match=r"^the checkpoint was saved in stage 'skd', but model\.tutor\.stages has only 'rkd', 'ctc'; "
     ):
         run(make_student, student_config(corpus, teacher_file, stages), in_skd, 5)
-
-
-def test_an_old_checkpoint_with_too_few_stages_is_refused(corpus, teacher_file, make_student, in_skd):
-    (last,) = in_skd.rglob("*-last.ckpt")
-    saved = load_lightning_checkpoint(last)
-    del saved["tutor"]["stage_name"], saved["tutor"]["decoder_trained"]
-    torch.save(saved, last)
-    with pytest.raises(
-        TutorError, match=r"^the checkpoint was saved in stage 3, but model\.tutor\.stages has only 'rkd', 'skd'; "
-    ):
-        run(make_student, student_config(corpus, teacher_file, [RKD | {"epochs": 1}, SKD]), in_skd, 5)
-
-
-def test_an_old_checkpoint_still_knows_that_its_decoder_was_trained(corpus, teacher_file, make_student, tmp_path):
-    config = student_config(corpus, teacher_file, [CTC | {"epochs": 1}, RKD])
-    run(make_student, config, tmp_path, 1)
-    (last,) = tmp_path.rglob("*-last.ckpt")
-    saved = load_lightning_checkpoint(last)
-    saved["tutor"] = {name: value for name, value in saved["tutor"].items() if name not in ("stage_name", "decoder_trained")}
-    torch.save(saved, last)
-    resumed = make_student(config, folder=tmp_path, max_epochs=2)
-    resumed._warm_start_decoder = lambda tutor: pytest.fail("warm start over a trained decoder")
-    resumed.trainer.fit(resumed)
-    assert resumed.tutor.stage == 1

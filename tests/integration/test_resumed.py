@@ -32,7 +32,7 @@ def test_an_interrupted_run_resumes_inside_its_stage(corpus, teacher_file, make_
     saved = load_lightning_checkpoint(last)
     reached = saved["global_step"]
     assert 0 < reached <= stop_after
-    assert saved["tutor"]["stage"] == (0 if reached <= 5 else 1)
+    assert saved["tutor"]["stage"] == ("rkd" if reached <= 5 else "skd")
 
     recorder = Recorder()
     resumed = make_student(student_config(corpus, teacher_file, stages), folder=tmp_path, callbacks=[recorder], **saving)
@@ -41,7 +41,7 @@ def test_an_interrupted_run_resumes_inside_its_stage(corpus, teacher_file, make_
     class AtStart(Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
             seen["projection"] = {name: p.detach().clone() for name, p in module.tutor_projection.named_parameters()}
-            seen["stage"] = module.tutor.stage
+            seen["stage"] = stages[module.tutor.stage]["name"]
             seen["step"] = trainer.global_step
 
     resumed.trainer.callbacks.append(AtStart())
@@ -74,6 +74,18 @@ def test_resuming_with_other_layers_is_refused(corpus, teacher_file, make_studen
     other = student_config(corpus, teacher_file, rkd={"guided_layer": "encoder.encoder.0"})
     resumed = make_student(other, folder=tmp_path, max_epochs=2)
     with pytest.raises(TutorError, match=r"projection has weight of shape \[24, 20, 1\].*\[24, 16, 1\]"):
+        resumed.trainer.fit(resumed)
+
+
+@pytest.mark.parametrize("began", ["with a teacher", "without a teacher"])
+def test_resuming_without_the_teacher_or_with_a_new_one_is_refused(corpus, teacher_file, make_student, tmp_path, began):
+    """Both write to the same folder when only `model.tutor=null` is added to a command."""
+    teachers = (teacher_file, None) if began == "with a teacher" else (None, teacher_file)
+    first, second = (student_config(corpus, teacher) for teacher in teachers)
+    model = make_student(first, folder=tmp_path, max_epochs=1)
+    model.trainer.fit(model)
+    resumed = make_student(second, folder=tmp_path, max_epochs=2)
+    with pytest.raises(TutorError, match=rf"^the run in this folder began {began}, .* another exp_manager\.name"):
         resumed.trainer.fit(resumed)
 
 

@@ -171,21 +171,44 @@ def test_a_weight_of_zero_is_no_loss() -> None:
 )
 def test_a_resumed_run_is_in_the_stage_of_the_same_name(names: str, expected: int) -> None:
     schedule = Schedule([stage(name, 1) for name in names])
-    assert schedule.resumed(1, "b") == expected
+    assert schedule.resumed("b") == expected and schedule.resumed(None) is None
 
 
-def test_an_old_checkpoint_has_no_name_and_one_of_before_training_no_stage() -> None:
+def test_a_stage_that_is_gone_is_named() -> None:
     schedule = Schedule([stage("a", 1), stage("b")])
-    assert [schedule.resumed(index, None) for index in (None, 0, 1)] == [None, 0, 1]
-
-
-@pytest.mark.parametrize("index, name, said", [(0, "rkd", "stage 'rkd'"), (2, "rkd", "stage 'rkd'"), (2, None, "stage 3")])
-def test_a_stage_that_is_gone_is_named(index: int, name: Optional[str], said: str) -> None:
-    schedule = Schedule([stage("a", 1), stage("b")])
-    assert refusal(schedule.resumed, index, name) == (
-        f"the checkpoint was saved in {said}, but model.tutor.stages has only 'a', 'b'; "
+    assert refusal(schedule.resumed, "rkd") == (
+        "the checkpoint was saved in stage 'rkd', but model.tutor.stages has only 'a', 'b'; "
         "resume with the stages that the run began with, or begin a new run."
     )
+
+
+# --- The training's limits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "unit, lengths, limits, never",
+    [
+        ("epochs", [5, None], (5, -1), ["Stage 'b' is never reached: those before it take 5 of 5 epochs."]),
+        ("epochs", [5, None], (6, -1), []),
+        ("epochs", [5, None], (-1, 3), []),  # how many epochs three steps are nobody knows here
+        ("epochs", [5, 2, None], (5, None), ["Stage 'b' is never", "Stage 'c' is never reached: those before it take 7 of 5"]),
+        ("steps", [10, None], (None, 10), ["Stage 'b' is never reached: those before it take 10 of 10 steps."]),
+        ("steps", [10, None], (1, -1), []),
+        ("share", [0.25, None], (1, -1), []),
+        ("share", [0.25, None], (-1, 100), []),
+    ],
+)
+def test_a_stage_that_is_never_reached_is_told(unit: str, lengths: list, limits: tuple, never: List[str]) -> None:
+    told = Schedule([stage("abc"[i], length) for i, length in enumerate(lengths)], unit).check(*limits)
+    assert len(told) == len(never) and all(one.startswith(words) for one, words in zip(told, never, strict=True))
+
+
+@pytest.mark.parametrize("limits", [(-1, -1), (None, None), (None, -1)])
+def test_a_share_of_an_endless_training_is_refused(limits: tuple) -> None:
+    assert "neither trainer.max_epochs nor trainer.max_steps" in refusal(
+        Schedule([stage("a", 0.25), stage("b")], "share").check, *limits
+    )
+    assert Schedule([stage("a", 5), stage("b")]).check(*limits) == []
 
 
 # --- The decoder -----------------------------------------------------------------------------------------------------
@@ -196,10 +219,3 @@ def test_a_stage_that_is_gone_is_named(index: int, name: Optional[str], said: st
 )
 def test_the_decoder_is_idle_without_ctc_and_skd(weights: Dict[str, float], idle: bool) -> None:
     assert stage("a", 1, **weights).decoder_is_idle is idle
-
-
-def test_the_decoder_is_untrained_only_before_the_first_stage_that_reaches_it() -> None:
-    schedule = Schedule(
-        [stage("a", 1, rkd=1.0), stage("b", 1, rkd=2.0), stage("c", 1, ctc=1.0), stage("d", 1, rkd=1.0), stage("e")]
-    )
-    assert [schedule.decoder_untrained_before(i) for i in range(5)] == [True, True, True, False, False]
