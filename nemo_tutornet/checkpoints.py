@@ -140,7 +140,7 @@ def stock_config(config: DictConfig) -> DictConfig:
     assert isinstance(stock, DictConfig)
     stock.pop("tutor", None)
     stock.target = CTC_CLASSES.get(str(stock.get("target")).rsplit(".", 1)[-1], stock.get("target"))
-    for name in ("train_ds", "validation_ds", "test_ds"):
+    for name in ("train_ds", "validation_ds", "test_ds", "decoding"):  # a beam search names its language model
         section = stock.get(name)
         if isinstance(section, DictConfig):
             _forget_paths(section)

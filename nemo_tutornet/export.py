@@ -193,6 +193,12 @@ def _fresh(config: DictConfig, target: str, state: Dict[str, Any], source: Path)
 
     config.target = target
     model_class = EncDecCTCModelBPE if target == STOCK_BPE else EncDecCTCModel
+    folder = OmegaConf.select(config, "tokenizer.dir")
+    if target == STOCK_BPE and folder and not Path(folder).is_dir():
+        raise TutorError(
+            f"{source} names its tokenizer in {folder}, which is not here; export the run's .nemo, which holds it, or copy that "
+            f"folder here."
+        )
     data = {name: config.pop(name) for name in ("train_ds", "validation_ds", "test_ds") if name in config}
     try:
         with untouched_app_state(), quiet_nemo():

@@ -176,14 +176,15 @@ class Objective:
             aligned.append(pairing.posteriors(given.log_probs, given.lengths, frames, layer))
             mask = mask & (given.lengths > 0)[:, None]
         posteriors = losses.mix_posteriors(aligned, self._teacher_weights)
-        heard = losses.greedy_lengths(posteriors, mask)
-        labels = torch.where(target_lengths > 0, target_lengths, heard)
+        # Two of them divide by labels: where there is no transcript, by those that the teacher heard.
+        if self._reduction in ("mean_volume", "mean"):
+            target_lengths = torch.where(target_lengths > 0, target_lengths, losses.greedy_lengths(posteriors, mask))
         if self._skd.shift:
             match = losses.match_frames(log_probs, posteriors, mask, self._skd.shift)
             log_probs = log_probs.gather(1, match[..., None].expand_as(log_probs))
         mask = losses.FRAME_SELECTION[self._skd.frames](posteriors, mask, self._skd.frames_around)
         distance = losses.DIVERGENCE[self._skd.divergence](log_probs, posteriors, mask, self._skd.temperature)
-        return losses.reduce_like_ctc(distance, labels, self._reduction)
+        return losses.reduce_like_ctc(distance, target_lengths, self._reduction)
 
     def _inter(self, student: StudentOutputs, teacher: TeacherTargets, ctc: Optional[CTC]) -> Dict[str, Tensor]:
         """The heads' SKD, and their CTC where it is asked for, each a mean over the heads (Inter-KD, arXiv 2211.15075)."""

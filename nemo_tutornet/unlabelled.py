@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Audio without transcripts: the teacher's losses hear it, CTC does not.
 
-NeMo gives a row without `text` an empty transcript, and CTC would teach the student to be silent on it.
+NeMo gives a row without `text` an empty transcript, and CTC would teach the student to be silent on it. A row that says so
+itself, with an empty `text`, cannot be told from it.
 """
 
 from __future__ import annotations

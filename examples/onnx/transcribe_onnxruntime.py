@@ -43,8 +43,10 @@ def text(log_probs: np.ndarray, labels: list, tokenizer: str) -> str:
     """Greedy CTC: repeats merged, then blanks dropped. The blank is the last label."""
     best = log_probs.argmax(axis=-1)
     merged = best[np.diff(best, prepend=-1) != 0]
-    pieces = "".join(labels[i] for i in merged if i < len(labels))
-    return pieces if tokenizer == "char" else pieces.replace("\u2581", " ").strip()
+    pieces = [labels[i] for i in merged if i < len(labels)]
+    if tokenizer == "wpe":  # WordPiece: ## goes on with a word
+        return " ".join(pieces).replace(" ##", "")
+    return "".join(pieces) if tokenizer == "char" else "".join(pieces).replace("\u2581", " ").strip()
 
 
 def main(model: str, files: list) -> None:

@@ -9,7 +9,6 @@ reader holds no open file (it may be forked or pickled), and a shard that change
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
@@ -21,7 +20,6 @@ from nemo_tutornet.cache.layout import (
     Utterance,
     coding_of,
     description,
-    differences,
     key_bytes,
     key_hash,
     read_header,
@@ -87,23 +85,6 @@ class CacheReader:
     def __contains__(self, utterance: Utterance) -> bool:
         return self._find(utterance) is not None
 
-    def check_binding(self, expected: Mapping[str, Any]) -> None:
-        """Refuses targets that are not the ones wanted.
-
-        Args:
-            expected: what must be equal to the builder's binding; other entries of that do not matter.
-
-        Raises:
-            TutorError: it was made by another teacher, front end, layer, ...; what differs is named.
-        """
-        wanted = {name: _as_json(value) for name, value in expected.items()}
-        found = differences({name: self.binding.get(name) for name in wanted}, wanted)
-        if found:
-            raise TutorError(
-                f"{self.folder} does not fit ({found}); give the cache of this teacher and these settings, or build one with "
-                f"`nemo-tutornet cache`."
-            )
-
     def has(self, name: str) -> bool:
         """Whether the builder laid a file of that name beside the shards."""
         return name in self._files
@@ -159,7 +140,3 @@ class CacheReader:
         if at == len(self._hashes) or self._hashes[at] != key:
             return None
         return int(self._where[at, 0]), int(self._where[at, 1])
-
-
-def _as_json(value: Any) -> Any:
-    return json.loads(json.dumps(value))

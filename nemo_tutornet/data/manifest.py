@@ -196,7 +196,8 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
         model_cfg: a NeMo CTC model's config with `train_ds`, `validation_ds` and `test_ds`.
 
     Returns:
-        A sentence for each manifest of which NeMo will leave rows out for their length.
+        A sentence for each manifest of which NeMo will leave rows out for their length, and for each training manifest with empty
+        transcripts, where there is a `tutor:` section.
 
     Raises:
         TutorError: the first mistake found; no training set is one.
@@ -223,6 +224,12 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
                 )
             if not rows:
                 empty.append(manifest)
+            silent = sum(row.text is not None and not row.text.strip() for row in rows)
+            if silent and name == "train_ds" and model_cfg.get("tutor"):
+                told.append(
+                    f"{silent} rows of {manifest} have an empty text: NeMo cannot tell them from rows without one, so with a "
+                    f"teacher CTC skips them, while a student without one learns silence from them."
+                )
         # NeMo reads a training set's manifests as one, and those in one string; each other in a list is a set of its own.
         as_one = isinstance(section.get("manifest_filepath"), str) or (name == "train_ds" and not section.get("is_concat"))
         if empty and (not as_one or len(empty) == len(manifests)):
@@ -249,11 +256,10 @@ def _flat(found: Any) -> Iterator[str]:
 
 def _frame_seconds(model_cfg: Mapping[str, Any]) -> float:
     """Seconds of one encoder frame, from the config alone: window stride times the encoder's strides."""
-    encoder, stride = model_cfg["encoder"], 1
+    encoder, front, stride = model_cfg.get("encoder") or {}, model_cfg.get("preprocessor") or {}, 1
     for block in encoder.get("jasper") or []:
         stride *= int(block["stride"][0]) ** (1 if block.get("stride_last") else int(block["repeat"]))
     stride *= int(encoder.get("subsampling_factor") or 1)
-    front = model_cfg["preprocessor"]
     if front.get("n_window_stride"):
         return float(front["n_window_stride"]) / float(front.get("sample_rate") or 16000) * stride
     return float(front.get("window_stride") or 0.01) * stride

@@ -97,6 +97,10 @@ def test_a_subword_student_trains_and_leaves(corpus, tokenizer, make_student, tm
         assert restored.tokenizer.text_to_ids("ab cd") == student.tokenizer.text_to_ids("ab cd")
         assert all(torch.equal(a, b) for a, b in zip(restored.state_dict().values(), student.state_dict().values(), strict=True))
         restored.transcribe([str(corpus / "valid0.wav")], batch_size=1, verbose=False)
+    gone = tokenizer.rename(tmp_path / "gone")
+    with pytest.raises(TutorError, match=rf"names its tokenizer in {tokenizer}, which is not here; export the run's \.nemo"):
+        export_student(last, tmp_path / "student.nemo")
+    gone.rename(tokenizer)
 
 
 def test_wordpieces_are_matched_by_output(corpus, tmp_path, monkeypatch):

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorError
 from nemo_tutornet.onnx_export import OPSET, OnnxFile, write_onnx
-from nemo_tutornet.onnx_runtime import OnnxRecogniser
+from nemo_tutornet.onnx_runtime import OnnxRecogniser, join_labels
 from nemo_tutornet.teacher import restore_ctc
 from tests.conftest import save_teacher, teacher_config
 from tests.integration.conftest import REPOSITORY
@@ -209,6 +209,16 @@ def test_the_onnxruntime_example_computes_nemos_features(trained, changes):
         found = features(samples, front_end)
         assert found.shape == (1, 64, int(length))
         assert np.abs(found - expected[:, :, : int(length)].numpy()).max() <= 1e-3
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "labels"),
+    [("char", "he lo"), ("bpe", ["\u2581he", "l", "lo", "\u2581you"]), ("wpe", ["he", "##l", "##lo", "you"])],
+)
+def test_the_onnxruntime_example_joins_labels_as_evaluate_does(tokenizer, labels):
+    best = [0, len(labels), 1, 1, 2, len(labels), 3]
+    found = load_example("transcribe_onnxruntime").text(np.eye(len(labels) + 1)[best], list(labels), tokenizer)
+    assert found == join_labels([labels[i] for i in (0, 1, 2, 3)], tokenizer) and found
 
 
 def test_quantized_weights_are_smaller_and_say_almost_the_same(trained):

@@ -252,6 +252,10 @@ def student_config() -> DictConfig:
         },
         "encoder": {"feat_in": 64, "jasper": [{"filters": 256}]},
         "optim": {"name": "novograd", "lr": 0.01},
+        "decoding": {
+            "strategy": "greedy",
+            "beam": {"kenlm_path": "/home/me/lm.bin", "flashlight_cfg": {"lexicon_path": "/home/me/l"}},
+        },
     }
     return OmegaConf.create(config)
 
@@ -264,6 +268,7 @@ def test_a_students_config_leaves_without_the_tutor_and_without_paths() -> None:
     assert stock.train_ds == {"manifest_filepath": None, "sample_rate": 16000, "batch_size": 8}
     assert stock.validation_ds == {"manifest_filepath": None, "shuffle": False}
     assert set(stock.test_ds.values()) == {None}
+    assert stock.decoding == {"strategy": "greedy", "beam": {"kenlm_path": None, "flashlight_cfg": {"lexicon_path": None}}}
     assert stock.encoder == student_config().encoder and stock.optim == student_config().optim
 
 

@@ -19,6 +19,7 @@ from nemo_tutornet.errors import TutorError
 from tests import conftest
 
 RATE = 16000
+AUDIO = {"audio_filepath": "a.wav"}
 
 
 @pytest.fixture
@@ -315,9 +316,14 @@ def test_the_shortest_utterance_is_one_frame_of_the_encoder(folder: Path, encode
 
 @pytest.mark.parametrize(
     "front",
-    [{}, {"window_stride": None, "n_window_stride": 160}, {"window_stride": None, "n_window_stride": 80, "sample_rate": 8000}],
+    [
+        {},
+        None,
+        {"window_stride": None, "n_window_stride": 160},
+        {"window_stride": None, "n_window_stride": 80, "sample_rate": 8000},
+    ],
 )
-def test_a_front_end_says_its_stride_in_seconds_or_samples_or_not_at_all(folder: Path, front: Dict[str, Any]) -> None:
+def test_a_front_end_says_its_stride_in_seconds_or_samples_or_not_at_all(folder: Path, front: Optional[Dict[str, Any]]) -> None:
     config = model(manifest(folder, row(duration=0.019)))
     config.preprocessor = front
     with pytest.raises(TutorError, match="20 ms"):
@@ -353,6 +359,20 @@ def test_a_set_has_at_least_one_utterance(folder: Path) -> None:
     config.validation_ds.manifest_filepath = [str(good), str(long)]
     with pytest.raises(TutorError, match=r"^model\.validation_ds\.manifest_filepath: \S*long\.jsonl has no utterance"):
         check_manifests(config)
+
+
+def test_empty_texts_of_a_training_with_a_teacher_are_counted(folder: Path) -> None:
+    """CTC skips them then: in a batch NeMo has the same empty transcript for them and for rows without one."""
+    path = manifest(
+        folder, row(duration=1.0), row(duration=1.0, text=""), row(duration=1.0, text=" "), {**AUDIO, "duration": 1.0}
+    )
+    config = model(path)
+    assert check_manifests(config) == []
+    config.tutor = {"teacher": {}}
+    (told,) = check_manifests(config)
+    assert told.startswith(f"2 rows of {path} have an empty text: ")
+    config.validation_ds, config.train_ds.manifest_filepath = config.train_ds, str(manifest(folder, row(duration=1.0), name="t"))
+    assert check_manifests(config) == []
 
 
 def test_training_needs_durations(folder: Path) -> None:
