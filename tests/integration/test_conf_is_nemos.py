@@ -3,12 +3,24 @@
 """The stock configs have NeMo's architecture, front end and optimizer; the others differ where they say so."""
 
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
+import yaml
 from nemo.core import Serialization
+from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import OmegaConf
 
+from nemo_tutornet.config import (
+    PseudoLabelsConfig,
+    RKDConfig,
+    SKDConfig,
+    StageConfig,
+    TeacherConfig,
+    TutorConfig,
+    parse_tutor,
+)
 from tests.integration.confs import CONFIGS, STUDENTS, SUBWORD, composed
 
 pytestmark = pytest.mark.integration
@@ -93,6 +105,17 @@ BLOCKS = {
     "jasper_mini": JASPER_MINI,
     "citrinet_256_bpe": CITRINET_256,
 }
+
+# Values that go together; a field that is not named has its default, and is overridden all the same.
+OVERRIDDEN = TutorConfig(
+    teacher=TeacherConfig("teacher.nemo", sha256="ab" * 32, precision="fp32", cache="targets", weight=2.0),
+    other_teachers=[TeacherConfig("other.nemo")],
+    rkd=RKDConfig("encoder.layers.8", "encoder.encoder.2", frame_weighting="energy", warm_start_decoder=False),
+    skd=SKDConfig("kl", 2.0, frames="symmetric", frames_around=2, shift=1, at_layers=["encoder.encoder.1"], at_layers_weight=0.5),
+    pseudo_labels=PseudoLabelsConfig(min_confidence=0.5, max_wer=0.2),
+    pool_frames=True,
+    stages=[StageConfig("rkd", {"rkd": 1.0}, steps=100), StageConfig("all", {"ctc": 1.0, "skd": 0.5, "pseudo": 0.5})],
+)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -214,3 +237,29 @@ def test_students_share_one_tutor_section():
     assert pooled == {name for name, stride in strides.items() if stride > 4}  # a Conformer's frames last 40 ms
     first, *others = sections.values()
     assert first["teacher"]["model_path"] == "???" and others and all(section == first for section in others)
+
+
+def overrides_of(section, path):
+    """Hydra's words for each key of a section and of the sections in it; a list is one value."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from overrides_of(value, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}={yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]}"
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_key_of_the_tutor_section_can_be_overridden(name):
+    # Without a plus, which is for keys that a config does not have: a field needs its line in every YAML.
+    overrides = overrides_of(asdict(OVERRIDDEN), "model.tutor")
+    assert parse_tutor(composed(name, *overrides).model) == OVERRIDDEN
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_and_biases_can_be_switched_on(name):
+    chosen = {"name": "student", "project": "speech"}
+    overrides = overrides_of({"create_wandb_logger": True, "wandb_logger_kwargs": chosen}, "exp_manager")
+    section = OmegaConf.to_container(composed(name, *overrides), resolve=True, throw_on_missing=False)["exp_manager"]
+    accepted = OmegaConf.merge(OmegaConf.structured(ExpManagerConfig), section)
+    assert accepted.create_wandb_logger and accepted.wandb_logger_kwargs == chosen
+    assert not composed(name).exp_manager.create_wandb_logger
