@@ -53,28 +53,11 @@ class TutorMixin(_Host):
           tutor:
             teacher:
               model_path: teacher.nemo     # or the name of a pretrained NeMo model
-              cache: null                  # or what `nemo-tutornet cache` wrote, instead of it
-            other_teachers: []           # sections like `teacher`; SKD averages the posteriors
-            rkd:
-              hint_layer: null             # module path in the teacher; null: the encoder's output
-              guided_layer: null           # module path in the student; null: the encoder's output
-              frame_weighting: auto        # auto | nonblank | energy | uniform
-              warm_start_decoder: true
-            skd:
-              divergence: l2               # l2 (the paper) | kl | guided
-              temperature: 1.0             # kl only
-              frames: all                  # all | nonblank | symmetric
-              frames_around: 4             # for symmetric
-              shift: 0                     # compare with the student's likest frame at most so many frames away
-              at_layers: []                # Inter-KD: module paths in the student that get a head of their own
-              at_layers_weight: 1.0
-            pseudo_labels:                 # for the loss `pseudo`
-              min_confidence: 0.0
-              max_wer: null
-            pool_frames: false             # let the student's frames be longer than the teacher's
-            stages:                        # a stage without a length runs to the end
+            stages:                        # a stage without a length runs to the end; these are the default, the paper's
               - {name: rkd, share: 0.25, weights: {rkd: 1.0}}
               - {name: skd, weights: {ctc: 1.0, skd: 0.25}}
+
+    All keys are in `nemo_tutornet.config`.
 
     Without the section the model behaves as NeMo's. The teacher is loaded when training starts and never otherwise: restoring,
     validating, transcribing and exporting a student do not need its file. Every `.nemo` holds the stock student: NeMo's
