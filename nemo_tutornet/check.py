@@ -126,7 +126,10 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     if config is None:
         raise TutorError("model.tutor is not there, so there is nothing to check: this config trains without a teacher.")
     limits = cfg.get("trainer") or {}
-    told = Schedule.from_config(config.stages).check(limits.get("max_epochs", 1000), limits.get("max_steps"))
+    epochs, steps = limits.get("max_epochs"), limits.get("max_steps", -1)
+    if epochs is None and steps == -1 and limits.get("max_time") is None:
+        epochs = 1000  # Lightning's
+    told = Schedule.from_config(config.stages).check(epochs, steps)
     told += check_manifests(cfg.model)
     with quiet_nemo():
         model: Any = (TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel)(cfg=cfg.model)

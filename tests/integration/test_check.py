@@ -127,6 +127,12 @@ def test_a_stage_that_is_never_reached_and_deferred_data(run):
     assert "Stage 'skd' is never reached: those before it take 1 of 1 epochs." in told["remarks"]
 
 
+def test_a_training_without_limits_has_lightnings_thousand_epochs(run):
+    stages = "model.tutor.stages=[{name:a,share:0.5,weights:{rkd:1.0}},{name:b,weights:{ctc:1.0}}]"
+    told = json.loads(run("--json", "trainer.max_epochs=null", stages).stdout)
+    assert [stage["length"] for stage in told["stages"]] == ["50 % of the training", "to the end"]
+
+
 def test_a_teacher_of_whom_no_hypothesis_can_be_used(run, corpus, teacher_file):
     config = student_config(
         corpus, teacher_file, [{"name": "pseudo", "weights": {"pseudo": 1.0}}], pseudo_labels={"max_wer": 0.0}
