@@ -194,17 +194,17 @@ def _fresh(config: DictConfig, target: str, state: Dict[str, Any], source: Path)
     config.target = target
     model_class = EncDecCTCModelBPE if target == STOCK_BPE else EncDecCTCModel
     folder = OmegaConf.select(config, "tokenizer.dir")
-    if target == STOCK_BPE and folder and not Path(folder).is_dir():
-        raise TutorError(
-            f"{source} names its tokenizer in {folder}, which is not here; export the run's .nemo, which holds it, or copy that "
-            f"folder here."
-        )
     data = {name: config.pop(name) for name in ("train_ds", "validation_ds", "test_ds") if name in config}
     try:
         with untouched_app_state(), quiet_nemo():
             model = model_class(cfg=config)
         model.load_state_dict(state)
     except Exception as error:  # a missing tokenizer, a key too many, whatever the config makes NeMo raise
+        if target == STOCK_BPE and folder and not Path(folder).is_dir():
+            raise TutorError(
+                f"{source} names its tokenizer in {folder}, which is not here; export the run's .nemo, which holds it, or copy "
+                f"that folder here."
+            ) from error
         detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise TutorError(f"{source} does not fit NeMo's {model_class.__name__}: {detail}") from error
     # The dataset sections were only taken out so that NeMo does not open the data here.

@@ -206,7 +206,8 @@ def compose_decoder(teacher: nn.Conv1d, projection: nn.Conv1d, order: Optional[T
         device = projection.weight.device  # the teacher may not have followed the student to its device yet
         outer = teacher.weight[..., 0].to(device, torch.float64)
         weight = outer @ projection.weight.double()[..., 0]
-        bias = outer @ projection.bias.double()  # type: ignore[union-attr]
+        assert projection.bias is not None, "f has a bias"
+        bias = outer @ projection.bias.double()
         if teacher.bias is not None:
             bias = bias + teacher.bias.to(device, torch.float64)
         if order is not None:

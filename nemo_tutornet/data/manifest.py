@@ -161,12 +161,14 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Optional[Uttera
 
 def _text(row: Mapping[str, Any], where: str, rules: Rules) -> Optional[str]:
     """The transcript, under the names that NeMo knows for it; None where there is none."""
-    if "text" not in row and row.get("text_filepath") is not None:
+    named = row.get("text_filepath")
+    if "text" not in row and named is not None:
+        if not isinstance(named, str) or not os.path.isfile(named):
+            raise TutorError(f"{where}: text_filepath {str(named)[:200]} is no file; mend the path.")
         try:
-            return Path(row["text_filepath"]).read_text(encoding="utf-8").replace("\n", "")
-        except (OSError, TypeError, ValueError) as error:
-            named = str(row["text_filepath"])[:200]
-            raise TutorError(f"{where}: text_filepath {named} cannot be read ({error}); mend the path or the file.") from None
+            return Path(named).read_text(encoding="utf-8").replace("\n", "")
+        except (OSError, UnicodeDecodeError) as error:
+            raise TutorError(f"{where}: text_filepath {named} cannot be read ({error}); mend the file.") from None
     key = "text" if "text" in row else "normalized_text"
     text = row.get(key)
     if text is None and key in row and rules.for_nemo:
@@ -224,7 +226,7 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
                 )
             if not rows:
                 empty.append(manifest)
-            silent = sum(row.text is not None and not row.text.strip() for row in rows)
+            silent = sum(row.text == "" for row in rows)
             if silent and name == "train_ds" and model_cfg.get("tutor"):
                 told.append(
                     f"{silent} rows of {manifest} have an empty text: NeMo cannot tell them from rows without one, so with a "

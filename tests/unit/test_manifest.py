@@ -64,7 +64,11 @@ def test_nemos_other_places_of_a_transcript_are_read(folder: Path) -> None:
     path = manifest(folder, *lines)
     assert [utterance.text for utterance in read_manifest(path)] == ["from a file", "n", "x"]
     gone = manifest(folder, row(), {**audio, "text_filepath": "gone.txt"})
-    assert "line 2: text_filepath gone.txt cannot be read" in refusal(gone)
+    assert "line 2: text_filepath gone.txt is no file" in refusal(gone)
+    assert "text_filepath /dev/zero is no file" in refusal(manifest(folder, {**audio, "text_filepath": "/dev/zero"}))
+    assert "text_filepath [3] is no file" in refusal(manifest(folder, {**audio, "text_filepath": [3]}))
+    (folder / "t.txt").write_bytes(b"\xff\xfe")
+    assert "t.txt cannot be read ('utf-8'" in refusal(manifest(folder, {**audio, **file}))
 
 
 def test_nemos_other_name_of_the_audio_is_read_first(folder: Path) -> None:
