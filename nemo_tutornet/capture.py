@@ -93,19 +93,23 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     raise TutorError(f"there is no layer {path!r} in {type(model).__name__}; the nearest are {', '.join(map(repr, near))}.")
 
 
-def measure(model: nn.Module, path: str, run: Callable[[float], Any]) -> Layer:
+def measure(model: nn.Module, path: str, run: Callable[[float], Any], key: Optional[str] = None) -> Layer:
     """Measures a layer's width, axis of time and frame shift by running the model on audio of two lengths.
 
     Args:
         model: the root of the path.
         path: module path.
         run: runs the model on that many seconds of audio.
+        key: the config's key that names the layer, for the sentence that refuses it.
 
     Raises:
         TutorError: no such layer, or its output is not a sequence of frames.
     """
-    seen = _observe({path: find_module(model, path)}, run)
-    return _as_layer(type(model).__name__, path, seen[path])
+    try:
+        seen = _observe({path: find_module(model, path)}, run)
+        return _as_layer(type(model).__name__, path, seen[path])
+    except TutorError as error:
+        raise TutorError(f"{key}: {error}" if key else str(error)) from None
 
 
 def measure_all(modules: Mapping[str, nn.Module], run: Callable[[float], Any], batch: int) -> List[Layer]:

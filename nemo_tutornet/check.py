@@ -86,30 +86,48 @@ class Report:
         return asdict(self)
 
 
-def compose_config(config_path: str, config_name: str, overrides: Sequence[str]) -> Any:
+def find_config(config_path: str, config_name: str) -> Path:
+    """The YAML that the training script would read.
+
+    Args:
+        config_path: folder; a relative one starts at the training script, as Hydra has it, and where there is none, here. The
+            script is the one in `examples` of the working directory, where there is one, else this project's.
+        config_name: a YAML in it.
+
+    Raises:
+        TutorError: no such folder or YAML.
+    """
+    script = Path("examples", "speech_to_text_ctc_tutornet.py")
+    beside = script.parent if script.is_file() else project_folder("examples")
+    folder = next((folder.resolve() for folder in (beside / config_path, Path(config_path)) if folder.is_dir()), None)
+    if folder is None:
+        raise TutorError(f"--config-path {config_path} is no folder, neither beside the training script nor here.")
+    yaml = folder / f"{config_name.removesuffix('.yaml')}.yaml"
+    if not yaml.is_file():
+        there = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
+        raise TutorError(f"--config-name {config_name}: there is no {yaml}; the configs there: {there}.")
+    return yaml
+
+
+def compose_config(yaml: Path, overrides: Sequence[str]) -> Any:
     """The config that the training script would get.
 
     Args:
-        config_path: folder; a relative one starts at the training script, as Hydra has it, and where there is none, here.
-        config_name: a YAML in it.
+        yaml: what `find_config` found.
         overrides: Hydra's, as on the script's command line.
 
     Raises:
-        TutorError: no such folder or YAML, or an override that Hydra refuses.
+        TutorError: an override that Hydra refuses.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
-    folders = (project_folder("examples") / config_path, Path(config_path))
-    folder = next((folder for folder in folders if folder.is_dir()), None)
-    if folder is None:
-        raise TutorError(f"--config-path {config_path} is no folder, neither beside the training script nor here.")
     try:
-        with initialize_config_dir(version_base=None, config_dir=str(folder.resolve())):
-            return compose(config_name=config_name, overrides=list(overrides))
+        with initialize_config_dir(version_base=None, config_dir=str(yaml.parent)):
+            return compose(config_name=yaml.stem, overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise TutorError(f"{folder / config_name}: {' '.join(lines[:2]).rstrip('.')}.") from None
+        raise TutorError(f"{yaml}: {' '.join(lines[:2]).rstrip('.')}.") from None
 
 
 def check_training(cfg: Any, batches: int = 4) -> Report:

@@ -5,9 +5,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, List, Optional
 
 import typer
 
@@ -20,6 +22,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _composed(config_path: str, config_name: str, overrides: List[str]) -> Any:
+    """The config that the training script would get; says which file it is from, for there may be several copies."""
+    from nemo_tutornet.check import compose_config, find_config
+
+    yaml = find_config(config_path, config_name)
+    typer.echo(f"config: {yaml}", err=True)
+    return compose_config(yaml, overrides)
+
+
+def _pasted(cache: Path) -> str:
+    """The override that trains from a cache, as it can be pasted into a shell."""
+    from nemo_tutornet.demo import hydra_value
+
+    plain = re.fullmatch(r"[\w./~ -]+", str(cache))
+    return shlex.quote(f"model.tutor.teacher.cache={cache if plain else hydra_value(cache)}")
 
 
 @app.callback()
@@ -147,10 +166,10 @@ def check(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
 ) -> None:
     """Say what a training would do, before it does it; takes the training script's arguments."""
-    from nemo_tutornet.check import check_training, compose_config
+    from nemo_tutornet.check import check_training
     from nemo_tutornet.report import check_tables
 
-    found = check_training(compose_config(config_path, config_name, overrides or []), batches)
+    found = check_training(_composed(config_path, config_name, overrides or []), batches)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:
@@ -173,9 +192,8 @@ def cache(
     from lightning.pytorch.utilities import rank_zero_only
 
     from nemo_tutornet.cache.build import build_cache
-    from nemo_tutornet.check import compose_config
 
-    built = build_cache(compose_config(config_path, config_name, overrides or []), output, batch_size)
+    built = build_cache(_composed(config_path, config_name, overrides or []), output, batch_size)
     if rank_zero_only.rank != 0:
         return
     if as_json:
@@ -183,7 +201,7 @@ def cache(
     else:
         typer.echo(
             f"{output}: {built.utterances} utterances, {built.hours:.2f} hours of audio, {built.megabytes:.1f} MB; {built.added} "
-            f"added in {built.minutes:.1f} min. Train with model.tutor.teacher.cache={output}."
+            f"added in {built.minutes:.1f} min. Train with {_pasted(output)}"
         )
 
 

@@ -173,14 +173,13 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
     # What stands in a list is built by itself: there OmegaConf reports a key without its place in the list.
     sections = dict(plain)
     if isinstance(sections.get("teacher"), Mapping):
-        sections["teacher"] = _without_file(sections["teacher"])
+        sections["teacher"] = _given(sections["teacher"], TeacherConfig)
     lists = {key: sections.pop(key, None) for key in _LISTS}
     config = _build(TutorConfig, sections, "model.tutor")
     for key, items in lists.items():
         if items is not None:
-            setattr(
-                config, key, [_build(_LISTS[key], _without_file(item), f"model.tutor.{key}[{i}]") for i, item in enumerate(items)]
-            )
+            schema = _LISTS[key]
+            setattr(config, key, [_build(schema, _given(item, schema), f"model.tutor.{key}[{i}]") for i, item in enumerate(items)])
     _check(config)
     if (model_cfg.get("train_ds") or {}).get("use_dali"):
         raise TutorError(
@@ -190,11 +189,11 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
     return config
 
 
-def _without_file(section: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """A teacher whose targets are cached needs no file."""
-    if section.get("cache") and section.get("model_path", MISSING) in (MISSING, None):
-        return {**section, "model_path": ""}
-    return section
+def _given(section: Mapping[Any, Any], schema: type) -> Mapping[Any, Any]:
+    """Null for a key that must be set is the same as leaving it out; and a teacher whose targets are cached needs no file."""
+    without = [f.name for f in fields(schema) if f.default == MISSING and section.get(f.name) in (None, MISSING)]
+    cached = bool(section.get("cache"))
+    return {**section, **{name: "" if cached and name == "model_path" else MISSING for name in without}}
 
 
 # Lists of sections, and the schema of one.
@@ -235,7 +234,8 @@ def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) ->
                 _refuse_unknown_keys(item, _LISTS[key], f"{here}[{i}]")
         elif nested is not None:
             if not isinstance(value, Mapping):
-                raise TutorError(f"{here} must be a section of keys, not {value!r}.")
+                hint = "; leave it out for the defaults" if value is None else ""
+                raise TutorError(f"{here} must be a section of keys, not {value!r}{hint}.")
             _refuse_unknown_keys(value, nested, here)
         elif key == "weights":
             if value == MISSING:

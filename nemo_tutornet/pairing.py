@@ -105,8 +105,10 @@ def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConf
     with _at_rest(student):
         encoder = measure(student, ENCODER, silence)
         path = config.rkd.guided_layer
-        guided = encoder if path in (None, ENCODER) else measure(student, str(path), silence)
-        heads = tuple(measure(student, path, silence) for path in config.skd.at_layers)
+        guided = encoder if path in (None, ENCODER) else measure(student, str(path), silence, "model.tutor.rkd.guided_layer")
+        heads = tuple(
+            measure(student, path, silence, f"model.tutor.skd.at_layers[{i}]") for i, path in enumerate(config.skd.at_layers)
+        )
         lengths = [silence(seconds) for seconds in CHECKED_SECONDS]
     hint = teacher.hint_layer
     matches = [("skd", encoder, teacher.encoder_layer, "encoder"), ("rkd", guided, hint, "guided layer")]

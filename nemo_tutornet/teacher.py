@@ -53,7 +53,9 @@ class Teacher:
         self._precision = precision
         silence = partial(encode_silence, model)
         self.encoder_layer = measure(model, ENCODER, silence)
-        self.hint_layer: Layer = self.encoder_layer if hint_layer in (None, ENCODER) else measure(model, str(hint_layer), silence)
+        self.hint_layer: Layer = self.encoder_layer
+        if hint_layer not in (None, ENCODER):
+            self.hint_layer = measure(model, str(hint_layer), silence, "model.tutor.rkd.hint_layer")
         self._cut = self._find_cut()
 
     @classmethod

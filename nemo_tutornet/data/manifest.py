@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -90,9 +91,13 @@ def _rows(path: Path, rules: Rules) -> Iterator[Optional[Utterance]]:
 
 def json_row(line: bytes, where: str) -> Dict[str, Any]:
     """A line's object; `where` is its file and number, for the sentence that refuses it."""
+    if line.startswith(codecs.BOM_UTF8):
+        raise TutorError(f"{where} begins with a byte order mark, which NeMo does not read; save the manifest as UTF-8 without BOM.")
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
+        if line.startswith(b"\x1f\x8b"):
+            raise TutorError(f"{where}: the manifest is compressed; gunzip it.") from None
         raise TutorError(f"{where} is not UTF-8; convert the manifest.") from None
     except (json.JSONDecodeError, RecursionError) as error:
         raise TutorError(f"{where} is not JSON ({getattr(error, 'msg', error)}); mend or remove the line.") from None
@@ -198,8 +203,8 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
         model_cfg: a NeMo CTC model's config with `train_ds`, `validation_ds` and `test_ds`.
 
     Returns:
-        A sentence for each manifest of which NeMo will leave rows out for their length, and for each training manifest with empty
-        transcripts, where there is a `tutor:` section.
+        A sentence for each manifest of which NeMo will leave rows out for their length, for each training manifest with empty
+        transcripts, where there is a `tutor:` section, and where there is no validation set.
 
     Raises:
         TutorError: the first mistake found; no training set is one.
@@ -215,11 +220,16 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
         manifests = _manifests_of(section, key)
         if not manifests and name == "train_ds":
             raise TutorError(_NOT_SET.format(key=key))
+        if not manifests and name == "validation_ds":
+            told.append(f"{key} is not set, so no checkpoint is chosen by its WER, and val_wer=0.0000 in their names says nothing.")
         empty = []
         for manifest in manifests:
             if in_store(manifest):
                 continue
-            rows, left_out = _read(Path(manifest).expanduser(), rules)
+            path = Path(manifest).expanduser()
+            if len(manifests) > 1 and not path.is_file():
+                raise TutorError(f"there is no manifest {path}; {key} names {len(manifests)}, for NeMo ends a path at a comma.")
+            rows, left_out = _read(path, rules)
             if left_out:
                 told.append(
                     f"model.{name} leaves out {left_out} of {left_out + len(rows)} rows of {manifest}: it keeps those{rules}."
@@ -251,9 +261,9 @@ def _manifests_of(section: Any, key: str) -> List[str]:
 
 
 def _flat(found: Any) -> Iterator[str]:
-    """NeMo's concatenated sets have lists in the list."""
+    """NeMo's concatenated sets have lists in the list; a comma separates paths there, too."""
     for item in found:
-        yield from [str(item)] if isinstance(item, str) else _flat(item)
+        yield from item.split(",") if isinstance(item, str) else _flat(item)
 
 
 def _frame_seconds(model_cfg: Mapping[str, Any]) -> float:

@@ -34,13 +34,15 @@ def pseudo_manifest(
         `unfound` are those of the first two whose relative path leads to no file here, and is left as it is.
 
     Raises:
-        TutorError: no such manifest, a bad line, or nothing left.
+        TutorError: no such manifest, a bad line, nothing left, or the manifest itself as destination.
     """
     if not source.is_file():
         raise TutorError(f"there is no manifest {source}; give the output of NeMo's transcribe_speech.py.")
     fates: Counter[str] = Counter()
     rows: List[Dict[str, Any]] = []
     destination = destination.expanduser().resolve()
+    if source.resolve() == destination:
+        raise TutorError(f"{source} would be overwritten by what is made of it; give the new manifest another name.")
     moved = source.resolve().parent != destination.parent
     with source.open("rb") as file:
         for number, line in enumerate(file, start=1):

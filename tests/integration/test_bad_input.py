@@ -136,7 +136,7 @@ def test_sample_rates_that_differ(run, corpus, tmp_path):
 )
 def test_a_layer_that_does_not_exist(run, key, path, near):
     line = run(f"+model.tutor.rkd.{key}={path}")
-    assert f"no layer {path!r}" in line and near in line
+    assert f"model.tutor.rkd.{key}: there is no layer {path!r}" in line and near in line
 
 
 def test_a_layer_that_gives_no_frames(run):

@@ -119,5 +119,5 @@ def test_a_head_on_frames_of_another_rate(corpus, teacher_file, make_student):
 
 def test_a_layer_that_does_not_exist(corpus, teacher_file, make_student):
     model = make_student(student_config(corpus, teacher_file, SKD, skd={"at_layers": ["encoder.encoder.7"]}))
-    with pytest.raises(TutorError, match=r"there is no layer 'encoder\.encoder\.7'"):
+    with pytest.raises(TutorError, match=r"^model\.tutor\.skd\.at_layers\[0\]: there is no layer 'encoder\.encoder\.7'"):
         model.setup("fit")

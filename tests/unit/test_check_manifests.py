@@ -23,6 +23,7 @@ def block(stride: int = 1, repeat: int = 1, **more: Any) -> Dict[str, Any]:
 def model(path: Optional[Any], encoder: Optional[Dict[str, Any]] = None, **train_ds: Any) -> Any:
     config = {
         "train_ds": {"manifest_filepath": path if path is None or isinstance(path, list) else str(path), **train_ds},
+        "validation_ds": {"use_lhotse": True},  # there is one, and it is NeMo's business
         "preprocessor": {"window_stride": 0.01},
         "encoder": encoder or {"jasper": [block(2), block()]},
     }
@@ -57,6 +58,25 @@ def test_every_manifest_of_a_section_is_checked(folder: Path) -> None:
     for found in ([str(good), str(bad)], f"{good},{bad}"):
         with pytest.raises(TutorError, match=r"bad\.jsonl line 1 "):
             check_manifests(model(found))
+
+
+def test_a_comma_ends_a_path_in_lists_too(folder: Path) -> None:
+    """As in NeMo, which would look for the file `FOLDER/a`."""
+    path = manifest(folder, row(duration=1.0), name="a, b.jsonl")
+    for found in (str(path), [str(path)]):
+        with pytest.raises(TutorError, match=r"there is no manifest .*/a; .* names 2, for NeMo ends a path at a comma"):
+            check_manifests(model(found))
+
+
+def test_a_training_without_validation_is_told(folder: Path) -> None:
+    path = manifest(folder, row(duration=1.0))
+    config = model(path)
+    for without in (None, {"manifest_filepath": None}):
+        config.validation_ds = without
+        [told] = check_manifests(config)
+        assert told.startswith("model.validation_ds.manifest_filepath is not set, so no checkpoint is chosen")
+    config.validation_ds = {"manifest_filepath": str(path)}
+    assert check_manifests(config) == []
 
 
 @pytest.mark.parametrize("config", [model("???"), model(None), model([]), OmegaConf.merge(model(None), {"train_ds": None})])

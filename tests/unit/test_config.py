@@ -135,10 +135,18 @@ def test_an_unknown_key_is_named_with_the_nearest(section: str, words: List[str]
         assert word in message
 
 
-@pytest.mark.parametrize("section", ["", "teacher: {}", "teacher: {precision: fp32}", "teacher: {model_path: ???}"])
+@pytest.mark.parametrize(
+    "section", ["", "teacher: {}", "teacher: {precision: fp32}", "teacher: {model_path: ???}", "teacher: {model_path: null}"]
+)
 def test_the_teachers_path_must_be_given(section: str) -> None:
     section = section.replace("???", "'???'")
-    assert refusal(section).startswith("model.tutor.teacher.model_path is not set")
+    assert refusal(section).startswith("model.tutor.teacher.model_path is not set; give the teacher's .nemo file")
+
+
+def test_null_is_no_name_and_no_section() -> None:
+    nameless = refusal(f"{TEACHER}, stages: [{{name: null, weights: {{ctc: 1}}}}]")
+    assert nameless == "model.tutor.stages[0].name is not set; give it."
+    assert refusal(f"{TEACHER}, rkd: null").endswith("not None; leave it out for the defaults.")
 
 
 SECOND = "name: a, epochs: 1, weights: {rkd: 1}"

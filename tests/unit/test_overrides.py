@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nemo_tutornet.check import compose_config
+from nemo_tutornet.check import compose_config, find_config
+from nemo_tutornet.cli import _pasted
 from nemo_tutornet.demo import hydra_value
 from tests.conftest import refusal
 
@@ -37,7 +39,38 @@ def test_a_relative_config_path_is_the_training_scripts(tmp_path: Path, monkeypa
     for folder in ("conf", "work/mine"):
         (tmp_path / folder / "quartznet_5x5.yaml").write_text("name: foreign")
     monkeypatch.chdir(tmp_path / "work")
-    assert compose_config("../conf", "quartznet_5x5", []).name == "QuartzNet5x5"
-    assert compose_config("mine", "quartznet_5x5", []).name == "foreign"  # where the script has no such folder
-    assert compose_config(str(tmp_path / "conf"), "quartznet_5x5", []).name == "foreign"
-    assert "neither beside the training script nor here" in refusal(compose_config, "nowhere", "quartznet_5x5", [])
+    assert name_of("../conf") == "QuartzNet5x5"
+    assert name_of("mine") == "foreign"  # where the script has no such folder
+    assert name_of(str(tmp_path / "conf")) == "foreign"
+    assert "neither beside the training script nor here" in refusal(find_config, "nowhere", "quartznet_5x5")
+
+
+def test_a_copy_of_the_script_brings_its_own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python examples/speech_to_text_ctc_tutornet.py --config-path=../conf` reads the copy's, so `check` and `cache` must."""
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "quartznet_5x5.yaml").write_text("name: copy")
+    (tmp_path / "examples").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert name_of("../conf") == "QuartzNet5x5"
+    (tmp_path / "examples" / "speech_to_text_ctc_tutornet.py").touch()
+    assert name_of("../conf") == "copy"
+    assert find_config("../conf", "quartznet_5x5") == find_config("../conf", "quartznet_5x5.yaml")
+    sentence = refusal(find_config, "../conf", "quartznet")
+    assert f"there is no {tmp_path / 'conf' / 'quartznet.yaml'}" in sentence and "there: quartznet_5x5." in sentence
+
+
+def name_of(config_path: str) -> str:
+    """The name in the `quartznet_5x5.yaml` that is found."""
+    return compose_config(find_config(config_path, "quartznet_5x5"), []).name
+
+
+def test_an_override_that_hydra_refuses_names_the_file() -> None:
+    yaml = find_config("../conf", "quartznet_5x5")
+    assert refusal(compose_config, yaml, ["model.nosuch=1"]).startswith(f"{yaml}: ")
+
+
+@pytest.mark.parametrize("folder", ["targets", "my targets", "/a/it's, v=2", "~/[x]"])
+def test_what_cache_says_can_be_pasted(folder: str) -> None:
+    [word] = shlex.split(_pasted(Path(folder)))
+    found = OverridesParser.create().parse_override(word)
+    assert (found.key_or_group, found.value()) == ("model.tutor.teacher.cache", folder)

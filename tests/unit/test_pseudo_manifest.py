@@ -42,6 +42,13 @@ def test_hypotheses_become_the_text(source: Path, tmp_path: Path) -> None:
     assert [row["audio_filepath"] for row in found] == ["a.wav", "b.wav", "/x/c.wav"]
 
 
+def test_the_manifest_itself_is_kept(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = source.read_bytes()
+    monkeypatch.chdir(source.parent)
+    assert "would be overwritten" in refusal(pseudo_manifest, source, Path(source.name))
+    assert source.read_bytes() == before
+
+
 def test_filters_and_transcripts(source: Path, tmp_path: Path) -> None:
     assert pseudo_manifest(source, tmp_path / "a.jsonl", max_wer=0.4) == {"kept": 2, "wrong": 1, "empty": 1}
     assert pseudo_manifest(source, tmp_path / "b.jsonl", max_wer=0.5) == {"kept": 3, "empty": 1}
