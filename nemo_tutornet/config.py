@@ -179,7 +179,9 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
     for key, items in lists.items():
         if items is not None:
             schema = _LISTS[key]
-            setattr(config, key, [_build(schema, _given(item, schema), f"model.tutor.{key}[{i}]") for i, item in enumerate(items)])
+            setattr(
+                config, key, [_build(schema, _given(item, schema), f"model.tutor.{key}[{i}]") for i, item in enumerate(items)]
+            )
     _check(config)
     if (model_cfg.get("train_ds") or {}).get("use_dali"):
         raise TutorError(

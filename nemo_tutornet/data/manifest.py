@@ -92,7 +92,9 @@ def _rows(path: Path, rules: Rules) -> Iterator[Optional[Utterance]]:
 def json_row(line: bytes, where: str) -> Dict[str, Any]:
     """A line's object; `where` is its file and number, for the sentence that refuses it."""
     if line.startswith(codecs.BOM_UTF8):
-        raise TutorError(f"{where} begins with a byte order mark, which NeMo does not read; save the manifest as UTF-8 without BOM.")
+        raise TutorError(
+            f"{where} begins with a byte order mark, which NeMo does not read; save the manifest as UTF-8 without BOM."
+        )
     try:
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
@@ -221,7 +223,9 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
         if not manifests and name == "train_ds":
             raise TutorError(_NOT_SET.format(key=key))
         if not manifests and name == "validation_ds":
-            told.append(f"{key} is not set, so no checkpoint is chosen by its WER, and val_wer=0.0000 in their names says nothing.")
+            told.append(
+                f"{key} is not set, so no checkpoint is chosen by its WER, and val_wer=0.0000 in their names says nothing."
+            )
         empty = []
         for manifest in manifests:
             if in_store(manifest):
