@@ -154,7 +154,7 @@ def _evaluate_nemo(path: Path, rows: Sequence[Utterance], batch_size: int) -> Ev
     model = restore_ctc(path)
     hypotheses, seconds = transcribe(model, rows, batch_size)
     parameters = sum(p.numel() for p in model.parameters())
-    return _score(path, "nemo", rows, hypotheses, seconds, parameters, path.stat().st_size)
+    return _score(path, "nemo", rows, hypotheses, seconds, parameters, _size(path))
 
 
 def _evaluate_graph(name: Path, graph: Path, rows: Sequence[Utterance]) -> Evaluation:
@@ -166,6 +166,11 @@ def _evaluate_graph(name: Path, graph: Path, rows: Sequence[Utterance]) -> Evalu
     seconds = time.perf_counter() - start
     runtime = f"onnx {recogniser.precision}"
     return _score(name, runtime, rows, hypotheses, seconds, recogniser.parameters, graph.stat().st_size)
+
+
+def _size(path: Path) -> int:
+    """Bytes of a `.nemo`, or of the files in the folder that it was unpacked to."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
 
 
 def _score(
@@ -235,10 +240,12 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> Errors:
     Args:
         reference: transcript.
         hypothesis: what the model made of it.
-        unit: `word` or `character`; a space counts as a character.
+        unit: `word`, what stands between white space of any kind, as in NeMo's WER, or `character`, where a space counts as one.
     """
     import jiwer
 
+    if unit == "word":  # jiwer divides words at U+0020 only, not at a tab or a no-break space
+        reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
     if not reference.strip():  # jiwer 3 refuses an empty reference
         return Errors(0, 0, len(hypothesis.split() if unit == "word" else hypothesis.strip()), 0)
     counted = (jiwer.process_words if unit == "word" else jiwer.process_characters)(reference, hypothesis)

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any, Callable, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Collection, List, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from nemo_tutornet.onnx_metadata import OnnxMetadata
 
 # What SentencePiece writes for the pieces that every model of it has and no transcript should.
 _SURFACE = {"<unk>": " \u2047 ", "<s>": "", "</s>": ""}
+_BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 
 
 class OnnxRecogniser:
@@ -62,6 +64,7 @@ class OnnxRecogniser:
         self._inputs = [item.name for item in self._session.get_inputs()]
         self._check_graph(int(metadata.front_end["features"]))
         self._front_end = _build(metadata.front_end)
+        self._punctuation = _punctuation_of(self.labels)
 
     def _check_graph(self, features: int) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -88,9 +91,10 @@ class OnnxRecogniser:
         """
         import torch
 
-        signal = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))[None]
+        signal = torch.zeros(1, max(1, len(samples)))  # the front end does not take a signal without samples
+        signal[0, : len(samples)] = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
         with torch.no_grad():
-            features, length = self._front_end(input_signal=signal, length=torch.tensor([signal.shape[1]]))
+            features, length = self._front_end(input_signal=signal, length=torch.tensor([len(samples)]))
         return features[:, :, : int(length)].numpy()
 
     def log_probs(self, features: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
@@ -115,6 +119,9 @@ class OnnxRecogniser:
         Args:
             audio: waveforms `[N]`, -1 to 1, at `sample_rate`.
             progress: called with the number of utterances done, after each.
+
+        Returns:
+            A text each; an empty one for audio shorter than a hop, in which there is no frame.
         """
         texts = []
         for samples in audio:
@@ -132,7 +139,7 @@ class OnnxRecogniser:
         """
         best = log_probs.argmax(axis=-1)
         changed = best[np.diff(best, prepend=-1) != 0]
-        return join_labels([self.labels[i] for i in changed if i < len(self.labels)], self._tokenizer)
+        return join_labels([self.labels[i] for i in changed if i < len(self.labels)], self._tokenizer, self._punctuation)
 
     def _run(self, features: np.ndarray) -> np.ndarray:
         frames = features.shape[2]
@@ -150,19 +157,37 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def join_labels(labels: Sequence[str], tokenizer: str) -> str:
-    """Characters or pieces put together as NeMo does it.
+def join_labels(labels: Sequence[str], tokenizer: str, punctuation: Collection[str] = ()) -> str:
+    """Characters or pieces put together as NeMo does it, 2.7.3 as well as 3.0.
 
     Args:
         labels: in the order of speech.
         tokenizer: `char`, `bpe` (SentencePiece, a word begins with U+2581), `agg` (several of those) or `wpe` (WordPiece, a
             word goes on with `##`).
+        punctuation: marks of the vocabulary, by NeMo's `extract_punctuation_from_vocab`: one space before each is taken away,
+            whatever the tokenizer, and before an apostrophe too.
     """
     if tokenizer == "char":
-        return "".join(labels)
-    if tokenizer == "wpe":
-        return " ".join(labels).replace(" ##", "")
-    return "".join(_SURFACE.get(label, label) for label in labels).lstrip("\u2581").replace("\u2581", " ")
+        text = "".join(labels)
+    elif tokenizer == "wpe":
+        text = " ".join(labels).replace(" ##", "")
+    else:
+        text = "".join(_SURFACE.get(label, label) for label in labels).lstrip("\u2581").replace("\u2581", " ")
+        text = _BYTES.sub(_from_bytes, text)
+    return re.sub(rf"\s([{re.escape(''.join(punctuation))}])", r"\1", text) if punctuation else text
+
+
+def _from_bytes(pieces: re.Match[str]) -> str:
+    """SentencePiece's byte pieces, `<0xC3><0xA9>`, as UTF-8; each byte that belongs to no character becomes U+FFFD."""
+    # Python's own errors="replace" writes one U+FFFD for a character cut short, however many bytes it has.
+    text = bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="surrogateescape")
+    return re.sub("[\udc80-\udcff]", "\ufffd", text)
+
+
+def _punctuation_of(labels: List[str]) -> Collection[str]:
+    from nemo.collections.asr.parts.utils.tokenizer_utils import extract_punctuation_from_vocab
+
+    return extract_punctuation_from_vocab(labels)
 
 
 def _open(path: Path) -> Any:

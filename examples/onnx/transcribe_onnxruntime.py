@@ -8,7 +8,9 @@ python transcribe_onnxruntime.py STUDENT.onnx a.wav b.flac
 from __future__ import annotations
 
 import json
+import re
 import sys
+import unicodedata
 
 import librosa
 import numpy as np
@@ -21,6 +23,9 @@ def features(samples: np.ndarray, p: dict) -> np.ndarray:
         sys.exit("this example computes per-feature normalised log-mel features with a Hann window only")
     window = p["n_window_size"] or int(p["window_size"] * p["sample_rate"])
     hop = p["n_window_stride"] or int(p["window_stride"] * p["sample_rate"])
+    frames = len(samples) // hop  # NeMo computes one more, which is not valid
+    if not frames:
+        return np.zeros((1, p["features"], 0), np.float32)
     n_fft = p["n_fft"] or 2 ** int(np.ceil(np.log2(window)))
     tiny = {"eps": np.finfo(np.float32).eps, "tiny": np.finfo(np.float32).tiny}.get(
         p["log_zero_guard_value"], p["log_zero_guard_value"]
@@ -33,20 +38,31 @@ def features(samples: np.ndarray, p: dict) -> np.ndarray:
     spectrum = librosa.stft(
         emphasised, n_fft=n_fft, hop_length=hop, win_length=window, window=np.hanning(window), center=True, pad_mode="constant"
     )
-    power = bank @ np.abs(spectrum[:, : len(samples) // hop]) ** p["mag_power"]  # NeMo's last frame is not a valid one
+    power = bank @ np.abs(spectrum[:, :frames]) ** p["mag_power"]
     log = np.log(power + tiny if p["log_zero_guard_type"] == "add" else np.maximum(power, tiny))
-    normalised = (log - log.mean(axis=1, keepdims=True)) / (log.std(axis=1, ddof=1, keepdims=True) + 1e-5)
-    return normalised[None].astype(np.float32)
+    deviation = log.std(axis=1, ddof=1, keepdims=True) if frames > 1 else 0
+    return ((log - log.mean(axis=1, keepdims=True)) / (deviation + 1e-5))[None].astype(np.float32)
 
 
 def text(log_probs: np.ndarray, labels: list, tokenizer: str) -> str:
-    """Greedy CTC: repeats merged, then blanks dropped. The blank is the last label."""
+    """Greedy CTC: repeats merged, then blanks dropped, and the rest joined as in NeMo. The blank is the last label."""
     best = log_probs.argmax(axis=-1)
     merged = best[np.diff(best, prepend=-1) != 0]
     pieces = [labels[i] for i in merged if i < len(labels)]
+    joined = "".join(pieces)
     if tokenizer == "wpe":  # WordPiece: ## goes on with a word
-        return " ".join(pieces).replace(" ##", "")
-    return "".join(pieces) if tokenizer == "char" else "".join(pieces).replace("\u2581", " ").strip()
+        joined = " ".join(pieces).replace(" ##", "")
+    elif tokenizer != "char":  # SentencePiece: U+2581 begins a word
+        joined = re.sub("(<0x[0-9A-F]{2}>)+", from_bytes, joined.lstrip("\u2581").replace("\u2581", " "))
+    # NeMo takes away one space before a mark that the labels have, an apostrophe too; [UNK], <unk>, ##' and the like don't count.
+    plain = "".join(label for label in labels if not re.match("\\[.*\\]$|<.*>$|##|\u2581", label))
+    marks = re.escape("".join(c for c in plain if unicodedata.category(c).startswith("P")))
+    return re.sub(rf"\s([{marks}])", r"\1", joined) if marks else joined
+
+
+def from_bytes(pieces: re.Match) -> str:
+    """The text of SentencePiece's bytes: <0xC3><0xA9> is an e with an acute accent, where the vocabulary has none."""
+    return bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="replace")
 
 
 def main(model: str, files: list) -> None:
@@ -58,8 +74,11 @@ def main(model: str, files: list) -> None:
         signal = features(samples, front_end)
         # One utterance at a time and no padding: the graph has no masks. Some graphs also want the number of frames.
         feed = {"audio_signal": signal, "length": np.array([signal.shape[2]])}
-        (log_probs,) = session.run(["logprobs"], {item.name: feed[item.name] for item in session.get_inputs()})
-        print(f"{file}: {text(log_probs[0], labels, metadata['tokenizer'])}")
+        found = ""
+        if signal.shape[2]:  # audio shorter than a hop has no frame, and no graph takes that
+            (log_probs,) = session.run(["logprobs"], {item.name: feed[item.name] for item in session.get_inputs()})
+            found = text(log_probs[0], labels, metadata["tokenizer"])
+        print(f"{file}: {found}")
 
 
 if __name__ == "__main__":

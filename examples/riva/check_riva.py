@@ -230,7 +230,9 @@ def ms_per_timestep(student: Student, archive: Archive) -> int:
         (log_probs,) = session.run(["logprobs"], {value.name: feed[value.name] for value in session.get_inputs()})
     except Exception as error:  # ONNX Runtime raises classes of its own for each kind of defect
         raise CheckFailed(f"the graph does not run in ONNX Runtime ({str(error).splitlines()[0]}); convert it again.") from None
-    return round(1000 * preprocessor.get("window_stride", 0.01) * FRAMES_IN / log_probs.shape[1])
+    samples, seconds = preprocessor.get("n_window_stride"), preprocessor.get("window_stride", 0.01)
+    stride = samples / preprocessor.get("sample_rate", 16000) if samples else seconds
+    return round(1000 * stride * FRAMES_IN / log_probs.shape[1])
 
 
 def leak_failures(archive: Archive) -> Iterator[str]:

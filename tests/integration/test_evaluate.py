@@ -7,9 +7,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from nemo_tutornet import export_student
@@ -29,6 +32,22 @@ def test_error_counts_agree_with_an_edit_distance_by_hand():
     assert (characters.deletions, characters.reference) == (1, 4)
     assert count_errors("", "a b").insertions == 2 and count_errors("a b", "").deletions == 2
     assert count_errors("", "a b", "character").insertions == 3 and count_errors("a b", "", "character").deletions == 3
+
+
+TEXTS = st.lists(st.sampled_from("ab \t\n\x1c\u00a0\u3000\u200b")).map("".join)
+
+
+@given(TEXTS, TEXTS)
+@example("a\u00a0b\u3000a\tb", "a b a b")
+def test_words_are_divided_as_in_nemos_word_error_rate(reference: str, hypothesis: str) -> None:
+    from nemo.collections.asr.metrics.wer import word_error_rate
+
+    errors = count_errors(reference, hypothesis)
+    assert errors.reference == len(reference.split())
+    if errors.reference:
+        assert errors.rate == word_error_rate([hypothesis], [reference])
+    else:
+        assert errors.insertions == len(hypothesis.split())
 
 
 def test_bootstrap_interval_holds_the_rate_and_is_the_same_each_time():
@@ -54,6 +73,17 @@ def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
     wrong = [count_errors(r, h) for r, h in zip(["aa c", "bb d"], texts, strict=True)]
     assert first["wer"] == sum(e.substitutions + e.deletions + e.insertions for e in wrong) / 4
     assert first["real_time_factor"] > 0 and first["wer_low"] <= first["wer"] <= first["wer_high"]
+
+
+def test_an_unpacked_model_is_as_large_as_its_files(corpus: Path, teacher_file: Path, tmp_path: Path) -> None:
+    with tarfile.open(teacher_file) as archive:
+        archive.extractall(tmp_path / "teacher", filter="data")
+    sizes = [path.stat().st_size for path in (tmp_path / "teacher").iterdir()]
+    assert len(sizes) > 1
+    arguments = ["evaluate", str(teacher_file), str(tmp_path / "teacher"), "--manifest", str(corpus / "valid.jsonl"), "--json"]
+    packed, unpacked = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert (packed["megabytes"], unpacked["megabytes"]) == (teacher_file.stat().st_size / 1e6, sum(sizes) / 1e6)
+    assert packed["wer"] == unpacked["wer"]
 
 
 def test_short_audio_is_transcribed_as_nemo_transcribes_its_file(corpus: Path, tmp_path: Path) -> None:

@@ -147,6 +147,12 @@ def test_a_right_archive_passes_and_shows_its_frame_rate(tmp_path, monkeypatch, 
     assert ("length int64 [*]" in said) is length
 
 
+def test_the_frame_rate_of_a_front_end_given_in_samples(tmp_path, monkeypatch, capsys):
+    files = Files(tmp_path)
+    files.student_config["preprocessor"].update(sample_rate=8000, window_stride=None, n_window_stride=120)
+    assert files.check(monkeypatch) == 0 and "--ms_per_timestep=30\n" in capsys.readouterr().out
+
+
 def test_a_right_archive_of_a_bpe_student_passes(tmp_path, monkeypatch, capsys, tokenizer):
     assert Files(tmp_path, tokenizer).check(monkeypatch) == 0
     said = capsys.readouterr().out

@@ -1,0 +1,25 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The example without NeMo says of the shortest audio what the package says of it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nemo_tutornet.onnx_export import write_onnx
+from nemo_tutornet.onnx_runtime import OnnxRecogniser
+from tests.integration.students import build
+from tests.integration.test_onnx import run_example
+
+
+def test_the_example_takes_audio_of_no_frame_and_of_one(tmp_path):
+    import soundfile
+
+    write_onnx(build("quartznet", tmp_path), tmp_path / "student.onnx")
+    audio = [np.random.default_rng(n).standard_normal(n).astype(np.float32) / 10 for n in (0, 1, 159, 160, 319, 320, 500)]
+    files = [tmp_path / f"{len(samples)}.wav" for samples in audio]
+    for path, samples in zip(files, audio, strict=True):
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+    expected = OnnxRecogniser(tmp_path / "student.onnx").transcribe(audio)
+    assert expected[:3] == [""] * 3 and all(text.strip() for text in expected[3:])
+    assert run_example("transcribe_onnxruntime.py", tmp_path / "student.onnx", *files) == expected
