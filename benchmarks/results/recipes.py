@@ -107,6 +107,7 @@ RECIPES: Dict[str, Recipe] = {
     **CHAR,
     "rkd_tenth_ctc": Recipe("RKD for a tenth of the epochs, then CTC only", (RKD, CTC), rkd_share=0.1),
     "rkd_half_ctc": Recipe("RKD for half of the epochs, then CTC only", (RKD, CTC), rkd_share=0.5),
+    "rkd_kept_ctc": Recipe("RKD, then CTC + RKD", (RKD, ("ctc", {"ctc": 1.0, "rkd": 5.0}))),
     "rkd_restart_ctc": Recipe("RKD, then CTC only, each with a learning rate schedule of its own", (RKD, CTC), restart=True),
     "rkd_restart_low_ctc": Recipe(
         "RKD, then CTC only, each with a learning rate schedule of its own, the second a quarter as high",
