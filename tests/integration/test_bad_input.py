@@ -139,6 +139,15 @@ def test_a_layer_that_does_not_exist(run, key, path, near):
     assert f"model.tutor.rkd.{key}: there is no layer {path!r}" in line and near in line
 
 
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [("'???'", "model.tokenizer.dir is not set"), ("null", "is not set"), (".", "., which holds no tokenizer.model")],
+)
+def test_a_tokenizer_that_is_not_there(run, folder, words):
+    line = run("model.tutor=null", f"+model.tokenizer={{dir:{folder},type:bpe}}")
+    assert words in line and "process_asr_text_tokenizer.py" in line
+
+
 def test_a_layer_that_gives_no_frames(run):
     assert "choose a layer" in run("+model.tutor.rkd.hint_layer=decoder")
 
