@@ -17,7 +17,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.teacher import locate
 
 # NeMo's keys of a tokenizer's files in a checkpoint's config, and the names it looks for in a tokenizer's folder.
-_FILES = {"model_path": "tokenizer.model", "vocab_path": "vocab.txt", "spe_tokenizer_vocab": "tokenizer.vocab"}
+TOKENIZER_FILES = {"model_path": "tokenizer.model", "vocab_path": "vocab.txt", "spe_tokenizer_vocab": "tokenizer.vocab"}
 
 
 def borrow_tokenizer(cfg: DictConfig) -> None:
@@ -31,10 +31,11 @@ def borrow_tokenizer(cfg: DictConfig) -> None:
         cfg: the student's config; one whose tokenizer is a section is left alone.
 
     Raises:
-        TutorError: no teacher to take it from, or a teacher without a tokenizer of its own.
+        TutorError: no teacher to take it from, a teacher without a tokenizer of its own, or a section whose folder has none.
     """
     asked = cfg.get("tokenizer")
     if not isinstance(asked, str):
+        _check_folder(asked)
         return
     cache = _cache_of(cfg) if asked == "teacher" else None
     if cache is not None:
@@ -52,6 +53,18 @@ def borrow_tokenizer(cfg: DictConfig) -> None:
         cfg.tokenizer = {"dir": str(_kept(files)), "type": kind}
 
 
+def _check_folder(section: Any) -> None:
+    """NeMo ends in a traceback where a SentencePiece tokenizer's folder does not hold it."""
+    if not isinstance(section, DictConfig) or "model_path" in section or str(section.get("type")).lower() != "bpe":
+        return
+    folder = section.get("dir")  # None where it is ???
+    if not folder or not (Path(folder) / TOKENIZER_FILES["model_path"]).is_file():
+        raise TutorError(
+            f"model.tokenizer.dir is {'not set' if not folder else f'{folder}, which holds no tokenizer.model'}; give the folder "
+            f"that NeMo's process_asr_text_tokenizer.py wrote (it ends in spe_bpe_v128 or the like)."
+        )
+
+
 def tokenizer_of(path: Path) -> Tuple[Optional[str], Dict[str, bytes]]:
     """The type of a checkpoint's tokenizer, None for characters, and its files by the names that NeMo looks for in a folder.
 
@@ -61,11 +74,11 @@ def tokenizer_of(path: Path) -> Tuple[Optional[str], Dict[str, bytes]]:
         TutorError: its archive does not hold them.
     """
     section = read_nemo_config(path).get("tokenizer")
-    kind = str(section.get("type")) if isinstance(section, DictConfig) else None
+    kind = str(section.get("type")).lower() if isinstance(section, DictConfig) else None  # NeMo takes BPE for bpe
     if kind not in ("bpe", "wpe"):
         return kind, {}
     assert isinstance(section, DictConfig)
-    names = {key: str(section[key]).removeprefix("nemo:") for key in _FILES if section.get(key)}
+    names = {key: str(section[key]).removeprefix("nemo:") for key in TOKENIZER_FILES if section.get(key)}
     return kind, _files(path, names)
 
 
@@ -79,7 +92,7 @@ def _cached(folder: Path) -> Tuple[Optional[str], Dict[str, bytes]]:
 
     reader = CacheReader(folder)
     kind = reader.binding.get("tokenizer")
-    return kind, {name: reader.path(name).read_bytes() for name in _FILES.values() if reader.has(name)}
+    return kind, {name: reader.path(name).read_bytes() for name in TOKENIZER_FILES.values() if reader.has(name)}
 
 
 def _teacher_of(cfg: DictConfig) -> str:
@@ -108,7 +121,7 @@ def _files(path: Path, names: Dict[str, str]) -> Dict[str, bytes]:
         raise TutorError(
             f"{path} does not hold its tokenizer's files ({', '.join(missing) or 'none is named'}); take a whole one."
         )
-    return {_FILES[key]: found[name] for key, name in names.items()}
+    return {TOKENIZER_FILES[key]: found[name] for key, name in names.items()}
 
 
 def _kept(files: Dict[str, bytes]) -> Path:

@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import importlib
 import lzma
 import os
+import signal
 import tarfile
 import tempfile
+import threading
 import zlib
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
 
@@ -31,6 +34,8 @@ CTC_CLASSES = {"EncDecCTCModel": STOCK_CHAR, "EncDecCTCModelBPE": STOCK_BPE}
 TEACHER_CLASSES = (
     *CTC_CLASSES, "EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCBPEModel", "EncDecRNNTModel", "EncDecRNNTBPEModel",
 )  # fmt: skip
+# Keys of files that do not end as such: of datasets, and of a beam search's language model and its phrases.
+_DATA = ("input_cfg", "ngram_lm_model", "key_phrases_file")
 # Plain containers and scalars that NeMo's hyperparameters are made of.
 _HARMLESS = {
     "builtins.int", "builtins.float", "builtins.bool", "builtins.str", "builtins.dict", "builtins.list", "builtins.tuple",
@@ -149,17 +154,23 @@ def stock_config(config: DictConfig) -> DictConfig:
     vocabulary = OmegaConf.select(stock, "decoder.vocabulary")
     if stock.target == STOCK_CHAR and vocabulary and stock.get("labels") is None:
         stock.labels = list(vocabulary)  # NeMo's script for fine-tuning reads them
-    if isinstance(stock.get("tokenizer"), DictConfig) and stock.tokenizer.get("dir"):
-        stock.tokenizer.dir = ""  # the pieces travel inside the archive; NeMo wants the key
+    tokenizer = stock.get("tokenizer")
+    if isinstance(tokenizer, DictConfig):
+        for section in (tokenizer, *(tokenizer.get("langs") or {}).values()):  # `langs` are an aggregate tokenizer's
+            if isinstance(section, DictConfig):
+                if section.get("dir"):
+                    section.dir = ""  # the pieces travel inside the archive; NeMo wants the key
+                if section.get("type"):
+                    section.type = str(section.type).lower()  # as NeMo reads it; its other readers may not
     return stock
 
 
 def names_data(key: str) -> bool:
     """Whether a key holds files of the training machine, as those of datasets and of their augmentation do.
 
-    By its ending: NeMo and its Lhotse loader have a dozen of them (manifest_filepath, noise_path, rir_manifest_path, ...).
+    Most by their ending: NeMo and its Lhotse loader have a dozen of them (manifest_filepath, noise_path, rir_manifest_path, ...).
     """
-    return key == "input_cfg" or key.endswith(("_path", "_paths", "_filepath", "_filepaths"))
+    return key in _DATA or key.endswith(("_path", "_paths", "_filepath", "_filepaths"))
 
 
 def _forget_paths(section: DictConfig) -> None:
@@ -220,11 +231,47 @@ def sha256_of(path: Path) -> str:
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder inside `folder`; at the end its files are renamed into `folder`, after an error none is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".tutornet-") as name:
-        yield Path(name)
-        for path in sorted(Path(name).iterdir()):
-            os.replace(path, folder / path.name)
+    with staged_in(folder) as stages:
+        yield stages[folder]
+
+
+@contextmanager
+def staged_in(*folders: Path) -> Iterator[Dict[Path, Path]]:
+    """`staged` for several folders, whose files appear together: yields the temporary folder of each."""
+    with ExitStack() as stack:
+        stages: Dict[Path, Path] = {}
+        for folder in dict.fromkeys(folders):
+            folder.mkdir(parents=True, exist_ok=True)
+            stages[folder] = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".tutornet-")))
+        yield stages
+        targets = {path: folder / path.name for folder, stage in stages.items() for path in sorted(stage.iterdir())}
+        for target in targets.values():
+            if target.is_dir() and not target.is_symlink():  # the one name that no file can take
+                raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
+        with uninterrupted():
+            for path, target in targets.items():
+                os.replace(path, target)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Puts an interrupt or a plain kill off until a step that must not be left half done is over."""
+    seen: List[int] = []
+    handlers: Dict[int, Any] = {}  # what stood before
+    if threading.current_thread() is threading.main_thread():  # no other thread is interrupted, or may set a handler
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not None:  # one that is not Python's could not be put back
+                handlers[number] = signal.signal(number, lambda got, _: seen.append(got))
+    try:
+        yield
+    finally:
+        for masked, handler in handlers.items():
+            signal.signal(masked, handler)
+    for got in seen:
+        if callable(handlers[got]):
+            handlers[got](got, None)
+        elif handlers[got] == signal.SIG_DFL:
+            raise KeyboardInterrupt
 
 
 @contextmanager

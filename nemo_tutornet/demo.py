@@ -18,17 +18,16 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Iterator, List, Optional
+from typing import Dict, List, Optional
 
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from nemo_tutornet import __version__
-from nemo_tutornet.checkpoints import sha256_of, written_whole
+from nemo_tutornet.checkpoints import sha256_of, uninterrupted, written_whole
 from nemo_tutornet.errors import TutorError
 
 SPLITS = ("train", "valid", "test")
@@ -181,7 +180,7 @@ def _train(planned: List[Run], folder: Path, seed: int, console: Console) -> Lis
                 if (run.folder / f"{run.name}.done").is_file() and run.trained.is_file():
                     console.print(f"{run.name}: reused from {run.trained}")
                     continue
-                with _uninterrupted():
+                with uninterrupted():  # a process that has started is on record, or it would be left behind
                     processes[run.name] = _start(run, folder, seed)
                 task = progress.add_task(run.name, total=run.epochs, note="starting")
                 arguments = (processes[run.name], run.folder / f"{run.name}.log", progress, task)
@@ -203,20 +202,6 @@ def _train(planned: List[Run], folder: Path, seed: int, console: Console) -> Lis
             raise TutorError(f"training {run.name!r} failed; its log is {run.folder / f'{run.name}.log'}.")
         (run.folder / f"{run.name}.done").touch()
     return [run.trained for run in planned]
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Puts an interrupt off until the process that is being started is on record, so that none is left behind."""
-    seen: List[int] = []
-    handlers = {number: signal.signal(number, lambda got, _: seen.append(got)) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if seen:
-        raise KeyboardInterrupt
 
 
 def _start(run: Run, folder: Path, seed: int) -> subprocess.Popen:

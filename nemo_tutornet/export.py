@@ -4,21 +4,26 @@
 
 from __future__ import annotations
 
+import os
+import re
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Union
 
+import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from nemo_tutornet.borrowed import TOKENIZER_FILES
 from nemo_tutornet.checkpoints import (
     STOCK_BPE,
     ctc_class,
     load_lightning_checkpoint,
     quiet_nemo,
     read_nemo_config,
-    staged,
+    staged_in,
     stock_config,
     untouched_app_state,
 )
@@ -29,6 +34,9 @@ from nemo_tutornet.tokenizers import forget_tokenizer_paths
 
 if TYPE_CHECKING:
     from nemo_tutornet.onnx_export import OnnxFile
+
+# An interpolation that calls a resolver (`${oc.env:HOME}`), its name perhaps another interpolation; one of a key has no colon.
+_RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -66,9 +74,10 @@ def export_student(
 ) -> Exported:
     """Writes a stock `.nemo` from a student, finished or interrupted, and optionally its ONNX graphs and the proof of both.
 
-    The source is only read. The state is loaded strictly into a fresh instance of NeMo's own class, so a key too many or
-    too few is an error and not a surprise on the customer's side; graphs are made from yet another instance, because NeMo's
-    exporter changes the model that it is given. All files appear together at the end, or none does.
+    The source is only read, and torch's random numbers go on as if nothing had been exported. The state is loaded strictly into
+    a fresh instance of NeMo's own class, so a key too many or too few is an error and not a surprise on the customer's side;
+    graphs are made from yet another instance, because NeMo's exporter changes the model that it is given. All files appear
+    together at the end, or none does.
 
     Args:
         source: a `.ckpt` that training wrote, a `.nemo`, or a model (in a distributed run, on rank zero).
@@ -81,8 +90,8 @@ def export_student(
         signing_key: PEM file of an Ed25519 private key that signs the summary.
 
     Raises:
-        TutorError: unreadable source, not a CTC recogniser, a state that does not fit NeMo's class, a failed check, or no place
-            to write; what stood at the destination stays as it was.
+        TutorError: unreadable source, not a CTC recogniser, a config that would take something of this machine along, a state
+            that does not fit NeMo's class, a failed check, or no place to write; what stood at the destination stays as it was.
     """
     destination = Path(destination)
     graph = None if onnx is None else Path(onnx)
@@ -90,19 +99,13 @@ def export_student(
     file = Path(source) if isinstance(source, (str, Path)) else None
     try:
         with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(source)))
             # NeMo takes a subword model's tokenizer out of the file that it was restored from, so a copy must last as long.
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
             model = _from_model(source, copy) if file is None else _from_file(file)
             model.cfg = stock_config(model.cfg)
-            stages: Dict[Path, Path] = {}
-
-            def stage(path: Path) -> Path:
-                folder = path.expanduser().parent.resolve()  # a link is replaced, and not what it points to
-                if folder not in stages:
-                    stages[folder] = stack.enter_context(staged(folder))
-                return stages[folder] / path.name
-
-            student = stage(destination)
+            stages = stack.enter_context(staged_in(*(_folder(path) for path in (destination, graph) if path is not None)))
+            student = stages[_folder(destination)] / destination.name
             with quiet_nemo():
                 model.save_to(str(student))
             forget_tokenizer_paths(student)
@@ -110,7 +113,7 @@ def export_student(
             if graph is not None:
                 from nemo_tutornet.onnx_export import write_onnx
 
-                graphs = write_onnx(student, stage(graph), precisions, sherpa)
+                graphs = write_onnx(student, stages[_folder(graph)] / graph.name, precisions, sherpa, called=file or destination)
             verification = None
             if verify:
                 verification = _verified(student, graphs, model, file, None if signing_key is None else Path(signing_key))
@@ -125,6 +128,15 @@ def export_student(
         verification=verification,
         summary=summary_path(destination) if verify else None,
     )
+
+
+def _folder(path: Path) -> Path:
+    return path.expanduser().parent.resolve()  # a link is replaced, and not what it points to
+
+
+def _cuda_devices(source: Any) -> List[int]:
+    parameters = source.parameters() if isinstance(source, torch.nn.Module) else ()
+    return sorted({parameter.get_device() for parameter in parameters if parameter.is_cuda})
 
 
 def _check_names(
@@ -170,9 +182,59 @@ def _from_file(source: Path) -> Any:
 
 
 def _from_nemo(source: Path) -> Any:
-    config = read_nemo_config(source)
-    ctc_class(config, source, "a student")
+    config = _resolved(read_nemo_config(source), source)
+    if "model" in config:
+        raise TutorError(
+            f"{source} has a section `model` in its config, which NeMo would restore instead of the rest; take another."
+        )
+    if ctc_class(config, source, "a student") == STOCK_BPE:
+        for key, path in _outside("tokenizer", config.get("tokenizer")):
+            raise TutorError(
+                f"{source} has {path} for {key}, a file of this machine and none of its own, which NeMo would pack into the "
+                f"student; if it is yours, restore the model and save it with NeMo, so that it holds the file, and export that."
+            )
     return restore_ctc(source)
+
+
+def _resolved(config: DictConfig, source: Path) -> DictConfig:
+    """A config with its interpolations resolved, as NeMo writes it; one that would read this machine's environment is refused."""
+    for key, text in _texts(OmegaConf.to_container(config, resolve=False)):
+        if _RESOLVER.search(text):
+            raise TutorError(
+                f"{source} has {text!r} for {key} in its config, which would be computed on this machine and written into the "
+                f"student; if that is wanted, restore the model and save it with NeMo, which writes the value, and export that."
+            )
+    try:
+        resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise TutorError(f"{source} has a config that cannot be resolved: {str(error).splitlines()[0]}.") from None
+    assert isinstance(resolved, DictConfig)
+    return resolved
+
+
+def _texts(node: Any, key: str = "") -> Iterator[Tuple[str, str]]:
+    if isinstance(node, str):
+        yield key, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for child, value in children:
+        yield from _texts(value, f"{key}.{child}".lstrip("."))
+
+
+def _outside(key: str, section: Any) -> Iterator[Tuple[str, str]]:
+    """Files outside the archive that NeMo would take for a tokenizer's: it looks for a path on the machine before the archive."""
+    if not isinstance(section, DictConfig):
+        return
+    kind, langs = str(section.get("type")).lower(), section.get("langs")
+    if kind == "agg":
+        for name in langs if isinstance(langs, DictConfig) else ():
+            yield from _outside(f"{key}.langs.{name!s}", langs[name])
+        return
+    for name in ("vocab_path",) if kind == "wpe" else TOKENIZER_FILES:
+        # Where the file is not named, a stale folder is looked into.
+        folder = str(section.get("dir") or "")
+        path: str = str(section[name] or "") if name in section else os.path.join(folder, TOKENIZER_FILES[name])
+        if os.path.exists(path) or (path.startswith("nemo:") and "/" in path):
+            yield f"{key}.{name}", path
 
 
 def _from_ckpt(source: Path) -> Any:
@@ -181,9 +243,10 @@ def _from_ckpt(source: Path) -> Any:
     config = hyper_parameters.get("cfg") if isinstance(hyper_parameters, (Mapping, DictConfig)) else None
     if config is None:
         raise TutorError(f"{source} is not a checkpoint of a NeMo model: its hyper_parameters have no cfg.")
-    config = OmegaConf.create(OmegaConf.to_container(OmegaConf.create(config), resolve=True))
+    config = OmegaConf.create(config) if isinstance(config, (dict, DictConfig)) else None
     if not isinstance(config, DictConfig):
         raise TutorError(f"{source} is not a checkpoint of a NeMo model: its cfg is not a mapping.")
+    config = _resolved(config, source)
     target = ctc_class(config, source, "a student")
     return _fresh(config, target, checkpoint["state_dict"], source)
 

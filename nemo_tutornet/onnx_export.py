@@ -7,12 +7,12 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
-from nemo_tutornet.checkpoints import STOCK_BPE, ctc_class, quiet_nemo, read_nemo_config, written_whole
+from nemo_tutornet.checkpoints import STOCK_BPE, ctc_class, quiet_nemo, read_nemo_config, staged
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
 from nemo_tutornet.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
@@ -64,7 +64,13 @@ def require(*packages: str) -> None:
             ) from None
 
 
-def write_onnx(nemo_file: Path, destination: Path, precisions: Sequence[str] = ("fp32",), sherpa: bool = False) -> List[OnnxFile]:
+def write_onnx(
+    nemo_file: Path,
+    destination: Path,
+    precisions: Sequence[str] = ("fp32",),
+    sherpa: bool = False,
+    called: Optional[Path] = None,
+) -> List[OnnxFile]:
     """Writes a stock `.nemo` as ONNX with NeMo's own exporter.
 
     The graph goes from features to log-probabilities: input `audio_signal` `[B, F, T]` (and `length` `[B]` where the encoder
@@ -79,6 +85,7 @@ def write_onnx(nemo_file: Path, destination: Path, precisions: Sequence[str] = (
         destination: `X.onnx`, for fp32; the others are `X.fp16.onnx` and `X.int8.onnx` beside it.
         precisions: which of `PRECISIONS` to write.
         sherpa: also write `X.sherpa.onnx` and `X.tokens.txt` for sherpa-onnx.
+        called: the model's name in messages, where its file is a temporary one.
 
     Raises:
         TutorError: a missing package, a bad name, a file that is no CTC model, a front end that the metadata cannot
@@ -93,19 +100,20 @@ def write_onnx(nemo_file: Path, destination: Path, precisions: Sequence[str] = (
     unknown = [name for name in precisions if name not in PRECISIONS]
     if unknown or not (precisions or sherpa):
         raise TutorError(f"there is no ONNX precision {', '.join(unknown) or 'given'}; choose from {', '.join(PRECISIONS)}.")
-    target = ctc_class(read_nemo_config(nemo_file), nemo_file, "a model to write as ONNX")
+    called = called or nemo_file
+    target = ctc_class(read_nemo_config(nemo_file), called, "a model to write as ONNX")
     model = restore_ctc(nemo_file)
     metadata = OnnxMetadata(
         target=target,
         labels=labels_of(model, model.decoder),
-        tokenizer=str(model.cfg.tokenizer.type) if target == STOCK_BPE else "char",
+        tokenizer=str(model.cfg.tokenizer.type).lower() if target == STOCK_BPE else "char",
         parameters=sum(p.numel() for p in model.parameters()),
-        front_end=front_end_of(model.cfg.preprocessor, nemo_file),
+        front_end=front_end_of(model.cfg.preprocessor, called),
         subsampling_factor=_subsampling_factor(model),
         precision="fp32",
     )
-    note = sherpa_note(metadata, nemo_file) if sherpa else None
-    plain = _graph(model, nemo_file)
+    note = sherpa_note(metadata, called) if sherpa else None
+    plain = _graph(model, called)
     files: Dict[Path, Any] = {}
     for name in PRECISIONS:
         if name in precisions:
@@ -114,27 +122,23 @@ def write_onnx(nemo_file: Path, destination: Path, precisions: Sequence[str] = (
     if sherpa:
         files[destination.with_suffix(".sherpa.onnx")] = with_metadata(with_length(plain), metadata.as_strings())
     try:
-        with ExitStack() as stack:
+        with staged(destination.expanduser().parent.resolve()) as stage:
             for path, proto in files.items():
-                temporary = stack.enter_context(written_whole(path.expanduser().resolve()))
-                temporary.write_bytes(proto.SerializeToString())
+                (stage / path.name).write_bytes(proto.SerializeToString())
             if sherpa:
-                tokens = destination.with_suffix(".tokens.txt").expanduser().resolve()
-                stack.enter_context(written_whole(tokens)).write_text(sherpa_tokens(metadata), encoding="utf-8")
+                (stage / destination.name).with_suffix(".tokens.txt").write_text(sherpa_tokens(metadata), encoding="utf-8")
     except OSError as error:
-        raise TutorError(f"{destination} cannot be written ({error.strerror or error}).") from None
+        raise TutorError(f"{called} cannot be written as {destination.name} ({error.strerror or error}).") from None
     return [_describe(path, note if path.name.endswith(".sherpa.onnx") else None) for path in files]
 
 
-def _graph(model: Any, nemo_file: Path) -> Any:
+def _graph(model: Any, called: Path) -> Any:
     """The model's fp32 graph, as an `onnx.ModelProto`."""
     import onnx
 
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     if size > _PROTOBUF_LIMIT:
-        raise TutorError(
-            f"{nemo_file} has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB at most, so it was not written."
-        )
+        raise TutorError(f"{called} has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB at most, so it was not written.")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet_nemo():
         warnings.simplefilter("ignore")  # the tracer's remarks about NeMo's code
         path = str(Path(folder) / "model.onnx")

@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import tarfile
 from pathlib import Path
 from typing import Any, Iterator, List, Optional, Tuple
 
-from nemo_tutornet.checkpoints import written_whole
+from omegaconf import OmegaConf
 
-_SUFFIX = "tokenizer.model"
+from nemo_tutornet.checkpoints import read_nemo_config, written_whole
+
 _FIELDS = ("input", "model_prefix", "seed_sentencepieces_file")
 
 
@@ -27,13 +29,14 @@ def forget_tokenizer_paths(student: Path) -> None:
     Args:
         student: the file; it is rewritten where there is something to forget and left alone where there is not.
     """
-    if not paths_in_tokenizers(student):
+    telling = [name for name, content in _tokenizers(student) if _paths(_parsed(content))]
+    if not telling:
         return
     with written_whole(student) as temporary, tarfile.open(student, "r:*") as old, tarfile.open(temporary, "w:") as new:
         for member in old.getmembers():
             stream = old.extractfile(member)
             content = None if stream is None else stream.read()
-            if content is not None and member.name.endswith(_SUFFIX):
+            if content is not None and member.name in telling:
                 content = _without_paths(content)
                 member.size = len(content)
             new.addfile(member, None if content is None else io.BytesIO(content))
@@ -49,11 +52,24 @@ def _without_paths(content: bytes) -> bytes:
 
 
 def _tokenizers(student: Path) -> Iterator[Tuple[str, bytes]]:
+    """SentencePiece models by their member's name: what the config names as one, and what is called like one."""
+    config = OmegaConf.to_container(read_nemo_config(student), resolve=False)
+    assert isinstance(config, dict)
+    named = set(_model_names(config.get("tokenizer")))
     with tarfile.open(student, "r:*") as archive:
         for member in archive.getmembers():
-            stream = archive.extractfile(member) if member.isfile() and member.name.endswith(_SUFFIX) else None
+            model = member.isfile() and (member.name.endswith(".model") or os.path.basename(member.name) in named)
+            stream = archive.extractfile(member) if model else None
             if stream is not None:
                 yield member.name, stream.read()
+
+
+def _model_names(node: Any, key: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for child, value in node.items():
+            yield from _model_names(value, str(child))
+    elif key == "model_path" and isinstance(node, str):
+        yield os.path.basename(node.removeprefix("nemo:"))
 
 
 def _paths(model: Any) -> List[str]:

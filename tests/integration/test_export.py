@@ -146,6 +146,40 @@ def test_what_cannot_be_exported_leaves_nothing_behind(interrupted, tmp_path, da
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p != source]
 
 
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_folder_in_the_way_of_one_file_keeps_all_as_they_were(corpus, make_student, tmp_path, beside):
+    make_student(student_config(corpus, None)).save_to(str(tmp_path / "run.nemo"))
+    graph = tmp_path / "student.onnx" if beside else tmp_path / "onnx" / "student.onnx"
+    graph.parent.mkdir(exist_ok=True)
+    files = [tmp_path / "student.nemo", graph, graph.with_suffix(".fp16.onnx")]
+    for path in files:
+        path.write_bytes(b"old")
+    graph.with_suffix(".sherpa.onnx").mkdir()
+    with pytest.raises(TutorError, match=r"student\.sherpa\.onnx is a folder\); nothing was changed there"):
+        export_student(tmp_path / "run.nemo", files[0], onnx=graph, precisions=("fp32", "fp16"), sherpa=True)
+    assert [path.read_bytes() for path in files] == [b"old"] * 3
+
+
+def test_a_refusal_names_the_users_file(corpus, make_student, tmp_path):
+    config = student_config(corpus, None)
+    config["preprocessor"]["n_fft"] = 1024
+    model = make_student(config)
+    model.save_to(str(tmp_path / "run.nemo"))
+    for source, named in ((tmp_path / "run.nemo", tmp_path / "run.nemo"), (model, tmp_path / "student.nemo")):
+        with pytest.raises(TutorError, match=rf"^{named} has n_fft=1024, which sherpa-onnx cannot do"):
+            export_student(source, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", sherpa=True)
+
+
+def test_the_random_numbers_of_a_training_go_on(corpus, make_student, tmp_path):
+    model = make_student(student_config(corpus, None)).train()
+    before = torch.get_rng_state()
+    export_student(model, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", precisions=("fp32", "int8"))
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(TutorError):
+        export_student(tmp_path / "no.nemo", tmp_path / "student.nemo")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 # --- The command line ----------------------------------------------------------------------------------------------------
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nemo.collections.asr.parts.submodules.ctc_decoding import CTCDecodingConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_tutornet.checkpoints import (
@@ -270,6 +271,32 @@ def test_a_students_config_leaves_without_the_tutor_and_without_paths() -> None:
     assert set(stock.test_ds.values()) == {None}
     assert stock.decoding == {"strategy": "greedy", "beam": {"kenlm_path": None, "flashlight_cfg": {"lexicon_path": None}}}
     assert stock.encoder == student_config().encoder and stock.optim == student_config().optim
+
+
+def test_nemos_own_decoding_names_no_file() -> None:
+    config, decoding = student_config(), OmegaConf.to_container(OmegaConf.structured(CTCDecodingConfig()))
+    assert isinstance(decoding, dict)
+    for section in (decoding["greedy"], decoding["beam"]):
+        section.update(ngram_lm_model="/home/me/lm.arpa")
+        section["boosting_tree"].update(model_path="/home/me/b.nemo", key_phrases_file="/home/me/phrases.txt")
+    decoding["beam"].update(
+        kenlm_path="/home/me/lm.bin", flashlight_cfg={"lexicon_path": "/home/me/l", "boost_path": "/home/me/b"}
+    )
+    decoding["wfst"].update(arpa_lm_path="/home/me/lm.arpa", wfst_lm_path="/home/me/lm.fst")
+    config.decoding = decoding
+    stock = stock_config(config)
+    assert "/home/me" not in OmegaConf.to_yaml(stock)
+    assert stock.decoding.beam.beam_size == decoding["beam"]["beam_size"]
+
+
+def test_no_tokenizer_tells_its_folder() -> None:
+    config = student_config()
+    config.tokenizer = {"dir": "/home/me/a", "type": "BPE", "model_path": "nemo:a_tokenizer.model"}
+    assert stock_config(config).tokenizer == {"dir": "", "type": "bpe", "model_path": "nemo:a_tokenizer.model"}
+    config.tokenizer = {"type": "agg", "langs": {"en": {"dir": "/home/me/a", "type": "bpe"}, "de": {"dir": "", "type": "WPE"}}}
+    assert stock_config(config).tokenizer == {
+        "type": "agg", "langs": {"en": {"dir": "", "type": "bpe"}, "de": {"dir": "", "type": "wpe"}},
+    }  # fmt: skip
 
 
 def test_paths_of_augmentation_leave_too() -> None:

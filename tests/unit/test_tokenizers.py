@@ -50,6 +50,17 @@ def test_paths_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
     assert [after.encode(text) for text in ("ab cd", "aa c x")] == [before.encode(text) for text in ("ab cd", "aa c x")]
 
 
+def test_a_tokenizer_may_have_any_name(tmp_path: Path) -> None:
+    model = (write_tokenizer(tmp_path / "tokenizer") / "tokenizer.model").read_bytes()
+    config = (
+        b"tokenizer: {type: agg, langs: {en: {model_path: 'nemo:ab12_english.spm'}, de: {model_path: 'nemo:spe_v11.model'}}}\n"
+    )
+    student = archive(tmp_path / "student.nemo", model_config__yaml=config, ab12_english__spm=model, spe_v11__model=model)
+    assert len(paths_in_tokenizers(student)) == 4
+    forget_tokenizer_paths(student)
+    assert paths_in_tokenizers(student) == [] and str(tmp_path).encode() not in student.read_bytes()
+
+
 def test_what_has_nothing_to_forget_is_left_alone(tmp_path: Path) -> None:
     for name, model in (("char", None), ("foreign", b"\xff\xff no protobuf")):
         members = {"model_config__yaml": b"a: 1\n", **({} if model is None else {"tokenizer__model": model})}

@@ -7,15 +7,19 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import signal
 import stat
+import threading
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import pytest
 
 from nemo_tutornet.checkpoints import (
     sha256_of,
     staged,
+    staged_in,
+    uninterrupted,
     written_whole,
 )
 
@@ -99,3 +103,64 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
         os.umask(before)
     assert after == umask, "the umask was changed"
     assert stat.S_IMODE((tmp_path / "m.nemo").stat().st_mode) == 0o666 & ~umask
+
+
+def test_files_of_several_folders_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for _ in range(2):
+        with staged_in(a, b, a) as stages:
+            assert list(stages) == [a, b]
+            (stages[a] / "m.nemo").write_bytes(b"old")
+            (stages[b] / "m.onnx").write_bytes(b"old")
+    (b / "n.onnx").mkdir()
+    with pytest.raises(IsADirectoryError) as error, staged_in(a, b) as stages:
+        for path in (stages[a] / "m.nemo", stages[b] / "m.onnx", stages[b] / "n.onnx"):
+            path.write_bytes(b"new")
+    assert error.value.strerror == f"{b / 'n.onnx'} is a folder"
+    assert (a / "m.nemo").read_bytes() == (b / "m.onnx").read_bytes() == b"old"
+    assert listing(a) == ["m.nemo"] and listing(b) == ["m.onnx", "n.onnx"]
+
+
+def test_an_interrupt_while_files_appear_waits_for_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        replace(source, target)
+
+    monkeypatch.setattr("nemo_tutornet.checkpoints.os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), staged(tmp_path) as folder:
+        (folder / "a").touch()
+        (folder / "b").touch()
+    assert listing(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN, "own"])
+def test_an_interrupt_is_put_off_and_not_lost(number: int, handler: Any) -> None:
+    told: List[int] = []
+    own = (lambda got, _: told.append(got)) if handler == "own" else handler
+    before = signal.signal(number, own)
+    steps = []
+    try:
+        with uninterrupted():
+            os.kill(os.getpid(), number)
+            steps.append("done")
+            assert not told
+    except KeyboardInterrupt:
+        steps.append("interrupted")
+    finally:
+        after = signal.signal(number, before)
+    assert after is own and told == ([number] if handler == "own" else [])
+    assert steps == (["done", "interrupted"] if handler == signal.SIG_DFL else ["done"])
+
+
+def test_files_appear_in_any_thread(tmp_path: Path) -> None:
+    def write() -> None:
+        with written_whole(tmp_path / "m.nemo") as temporary:
+            temporary.touch()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert listing(tmp_path) == ["m.nemo"]
