@@ -16,16 +16,21 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.checkpoints import CTC_CLASSES, STOCK_BPE, names_data, read_nemo_config
+from nemo_tutornet.checkpoints import _target as target_of
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.summary import Check, Verification, check_summary, summary_path
 from nemo_tutornet.tokenizers import paths_in_tokenizers
 
 PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that strides and padding show
-_PATH = re.compile(r"^(/|~|[A-Za-z]:[\\/]|\\\\).+|.*\.(nemo|ckpt)$", re.DOTALL)
+RATES = range(1000, 192001)  # samples per second; the probes of a hostile rate would fill the memory
+_PATH = re.compile(r"^(file:|/|~|[A-Za-z]:[\\/]|\\\\).+|.*\.(nemo|ckpt)$", re.DOTALL)
 # Texts, not places: a label may well be a slash.
 _NO_PATHS = ("labels", "vocabulary")
+# Of a graph's metadata: what says nothing of the student, and the labels, which have their own check.
+_NOT_COMPARED = ("version", "model_author", "comment", "labels")
 
 
 def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Optional[Any] = None) -> Verification:
@@ -51,11 +56,16 @@ def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Optional
     checks += [_target(config), _config(config), _artifacts(config, student), _tokenizer(student)]
     if not checks[1].passed:  # NeMo would refuse to restore it, or run somebody's class
         return Verification(student, checks, {})
-    more, facts = _in_stock_nemo(student, onnx, reference, _sample_rate(config))
+    sample_rate = _sample_rate(config)
+    if sample_rate is None:
+        words = f"the config's sample_rate is no number of samples per second from {RATES[0]} to {RATES[-1]}"
+        return Verification(student, [*checks, Check("sample rate", False, words)], {})
+    more, facts, graphs = _in_stock_nemo(student, onnx, reference, sample_rate)
     if facts:
         facts["kind"] = "subword" if facts.pop("class_name") == STOCK_BPE else "character"
         facts["class"] = str(config.target)
-        facts["tokenizer"] = str(config.tokenizer.type) if isinstance(config.get("tokenizer"), DictConfig) else None
+        subsampling_factor = facts.pop("subsampling_factor")
+        more += [_metadata(graph, facts, subsampling_factor, config, student) for graph in graphs]
     return Verification(student, checks + more, facts)
 
 
@@ -121,14 +131,16 @@ def probes(reference: Optional[Any], sample_rate: int) -> Dict[str, Any]:
 
 
 def _target(config: DictConfig) -> Check:
-    target, stock = str(config.get("target", "nothing")), list(CTC_CLASSES.values())
+    target, stock = target_of(config), list(CTC_CLASSES.values())
     wrong = f"the config's target is {target}, but a student is one of NeMo's {' and '.join(stock)}"
     return Check("target", target in stock, target if target in stock else wrong)
 
 
 def _config(config: DictConfig) -> Check:
-    rest = OmegaConf.masked_copy(config, [str(key) for key in config if key != "target"])  # which has its own check
-    found = sorted(_leaks(OmegaConf.to_container(rest, resolve=False)))
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    content.pop("target", None)  # which has its own check
+    found = sorted(_leaks(content))
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     if found:
         return Check("config", False, f"the config still tells of the training: {', '.join(found[:3])}{more}")
@@ -162,7 +174,7 @@ def _artifacts(config: DictConfig, student: Path) -> Check:
     missing = [name for name in named if name not in present]
     if missing:
         return Check("artifacts", False, f"the config names {', '.join(missing)}, which the archive does not hold")
-    if config.get("target") == STOCK_BPE and not named:
+    if target_of(config) == STOCK_BPE and not named:
         return Check("artifacts", False, "a subword model, but its config names no tokenizer file inside the archive")
     return Check("artifacts", True, ", ".join(named) or "none needed")
 
@@ -180,14 +192,48 @@ def _strings(node: Any) -> Iterator[str]:
         yield from _strings(child)
 
 
-def _sample_rate(config: DictConfig) -> int:
-    rate = config.get("sample_rate") or (config.get("preprocessor") or {}).get("sample_rate")
-    return int(rate or 16000)
+def _sample_rate(config: DictConfig) -> Optional[int]:
+    """Samples per second, NeMo's own where the config names none; None for what cannot be a rate."""
+    try:
+        rate = int(OmegaConf.select(config, "sample_rate") or OmegaConf.select(config, "preprocessor.sample_rate") or 16000)
+    except (OmegaConfBaseException, TypeError, ValueError, OverflowError):
+        return None
+    return rate if rate in RATES else None
+
+
+def _metadata(graph: Dict[str, Any], facts: Dict[str, Any], subsampling_factor: int, config: DictConfig, student: Path) -> Check:
+    """Compares what clients compute with, as far as a graph holds it, with what `write_onnx` would say of this student."""
+    from nemo_tutornet.onnx_metadata import OnnxMetadata, front_end_of
+
+    name, told = f"{graph['name']}: metadata", graph["metadata"]
+    try:
+        expected = OnnxMetadata(
+            target=facts["class"],
+            labels=facts["vocabulary"],
+            tokenizer=facts["tokenizer"] or "char",
+            parameters=facts["parameters"],
+            front_end=front_end_of(config.preprocessor, student),
+            subsampling_factor=subsampling_factor,
+            precision=graph["precision"],
+        ).as_strings()
+    except TutorError as error:  # `write_onnx` writes no graph of such a student, but NeMo's exporter may have
+        return Check(name, "preprocessor" not in told, str(error))
+    compared = [key for key in expected if key in told and key not in _NOT_COMPARED]
+    wrong = [key for key in compared if _value(told[key]) != _value(expected[key])]
+    return Check(name, not wrong, f"wrong in it: {', '.join(wrong)}" if wrong else f"the student's ({len(compared)} entries)")
+
+
+def _value(entry: str) -> Any:
+    """An entry of a graph's metadata, whatever the order of its keys; a word is itself."""
+    try:
+        return json.loads(entry)
+    except (ValueError, RecursionError):
+        return entry
 
 
 def _in_stock_nemo(
     student: Path, onnx: Sequence[Path], reference: Optional[Any], sample_rate: int
-) -> Tuple[List[Check], Dict[str, Any]]:
+) -> Tuple[List[Check], Dict[str, Any], List[Dict[str, Any]]]:
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
@@ -201,6 +247,6 @@ def _in_stock_nemo(
         )
         if done.returncode != 0 or not report.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return [Check("restore", False, f"the process that restores the file ended with {done.returncode}: {last}")], {}
+            return [Check("restore", False, f"the process that restores the file ended with {done.returncode}: {last}")], {}, []
         told = json.loads(report.read_text(encoding="utf-8"))
-    return [Check(**check) for check in told["checks"]], told["facts"]
+    return [Check(**check) for check in told["checks"]], told["facts"], told["graphs"]

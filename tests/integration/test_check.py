@@ -102,7 +102,7 @@ def test_heads_and_several_teachers_are_told(run, corpus, teacher_file, tmp_path
         (["model.tutor=null"], "model.tutor is not there"),
         (["+model.tutor.skd.divergence=js"], "model.tutor.skd.divergence is 'js'"),
         (["model.tutor.teacher.model_path=/no/t.nemo"], "there is no file /no/t.nemo"),
-        (["+model.tutor.rkd.guided_layer=encoder.encoder.9"], "model.tutor.rkd.guided_layer: there is no layer 'encoder.encoder.9'"),
+        (["+model.tutor.rkd.guided_layer=encoder.encoder.9"], "guided_layer: there is no layer 'encoder.encoder.9'"),
         (["model.train_ds.manifest_filepath=/no/m.jsonl"], "there is no manifest /no/m.jsonl"),
         (["model.nothing=1"], "To append to your config use +model.nothing=1"),
         (["--config-name", "none"], "none"),
