@@ -206,8 +206,9 @@ def test_a_subword_config_is_the_character_one_but_for_its_labels(name):
         own |= {"model.tutor.pool_frames": True, "model.encoder.jasper.14.stride.0": 2}
         own |= {"model.encoder.jasper.14.stride_last": True, "model.encoder.jasper.14.residual_mode": "stride_add"}
     if name == "small/quartznet_bpe_small":
-        # Each chosen on AN4's validation set: SKD with l2 after RKD for subwords, no SKD after RKD for characters.
+        # Each chosen on AN4's validation set: SKD with l2 after RKD for subwords; for characters RKD goes on beside CTC.
         own |= {"model.tutor.skd.divergence": "l2", "model.tutor.stages.1.name": "skd", "model.tutor.stages.1.weights.skd": 0.25}
+        character.pop("model.tutor.stages.1.weights.rkd")
     different = {key: value for key, value in subword.items() if key not in character or character[key] != value}
     assert different.pop("name") and different == {key: value for key, value in own.items() if character.get(key) != value}
     gone = {key for key in character if key not in subword}
@@ -229,7 +230,7 @@ def test_students_share_one_tutor_section():
     )
     assert measured["stages"] == [
         {"name": "rkd", "share": 0.25, "weights": {"rkd": 1.0}},
-        {"name": "ctc", "weights": {"ctc": 1.0}},
+        {"name": "ctc", "weights": {"ctc": 1.0, "rkd": 5.0}},
     ]
     measured["stages"] = sections["quartznet_15x5"]["stages"]
     pooled = {name for name, section in sections.items() if section.pop("pool_frames", False)}

@@ -215,7 +215,14 @@ def test_a_share_of_an_endless_training_is_refused(limits: tuple) -> None:
 
 
 @pytest.mark.parametrize(
-    "weights, idle", [({"rkd": 1.0}, True), ({"ctc": 1.0}, False), ({"skd": 1.0}, False), ({"rkd": 1.0, "skd": 0.1}, False)]
+    "weights, idle",
+    [
+        ({"rkd": 1.0}, True),
+        ({"ctc": 1.0}, False),
+        ({"skd": 1.0}, False),
+        ({"rkd": 1.0, "skd": 0.1}, False),
+        ({"ctc": 1.0, "rkd": 5.0}, False),
+    ],
 )
 def test_the_decoder_is_idle_without_ctc_and_skd(weights: Dict[str, float], idle: bool) -> None:
     assert stage("a", 1, **weights).decoder_is_idle is idle
