@@ -104,7 +104,7 @@ def ctc_class(config: DictConfig, path: Path, what: str) -> str:
     Raises:
         TutorError: any other class.
     """
-    target = _target(config)
+    target = target_of(config)
     stock = CTC_CLASSES.get(target.rsplit(".", 1)[-1]) if target.startswith("nemo.collections.asr.") else None
     if stock is None:
         raise TutorError(
@@ -120,7 +120,7 @@ def check_teacher(config: DictConfig, path: Path) -> None:
     Raises:
         TutorError: its class is none of NeMo's CTC, hybrid and transducer recognisers.
     """
-    target = _target(config)
+    target = target_of(config)
     if not target.startswith("nemo.collections.asr.") or target.rsplit(".", 1)[-1] not in TEACHER_CLASSES:
         raise TutorError(
             f"{path} is a checkpoint of {target}; a teacher must be a NeMo recogniser with an encoder and frames "
@@ -128,7 +128,8 @@ def check_teacher(config: DictConfig, path: Path) -> None:
         )
 
 
-def _target(config: DictConfig) -> str:
+def target_of(config: DictConfig) -> str:
+    """The class that a config names, for messages and comparison; it is never imported."""
     try:
         return str(config.get("target", "nothing"))
     except OmegaConfBaseException:

@@ -18,8 +18,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_tutornet.checkpoints import CTC_CLASSES, STOCK_BPE, names_data, read_nemo_config
-from nemo_tutornet.checkpoints import _target as target_of
+from nemo_tutornet.checkpoints import CTC_CLASSES, STOCK_BPE, names_data, read_nemo_config, target_of
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.summary import Check, Verification, check_summary, summary_path
 from nemo_tutornet.tokenizers import paths_in_tokenizers
