@@ -39,10 +39,14 @@ class Teacher:
         model: a restored NeMo model; it is frozen in place.
         precision: `auto`, `fp32` or `bf16`.
         hint_layer: module path; None is the encoder's output.
+
+    Attributes:
+        sha256: of its file; None where it did not come from one.
     """
 
     def __init__(self, model: Any, precision: str = "auto", hint_layer: Optional[str] = None) -> None:
         self.model = model
+        self.sha256: Optional[str] = None
         _own_activations(model)
         self.model.freeze()  # NeMo's: eval mode and no gradients
         if hasattr(model.encoder, "sync_max_audio_length"):
@@ -72,15 +76,16 @@ class Teacher:
                 that cannot teach.
         """
         path = locate(config.model_path, f"{key}.model_path")
-        if config.sha256 is not None:
-            found = sha256_of(path) if path.is_file() else "none, it is a folder"
-            if found != config.sha256.lower():
-                raise TutorError(
-                    f"{key}.sha256 is {config.sha256}, but the sha256 of {path} is {found}; "
-                    f"give the right file or correct the key."
-                )
+        found = sha256_of(path) if path.is_file() else None
+        if config.sha256 is not None and found != config.sha256.lower():
+            raise TutorError(
+                f"{key}.sha256 is {config.sha256}, but the sha256 of {path} is {found or 'none, it is a folder'}; "
+                f"give the right file or correct the key."
+            )
         check_teacher(read_nemo_config(path), path)
-        return cls(restore_ctc(path), config.precision, hint_layer)
+        teacher = cls(restore_ctc(path), config.precision, hint_layer)
+        teacher.sha256 = found
+        return teacher
 
     @property
     def labels(self) -> List[str]:

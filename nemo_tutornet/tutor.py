@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import torch
+from nemo.utils import logging
 from torch import Tensor
 
 from nemo_tutornet.cache.rows import Rows, check_augmentation
@@ -86,10 +87,15 @@ class Tutor:
             for name, module in self.modules.items()
         }
         name = None if self.stage is None else self.schedule.stages[self.stage].name
-        return {**parameters, "stage": name, "decoder_trained": self.decoder_trained}
+        return {**parameters, "stage": name, "decoder_trained": self.decoder_trained, "teachers": self._files}
+
+    @property
+    def _files(self) -> List[Optional[str]]:
+        """sha256 of each teacher's file, live or cached."""
+        return [one.sha256 for one in (self.teacher, *self.others)]
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Takes it back.
+        """Takes it back; tells if the teachers are others than those that the run had until now.
 
         Args:
             state: of a run with the same layers; its stages may have been others.
@@ -108,6 +114,12 @@ class Tutor:
                     )
                 with torch.no_grad():
                     parameter.copy_(saved[key])
+        before = state.get("teachers", self._files)
+        if before != self._files and None not in [*before, *self._files]:
+            logging.warning(
+                f"model.tutor has other teachers than this run had until now (sha256 then: {_listed(before)}; now: "
+                f"{_listed(self._files)}). It goes on with those of now; for a student of them alone begin a new run."
+            )
         self.stage = self.schedule.resumed(state["stage"])
         # Not told by the stages: the one that trained the decoder may have been left out since.
         self.decoder_trained = state["decoder_trained"]
@@ -157,6 +169,10 @@ class Tutor:
 
 def _teacher(config: TeacherConfig, hint_layer: Optional[str], key: str) -> Union[Teacher, CachedTeacher]:
     return CachedTeacher(config, hint_layer, key) if config.cache else Teacher.from_config(config, hint_layer, key)
+
+
+def _listed(files: Sequence[Optional[str]]) -> str:
+    return ", ".join((one or "no file")[:12] for one in files)
 
 
 def _others(student: Any, config: TutorConfig) -> Tuple[List[Union[Teacher, CachedTeacher]], List[Pairing]]:

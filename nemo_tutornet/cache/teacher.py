@@ -100,6 +100,12 @@ class CachedTeacher:
         self.head: Optional[nn.Module] = None if self._facts["transducer"] else self._head()
 
     @property
+    def sha256(self) -> Optional[str]:
+        """Of the file of the teacher that was run; None where that was a folder."""
+        found: Optional[str] = self._facts["sha256"]
+        return found
+
+    @property
     def labels(self) -> List[str]:
         """Labels in the order of the posterior, without the blank, which is last; none for a transducer."""
         return list(self._facts["labels"])
@@ -217,7 +223,7 @@ class CachedTeacher:
         return head
 
     def _check_teacher(self, config: TeacherConfig, key: str) -> None:
-        cached = self._facts["sha256"]
+        cached = self.sha256
         if config.sha256 is not None and config.sha256.lower() != cached:
             raise TutorError(
                 f"{key}.sha256 is {config.sha256}, but {self.reader.folder} was built with the teacher {cached}; give the right "

@@ -11,10 +11,13 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from nemo.utils import logging
+from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModel, TutorError
-from nemo_tutornet.checkpoints import load_lightning_checkpoint
-from tests.conftest import student_config
+from nemo_tutornet.cache.build import build_cache
+from nemo_tutornet.checkpoints import load_lightning_checkpoint, sha256_of
+from tests.conftest import save_teacher, student_config, teacher_config
 from tests.integration.recorder import RKD, SKD, Recorder, same
 
 
@@ -87,6 +90,27 @@ def test_resuming_without_the_teacher_or_with_a_new_one_is_refused(corpus, teach
     resumed = make_student(second, folder=tmp_path, max_epochs=2)
     with pytest.raises(TutorError, match=rf"^the run in this folder began {began}, .* another exp_manager\.name"):
         resumed.trainer.fit(resumed)
+
+
+def test_going_on_with_another_teacher_is_told(corpus, teacher_file, make_student, tmp_path, monkeypatch):
+    """The cache of the same teacher is none; RKD's projection would not notice, as widths are equal."""
+    told: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: told.append(str(message)))
+
+    def run(config: dict[str, Any], epochs: int) -> list[str]:
+        told.clear()
+        model = make_student(config, folder=tmp_path / "run", max_epochs=epochs)
+        model.trainer.fit(model)
+        return [message for message in told if "other teachers" in message]
+
+    live = student_config(corpus, teacher_file)
+    assert run(live, 1) == []
+    trainer = {"max_epochs": 2, "accelerator": "cpu", "devices": 1}
+    build_cache(OmegaConf.create({"model": live, "trainer": trainer}), tmp_path / "cache", progress=False)
+    assert run({**live, "tutor": {**live["tutor"], "teacher": {"cache": str(tmp_path / "cache")}}}, 2) == []
+    other = save_teacher(teacher_config(corpus), tmp_path / "other.nemo")  # packed at another time
+    (message,) = run(student_config(corpus, other), 3)
+    assert sha256_of(teacher_file)[:12] in message and sha256_of(other)[:12] in message
 
 
 def test_a_failed_save_leaves_the_old_file_whole(corpus, make_student, tmp_path, monkeypatch):

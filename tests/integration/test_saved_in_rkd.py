@@ -100,3 +100,21 @@ def test_weights_put_in_after_the_training_are_what_is_saved(corpus, teacher_fil
     assert same(restored.decoder.state_dict(), other)
     saved = load_lightning_checkpoint(tmp_path / "student.ckpt")["state_dict"]
     assert same({name: saved[f"decoder.{name}"] for name in other}, other)
+
+
+def test_the_best_model_may_be_one_of_rkd(corpus, teacher_file, make_student, tmp_path):
+    """With NeMo's `save_best_model` the `.nemo` of a finished run is the best `.ckpt`'s model, not the last one's."""
+    kept: dict[str, Any] = {"monitor": "val_loss", "mode": "max", "save_top_k": 1, "save_last": True}  # the first epoch's is best
+    saving = NeMoModelCheckpoint(dirpath=str(tmp_path), prefix="run", always_save_nemo=True, save_best_model=True, **kept)
+    stages = [RKD | {"epochs": 1}, {"name": "ctc", "weights": {"ctc": 1.0}}]
+    config = student_config(corpus, teacher_file, stages)
+    model = make_student(config, max_epochs=3, callbacks=[saving], enable_checkpointing=True)
+    model.trainer.fit(model)
+    (last,) = tmp_path.glob("*last.ckpt")
+    (best,) = set(tmp_path.glob("*.ckpt")) - {last}
+    (nemo,) = tmp_path.glob("*.nemo")
+    saved = load_lightning_checkpoint(best)
+    assert saved["tutor"]["stage"] == "rkd"
+    assert_composed(model, saved["state_dict"], saved)
+    found = EncDecCTCModel.restore_from(str(nemo), map_location="cpu").state_dict()
+    assert same(found, saved["state_dict"]) and not same(found, load_lightning_checkpoint(last)["state_dict"])
