@@ -36,13 +36,19 @@ def curve(line: Dict[str, Any]) -> List[Tuple[int, float]]:
     return [(epoch, logged[step]) for epoch, step in enumerate(sorted(logged), start=1)]
 
 
+def named(group: Run, groups: Dict[Run, Lines]) -> str:
+    """A group in words, with its teacher where the picture has several."""
+    several = len({one.teacher for one in groups} - {"none"}) > 1 and group.teacher != "none"
+    return f"{title(group)}; teacher {group.teacher}" if several else title(group)
+
+
 def draw_epochs(axes: Any, groups: Dict[Run, Lines]) -> None:
     """A line a group: the mean over its seeds, and between which values they lie."""
     for group, lines in groups.items():
         curves = [dict(curve(line)) for line in lines]
         epochs = sorted(set.intersection(*(set(one) for one in curves)))
         values = np.array([[one[epoch] for epoch in epochs] for one in curves])
-        (drawn,) = axes.plot(epochs, values.mean(axis=0), label=f"{title(group)} ({len(lines)} seeds)")
+        (drawn,) = axes.plot(epochs, values.mean(axis=0), label=f"{named(group, groups)} ({len(lines)} seeds)")
         axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=drawn.get_color(), alpha=0.15)
     axes.set_xlabel("epoch")
     axes.set_yscale("log")
@@ -53,7 +59,7 @@ def draw_by(axes: Any, groups: Dict[Run, Lines], x: Callable[[Run, Lines], float
     recipes: Dict[str, List[Tuple[float, float, float]]] = {}
     for group, lines in groups.items():
         values = [100 * line["valid"]["wer"] for line in lines]
-        name = title(replace(group, share=1.0))
+        name = named(replace(group, share=1.0), groups)
         recipes.setdefault(name, []).append((x(group, lines), float(np.mean(values)), interval(values) or 0.0))
     for recipe, points in recipes.items():
         if len(points) == 1:

@@ -4,8 +4,9 @@
 
     python benchmarks/results/run.py MANIFESTS OUTPUT --recipe ctc --recipe rkd_skd_kl --seed 1 --seed 2 --jobs 2
 
-MANIFESTS holds CORPUS_train.jsonl and CORPUS_valid.jsonl. What is in OUTPUT/runs.jsonl is not run again, an interrupted run
-resumes, and a teacher that is not given is trained first. `table.py` reads the lines; the test set is its business.
+MANIFESTS holds CORPUS_train.jsonl and CORPUS_valid.jsonl. What is in OUTPUT/CORPUS/runs.jsonl is not run again, an interrupted
+run resumes, and a teacher that is not given is trained first; a second command waits for it. `table.py` reads the lines; the
+test set is its business.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import typer
-from recipes import RECIPES, STUDENTS
+from filelock import FileLock, Timeout
+from recipes import CONF, RECIPES, STUDENTS
 from runs import Run, read_lines, run_of
 
-from nemo_tutornet.checkpoints import written_whole
+from nemo_tutornet.checkpoints import sha256_of, written_whole
 from nemo_tutornet.demo import hydra_value
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +61,7 @@ class Runner:
         self.corpus, self.threads = corpus, threads
         self.train, self.valid = manifests / f"{corpus}_train.jsonl", manifests / f"{corpus}_valid.jsonl"
         self.teachers = dict(teachers)
+        self.data = [sha256_of(manifest) for manifest in (self.train, self.valid)]
         self._lock = threading.Lock()
 
     def script(self, folder: Path, name: str, config: str, train: Path, epochs: int, seed: int, overrides: List[str]) -> Path:
@@ -81,7 +84,7 @@ class Runner:
         with open(folder / f"{name}.log", "a", encoding="utf-8") as log:
             code = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
         if code or not result.exists():
-            raise RuntimeError(f"training {name} failed with exit code {code}; see {folder / name}.log")
+            raise RuntimeError(f"training {name} failed with exit code {code}; see {folder / name}.log.")
         return result
 
     def teacher(self, kind: str, epochs: int, share: float = 1.0) -> Path:
@@ -110,8 +113,42 @@ class Runner:
             f"model.tutor.teacher.model_path={hydra_value(teacher)}",
             f"model.tutor.stages={stages}",
         ]  # fmt: skip
-        subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+        done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            said = [line for line in done.stderr.splitlines() if line.strip()]
+            raise RuntimeError(f"the cache was not made: {said[-1] if said else f'exit code {done.returncode}'}")
         return folder
+
+    def prepare(self, kinds: List[str], epochs: int, share: float, cached: bool) -> Dict[str, Path]:
+        """Trains the teachers, and makes their caches, unless another command is at it: then it waits. Returns the caches."""
+        lock = FileLock(self.output / ".teachers.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            typer.echo("waiting for another command that is at a teacher or its cache")
+            lock.acquire()
+        try:
+            teachers = {kind: self.teacher(kind, epochs, share) for kind in kinds}
+            return {kind: self.cache(kind, file) for kind, file in teachers.items()} if cached else {}
+        finally:
+            lock.release()
+
+    def check_data(self, lines: List[Dict[str, Any]]) -> None:
+        """Refuses a folder whose runs had other manifests."""
+        if any(line.get("data_sha256", self.data) != self.data for line in lines):
+            raise RuntimeError(f"{self.output} has runs of other manifests; give another OUTPUT.")
+
+    def check_teachers(self, lines: List[Dict[str, Any]], wanted: List[Run]) -> None:
+        """Refuses a folder whose runs had another teacher of the same name."""
+        files = {run.teacher: self.teachers.get(RECIPES[run.recipe].teacher) for run in wanted}
+        digests = {name: sha256_of(file) for name, file in files.items() if file is not None and name != "none"}
+        for line in lines:
+            name = line["teacher"]
+            if name in digests and line.get("teacher_sha256") not in (None, digests[name]):
+                raise RuntimeError(
+                    f"{self.output} has runs with another teacher of the name {name}; give this one's file another name, "
+                    f"or another OUTPUT."
+                )
 
     def student(self, run: Run, teacher: Optional[Path], cache: Optional[Path]) -> None:
         """Trains and evaluates one student, and adds its line."""
@@ -139,8 +176,9 @@ class Runner:
         minutes = (time.monotonic() - start) / 60
         with self._lock:
             line = {
-                "corpus": self.corpus, **run.as_dict(), "teacher_file": str(teacher or ""), "minutes": round(minutes, 1),
-                "model": str(model), "overrides": arguments, "valid": self.evaluate(model),
+                "corpus": self.corpus, **run.as_dict(), "teacher_file": str(teacher or ""),
+                "teacher_sha256": sha256_of(teacher) if teacher else None, "data_sha256": self.data,
+                "minutes": round(minutes, 1), "model": str(model), "overrides": arguments, "valid": self.evaluate(model),
             }  # fmt: skip
             with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -185,8 +223,8 @@ class Runner:
                 row.pop("text")
         rows = rows[:begin] + rows[max(begin, end) :]
         about = "" if labelled else "_without_text"
-        about += f"_{100 * untranscribed:.0f}_untranscribed" if untranscribed else ""
-        path = self.output / f"{self.corpus}_train_{100 * share:.0f}{about}.jsonl"
+        about += f"_{100 * untranscribed:g}_untranscribed" if untranscribed else ""
+        path = self.output / f"{self.corpus}_train_{100 * share:g}{about}.jsonl"
         with written_whole(path) as temporary:  # another run may be reading it
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return path
@@ -220,9 +258,18 @@ def main(
         raise typer.BadParameter("a cache knows every utterance at one speed only: leave out --cached or --perturbed.")
     if share + untranscribed > 1:
         raise typer.BadParameter(f"--share {share:g} and --untranscribed {untranscribed:g} are more than there is.")
+    for name in recipe:
+        if name not in RECIPES:
+            raise typer.BadParameter(f"there is no recipe {name}; there are {', '.join(RECIPES)}.")
+    if student is not None and student not in STUDENTS and not (CONF / "small" / f"{student}.yaml").is_file():
+        raise typer.BadParameter(f"there is no student {student}: no such file in conf/small, and none of {', '.join(STUDENTS)}.")
     given = {kind: path.resolve() for kind, path in (("char", char_teacher), ("bpe", bpe_teacher)) if path}
+    for path in (*given.values(), *(manifests / f"{corpus}_{part}.jsonl" for part in ("train", "valid"))):
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file {path}.")
     runner = Runner(manifests.resolve(), output.resolve(), corpus, given, threads=1 if jobs > 1 else None)
-    done = {run_of(line) for line in read_lines(runner.output)}
+    lines = read_lines(runner.output)
+    done = {run_of(line) for line in lines}
     wanted = []
     for one in seed:
         for name in recipe:
@@ -235,20 +282,25 @@ def main(
             wanted.append(Run(name, config, source, epochs, one, share, from_cache, perturbed, tuple(change), untranscribed))
     missing = [run for run in wanted if run not in done]
     kinds = sorted({RECIPES[run.recipe].teacher for run in missing if RECIPES[run.recipe].needs_teacher})
-    teachers = {kind: runner.teacher(kind, teacher_epochs, teacher_share) for kind in kinds}
-    caches = {kind: runner.cache(kind, file) for kind, file in teachers.items()} if cached else {}
-    with ThreadPoolExecutor(jobs) as pool:
-        waiting = []
-        for run in missing:
-            kind = RECIPES[run.recipe].teacher
-            waiting.append(pool.submit(runner.student, run, teachers.get(kind), caches.get(kind) if run.cached else None))
-        try:
-            for finished in as_completed(waiting):
-                finished.result()
-        except RuntimeError as error:
-            pool.shutdown(cancel_futures=True)
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(1) from error
+    try:
+        runner.check_data(lines)
+        caches = runner.prepare(kinds, teacher_epochs, teacher_share, cached)
+        runner.check_teachers(lines, wanted)
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                waiting = []
+                for run in missing:
+                    kind = RECIPES[run.recipe].teacher
+                    teacher = runner.teachers[kind] if RECIPES[run.recipe].needs_teacher else None
+                    waiting.append(pool.submit(runner.student, run, teacher, caches.get(kind) if run.cached else None))
+                for finished in as_completed(waiting):
+                    finished.result()
+            except RuntimeError:
+                pool.shutdown(cancel_futures=True)
+                raise
+    except RuntimeError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
 
 
 if __name__ == "__main__":

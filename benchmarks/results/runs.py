@@ -71,9 +71,10 @@ def run_of(line: Dict[str, Any]) -> Run:
 
 
 def read_lines(folder: Path) -> List[Dict[str, Any]]:
-    """What has been run in OUTPUT/CORPUS."""
+    """What has been run in OUTPUT/CORPUS; of two lines of one run the later."""
     path = folder / "runs.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return list({run_of(line): line for line in lines}.values())
 
 
 def groups_of(lines: List[Dict[str, Any]]) -> Dict[Run, List[Dict[str, Any]]]:

@@ -4,7 +4,8 @@
 
     python benchmarks/results/table.py OUTPUT/an4 [--test MANIFESTS/an4_test.jsonl] [--speed MANIFESTS/an4_valid.jsonl]
 
-With `--test` every model that has not been evaluated on that manifest is, once, and OUTPUT/an4/test.jsonl keeps the lines.
+With `--test` every model of the rows, and of what they are compared with, is evaluated on that manifest, unless it was before,
+and OUTPUT/an4/test.jsonl keeps the lines: name the rows that are to be reported with the other options.
 """
 
 from __future__ import annotations
@@ -32,19 +33,27 @@ def interval(values: Sequence[float]) -> Optional[float]:
     return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
-def baseline(groups: Dict[Run, Lines], group: Run) -> Optional[Run]:
-    """The undistilled student that a group is measured against: same student, transcripts, perturbation and number of steps.
+def baseline(groups: Dict[Run, Lines], group: Run, like_for_like: bool = True) -> Optional[Run]:
+    """The undistilled student that a group is measured against: same student, transcripts and number of steps.
 
     Without a teacher it can make nothing of untranscribed audio, so it hears the transcribed share more often instead.
-    Where its optimizer was tuned there are several: of those with most seeds, the best on validation.
+    Where its optimizer was tuned there are several: the best on validation of those with three seeds, or else with most.
+
+    Args:
+        groups: all of them.
+        group: the one that is measured.
+        like_for_like: it has the same speed perturbation, too; otherwise whichever is better: a student that learns from a
+            cache cannot have it, an undistilled one can.
     """
     wanted = RECIPES[group.recipe].baseline
 
     def about(one: Run) -> Any:
-        return one.student, one.share, one.perturbed
+        return one.student, one.share, one.perturbed or not like_for_like
 
     found = [one for one in groups if one.recipe == wanted and about(one) == about(group) and isclose(one.heard, group.heard)]
-    return min(found, key=lambda one: (-len(groups[one]), np.mean([line["valid"]["wer"] for line in groups[one]])), default=None)
+    enough = min(3, max((len(groups[one]) for one in found), default=0))
+    found = [one for one in found if len(groups[one]) >= enough]
+    return min(found, key=lambda one: np.mean([line["valid"]["wer"] for line in groups[one]]), default=None)
 
 
 def title(group: Run) -> str:
@@ -57,34 +66,39 @@ def title(group: Run) -> str:
     return "; ".join(parts)
 
 
-def cell(values: Sequence[float], base: Optional[Sequence[float]]) -> str:
-    """`mean ± half the interval, change (p)` of WERs in percent; p of no change over seeds (Welch's t-test)."""
+def mean(values: Sequence[float]) -> str:
+    """`mean ± half the interval` of WERs in percent."""
     half = interval(values)
-    text = f"{np.mean(values):.2f}" + ("" if half is None else f" ± {half:.2f}")
-    if base is None:
-        return text
-    text += f", {100 * (np.mean(values) / np.mean(base) - 1):+.0f} %"
+    return f"{np.mean(values):.2f}" + ("" if half is None else f" ± {half:.2f}")
+
+
+def change(values: Sequence[float], base: Sequence[float]) -> str:
+    """`change (p)`; p of no change over seeds, of which both sides have two or more (Welch's t-test)."""
+    text = f"{100 * (np.mean(values) / np.mean(base) - 1):+.0f} %"
     if min(len(values), len(base)) < 2:
         return text
     return f"{text} (p {stats.ttest_ind(values, base, equal_var=False).pvalue:.2f})"
 
 
 def on_test(folder: Path, manifest: Path, models: Sequence[str]) -> Dict[str, float]:
-    """WER of each model on the test set; what was read once is not read again."""
+    """WER of each model on the test set; a file that was evaluated before is not again."""
     from nemo_tutornet.evaluate import evaluate
 
     kept = folder / "test.jsonl"
     digest = sha256_of(manifest)
     lines = map(json.loads, kept.read_text(encoding="utf-8").splitlines() if kept.exists() else [])
-    known = {row["model"]: row["wer"] for row in lines if row.get("manifest_sha256") == digest}
+    known = {row.get("model_sha256"): row["wer"] for row in lines if row.get("manifest_sha256") == digest}
+    found = {}
     with kept.open("a", encoding="utf-8") as file:
         for model in models:
-            if model not in known:
-                found = evaluate([Path(model)], manifest)[0]
-                known[model] = found.wer
-                file.write(json.dumps({"manifest_sha256": digest, **found.as_dict()}) + "\n")
+            whose = sha256_of(Path(model))  # a model may have been trained again at that place
+            if whose not in known:
+                row = evaluate([Path(model)], manifest)[0]
+                known[whose] = row.wer
+                file.write(json.dumps({"manifest_sha256": digest, "model_sha256": whose, **row.as_dict()}) + "\n")
                 file.flush()
-    return known
+            found[model] = known[whose]
+    return found
 
 
 def print_speed(models: Sequence[str], manifest: Path) -> None:
@@ -99,21 +113,33 @@ def print_speed(models: Sequence[str], manifest: Path) -> None:
 
 def main(
     folder: Path = typer.Argument(..., help="OUTPUT/CORPUS of run.py."),
-    test: Optional[Path] = typer.Option(None, help="Read the test set, too: when everything has been chosen."),
+    test: Optional[Path] = typer.Option(
+        None, exists=True, dir_okay=False, help="Read the test set, too: when everything has been chosen."
+    ),
     epochs: Optional[int] = typer.Option(None, help="Only runs of so many."),
     recipe: List[str] = typer.Option([], help="Only these; may be given several times."),
+    student: Optional[str] = typer.Option(None, help="Only this one."),
+    share: Optional[float] = typer.Option(None, help="Only runs with this share of the transcripts."),
+    perturbed: Optional[bool] = typer.Option(None, help="Only runs with speed perturbation, or only those without."),
     seeds: int = typer.Option(1, help="Only what has been run with at least so many."),
-    speed: Optional[Path] = typer.Option(None, help="A manifest to time one model of each student and the teachers on."),
+    speed: Optional[Path] = typer.Option(
+        None, exists=True, dir_okay=False, help="A manifest to time one model of each student and the teachers on."
+    ),
 ) -> None:
     """Prints Markdown."""
     groups = groups_of(read_lines(folder))
+    wanted = {"epochs": epochs, "student": student, "share": share, "perturbed": perturbed}
     shown = [
         group
         for group, lines in groups.items()
-        if epochs in (None, group.epochs) and (not recipe or group.recipe in recipe) and len(lines) >= seeds
+        if all(value in (None, getattr(group, name)) for name, value in wanted.items())
+        and (not recipe or group.recipe in recipe)
+        and len(lines) >= seeds
     ]
-    bases = {group: baseline(groups, group) for group in shown}
-    needed = [*shown, *(base for base in bases.values() if base is not None and base not in shown)]
+    if not shown:
+        raise SystemExit(f"error: {folder}/runs.jsonl has no such run.")
+    bases = {group: [baseline(groups, group), baseline(groups, group, like_for_like=False)] for group in shown}
+    needed = list(dict.fromkeys([*shown, *(base for pair in bases.values() for base in pair if base is not None)]))
     lines = [line for group in needed for line in groups[group]]
     teachers = sorted({line["teacher_file"] for line in lines if not RECIPES[line["recipe"]].alone})
     splits: Dict[str, Dict[str, float]] = {"valid": {line["model"]: line["valid"]["wer"] for line in lines}}
@@ -138,12 +164,15 @@ def main(
         )
 
     for group in sorted(shown, key=place):
-        base = bases[group]
+        base, best = bases[group]
         cells = []
         for found in splits.values():
-            values = [100 * found[line["model"]] for line in groups[group]]
-            against = None if base in (None, group) else [100 * found[line["model"]] for line in groups[base]]
-            cells.append(cell(values, against))
+            wers = {one: [100 * found[line["model"]] for line in groups[one]] for one in (group, base, best) if one is not None}
+            cells.append(mean(wers[group]))
+            if base not in (None, group):
+                cells[-1] += f", {change(wers[group], wers[base])}"
+            if best not in (base, group) and not RECIPES[group.recipe].alone:
+                cells[-1] += f"; {change(wers[group], wers[best])} against {title(best)}"
         about = f"{group.student} | {title(group)} | {group.teacher} | {group.epochs} | {len(groups[group])}"
         print(f"| {about} | {' | '.join(cells)} |")
     if speed is not None:

@@ -6,15 +6,21 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, Set
+from typing import Any, Callable, Dict, Iterator, List, Set
 
 import numpy as np
 import pytest
 import soundfile
+import typer
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
+from matplotlib.axes import Axes
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
@@ -48,8 +54,6 @@ def write(folder: Path, lines: List[Dict[str, Any]]) -> None:
 
 
 def table(tools: Dict[str, ModuleType], folder: Path, *arguments: str) -> List[str]:
-    import typer
-
     app = typer.Typer()
     app.command()(tools["table"].main)
     done = CliRunner().invoke(app, [str(folder), *arguments], catch_exceptions=False)
@@ -119,13 +123,31 @@ def test_change_is_against_the_best_tuned_baseline(tools: Dict[str, ModuleType],
     write(tmp_path, lines)
     rows = {row.split(" | ")[1]: row for row in table(tools, tmp_path, "--epochs", "30")}
     # Welch's t is 5 / root of 2, then 3 / root of 2, with 2 degrees of freedom.
-    assert "| 5.00 ± 12.71, -50 % (p 0.07) |" in rows["RKD, then CTC + SKD kl"]
+    assert "| 5.00 ± 12.71, -50 % (p 0.07); +67" in rows["RKD, then CTC + SKD kl"]
     assert "| 10.00 ± 12.71 |" in rows["CTC only; optim.lr=1"]
     assert "| 13.00 ± 12.71, +30 % (p 0.17) |" in rows["CTC only"]
     assert rows["CTC only; 25 % of the data"].endswith("| 50.00 |")
     assert all(" 60 " not in row for row in rows.values())
     assert rows["CTC only; speed perturbation"].endswith("| 3.00 ± 0.00 |")
+    # The best undistilled student of all is told, too, whatever it heard.
+    assert rows["RKD, then CTC + SKD kl"].endswith("; +67 % (p 0.30) against CTC only; speed perturbation |")
     assert len(table(tools, tmp_path, "--seeds", "2")) == 4
+    assert len(table(tools, tmp_path, "--share", "0.25")) == len(table(tools, tmp_path, "--perturbed")) == 1
+    assert table(tools, tmp_path, "--student", "small", "--no-perturbed") == [
+        row for row in table(tools, tmp_path) if "speed perturbation |" not in row.split(" | ")[1] + " |"
+    ]
+
+
+def test_more_seeds_than_three_make_no_baseline(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+    """Five of the untuned one, three of the tuned one; a line that stands twice is one seed."""
+    lines = [line("ctc", seed, 0.2 + seed / 100) for seed in range(5)]
+    lines += [line("ctc", seed, 0.1, changes=["model.optim.lr=1"]) for seed in range(3)]
+    lines += [line("ctc", 0, 0.01, changes=["model.optim.lr=2"])] * 3
+    lines += [line("rkd_ctc", 0, 0.9), line("rkd_ctc", 0, 0.05)]
+    write(tmp_path, lines)
+    rows = {row.split(" | ")[1]: row for row in table(tools, tmp_path)}
+    assert rows["RKD, then CTC only"].endswith("| 1 | 5.00, -50 % |")
+    assert rows["CTC only; optim.lr=2"].endswith("| 1 | 1.00, -90 % |")
 
 
 def test_test_set_is_read_once(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +166,14 @@ def test_test_set_is_read_once(tools: Dict[str, ModuleType], tmp_path: Path, mon
 
     # Not by its dotted name: the package has a function of the module's name.
     monkeypatch.setattr(importlib.import_module("nemo_tutornet.evaluate"), "evaluate", evaluate)
-    write(tmp_path, [line("ctc", 1, 0.1), line("rkd_skd_kl", 1, 0.05)])
+    models = {name: tmp_path / name for name in ("ctc-1.nemo", "rkd_skd_kl-1.nemo", "t.nemo")}
+    for name, path in models.items():
+        path.write_text(name)
+    here = {"teacher_file": str(models["t.nemo"])}
+    lines = [line("ctc", 1, 0.1, **here), line("rkd_skd_kl", 1, 0.05, **here)]
+    for one in lines:
+        one["model"] = str(models[f"{one['recipe']}-1.nemo"])
+    write(tmp_path, lines)
     manifests = [tmp_path / name for name in ("an4_test.jsonl", "other_test.jsonl")]
     for manifest in manifests:
         manifest.write_text(manifest.name)
@@ -152,7 +181,12 @@ def test_test_set_is_read_once(tools: Dict[str, ModuleType], tmp_path: Path, mon
         rows = table(tools, tmp_path, "--test", str(manifest))
         assert all(("20.00" if manifest == manifests[0] else "40.00") in row for row in rows)
     # What was read on one test set says nothing of another.
-    assert sorted(asked) == 2 * ["ctc-1.nemo"] + 2 * ["rkd_skd_kl-1.nemo"] + 2 * ["t.nemo"]
+    assert sorted(asked) == sorted(2 * list(map(str, models.values())))
+    # Nor does an older model that lay where another lies now.
+    models["ctc-1.nemo"].write_text("trained again")
+    asked.clear()
+    table(tools, tmp_path, "--test", str(manifests[0]))
+    assert asked == [str(models["ctc-1.nemo"])]
 
 
 def test_untranscribed_audio_is_measured_against_as_many_steps(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
@@ -182,7 +216,9 @@ def test_shares_are_nested_and_heard_from_anywhere(tools: Dict[str, ModuleType],
     data.mkdir()
     entries = [{"audio_filepath": f"a/{i}.wav", "duration": 1.0, "text": f"t{i}"} for i in range(10)]
     (data / "c_train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    (data / "c_valid.jsonl").touch()
     runner = tools["run"].Runner(data, tmp_path / "out", "c", {}, None)
+    assert runner.train_set(0.12, True) != runner.train_set(0.125, True)
 
     def read(share: float, labelled: bool = True, untranscribed: float = 0.0) -> Dict[str, Any]:
         found = map(json.loads, runner.train_set(share, labelled, untranscribed).read_text().splitlines())
@@ -213,13 +249,18 @@ def test_a_restart_is_two_trainings(
 
     monkeypatch.setattr(tools["run"].Runner, "script", script)
     monkeypatch.setattr(tools["run"].Runner, "evaluate", lambda self, model: {"wer": 0.5})
-    (tmp_path / "c_train.jsonl").write_text("")
+    (tmp_path / "c_train.jsonl").touch()
+    (tmp_path / "c_valid.jsonl").touch()
+    (tmp_path / "t.nemo").touch()
     runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None)
     run = tools["runs"].Run(recipe, "quartznet_1m", "t", 30, 7, changes=("model.optim.weight_decay=1",))
-    runner.student(run, Path("t.nemo"), None)
+    runner.student(run, tmp_path / "t.nemo", None)
     first, second = asked
     assert (first["epochs"], second["epochs"], first["seed"], second["seed"]) == (8, 22, 7, 7)
-    assert "model.tutor.teacher.model_path='t.nemo'" in first["overrides"] and "model.tutor=null" in second["overrides"]
+    assert (
+        f"model.tutor.teacher.model_path='{tmp_path / 't.nemo'}'" in first["overrides"]
+        and "model.tutor=null" in second["overrides"]
+    )
     begun = runner.output / run.folder / f"{recipe}_first.nemo"
     assert f"+init_from_nemo_model='{begun}'" in second["overrides"]
     sizes = set(tools["recipes"].STUDENTS["quartznet_1m"][1]) | {"model.optim.weight_decay=1"}
@@ -229,7 +270,81 @@ def test_a_restart_is_two_trainings(
     assert tools["runs"].run_of(found) == run and found["model"].endswith(f"{recipe}.nemo")
 
 
-def test_pictures_show_epochs_shares_and_sizes(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+@pytest.fixture
+def trained(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """`trained("--seed", "1", code=0)` runs run.py, whose trainings write an empty model; what it said, after its exit code."""
+    for part in ("train", "valid"):
+        (tmp_path / f"c_{part}.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "a"}\n')
+    (tmp_path / "t.nemo").write_text("teacher")
+
+    def script(self: Any, folder: Path, name: str, *_: Any) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.nemo").touch()
+        return folder / f"{name}.nemo"
+
+    monkeypatch.setattr(tools["run"].Runner, "script", script)
+    monkeypatch.setattr(tools["run"].Runner, "evaluate", lambda self, model: {"wer": 0.5})
+    app = typer.Typer()
+    app.command()(tools["run"].main)
+
+    def run(*arguments: str, code: int = 0) -> str:
+        fixed = [str(tmp_path), str(tmp_path / "out"), "--corpus", "c", "--seed", "1", "--char-teacher", str(tmp_path / "t.nemo")]
+        done = CliRunner().invoke(app, [*fixed, *arguments])
+        assert done.exit_code == code and (done.exception is None or isinstance(done.exception, SystemExit)), done.output
+        return " ".join(done.output.replace("│", " ").split())
+
+    yield run
+
+
+def test_mistakes_of_a_command_are_told_before_anything_is_trained(trained: Callable[..., str], tmp_path: Path) -> None:
+    for arguments, words in [
+        (["--recipe", "rkd_ctcc"], "there is no recipe rkd_ctcc; there are ctc, skd_l2"),
+        (["--student", "huge"], "there is no student huge"),
+        (["--bpe-teacher", "absent.nemo"], "absent.nemo"),
+        (["--corpus", "d"], "d_train.jsonl"),
+        (["--cached", "--perturbed"], "a cache knows every utterance at one speed only"),
+    ]:
+        assert words.replace(" ", "") in trained(*arguments, code=2).replace(" ", "")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_of_one_corpus_and_one_teacher(trained: Callable[..., str], tmp_path: Path) -> None:
+    assert "50.00 % on validation" in trained("--recipe", "rkd_ctc")
+    assert trained("--recipe", "rkd_ctc") == ""
+    (tmp_path / "t.nemo").write_text("another")
+    assert "has runs with another teacher of the name t;" in trained("--recipe", "skd_kl", code=1)
+    assert "50.00 %" in trained("--recipe", "ctc")  # it has none
+    (tmp_path / "c_valid.jsonl").write_text("")
+    assert "has runs of other manifests; give another OUTPUT." in trained("--recipe", "ctc", "--seed", "2", code=1)
+
+
+def test_a_teacher_is_prepared_by_one_command_at_a_time(
+    tools: Dict[str, ModuleType], trained: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / "c").mkdir(parents=True)
+    held = threading.Event()
+
+    def other_command() -> None:
+        with FileLock(tmp_path / "out" / "c" / ".teachers.lock"):
+            held.set()
+            time.sleep(0.5)
+
+    other = threading.Thread(target=other_command)
+    other.start()
+    held.wait()
+    assert trained("--recipe", "rkd_ctc").startswith("waiting for another command")
+    other.join()
+
+    def fails(command: List[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(command, 2, stderr="INFO\nerror: c_train.jsonl is empty.\n")
+
+    monkeypatch.setattr(tools["run"].subprocess, "run", fails)
+    assert trained("--recipe", "skd_kl", "--cached", code=1) == "error: the cache was not made: error: c_train.jsonl is empty."
+
+
+def test_pictures_show_epochs_shares_and_sizes(
+    tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     lines = []
@@ -257,6 +372,13 @@ def test_pictures_show_epochs_shares_and_sizes(tools: Dict[str, ModuleType], tmp
     write(tmp_path, lines + [{**one, **larger} for one in lines])
     tools["plots"].main(tmp_path, tmp_path / "sizes", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None)
     assert (tmp_path / "sizes" / "wer-by-size.svg").exists()
+    # Two teachers are two lines.
+    drawn: List[str] = []
+    monkeypatch.setattr(Axes, "errorbar", lambda self, *_, label, **__: (drawn.append(label), self.plot([1], [1], label=label)))
+    two = [{**one, "teacher": "other", "cached": True} for one in lines if one["recipe"] != "ctc"]
+    write(tmp_path, [*lines, *two, *({**one, **larger} for one in lines)])
+    tools["plots"].main(tmp_path, tmp_path / "teachers", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None)
+    assert sorted(label.split("; ")[-1] for label in drawn if "RKD" in label) == ["teacher other", "teacher t", "teacher t"]
     with pytest.raises(SystemExit, match="none of these runs is of jasper_mini"):
         tools["plots"].main(tmp_path, tmp_path, 30, "jasper_mini", ["ctc"], 2, None)
     with pytest.raises(SystemExit, match="no run of these recipes with 60 epochs"):
