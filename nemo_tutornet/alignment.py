@@ -77,7 +77,6 @@ def covered_frames(student_frames: int, teacher_lengths: Tensor, rate: float) ->
     start, end = torch.minimum(edges[:-1][None], last), edges[1:][None]
     index = start[:, :, None] + torch.arange(math.ceil(rate), device=teacher_lengths.device)
     counts = (index < end[:, :, None]) & (index <= last[:, :, None])
-    counts[:, :, 0] = True
     return torch.minimum(index, last[:, :, None]), counts
 
 

@@ -225,6 +225,20 @@ def test_lengths_that_differ_by_three_frames_are_refused(s: int, shifts: Tuple[i
         check_lengths([10, s], [round(10 * rate), teacher], rate)
 
 
+@pytest.mark.parametrize("shifts", [(80, 20), (160, 20), (80, 30)])
+def test_a_slower_student_rounds_too(shifts: Tuple[int, int]) -> None:
+    mine, theirs = shifts
+    for ms in range(1, 2000):
+        for student, teacher in itertools.product((-(-ms // mine), ms // mine), (-(-ms // theirs), ms // theirs)):
+            check_lengths([student], [teacher], mine / theirs)
+
+
+def test_more_than_two_frames_apart_is_refused() -> None:
+    check_lengths([76], [40], 0.5)
+    with pytest.raises(TutorError, match="student has 77 frames and the teacher 41 "):
+        check_lengths([77], [41], 0.5)
+
+
 @pytest.mark.parametrize("student, teacher", [(76, 38), (76, 37), (75, 38), (77, 38), (1, 1), (0, 0)])
 def test_lengths_that_nemo_gives_pass(student: int, teacher: int) -> None:
     check_lengths([student], [teacher], 0.5)

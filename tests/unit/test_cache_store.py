@@ -107,6 +107,16 @@ def test_a_transducer_has_no_confidence(tmp_path: Path) -> None:
     assert found.texts == [""] and found.confidences == [None]
 
 
+def test_certainty_and_half_a_character_come_back(tmp_path: Path) -> None:
+    """A label that cannot be has -inf; a surrogate alone is no text that UTF-8 has."""
+    sure = torch.tensor([[0.0, -torch.inf, -torch.inf]])
+    with CacheWriter(tmp_path, BINDING, Coding(labels=3, hypotheses=True), RATE) as writer:
+        writer.add(Utterance("a"), UtteranceTargets(640, 1, sure, None, "a\ud800", 0.5))
+        writer.finish()
+    found = CacheReader(tmp_path).read([Utterance("a")])
+    assert found.log_probs is not None and torch.equal(found.log_probs[0].exp(), sure.exp()) and found.texts == ["a?"]
+
+
 def test_keys_forgive_rounding_and_nothing_else() -> None:
     assert Utterance("a", 1.0004, 2.4996).key == Utterance("a", 1.0, 2.5).key
     different = [Utterance("a"), Utterance("a", 0.0, 0.0), Utterance("a", 1.0), Utterance("a|1000"), Utterance("a", 0.0, 1.0)]

@@ -126,6 +126,18 @@ def test_equal_frames_are_matched_in_place_and_padding_is_never_matched() -> Non
     assert found[1, :3].max() < 3 and found[1, 3:].tolist() == [3, 4, 5]
 
 
+def test_impossible_labels_do_not_keep_frames_from_being_matched() -> None:
+    student = torch.tensor([[[-math.inf, 0.0], [0.0, -math.inf]]])
+    teacher = torch.tensor([[[0.0, -math.inf], [0.0, -math.inf]]])
+    assert losses.match_frames(student, teacher, torch.ones(1, 2, dtype=torch.bool), 1).tolist() == [[1, 1]]
+
+
+def test_greedy_lengths_merge_repeats_and_leave_out_blanks_and_padding() -> None:
+    best = torch.tensor([[0, 0, 4, 0, 1, 1], [4, 4, 4, 2, 2, 2], [3, 1, 3, 1, 3, 1]])
+    log_probs = torch.nn.functional.one_hot(best, 5).float().log_softmax(-1)
+    assert losses.greedy_lengths(log_probs, losses.frame_mask(torch.tensor([6, 3, 2]), 6)).tolist() == [3, 0, 2]
+
+
 @pytest.mark.parametrize("divergence", losses.DIVERGENCE)
 def test_kl_alone_reads_the_temperature(divergence: str) -> None:
     batch = make_batch(seed=3)
@@ -196,3 +208,8 @@ def test_mixed_posteriors_agree_with_loops(dtype: torch.dtype, tolerance: float)
 def test_one_teacher_is_not_mixed() -> None:
     posteriors = torch.randn(1, 2, 3)
     assert losses.mix_posteriors([posteriors], [0.3]) is posteriors
+
+
+def test_teachers_in_half_precision_are_mixed_in_single() -> None:
+    teachers = [torch.randn(2, 3, 4).log_softmax(-1).half() for _ in range(2)]
+    assert losses.mix_posteriors(teachers, [1.0, 3.0]).dtype == torch.float32

@@ -239,6 +239,13 @@ def test_guided_ctc_lies_between_minus_the_spikes_and_zero(student: Tensor, teac
     assert -float(spikes) * (1 + 1e-12) <= losses.skd_guided(student, teacher, mask).item() <= 0
 
 
+def test_kl_pulls_a_student_back_from_far_away() -> None:
+    student = torch.tensor([[[-500.0, 0.0]]], requires_grad=True)
+    value = losses.skd_kl(student, torch.tensor([[[0.0, -math.inf]]]), torch.ones(1, 1, dtype=torch.bool)).sum()
+    value.backward()
+    assert value.item() == pytest.approx(500, rel=1e-3) and student.grad is not None and student.grad.abs().sum() > 0
+
+
 def test_guided_ctc_of_an_all_blank_teacher_is_zero() -> None:
     batch = EDGES["teacher is sure it is all blank"]()
     assert (skd_of("guided", "all")(batch) == 0).all()
@@ -269,6 +276,13 @@ def test_nonblank_weights_favour_the_teachers_spikes() -> None:
     teacher = extreme([2], 2, [0, BLANK], -math.inf)
     weights = losses.weigh_nonblank(teacher, torch.zeros(1, WIDTH, 2), torch.ones(1, 2, dtype=torch.bool))
     assert (weights[0, 0] / weights[0, 1]).item() == pytest.approx(1.05 / 0.05, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [3e-23, 2e-20, 1e-19])
+def test_weights_of_hidden_vectors_that_are_nearly_nothing_have_mean_one(scale: float) -> None:
+    hidden = scale * torch.tensor([[[1.0, 3.0]] * 3])
+    weights = losses.weigh_energy(torch.empty(0), hidden, torch.ones(1, 2, dtype=torch.bool))
+    assert weights.sum().item() == pytest.approx(2, rel=1e-3)
 
 
 def test_a_silent_utterance_is_weighted_uniformly() -> None:

@@ -49,6 +49,14 @@ def test_each_fate_and_its_count() -> None:
     assert not labels.counts
 
 
+def test_the_error_rate_is_of_the_transcript() -> None:
+    """`a b` for `a` is one error in one word, not in two; at the limit a hypothesis stays."""
+    for text, transcript, fate in (("a b", [0], "wrong"), ("a a", [0, 2, 1], "kept")):
+        labels = pseudo(max_wer=0.5)
+        labels.targets([Hypothesis(text, 0.9)], torch.tensor([transcript]), torch.tensor([len(transcript)]), torch.tensor([9]))
+        assert dict(labels.counts) == {fate: 1}
+
+
 def test_without_filters_only_what_cannot_be_used_is_dropped() -> None:
     labels = pseudo()
     rows, counts = labels.targets(

@@ -75,6 +75,7 @@ def test_a_share_takes_as_many_steps_in_epochs_as_in_steps(epochs: int, batches:
     "epochs, steps, max_epochs, max_steps, expected",
     [
         (3, 30, 12, -1, 0.25),
+        (0, 0, 0, 40, 0.0),
         (3, 30, None, 40, 0.75),
         (3, 30, -1, 40, 0.75),
         (3, 30, 12, 40, 0.75),  # the steps end first
@@ -220,6 +221,7 @@ def test_a_share_of_an_endless_training_is_refused(limits: tuple) -> None:
         ({"rkd": 1.0}, True),
         ({"ctc": 1.0}, False),
         ({"skd": 1.0}, False),
+        ({"pseudo": 1.0}, False),
         ({"rkd": 1.0, "skd": 0.1}, False),
         ({"ctc": 1.0, "rkd": 5.0}, False),
     ],

@@ -10,8 +10,15 @@ from pathlib import Path
 from typing import Sequence
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.summary import Check, Verification, check_summary, summary_path, write_summary
@@ -149,3 +156,18 @@ def test_bad_keys(student: Path, key: Path, tmp_path: Path) -> None:
         checks(student, (), tmp_path / "bad.pem")
     with pytest.raises(TutorError, match="not a readable public key"):
         checks(student, (), key)
+    other = ec.generate_private_key(ec.SECP256R1())
+    locked = BestAvailableEncryption(b"password")
+    (tmp_path / "ec.pem").write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (tmp_path / "locked.pem").write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
+    (tmp_path / "ec.pub").write_bytes(other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    for name, words in (("ec.pem", "is not an Ed25519 key"), ("locked.pem", "not a readable private key")):
+        with pytest.raises(TutorError, match=words):
+            write_summary(tmp_path / "new.json", verification, signing_key=tmp_path / name)
+    with pytest.raises(TutorError, match="is not an Ed25519 key"):
+        checks(student, (), tmp_path / "ec.pub")
+
+
+def test_what_failed_is_listed_alone() -> None:
+    found = [Check("a", True, "1"), Check("b", False, "2"), Check("c", False, "3")]
+    assert Verification(Path("student.nemo"), found, {}).failures == "b: 2; c: 3"

@@ -1,0 +1,34 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Lengths of layers, and when a decoder is warm-started, without a model."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+
+from nemo_tutornet.capture import Layer
+from nemo_tutornet.pairing import _at_rest, _no_warm_start, layer_lengths
+
+
+def test_each_layer_has_its_own_lengths() -> None:
+    encoder, inner = Layer("encoder", 1, 2, 30.0), Layer("h", 1, 2, 20.0)
+    assert layer_lengths(torch.tensor([0, 1, 2, 3]), encoder, inner, 4).tolist() == [0, 2, 3, 4]  # 1.5, 3, 4.5, and 4 there are
+
+
+def test_a_decoder_is_composed_between_the_ends_of_both_encoders_only() -> None:
+    end, inner = Layer("encoder", 1, 2, 20.0), Layer("encoder.layers.0", 1, 2, 20.0)
+    decoder = SimpleNamespace(decoder_layers=[torch.nn.Conv1d(1, 2, 1)])
+    student, teacher = SimpleNamespace(decoder=decoder), SimpleNamespace(head=decoder)
+    assert _no_warm_start(student, teacher, end, end) is None
+    for pair in ((inner, end), (end, inner), (inner, inner)):
+        assert _no_warm_start(student, teacher, *pair)
+
+
+def test_at_rest_leaves_each_module_in_its_mode() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)).train()
+    model[1].eval()
+    with _at_rest(model):
+        assert not any(module.training for module in model.modules())
+    assert (model.training, model[0].training, model[1].training) == (True, True, False)
