@@ -90,7 +90,7 @@ def test_heads_move_in_their_stage_and_rest_in_the_others(corpus, teacher_file, 
     assert stock.state_dict().keys() == model.state_dict().keys() and not any("head" in key for key in stock.state_dict())
     (last,) = tmp_path.rglob("*-last.ckpt")
     saved = load_lightning_checkpoint(last)
-    assert set(saved["tutor"]) == {"projection", "stage", "decoder_trained", *(f"head {path}" for path in LAYERS)}
+    assert set(saved["tutor"]) == {"projection", "stage", "decoder_trained", "teachers", *(f"head {path}" for path in LAYERS)}
     resumed = make_student(config, max_epochs=4, folder=tmp_path)
     begun = []
     resumed.on_train_start = lambda: begun.append(heads_of(resumed))
