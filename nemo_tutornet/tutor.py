@@ -172,7 +172,7 @@ def _teacher(config: TeacherConfig, hint_layer: Optional[str], key: str) -> Unio
 
 
 def _listed(files: Sequence[Optional[str]]) -> str:
-    return ", ".join((one or "no file")[:12] for one in files)
+    return ", ".join(str(one)[:12] for one in files)
 
 
 def _others(student: Any, config: TutorConfig) -> Tuple[List[Union[Teacher, CachedTeacher]], List[Pairing]]:
