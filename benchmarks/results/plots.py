@@ -52,6 +52,11 @@ def draw_epochs(axes: Any, groups: Dict[Run, Lines]) -> None:
         axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=drawn.get_color(), alpha=0.15)
     axes.set_xlabel("epoch")
     axes.set_yscale("log")
+    ticks = (5, 7, 10, 15, 20, 30, 50, 70, 100)
+    low, high = axes.get_ylim()
+    axes.set_yticks([tick for tick in ticks if low <= tick <= high], minor=False)
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("")
 
 
 def draw_by(axes: Any, groups: Dict[Run, Lines], x: Callable[[Run, Lines], float], label: str) -> None:
@@ -104,11 +109,11 @@ def main(
         raise SystemExit(f"error: none of these runs is of {student}: name another one with --student.")
     output.mkdir(parents=True, exist_ok=True)
     for name, draw in pictures.items():
-        figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(7, 5.5), layout="constrained")
         draw(axes)
         axes.set_ylabel("validation WER, %")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        figure.legend(loc="outside lower center", fontsize="small")  # inside it would lie on the curves
         # No date in the file: the same runs give the same picture.
         figure.savefig(output / f"wer-by-{name}.svg", metadata={"Date": None})
         pyplot.close(figure)
