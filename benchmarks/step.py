@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from rich.table import Table
 from timing import ROOT, Setting
 
+from nemo_tutornet.targets import TeacherTargets
 from nemo_tutornet.teacher import Teacher
 
 # Stages by name: the losses' weights, and what the stage reads of the teacher.
@@ -33,8 +34,19 @@ STAGES: Dict[str, Dict[str, Any]] = {
 PLAIN, FRONT_END = "plain CTC step", "teacher's front end"
 
 
+class OneStream:
+    """In place of `live.Beside`: the teacher on the student's own stream."""
+
+    def __call__(self, teacher: Teacher, *heard: Any, **wanted: bool) -> TeacherTargets:
+        """What the teacher gives."""
+        return teacher(*heard, **wanted)
+
+    def join(self, targets: TeacherTargets) -> None:
+        """Nothing to wait for."""
+
+
 def measure(config: DictConfig, teacher_config: DictConfig, where: Setting, rounds: int, folder: Path) -> Dict[str, Any]:
-    """Times and ratios of one pair."""
+    """Times and ratios of one pair, and on a GPU the memory of each step."""
     file = timing.save_teacher(teacher_config, folder / "teacher.nemo")
     batch = where.batch()
     signal, lengths = batch[:2]
@@ -53,6 +65,9 @@ def measure(config: DictConfig, teacher_config: DictConfig, where: Setting, roun
         work[forward] = lambda teacher=teacher, reads=stage["reads"]: teacher(signal, lengths, **reads)
         work[f"live ({name})"] = timing.one_step(live, batch, where)
         against[f"live ({name})"] = [PLAIN, forward]
+        if where.device.type == "cuda":
+            work[f"live ({name}), one stream"] = on_one_stream(live, timing.one_step(live, batch, where))
+            against[f"live ({name}), one stream"] = [PLAIN, forward]
     kept = [name for name in STAGES if name != "rkd, layer inside"]
     train_ds, cache = timing.cache(config, file, [STAGES[name]["weights"] for name in kept], where, folder)
     for name in kept:
@@ -65,19 +80,35 @@ def measure(config: DictConfig, teacher_config: DictConfig, where: Setting, roun
         "median_s": timing.medians(times),
         "ratio_to_plain": {name: timing.ratio(times, name, [PLAIN]) for name in work if name != PLAIN},
         "ratio_to_parts": {name: timing.ratio(times, name, parts) for name, parts in against.items()},
+        "peak_mb": timing.peaks(work, where.device),
     }
 
 
 def front_end(teacher: Teacher, signal: Any, lengths: Any) -> Callable[[], Any]:
     """The mel spectrogram that the teacher makes for itself."""
+    teacher.move_to(signal.device)
     return lambda: teacher.model.preprocessor(input_signal=signal, length=lengths)
+
+
+def on_one_stream(live: Any, step: Callable[[], Any]) -> Callable[[], Any]:
+    """A step of a student whose teacher runs on the student's own CUDA stream this time."""
+
+    def run() -> None:
+        beside, live.tutor.beside = live.tutor.beside, OneStream()
+        step()
+        live.tutor.beside = beside
+
+    return run
 
 
 def table(student: str, teacher: str, where: Setting, figures: Dict[str, Any]) -> Table:
     """The figures of one pair."""
     sizes = timing.sizes(figures)
     title = f"{student} ({sizes['student']}) from Conformer {teacher} ({sizes['teacher']}): {where.title()}"
-    return timing.times_table(title, figures, {"x plain step": "ratio_to_plain", "x plain + forward": "ratio_to_parts"})
+    columns = {"x plain step": "ratio_to_plain", "x plain + forward": "ratio_to_parts"}
+    if figures["peak_mb"]:
+        columns["MB on top, at most"] = "peak_mb"
+    return timing.times_table(title, figures, columns)
 
 
 def main(

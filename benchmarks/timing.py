@@ -226,6 +226,19 @@ def interleaved(work: Mapping[str, Callable[[], Any]], rounds: int, device: torc
     return times
 
 
+def peaks(work: Mapping[str, Callable[[], Any]], device: torch.device) -> Dict[str, float]:
+    """Megabytes that each call has on a GPU at its peak, on top of what stays there anyway; nothing on a CPU."""
+    found: Dict[str, float] = {}
+    for name, function in work.items() if device.type == "cuda" else ():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        function()
+        torch.cuda.synchronize()
+        found[name] = round((torch.cuda.max_memory_allocated() - before) / 1e6, 1)
+    return found
+
+
 def medians(times: Mapping[str, Sequence[float]]) -> Dict[str, float]:
     """Seconds, to the tenth of a millisecond."""
     return {name: round(statistics.median(values), 4) for name, values in times.items()}
@@ -237,21 +250,22 @@ def ratio(times: Mapping[str, Sequence[float]], name: str, against: Sequence[str
     return round(statistics.median(one / sum(others) for one, others in rounds), 4)
 
 
-def times_table(title: str, figures: Mapping[str, Any], ratios: Mapping[str, str]) -> Table:
+def times_table(title: str, figures: Mapping[str, Any], columns: Mapping[str, str]) -> Table:
     """A row for each thing that was timed.
 
     Args:
         title: with the sizes in it (`sizes`).
-        figures: with `median_s`, and ratios by the names of what was timed.
-        ratios: which of the figures are ratios, by the heading of their column.
+        figures: with `median_s`, and others by the names of what was timed.
+        columns: which of the others to show, by the heading of their column.
     """
     table = Table(title=title)
     table.add_column("")
-    for column in ("ms (median)", *ratios):
+    for column in ("ms (median)", *columns):
         table.add_column(column, justify="right")
     for name, value in figures["median_s"].items():
-        found = [figures[key].get(name) for key in ratios.values()]
-        table.add_row(name, f"{1000 * value:.1f}", *("" if ratio is None else f"{ratio:.3f}" for ratio in found))
+        found = [figures[key].get(name) for key in columns.values()]
+        cells = ("" if cell is None else f"{cell:.0f}" if cell > 100 else f"{cell:.3f}" for cell in found)
+        table.add_row(name, f"{1000 * value:.1f}", *cells)
     return table
 
 

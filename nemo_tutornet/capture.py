@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +131,21 @@ def measure_all(modules: Mapping[str, nn.Module], run: Callable[[float], Any], b
     return layers
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, NeMo's encoders see no process group, so they do not ask all ranks for the longest batch of all.
+
+    Convolutional ones ask in every forward, and cannot be told not to. What runs in here is the same on every rank or is nobody
+    else's business, and may run where the ranks cannot talk: NCCL refuses the CPU, on which a model is until Lightning moves it.
+    """
+    there = torch.distributed.is_initialized
+    torch.distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        torch.distributed.is_initialized = there
+
+
 @torch.no_grad()
 def encode_silence(model: Any, seconds: float, batch: int = 1) -> int:
     """Runs a NeMo model's front end and encoder on that much silence, on the model's device and in the mode that it is in.
@@ -147,7 +162,8 @@ def encode_silence(model: Any, seconds: float, batch: int = 1) -> int:
     device = next(model.parameters()).device
     signal, lengths = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
     features, lengths = model.preprocessor(input_signal=signal, length=lengths)
-    return int(model.encoder(audio_signal=features.repeat(batch, 1, 1), length=lengths.repeat(batch))[1][0])
+    with alone():
+        return int(model.encoder(audio_signal=features.repeat(batch, 1, 1), length=lengths.repeat(batch))[1][0])
 
 
 def _observe(modules: Mapping[str, nn.Module], run: Callable[[float], Any]) -> Dict[str, List[_Returned]]:

@@ -150,7 +150,8 @@ class Beside:
         current = torch.cuda.current_stream(self._stream.device)
         current.wait_stream(self._stream)
         for tensor in targets.tensors():
-            tensor.record_stream(current)
+            if tensor.device == self._stream.device:  # the student may have left the GPU since, and its teacher with it
+                tensor.record_stream(current)
 
     def _on(self, device: torch.device) -> torch.cuda.Stream:
         if self._stream is None or self._stream.device != device:

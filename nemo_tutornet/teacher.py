@@ -12,7 +12,7 @@ from typing import Any, List, Optional
 import torch
 from torch import Tensor, nn
 
-from nemo_tutornet.capture import ENCODER, Capture, Layer, encode_silence, measure
+from nemo_tutornet.capture import ENCODER, Capture, Layer, alone, encode_silence, measure
 from nemo_tutornet.checkpoints import check_teacher, quiet_nemo, read_nemo_config, sha256_of, untouched_app_state
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.errors import TutorError
@@ -49,10 +49,6 @@ class Teacher:
         self.sha256: Optional[str] = None
         _own_activations(model)
         self.model.freeze()  # NeMo's: eval mode and no gradients
-        if hasattr(model.encoder, "sync_max_audio_length"):
-            # NeMo's Conformers agree on the longest batch of all ranks before each forward, for a buffer that grows by itself:
-            # the host would wait for every other rank, once more in each step.
-            model.encoder.sync_max_audio_length = False
         self.head: Any = ctc_head(model)
         self._precision = precision
         silence = partial(encode_silence, model)
@@ -144,10 +140,12 @@ class Teacher:
         dtype = self._autocast_dtype(signal.device)
         with torch.autocast(signal.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             features, feature_lengths = model.preprocessor(input_signal=signal, length=lengths)
+            # Alone, because the host would wait for every other rank once more in each step, for a buffer that grows by itself.
             if self._cut is not None and hidden and not (posteriors or hypotheses):
-                layer, encoded_lengths = self._cut.run(model, features, feature_lengths)
+                with alone():
+                    layer, encoded_lengths = self._cut.run(model, features, feature_lengths)
                 return TeacherTargets(lengths=encoded_lengths, hidden=layer)
-            with Capture(model, self.hint_layer.path) as captured:
+            with Capture(model, self.hint_layer.path) as captured, alone():
                 encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
             log_probs = None
             if posteriors or (hypotheses and self.head is not None):
@@ -188,7 +186,8 @@ class Teacher:
         lengths = torch.tensor([frames * hop for frames in _CHECKED_FRAMES], device=parameter.device)
         noise = torch.randn(len(lengths), int(lengths.max()), generator=torch.Generator().manual_seed(0))
         features, feature_lengths = self.model.preprocessor(input_signal=noise.to(parameter.device), length=lengths)
-        return find_cut(self.model, self.hint_layer, features, feature_lengths)
+        with alone():
+            return find_cut(self.model, self.hint_layer, features, feature_lengths)
 
 
 def _own_activations(model: nn.Module) -> None:

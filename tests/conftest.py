@@ -22,6 +22,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
 
+# What most tests train on; `auto` takes a GPU where there is one.
+ACCELERATOR = os.environ.get("TUTORNET_ACCELERATOR", "cpu")
 LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
 SAMPLE_RATE = 16000
 
@@ -222,7 +224,7 @@ def make_student() -> Callable[..., Any]:
         torch.manual_seed(0)
         settings = {
             "max_epochs": 2,
-            "accelerator": "cpu",
+            "accelerator": ACCELERATOR,
             "devices": 1,
             "logger": False,
             "enable_checkpointing": False,

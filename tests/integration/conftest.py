@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ACCELERATOR
+
 REPOSITORY = Path(__file__).parents[2]
 EPOCHS = 12
 
@@ -47,7 +49,7 @@ def an4_student(an4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.preprocessor.window_size": 0.025,
         "trainer.max_epochs": EPOCHS,
         "trainer.check_val_every_n_epoch": EPOCHS,
-        "trainer.accelerator": "cpu",
+        "trainer.accelerator": ACCELERATOR,
         "trainer.enable_progress_bar": "false",
         "exp_manager.exp_dir": folder,
         "exp_manager.name": "student",

@@ -23,7 +23,7 @@ from nemo_tutornet.cache.reader import CacheReader
 from nemo_tutornet.cli import app
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.teacher import Teacher
-from tests.conftest import save_teacher, student_config, teacher_config
+from tests.conftest import ACCELERATOR, save_teacher, student_config, teacher_config
 from tests.integration import teachers
 from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind, subword, write_tokenizer
@@ -36,7 +36,7 @@ STAGES = [
 
 def whole(model: dict[str, Any]) -> Any:
     """A training script's config."""
-    return OmegaConf.create({"model": model, "trainer": {"max_epochs": 2, "accelerator": "cpu", "devices": 1}})
+    return OmegaConf.create({"model": model, "trainer": {"max_epochs": 2, "accelerator": ACCELERATOR, "devices": 1}})
 
 
 def cached(corpus: Path, folder: Path, stages: list | None = None, **tutor: Any) -> dict[str, Any]:

@@ -120,6 +120,15 @@ def test_every_wait_and_every_tensor_that_crosses_over(streams):
         streams.at("record", "main", address)
 
 
+def test_a_student_that_has_left_the_gpu(streams):
+    """After a training Lightning brings the student home; what a teacher gives there belongs to no stream."""
+    teacher, beside = SomeTeacher(streams, some_targets()), Beside()
+    beside.join(beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=True))
+    streams.events.clear()
+    beside.join(TeacherTargets(lengths=torch.ones(2, device="meta"), log_probs=torch.ones(2, 3, 4, device="meta")))
+    assert not [event for event in streams.events if event[0] == "record"]
+
+
 def test_what_a_failing_teacher_leaves(streams):
     """An error on the side leaves the main stream current, and the memory that side kernels may still read is kept."""
 

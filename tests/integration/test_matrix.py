@@ -33,7 +33,7 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecCTCModel
 from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE, TutorError, export_student
-from tests.conftest import student_config, write_manifest
+from tests.conftest import ACCELERATOR, student_config, write_manifest
 from tests.integration import matrix, teachers
 from tests.integration.matrix import Cell
 from tests.integration.recorder import Recorder
@@ -108,7 +108,7 @@ def student_of(cell: Cell, folder: Path, teacher: Path, stages: list[dict[str, A
         config["labels"] = config["train_ds"]["labels"] = config["decoder"]["vocabulary"] = labels
         config["decoder"]["num_classes"] = len(labels)
     trainer = pl.Trainer(
-        max_epochs=1, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=1, accelerator=ACCELERATOR, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, log_every_n_steps=1, callbacks=[recorder],
     )  # fmt: skip
     torch.manual_seed(0)

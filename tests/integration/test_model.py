@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from nemo_tutornet import TutorCTCModel, TutorError
 from nemo_tutornet.checkpoints import STOCK_CHAR, load_lightning_checkpoint
 from nemo_tutornet.teacher import restore_ctc
-from tests.conftest import LABELS, save_teacher, student_config, teacher_config
+from tests.conftest import ACCELERATOR, LABELS, save_teacher, student_config, teacher_config
 from tests.integration.recorder import RKD, SKD, Recorder, same, state_of
 
 
@@ -179,7 +179,8 @@ def test_a_teacher_with_its_labels_in_another_order(corpus, teacher_file, make_s
         torch.manual_seed(3)
         student.trainer.fit(student)
         losses.append([step["train_loss"] for step in recorder.steps])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    # A GPU's sums differ from run to run.
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5 if ACCELERATOR == "cpu" else 1e-4)
 
 
 def test_distillation_lowers_each_loss(corpus, teacher_file, make_student):

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from nemo_tutornet import TutorCTCModel, TutorError
 from nemo_tutornet.cache.build import build_cache
 from nemo_tutornet.checkpoints import load_lightning_checkpoint, sha256_of
-from tests.conftest import save_teacher, student_config, teacher_config
+from tests.conftest import ACCELERATOR, save_teacher, student_config, teacher_config
 from tests.integration.recorder import RKD, SKD, Recorder, same
 
 
@@ -105,7 +105,7 @@ def test_going_on_with_another_teacher_is_told(corpus, teacher_file, make_studen
 
     live = student_config(corpus, teacher_file)
     assert run(live, 1) == []
-    trainer = {"max_epochs": 2, "accelerator": "cpu", "devices": 1}
+    trainer = {"max_epochs": 2, "accelerator": ACCELERATOR, "devices": 1}
     build_cache(OmegaConf.create({"model": live, "trainer": trainer}), tmp_path / "cache", progress=False)
     assert run({**live, "tutor": {**live["tutor"], "teacher": {"cache": str(tmp_path / "cache")}}}, 2) == []
     other = save_teacher(teacher_config(corpus), tmp_path / "other.nemo")  # packed at another time

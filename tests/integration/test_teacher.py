@@ -52,21 +52,45 @@ def test_a_teacher_that_left_eval_mode_is_not_used(teacher_file):
         teacher(torch.zeros(1, 16000), torch.tensor([16000]), hidden=True, posteriors=True)
 
 
-def test_a_teacher_waits_for_no_other_rank(teacher_file, monkeypatch):
-    """NeMo's Conformer asks all ranks for their longest batch in each forward; a frozen one need not."""
+@pytest.fixture
+def many_ranks(monkeypatch) -> None:
+    """One of many ranks that cannot talk to the others, as before Lightning has moved the student to its GPU: NCCL has no CPU."""
 
     def asked(*_: object, **__: object) -> None:
-        raise AssertionError("the teacher asked the other ranks")
+        raise RuntimeError("No backend type associated with device type cpu")
 
-    teacher, plain = Teacher(restore_ctc(teacher_file)), restore_ctc(teacher_file)
-    signal, lengths = torch.randn(1, 20000), torch.tensor([20000])
-    expected = teacher(signal, lengths, hidden=True, posteriors=True)
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "all_reduce", asked)
-    with pytest.raises(AssertionError, match="other ranks"):
-        plain(input_signal=signal, input_signal_length=lengths)
+
+
+@pytest.mark.parametrize("layer", [None, "inside"])
+@pytest.mark.parametrize("kind", ["conformer", "quartznet"])
+def test_a_teacher_waits_for_no_other_rank(teacher_file, tmp_path, request, kind, layer):
+    """NeMo's encoders ask all ranks for their longest batch in each forward; a frozen one need not."""
+    file = teacher_file if kind == "conformer" else students.build(kind, tmp_path)
+    layer = layer and {"conformer": "encoder.layers.0", "quartznet": "encoder.encoder.0"}[kind]
+    signal, lengths = torch.randn(1, 20000), torch.tensor([20000])
+    expected = Teacher(restore_ctc(file), hint_layer=layer)(signal, lengths, hidden=True, posteriors=True)
+    request.getfixturevalue("many_ranks")
+    with pytest.raises(RuntimeError, match="No backend"):
+        restore_ctc(file)(input_signal=signal, input_signal_length=lengths)
+    teacher = Teacher(restore_ctc(file), hint_layer=layer)
     found = teacher(signal, lengths, hidden=True, posteriors=True)
     assert torch.equal(found.hidden, expected.hidden) and torch.equal(found.log_probs, expected.log_probs)
+    stopped = teacher(signal, lengths, hidden=True, posteriors=False)
+    assert torch.equal(stopped.hidden, expected.hidden)
+    assert torch.distributed.is_initialized(), "everybody else still sees the ranks"
+
+
+def test_a_student_meets_its_teacher_without_the_other_ranks(corpus, teacher_file, make_student, request):
+    """Its layers are measured in `setup`, when it is still on the CPU, whatever it will train on."""
+    config = student_config(corpus, teacher_file, rkd={"guided_layer": "encoder.encoder.1"})
+    config["tutor"]["skd"] = {"at_layers": ["encoder.encoder.0"]}
+    expected, student = make_student(config), make_student(config)
+    expected.setup("fit")
+    request.getfixturevalue("many_ranks")
+    student.setup("fit")
+    assert student.tutor.pairing == expected.tutor.pairing
 
 
 def test_a_conformer_teaches_a_conformer(corpus, teacher_file, make_student):
