@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.borrowed import TOKENIZER_FILES
+from nemo_tutornet.capture import alone
 from nemo_tutornet.checkpoints import (
     STOCK_BPE,
     ctc_class,
@@ -100,6 +101,7 @@ def export_student(
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(source)))
+            stack.enter_context(alone())  # the other ranks go on with the training
             # NeMo takes a subword model's tokenizer out of the file that it was restored from, so a copy must last as long.
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
             model = _from_model(source, copy) if file is None else _from_file(file)

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Real speech, where it is there, and a student trained on it."""
+"""Real speech, where it is there, and a student trained on it; a rank among others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.conftest import ACCELERATOR
 
@@ -65,3 +66,14 @@ def an4_student(an4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "student" / "checkpoints" / "student.nemo"
+
+
+@pytest.fixture
+def many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of many ranks that cannot talk to the others, as before Lightning has moved the student to its GPU: NCCL has no CPU."""
+
+    def asked(*_: object, **__: object) -> None:
+        raise RuntimeError("No backend type associated with device type cpu")
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "all_reduce", asked)

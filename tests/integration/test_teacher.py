@@ -52,17 +52,6 @@ def test_a_teacher_that_left_eval_mode_is_not_used(teacher_file):
         teacher(torch.zeros(1, 16000), torch.tensor([16000]), hidden=True, posteriors=True)
 
 
-@pytest.fixture
-def many_ranks(monkeypatch) -> None:
-    """One of many ranks that cannot talk to the others, as before Lightning has moved the student to its GPU: NCCL has no CPU."""
-
-    def asked(*_: object, **__: object) -> None:
-        raise RuntimeError("No backend type associated with device type cpu")
-
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "all_reduce", asked)
-
-
 @pytest.mark.parametrize("layer", [None, "inside"])
 @pytest.mark.parametrize("kind", ["conformer", "quartznet"])
 def test_a_teacher_waits_for_no_other_rank(teacher_file, tmp_path, request, kind, layer):
