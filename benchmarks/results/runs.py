@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
+import typer
+
 
 @dataclass(frozen=True)
 class Run:
@@ -71,10 +73,22 @@ def run_of(line: Dict[str, Any]) -> Run:
 
 
 def read_lines(folder: Path) -> List[Dict[str, Any]]:
-    """What has been run in OUTPUT/CORPUS; of two lines of one run the later."""
+    """What has been run in OUTPUT/CORPUS; of two lines of one run the later.
+
+    Raises:
+        typer.BadParameter: a line is not whole, as a full disk leaves it.
+    """
     path = folder / "runs.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return list({run_of(line): line for line in lines}.values())
+    lines: Dict[Run, Dict[str, Any]] = {}
+    for number, text in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
+        try:
+            line = json.loads(text)
+            lines[run_of(line)] = line
+        except (ValueError, TypeError, KeyError):
+            raise typer.BadParameter(
+                f"{path}, line {number} is not the line of a run; delete it, and its run is taken up where its folder is."
+            ) from None
+    return list(lines.values())
 
 
 def groups_of(lines: List[Dict[str, Any]]) -> Dict[Run, List[Dict[str, Any]]]:

@@ -44,6 +44,14 @@ def test_every_run_has_a_folder_of_its_own(tools: Dict[str, ModuleType]) -> None
     assert [tools["runs"].run_of({**run.as_dict(), "more": 1}) for run in runs] == runs
 
 
+@pytest.mark.parametrize("cut", ['{"corpus": "an4", "rec', "{}", '"ctc"', ""])
+def test_a_line_that_a_full_disk_cut(tools: Dict[str, ModuleType], tmp_path: Path, cut: str) -> None:
+    run = tools["runs"].Run("ctc", "small", "none", 30, 1)
+    (tmp_path / "runs.jsonl").write_text(f"{json.dumps(run.as_dict())}\n{cut}\n")
+    with pytest.raises(typer.BadParameter, match=r"runs\.jsonl, line 2 is not the line of a run; delete it"):
+        tools["runs"].read_lines(tmp_path)
+
+
 def test_every_recipe_fits_its_config(tools: Dict[str, ModuleType]) -> None:
     conf = FOLDER.parents[1] / "conf" / "small"
     recipes = tools["recipes"]
