@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -39,6 +40,16 @@ def no_version_left_behind() -> Iterator[None]:
     os.environ.pop("NEMO_EXPM_VERSION", None)
     yield
     os.environ.pop("NEMO_EXPM_VERSION", None)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_being_restored() -> Iterator[None]:
+    """NeMo keeps a restore in progress in a global, and a model that is built meanwhile has no data."""
+    yield
+    nemo = sys.modules.get("nemo.utils.app_state")
+    if nemo is not None and nemo.AppState().is_model_being_restored:
+        nemo.AppState().is_model_being_restored = False
+        pytest.fail("this test left NeMo in the middle of a restore")
 
 
 def refusal(function: Callable[..., Any], *arguments: Any) -> str:
