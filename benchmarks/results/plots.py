@@ -115,7 +115,7 @@ def main(
         axes.grid(alpha=0.3)
         figure.legend(loc="outside lower center", fontsize="small")  # inside it would lie on the curves
         # No date in the file: the same runs give the same picture.
-        figure.savefig(output / f"wer-by-{name}.svg", metadata={"Date": None})
+        figure.savefig(output / f"wer-by-{name}.svg", metadata={"Date": None}, bbox_inches="tight")  # long names are wider
         pyplot.close(figure)
         typer.echo(f"wrote {output / f'wer-by-{name}.svg'}")
 
