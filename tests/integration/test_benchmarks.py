@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -44,6 +46,21 @@ def test_what_a_teacher_costs(tmp_path):
     for name, ratio in pair["ratio_to_plain"].items():
         expected = pair["median_s"][name] / plain
         assert abs(ratio - expected) <= 1.01 * rounding * (1 + (1 + ratio) / plain)
+
+
+def test_a_step_with_the_teacher_on_the_students_stream(monkeypatch):
+    """Only measured on a GPU."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    step = importlib.import_module("step")
+    live = SimpleNamespace(tutor=SimpleNamespace(beside="a stream of its own"))
+
+    def taught() -> None:
+        targets = live.tutor.beside(lambda *heard, **wanted: (heard, wanted), "signal", "lengths", hidden=True)
+        live.tutor.beside.join(targets)
+        assert targets == (("signal", "lengths"), {"hidden": True})
+
+    step.on_one_stream(live, taught)()
+    assert live.tutor.beside == "a stream of its own"
 
 
 def test_what_others_do_and_leave_behind(tmp_path):
