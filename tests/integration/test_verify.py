@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from nemo_tutornet import TutorCTCModel, TutorError, export_student, stock_process, verify_student
+from nemo_tutornet.checkpoints import untouched_app_state
 from nemo_tutornet.cli import app
 from nemo_tutornet.onnx_metadata import PRECISIONS
 from nemo_tutornet.summary import Verification
@@ -144,7 +145,8 @@ def verified(
     """The other process's program runs in this one, where it takes seconds less."""
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess:
-        stock_process.main(*command[2:])
+        with untouched_app_state():  # in a process of its own, whatever fails in it leaves nothing
+            stock_process.main(*command[2:])
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr("nemo_tutornet.verify.subprocess.run", run)
