@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import difflib
 import math
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from torch import Tensor, nn
 
+from nemo_tutornet.checkpoints import alone
 from nemo_tutornet.errors import TutorError
 
 ENCODER = "encoder"
@@ -129,21 +130,6 @@ def measure_all(modules: Mapping[str, nn.Module], run: Callable[[float], Any], b
             with suppress(TutorError):
                 layers.append(_as_layer(type(modules[path]).__name__, path, returned))
     return layers
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Inside, NeMo's encoders see no process group, so they do not ask all ranks for the longest batch of all.
-
-    Convolutional ones ask in every forward, and cannot be told not to. What runs in here is the same on every rank or is nobody
-    else's business, and may run where the ranks cannot talk: NCCL refuses the CPU, on which a model is until Lightning moves it.
-    """
-    there = torch.distributed.is_initialized
-    torch.distributed.is_initialized = lambda: False
-    try:
-        yield
-    finally:
-        torch.distributed.is_initialized = there
 
 
 @torch.no_grad()

@@ -309,3 +309,20 @@ def quiet_nemo() -> Iterator[None]:
 
     with logging.temp_verbosity(logging.ERROR):
         yield
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Inside, NeMo's encoders see no process group, so they do not ask all ranks for the longest batch of all.
+
+    Convolutional ones ask in every forward, and cannot be told not to. What runs in here is the same on every rank or is nobody
+    else's business, and may run where the ranks cannot talk: NCCL refuses the CPU, on which a model is until Lightning moves it.
+    """
+    from torch import distributed
+
+    there = distributed.is_initialized
+    distributed.is_initialized = lambda: False
+    try:
+        yield
+    finally:
+        distributed.is_initialized = there

@@ -205,14 +205,25 @@ def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> Tuple[
     """Hypotheses of a NeMo CTC model, in the rows' order, and the seconds that computing them took.
 
     Reading the audio is not counted; the front end, the network and greedy decoding are.
+
+    Raises:
+        TutorError: a single frame of audio on a machine with a GPU.
     """
     audio = [_samples(row, int(model.preprocessor._sample_rate)) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: len(audio[i]))  # like lengths together: less padding
     hypotheses = [""] * len(rows)
     with quiet_nemo():
-        model.transcribe([audio[order[-1]]], override_config=_as_is(model, 1))  # the first call pays for warming up
-        start = time.perf_counter()
-        outputs = model.transcribe([audio[i] for i in order], override_config=_as_is(model, batch_size))
+        try:
+            model.transcribe([audio[order[-1]]], override_config=_as_is(model, 1))  # the first call pays for warming up
+            start = time.perf_counter()
+            outputs = model.transcribe([audio[i] for i in order], override_config=_as_is(model, batch_size))
+        except ValueError as error:
+            if "tensor of length 1" not in str(error):
+                raise
+            raise TutorError(
+                "an utterance of the manifest is a single frame of audio (10 to 20 ms), which NeMo refuses on a machine with a "
+                "GPU; leave it out, or evaluate with --runtime onnx."
+            ) from None
         seconds = time.perf_counter() - start
     for i, output in zip(order, outputs, strict=True):
         hypotheses[i] = output if isinstance(output, str) else output.text

@@ -17,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.borrowed import TOKENIZER_FILES
-from nemo_tutornet.capture import alone
 from nemo_tutornet.checkpoints import (
     STOCK_BPE,
+    alone,
     ctc_class,
     load_lightning_checkpoint,
     quiet_nemo,

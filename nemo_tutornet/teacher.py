@@ -12,8 +12,8 @@ from typing import Any, List, Optional
 import torch
 from torch import Tensor, nn
 
-from nemo_tutornet.capture import ENCODER, Capture, Layer, alone, encode_silence, measure
-from nemo_tutornet.checkpoints import check_teacher, quiet_nemo, read_nemo_config, sha256_of, untouched_app_state
+from nemo_tutornet.capture import ENCODER, Capture, Layer, encode_silence, measure
+from nemo_tutornet.checkpoints import alone, check_teacher, quiet_nemo, read_nemo_config, sha256_of, untouched_app_state
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.live import Cut, find_cut

@@ -9,15 +9,20 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
+from nemo.collections.asr.parts.preprocessing import features
 from typer.testing import CliRunner
 
-from nemo_tutornet import export_student
+from nemo_tutornet import TutorError, export_student
 from nemo_tutornet.cli import app
-from nemo_tutornet.data.manifest import read_manifest
+from nemo_tutornet.data.manifest import Utterance, read_manifest
 from nemo_tutornet.evaluate import Evaluation, bootstrap_interval, count_errors, no_faster, transcribe
 from nemo_tutornet.teacher import restore_ctc
 from tests.conftest import student_config
@@ -93,6 +98,23 @@ def test_short_audio_is_transcribed_as_nemo_transcribes_its_file(corpus: Path, t
     files = [str(row.audio) for row in rows]
     expected = [output.text for output in model.transcribe(files, batch_size=1, verbose=False)]
     assert transcribe(model, rows, 4)[0] == expected and len(set(expected)) > 2
+
+
+def test_a_single_frame_on_a_machine_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = restore_ctc(build("quartznet", tmp_path))
+    soundfile.write(tmp_path / "a.wav", np.full(200, 0.1), 16000)
+    rows = [Utterance(tmp_path / "a.wav", 200 / 16000, "a")]
+    assert transcribe(model, rows, 1)[0][0].strip(), "without a GPU NeMo takes it"
+    monkeypatch.setattr(features, "torch", SimpleNamespace(**{**vars(torch), "cuda": OneGpu()}))
+    with pytest.raises(TutorError, match=r"a single frame of audio \(10 to 20 ms\).*with --runtime onnx\.$"):
+        transcribe(model, rows, 1)
+
+
+class OneGpu:
+    """What NeMo's front end asks of `torch.cuda`."""
+
+    is_available = staticmethod(lambda: True)
+    is_current_stream_capturing = staticmethod(lambda: False)
 
 
 def test_evaluate_in_onnx_runtime(corpus: Path, tmp_path: Path) -> None:

@@ -180,6 +180,12 @@ def test_the_random_numbers_of_a_training_go_on(corpus, make_student, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_one_rank_exports_while_the_others_train_on(corpus, make_student, tmp_path, many_ranks):
+    model = make_student(student_config(corpus, None)).train()
+    export_student(model, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", verify=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["student.json", "student.nemo", "student.onnx"]
+
+
 # --- The command line ----------------------------------------------------------------------------------------------------
 
 

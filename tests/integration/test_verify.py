@@ -86,11 +86,6 @@ def test_a_model_in_training_is_unchanged_by_its_export(model: Any, tmp_path: Pa
     assert all(check["passed"] for check in told["checks"])
 
 
-def test_one_rank_exports_while_the_others_train_on(model: Any, tmp_path: Path, many_ranks: None) -> None:
-    export_student(model, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", verify=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["student.json", "student.nemo", "student.onnx"]
-
-
 def test_a_subword_model_in_memory_leaves_with_its_tokenizer(tmp_path: Path) -> None:
     model = restore_ctc(build("quartznet bpe", tmp_path))
     student = restore_ctc(export_student(model, tmp_path / "student.nemo").path)
