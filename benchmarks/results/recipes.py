@@ -94,6 +94,7 @@ CHAR: Dict[str, Recipe] = {
     "rkd_skd_l2": Recipe("RKD, then CTC + SKD l2 (the paper's)", (RKD, SKD), (L2,)),
     "rkd_skd_kl": Recipe("RKD, then CTC + SKD kl", (RKD, SKD), (KL,)),
     "rkd_ctc": Recipe("RKD, then CTC only", (RKD, CTC)),
+    "rkd_kept_ctc": Recipe("RKD, then CTC + RKD", (RKD, ("ctc", {"ctc": 1.0, "rkd": 5.0}))),
     "rkd_skd_kl_low": Recipe("RKD, then CTC + SKD kl, lambda 0.05", (RKD, WEAK), (KL,)),
     "skd_kl_1": Recipe("CTC + SKD kl, lambda 1", (STRONG,), (KL,)),
     "rkd_skd_kl_1": Recipe("RKD, then CTC + SKD kl, lambda 1", (RKD, STRONG), (KL,)),
@@ -107,7 +108,6 @@ RECIPES: Dict[str, Recipe] = {
     **CHAR,
     "rkd_tenth_ctc": Recipe("RKD for a tenth of the epochs, then CTC only", (RKD, CTC), rkd_share=0.1),
     "rkd_half_ctc": Recipe("RKD for half of the epochs, then CTC only", (RKD, CTC), rkd_share=0.5),
-    "rkd_kept_ctc": Recipe("RKD, then CTC + RKD", (RKD, ("ctc", {"ctc": 1.0, "rkd": 5.0}))),
     "rkd_restart_ctc": Recipe("RKD, then CTC only, each with a learning rate schedule of its own", (RKD, CTC), restart=True),
     "rkd_restart_low_ctc": Recipe(
         "RKD, then CTC only, each with a learning rate schedule of its own, the second a quarter as high",
