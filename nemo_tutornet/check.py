@@ -147,7 +147,7 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     epochs, steps = limits.get("max_epochs"), limits.get("max_steps", -1)
     if epochs is None and steps == -1 and limits.get("max_time") is None:
         epochs = 1000  # Lightning's
-    told = Schedule.from_config(config.stages).check(epochs, steps)
+    told = config.unused() + Schedule.from_config(config.stages).check(epochs, steps)
     told += check_manifests(cfg.model)
     with quiet_nemo():
         model: Any = (TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel)(cfg=cfg.model)

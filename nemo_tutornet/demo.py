@@ -90,9 +90,7 @@ def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: O
         runs = output / "runs" / f"{student_epochs}-epochs-seed-{seed}-{_key(folder, 'quartznet_small', student_epochs, seed)}"
         undistilled = Run("undistilled", runs, "quartznet_small", student_epochs, ["model.tutor=null"])
         teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, undistilled, seed, console)
-        rkd = max(1, student_epochs // 4)
-        stages = f"[{{name:rkd,epochs:{rkd},weights:{{rkd:1.0}}}},{{name:skd,weights:{{ctc:1.0,skd:0.25}}}}]"
-        overrides = [f"model.tutor.teacher.model_path={hydra_value(teacher)}", f"model.tutor.stages={stages}"]
+        overrides = [f"model.tutor.teacher.model_path={hydra_value(teacher)}"]
         # Another teacher is another run: its folder's name is the key of its training.
         distilled = Run("distilled", runs / f"teacher-{teacher.parent.name}", "quartznet_small", student_epochs, overrides)
         students = _train([undistilled, distilled], folder, seed, console)

@@ -53,9 +53,9 @@ class TutorMixin(_Host):
           tutor:
             teacher:
               model_path: teacher.nemo     # or the name of a pretrained NeMo model
-            stages:                        # a stage without a length runs to the end; these are the default, the paper's
+            stages:                        # a stage without a length runs to the end; these are the default
               - {name: rkd, share: 0.25, weights: {rkd: 1.0}}
-              - {name: skd, weights: {ctc: 1.0, skd: 0.25}}
+              - {name: ctc, weights: {ctc: 1.0, rkd: 5.0}}      # the paper's: {name: skd, weights: {ctc: 1.0, skd: 0.25}}
 
     All keys are in `nemo_tutornet.config`.
 
@@ -104,7 +104,7 @@ class TutorMixin(_Host):
                 self._meet_teacher(self._tutor_config)
 
     def _meet_teacher(self, config: TutorConfig) -> None:
-        for told in Schedule.from_config(config.stages).check(self.trainer.max_epochs, self.trainer.max_steps):
+        for told in config.unused() + Schedule.from_config(config.stages).check(self.trainer.max_epochs, self.trainer.max_steps):
             logging.warning(told)
         tutor = Tutor(self, config)
         pairing, device = tutor.pairing, next(self.parameters()).device

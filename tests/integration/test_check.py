@@ -127,6 +127,11 @@ def test_a_stage_that_is_never_reached_and_deferred_data(run):
     assert "Stage 'skd' is never reached: those before it take 1 of 1 epochs." in told["remarks"]
 
 
+def test_a_setting_of_a_loss_that_no_stage_uses(run):
+    told = json.loads(run("--json", "model.tutor.stages=[{name:a,weights:{rkd:1.0}}]", "+model.tutor.skd.shift=4").stdout)
+    assert any(remark.startswith("model.tutor.skd changes shift, but no stage") for remark in told["remarks"]), told["remarks"]
+
+
 def test_a_training_without_limits_has_lightnings_thousand_epochs(run):
     stages = "model.tutor.stages=[{name:a,share:0.5,weights:{rkd:1.0}},{name:b,weights:{ctc:1.0}}]"
     told = json.loads(run("--json", "trainer.max_epochs=null", stages).stdout)

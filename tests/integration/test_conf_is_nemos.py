@@ -205,10 +205,6 @@ def test_a_subword_config_is_the_character_one_but_for_its_labels(name):
         # Letters need frames of 40 ms: the third stride of two is left out. Those of 80 ms are longer than a Conformer's.
         own |= {"model.tutor.pool_frames": True, "model.encoder.jasper.14.stride.0": 2}
         own |= {"model.encoder.jasper.14.stride_last": True, "model.encoder.jasper.14.residual_mode": "stride_add"}
-    if name in STUDENTS:
-        # What did best on AN4's validation set: SKD with l2 after RKD for subwords; for characters RKD goes on beside CTC.
-        own |= {"model.tutor.skd.divergence": "l2", "model.tutor.stages.1.name": "skd", "model.tutor.stages.1.weights.skd": 0.25}
-        character.pop("model.tutor.stages.1.weights.rkd")
     different = {key: value for key, value in subword.items() if key not in character or character[key] != value}
     assert different.pop("name") and different == {key: value for key, value in own.items() if character.get(key) != value}
     gone = {key for key in character if key not in subword}
@@ -223,16 +219,10 @@ def test_conformer_is_nemos_small():
 
 def test_students_share_one_tutor_section():
     sections = {name: OmegaConf.to_container(composed(name).model.tutor, throw_on_missing=False) for name in STUDENTS}
-    # The paper's, but where it was measured to be worse: SKD for students of characters, l2 for the small one of them.
-    small = sections["small/quartznet_small"]
-    assert small["skd"].pop("divergence") == "kl" and all(
-        section["skd"].pop("divergence") == "l2" for section in sections.values() if section is not small
-    )
     for name, section in sections.items():
         rkd, second = section.pop("stages")
         assert rkd == {"name": "rkd", "share": 0.25, "weights": {"rkd": 1.0}}
-        kept, papers = {"name": "ctc", "weights": {"ctc": 1.0, "rkd": 5.0}}, {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}
-        assert second == (papers if name in SUBWORD else kept), name
+        assert second == {"name": "ctc", "weights": {"ctc": 1.0, "rkd": 5.0}}, name
     pooled = {name for name, section in sections.items() if section.pop("pool_frames", False)}
     strides = {name: math.prod(block.stride[0] for block in composed(name).model.encoder.jasper) for name in STUDENTS}
     assert pooled == {name for name, stride in strides.items() if stride > 4}  # a Conformer's frames last 40 ms

@@ -57,8 +57,26 @@ def test_the_teachers_path_is_enough() -> None:
     assert config.other_teachers == [] and config.teacher.weight == 1.0
     assert [(s.name, s.weights, s.share, s.epochs, s.steps) for s in config.stages] == [
         ("rkd", {"rkd": 1.0}, 0.25, None, None),
-        ("skd", {"ctc": 1.0, "skd": 0.25}, None, None, None),
+        ("ctc", {"ctc": 1.0, "rkd": 5.0}, None, None, None),
     ]
+
+
+@pytest.mark.parametrize(
+    "section, told",
+    [
+        ("skd: {divergence: kl, temperature: 2}", ["model.tutor.skd changes divergence, temperature, but"]),
+        ("pseudo_labels: {max_wer: 0.2}", ["model.tutor.pseudo_labels changes max_wer, but"]),
+        ("skd: {divergence: l2, at_layers: []}, rkd: {frame_weighting: uniform}", []),
+        (
+            "skd: {shift: 4}, rkd: {hint_layer: a}, stages: [{name: b, weights: {ctc: 1, rkd: 0}}]",
+            ["model.tutor.rkd changes hint_layer, but", "model.tutor.skd changes shift, but"],
+        ),
+        ("skd: {shift: 4}, stages: [{name: b, weights: {skd: 1}}]", []),
+    ],
+)
+def test_settings_of_a_loss_that_no_stage_uses_are_told(section: str, told: list[str]) -> None:
+    found = parse(f"{TEACHER}, {section}").unused()
+    assert len(found) == len(told) and all(one.startswith(words) for one, words in zip(found, told, strict=True)), found
 
 
 def test_every_key_is_read() -> None:
@@ -150,6 +168,7 @@ def test_null_is_no_name_and_no_section() -> None:
 
 
 SECOND = "name: a, epochs: 1, weights: {rkd: 1}"
+SKD = "name: b, weights: {skd: 1}"
 
 
 @pytest.mark.parametrize(
@@ -234,9 +253,9 @@ def test_a_section_left_to_fill_in_is_not_no_section() -> None:
         (f"{TEACHER}, skd: {{divergence: kl, temperature: .inf}}", ["model.tutor.skd.temperature ", "inf"]),
         (f"{TEACHER}, skd: {{temperature: 2}}", ["model.tutor.skd.temperature ", "'kl'", "model.tutor.skd.divergence is 'l2'"]),
         (f"{TEACHER}, skd: {{divergence: guided, temperature: 2}}", ["model.tutor.skd.temperature ", "'guided'"]),
-        (f"{TEACHER}, skd: {{at_layers: [a, b, a]}}", ["model.tutor.skd.at_layers ", "twice", "a, b, a"]),
-        (f"{TEACHER}, skd: {{at_layers: [a], at_layers_weight: 0}}", ["model.tutor.skd.at_layers_weight ", "above 0"]),
-        (f"{stages('name: b, weights: {ctc: 1}')}, skd: {{at_layers: [a]}}", ["model.tutor.skd.at_layers ", "no stage"]),
+        (f"{stages(SKD)}, skd: {{at_layers: [a, b, a]}}", ["model.tutor.skd.at_layers ", "twice", "a, b, a"]),
+        (f"{stages(SKD)}, skd: {{at_layers: [a], at_layers_weight: 0}}", ["model.tutor.skd.at_layers_weight ", "above 0"]),
+        (f"{TEACHER}, skd: {{at_layers: [a]}}", ["model.tutor.skd.at_layers ", "no stage", "weights: {ctc: 1.0, skd: 0.25}"]),
         ("teacher: {model_path: t, weight: 0}", ["model.tutor.teacher.weight ", "above 0"]),
         (f"{TEACHER}, other_teachers: [{{model_path: u, weight: .nan}}]", ["model.tutor.other_teachers[0].weight ", "nan"]),
         (
