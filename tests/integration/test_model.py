@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from nemo.collections.asr.models import EncDecCTCModel
+from nemo.utils import logging
 from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModel, TutorError
@@ -218,6 +219,15 @@ def test_matched_frames_are_what_skd_compares(corpus, teacher_file, make_student
         model.trainer.fit(model)
         values[shift] = recorder.steps[0]["train_skd"]
     assert values[2] < values[0]
+
+
+def test_what_the_schedule_makes_useless_is_told(corpus, teacher_file, make_student, monkeypatch):
+    told: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: told.append(str(message)))
+    stages = [RKD | {"epochs": 2}, {"name": "ctc", "weights": {"ctc": 1.0}}]
+    make_student(student_config(corpus, teacher_file, stages, skd={"shift": 2}), max_epochs=1).setup("fit")
+    for words in ("model.tutor.skd changes shift, but no stage", "Stage 'ctc' is never reached"):
+        assert sum(one.startswith(words) for one in told) == 1, told
 
 
 def test_interctc_of_the_student_still_counts(corpus, teacher_file, make_student):
