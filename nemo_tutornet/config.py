@@ -153,7 +153,7 @@ class TutorConfig:
             section = getattr(self, name)
             changed = [f.name for f in fields(section) if getattr(section, f.name) != getattr(type(section)(), f.name)]
             if changed and not self.uses(loss):
-                told.append(f"model.tutor.{name} changes {', '.join(changed)}, but no stage gives {loss} a weight: without effect.")
+                told.append(f"model.tutor.{name} changes {', '.join(changed)}, but no stage gives {loss} a weight: no effect.")
         return told
 
 
