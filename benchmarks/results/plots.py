@@ -2,12 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of what `run.py` trained: validation WER by epoch, by share of the training data, and by size of the student.
 
-python benchmarks/results/plots.py OUTPUT/an4 docs/pictures --epochs 30 --recipe ctc --recipe rkd_skd_kl [--perturbed]
+python benchmarks/results/plots.py OUTPUT/an4 docs/pictures --epochs 30 --recipe ctc --recipe rkd_kept_ctc [--perturbed]
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from math import isclose
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -79,15 +80,21 @@ def main(
     output: Path = typer.Argument(..., help="Folder of the pictures."),
     epochs: int = typer.Option(30, help="Only runs of so many."),
     student: str = typer.Option("quartznet_small", help="Whose curves are drawn."),
-    recipe: List[str] = typer.Option(["ctc", "rkd_skd_kl"], help="May be given several times."),
+    recipe: List[str] = typer.Option(["ctc", "rkd_kept_ctc"], help="May be given several times."),
     seeds: int = typer.Option(2, help="Only what has been run with at least so many."),
     perturbed: Optional[bool] = typer.Option(None, help="Only runs with speed perturbation, or only those without."),
+    equal_steps: bool = typer.Option(
+        False, help="A share of the data is trained for as many steps as all of it: --epochs / share."
+    ),
 ) -> None:
     """Writes wer-by-epoch.svg, and wer-by-share.svg and wer-by-size.svg where there is more than one."""
     groups = {
         group: lines
         for group, lines in groups_of(read_lines(folder)).items()
-        if group.epochs == epochs and group.recipe in recipe and len(lines) >= seeds and perturbed in (None, group.perturbed)
+        if isclose(group.heard if equal_steps else group.epochs, epochs)
+        and group.recipe in recipe
+        and len(lines) >= seeds
+        and perturbed in (None, group.perturbed)
     }
     if not groups:
         raise SystemExit(f"error: {folder}/runs.jsonl has no run of these recipes with {epochs} epochs and {seeds} seeds.")
