@@ -230,6 +230,15 @@ def test_students_share_one_tutor_section():
     assert first["teacher"]["model_path"] == "???" and others and all(section == first for section in others)
 
 
+@pytest.mark.parametrize("name", ["small/quartznet_small", "small/quartznet_bpe_small"])
+def test_one_key_is_the_dropout_of_every_block_but_the_first(name):
+    def dropouts(*overrides):
+        return [block.dropout for block in composed(name, *overrides).model.encoder.jasper]
+
+    assert dropouts() == [0.0] * 6
+    assert dropouts("model.dropout=0.1") == [0.0] + [0.1] * 5
+
+
 def overrides_of(section, path):
     """Hydra's words for each key of a section and of the sections in it; a list is one value."""
     for key, value in section.items():
