@@ -83,6 +83,7 @@ def main(
     recipe: List[str] = typer.Option(["ctc", "rkd_kept_ctc"], help="May be given several times."),
     seeds: int = typer.Option(2, help="Only what has been run with at least so many."),
     perturbed: Optional[bool] = typer.Option(None, help="Only runs with speed perturbation, or only those without."),
+    change: List[str] = typer.Option([], help="Only runs with all of these, such as model.dropout=0.1."),
     equal_steps: bool = typer.Option(
         False, help="A share of the data is trained for as many steps as all of it: --epochs / share."
     ),
@@ -95,6 +96,7 @@ def main(
         and group.recipe in recipe
         and len(lines) >= seeds
         and perturbed in (None, group.perturbed)
+        and set(change) <= set(group.changes)
     }
     if not groups:
         raise SystemExit(f"error: {folder}/runs.jsonl has no run of these recipes with {epochs} epochs and {seeds} seeds.")

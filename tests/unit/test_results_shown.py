@@ -144,16 +144,16 @@ def test_pictures_show_epochs_shares_and_sizes(
     assert [epoch for epoch, _ in found] == [1, 2, 3]
     assert [wer for _, wer in found] == pytest.approx([40.0, 20.0, 40 / 3])
     for name in ("first", "second"):
-        tools["plots"].main(tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, False)
+        tools["plots"].main(tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], False)
     written = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert written == ["wer-by-epoch.svg", "wer-by-share.svg"]
     assert "<svg" in (tmp_path / "first" / written[0]).read_text()
     write(tmp_path, lines + [{**one, "student": "jasper_small"} for one in lines])
-    tools["plots"].main(tmp_path, tmp_path / "other family", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, False)
+    tools["plots"].main(tmp_path, tmp_path / "other family", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], False)
     assert not (tmp_path / "other family" / "wer-by-size.svg").exists()
     larger = {"student": "quartznet_1m", "valid": {"wer": 0.1, "parameters": 1_050_000}}
     write(tmp_path, lines + [{**one, **larger} for one in lines])
-    tools["plots"].main(tmp_path, tmp_path / "sizes", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, False)
+    tools["plots"].main(tmp_path, tmp_path / "sizes", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], False)
     assert (tmp_path / "sizes" / "wer-by-size.svg").exists()
     # With equal steps a quarter of the data is trained for four times as many epochs.
     means: List[List[float]] = []
@@ -161,18 +161,28 @@ def test_pictures_show_epochs_shares_and_sizes(
     longer = {"epochs": 120, "valid": {"wer": 0.05, "parameters": 280_000}}
     write(tmp_path, lines + [{**one, **longer} for one in lines if one.get("share") == 0.25])
     for equal_steps, quarter in ((True, 5.0), (False, 40 / 3)):
-        tools["plots"].main(tmp_path, tmp_path / "steps", 30, "quartznet_small", ["ctc"], 2, None, equal_steps)
+        tools["plots"].main(tmp_path, tmp_path / "steps", 30, "quartznet_small", ["ctc"], 2, None, [], equal_steps)
         assert means.pop() == pytest.approx([quarter, 40 / 3])
+    # Only runs with a change.
+    write(
+        tmp_path, lines + [{**one, **longer, "epochs": 30, "share": 1.0, "changes": ["model.dropout=0.1"]} for one in lines[:4:2]]
+    )
+    shown: List[List[str]] = []
+    monkeypatch.setattr(
+        tools["plots"], "draw_epochs", lambda _, groups: shown.append([tools["plots"].title(one) for one in groups])
+    )
+    tools["plots"].main(tmp_path, tmp_path / "change", 30, "quartznet_small", ["ctc"], 2, None, ["model.dropout=0.1"], False)
+    assert shown == [["CTC only; dropout=0.1"]]
     # Two teachers are two lines.
     drawn: List[str] = []
     monkeypatch.setattr(Axes, "errorbar", lambda self, *_, label, **__: (drawn.append(label), self.plot([1], [1], label=label)))
     two = [{**one, "teacher": "other", "cached": True} for one in lines if one["recipe"] != "ctc"]
     write(tmp_path, [*lines, *two, *({**one, **larger} for one in lines)])
-    tools["plots"].main(tmp_path, tmp_path / "teachers", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, False)
+    tools["plots"].main(tmp_path, tmp_path / "teachers", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], False)
     assert sorted(label.split("; ")[-1] for label in drawn if "RKD" in label) == ["teacher other", "teacher t", "teacher t"]
     with pytest.raises(SystemExit, match="none of these runs is of jasper_mini"):
-        tools["plots"].main(tmp_path, tmp_path, 30, "jasper_mini", ["ctc"], 2, None, False)
+        tools["plots"].main(tmp_path, tmp_path, 30, "jasper_mini", ["ctc"], 2, None, [], False)
     with pytest.raises(SystemExit, match="no run of these recipes with 60 epochs"):
-        tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2, None, False)
+        tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2, None, [], False)
     with pytest.raises(SystemExit, match="no run of these recipes"):
-        tools["plots"].main(tmp_path, tmp_path, 30, "quartznet_small", ["ctc"], 2, True, False)
+        tools["plots"].main(tmp_path, tmp_path, 30, "quartznet_small", ["ctc"], 2, True, [], False)
