@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pictures of what `run.py` trained: validation WER by epoch, by share of the training data, and by size of the student.
 
-python benchmarks/results/plots.py OUTPUT/an4 docs/pictures --epochs 30 --recipe ctc --recipe rkd_kept_ctc [--perturbed]
+python benchmarks/results/plots.py OUTPUT/an4 pictures --epochs 30 --recipe ctc --recipe rkd_kept_ctc [--perturbed]
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ def main(
     recipe: List[str] = typer.Option(["ctc", "rkd_kept_ctc"], help="May be given several times."),
     seeds: int = typer.Option(2, help="Only what has been run with at least so many."),
     perturbed: Optional[bool] = typer.Option(None, help="Only runs with speed perturbation, or only those without."),
-    change: List[str] = typer.Option([], help="Only runs with all of these, such as model.dropout=0.1."),
+    change: List[str] = typer.Option(
+        [], help="Only runs with this override, such as model.dropout=0.1; may be given several times."
+    ),
     equal_steps: bool = typer.Option(
         False, help="A share of the data is trained for as many steps as all of it: --epochs / share."
     ),

@@ -31,6 +31,6 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
-def test_pages_have_links() -> None:
+def test_pages_and_headings_are_found() -> None:
     assert {"README.md", "results.md"} <= {page.name for page in PAGES}
     assert "the-tutor-section" in anchors(ROOT / "README.md")
