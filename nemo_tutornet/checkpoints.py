@@ -153,8 +153,8 @@ def stock_config(config: DictConfig) -> DictConfig:
     if stock.target == STOCK_BPE and not isinstance(stock.get("validation_ds"), DictConfig):
         stock.validation_ds = {"manifest_filepath": None}  # NeMo's transcribe() looks into it
     vocabulary = OmegaConf.select(stock, "decoder.vocabulary")
-    if stock.target == STOCK_CHAR and vocabulary and stock.get("labels") is None:
-        stock.labels = list(vocabulary)  # NeMo's script for fine-tuning reads them
+    if stock.target == STOCK_CHAR and vocabulary:
+        stock.labels = list(vocabulary)  # NeMo's script for fine-tuning reads them; its change_vocabulary leaves the old ones
     tokenizer = stock.get("tokenizer")
     if isinstance(tokenizer, DictConfig):
         for section in (tokenizer, *(tokenizer.get("langs") or {}).values()):  # `langs` are an aggregate tokenizer's

@@ -101,13 +101,15 @@ class PseudoLabels:
             return "unsure", []
         # Most students of characters have no capitals.
         labels = self._encode(hypothesis.text) or self._encode(hypothesis.text.lower())
-        if not labels:
+        if not labels or not self.decode(labels).strip():
             return "unspeakable", []
-        if self._config.max_wer is not None and reference:
+        # Both as the student would write them: without the capitals and punctuation that it has not. A transcript of nothing
+        # else is none to judge by.
+        told = self.decode(reference)
+        if self._config.max_wer is not None and told.strip():
             from jiwer import wer
 
-            # Both as the student would write them: without the capitals and punctuation that it has not.
-            if wer(self.decode(reference), self.decode(labels)) > self._config.max_wer:
+            if wer(told, self.decode(labels)) > self._config.max_wer:
                 return "wrong", []
         # CTC needs a blank between equal neighbours; what does not fit would teach nothing (NeMo's loss is then 0).
         needed = len(labels) + sum(a == b for a, b in pairwise(labels))

@@ -115,6 +115,16 @@ def test_an_exported_student_can_be_trained_on_by_nemo(corpus, make_student, tmp
     assert len(student._train_dl) == 4
 
 
+def test_a_student_of_another_language_leaves_with_its_labels(corpus, make_student, tmp_path):
+    """NeMo's own way to it leaves the old ones in the config's `labels`."""
+    model = make_student(student_config(corpus, None))
+    labels = [*model.decoder.vocabulary, "é", "ü"]
+    model.change_vocabulary(labels)
+    model.save_to(str(tmp_path / "run.nemo"))
+    export_student(tmp_path / "run.nemo", tmp_path / "student.nemo", verify=True)
+    assert restore_ctc(tmp_path / "student.nemo").cfg.labels == labels
+
+
 @pytest.mark.parametrize("damage", ["missing", "surplus", "truncated", "foreign", "folder", "suffix", "full"])
 def test_what_cannot_be_exported_leaves_nothing_behind(interrupted, tmp_path, damage, monkeypatch):
     source, destination = tmp_path / "run.ckpt", tmp_path / "out" / "student.nemo"

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel
@@ -29,6 +31,17 @@ def test_a_pretrained_name_goes_through_nemos_own_loading(teacher_file, monkeypa
     config = TeacherConfig(model_path="stt_en_conformer_ctc_small", sha256=sha256_of(teacher_file))
     assert Teacher.from_config(config).labels == LABELS
     assert asked == ["stt_en_conformer_ctc_small"]
+
+
+@pytest.mark.parametrize(("major", "precision"), [(7, "fp32"), (8, "bf16")])
+def test_bf16_only_where_the_gpu_has_it(teacher_file, monkeypatch, major, precision):
+    """On an older one (T4, V100) torch emulates it, and says that it is supported."""
+    teacher = Teacher.from_config(TeacherConfig(model_path=str(teacher_file)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda device: True)
+    assert teacher.precision_on(torch.device("cuda")) == precision
 
 
 def test_targets_are_the_models_own_outputs(teacher_file):

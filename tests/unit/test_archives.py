@@ -340,5 +340,7 @@ def test_sections_may_be_absent_or_null() -> None:
     stock = stock_config(OmegaConf.create({"target": STOCK_CHAR, "train_ds": None}))
     assert stock == {"target": STOCK_CHAR, "train_ds": None}
     assert stock_config(OmegaConf.create({"target": STOCK_CHAR, "decoder": {"vocabulary": ["a"]}})).labels == ["a"]
+    changed = {"target": STOCK_CHAR, "labels": ["a"], "decoder": {"vocabulary": ["a", "é"]}}  # as change_vocabulary leaves it
+    assert stock_config(OmegaConf.create(changed)).labels == ["a", "é"]
     subword = stock_config(OmegaConf.create({"target": STOCK_BPE, "validation_ds": None}))
     assert subword == {"target": STOCK_BPE, "validation_ds": {"manifest_filepath": None}}

@@ -57,6 +57,14 @@ def test_the_error_rate_is_of_the_transcript() -> None:
         assert dict(labels.counts) == {fate: 1}
 
 
+def test_labels_of_spaces_alone_say_nothing() -> None:
+    """What is left of `- -` or `12 3` where the student has no label for the rest."""
+    labels = pseudo(max_wer=0.5)
+    hypotheses = [Hypothesis("a b", 0.9), Hypothesis("x y", 0.9)]
+    _, counts = labels.targets(hypotheses, torch.tensor([[2], [2]]), torch.tensor([1, 1]), torch.tensor([9, 9]))
+    assert counts.tolist() == [3, 0] and dict(labels.counts) == {"kept": 1, "unspeakable": 1}
+
+
 def test_without_filters_only_what_cannot_be_used_is_dropped() -> None:
     labels = pseudo()
     rows, counts = labels.targets(
