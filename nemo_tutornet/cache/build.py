@@ -13,7 +13,7 @@ import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
@@ -139,7 +139,7 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
         if progress and rank_zero_only.rank == 0:
             builder.bar = _bar(rows, remaining, trainer.world_size)
         try:
-            trainer.predict(builder, _remaining(loader, rows, remaining), return_predictions=False)
+            trainer.predict(builder, _remaining(loader, rows, remaining, trainer.world_size), return_predictions=False)
         finally:
             builder.let_go()
         totals = builder.totals
@@ -300,11 +300,13 @@ def _coding(teacher: Teacher, loader: Any, wanted: Mapping[str, bool], config: T
     )
 
 
-def _remaining(loader: Any, rows: Rows, remaining: Sequence[int]) -> Any:
+def _remaining(loader: Any, rows: Rows, remaining: Sequence[int], ranks: int) -> Any:
     """A loader of what is not there yet, the longest first; tars and Lhotse are gone through whole."""
     known = rows.known
     if isinstance(loader.dataset, _AudioTextDataset):
-        dataset: Any = Subset(loader.dataset, sorted(remaining, key=lambda i: -(known[i].duration or math.inf)))
+        longest_first = sorted(remaining, key=lambda i: -(known[i].duration or math.inf))
+        # Lightning wants something for each rank; what two of them write counts once.
+        dataset: Any = Subset(loader.dataset, list(islice(cycle(longest_first), max(len(remaining), ranks))))
     elif known:
         dataset = _Unsized(loader.dataset)
     else:
