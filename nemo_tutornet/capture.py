@@ -11,7 +11,6 @@ Legend: `B` utterances, `T` frames, `D` width.
 from __future__ import annotations
 
 import difflib
-import math
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +24,9 @@ from nemo_tutornet.checkpoints import alone
 from nemo_tutornet.errors import TutorError
 
 ENCODER = "encoder"
-# Audio of two lengths tells the axis of time; both are multiples of every stride in use, in 10 ms hops at 16 kHz.
-PROBE_SECONDS = (2.56, 5.12)
+# Audio of two lengths tells the axis of time and the frame shift. Both are multiples of every stride and padding in use, in hops of
+# the model's own front end: by what padding adds to them they do not differ.
+PROBE_HOPS = (256, 512)
 # The shape of a layer's tensor, or in words what it returned instead.
 _Returned = Union[Tuple[int, ...], str]
 
@@ -94,7 +94,7 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     raise TutorError(f"there is no layer {path!r} in {type(model).__name__}; the nearest are {', '.join(map(repr, near))}.")
 
 
-def measure(model: nn.Module, path: str, run: Callable[[float], Any], key: Optional[str] = None) -> Layer:
+def measure(model: nn.Module, path: str, run: Callable[[float], Any], key: Optional[str] = None, hop: float = 0.01) -> Layer:
     """Measures a layer's width, axis of time and frame shift by running the model on audio of two lengths.
 
     Args:
@@ -102,33 +102,35 @@ def measure(model: nn.Module, path: str, run: Callable[[float], Any], key: Optio
         path: module path.
         run: runs the model on that many seconds of audio.
         key: the config's key that names the layer, for the sentence that refuses it.
+        hop: seconds from one frame of the front end to the next.
 
     Raises:
         TutorError: no such layer, or its output is not a sequence of frames.
     """
     try:
-        seen = _observe({path: find_module(model, path)}, run)
-        return _as_layer(type(model).__name__, path, seen[path])
+        seen = _observe({path: find_module(model, path)}, run, hop)
+        return _as_layer(type(model).__name__, path, seen[path], hop)
     except TutorError as error:
         raise TutorError(f"{key}: {error}" if key else str(error)) from None
 
 
-def measure_all(modules: Mapping[str, nn.Module], run: Callable[[float], Any], batch: int) -> List[Layer]:
+def measure_all(modules: Mapping[str, nn.Module], run: Callable[[float], Any], batch: int, hop: float = 0.01) -> List[Layer]:
     """Measures many layers of one model in the same two runs and leaves out those that `measure` refuses.
 
     Args:
         modules: by their paths in the model.
         run: runs the model on a batch of that many seconds of audio.
         batch: utterances in it. With more than one, what all utterances share (a positional embedding) is told from frames.
+        hop: seconds from one frame of the front end to the next.
 
     Returns:
         The layers that return frames of each utterance, in the order of `modules`.
     """
     layers = []
-    for path, returned in _observe(modules, run).items():
+    for path, returned in _observe(modules, run, hop).items():
         if all(isinstance(one, str) or one[:1] == (batch,) for one in returned):
             with suppress(TutorError):
-                layers.append(_as_layer(type(modules[path]).__name__, path, returned))
+                layers.append(_as_layer(type(modules[path]).__name__, path, returned, hop))
     return layers
 
 
@@ -144,7 +146,7 @@ def encode_silence(model: Any, seconds: float, batch: int = 1) -> int:
     Returns:
         Frames of the encoder's output.
     """
-    samples = math.floor(seconds * int(model.preprocessor._sample_rate))
+    samples = round(seconds * int(model.preprocessor._sample_rate))
     device = next(model.parameters()).device
     signal, lengths = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
     features, lengths = model.preprocessor(input_signal=signal, length=lengths)
@@ -152,23 +154,29 @@ def encode_silence(model: Any, seconds: float, batch: int = 1) -> int:
         return int(model.encoder(audio_signal=features.repeat(batch, 1, 1), length=lengths.repeat(batch))[1][0])
 
 
-def _observe(modules: Mapping[str, nn.Module], run: Callable[[float], Any]) -> Dict[str, List[_Returned]]:
+def hop_of(model: Any) -> float:
+    """Seconds from one frame of a NeMo model's front end to the next; the usual 10 ms where it does not tell."""
+    samples = getattr(getattr(model.preprocessor, "featurizer", None), "hop_length", None)
+    return int(samples) / int(model.preprocessor._sample_rate) if samples else 0.01
+
+
+def _observe(modules: Mapping[str, nn.Module], run: Callable[[float], Any], hop: float) -> Dict[str, List[_Returned]]:
     """What each module returns for audio of each length; where it runs several times, the last counts. No tensor is kept."""
-    seen: Dict[str, List[_Returned]] = {path: ["nothing: it did not run" for _ in PROBE_SECONDS] for path in modules}
+    seen: Dict[str, List[_Returned]] = {path: ["nothing: it did not run" for _ in PROBE_HOPS] for path in modules}
 
     def keep(path: str, turn: int, module: nn.Module, args: Any, output: Any) -> None:
         tensor = _unwrap(output)
         seen[path][turn] = f"a {type(output).__name__} without a tensor" if tensor is None else tuple(tensor.shape)
 
-    for turn, seconds in enumerate(PROBE_SECONDS):
+    for turn, hops in enumerate(PROBE_HOPS):
         with ExitStack() as hooks, torch.no_grad():
             for path, module in modules.items():
                 hooks.callback(module.register_forward_hook(partial(keep, path, turn)).remove)
-            run(seconds)
+            run(hops * hop)
     return seen
 
 
-def _as_layer(owner: str, path: str, returned: Sequence[_Returned]) -> Layer:
+def _as_layer(owner: str, path: str, returned: Sequence[_Returned], hop: float) -> Layer:
     """A layer from what it returned for audio of each length; a TutorError where that is no sequence of frames."""
     shapes: List[Tuple[int, ...]] = []
     for one in returned:
@@ -180,11 +188,11 @@ def _as_layer(owner: str, path: str, returned: Sequence[_Returned]) -> Layer:
     if len(axes) != 1:
         raise TutorError(
             f"layer {path!r} of {owner} returns {list(shapes[0])} and {list(shapes[1])} "
-            f"for {PROBE_SECONDS[0]} s and {PROBE_SECONDS[1]} s of audio; choose a layer with one axis of time and one of width."
+            f"for {PROBE_HOPS[0] * hop:g} s and {PROBE_HOPS[1] * hop:g} s of audio; choose a layer with one axis of time and one of width."
         )
     (axis,) = axes
     frames = shapes[1][axis] - shapes[0][axis]
-    shift = 1000 * (PROBE_SECONDS[1] - PROBE_SECONDS[0]) / frames
+    shift = 1000 * (PROBE_HOPS[1] - PROBE_HOPS[0]) * hop / frames
     return Layer(path=path, width=shapes[0][3 - axis], time_axis=axis, shift=round(shift, 3))
 
 

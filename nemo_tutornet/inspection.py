@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Optional, Union
 
 from torch.utils import serialization
 
-from nemo_tutornet.capture import ENCODER, Layer, encode_silence, measure_all
+from nemo_tutornet.capture import ENCODER, Layer, encode_silence, hop_of, measure_all
 from nemo_tutornet.checkpoints import check_teacher, read_nemo_config
 from nemo_tutornet.pairing import frame_weighting
 from nemo_tutornet.teacher import Teacher, locate, restore_ctc
@@ -131,7 +131,7 @@ def inspect_model(source: Union[str, Path], every_layer: bool = False) -> Inspec
         for name, module in teacher.model.named_modules()
         if (every_layer and name.startswith(f"{ENCODER}.")) or _USUAL.fullmatch(name)
     }
-    layers = measure_all(modules, partial(encode_silence, teacher.model, batch=_BATCH), _BATCH)
+    layers = measure_all(modules, partial(encode_silence, teacher.model, batch=_BATCH), _BATCH, hop_of(teacher.model))
     return Inspection(
         model=str(path),
         target=str(config.target),

@@ -24,7 +24,7 @@ from nemo_tutornet.alignment import (
     repeat_frames,
     teacher_frames,
 )
-from nemo_tutornet.capture import ENCODER, Layer, encode_silence, measure
+from nemo_tutornet.capture import ENCODER, Layer, encode_silence, hop_of, measure
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.teacher import Teacher, labels_of
@@ -77,10 +77,14 @@ class Pairing:
 
 
 def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames: int) -> Tensor:
-    """Valid frames `[B]` of a layer whose padded size is `frames`, from those of the encoder's output."""
+    """Frames `[B]` of a layer whose padded size is `frames` that are surely valid, from those of the encoder's output.
+
+    A stride that halves the frames makes as many of `2 n - 1` as of `2 n`; the one that may be padding does not count, so that no
+    loss of an utterance depends on its neighbours in the batch.
+    """
     if layer.shift == encoder.shift:
         return encoder_lengths
-    return (encoder_lengths * (encoder.shift / layer.shift)).ceil().long().clamp(max=frames)
+    return (((encoder_lengths - 1) * (encoder.shift / layer.shift)).floor().long() + 1).clamp(min=0, max=frames)
 
 
 def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConfig) -> Pairing:
@@ -102,13 +106,12 @@ def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConf
             f"{teacher.sample_rate} Hz; both hear the same audio, so give the student the teacher's rate or take another teacher."
         )
     silence = partial(encode_silence, student)
+    layer_of = partial(measure, student, run=silence, hop=hop_of(student))
     with _at_rest(student):
-        encoder = measure(student, ENCODER, silence)
+        encoder = layer_of(ENCODER)
         path = config.rkd.guided_layer
-        guided = encoder if path in (None, ENCODER) else measure(student, str(path), silence, "model.tutor.rkd.guided_layer")
-        heads = tuple(
-            measure(student, path, silence, f"model.tutor.skd.at_layers[{i}]") for i, path in enumerate(config.skd.at_layers)
-        )
+        guided = encoder if path in (None, ENCODER) else layer_of(str(path), key="model.tutor.rkd.guided_layer")
+        heads = tuple(layer_of(path, key=f"model.tutor.skd.at_layers[{i}]") for i, path in enumerate(config.skd.at_layers))
         lengths = [silence(seconds) for seconds in CHECKED_SECONDS]
     hint = teacher.hint_layer
     matches = [("skd", encoder, teacher.encoder_layer, "encoder"), ("rkd", guided, hint, "guided layer")]

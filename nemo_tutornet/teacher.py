@@ -12,7 +12,7 @@ from typing import Any, List, Optional
 import torch
 from torch import Tensor, nn
 
-from nemo_tutornet.capture import ENCODER, Capture, Layer, encode_silence, measure
+from nemo_tutornet.capture import ENCODER, Capture, Layer, encode_silence, hop_of, measure
 from nemo_tutornet.checkpoints import alone, check_teacher, quiet_nemo, read_nemo_config, sha256_of, untouched_app_state
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.errors import TutorError
@@ -52,10 +52,10 @@ class Teacher:
         self.head: Any = ctc_head(model)
         self._precision = precision
         silence = partial(encode_silence, model)
-        self.encoder_layer = measure(model, ENCODER, silence)
+        self.encoder_layer = measure(model, ENCODER, silence, hop=hop_of(model))
         self.hint_layer: Layer = self.encoder_layer
         if hint_layer not in (None, ENCODER):
-            self.hint_layer = measure(model, str(hint_layer), silence, "model.tutor.rkd.hint_layer")
+            self.hint_layer = measure(model, str(hint_layer), silence, "model.tutor.rkd.hint_layer", hop_of(model))
         self._cut = self._find_cut()
 
     @classmethod

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from nemo_tutornet.capture import Layer
@@ -14,7 +15,20 @@ from nemo_tutornet.pairing import _at_rest, _no_warm_start, layer_lengths
 
 def test_each_layer_has_its_own_lengths() -> None:
     encoder, inner = Layer("encoder", 1, 2, 30.0), Layer("h", 1, 2, 20.0)
-    assert layer_lengths(torch.tensor([0, 1, 2, 3]), encoder, inner, 4).tolist() == [0, 2, 3, 4]  # 1.5, 3, 4.5, and 4 there are
+    assert layer_lengths(torch.tensor([0, 1, 2, 3]), encoder, inner, 4).tolist() == [0, 1, 2, 4]
+    assert layer_lengths(torch.tensor([0, 1, 2, 3]), encoder, encoder, 4).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("halvings", [1, 2, 3])
+def test_no_padding_is_among_the_frames_of_an_inner_layer(halvings: int) -> None:
+    """For every length: at most a frame of the encoder's output is missing, and nothing is there that the layer has not."""
+    true = torch.arange(200)
+    encoder, inner = Layer("encoder", 1, 2, 10.0 * 2**halvings), Layer("h", 1, 2, 10.0)
+    encoder_lengths = true
+    for _ in range(halvings):
+        encoder_lengths = (encoder_lengths + 1) // 2  # a convolution of stride 2
+    found = layer_lengths(encoder_lengths, encoder, inner, 208)
+    assert torch.all(found <= true) and torch.all(true - found < 2**halvings)
 
 
 def test_a_decoder_is_composed_between_the_ends_of_both_encoders_only() -> None:
