@@ -96,9 +96,16 @@ class TutorMixin(_Host):
     # --- The teacher comes in --------------------------------------------------------------------------------------------
 
     def setup(self, stage: Optional[str] = None) -> None:
-        """NeMo's setup; before training also the teacher and the projection, so that the optimizer sees its parameters."""
+        """NeMo's setup; before training also the teacher and the projection, so that the optimizer sees its parameters.
+
+        Another `Trainer` that begins at its first step is another training, with stages from the first on.
+        """
         super().setup(stage)
-        if stage == "fit" and self._tutor_config is not None and self._tutor is None:
+        if stage != "fit" or self._tutor_config is None:
+            return
+        if self._tutor is not None and (self.trainer.current_epoch or self.trainer.global_step):
+            self._tutor.hear(self)  # it goes on, perhaps with another training set
+        else:
             # Restoring a model draws random numbers; the student must see the same data with and without a teacher.
             with torch.random.fork_rng(devices=[]):
                 self._meet_teacher(self._tutor_config)
@@ -110,9 +117,10 @@ class TutorMixin(_Host):
         pairing, device = tutor.pairing, next(self.parameters()).device
         self.tutor_projection = tutor.projection.to(device)
         self.tutor_heads = nn.ModuleList(tutor.heads).to(device)
-        self._tutor = tutor
+        self._tutor, self._out_of_reach = tutor, {}
         if self._tutor_state is not None:
             tutor.restore(self._tutor_state)
+            self._tutor_state = None  # it is of one training
         logging.info(
             f"Teacher {config.teacher.cache or config.teacher.model_path}: hint layer {pairing.hint.path!r} "
             f"({pairing.hint.width} wide, {pairing.hint.shift:g} ms), guided layer {pairing.guided.path!r} "
@@ -273,6 +281,7 @@ class TutorMixin(_Host):
             )
         if self._tutor is not None and self._tutor_state is not None:
             self._tutor.restore(self._tutor_state)
+            self._tutor_state = None
 
     def to_config_file(self, path2yaml_file: str) -> None:
         """Writes the stock student's config: NeMo calls this for every `.nemo`, whoever writes it."""

@@ -65,10 +65,14 @@ class Tutor:
         self.objective = Objective(config, self.pairing, others, self.projection, self.heads, reduction)
         self.schedule = Schedule.from_config(config.stages)
         self.pseudo_labels = PseudoLabels.for_student(config.pseudo_labels, student)
-        self._rows = self._meet_caches(student)
+        self.hear(student)
         self.stage: Optional[int] = None
         self.decoder_trained = False
         self._reduction = reduction
+
+    def hear(self, student: Any) -> None:
+        """Takes note of the student's training set: where targets are cached, which of them belongs to a row of a batch."""
+        self._rows = self._meet_caches(student)
 
     @property
     def modules(self) -> Dict[str, TrainingOnly]:

@@ -319,3 +319,20 @@ def test_the_command(run, corpus, teacher_file, tmp_path):
     result = run(config, "--output", str(tmp_path / "mine"))
     assert result.exit_code == 2 and "holds 'notes.txt' and no cache" in result.output.replace("\n", " ")
     assert [path.name for path in (tmp_path / "mine").iterdir() if path.name[0] != "."] == ["notes.txt"]
+
+
+def test_another_training_begins_with_the_first_stage_and_hears_its_own_data(corpus, cache, make_student):
+    config = cached(corpus, cache)
+    model = make_student(config, max_epochs=3)
+    model.trainer.fit(model)
+    assert model.tutor.stage == 1
+    first = model.tutor
+    model.setup_training_data(OmegaConf.create({**config["train_ds"], "batch_size": 3}))
+    model.trainer.fit_loop.max_epochs = 4  # the same training goes on
+    model.trainer.fit(model)
+    assert model.tutor is first and first.stage == 1 and model.trainer.current_epoch == 4
+    model.setup_training_data(OmegaConf.create({**config["train_ds"], "batch_size": 4}))
+    another = make_student(config, max_epochs=1).trainer
+    model.set_trainer(another)
+    another.fit(model)
+    assert model.tutor.stage == 0 and another.num_training_batches == 2
