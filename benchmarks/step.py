@@ -29,6 +29,7 @@ from nemo_tutornet.teacher import Teacher
 STAGES: Dict[str, Dict[str, Any]] = {
     "rkd": {"weights": {"rkd": 1.0}, "reads": {"hidden": True, "posteriors": True}},
     "rkd, layer inside": {"weights": {"rkd": 1.0}, "reads": {"hidden": True, "posteriors": False}},
+    "ctc + rkd": {"weights": {"ctc": 1.0, "rkd": 5.0}, "reads": {"hidden": True, "posteriors": True}},  # the configs' second
     "ctc + skd": {"weights": {"ctc": 1.0, "skd": 0.25}, "reads": {"hidden": False, "posteriors": True}},
 }
 PLAIN, FRONT_END = "plain CTC step", "teacher's front end"
