@@ -24,8 +24,8 @@ from nemo_tutornet.checkpoints import alone
 from nemo_tutornet.errors import TutorError
 
 ENCODER = "encoder"
-# Audio of two lengths tells the axis of time and the frame shift. Both are multiples of every stride and padding in use, in hops of
-# the model's own front end: by what padding adds to them they do not differ.
+# Audio of two lengths tells the axis of time and the frame shift. In hops of the model's own front end both are multiples of every
+# stride and padding in use, so that padding adds the same to either.
 PROBE_HOPS = (256, 512)
 # The shape of a layer's tensor, or in words what it returned instead.
 _Returned = Union[Tuple[int, ...], str]
@@ -186,9 +186,10 @@ def _as_layer(owner: str, path: str, returned: Sequence[_Returned], hop: float) 
         shapes.append(one)
     axes = [axis for axis in (1, 2) if shapes[0][axis] != shapes[1][axis]]
     if len(axes) != 1:
+        short, long = (f"{hops * hop:g} s" for hops in PROBE_HOPS)
         raise TutorError(
-            f"layer {path!r} of {owner} returns {list(shapes[0])} and {list(shapes[1])} "
-            f"for {PROBE_HOPS[0] * hop:g} s and {PROBE_HOPS[1] * hop:g} s of audio; choose a layer with one axis of time and one of width."
+            f"layer {path!r} of {owner} returns {list(shapes[0])} and {list(shapes[1])} for {short} and {long} of audio; "
+            f"choose a layer with one axis of time and one of width."
         )
     (axis,) = axes
     frames = shapes[1][axis] - shapes[0][axis]
