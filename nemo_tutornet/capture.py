@@ -24,8 +24,8 @@ from nemo_tutornet.checkpoints import alone
 from nemo_tutornet.errors import TutorError
 
 ENCODER = "encoder"
-# Audio of two lengths tells the axis of time and the frame shift. In hops of the model's own front end both are multiples of every
-# stride and padding in use, so that padding adds the same to either.
+# Audio of two lengths tells the axis of time and the frame shift. In hops of the model's own front end both are multiples of
+# every stride and padding in use, so that padding adds the same to either.
 PROBE_HOPS = (256, 512)
 # The shape of a layer's tensor, or in words what it returned instead.
 _Returned = Union[Tuple[int, ...], str]
