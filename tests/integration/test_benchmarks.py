@@ -35,10 +35,10 @@ def test_what_a_teacher_costs(tmp_path):
     assert found["machine"]["precision"] == "bf16"
     (pair,) = found["pairs"]
     assert (pair["student"], pair["teacher"]) == ("quartznet_small", "small")
-    stages = ("rkd", "rkd, layer inside", "ctc + skd")
+    stages = ("rkd", "rkd, layer inside", "ctc + rkd", "ctc + skd")
     assert set(pair["ratio_to_parts"]) == {f"live ({stage})" for stage in stages}
     forwards = {f"teacher's forward ({stage})" for stage in stages}
-    read = {"cached (rkd)", "cached (ctc + skd)"}
+    read = {"cached (rkd)", "cached (ctc + rkd)", "cached (ctc + skd)"}
     assert set(pair["median_s"]) == {"plain CTC step", "teacher's front end", *forwards, *read, *pair["ratio_to_parts"]}
     assert set(pair["ratio_to_plain"]) == set(pair["median_s"]) - {"plain CTC step"}
     plain = pair["median_s"]["plain CTC step"]
