@@ -103,8 +103,9 @@ class TutorMixin(_Host):
         super().setup(stage)
         if stage != "fit" or self._tutor_config is None:
             return
-        if self._tutor is not None and (self.trainer.current_epoch or self.trainer.global_step):
-            self._tutor.hear(self)  # it goes on, perhaps with another training set
+        begins = not (self.trainer.current_epoch or self.trainer.global_step)
+        if self._tutor is not None and not (begins and self._tutor.stage is not None):
+            self._tutor.hear(self)  # the training set may be another now
         else:
             # Restoring a model draws random numbers; the student must see the same data with and without a teacher.
             with torch.random.fork_rng(devices=[]):
