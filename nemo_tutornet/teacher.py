@@ -173,7 +173,7 @@ class Teacher:
 
     def _autocast_dtype(self, device: torch.device) -> Optional[torch.dtype]:
         if self._precision == "auto":
-            # Without emulation: torch also says yes for older GPUs, on which bf16 is slower than fp32, where it works at all.
+            # Without emulation: torch also says yes for older GPUs, which only emulate bf16.
             fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             return torch.bfloat16 if fast else None
         return torch.bfloat16 if self._precision == "bf16" else None
