@@ -118,6 +118,7 @@ RECIPES: Dict[str, Recipe] = {
     "rkd_uniform_ctc": Recipe("RKD with uniform frame weights, then CTC only", (RKD, CTC), (UNIFORM,)),
     "rkd_energy_ctc": Recipe("RKD with energy frame weights, then CTC only", (RKD, CTC), (ENERGY,)),
     "rkd_cold_ctc": Recipe("RKD without decoder warm start, then CTC only", (RKD, CTC), (COLD,)),
+    "ctc_rkd": Recipe("CTC + RKD from the first epoch", (("ctc", {"ctc": 1.0, "rkd": 5.0}),)),
     "skd_guided": Recipe("CTC + SKD guided", (SKD,), (GUIDED,)),
     "skd_kl_symmetric": Recipe("CTC + SKD kl on symmetric frames", (SKD,), (KL, SYMMETRIC)),
     "skd_kl_inter": Recipe("CTC + SKD kl, Inter-KD", (SKD,), (KL, INTER)),
