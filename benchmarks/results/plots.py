@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what `run.py` trained: validation WER by epoch, by share of the training data, and by size of the student.
+"""Pictures of what `run.py` trained: validation WER by epoch, recipe, share of the training data, and size of the student.
 
 python benchmarks/results/plots.py OUTPUT/an4 pictures --epochs 30 --recipe ctc --recipe rkd_kept_ctc [--perturbed]
 """
@@ -18,8 +18,11 @@ matplotlib.use("Agg")
 import numpy as np
 import typer
 from matplotlib import pyplot
+from recipes import RECIPES
 from runs import Run, groups_of, read_lines
 from table import Lines, interval, title
+
+WER = "validation WER, %"
 
 
 def curve(line: Dict[str, Any]) -> List[Tuple[int, float]]:
@@ -52,6 +55,7 @@ def draw_epochs(axes: Any, groups: Dict[Run, Lines]) -> None:
         (drawn,) = axes.plot(epochs, values.mean(axis=0), label=f"{named(group, groups)} ({len(lines)} seeds)")
         axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=drawn.get_color(), alpha=0.15)
     axes.set_xlabel("epoch")
+    axes.set_ylabel(WER)
     axes.set_yscale("log")
     ticks = (5, 7, 10, 15, 20, 30, 50, 70, 100)
     low, high = axes.get_ylim()
@@ -73,6 +77,27 @@ def draw_by(axes: Any, groups: Dict[Run, Lines], x: Callable[[Run, Lines], float
         where, means, halves = zip(*sorted(points), strict=True)
         axes.errorbar(where, means, halves, marker="o", capsize=3, label=recipe)
     axes.set_xlabel(label)
+    axes.set_ylabel(WER)
+
+
+def draw_recipes(axes: Any, groups: Dict[Run, Lines]) -> None:
+    """A row a group, the best mean on top: its seeds, their mean and its 95 % interval; dashed, the best undistilled mean."""
+    shared = set.intersection(*(set(group.changes) for group in groups))
+    rows = []
+    for group, lines in groups.items():
+        # What all rows share is no news in any of them.
+        bare = replace(group, changes=tuple(one for one in group.changes if one not in shared), cached=False)
+        rows.append((named(bare, groups), [100 * line["valid"]["wer"] for line in lines], RECIPES[group.recipe].alone))
+    rows.sort(key=lambda row: float(np.mean(row[1])), reverse=True)
+    for height, (_, values, alone) in enumerate(rows):
+        color = "tab:gray" if alone else "tab:blue"
+        axes.errorbar(np.mean(values), height, xerr=interval(values), fmt="o", capsize=3, color=color)
+        axes.plot(values, [height] * len(values), "|", color=color, markersize=9, alpha=0.6)
+    undistilled = [float(np.mean(values)) for _, values, alone in rows if alone]
+    if undistilled:
+        axes.axvline(min(undistilled), color="tab:gray", linestyle="--", linewidth=1)
+    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], fontsize="small")
+    axes.set_xlabel(WER)
 
 
 def main(
@@ -90,7 +115,7 @@ def main(
         False, help="A share of the data is trained for as many steps as all of it: --epochs / share."
     ),
 ) -> None:
-    """Writes wer-by-epoch.svg, and wer-by-share.svg and wer-by-size.svg where there is more than one."""
+    """Writes wer-by-epoch.svg, and wer-by-recipe.svg, wer-by-share.svg and wer-by-size.svg where there is more than one."""
     groups = {
         group: lines
         for group, lines in groups_of(read_lines(folder)).items()
@@ -110,6 +135,8 @@ def main(
     pictures: Dict[str, Callable[[Any], None]] = {}
     if whole:
         pictures["epoch"] = lambda axes: draw_epochs(axes, whole)
+    if len({group.recipe for group in whole}) > 1:
+        pictures["recipe"] = lambda axes: draw_recipes(axes, whole)
     if len({group.share for group in shares}) > 1:
         pictures["share"] = lambda axes: draw_by(axes, shares, lambda group, _: 100 * group.share, "% of the training data")
     if len({group.student for group in sizes}) > 1:
@@ -122,9 +149,9 @@ def main(
     for name, draw in pictures.items():
         figure, axes = pyplot.subplots(figsize=(7, 5.5), layout="constrained")
         draw(axes)
-        axes.set_ylabel("validation WER, %")
         axes.grid(alpha=0.3)
-        figure.legend(loc="outside lower center", fontsize="small")  # inside it would lie on the curves
+        if axes.get_legend_handles_labels()[0]:
+            figure.legend(loc="outside lower center", fontsize="small")  # inside it would lie on the curves
         # No date in the file: the same runs give the same picture.
         figure.savefig(output / f"wer-by-{name}.svg", metadata={"Date": None}, bbox_inches="tight")  # long names are wider
         pyplot.close(figure)

@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any, Dict, List
 
 import pytest
+from matplotlib import pyplot
 from matplotlib.axes import Axes
 
 from tests.unit.results import line, table, tools, write
@@ -146,7 +147,7 @@ def test_pictures_show_epochs_shares_and_sizes(
     for name in ("first", "second"):
         tools["plots"].main(tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], False)
     written = sorted(path.name for path in (tmp_path / "first").iterdir())
-    assert written == ["wer-by-epoch.svg", "wer-by-share.svg"]
+    assert written == ["wer-by-epoch.svg", "wer-by-recipe.svg", "wer-by-share.svg"]
     assert "<svg" in (tmp_path / "first" / written[0]).read_text()
     write(tmp_path, lines + [{**one, "student": "jasper_small"} for one in lines])
     tools["plots"].main(tmp_path, tmp_path / "other family", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], False)
@@ -175,6 +176,7 @@ def test_pictures_show_epochs_shares_and_sizes(
     assert shown == [["CTC only; dropout=0.1"]]
     # Two teachers are two lines.
     drawn: List[str] = []
+    monkeypatch.setattr(tools["plots"], "draw_recipes", lambda axes, _: axes.plot([1], [1]))
     monkeypatch.setattr(Axes, "errorbar", lambda self, *_, label, **__: (drawn.append(label), self.plot([1], [1], label=label)))
     two = [{**one, "teacher": "other", "cached": True} for one in lines if one["recipe"] != "ctc"]
     write(tmp_path, [*lines, *two, *({**one, **larger} for one in lines)])
@@ -186,3 +188,28 @@ def test_pictures_show_epochs_shares_and_sizes(
         tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2, None, [], False)
     with pytest.raises(SystemExit, match="no run of these recipes"):
         tools["plots"].main(tmp_path, tmp_path, 30, "quartznet_small", ["ctc"], 2, True, [], False)
+
+
+def test_recipes_are_drawn_beside_the_undistilled_student(tools: Dict[str, ModuleType]) -> None:
+    run, seeds = tools["runs"].Run, {"ctc": (0.1, 0.12, 0.08), "rkd_ctc": (0.05, 0.06), "skd_kl": (0.2,)}
+    groups = {
+        run(name, "quartznet_small", "none" if name == "ctc" else "t", 30, 0, changes=("model.dropout=0.1", *more)): [
+            line(name, seed, wer) for seed, wer in enumerate(wers)
+        ]
+        for name, wers in seeds.items()
+        for more in ([("model.optim.lr=1e-3",)] if name == "skd_kl" else [()])
+    }
+    figure, axes = pyplot.subplots()
+    tools["plots"].draw_recipes(axes, groups)
+    figure.canvas.draw()
+    # The lowest row is the worst, and what all of them have in common is not said in each.
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == ["CTC + SKD kl; optim.lr=1e-3", "CTC only", "RKD, then CTC only"]
+    shown = {tuple(drawn.get_xdata()): set(drawn.get_ydata()) for drawn in axes.lines}
+    assert shown[10.0, 12.0, 8.0] == {1} and shown[5.0, 6.0] == {2} and shown[(20.0,)] == {0}
+    (bar,) = [bar for bar in axes.collections if len(bar.get_segments()) and bar.get_segments()[0][0][1] == 1]
+    half = tools["table"].interval([10.0, 12.0, 8.0])
+    assert bar.get_segments()[0][:, 0] == pytest.approx([10 - half, 10 + half])
+    (dashed,) = [drawn for drawn in axes.lines if drawn.get_linestyle() == "--"]
+    assert list(dashed.get_xdata()) == pytest.approx([10.0, 10.0])
+    pyplot.close(figure)
