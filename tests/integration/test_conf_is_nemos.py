@@ -230,13 +230,14 @@ def test_students_share_one_tutor_section():
     assert first["teacher"]["model_path"] == "???" and others and all(section == first for section in others)
 
 
-@pytest.mark.parametrize("name", ["small/quartznet_small", "small/quartznet_bpe_small"])
+@pytest.mark.parametrize("name", [name for name in STUDENTS if "jasper_10x5dr" not in name])  # that one's dropout is NeMo's
 def test_one_key_is_the_dropout_of_every_block_but_the_first(name):
     def dropouts(*overrides):
         return [block.dropout for block in composed(name, *overrides).model.encoder.jasper]
 
-    assert dropouts() == [0.0] * 6
-    assert dropouts("model.dropout=0.1") == [0.0] + [0.1] * 5
+    assert set(dropouts()) == {0.0}
+    first, *others = dropouts("model.dropout=0.1")
+    assert first == 0.0 and others and set(others) == {0.1}
 
 
 def overrides_of(section, path):
