@@ -111,6 +111,7 @@ def main(
     change: List[str] = typer.Option(
         [], help="Only runs with this override, such as model.dropout=0.1; may be given several times."
     ),
+    without: List[str] = typer.Option([], help="Only runs without this override; may be given several times."),
     equal_steps: bool = typer.Option(
         False, help="A share of the data is trained for as many steps as all of it: --epochs / share."
     ),
@@ -118,12 +119,11 @@ def main(
     """Writes wer-by-epoch.svg, and wer-by-recipe.svg, wer-by-share.svg and wer-by-size.svg where there is more than one."""
     groups = {
         group: lines
-        for group, lines in groups_of(read_lines(folder)).items()
+        for group, lines in groups_of(read_lines(folder), change, without).items()
         if isclose(group.heard if equal_steps else group.epochs, epochs)
         and group.recipe in recipe
         and len(lines) >= seeds
         and perturbed in (None, group.perturbed)
-        and set(change) <= set(group.changes)
     }
     if not groups:
         raise SystemExit(f"error: {folder}/runs.jsonl has no run of these recipes with {epochs} epochs and {seeds} seeds.")

@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Collection, Dict, List, Tuple
 
 import typer
 
@@ -91,9 +91,19 @@ def read_lines(folder: Path) -> List[Dict[str, Any]]:
     return list(lines.values())
 
 
-def groups_of(lines: List[Dict[str, Any]]) -> Dict[Run, List[Dict[str, Any]]]:
-    """Lines that differ by their seed alone, by the run with seed 0."""
+def groups_of(
+    lines: List[Dict[str, Any]], change: Collection[str] = (), without: Collection[str] = ()
+) -> Dict[Run, List[Dict[str, Any]]]:
+    """Lines that differ by their seed alone, by the run with seed 0.
+
+    Args:
+        lines: of `runs.jsonl`.
+        change: only runs with all of these overrides.
+        without: only runs with none of these.
+    """
     groups: Dict[Run, List[Dict[str, Any]]] = {}
     for line in lines:
-        groups.setdefault(replace(run_of(line), seed=0), []).append(line)
+        run = run_of(line)
+        if set(change) <= set(run.changes) and not set(without) & set(run.changes):
+            groups.setdefault(replace(run, seed=0), []).append(line)
     return groups

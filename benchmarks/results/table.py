@@ -72,7 +72,7 @@ def mean(values: Sequence[float]) -> str:
     return f"{np.mean(values):.2f}" + ("" if half is None else f" ± {half:.2f}")
 
 
-def change(values: Sequence[float], base: Sequence[float]) -> str:
+def relative_change(values: Sequence[float], base: Sequence[float]) -> str:
     """`change (p)`; p of no change over seeds, of which both sides have two or more (Welch's t-test)."""
     text = f"{100 * (np.mean(values) / np.mean(base) - 1):+.0f} %"
     if min(len(values), len(base)) < 2:
@@ -121,13 +121,17 @@ def main(
     student: Optional[str] = typer.Option(None, help="Only this one."),
     share: Optional[float] = typer.Option(None, help="Only runs with this share of the transcripts."),
     perturbed: Optional[bool] = typer.Option(None, help="Only runs with speed perturbation, or only those without."),
+    change: List[str] = typer.Option(
+        [], help="Only runs with this override, such as model.dropout=0.1, rows and baselines; may be given several times."
+    ),
+    without: List[str] = typer.Option([], help="Only runs without it, rows and baselines; may be given several times."),
     seeds: int = typer.Option(1, help="Only what has been run with at least so many."),
     speed: Optional[Path] = typer.Option(
         None, exists=True, dir_okay=False, help="A manifest to time one model of each student and the teachers on."
     ),
 ) -> None:
     """Prints Markdown."""
-    groups = groups_of(read_lines(folder))
+    groups = groups_of(read_lines(folder), change, without)
     wanted = {"epochs": epochs, "student": student, "share": share, "perturbed": perturbed}
     shown = [
         group
@@ -170,9 +174,9 @@ def main(
             wers = {one: [100 * found[line["model"]] for line in groups[one]] for one in (group, base, best) if one is not None}
             cells.append(mean(wers[group]))
             if base not in (None, group):
-                cells[-1] += f", {change(wers[group], wers[base])}"
+                cells[-1] += f", {relative_change(wers[group], wers[base])}"
             if best not in (base, group) and not RECIPES[group.recipe].alone:
-                cells[-1] += f"; {change(wers[group], wers[best])} against {title(best)}"
+                cells[-1] += f"; {relative_change(wers[group], wers[best])} against {title(best)}"
         about = f"{group.student} | {title(group)} | {group.teacher} | {group.epochs} | {len(groups[group])}"
         print(f"| {about} | {' | '.join(cells)} |")
     if speed is not None:

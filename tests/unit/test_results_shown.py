@@ -66,6 +66,21 @@ def test_more_seeds_than_three_make_no_baseline(tools: Dict[str, ModuleType], tm
     assert rows["CTC only; optim.lr=2"].endswith("| 1 | 1.00, -90 % |")
 
 
+def test_overrides_choose_rows_and_what_they_are_measured_against(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+    dropout, decay = "model.dropout=0.1", "model.optim.weight_decay=2e-2"
+    lines = [line(name, 1, wer, changes=[decay]) for name, wer in (("ctc", 0.4), ("rkd_ctc", 0.2))]
+    lines += [line(name, 1, wer, changes=[decay, dropout]) for name, wer in (("ctc", 0.2), ("rkd_ctc", 0.15))]
+    lines += [line("ctc", 1, 0.1, changes=[dropout])]
+    write(tmp_path, lines)
+
+    def changes(*arguments: str) -> List[str]:
+        return [row.split(" | ")[-1].removesuffix(" |") for row in table(tools, tmp_path, "--recipe", "rkd_ctc", *arguments)]
+
+    assert changes() == ["20.00, +100 %", "15.00, +50 %"]
+    assert changes("--change", decay, "--change", dropout) == ["15.00, -25 %"]
+    assert changes("--without", dropout) == ["20.00, -50 %"]
+
+
 def test_test_set_is_read_once(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: List[str] = []
 
@@ -145,16 +160,16 @@ def test_pictures_show_epochs_shares_and_sizes(
     assert [epoch for epoch, _ in found] == [1, 2, 3]
     assert [wer for _, wer in found] == pytest.approx([40.0, 20.0, 40 / 3])
     for name in ("first", "second"):
-        tools["plots"].main(tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], False)
+        tools["plots"].main(tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False)
     written = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert written == ["wer-by-epoch.svg", "wer-by-recipe.svg", "wer-by-share.svg"]
     assert "<svg" in (tmp_path / "first" / written[0]).read_text()
     write(tmp_path, lines + [{**one, "student": "jasper_small"} for one in lines])
-    tools["plots"].main(tmp_path, tmp_path / "other family", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], False)
+    tools["plots"].main(tmp_path, tmp_path / "other family", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False)
     assert not (tmp_path / "other family" / "wer-by-size.svg").exists()
     larger = {"student": "quartznet_1m", "valid": {"wer": 0.1, "parameters": 1_050_000}}
     write(tmp_path, lines + [{**one, **larger} for one in lines])
-    tools["plots"].main(tmp_path, tmp_path / "sizes", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], False)
+    tools["plots"].main(tmp_path, tmp_path / "sizes", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False)
     assert (tmp_path / "sizes" / "wer-by-size.svg").exists()
     # With equal steps a quarter of the data is trained for four times as many epochs.
     means: List[List[float]] = []
@@ -162,7 +177,7 @@ def test_pictures_show_epochs_shares_and_sizes(
     longer = {"epochs": 120, "valid": {"wer": 0.05, "parameters": 280_000}}
     write(tmp_path, lines + [{**one, **longer} for one in lines if one.get("share") == 0.25])
     for equal_steps, quarter in ((True, 5.0), (False, 40 / 3)):
-        tools["plots"].main(tmp_path, tmp_path / "steps", 30, "quartznet_small", ["ctc"], 2, None, [], equal_steps)
+        tools["plots"].main(tmp_path, tmp_path / "steps", 30, "quartznet_small", ["ctc"], 2, None, [], [], equal_steps)
         assert means.pop() == pytest.approx([quarter, 40 / 3])
     # Only runs with a change.
     write(
@@ -172,22 +187,23 @@ def test_pictures_show_epochs_shares_and_sizes(
     monkeypatch.setattr(
         tools["plots"], "draw_epochs", lambda _, groups: shown.append([tools["plots"].title(one) for one in groups])
     )
-    tools["plots"].main(tmp_path, tmp_path / "change", 30, "quartznet_small", ["ctc"], 2, None, ["model.dropout=0.1"], False)
-    assert shown == [["CTC only; dropout=0.1"]]
+    tools["plots"].main(tmp_path, tmp_path / "change", 30, "quartznet_small", ["ctc"], 2, None, ["model.dropout=0.1"], [], False)
+    tools["plots"].main(tmp_path, tmp_path / "without", 30, "quartznet_small", ["ctc"], 2, None, [], ["model.dropout=0.1"], False)
+    assert shown == [["CTC only; dropout=0.1"], ["CTC only"]]
     # Two teachers are two lines.
     drawn: List[str] = []
     monkeypatch.setattr(tools["plots"], "draw_recipes", lambda axes, _: axes.plot([1], [1]))
     monkeypatch.setattr(Axes, "errorbar", lambda self, *_, label, **__: (drawn.append(label), self.plot([1], [1], label=label)))
     two = [{**one, "teacher": "other", "cached": True} for one in lines if one["recipe"] != "ctc"]
     write(tmp_path, [*lines, *two, *({**one, **larger} for one in lines)])
-    tools["plots"].main(tmp_path, tmp_path / "teachers", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], False)
+    tools["plots"].main(tmp_path, tmp_path / "teachers", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False)
     assert sorted(label.split("; ")[-1] for label in drawn if "RKD" in label) == ["teacher other", "teacher t", "teacher t"]
     with pytest.raises(SystemExit, match="none of these runs is of jasper_mini"):
-        tools["plots"].main(tmp_path, tmp_path, 30, "jasper_mini", ["ctc"], 2, None, [], False)
+        tools["plots"].main(tmp_path, tmp_path, 30, "jasper_mini", ["ctc"], 2, None, [], [], False)
     with pytest.raises(SystemExit, match="no run of these recipes with 60 epochs"):
-        tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2, None, [], False)
+        tools["plots"].main(tmp_path, tmp_path, 60, "quartznet_small", ["ctc"], 2, None, [], [], False)
     with pytest.raises(SystemExit, match="no run of these recipes"):
-        tools["plots"].main(tmp_path, tmp_path, 30, "quartznet_small", ["ctc"], 2, True, [], False)
+        tools["plots"].main(tmp_path, tmp_path, 30, "quartznet_small", ["ctc"], 2, True, [], [], False)
 
 
 def test_recipes_are_drawn_beside_the_undistilled_student(tools: Dict[str, ModuleType]) -> None:
