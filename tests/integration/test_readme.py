@@ -58,12 +58,28 @@ def run(command: str, folder: Path, *more: str) -> str:
     return done.stdout
 
 
+def shorter(train: str) -> str:
+    """Two epochs instead of a hundred; everything else as written, so RKD takes half an epoch."""
+    assert "trainer.max_epochs=100" in train
+    return train.replace("trainer.max_epochs=100", "trainer.max_epochs=2")
+
+
+def override(key: str) -> str:
+    """An override as it stands in a sentence, with its quotes."""
+    (found,) = re.findall(rf"`(\"?\+?{re.escape(key)}=[^`]+)`", README)
+    return found
+
+
+def test_the_student_to_beat(folder):
+    _, train = commands("python examples/speech_to_text_ctc_tutornet.py")
+    run(shorter(train), folder, override("model.dropout"), override("model.train_ds.augmentor"))
+    alone = ASRModel.restore_from(str(folder / "runs/alone/checkpoints/alone.nemo"), map_location="cpu")
+    assert {block.dropout for block in alone.cfg.encoder.jasper} == {0.0, 0.1} and "speed" in alone.cfg.train_ds.augmentor
+
+
 def test_distil_export_and_evaluate(folder):
-    (train,) = commands("python examples/speech_to_text_ctc_tutornet.py")
-    # Two epochs instead of a hundred; everything else as written, so RKD takes half an epoch.
-    shorter = train.replace("trainer.max_epochs=100", "trainer.max_epochs=2")
-    assert shorter != train
-    run(shorter, folder)
+    train, _ = commands("python examples/speech_to_text_ctc_tutornet.py")
+    run(shorter(train), folder)
     exports, evaluations = commands("nemo-tutornet export"), commands("nemo-tutornet evaluate")
     assert len(exports) == len(evaluations) == 2
     run(exports[0], folder)
@@ -86,6 +102,7 @@ def test_look_first(folder):
     (inspect,), (check,) = commands("nemo-tutornet inspect"), commands("nemo-tutornet check")
     assert "hint or guided layer" in run(inspect, folder) and json.loads(run(inspect, folder, "--json"))["layers"]
     assert "teacher's WER on the first validation batches" in run(check, folder)
+    assert "pseudo" in run(check, folder, override("model.tutor.stages"))
 
 
 def test_the_teacher_is_paid_for_once(folder):
