@@ -134,10 +134,12 @@ def compare(student: Path, python: Path, versions: List[str], folder: Path) -> C
 
 def _differences(model: Any, facts: Dict[str, Any], here: str, there: str) -> List[str]:
     """Sentences for what the two do not agree on, beyond the log-probabilities."""
+    from nemo_tutornet.teacher import labels_of
+
     mine = {
         "class_name": f"{type(model).__module__}.{type(model).__qualname__}",
         "parameters": sum(p.numel() for p in model.parameters()),
-        "vocabulary": list(model.decoder.vocabulary),
+        "vocabulary": labels_of(model, model.decoder),
         "sample_rate": int(model.preprocessor._sample_rate),
     }
     return [

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
+from yaml import YAMLError
 
 from nemo_tutornet.cache.rows import plain
 from nemo_tutornet.cache.teacher import CachedTeacher
@@ -117,17 +119,20 @@ def compose_config(yaml: Path, overrides: Sequence[str]) -> Any:
         overrides: Hydra's, as on the script's command line.
 
     Raises:
-        TutorError: an override that Hydra refuses.
+        TutorError: an override that Hydra refuses, or a file that is no YAML of a model.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
     try:
         with initialize_config_dir(version_base=None, config_dir=str(yaml.parent)):
-            return compose(config_name=yaml.stem, overrides=list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
+            config = compose(config_name=yaml.stem, overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise TutorError(f"{yaml}: {' '.join(lines[:2]).rstrip('.')}.") from None
+    if not isinstance(config.get("model"), DictConfig):
+        raise TutorError(f"{yaml} has no section `model`; name a training script's config.")
+    return config
 
 
 def check_training(cfg: Any, batches: int = 4) -> Report:
@@ -145,6 +150,9 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
         raise TutorError("model.tutor is not there, so there is nothing to check: this config trains without a teacher.")
     limits = cfg.get("trainer") or {}
     epochs, steps = limits.get("max_epochs"), limits.get("max_steps", -1)
+    for key, value in (("max_epochs", epochs), ("max_steps", steps)):
+        if value is not None and not isinstance(value, (int, float)):
+            raise TutorError(f"trainer.{key} is {str(value)[:100]}, but it must be a number.")
     if epochs is None and steps == -1 and limits.get("max_time") is None:
         epochs = 1000  # Lightning's
     told = config.unused() + Schedule.from_config(config.stages).check(epochs, steps)

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import importlib
 import lzma
+import math
 import os
 import signal
 import tarfile
@@ -25,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError
 
-MODEL_CONFIG = "model_config.yaml"
+MODEL_CONFIG, MODEL_WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 STOCK_CHAR = "nemo.collections.asr.models.ctc_models.EncDecCTCModel"
 STOCK_BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
 # NeMo writes a class by its defining module, older checkpoints by the package that re-exports it.
@@ -34,6 +35,8 @@ CTC_CLASSES = {"EncDecCTCModel": STOCK_CHAR, "EncDecCTCModelBPE": STOCK_BPE}
 TEACHER_CLASSES = (
     *CTC_CLASSES, "EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCBPEModel", "EncDecRNNTModel", "EncDecRNNTBPEModel",
 )  # fmt: skip
+# The largest configs, those with a vocabulary of many thousand pieces, are far smaller.
+_CONFIG_BYTES, _CONFIG_NODES = 64 << 20, 1_000_000
 # Keys of files that do not end as such: of datasets, and of a beam search's language model and its phrases.
 _DATA = ("input_cfg", "ngram_lm_model", "key_phrases_file")
 # Plain containers and scalars that NeMo's hyperparameters are made of.
@@ -64,8 +67,10 @@ def read_nemo_config(path: Path) -> DictConfig:
                 raise tarfile.ReadError("unexpected end of data")
             if MODEL_CONFIG not in names:
                 raise TutorError(f"{path} holds no {MODEL_CONFIG}; it is not a NeMo checkpoint.")
-            if not names[MODEL_CONFIG].isfile():
-                raise TutorError(f"{path} holds a {MODEL_CONFIG} that is no file; it is not a NeMo checkpoint.")
+            if not names[MODEL_CONFIG].isfile() or names[MODEL_CONFIG].size > _CONFIG_BYTES:
+                raise TutorError(
+                    f"{path} holds a {MODEL_CONFIG} that is no file of a config's size; it is not a NeMo checkpoint."
+                )
             stream = archive.extractfile(names[MODEL_CONFIG])
             assert stream is not None
             content = stream.read()
@@ -74,6 +79,8 @@ def read_nemo_config(path: Path) -> DictConfig:
             raise
         if path.suffix == ".ckpt":
             raise TutorError(f"{path} is no .nemo file; make one of a run's .ckpt with `nemo-tutornet export` first.") from None
+        if isinstance(error, PermissionError):
+            raise TutorError(f"{path} is not for this user ({error.strerror}); change its mode or name another.") from None
         first = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
         raise TutorError(f"{path} is not a readable .nemo file ({first}); it may be truncated, copy it again.") from None
     return _as_config(content, path)
@@ -81,6 +88,7 @@ def read_nemo_config(path: Path) -> DictConfig:
 
 def _as_config(content: bytes, path: Path) -> DictConfig:
     try:
+        _check_aliases(content)
         config = OmegaConf.create(content.decode("utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, AssertionError) as error:
         first = str(error).splitlines()[0] if str(error) else "not a mapping"
@@ -88,6 +96,26 @@ def _as_config(content: bytes, path: Path) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise TutorError(f"{path}: {MODEL_CONFIG} is not a mapping; it is not a NeMo checkpoint.")
     return config
+
+
+def _check_aliases(content: bytes) -> None:
+    """Refuses a YAML of a few bytes whose aliases OmegaConf would unfold into more than the memory holds."""
+    if b"*" not in content:
+        return
+    sizes: Dict[int, float] = {}
+
+    def size(node: Any) -> float:
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # until it is known: what holds itself has no end
+            children = node.value if isinstance(node.value, list) else []
+            sizes[id(node)] = 1 + sum(
+                size(child) for item in children for child in (item if isinstance(item, tuple) else (item,))
+            )
+        return sizes[id(node)]
+
+    root = yaml.compose(content, Loader=yaml.SafeLoader)
+    if root is not None and size(root) > _CONFIG_NODES:
+        raise yaml.YAMLError("its aliases unfold without end")
 
 
 def ctc_class(config: DictConfig, path: Path, what: str) -> str:

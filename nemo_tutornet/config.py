@@ -70,7 +70,7 @@ class SKDConfig:
         temperature: softens both posteriors; only `kl` has one.
         frames: `all` (the paper), `nonblank` or `symmetric`.
         frames_around: for `symmetric`, the frames kept on each side of a non-blank one.
-        shift: compare a frame of the teacher with the student's most similar one at most so many frames away (`losses.match_frames`).
+        shift: compare a teacher frame with the student's most similar one at most so many frames away (`losses.match_frames`).
         at_layers: module paths in the student that get a head of their own, with CTC and SKD (Inter-KD, arXiv 2211.15075).
         at_layers_weight: of the heads' losses, averaged over the heads, relative to those of the student's output.
     """

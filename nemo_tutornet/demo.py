@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: O
 
     Args:
         corpus: `embedded`, or a folder with manifests `train.jsonl`, `valid.jsonl` and `test.jsonl`.
-        output: folder of everything the demo writes but the teacher, which is kept in the user's cache folder.
+        output: folder of everything the demo writes but the teacher, which the user's cache folder keeps, if there can be one.
         epochs: of each student; None for the default.
         teacher_epochs: of the teacher; None for the default.
         seed: of every run.
@@ -83,13 +84,14 @@ def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: O
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise TutorError(f"--output {output} cannot be used ({error.strerror}); give a folder to write to.") from None
+    cache = _cache(output, console)
     folder = _corpus(corpus, output, console)
     # A plain kill ends the training in progress as Ctrl-C does, instead of leaving it behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         runs = output / "runs" / f"{student_epochs}-epochs-seed-{seed}-{_key(folder, 'quartznet_small', student_epochs, seed)}"
         undistilled = Run("undistilled", runs, "quartznet_small", student_epochs, ["model.tutor=null"])
-        teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, undistilled, seed, console)
+        teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, undistilled, seed, cache, console)
         overrides = [f"model.tutor.teacher.model_path={hydra_value(teacher)}"]
         # Another teacher is another run: its folder's name is the key of its training.
         distilled = Run("distilled", runs / f"teacher-{teacher.parent.name}", "quartznet_small", student_epochs, overrides)
@@ -155,9 +157,21 @@ def _corpus(corpus: str, output: Path, console: Console) -> Path:
     return folder
 
 
-def _teacher(folder: Path, epochs: int, beside: Run, seed: int, console: Console) -> Path:
+def _cache(output: Path, console: Console) -> Path:
+    """Where teachers are kept for the next demo: among the user's caches, or in the output where there is no place for one."""
+    try:
+        named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # which counts where it is absolute
+        cache = (named if named.is_absolute() else Path.home() / ".cache") / "nemo_tutornet" / "demo"
+        cache.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=cache).close()
+        return cache
+    except (OSError, RuntimeError) as error:
+        console.print(f"no cache can be kept ({error}); the teacher goes to {output / 'teachers'}", markup=False, soft_wrap=True)
+        return output / "teachers"
+
+
+def _teacher(folder: Path, epochs: int, beside: Run, seed: int, cache: Path, console: Console) -> Path:
     """The teacher's file; where it is not there yet it is trained, and beside it what can do without it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nemo_tutornet" / "demo"
     kept = cache / _key(folder, "conformer_ctc_small", epochs, seed) / "teacher.nemo"
     if kept.is_file():
         console.print(f"teacher: reused from {kept}")

@@ -16,7 +16,7 @@ class TutorError(ValueError):
 
 
 def exit_on_user_error(function: F) -> F:
-    """Makes a command print a `TutorError` as one line on standard error and exit with 2, without a traceback."""
+    """Makes a command print a `TutorError`, or a file without permission, as one line on standard error and exit with 2."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -24,6 +24,14 @@ def exit_on_user_error(function: F) -> F:
             return function(*args, **kwargs)
         except TutorError as error:
             print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except PermissionError as error:
+            if error.filename is None:
+                raise
+            print(
+                f"error: {error.filename} is not for this user ({error.strerror}); change its mode or name another.",
+                file=sys.stderr,
+            )
             sys.exit(2)
 
     return cast(F, wrapper)

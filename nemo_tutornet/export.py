@@ -29,7 +29,7 @@ from nemo_tutornet.checkpoints import (
     untouched_app_state,
 )
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.summary import Verification, summary_path, write_summary
+from nemo_tutornet.summary import Verification, is_summary, summary_path, write_summary
 from nemo_tutornet.teacher import restore_ctc
 from nemo_tutornet.tokenizers import forget_tokenizer_paths
 
@@ -156,6 +156,11 @@ def _check_names(
         raise TutorError("other precisions and the graph for sherpa-onnx are ONNX files; say where with --onnx OUT.onnx.")
     if signing_key is not None and not verify:
         raise TutorError("what is signed is the summary that verifying writes; add --verify.")
+    if verify and summary_path(destination).exists() and not is_summary(summary_path(destination)):
+        raise TutorError(
+            f"{summary_path(destination)} is no summary of a student, and would be replaced by one; give {destination.name} "
+            f"another name or place."
+        )
 
 
 def _verified(

@@ -66,6 +66,15 @@ def summary_path(student: Path) -> Path:
     return student.with_suffix(".json")
 
 
+def is_summary(path: Path) -> bool:
+    """Whether a file is one that `write_summary` wrote, whole or changed since."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
 def write_summary(
     destination: Path, verification: Verification, others: Sequence[Path] = (), source: Optional[Path] = None,
     signing_key: Optional[Path] = None,

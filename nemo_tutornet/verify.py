@@ -18,7 +18,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_tutornet.checkpoints import CTC_CLASSES, STOCK_BPE, names_data, read_nemo_config, target_of
+from nemo_tutornet.checkpoints import CTC_CLASSES, MODEL_CONFIG, MODEL_WEIGHTS, STOCK_BPE, names_data, read_nemo_config, target_of
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.summary import Check, Verification, check_summary, summary_path
 from nemo_tutornet.tokenizers import paths_in_tokenizers
@@ -82,6 +82,10 @@ def verify_received(student: Path, onnx: Sequence[Path] = (), public_key: Option
     for path in (student, *onnx):
         if not path.is_file():
             raise TutorError(f"there is no file {path}; give the student's .nemo and, with --onnx, its graphs.")
+    if onnx:
+        from nemo_tutornet.onnx_export import require
+
+        require("onnx", "onnxruntime")  # the process that looks at the graphs would take their lack for the student's fault
     summary = summary_path(student)
     checks = check_summary(summary, student, onnx, public_key) if summary.is_file() else []
     if public_key is not None and not checks:
@@ -165,12 +169,17 @@ def _leaks(node: Any, key: str = "") -> Iterator[str]:
 
 
 def _artifacts(config: DictConfig, student: Path) -> Check:
-    """Every file that the config names inside the archive is there; a subword model names its tokenizer's."""
+    """Every file that the config names is inside the archive, and no other; a subword model names its tokenizer's."""
     values = _strings(OmegaConf.to_container(config, resolve=False))
     named = [value.removeprefix("nemo:") for value in values if value.startswith("nemo:")]
     with tarfile.open(student, "r:*") as archive:
-        present = {os.path.basename(name) for name in archive.getnames()}
-    missing = [name for name in named if name not in present]
+        members = {os.path.normpath(member.name) for member in archive.getmembers() if not member.isdir()}
+    # What nobody reads travels on, into Riva's archive too.
+    others = sorted(members - {MODEL_CONFIG, MODEL_WEIGHTS, *named})
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        return Check("artifacts", False, f"the archive holds {', '.join(others[:3])}{more}, which the config does not name")
+    missing = [name for name in named if name not in members]
     if missing:
         return Check("artifacts", False, f"the config names {', '.join(missing)}, which the archive does not hold")
     if target_of(config) == STOCK_BPE and not named:

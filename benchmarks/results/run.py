@@ -25,7 +25,7 @@ from typing import Any, Dict, List, Optional
 import typer
 from filelock import FileLock, Timeout
 from recipes import CONF, RECIPES, STUDENTS
-from runs import Run, read_lines, run_of
+from runs import Run, read_lines, read_rows, run_of
 
 from nemo_tutornet.checkpoints import sha256_of, written_whole
 from nemo_tutornet.demo import hydra_value
@@ -196,7 +196,7 @@ class Runner:
 
         folder = self.output / "tokenizer"
         folder.mkdir(exist_ok=True)
-        texts = "\n".join(json.loads(line)["text"] for line in self.train.read_text().splitlines())
+        texts = "\n".join(row.get("text") or "" for row in read_rows(self.train))
         (folder / "text.txt").write_text(texts, encoding="utf-8")
         sentencepiece.SentencePieceTrainer.train(
             input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=VOCABULARY, model_type="bpe",
@@ -214,13 +214,13 @@ class Runner:
         """
         if share == 1.0 and labelled:
             return self.train
-        rows = [json.loads(line) for line in self.train.read_text().splitlines()]
+        rows = read_rows(self.train)
         random.Random(0).shuffle(rows)
         begin, end = round(share * len(rows)), len(rows) - round(untranscribed * len(rows))
         for place, row in enumerate(rows):
             row["audio_filepath"] = str((self.train.parent / row["audio_filepath"]).resolve())
             if not labelled or place >= begin:
-                row.pop("text")
+                row.pop("text", None)
         rows = rows[:begin] + rows[max(begin, end) :]
         about = "" if labelled else "_without_text"
         about += f"_{100 * untranscribed:g}_untranscribed" if untranscribed else ""

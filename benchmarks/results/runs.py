@@ -12,6 +12,9 @@ from typing import Any, Collection, Dict, List, Tuple
 
 import typer
 
+from nemo_tutornet.data.manifest import json_row
+from nemo_tutornet.errors import TutorError
+
 
 @dataclass(frozen=True)
 class Run:
@@ -70,6 +73,15 @@ def run_of(line: Dict[str, Any]) -> Run:
     """The run that a line is of."""
     known = {field.name: line[field.name] for field in fields(Run) if field.name in line}  # what is newer has its default
     return Run(**{**known, "changes": tuple(line["changes"])})
+
+
+def read_rows(manifest: Path) -> List[Dict[str, Any]]:
+    """The rows of a manifest, as NeMo reads them."""
+    try:
+        with manifest.open("rb") as file:
+            return [json_row(line, f"{manifest} line {number}") for number, line in enumerate(file, start=1) if line.strip()]
+    except (OSError, TutorError) as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def read_lines(folder: Path) -> List[Dict[str, Any]]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import List
+from typing import Any, Dict, List
 
 import librosa
 import soundfile
 import typer
 from rich.progress import track
+from runs import read_rows
 
 from nemo_tutornet.checkpoints import written_whole
 
@@ -25,12 +26,24 @@ from nemo_tutornet.checkpoints import written_whole
 def copied(source: Path, target: Path, speed: float) -> float:
     """Writes audio at another speed, its pitch with it, unless that is there already; returns its seconds."""
     if not target.exists():
-        samples, rate = soundfile.read(source, dtype="float32")
-        faster = librosa.resample(samples, orig_sr=round(rate * speed), target_sr=rate, res_type="polyphase")
+        samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
+        faster = librosa.resample(samples[:, 0], orig_sr=round(rate * speed), target_sr=rate, res_type="polyphase")
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(target) as temporary:
             soundfile.write(temporary, faster, rate, subtype="PCM_16")
     return float(soundfile.info(target).duration)
+
+
+def check(row: Dict[str, Any], source: Path, manifest: Path) -> None:
+    """Refuses what a copy would get wrong."""
+    try:
+        info = soundfile.info(source)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise SystemExit(f"error: {manifest} names {source}, which is not readable audio ({error}).") from None
+    if row.get("offset") or 0 < (row.get("duration") or 0) < info.duration - 0.05:  # durations are rounded
+        raise SystemExit(f"error: {manifest} has a part of {source}; only whole files are copied, so cut first.")
+    if info.channels > 1:
+        raise SystemExit(f"error: {manifest} names {source}, which has {info.channels} channels; make it mono first.")
 
 
 def main(
@@ -48,11 +61,11 @@ def main(
             raise SystemExit(
                 f"error: there is no {manifest}; MANIFESTS is the folder of it, --corpus the first part of its name."
             )
-        rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
-        for number, row in enumerate(rows, start=1):
-            if row.get("offset"):
-                raise SystemExit(f"error: {manifest}, line {number} has an offset; only whole files are copied, so cut first.")
+        rows = read_rows(manifest)
         sources = [(manifest.parent / row["audio_filepath"]).resolve() for row in rows]
+        for row, source in zip(rows, sources, strict=True):
+            if speeds:
+                check(row, source, manifest)
         written = [{**row, "audio_filepath": str(source)} for row, source in zip(rows, sources, strict=True)]
         for factor in speeds:
             for i, (row, source) in enumerate(track(list(zip(rows, sources, strict=True)), f"{part}, {factor:g} x")):

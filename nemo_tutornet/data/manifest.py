@@ -10,7 +10,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlparse
 
 from nemo_tutornet.errors import TutorError
@@ -44,12 +44,14 @@ class Rules:
         min_duration: leave out rows whose own `duration` is below this, in seconds, as NeMo does.
         max_duration: leave out rows whose own `duration` is above this, in seconds, as NeMo does.
         for_nemo: NeMo's datasets will read the rows, so each needs its `duration`, and audio in an object store is left to NeMo.
+        one_channel: refuse audio with several channels, of which NeMo makes no batch unless a `channel_selector` chooses.
     """
 
     shortest: float = 0.0
     min_duration: float = -math.inf
     max_duration: float = math.inf
     for_nemo: bool = False
+    one_channel: bool = False
 
     def __str__(self) -> str:
         least = f" of at least {self.min_duration:g} s (min_duration)" if self.min_duration > -math.inf else ""
@@ -97,11 +99,15 @@ def json_row(line: bytes, where: str) -> Dict[str, Any]:
         )
     try:
         row = json.loads(line.decode("utf-8"))
+        if b"\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise TutorError(f"{where} has half of a character (\\ud800 to \\udfff alone); mend or remove the line.") from None
     except UnicodeDecodeError:
         if line.startswith(b"\x1f\x8b"):
             raise TutorError(f"{where}: the manifest is compressed; gunzip it.") from None
         raise TutorError(f"{where} is not UTF-8; convert the manifest.") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
         raise TutorError(f"{where} is not JSON ({getattr(error, 'msg', error)}); mend or remove the line.") from None
     if not isinstance(row, dict):
         raise TutorError(f"{where} is no JSON object with an audio_filepath; mend or remove the line.")
@@ -156,6 +162,11 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Optional[Uttera
         raise TutorError(f"{where}: {audio} is not readable audio ({error}); mend the file or remove the line.") from None
     if info.frames <= 0:
         raise TutorError(f"{where}: {audio} is empty (no samples); remove the line.")
+    if rules.one_channel and info.channels > 1:
+        raise TutorError(
+            f"{where}: {audio} has {info.channels} channels, but a recogniser hears one; make it mono, or set channel_selector "
+            f"beside manifest_filepath (a channel's number, or average)."
+        )
     rest = info.duration - offset
     heard = min(told, rest) if told is not None and told > 0 else rest  # as NeMo has it: 0 and -1 are the whole file
     if heard <= 0 or heard < rules.shortest:
@@ -211,46 +222,65 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
     Raises:
         TutorError: the first mistake found; no training set is one.
     """
+    from omegaconf.errors import OmegaConfBaseException
+
     told: List[str] = []
     for name in ("train_ds", "validation_ds", "test_ds"):
-        section = model_cfg.get(name) or {}
-        if section.get("is_tarred") or section.get("use_lhotse"):
-            continue
-        limits = {key: float(section[key]) for key in ("min_duration", "max_duration") if section.get(key) is not None}
-        rules = Rules(_frame_seconds(model_cfg), for_nemo=True, **limits)
-        key = f"model.{name}.manifest_filepath"
-        manifests = _manifests_of(section, key)
-        if not manifests and name == "train_ds":
-            raise TutorError(_NOT_SET.format(key=key))
-        if not manifests and name == "validation_ds":
-            told.append(
-                f"{key} is not set, so no checkpoint is chosen by its WER, and val_wer=0.0000 in their names says nothing."
-            )
-        empty = []
-        for manifest in manifests:
-            if in_store(manifest):
-                continue
-            path = Path(manifest).expanduser()
-            if len(manifests) > 1 and not path.is_file():
-                raise TutorError(f"there is no manifest {path}; {key} names {len(manifests)}, for NeMo ends a path at a comma.")
-            rows, left_out = _read(path, rules)
-            if left_out:
-                told.append(
-                    f"model.{name} leaves out {left_out} of {left_out + len(rows)} rows of {manifest}: it keeps those{rules}."
-                )
-            if not rows:
-                empty.append(manifest)
-            silent = sum(row.text == "" for row in rows)
-            if silent and name == "train_ds" and model_cfg.get("tutor"):
-                told.append(
-                    f"{silent} rows of {manifest} have an empty text: NeMo cannot tell them from rows without one, so with a "
-                    f"teacher CTC skips them, while a student without one learns silence from them."
-                )
-        # NeMo reads a training set's manifests as one, and those in one string; each other in a list is a set of its own.
-        as_one = isinstance(section.get("manifest_filepath"), str) or (name == "train_ds" and not section.get("is_concat"))
-        if empty and (not as_one or len(empty) == len(manifests)):
-            raise TutorError(f"{key}: {', '.join(empty)} has no utterance{rules}; give at least one.")
+        try:
+            told += _check_section(model_cfg, name)
+        except OmegaConfBaseException as error:  # a value from the environment, or from a key that is not there
+            raise TutorError(f"model.{name} cannot be read: {str(error).splitlines()[0].rstrip('.')}; mend the config.") from None
     return told
+
+
+def _check_section(model_cfg: Mapping[str, Any], name: str) -> List[str]:
+    """`check_manifests` for one data set."""
+    told: List[str] = []
+    section, key = model_cfg.get(name) or {}, f"model.{name}.manifest_filepath"
+    if not isinstance(section, Mapping):
+        raise TutorError(f"model.{name} is {str(section)[:100]}, but it is a section; give a manifest as {key}.")
+    if section.get("is_tarred") or section.get("use_lhotse"):
+        return told
+    limits = {limit: _limit(section, name, limit) for limit in ("min_duration", "max_duration") if section.get(limit) is not None}
+    one_channel = section.get("channel_selector") is None
+    rules = Rules(_frame_seconds(model_cfg), for_nemo=True, one_channel=one_channel, **limits)
+    manifests = _manifests_of(section, key)
+    if not manifests and name == "train_ds":
+        raise TutorError(_NOT_SET.format(key=key))
+    if not manifests and name == "validation_ds":
+        told.append(f"{key} is not set, so no checkpoint is chosen by its WER, and val_wer=0.0000 in their names says nothing.")
+    empty = []
+    for manifest in manifests:
+        if in_store(manifest):
+            continue
+        path = Path(manifest).expanduser()
+        if len(manifests) > 1 and not path.is_file():
+            raise TutorError(f"there is no manifest {path}; {key} names {len(manifests)}, for NeMo ends a path at a comma.")
+        rows, left_out = _read(path, rules)
+        if left_out:
+            told.append(
+                f"model.{name} leaves out {left_out} of {left_out + len(rows)} rows of {manifest}: it keeps those{rules}."
+            )
+        if not rows:
+            empty.append(manifest)
+        silent = sum(row.text == "" for row in rows)
+        if silent and name == "train_ds" and model_cfg.get("tutor"):
+            told.append(
+                f"{silent} rows of {manifest} have an empty text: NeMo cannot tell them from rows without one, so with a "
+                f"teacher CTC skips them, while a student without one learns silence from them."
+            )
+    # NeMo reads a training set's manifests as one, and those in one string; each other in a list is a set of its own.
+    as_one = isinstance(section.get("manifest_filepath"), str) or (name == "train_ds" and not section.get("is_concat"))
+    if empty and (not as_one or len(empty) == len(manifests)):
+        raise TutorError(f"{key}: {', '.join(empty)} has no utterance{rules}; give at least one.")
+    return told
+
+
+def _limit(section: Mapping[str, Any], name: str, key: str) -> float:
+    value = section[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TutorError(f"model.{name}.{key} is {str(value)[:100]}, but it must be a number of seconds.")
+    return float(value)
 
 
 def _manifests_of(section: Any, key: str) -> List[str]:
@@ -259,15 +289,18 @@ def _manifests_of(section: Any, key: str) -> List[str]:
     if isinstance(section, DictConfig) and OmegaConf.is_missing(section, "manifest_filepath"):
         raise TutorError(_NOT_SET.format(key=key))
     found: Optional[Any] = section.get("manifest_filepath")
-    if not found:
-        return []
-    return found.split(",") if isinstance(found, str) else list(_flat(found))
+    return list(_flat([found], key)) if found else []
 
 
-def _flat(found: Any) -> Iterator[str]:
+def _flat(found: Any, key: str) -> Iterator[str]:
     """NeMo's concatenated sets have lists in the list; a comma separates paths there, too."""
     for item in found:
-        yield from item.split(",") if isinstance(item, str) else _flat(item)
+        if isinstance(item, str):
+            yield from item.split(",")
+        elif isinstance(item, Sequence):  # as OmegaConf's lists are
+            yield from _flat(item, key)
+        else:
+            raise TutorError(f"{key} holds {str(item)[:100]}, which is no path; give the path of a manifest, or a list of them.")
 
 
 def _frame_seconds(model_cfg: Mapping[str, Any]) -> float:

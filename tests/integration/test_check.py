@@ -104,6 +104,7 @@ def test_heads_and_several_teachers_are_told(run, corpus, teacher_file, tmp_path
         (["model.tutor.teacher.model_path=/no/t.nemo"], "there is no file /no/t.nemo"),
         (["+model.tutor.rkd.guided_layer=encoder.encoder.9"], "guided_layer: there is no layer 'encoder.encoder.9'"),
         (["model.train_ds.manifest_filepath=/no/m.jsonl"], "there is no manifest /no/m.jsonl"),
+        (["trainer.max_epochs=ten"], "trainer.max_epochs is ten, but it must be a number"),
         (["model.nothing=1"], "To append to your config use +model.nothing=1"),
         (["--config-name", "none"], "none"),
         (["-cn", "none"], "none"),

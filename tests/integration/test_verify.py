@@ -7,8 +7,11 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import subprocess
+import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -24,8 +27,8 @@ from nemo_tutornet.cli import app
 from nemo_tutornet.onnx_metadata import PRECISIONS
 from nemo_tutornet.summary import Verification
 from nemo_tutornet.teacher import restore_ctc
-from nemo_tutornet.verify import PROBE_SECONDS, probe_signals
-from tests.conftest import student_config
+from nemo_tutornet.verify import PROBE_SECONDS, probe_signals, verify_received
+from tests.conftest import refusal, student_config
 from tests.integration.students import STUDENTS, build
 
 
@@ -234,6 +237,34 @@ def test_an_undamaged_repack_passes(exported: Path, tmp_path: Path, monkeypatch:
     harmless = {"kenlm_path": "", "drop_path": 0.1, "lexicon_path": None}  # the names of paths, and none of them one
     again = repack(exported, tmp_path / "again.nemo", lambda c, w: c["optim"].update(harmless))
     assert failures(again, monkeypatch, [exported.with_suffix(".onnx")]) == []
+
+
+def test_an_archive_with_more_than_a_student_fails(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody reads goes on to whoever gets the file."""
+    stuffed = tmp_path / "stuffed.nemo"
+    shutil.copyfile(exported, stuffed)
+    with tarfile.open(stuffed, "a") as archive:
+        for name in ("teacher.nemo", "../../evil", "notes/alice.jsonl"):
+            archive.addfile(tarfile.TarInfo(name))
+    words = "artifacts: the archive holds ../../evil, notes/alice.jsonl, teacher.nemo, which the config does not name"
+    assert failures(stuffed, monkeypatch) == [words]
+
+
+def test_a_receiver_without_the_extra_is_told_so(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert 'install it with pip install "nemo_tutornet[onnx]"' in refusal(
+        verify_received, exported, [exported.with_suffix(".onnx")]
+    )
+
+
+def test_a_manifest_beside_the_student_is_not_its_summary(exported: Path, tmp_path: Path) -> None:
+    """`test.json` is what many call a manifest."""
+    manifest = tmp_path / "test.json"
+    manifest.write_text('{"audio_filepath": "a.wav", "duration": 1.0, "text": "a"}\n')
+    message = refusal(partial(export_student, verify=True), exported, tmp_path / "test.nemo")
+    assert message.startswith(f"{manifest} is no summary of a student, and would be replaced by one")
+    assert "a.wav" in manifest.read_text() and list(tmp_path.iterdir()) == [manifest]
+    export_student(exported, tmp_path / "test.nemo")
 
 
 def test_a_tokenizer_that_tells_of_its_training_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Dict, Optional
 
+import numpy as np
 import pytest
+import soundfile
 from omegaconf import OmegaConf
 
 from nemo_tutornet.data.manifest import check_manifests, in_store, read_manifest
@@ -211,3 +214,40 @@ def test_rows_that_nemo_drops_may_be_short(folder: Path) -> None:
     check_manifests(model(path, min_duration=0.1))
     with pytest.raises(TutorError, match="5 ms"):
         check_manifests(model(path, min_duration=None))
+
+
+def test_audio_with_several_channels_is_refused_unless_one_is_chosen(folder: Path) -> None:
+    soundfile.write(folder / "two.wav", np.zeros((16000, 2)), 16000)
+    path = manifest(folder, row(duration=1.0), row(audio_filepath="two.wav", duration=1.0))
+    message = conftest.refusal(check_manifests, model(path))
+    assert "line 2: " in message and "two.wav has 2 channels" in message and "channel_selector" in message
+    for chosen in (0, "average"):
+        assert check_manifests(model(path, channel_selector=chosen)) == []
+    assert len(read_manifest(path)) == 2  # which `evaluate` hears as their mean
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"train_ds": "train.jsonl"},
+            "model.train_ds is train.jsonl, but it is a section; give a manifest as model.train_ds.mani",
+        ),
+        ({"validation_ds": ["valid.jsonl"]}, "model.validation_ds is ['valid.jsonl'], but it is a section"),
+        ({"train_ds": {"manifest_filepath": 3}}, "model.train_ds.manifest_filepath holds 3, which is no path"),
+        ({"train_ds": {"manifest_filepath": ["{good}", None]}}, "model.train_ds.manifest_filepath holds None, which is no path"),
+        ({"train_ds": {"manifest_filepath": [["{good}"], 3]}}, "model.train_ds.manifest_filepath holds 3, which is no path"),
+        ({"train_ds": {"manifest_filepath": "${oc.env:NOT_SET_ANYWHERE}/a.jsonl"}}, "model.train_ds cannot be read: "),
+        ({"train_ds": {"manifest_filepath": "${nowhere}"}}, "model.train_ds cannot be read: "),
+        ({"train_ds": {"max_duration": "long"}}, "model.train_ds.max_duration is long, but it must be a number of seconds"),
+        ({"validation_ds": {"min_duration": True}}, "model.validation_ds.min_duration is True, but"),
+    ],
+)
+def test_a_section_that_makes_no_sense_is_named(folder: Path, changes: Dict[str, Any], words: str) -> None:
+    good = manifest(folder, row(duration=1.0))
+    config = OmegaConf.to_container(OmegaConf.merge(model(good), {"validation_ds": {"use_lhotse": False}}))
+    config["validation_ds"]["manifest_filepath"] = str(good)
+    for name, section in changes.items():
+        text = json.dumps(section).replace("{good}", str(good))
+        config[name] = {**config[name], **json.loads(text)} if isinstance(section, dict) else section
+    assert conftest.refusal(check_manifests, OmegaConf.create(config)).startswith(words)

@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import collections
+import errno
+import io
 import os
 import pickle
+import tarfile
 import types
 import zipfile
 from pathlib import Path
@@ -18,6 +21,7 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet.checkpoints import (
     load_lightning_checkpoint,
+    read_nemo_config,
 )
 from tests.conftest import refusal
 
@@ -179,3 +183,45 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, value: Any) -
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "no.ckpt", tmp_path):
         assert f"no file {path}" in refusal(load_lightning_checkpoint, path)
+
+
+# --- read_nemo_config ------------------------------------------------------------------------------------------------
+
+
+def nemo(path: Path, config: str) -> Path:
+    content = config.encode()
+    with tarfile.open(path, "w") as archive:
+        member = tarfile.TarInfo("./model_config.yaml")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def test_aliases_are_read(tmp_path: Path) -> None:
+    config = read_nemo_config(nemo(tmp_path / "a.nemo", "a: &x [1, 2]\nb: *x\nc: {<<: {d: 1}}\ne: '*'\n"))
+    assert config == {"a": [1, 2], "b": [1, 2], "c": {"d": 1}, "e": "*"}
+
+
+# Ten of ten of ten ...: 300 bytes, of which OmegaConf would make ten thousand million nodes; and a list that holds itself.
+LAUGHS = "a0: &a0 x\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 11))
+
+
+@pytest.mark.parametrize("config", [LAUGHS, "a: &a [*a]\n", "a: &a {b: *a}\n"])
+def test_aliases_without_end_are_refused_unopened(tmp_path: Path, config: str) -> None:
+    assert "its aliases unfold without end" in refusal(read_nemo_config, nemo(tmp_path / "a.nemo", config))
+
+
+def test_a_config_too_large_to_be_one_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = nemo(tmp_path / "a.nemo", "a: 1\n")
+    assert read_nemo_config(path) == {"a": 1}
+    monkeypatch.setattr("nemo_tutornet.checkpoints._CONFIG_BYTES", 4)
+    assert "no file of a config's size" in refusal(read_nemo_config, path)
+
+
+def test_a_file_of_another_user_is_not_called_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = nemo(tmp_path / "a.nemo", "a: 1\n")
+    monkeypatch.setattr("nemo_tutornet.checkpoints.tarfile.open", refuse)
+    assert refusal(read_nemo_config, path) == f"{path} is not for this user (Permission denied); change its mode or name another."

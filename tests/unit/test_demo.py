@@ -109,3 +109,16 @@ def test_an_output_that_is_a_file_is_told(tmp_path: Path, name: str) -> None:
     (tmp_path / "taken").touch()
     result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / name)])
     assert result.exit_code == 2 and f"error: --output {tmp_path / name} cannot be used" in result.output
+
+
+def test_teachers_are_kept_where_there_is_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(stderr=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for named in ("", "relative"):  # which does not count, as the specification of these folders has it
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        assert demo._cache(tmp_path, console) == tmp_path / "home" / ".cache" / "nemo_tutornet" / "demo"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert demo._cache(tmp_path, console) == tmp_path / "x" / "nemo_tutornet" / "demo"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert demo._cache(tmp_path / "out", console) == tmp_path / "out" / "teachers"

@@ -144,6 +144,8 @@ def test_a_manifest_without_rows_is_refused(folder: Path, lines: tuple) -> None:
         (b"\xef\xbb\xbf" + json.dumps(row()).encode(), "save the manifest as UTF-8 without BOM"),
         (gzip.compress(json.dumps(row()).encode(), mtime=0), "compressed; gunzip it"),
         ("[" * 100_000, "not JSON"),
+        ('{"audio_filepath": "a.wav", "duration": ' + "9" * 5000 + "}", "not JSON"),
+        (r'{"audio_filepath": "a.wav", "text": "a \ud83d b"}', "half of a character"),
         ("[1, 2]", "audio_filepath"),
         ("3", "audio_filepath"),
         ("null", "audio_filepath"),

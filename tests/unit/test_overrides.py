@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from nemo_tutornet.check import compose_config, find_config
 from nemo_tutornet.cli import _pasted
 from nemo_tutornet.demo import hydra_value
+from nemo_tutornet.errors import exit_on_user_error
 from tests.conftest import refusal
 
 NAMES = st.text(st.one_of(st.sampled_from("'\\\\\"=,()[]{}#&~!:$ "), st.characters(exclude_categories=("C", "Z"))), min_size=1)
@@ -37,7 +39,7 @@ def test_a_relative_config_path_is_the_training_scripts(tmp_path: Path, monkeypa
     (tmp_path / "conf").mkdir()
     (tmp_path / "work" / "mine").mkdir(parents=True)
     for folder in ("conf", "work/mine"):
-        (tmp_path / folder / "quartznet_5x5.yaml").write_text("name: foreign")
+        (tmp_path / folder / "quartznet_5x5.yaml").write_text("name: foreign\nmodel: {}")
     monkeypatch.chdir(tmp_path / "work")
     assert name_of("../conf") == "QuartzNet5x5"
     assert name_of("mine") == "foreign"  # where the script has no such folder
@@ -48,7 +50,7 @@ def test_a_relative_config_path_is_the_training_scripts(tmp_path: Path, monkeypa
 def test_a_copy_of_the_script_brings_its_own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`python examples/speech_to_text_ctc_tutornet.py --config-path=../conf` reads the copy's, so `check` and `cache` must."""
     (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "quartznet_5x5.yaml").write_text("name: copy")
+    (tmp_path / "conf" / "quartznet_5x5.yaml").write_text("name: copy\nmodel: {}")
     (tmp_path / "examples").mkdir()
     monkeypatch.chdir(tmp_path)
     assert name_of("../conf") == "QuartzNet5x5"
@@ -67,6 +69,32 @@ def name_of(config_path: str) -> str:
 def test_an_override_that_hydra_refuses_names_the_file() -> None:
     yaml = find_config("../conf", "quartznet_5x5")
     assert refusal(compose_config, yaml, ["model.nosuch=1"]).startswith(f"{yaml}: ")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(b"a: [", "while parsing"), (b"name: \xff\n", "codec can't decode"), (b"name: x\n", "has no section `model`")],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    yaml = tmp_path / "mine.yaml"
+    yaml.write_bytes(content)
+    message = refusal(compose_config, find_config(str(tmp_path), "mine"), [])
+    assert message.startswith(str(yaml)) and words in message
+
+
+def test_a_file_without_permission_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    @exit_on_user_error
+    def command(*arguments: object) -> None:
+        raise PermissionError(errno.EACCES, *arguments)
+
+    with pytest.raises(SystemExit) as ended:
+        command("Permission denied", "m.jsonl")
+    assert ended.value.code == 2
+    assert (
+        capsys.readouterr().err == "error: m.jsonl is not for this user (Permission denied); change its mode or name another.\n"
+    )
+    with pytest.raises(PermissionError):  # of no file: nobody's mistake that is known
+        command("Permission denied")
 
 
 @pytest.mark.parametrize("folder", ["targets", "my targets", "/a/it's, v=2", "~/[x]"])

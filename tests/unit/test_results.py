@@ -213,8 +213,8 @@ def test_a_corpus_at_other_speeds(tools: Dict[str, ModuleType], tmp_path: Path) 
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", np.sin(2 * np.pi * 1000 * seconds), 16000)
     for part, name in (("train", "a"), ("valid", "b")):
-        row = {"audio_filepath": f"{name}.wav", "duration": 1.0, "text": name, "speaker": "s"}
-        (tmp_path / f"an4_{part}.jsonl").write_text(json.dumps(row) + "\n")
+        row = {"audio_filepath": f"{name}.wav", "duration": 1.0, "text": name, "speaker": "s\u2028"}
+        (tmp_path / f"an4_{part}.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
     output = tmp_path / "speeds"
     tools["speeds"].main(tmp_path, output, "an4", [0.8, 1.25])
     rows = {
@@ -222,7 +222,7 @@ def test_a_corpus_at_other_speeds(tools: Dict[str, ModuleType], tmp_path: Path) 
         for part in ("train", "valid")
     }
     assert [row["duration"] for row in rows["train"]] == pytest.approx([1.0, 1.25, 0.8], abs=1e-3)
-    assert {(row["text"], row["speaker"]) for row in rows["train"]} == {("a", "s")}
+    assert {(row["text"], row["speaker"]) for row in rows["train"]} == {("a", "s\u2028")}
     assert [row["audio_filepath"] for row in rows["valid"]] == [str((tmp_path / "b.wav").resolve())]
     for row, pitch in zip(rows["train"], (1000, 800, 1250), strict=True):
         heard, rate = soundfile.read(row["audio_filepath"])
@@ -231,8 +231,16 @@ def test_a_corpus_at_other_speeds(tools: Dict[str, ModuleType], tmp_path: Path) 
     with pytest.raises(SystemExit, match=r"there is no .*other_train\.jsonl"):
         tools["speeds"].main(tmp_path, output, "other", [0.8])
     (tmp_path / "cut_train.jsonl").write_text(json.dumps({"audio_filepath": "a.wav", "offset": 0.5, "duration": 0.5}) + "\n")
-    with pytest.raises(SystemExit, match=r"cut_train\.jsonl, line 1 has an offset"):
-        tools["speeds"].main(tmp_path, output, "cut", [0.8])
+    soundfile.write(tmp_path / "two.wav", np.zeros((16000, 2)), 16000)
+    for row, words in (
+        ({"audio_filepath": "a.wav", "offset": 0.5, "duration": 0.5}, r"has a part of .*a\.wav; only whole files"),
+        ({"audio_filepath": "a.wav", "offset": 0.0, "duration": 0.5}, r"has a part of .*a\.wav; only whole files"),
+        ({"audio_filepath": "two.wav", "duration": 1.0}, r"two\.wav, which has 2 channels; make it mono"),
+        ({"audio_filepath": "gone.wav", "duration": 1.0}, r"gone\.wav, which is not readable audio"),
+    ):
+        (tmp_path / "cut_train.jsonl").write_text(json.dumps(row) + "\n")
+        with pytest.raises(SystemExit, match=words):
+            tools["speeds"].main(tmp_path, output, "cut", [0.8])
     kept = Path(rows["train"][1]["audio_filepath"])
     before = kept.stat().st_mtime_ns
     tools["speeds"].main(tmp_path, output, "an4", [0.8, 1.25])
