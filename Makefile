@@ -7,7 +7,7 @@ CORPUS ?= embedded
 
 .PHONY: demo test lint riva-check compat-check clean
 
-# torch first and from the constraints: left to itself, pip takes the newest build with several GB of CUDA.
+# torch first and from the constraints: left to itself, pip takes the newest. PIP_EXTRA_INDEX_URL may name PyTorch's index of CPU wheels.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

@@ -31,7 +31,7 @@ from nemo_tutornet.checkpoints import (
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.summary import Verification, is_summary, summary_path, write_summary
 from nemo_tutornet.teacher import restore_ctc
-from nemo_tutornet.tokenizers import forget_tokenizer_paths
+from nemo_tutornet.tokenizers import forget_machine
 
 if TYPE_CHECKING:
     from nemo_tutornet.onnx_export import OnnxFile
@@ -110,7 +110,7 @@ def export_student(
             student = stages[_folder(destination)] / destination.name
             with quiet_nemo():
                 model.save_to(str(student))
-            forget_tokenizer_paths(student)
+            forget_machine(student)
             graphs: List[OnnxFile] = []
             if graph is not None:
                 from nemo_tutornet.onnx_export import write_onnx

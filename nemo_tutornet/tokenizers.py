@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""SentencePiece keeps the paths of its training in every model, NeMo copies the model into every `.nemo`; they must not leave."""
+"""What a `.nemo` tells of the machine that wrote it: SentencePiece keeps the paths of its training, tar the user's name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import io
 import os
 import tarfile
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import IO, Any, Iterator, List, Optional, Tuple
 
 from omegaconf import OmegaConf
 
@@ -23,23 +23,21 @@ def paths_in_tokenizers(student: Path) -> List[str]:
     return [path for _, content in _tokenizers(student) for path in _paths(_parsed(content))]
 
 
-def forget_tokenizer_paths(student: Path) -> None:
-    """Takes the paths out of the tokenizers of a `.nemo`; pieces, scores and segmentation stay as they are.
+def forget_machine(student: Path) -> None:
+    """Takes the paths out of the tokenizers of a `.nemo`, and the user out of its members; everything else stays as it is.
 
     Args:
-        student: the file; it is rewritten where there is something to forget and left alone where there is not.
+        student: the file; it is rewritten.
     """
-    telling = [name for name, content in _tokenizers(student) if _paths(_parsed(content))]
-    if not telling:
-        return
+    telling = {name: _without_paths(content) for name, content in _tokenizers(student) if _paths(_parsed(content))}
     with written_whole(student) as temporary, tarfile.open(student, "r:*") as old, tarfile.open(temporary, "w:") as new:
         for member in old.getmembers():
-            stream = old.extractfile(member)
-            content = None if stream is None else stream.read()
-            if content is not None and member.name in telling:
-                content = _without_paths(content)
-                member.size = len(content)
-            new.addfile(member, None if content is None else io.BytesIO(content))
+            stream: Optional[IO[bytes]] = old.extractfile(member)
+            if member.name in telling:
+                content = telling[member.name]
+                member.size, stream = len(content), io.BytesIO(content)
+            member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
+            new.addfile(member, stream)
 
 
 def _without_paths(content: bytes) -> bytes:
