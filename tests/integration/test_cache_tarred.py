@@ -7,13 +7,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
+from nemo.collections.asr.models import EncDecCTCModel
 from omegaconf import OmegaConf
 
+from nemo_tutornet import Teacher
 from nemo_tutornet.cache.build import build_cache
 from nemo_tutornet.cache.layout import read_header
+from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.errors import TutorError
 from tests.conftest import student_config
-from tests.integration.test_cache import STAGES, cached, heard, tar, whole
+from tests.integration.students import of_kind
+from tests.integration.test_cache import STAGES, cached, check_against, heard, tar, whole
 from tests.integration.test_cache_killed import call, write
 
 NAMES = [f"train{i}.wav" for i in range(8)]
@@ -77,3 +82,58 @@ def test_two_ranks_that_read_the_same_tars(corpus, teacher_file, tmp_path):
     header = read_header(tmp_path / "cache")
     counts = [shard["utterances"] for shard in header["shards"]]
     assert len(counts) == 2 and sum(counts) == header["totals"]["utterances"] == 8
+
+
+def test_the_same_buckets_are_heard_twice(corpus, teacher_file, make_student, tmp_path):
+    names = [f"train{i}.wav" for i in range(8)]
+    parts = [tar(corpus, tmp_path, names[i::2], i) for i in range(2)]
+    source = {key: [[part[key]] for part in parts] for key in parts[0]}
+
+    def tarred(config):
+        config["train_ds"].update(source, is_tarred=True, shuffle_n=4, bucketing_batch_size=[3, 2], batch_size=1)
+        return config
+
+    build_cache(whole(tarred(student_config(corpus, teacher_file, STAGES))), tmp_path / "cache", progress=False)
+    model = make_student(tarred(cached(corpus, tmp_path / "cache")))
+    heard(model)
+    check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), heard(model), 8)
+
+
+def test_the_teacher_of_a_cache_hears_no_augmentation(corpus, teacher_file, make_student, tmp_path):
+    config = student_config(corpus, teacher_file, STAGES)
+    config["train_ds"]["augmentor"] = {"white_noise": {"prob": 1.0, "min_level": -20, "max_level": -10}}
+    build_cache(whole(config), tmp_path / "cache", progress=False)
+    found = heard(make_student(cached(corpus, tmp_path / "cache")))
+    check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
+
+
+def test_a_hint_layer_of_more_frames_than_the_output(corpus, make_student, tmp_path):
+    torch.manual_seed(0)
+    config = of_kind("citrinet", student_config(corpus, None))
+    for name in ("train_ds", "validation_ds"):
+        config.pop(name)
+    EncDecCTCModel(OmegaConf.create(config)).eval().save_to(str(tmp_path / "teacher.nemo"))
+    rkd = [{"name": "rkd", "weights": {"rkd": 1.0}}]
+    layer = {"hint_layer": "encoder.encoder.1", "frame_weighting": "energy"}
+    live = student_config(corpus, tmp_path / "teacher.nemo", rkd, rkd=layer)
+    build_cache(whole(live), tmp_path / "cache", progress=False)
+    model, beside = make_student(cached(corpus, tmp_path / "cache", rkd, rkd=layer)), make_student(live)
+    found = heard(model)
+    beside.setup("fit")
+    teacher = beside.tutor.teacher
+    assert teacher.hint_layer.shift == 20.0 and teacher.encoder_layer.shift == 80.0
+    for targets, batch in found:
+        one = teacher(batch[0], batch[1], hidden=True, posteriors=False)
+        frames = 4 * int(one.lengths.max()) - 3
+        came = model.tutor.pairing.hidden(targets.hidden, targets.lengths, frames)
+        expected = model.tutor.pairing.hidden(one.hidden, one.lengths, frames)
+        torch.testing.assert_close(came, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
+
+
+def test_a_loss_that_a_cache_does_not_hold_is_refused(corpus, teacher_file, make_student, tmp_path):
+    rkd = [{"name": "rkd", "weights": {"rkd": 1.0}}]
+    uniform = student_config(corpus, teacher_file, rkd, rkd={"frame_weighting": "uniform"})
+    build_cache(whole(uniform), tmp_path / "cache", progress=False)
+    for loss, words in (("skd", "does not hold posteriors, which skd"), ("pseudo", "does not hold hypotheses, which pseudo")):
+        with pytest.raises(TutorError, match=words):
+            make_student(cached(corpus, tmp_path / "cache", [{"name": "a", "weights": {loss: 1.0}}])).setup("fit")

@@ -224,3 +224,10 @@ finally:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().endswith("False") and "evaluate" in done.stdout
+
+
+def test_a_checkpoint_is_exported_with_its_proof(corpus, teacher_file, make_student, tmp_path):
+    model = make_student(student_config(corpus, teacher_file), folder=tmp_path / "run", max_epochs=1)
+    model.trainer.fit(model)
+    (last,) = tmp_path.rglob("*-last.ckpt")
+    assert export_student(last, tmp_path / "student.nemo", verify=True).verification.passed

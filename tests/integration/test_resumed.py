@@ -122,3 +122,24 @@ def test_a_failed_save_leaves_the_old_file_whole(corpus, make_student, tmp_path,
     with pytest.raises(OSError, match="No space"):
         model.save_to(str(path))
     assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["student.nemo"]
+
+
+@pytest.mark.parametrize("how", ["a checkpoint", "a run"])
+def test_another_training_of_a_resumed_student_begins_anew(corpus, teacher_file, make_student, tmp_path, how):
+    config = student_config(corpus, teacher_file)  # RKD for one epoch, then SKD
+    model = make_student(config, folder=tmp_path, max_epochs=2)
+    model.trainer.fit(model)
+    if how == "a run":
+        model = make_student(config, folder=tmp_path, max_epochs=3)
+        model.trainer.fit(model)
+    else:
+        (last,) = tmp_path.rglob("*-last.ckpt")
+        model = TutorCTCModel.load_from_checkpoint(str(last), map_location="cpu", weights_only=False)  # this test's own file
+        model.setup_training_data(OmegaConf.create(config["train_ds"]))
+        model.set_trainer(make_student(config, max_epochs=1, limit_val_batches=0).trainer)
+        model.trainer.fit(model)
+    assert model.tutor.stage == 1
+    another = make_student(config, max_epochs=1, limit_val_batches=0).trainer
+    model.set_trainer(another)
+    another.fit(model)
+    assert model.tutor.stage == 0

@@ -93,11 +93,13 @@ def test_weights_put_in_after_the_training_are_what_is_saved(corpus, teacher_fil
     model.trainer.fit(model)
     other = {name: torch.randn_like(value) for name, value in model.decoder.state_dict().items()}
     model.decoder.load_state_dict(other)
+    model.save_to(str(tmp_path / "at once.nemo"))
     model.trainer.validate(model, verbose=False)
     model.save_to(str(tmp_path / "student.nemo"))
     model.trainer.save_checkpoint(tmp_path / "student.ckpt")
-    restored = EncDecCTCModel.restore_from(str(tmp_path / "student.nemo"), map_location="cpu")
-    assert same(restored.decoder.state_dict(), other)
+    for name in ("at once", "student"):
+        restored = EncDecCTCModel.restore_from(str(tmp_path / f"{name}.nemo"), map_location="cpu")
+        assert same(restored.decoder.state_dict(), other)
     saved = load_lightning_checkpoint(tmp_path / "student.ckpt")["state_dict"]
     assert same({name: saved[f"decoder.{name}"] for name in other}, other)
 

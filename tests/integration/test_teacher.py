@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel
+from nemo.utils.app_state import AppState
 from omegaconf import OmegaConf
 
 from nemo_tutornet import Teacher, TutorError, export_student
@@ -246,3 +247,31 @@ def test_a_stage_of_rkd_alone_stops_there_and_the_next_one_does_not(corpus, make
         assert [ran.count(name) for name in (0, 1, 2, 3, "decoder")] == [2 * batches] * 2 + [later * batches] * 2 + [batches]
         losses.append(student.trainer.logged_metrics["train_loss"])
     assert losses[0] == losses[1]
+
+
+def test_a_sha256_in_capitals(teacher_file):
+    Teacher.from_config(TeacherConfig(model_path=str(teacher_file), sha256=sha256_of(teacher_file).upper()))
+
+
+def test_the_teacher_follows_the_student_to_its_device(teacher_file):
+    teacher = Teacher.from_config(TeacherConfig(model_path=str(teacher_file)))
+    teacher.move_to(torch.device("meta"))
+    assert {parameter.device.type for parameter in teacher.model.parameters()} == {"meta"}
+
+
+def test_encoders_of_other_lengths_are_refused(corpus, teacher_file, make_student, monkeypatch):
+    monkeypatch.setattr(Teacher, "frames_of", lambda self, seconds: 3)
+    with pytest.raises(TutorError, match="such encoders cannot be aligned in time"):
+        make_student(student_config(corpus, teacher_file)).setup("fit")
+
+
+def test_a_teacher_restored_in_between_leaves_the_restore_in_progress(teacher_file):
+    state = AppState()
+    before = (state._model_restore_path, state._nemo_file_folder, list(state._all_model_restore_paths))
+    state._model_restore_path, state._nemo_file_folder = "mine.nemo", "folder"
+    try:
+        restore_ctc(teacher_file)
+        found = (state._model_restore_path, state._nemo_file_folder, list(state._all_model_restore_paths))
+        assert found == ("mine.nemo", "folder", before[2])
+    finally:
+        state._model_restore_path, state._nemo_file_folder = before[:2]

@@ -113,3 +113,11 @@ def test_a_corpus_without_any_transcript_trains_a_student(mixed, teacher_file, m
     model.trainer.fit(model)
     assert torch.isfinite(model.trainer.logged_metrics["train_skd"])
     assert not torch.equal(before, model.decoder.decoder_layers[0].weight)
+
+
+def test_a_batch_without_transcripts_does_not_silence_the_next_call():
+    loss = CTCLoss(num_classes=4, reduction="mean_batch")
+    expected = loss(**batch([3, 2]))
+    with only_labelled(loss, "mean_batch"):
+        assert loss(**batch([0, 0])) == 0
+        assert torch.equal(loss(**batch([3, 2])), expected)

@@ -376,3 +376,34 @@ def test_mistakes_on_the_command_line(arguments: list[str], words: str, exported
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert words in " ".join(result.output.split())
     assert not list(tmp_path.iterdir())
+
+
+class Calls:
+    """Pickles as a call of `function(*arguments)`."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.function, self.arguments
+
+
+def test_malicious_weights_run_nothing(exported: Path, tmp_path: Path) -> None:
+    proof, folder = tmp_path / "ran", tmp_path / "unpacked"
+    with tarfile.open(exported) as archive:
+        archive.extractall(folder, filter="data")
+    torch.save(Calls(os.system, f"touch {proof}"), folder / "model_weights.ckpt")
+    with tarfile.open(tmp_path / "evil.nemo", "w") as archive:
+        for path in folder.iterdir():
+            archive.add(path, arcname=f"./{path.name}")
+    verification = verify_student(tmp_path / "evil.nemo")
+    assert not verification.passed and not proof.exists()
+
+
+def test_weights_that_differ_a_little_are_others(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = restore_ctc(exported).eval()
+    assert failures(exported, monkeypatch, reference=reference) == []
+    with torch.no_grad():
+        reference.decoder.decoder_layers[0].bias[0] += 1e-3
+    (found,) = failures(exported, monkeypatch, reference=reference)
+    assert found.startswith("log-probabilities")

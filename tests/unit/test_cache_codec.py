@@ -234,3 +234,8 @@ def test_a_loud_channel_or_frame_costs_the_others_nothing(loud: float) -> None:
     quiet = slice(0, 63), slice(0, 149)
     before, after = (slow_rkd(student[quiet], one[quiet], [1.0] * 149) for one in (exact, decoded))
     assert abs(after - before) < TOLERANCE * before
+
+
+def test_a_frame_that_is_sure_of_nothing_keeps_its_best() -> None:
+    coded = codec.encode_sparse(torch.full((2, 50), -math.log(50)), 0.1)
+    assert coded.counts.tolist() == [1, 1] and coded.ids.tolist() == [0, 0]

@@ -17,6 +17,8 @@ from nemo_tutornet.cache import layout, shard
 from nemo_tutornet.cache.layout import Coding, Utterance
 from nemo_tutornet.cache.reader import CacheReader
 from nemo_tutornet.cache.store import CacheWriter, read_coding
+from nemo_tutornet.cache.teacher import CachedTeacher
+from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.errors import TutorError
 from tests.unit.caches import BINDING, FULL, RATE, SPARSE, build, read_all, refused, shards, targets, utterances
 
@@ -178,6 +180,9 @@ def entry(**changes: Any) -> List[Dict[str, Any]]:
         ({"shards": [{}]}, "damaged"),
         ({"files": [{"name": "../x", "sha256": ""}]}, "no name of a file"),
         ({"files": [{"name": ".bashrc", "sha256": ""}]}, "no name of a file"),
+        ({"files": [{"name": "x/../../y", "sha256": ""}]}, "no name of a file"),
+        ({"files": [{"name": "shard-00000-00000.safetensors", "sha256": ""}]}, "no name of a file"),
+        ({"shards": entry(name="shard-00000-00000.safetensors/../../x")}, "no name of a shard"),
         ({"files": [{"name": "cache.json", "sha256": ""}]}, "no name of a file"),
         ({"coding": {"labels": 6}}, "coding is unknown"),
         ({"coding": {"labels": -6, "floor": None, "width": None, "hypotheses": True}}, "no size"),
@@ -255,3 +260,26 @@ def test_a_made_up_index(tmp_path: Path, changes: Dict[str, np.ndarray]) -> None
     forge(tmp_path, **changes)
     with refused("shard-00000-00000", "not readable"):
         CacheReader(tmp_path)
+
+
+def test_a_frame_of_no_label(tmp_path: Path) -> None:
+    keys = build(tmp_path, SPARSE, count=1)
+    counts = load_file(shards(tmp_path)[0])["sparse.counts"].copy()
+    counts[1] += counts[0]  # the sum stays as it is
+    counts[0] = 0
+    forge(tmp_path, sparse__counts=counts)
+    with refused("shard-00000-00000", "a.wav from 0 s"):
+        read_all(tmp_path, keys)
+
+
+def test_the_order_of_arrays_counts() -> None:
+    first, second = np.arange(4), np.arange(4, 8)
+    assert shard.checksum([first, second]) != shard.checksum([second, first])
+    assert shard.checksum([first, first]) != shard.checksum([second, second])
+    assert shard.checksum([first, second]) == shard.checksum([np.concatenate([first, second])])
+
+
+def test_a_binding_that_says_nothing(tmp_path: Path) -> None:
+    build(tmp_path)
+    with refused("does not say what its teacher was"):
+        CachedTeacher(TeacherConfig(model_path="", cache=str(tmp_path)))

@@ -11,11 +11,13 @@ from types import SimpleNamespace
 from typing import Any, List, Sequence
 
 import numpy as np
+import pytest
 import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 from nemo.collections.common.data.lhotse.nemo_adapters import LazyNeMoIterator, LazyNeMoTarredIterator
 
-from nemo_tutornet.cache.rows import Rows
+from nemo_tutornet.cache.rows import Rows, check_augmentation
+from tests.conftest import refusal
 
 RATE = 16000
 
@@ -80,3 +82,20 @@ def test_equally_long_windows_in_shar(tmp_path):
     (tmp_path / "shar").mkdir()
     CutSet.from_cuts(cut.cut_into_windows(0.5)).to_shar(tmp_path / "shar", {"recording": "wav"})
     assert len(set(keys(list(CutSet.from_shar(in_dir=tmp_path / "shar"))))) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("perturb_speed", True),
+        ("concatenate_samples", True),
+        ("truncate_duration", 5.0),
+        ("cut_into_windows_duration", 5.0),
+        ("pad_min_duration", 5.0),
+        ("rir_enabled", True),
+    ],
+)
+def test_what_moves_time_in_lhotse_is_refused(name: str, value: Any) -> None:
+    assert name in refusal(check_augmentation, {"use_lhotse": True, name: value})
+    check_augmentation({name: value})
+    check_augmentation({"use_lhotse": True})

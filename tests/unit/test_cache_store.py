@@ -298,3 +298,31 @@ def test_a_teacher_that_gives_nonsense(tmp_path: Path) -> None:
         with refused("hidden vectors for a.wav", "not finite"):
             writer.add(key, UtteranceTargets(1, 5, sound.log_probs, sound.hidden / 0, ""))
         assert key not in writer
+
+
+def test_a_removed_shard_is_replaced_and_no_other_overwritten(tmp_path: Path) -> None:
+    keys = build(tmp_path)
+    shards(tmp_path)[1].unlink()  # as the message about a damaged one advises
+    with CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1) as writer:
+        for key in keys:
+            writer.add(key, targets(key, FULL))
+        writer.finish()
+    read_all(tmp_path, keys)
+
+
+def test_a_shard_is_as_large_as_asked(tmp_path: Path) -> None:
+    build(tmp_path / "one", count=1)
+    one = sum(array.nbytes for array in CacheReader(tmp_path / "one")._shards[0].read([0])[0].values())
+    build(tmp_path / "many", count=6, most_bytes=2 * one)
+    assert len(shards(tmp_path / "many")) == 3
+
+
+def test_what_another_rank_is_writing_is_left(tmp_path: Path) -> None:
+    temporary = tmp_path / ".shard-00001-00000.safetensors.tmp"
+    temporary.touch()
+    CacheWriter(tmp_path, BINDING, FULL, RATE, rank=0).close()
+    assert temporary.exists()
+
+
+def test_offsets_are_rounded() -> None:
+    assert Utterance("a", 0.9996, 1.0).key == Utterance("a", 1.0, 0.9996).key

@@ -19,10 +19,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from nemo_tutornet.checkpoints import (
-    load_lightning_checkpoint,
-    read_nemo_config,
-)
+from nemo_tutornet.checkpoints import load_lightning_checkpoint, read_nemo_config, untouched_app_state, written_whole
 from tests.conftest import refusal
 
 # --- load_lightning_checkpoint ---------------------------------------------------------------------------------------
@@ -130,6 +127,8 @@ def call_of(path: Path, name: str) -> Path:
         "nemo_tutornet.config.TutorConfig",
         "nemo.constants.NEMO_ENV_CACHE_DIR",  # a string
         "subprocess.Popen",
+        "nemo.core.connectors.save_restore_connector.SaveRestoreConnector",  # NeMo's classes, and no configs
+        "nemo.utils.app_state.AppState",
     ],
 )
 def test_names_near_the_allowed_ones_are_refused(tmp_path: Path, name: str) -> None:
@@ -225,3 +224,25 @@ def test_a_file_of_another_user_is_not_called_truncated(tmp_path: Path, monkeypa
     path = nemo(tmp_path / "a.nemo", "a: 1\n")
     monkeypatch.setattr("nemo_tutornet.checkpoints.tarfile.open", refuse)
     assert refusal(read_nemo_config, path) == f"{path} is not for this user (Permission denied); change its mode or name another."
+
+
+# --- The rest ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_to_a_folder_is_replaced_like_any_file(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "m.nemo").symlink_to("folder")
+    with written_whole(tmp_path / "m.nemo") as temporary:
+        temporary.write_bytes(b"new")
+    assert not (tmp_path / "m.nemo").is_symlink() and (tmp_path / "m.nemo").read_bytes() == b"new"
+
+
+def test_every_part_of_a_restore_in_progress_comes_back() -> None:
+    from nemo.utils.app_state import AppState
+
+    state = AppState()
+    before = {**state.__dict__, "_all_model_restore_paths": list(state._all_model_restore_paths)}
+    with untouched_app_state():
+        state.is_model_being_restored, state._nemo_file_folder = True, "other"
+        state.model_restore_path = "other.nemo"
+    assert dict(state.__dict__) == before

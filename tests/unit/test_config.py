@@ -330,3 +330,32 @@ def test_unknown_names_of_the_package_are_refused() -> None:
         _ = nemo_tutornet.Tutorr
     assert nemo_tutornet.TutorError is TutorError
     assert set(dir(nemo_tutornet)) >= {"TutorCTCModel", "Teacher", "export_student", "__version__"}
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        (
+            f"{TEACHER}, pseudo_labels: {{min_confidence: 1.5}}",
+            "model.tutor.pseudo_labels.min_confidence must be 0 to 1",
+        ),
+        (f"{TEACHER}, pseudo_labels: {{min_confidence: .nan}}", "model.tutor.pseudo_labels.min_confidence must be 0 to 1"),
+        (f"{TEACHER}, pseudo_labels: {{max_wer: -0.1}}", "model.tutor.pseudo_labels.max_wer must be 0 or more"),
+        (
+            f"{stages('name: b, weights: {skd: 1}')}, skd: {{at_layers: [a], at_layers_weight: .inf}}",
+            "model.tutor.skd.at_layers_weight ",
+        ),
+        ("teacher: {model_path: t, weight: .inf}", "model.tutor.teacher.weight "),
+    ],
+)
+def test_a_number_out_of_range_is_refused(section: str, words: str) -> None:
+    assert refusal(section).startswith(words)
+
+
+def test_a_cache_needs_no_file() -> None:
+    assert parse("teacher: {model_path: '???', cache: c}").teacher.model_path == ""
+    assert parse("teacher: {cache: c}").teacher.cache == "c"
+
+
+def test_a_share_of_the_last_stage_takes_none_from_the_others() -> None:
+    assert len(parse(stages("name: a, weights: {rkd: 1}, share: 0.5", "name: b, weights: {ctc: 1}, share: 0.5")).stages) == 2

@@ -213,3 +213,9 @@ def test_one_teacher_is_not_mixed() -> None:
 def test_teachers_in_half_precision_are_mixed_in_single() -> None:
     teachers = [torch.randn(2, 3, 4).log_softmax(-1).half() for _ in range(2)]
     assert losses.mix_posteriors(teachers, [1.0, 3.0]).dtype == torch.float32
+
+
+def test_a_label_that_comes_again_is_another_one() -> None:
+    best = torch.tensor([[0, 1, 1, 1], [0, 1, 0, 1]])
+    log_probs = torch.nn.functional.one_hot(best, 5).float().log_softmax(-1)
+    assert losses.greedy_lengths(log_probs, torch.ones(2, 4, dtype=torch.bool)).tolist() == [2, 4]

@@ -97,3 +97,16 @@ def test_heads_count_where_the_stage_has_skd_and_their_ctc_where_it_has_ctc() ->
     assert objective.weights(Stage("s", {"ctc": 1.0})) == {"ctc": 1.0}
     assert objective.weights(Stage("s", {"skd": 1.0})) == {"skd": 1.0, "inter_skd": 0.5}
     assert set(terms(objective, skd=1.0)) == {"skd", "inter_skd"}  # without CTC nobody asks for it
+
+
+def test_losses_are_fp32_under_autocast():
+    objective = build(heads=True)
+
+    def ctc(log_probs, *_):
+        return log_probs.sum()
+
+    plain = terms(objective, ctc, rkd=1.0, ctc=1.0, skd=1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = terms(objective, ctc, rkd=1.0, ctc=1.0, skd=1.0)
+    for name, value in plain.items():
+        assert mixed[name].dtype == torch.float32 and torch.equal(mixed[name], value), name

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nemo_tutornet.capture import Layer
-from nemo_tutornet.pairing import _at_rest, _no_warm_start, layer_lengths
+from nemo_tutornet.pairing import _at_rest, _no_warm_start, compose_decoder, layer_lengths, pointwise_decoder
 
 
 def test_each_layer_has_its_own_lengths() -> None:
@@ -46,3 +46,15 @@ def test_at_rest_leaves_each_module_in_its_mode() -> None:
     with _at_rest(model):
         assert not any(module.training for module in model.modules())
     assert (model.training, model[0].training, model[1].training) == (True, True, False)
+
+
+@pytest.mark.parametrize("layers", [[torch.nn.Conv1d(2, 3, 3)], [torch.nn.Conv1d(2, 3, 1)] * 2, [torch.nn.Linear(2, 3)], []])
+def test_only_one_pointwise_convolution_is_composed(layers):
+    assert pointwise_decoder(SimpleNamespace(decoder_layers=layers)) is None
+
+
+def test_a_decoder_without_bias_is_composed():
+    theirs, projection = torch.nn.Conv1d(2, 3, 1, bias=False), torch.nn.Conv1d(4, 2, 1)
+    weight, bias = compose_decoder(theirs, projection, None)
+    hidden = torch.randn(1, 4, 5)
+    torch.testing.assert_close(torch.nn.functional.conv1d(hidden, weight, bias), theirs(projection(hidden)))
