@@ -30,6 +30,7 @@ from nemo_tutornet.teacher import restore_ctc
 from nemo_tutornet.verify import PROBE_SECONDS, probe_signals, verify_received
 from tests.conftest import refusal, student_config
 from tests.integration.students import STUDENTS, build
+from tests.unit.test_checkpoints import Calls
 
 
 @pytest.fixture(scope="module")
@@ -376,16 +377,6 @@ def test_mistakes_on_the_command_line(arguments: list[str], words: str, exported
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert words in " ".join(result.output.split())
     assert not list(tmp_path.iterdir())
-
-
-class Calls:
-    """Pickles as a call of `function(*arguments)`."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self.function, self.arguments = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.function, self.arguments
 
 
 def test_malicious_weights_run_nothing(exported: Path, tmp_path: Path) -> None:
