@@ -90,7 +90,7 @@ def _as_config(content: bytes, path: Path) -> DictConfig:
     try:
         _check_aliases(content)
         config = OmegaConf.create(content.decode("utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, AssertionError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, AssertionError, RecursionError) as error:
         first = str(error).splitlines()[0] if str(error) else "not a mapping"
         raise TutorError(f"{path}: {MODEL_CONFIG} is not readable ({first}); take the file from its source again.") from None
     if not isinstance(config, DictConfig):

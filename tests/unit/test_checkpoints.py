@@ -210,6 +210,12 @@ def test_aliases_without_end_are_refused_unopened(tmp_path: Path, config: str) -
     assert "its aliases unfold without end" in refusal(read_nemo_config, nemo(tmp_path / "a.nemo", config))
 
 
+@pytest.mark.parametrize("alias", ["", "*a, "])
+def test_a_config_too_deep_is_refused(tmp_path: Path, alias: str) -> None:
+    config = "a: &a 1\nb: " + f"[{alias}" * 5000 + "]" * 5000 + "\n"
+    assert "model_config.yaml is not readable" in refusal(read_nemo_config, nemo(tmp_path / "a.nemo", config))
+
+
 def test_a_config_too_large_to_be_one_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = nemo(tmp_path / "a.nemo", "a: 1\n")
     assert read_nemo_config(path) == {"a": 1}
