@@ -65,8 +65,8 @@ def shorter(train: str) -> str:
 
 
 def override(key: str) -> str:
-    """An override as it stands in a sentence, with its quotes."""
-    (found,) = re.findall(rf"`(\"?\+?{re.escape(key)}=[^`]+)`", README)
+    """An override as it stands in a sentence, with its quotes; the same wherever it stands."""
+    (found,) = set(re.findall(rf"`(\"?\+?{re.escape(key)}=[^`]+)`", README))
     return found
 
 
