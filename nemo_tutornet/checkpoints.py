@@ -9,7 +9,6 @@ import errno
 import hashlib
 import importlib
 import lzma
-import math
 import os
 import signal
 import tarfile
@@ -24,6 +23,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nemo_tutornet.aliases import check_aliases
 from nemo_tutornet.errors import TutorError
 
 MODEL_CONFIG, MODEL_WEIGHTS = "model_config.yaml", "model_weights.ckpt"
@@ -36,7 +36,7 @@ TEACHER_CLASSES = (
     *CTC_CLASSES, "EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCBPEModel", "EncDecRNNTModel", "EncDecRNNTBPEModel",
 )  # fmt: skip
 # The largest configs, those with a vocabulary of many thousand pieces, are far smaller.
-_CONFIG_BYTES, _CONFIG_NODES = 64 << 20, 1_000_000
+_CONFIG_BYTES = 64 << 20
 # Keys of files that do not end as such: of datasets, and of a beam search's language model and its phrases.
 _DATA = ("input_cfg", "ngram_lm_model", "key_phrases_file")
 # Plain containers and scalars that NeMo's hyperparameters are made of.
@@ -88,7 +88,7 @@ def read_nemo_config(path: Path) -> DictConfig:
 
 def _as_config(content: bytes, path: Path) -> DictConfig:
     try:
-        _check_aliases(content)
+        check_aliases(content)
         config = OmegaConf.create(content.decode("utf-8"))
     except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, AssertionError, RecursionError) as error:
         first = str(error).splitlines()[0] if str(error) else "not a mapping"
@@ -96,26 +96,6 @@ def _as_config(content: bytes, path: Path) -> DictConfig:
     if not isinstance(config, DictConfig):
         raise TutorError(f"{path}: {MODEL_CONFIG} is not a mapping; it is not a NeMo checkpoint.")
     return config
-
-
-def _check_aliases(content: bytes) -> None:
-    """Refuses a YAML of a few bytes whose aliases OmegaConf would unfold into more than the memory holds."""
-    if b"*" not in content:
-        return
-    sizes: Dict[int, float] = {}
-
-    def size(node: Any) -> float:
-        if id(node) not in sizes:
-            sizes[id(node)] = math.inf  # until it is known: what holds itself has no end
-            children = node.value if isinstance(node.value, list) else []
-            sizes[id(node)] = 1 + sum(
-                size(child) for item in children for child in (item if isinstance(item, tuple) else (item,))
-            )
-        return sizes[id(node)]
-
-    root = yaml.compose(content, Loader=yaml.SafeLoader)
-    if root is not None and size(root) > _CONFIG_NODES:
-        raise yaml.YAMLError("its aliases unfold without end")
 
 
 def ctc_class(config: DictConfig, path: Path, what: str) -> str:

@@ -220,17 +220,10 @@ def test_any_other_class_is_refused(config: Any) -> None:
         assert target in message
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "EncDecCTCModel",
-        "EncDecCTCModelBPE",
-        "EncDecHybridRNNTCTCModel",
-        "EncDecHybridRNNTCTCBPEModel",
-        "EncDecRNNTModel",
-        "EncDecRNNTBPEModel",
-    ],
-)
+KINDS = "CTCModel CTCModelBPE HybridRNNTCTCModel HybridRNNTCTCBPEModel RNNTModel RNNTBPEModel"
+
+
+@pytest.mark.parametrize("name", [f"EncDec{kind}" for kind in KINDS.split()])
 def test_every_recogniser_with_frames_can_teach(name: str) -> None:
     check_teacher(OmegaConf.create({"target": f"nemo.collections.asr.models.{name}"}), Path("t.nemo"))
 
