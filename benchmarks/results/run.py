@@ -19,11 +19,13 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from math import ceil
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 import typer
 from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
 from recipes import CONF, RECIPES, STUDENTS
 from runs import Run, read_lines, read_rows, run_of
 
@@ -37,12 +39,18 @@ TEACHER_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED},white_noise:{{prob:
 STUDENT_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED}}}"
 VOCABULARY = 128
 TEACHER_EPOCHS = 90
+RKD_ALONE = "[{name:rkd,weights:{rkd:1.0}}]"
 
 
 def trained_here(kind: str, epochs: int, share: float) -> str:
     """A word for a teacher of a kind that is trained here, for so many epochs on a share of the corpus."""
     word = kind if epochs == TEACHER_EPOCHS else f"{kind}_{epochs}_epochs"
     return word if share == 1 else f"{word}_{100 * share:g}"
+
+
+def hydra_values(paths: Union[Path, Sequence[Path]]) -> str:
+    """One manifest or several, as Hydra's command line writes them."""
+    return hydra_value(paths) if isinstance(paths, Path) else f"[{','.join(map(hydra_value, paths))}]"
 
 
 class Runner:
@@ -53,18 +61,30 @@ class Runner:
         output: where everything goes.
         corpus: its name.
         teachers: files of teachers that are there already, by kind.
+        threads: of each training.
+        further: manifests of what is heard before the corpus alone.
     """
 
-    def __init__(self, manifests: Path, output: Path, corpus: str, teachers: Dict[str, Path], threads: Optional[int]) -> None:
+    def __init__(
+        self,
+        manifests: Path,
+        output: Path,
+        corpus: str,
+        teachers: Dict[str, Path],
+        threads: Optional[int],
+        further: Sequence[Path] = (),
+    ) -> None:
         self.output = output / corpus
         self.output.mkdir(parents=True, exist_ok=True)
         self.corpus, self.threads = corpus, threads
         self.train, self.valid = manifests / f"{corpus}_train.jsonl", manifests / f"{corpus}_valid.jsonl"
-        self.teachers = dict(teachers)
+        self.teachers, self.further = dict(teachers), list(further)
         self.data = [sha256_of(manifest) for manifest in (self.train, self.valid)]
         self._lock = threading.Lock()
 
-    def script(self, folder: Path, name: str, config: str, train: Path, epochs: int, seed: int, overrides: List[str]) -> Path:
+    def script(
+        self, folder: Path, name: str, config: str, train: Union[Path, List[Path]], epochs: int, seed: int, overrides: List[str]
+    ) -> Path:
         """One training with the example script, unless its checkpoint is there; returns the checkpoint."""
         result = folder / name / "checkpoints" / f"{name}.nemo"
         if result.exists():
@@ -75,7 +95,7 @@ class Runner:
             environment.update(OMP_NUM_THREADS=str(self.threads), MKL_NUM_THREADS=str(self.threads))
         command = [
             sys.executable, "examples/speech_to_text_ctc_tutornet.py", "--config-path=../conf/small", f"--config-name={config}",
-            f"model.train_ds.manifest_filepath={hydra_value(train)}",
+            f"model.train_ds.manifest_filepath={hydra_values(train)}",
             f"model.validation_ds.manifest_filepath={hydra_value(self.valid)}",
             f"exp_manager.exp_dir={hydra_value(folder)}", f"exp_manager.name={name}",
             "trainer.enable_progress_bar=false", f"trainer.max_epochs={epochs}",
@@ -108,7 +128,7 @@ class Runner:
         command = [
             sys.executable, "-m", "nemo_tutornet", "cache", "--output", str(folder),
             "--config-path", str(ROOT / "conf" / "small"), "--config-name", student,
-            f"model.train_ds.manifest_filepath={hydra_value(self.train)}",
+            f"model.train_ds.manifest_filepath={hydra_values([self.train, *self.further])}",
             f"model.validation_ds.manifest_filepath={hydra_value(self.valid)}",
             f"model.tutor.teacher.model_path={hydra_value(teacher)}",
             f"model.tutor.stages={stages}",
@@ -160,7 +180,10 @@ class Runner:
         sizes += (STUDENT_AUGMENTATION,) if run.perturbed else ()
         arguments = [one.replace("{teacher}", named) for one in (*sizes, *arguments, *run.changes)]
         train = self.train_set(run.share, recipe.labelled, run.untranscribed)
-        folder, epochs = self.output / run.folder, run.epochs
+        folder, epochs = self.output / run.folder, run.epochs - run.epochs_before
+        if run.further:
+            begun = self.before(run, folder, config, train, arguments)
+            arguments = [*arguments, f"+init_from_nemo_model={hydra_value(begun)}"]
         if recipe.restart:
             first = max(1, round(epochs * recipe.rkd_share))
             begun = self.script(folder, f"{run.recipe}_first", config, train, first, run.seed, arguments)
@@ -183,6 +206,17 @@ class Runner:
             with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         typer.echo(f"{run}: {100 * line['valid']['wer']:.2f} % on validation ({minutes:.1f} min)")
+
+    def before(self, run: Run, folder: Path, config: str, train: Path, arguments: List[str]) -> Path:
+        """The training on the corpus and what is heard beside it, whose student is the beginning of the other.
+
+        With a teacher it is RKD alone, which reads no transcript; without one it is CTC, on everybody's transcripts.
+        """
+        batch_size = OmegaConf.load(CONF / "small" / f"{config}.yaml").model.train_ds.batch_size
+        steps = run.epochs_before * ceil(len(read_rows(train)) / batch_size)
+        alone = [] if RECIPES[run.recipe].alone else [f"model.tutor.stages={RKD_ALONE}"]
+        arguments = [*arguments, *alone, f"trainer.max_steps={steps}"]
+        return self.script(folder, f"{run.recipe}_before", config, [train, *self.further], -1, run.seed, arguments)
 
     def evaluate(self, model: Path) -> Dict[str, Any]:
         """The command line's evaluation on the validation set."""
@@ -251,6 +285,10 @@ def main(
     untranscribed: float = typer.Option(
         0.0, min=0.0, max=0.99, help="Of the training utterances, heard beside --share, but without their transcripts."
     ),
+    further: List[Path] = typer.Option(
+        [], help="A manifest that is heard with the corpus' in a training before; by a teacher's student without its transcripts."
+    ),
+    further_share: float = typer.Option(0.25, min=0.0, max=0.9, help="Of all steps, which that training takes."),
     jobs: int = typer.Option(1, help="Students trained side by side, one thread each where there are several."),
 ) -> None:
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
@@ -263,11 +301,15 @@ def main(
             raise typer.BadParameter(f"there is no recipe {name}; there are {', '.join(RECIPES)}.")
     if student is not None and student not in STUDENTS and not (CONF / "small" / f"{student}.yaml").is_file():
         raise typer.BadParameter(f"there is no student {student}: no such file in conf/small, and none of {', '.join(STUDENTS)}.")
+    restarts = [name for name in recipe if RECIPES[name].restart]
+    if further and restarts:
+        raise typer.BadParameter(f"{restarts[0]} begins from another training already: leave it or --further out.")
     given = {kind: path.resolve() for kind, path in (("char", char_teacher), ("bpe", bpe_teacher)) if path}
-    for path in (*given.values(), *(manifests / f"{corpus}_{part}.jsonl" for part in ("train", "valid"))):
+    for path in (*given.values(), *further, *(manifests / f"{corpus}_{part}.jsonl" for part in ("train", "valid"))):
         if not path.is_file():
             raise typer.BadParameter(f"there is no file {path}.")
-    runner = Runner(manifests.resolve(), output.resolve(), corpus, given, threads=1 if jobs > 1 else None)
+    heard_before = [path.resolve() for path in further]
+    runner = Runner(manifests.resolve(), output.resolve(), corpus, given, 1 if jobs > 1 else None, heard_before)
     lines = read_lines(runner.output)
     done = {run_of(line) for line in lines}
     wanted = []
@@ -279,7 +321,10 @@ def main(
             source = "none" if found.alone else given[found.teacher].stem if found.teacher in given else here
             config = student or found.student
             from_cache = cached and not found.alone
-            wanted.append(Run(name, config, source, epochs, one, share, from_cache, perturbed, tuple(change), untranscribed))
+            before = (tuple(path.stem for path in further), further_share if further else 0.0)
+            wanted.append(
+                Run(name, config, source, epochs, one, share, from_cache, perturbed, tuple(change), untranscribed, *before)
+            )
     missing = [run for run in wanted if run not in done]
     kinds = sorted({RECIPES[run.recipe].teacher for run in missing if RECIPES[run.recipe].needs_teacher})
     try:

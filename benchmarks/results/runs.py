@@ -31,6 +31,8 @@ class Run:
         perturbed: whether the student, and a live teacher with it, hears the utterances at many speeds.
         changes: overrides on top of the recipe's.
         untranscribed: share of the training utterances that are heard, too, but without their transcripts.
+        further: words for further manifests, heard with the corpus in a training before this one.
+        further_share: of all steps, 0 to 1, which that training takes.
     """
 
     recipe: str
@@ -43,6 +45,13 @@ class Run:
     perturbed: bool = False
     changes: Tuple[str, ...] = ()
     untranscribed: float = 0.0
+    further: Tuple[str, ...] = ()
+    further_share: float = 0.0
+
+    @property
+    def epochs_before(self) -> int:
+        """As many steps as in so many epochs of the corpus make up the training before."""
+        return round(self.further_share * self.epochs)
 
     @property
     def heard(self) -> float:
@@ -56,23 +65,24 @@ class Run:
         parts += ["cached"] if self.cached else []
         parts += ["perturbed"] if self.perturbed else []
         parts += [f"{100 * self.untranscribed:g}-percent-untranscribed"] if self.untranscribed else []
+        parts += [f"{100 * self.further_share:g}-percent-on-{'-'.join(('all', *self.further))}"] if self.further else []
         # Changes as a folder's name.
         parts += [re.sub(r"[^A-Za-z0-9.-]+", "_", change) for change in self.changes]
         return Path(*parts) / f"seed-{self.seed}"
 
     def __str__(self) -> str:
-        words = [word for word in ("perturbed", "untranscribed") if getattr(self, word)]
+        words = [word for word in ("perturbed", "untranscribed", "further") if getattr(self, word)]
         return " ".join([self.recipe, *words, *self.changes, f"seed {self.seed}"])
 
     def as_dict(self) -> Dict[str, Any]:
         """Its part of a line."""
-        return {**asdict(self), "changes": list(self.changes)}
+        return {**asdict(self), "changes": list(self.changes), "further": list(self.further)}
 
 
 def run_of(line: Dict[str, Any]) -> Run:
     """The run that a line is of."""
     known = {field.name: line[field.name] for field in fields(Run) if field.name in line}  # what is newer has its default
-    return Run(**{**known, "changes": tuple(line["changes"])})
+    return Run(**{**known, "changes": tuple(line["changes"]), "further": tuple(line.get("further", ()))})
 
 
 def read_rows(manifest: Path) -> List[Dict[str, Any]]:

@@ -42,8 +42,8 @@ def baseline(groups: Dict[Run, Lines], group: Run, like_for_like: bool = True) -
     Args:
         groups: all of them.
         group: the one that is measured.
-        like_for_like: it has the same speed perturbation, too; otherwise whichever is better: a student that learns from a
-            cache cannot have it, an undistilled one can.
+        like_for_like: it has the same speed perturbation, too, and no further speech; otherwise whichever is better: a student
+            that learns from a cache cannot have the one, an undistilled one can, and hears the other with its transcripts.
     """
     wanted = RECIPES[group.recipe].baseline
 
@@ -51,6 +51,7 @@ def baseline(groups: Dict[Run, Lines], group: Run, like_for_like: bool = True) -
         return one.student, one.share, one.perturbed or not like_for_like
 
     found = [one for one in groups if one.recipe == wanted and about(one) == about(group) and isclose(one.heard, group.heard)]
+    found = [one for one in found if not one.further or (not like_for_like and group.further)]
     enough = min(3, max((len(groups[one]) for one in found), default=0))
     found = [one for one in found if len(groups[one]) >= enough]
     return min(found, key=lambda one: np.mean([line["valid"]["wer"] for line in groups[one]]), default=None)
@@ -61,6 +62,7 @@ def title(group: Run) -> str:
     parts = [RECIPES[group.recipe].title, *(change.removeprefix("model.") for change in group.changes)]
     parts += [f"{100 * group.share:g} % of the data"] if group.share < 1 else []
     parts += [f"{100 * group.untranscribed:g} % more without transcripts"] if group.untranscribed else []
+    parts += [f"{100 * group.further_share:g} % of the steps on {', '.join(group.further)}, too"] if group.further else []
     parts += ["cached teacher"] if group.cached else []
     parts += ["speed perturbation"] if group.perturbed else []
     return "; ".join(parts)

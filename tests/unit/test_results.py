@@ -32,6 +32,8 @@ def test_every_run_has_a_folder_of_its_own(tools: Dict[str, ModuleType]) -> None
     varied = [
         {}, {"seed": 2}, {"epochs": 12}, {"share": 0.25}, {"share": 0.5}, {"cached": True}, {"perturbed": True},
         {"share": 0.5, "untranscribed": 0.5}, {"share": 0.5, "untranscribed": 0.25},
+        {"further": ("a", "b"), "further_share": 0.25}, {"further": ("a",), "further_share": 0.25},
+        {"further": ("a",), "further_share": 0.5},
         {"student": "large"},
         {"teacher": "other"}, {"changes": ("model.optim.lr=8e-3",)}, {"changes": ("model.optim.lr=8e-3", "a=[b,c]")},
     ]  # fmt: skip
@@ -101,20 +103,49 @@ def test_shares_are_nested_and_heard_from_anywhere(tools: Dict[str, ModuleType],
         ).keys()
 
 
-@pytest.mark.parametrize("recipe, only_second", [("rkd_restart_ctc", set()), ("rkd_restart_low_ctc", {"model.optim.lr=1e-3"})])
-def test_a_restart_is_two_trainings(
-    tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str, only_second: Set[str]
-) -> None:
-    asked: List[Dict[str, Any]] = []
+@pytest.fixture
+def asked(tools: Dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> List[Dict[str, Any]]:
+    """The trainings that a runner would have run."""
+    found: List[Dict[str, Any]] = []
 
-    def script(
-        self: Any, folder: Path, name: str, config: str, train: Path, epochs: int, seed: int, overrides: List[str]
-    ) -> Path:
-        asked.append({"name": name, "epochs": epochs, "seed": seed, "overrides": overrides})
+    def script(self: Any, folder: Path, name: str, config: str, train: Any, epochs: int, seed: int, overrides: List[str]) -> Path:
+        found.append({"name": name, "train": train, "epochs": epochs, "seed": seed, "overrides": overrides})
         return folder / f"{name}.nemo"
 
     monkeypatch.setattr(tools["run"].Runner, "script", script)
     monkeypatch.setattr(tools["run"].Runner, "evaluate", lambda self, model: {"wer": 0.5})
+    return found
+
+
+@pytest.mark.parametrize("recipe", ["ctc", "rkd_kept_ctc"])
+def test_further_speech_is_heard_in_a_training_before(
+    tools: Dict[str, ModuleType], tmp_path: Path, asked: List[Dict[str, Any]], recipe: str
+) -> None:
+    """As many steps in all as without it; with a teacher no transcript is read before."""
+    (tmp_path / "c_train.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "a"}\n' * 17)  # three batches
+    (tmp_path / "c_valid.jsonl").touch()
+    further = [tmp_path / "d.jsonl", tmp_path / "e.jsonl"]
+    runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None, further)
+    run = tools["runs"].Run(recipe, "quartznet_small", "t", 20, 7, further=("d", "e"), further_share=0.25)
+    runner.student(run, None if recipe == "ctc" else tmp_path / "c_valid.jsonl", None)
+    before, after = asked
+    corpus = tmp_path / "c_train.jsonl"
+    assert (before["train"], after["train"]) == ([corpus, *further], corpus) and before["seed"] == after["seed"] == 7
+    assert (before["epochs"], after["epochs"]) == (-1, 15) and "trainer.max_steps=15" in before["overrides"]
+    assert f"+init_from_nemo_model='{runner.output / run.folder / f'{recipe}_before.nemo'}'" in after["overrides"]
+    stages = [[one for one in training["overrides"] if "stages" in one][-1:] for training in asked]
+    if recipe == "ctc":
+        assert stages == [[], []] and all("model.tutor=null" in training["overrides"] for training in asked)
+    else:
+        assert stages[0] == ["model.tutor.stages=[{name:rkd,weights:{rkd:1.0}}]"] and "ctc:1.0" in stages[1][0]
+    (found,) = tools["runs"].read_lines(runner.output)
+    assert tools["runs"].run_of(found) == run and found["model"].endswith(f"{recipe}.nemo")
+
+
+@pytest.mark.parametrize("recipe, only_second", [("rkd_restart_ctc", set()), ("rkd_restart_low_ctc", {"model.optim.lr=1e-3"})])
+def test_a_restart_is_two_trainings(
+    tools: Dict[str, ModuleType], tmp_path: Path, asked: List[Dict[str, Any]], recipe: str, only_second: Set[str]
+) -> None:
     (tmp_path / "c_train.jsonl").touch()
     (tmp_path / "c_valid.jsonl").touch()
     (tmp_path / "t.nemo").touch()
@@ -169,6 +200,8 @@ def test_mistakes_of_a_command_are_told_before_anything_is_trained(trained: Call
         (["--bpe-teacher", "absent.nemo"], "absent.nemo"),
         (["--corpus", "d"], "d_train.jsonl"),
         (["--cached", "--perturbed"], "a cache knows every utterance at one speed only"),
+        (["--further", "absent.jsonl", "--recipe", "ctc"], "there is no file absent.jsonl"),
+        (["--further", str(tmp_path / "c_train.jsonl"), "--recipe", "rkd_restart_ctc"], "leave it or --further out"),
     ]:
         assert words.replace(" ", "") in trained(*arguments, code=2).replace(" ", "")
     assert not (tmp_path / "out").exists()

@@ -66,6 +66,20 @@ def test_more_seeds_than_three_make_no_baseline(tools: Dict[str, ModuleType], tm
     assert rows["CTC only; optim.lr=2"].endswith("| 1 | 1.00, -90 % |")
 
 
+def test_further_speech_is_told_and_shown_with_its_transcripts(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+    heard = {"further": ["a", "b"], "further_share": 0.5}
+    lines = [line("ctc", 1, 0.2), line("ctc", 1, 0.1, **heard), line("rkd_ctc", 1, 0.15, **heard), line("rkd_ctc", 1, 0.18)]
+    write(tmp_path, lines)
+    rows = {row.split(" | ")[1]: row.split(" | ")[-1] for row in table(tools, tmp_path)}
+    words = "; 50 % of the steps on a, b, too"
+    assert rows == {
+        "CTC only": "20.00 |",
+        f"CTC only{words}": "10.00, -50 % |",
+        "RKD, then CTC only": "18.00, -10 % |",
+        f"RKD, then CTC only{words}": f"15.00, -25 %; +50 % against CTC only{words} |",
+    }
+
+
 def test_overrides_choose_rows_and_what_they_are_measured_against(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
     dropout, decay = "model.dropout=0.1", "model.optim.weight_decay=2e-2"
     lines = [line(name, 1, wer, changes=[decay]) for name, wer in (("ctc", 0.4), ("rkd_ctc", 0.2))]
