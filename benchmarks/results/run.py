@@ -28,6 +28,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from recipes import CONF, RECIPES, STUDENTS
 from runs import Run, read_lines, read_rows, run_of
+from subwords import write_tokenizer
 
 from nemo_tutornet.checkpoints import sha256_of, written_whole
 from nemo_tutornet.demo import hydra_value
@@ -37,7 +38,6 @@ SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_sp
 # A teacher that is trained here hears every utterance at many speeds and noise levels: the corpora are small for a Conformer.
 TEACHER_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED},white_noise:{{prob:0.5,min_level:-80,max_level:-50}}}}"
 STUDENT_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED}}}"
-VOCABULARY = 128
 TEACHER_EPOCHS = 90
 RKD_ALONE = "[{name:rkd,weights:{rkd:1.0}}]"
 
@@ -114,7 +114,8 @@ class Runner:
             config, overrides = "conformer_ctc_small", [TEACHER_AUGMENTATION]
             if kind == "bpe":
                 config = "conformer_ctc_bpe_small"
-                overrides.append(f"model.tokenizer.dir={hydra_value(self._tokenizer())}")
+                texts = [row.get("text") or "" for row in read_rows(self.train)]
+                overrides.append(f"model.tokenizer.dir={hydra_value(write_tokenizer(self.output / 'tokenizer', texts))}")
             name = f"teacher_{trained_here(kind, epochs, share)}"
             self.teachers[kind] = self.script(self.output, name, config, self.train_set(share, True), epochs, 1, overrides)
         return self.teachers[kind]
@@ -223,22 +224,6 @@ class Runner:
         from nemo_tutornet.evaluate import evaluate
 
         return evaluate([model], self.valid)[0].as_dict()
-
-    def _tokenizer(self) -> Path:
-        """SentencePiece on the training transcripts, as NeMo's process_asr_text_tokenizer.py lays it out."""
-        import sentencepiece
-
-        folder = self.output / "tokenizer"
-        folder.mkdir(exist_ok=True)
-        texts = "\n".join(row.get("text") or "" for row in read_rows(self.train))
-        (folder / "text.txt").write_text(texts, encoding="utf-8")
-        sentencepiece.SentencePieceTrainer.train(
-            input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=VOCABULARY, model_type="bpe",
-            minloglevel=2, hard_vocab_limit=False,
-        )  # fmt: skip
-        pieces = [line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()]
-        (folder / "vocab.txt").write_text("\n".join(pieces[3:]) + "\n", encoding="utf-8")
-        return folder
 
     def train_set(self, share: float, labelled: bool, untranscribed: float = 0.0) -> Path:
         """The training manifest, or a share of its utterances (drawn once: the smaller is part of the larger), or no transcripts.

@@ -16,7 +16,7 @@ import typer
 from typer.testing import CliRunner
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
-MODULES = ("recipes", "runs", "run", "table", "plots", "speeds")
+MODULES = ("recipes", "runs", "run", "table", "plots", "speeds", "subwords")
 
 
 @pytest.fixture(scope="module")
