@@ -217,7 +217,8 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> List[str]:
 
     Returns:
         A sentence for each manifest of which NeMo will leave rows out for their length, for each training manifest with empty
-        transcripts, where there is a `tutor:` section, and where there is no validation set.
+        transcripts, where there is a `tutor:` section, or without a transcript in some row, where there is none, and where there
+        is no validation set.
 
     Raises:
         TutorError: the first mistake found; no training set is one.
@@ -264,6 +265,12 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> List[str]:
         if not rows:
             empty.append(manifest)
         silent = sum(row.text == "" for row in rows)
+        without = sum(row.text is None for row in rows)
+        if without and name == "train_ds" and not model_cfg.get("tutor"):
+            told.append(
+                f"{without} of {len(rows)} rows of {manifest} have no text: without a teacher the student learns silence from "
+                f"them; leave them out of {key}."
+            )
         if silent and name == "train_ds" and model_cfg.get("tutor"):
             told.append(
                 f"{silent} rows of {manifest} have an empty text: NeMo cannot tell them from rows without one, so with a "

@@ -36,7 +36,7 @@ def model(path: Optional[Any], encoder: Optional[Dict[str, Any]] = None, **train
 def test_nemos_other_names_pass(folder: Path) -> None:
     (folder / "t.txt").touch()
     texts = [{**AUDIO, "duration": 1.0, **text} for text in ({"text_filepath": str(folder / "t.txt")}, {"normalized_text": "n"})]
-    path = manifest(folder, row(context_duration=0.5), {"audio_filename": "a.wav", "duration": 1.0}, *texts)
+    path = manifest(folder, row(context_duration=0.5), {"audio_filename": "a.wav", "duration": 1.0, "text": "a"}, *texts)
     assert check_manifests(model(path)) == []
 
 
@@ -168,12 +168,27 @@ def test_empty_texts_of_a_training_with_a_teacher_are_counted(folder: Path) -> N
         folder, row(duration=1.0), row(duration=1.0, text=""), row(duration=1.0, text=" "), {**AUDIO, "duration": 1.0}
     )
     config = model(path)
-    assert check_manifests(config) == []
+    assert not any("empty text" in one for one in check_manifests(config))
     config.tutor = {"teacher": {}}
     (told,) = check_manifests(config)
     assert told.startswith(f"1 rows of {path} have an empty text: ")  # a space is a label
     config.validation_ds, config.train_ds.manifest_filepath = config.train_ds, str(manifest(folder, row(duration=1.0), name="t"))
     assert check_manifests(config) == []
+
+
+def test_rows_without_a_text_are_told_where_nobody_teaches(folder: Path) -> None:
+    path = manifest(folder, row(duration=1.0), row(duration=1.0, text=""), {**AUDIO, "duration": 1.0}, {**AUDIO, "duration": 1.0})
+    (told,) = check_manifests(model(path))
+    assert told == (
+        f"2 of 4 rows of {path} have no text: without a teacher the student learns silence from them; "
+        f"leave them out of model.train_ds.manifest_filepath."
+    )
+    taught = check_manifests(OmegaConf.merge(model(path), {"tutor": {"teacher": {}}}))
+    assert not any("no text" in one for one in taught)
+    heard = OmegaConf.merge(
+        model(manifest(folder, row(duration=1.0), name="t.jsonl")), {"test_ds": {"manifest_filepath": str(path)}}
+    )
+    assert check_manifests(heard) == []
 
 
 def test_training_needs_durations(folder: Path) -> None:
