@@ -157,9 +157,12 @@ def test_the_results_runner_runs(tmp_path):
     refused = shell(f"{first} --cached", tmp_path)
     assert refused.returncode == 2 and "a cache knows every utterance at one speed only" in refused.stderr
     half = f"{train} --recipe rkd_skd_kl --student jasper_small --cached --share 0.67 --change model.optim.lr=1e-3"
-    assert "rkd_skd_kl model.optim.lr=1e-3 seed 1" in run(half, tmp_path)
+    half += " --further speeds/an4-speeds_train.jsonl --further-share 0.5"
+    assert "rkd_skd_kl further model.optim.lr=1e-3 seed 1" in run(half, tmp_path)
+    (log,) = (tmp_path / "runs" / "an4").rglob("rkd_skd_kl_before.log")
+    assert "`max_steps=1` reached" in log.read_text()
     table = run(f"{program}/table.py runs/an4 --test an4_test.jsonl --speed an4_valid.jsonl", tmp_path)
-    title = "RKD, then CTC + SKD kl; optim.lr=1e-3; 67 % of the data; cached teacher"
+    title = "RKD, then CTC + SKD kl; optim.lr=1e-3; 67 % of the data; 50 % of the steps on an4-speeds_train, too; cached teacher"
     assert f"| jasper_small | {title} | char_1_epochs | 2 | 1 |" in table
     assert "| quartznet_1m | CTC only; speed perturbation | none | 2 | 1 |" in table
     assert "| quartznet_1m | RKD, then SKD kl, no transcript at all; speed perturbation | char_1_epochs | 2 | 1 |" in table
