@@ -80,6 +80,7 @@ class Runner:
         self.train, self.valid = manifests / f"{corpus}_train.jsonl", manifests / f"{corpus}_valid.jsonl"
         self.teachers, self.further = dict(teachers), list(further)
         self.data = [sha256_of(manifest) for manifest in (self.train, self.valid)]
+        self.heard_before = {manifest.stem: sha256_of(manifest) for manifest in self.further}
         self._lock = threading.Lock()
 
     def script(
@@ -158,6 +159,9 @@ class Runner:
         """Refuses a folder whose runs had other manifests."""
         if any(line.get("data_sha256", self.data) != self.data for line in lines):
             raise RuntimeError(f"{self.output} has runs of other manifests; give another OUTPUT.")
+        for name, digest in self.heard_before.items():
+            if any(line.get("further_sha256", {}).get(name, digest) != digest for line in lines):
+                raise RuntimeError(f"{self.output} has runs with another manifest {name}; give another OUTPUT.")
 
     def check_teachers(self, lines: List[Dict[str, Any]], wanted: List[Run]) -> None:
         """Refuses a folder whose runs had another teacher of the same name."""
@@ -201,7 +205,7 @@ class Runner:
         with self._lock:
             line = {
                 "corpus": self.corpus, **run.as_dict(), "teacher_file": str(teacher or ""),
-                "teacher_sha256": sha256_of(teacher) if teacher else None, "data_sha256": self.data,
+                "teacher_sha256": sha256_of(teacher) if teacher else None, "data_sha256": self.data, "further_sha256": self.heard_before,
                 "minutes": round(minutes, 1), "model": str(model), "overrides": arguments, "valid": self.evaluate(model),
             }  # fmt: skip
             with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
@@ -273,7 +277,7 @@ def main(
     further: List[Path] = typer.Option(
         [], help="A manifest that is heard with the corpus' in a training before; by a teacher's student without its transcripts."
     ),
-    further_share: float = typer.Option(0.25, min=0.0, max=0.9, help="Of all steps, which that training takes."),
+    further_share: float = typer.Option(0.25, min=0.01, max=0.9, help="Of all steps, which that training takes."),
     jobs: int = typer.Option(1, help="Students trained side by side, one thread each where there are several."),
 ) -> None:
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
@@ -286,6 +290,8 @@ def main(
             raise typer.BadParameter(f"there is no recipe {name}; there are {', '.join(RECIPES)}.")
     if student is not None and student not in STUDENTS and not (CONF / "small" / f"{student}.yaml").is_file():
         raise typer.BadParameter(f"there is no student {student}: no such file in conf/small, and none of {', '.join(STUDENTS)}.")
+    if further and not 0 < round(further_share * epochs) < epochs:
+        raise typer.BadParameter(f"--further-share {further_share:g} of {epochs} epochs leaves one of the two trainings none.")
     restarts = [name for name in recipe if RECIPES[name].restart]
     if further and restarts:
         raise typer.BadParameter(f"{restarts[0]} begins from another training already: leave it or --further out.")

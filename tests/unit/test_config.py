@@ -4,16 +4,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any, Dict, List
 
 import pytest
 from omegaconf import OmegaConf
 
-import nemo_tutornet
 from nemo_tutornet.config import SKDConfig, TutorConfig, parse_tutor
 from nemo_tutornet.errors import TutorError
 
@@ -306,30 +301,6 @@ def test_an_impossible_value_is_refused_with_its_path(section: str, words: List[
     assert message.startswith(words[0]), message
     for word in words[1:]:
         assert word in message
-
-
-# --- Importing -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("module", ["nemo_tutornet", "nemo_tutornet.config", "nemo_tutornet.errors"])
-def test_importing_takes_neither_torch_nor_nemo(module: str) -> None:
-    script = f"import sys, {module}; print(sorted({{'torch', 'nemo', 'lightning', 'soundfile'}} & set(sys.modules)))"
-    root = str(Path(nemo_tutornet.__file__).parents[1])
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == "[]"
-
-
-def test_unknown_names_of_the_package_are_refused() -> None:
-    with pytest.raises(AttributeError, match="'nemo_tutornet' has no attribute 'Tutorr'"):
-        _ = nemo_tutornet.Tutorr
-    assert nemo_tutornet.TutorError is TutorError
-    assert set(dir(nemo_tutornet)) >= {"TutorCTCModel", "Teacher", "export_student", "__version__"}
 
 
 @pytest.mark.parametrize(

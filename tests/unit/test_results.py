@@ -125,6 +125,8 @@ def test_further_speech_is_heard_in_a_training_before(
     (tmp_path / "c_train.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "a"}\n' * 17)  # three batches
     (tmp_path / "c_valid.jsonl").touch()
     further = [tmp_path / "d.jsonl", tmp_path / "e.jsonl"]
+    for manifest in further:
+        manifest.touch()
     runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None, further)
     run = tools["runs"].Run(recipe, "quartznet_small", "t", 20, 7, further=("d", "e"), further_share=0.25)
     runner.student(run, None if recipe == "ctc" else tmp_path / "c_valid.jsonl", None)
@@ -202,6 +204,10 @@ def test_mistakes_of_a_command_are_told_before_anything_is_trained(trained: Call
         (["--cached", "--perturbed"], "a cache knows every utterance at one speed only"),
         (["--further", "absent.jsonl", "--recipe", "ctc"], "there is no file absent.jsonl"),
         (["--further", str(tmp_path / "c_train.jsonl"), "--recipe", "rkd_restart_ctc"], "leave it or --further out"),
+        (
+            ["--further", str(tmp_path / "c_train.jsonl"), "--recipe", "ctc", "--epochs", "1"],
+            "leaves one of the two trainings none",
+        ),
     ]:
         assert words.replace(" ", "") in trained(*arguments, code=2).replace(" ", "")
     assert not (tmp_path / "out").exists()
@@ -213,6 +219,12 @@ def test_a_folder_is_of_one_corpus_and_one_teacher(trained: Callable[..., str], 
     (tmp_path / "t.nemo").write_text("another")
     assert "has runs with another teacher of the name t;" in trained("--recipe", "skd_kl", code=1)
     assert "50.00 %" in trained("--recipe", "ctc")  # it has none
+    (tmp_path / "d.jsonl").write_text("{}\n")
+    before = ["--recipe", "ctc", "--further", str(tmp_path / "d.jsonl")]
+    assert "50.00 %" in trained(*before) and trained(*before) == ""
+    (tmp_path / "d.jsonl").write_text("{}\n{}\n")
+    assert "has runs with another manifest d; give another OUTPUT." in trained(*before, "--seed", "2", code=1)
+    (tmp_path / "d.jsonl").write_text("{}\n")
     (tmp_path / "c_valid.jsonl").write_text("")
     assert "has runs of other manifests; give another OUTPUT." in trained("--recipe", "ctc", "--seed", "2", code=1)
 
