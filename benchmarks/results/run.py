@@ -205,7 +205,8 @@ class Runner:
         with self._lock:
             line = {
                 "corpus": self.corpus, **run.as_dict(), "teacher_file": str(teacher or ""),
-                "teacher_sha256": sha256_of(teacher) if teacher else None, "data_sha256": self.data, "further_sha256": self.heard_before,
+                "teacher_sha256": sha256_of(teacher) if teacher else None, "data_sha256": self.data,
+                "further_sha256": self.heard_before,
                 "minutes": round(minutes, 1), "model": str(model), "overrides": arguments, "valid": self.evaluate(model),
             }  # fmt: skip
             with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
