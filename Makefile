@@ -25,6 +25,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # The real nemo2riva on CPU, in an environment of its own (.venv-riva: Python 3.10, minutes, 6 GB). STUDENT=file.nemo converts and
 # checks that one; without it two students are made that must pass and three that must be refused.

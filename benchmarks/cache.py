@@ -34,12 +34,12 @@ from rich.table import Table
 from timing import ROOT
 
 from nemo_tutornet import TutorCTCModel
-from nemo_tutornet.cache.build import build_cache
-from nemo_tutornet.cache.reader import CacheReader
-from nemo_tutornet.cache.rows import Rows
-from nemo_tutornet.cache.teacher import CachedTeacher
+from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.config import TeacherConfig
-from nemo_tutornet.objective import needs
+from nemo_tutornet.data.dataloader import Rows
+from nemo_tutornet.distill.objective import needs
+from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.teachers.cached import CachedTeacher
 
 app = typer.Typer(add_completion=False)
 STUDENT = ROOT / "conf" / "small" / "quartznet_small.yaml"
@@ -118,7 +118,7 @@ class counted:
         self._seconds = seconds
 
     def __enter__(self) -> None:
-        from nemo_tutornet.cache import build
+        from nemo_tutornet.commands import cache_targets as build
 
         seconds, self._old = self._seconds, (build.Teacher.__call__, pl.Trainer.predict)
         call, predict = self._old
@@ -150,7 +150,7 @@ class counted:
         build.Teacher.__call__, pl.Trainer.predict = timed_call, timed_predict  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
-        from nemo_tutornet.cache import build
+        from nemo_tutornet.commands import cache_targets as build
 
         build.Teacher.__call__, pl.Trainer.predict = self._old  # type: ignore[method-assign]
 

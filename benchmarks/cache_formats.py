@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How teacher targets are best coded and kept: the measurements behind `nemo_tutornet.cache`.
+"""How teacher targets are best coded and kept: the measurements behind `nemo_tutornet.target_cache`.
 
     python benchmarks/cache_formats.py [--hours 1] [--teacher teacher.nemo --manifest valid.jsonl]
 
@@ -28,12 +28,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from nemo_tutornet import losses
-from nemo_tutornet.cache import codec
-from nemo_tutornet.cache.layout import Coding, Utterance
-from nemo_tutornet.cache.reader import CacheReader
-from nemo_tutornet.cache.records import UtteranceTargets, encode
-from nemo_tutornet.cache.store import CacheWriter
+from nemo_tutornet.commands import posterior_floor
+from nemo_tutornet.data.utterances import Utterance
+from nemo_tutornet.functional import losses
+from nemo_tutornet.target_cache import codec
+from nemo_tutornet.target_cache.layout import Coding
+from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.target_cache.records import UtteranceTargets, encode
+from nemo_tutornet.target_cache.writer import CacheWriter
 
 RATE, FRAMES_PER_HOUR, BATCH = 16000, 90000, 16
 Targets = List[UtteranceTargets]
@@ -60,7 +62,8 @@ def real(teacher: Path, manifest: Path) -> Targets:
     import librosa
 
     from nemo_tutornet.data.manifest import read_manifest
-    from nemo_tutornet.teacher import Teacher, restore_ctc
+    from nemo_tutornet.nemo_io.restore import restore_ctc
+    from nemo_tutornet.teachers.live import Teacher
 
     model, targets = Teacher(restore_ctc(teacher), "fp32"), []
     for row in read_manifest(manifest):
@@ -98,14 +101,14 @@ def posterior_codings(targets: Targets) -> List[Dict[str, Any]]:
     samples = [one.log_probs for one in targets if one.log_probs is not None]
     labels = samples[0].shape[1]
     codings: Dict[str, Callable[[Tensor], Tuple[Tensor, int]]] = {"fp16, whole": whole}
-    if labels > codec.WHOLE_LABELS:
+    if labels > posterior_floor.WHOLE_LABELS:
         codings |= {f"best {count} of each frame": lambda x, count=count: top(x, count) for count in (4, 8, 16, 32)}
-        codings |= {f"floor {value:g}": lambda x, value=value: floor(x, value) for value in codec.FLOORS}
-    wanted = [*codec.DIVERGENCES, ("kl", 2.0)]
-    exact, rows = codec.reference_losses(samples, samples, wanted), []
+        codings |= {f"floor {value:g}": lambda x, value=value: floor(x, value) for value in posterior_floor.FLOORS}
+    wanted = [*posterior_floor.DIVERGENCES, ("kl", 2.0)]
+    exact, rows = posterior_floor.reference_losses(samples, samples, wanted), []
     for name, function in codings.items():
         pairs = [function(sample) for sample in samples]
-        found = codec.reference_losses([decoded for decoded, _ in pairs], samples, wanted)
+        found = posterior_floor.reference_losses([decoded for decoded, _ in pairs], samples, wanted)
         change: Dict[str, float] = {}
         for key, value in exact.items():
             loss = f"{key[1]} T={key[2]:g}" if key[1] == "kl" else key[1]
@@ -232,7 +235,7 @@ def lilcom(targets: Targets) -> Storage:
 
 
 def ours(targets: Targets, coding: Coding) -> Storage:
-    """`nemo_tutornet.cache`: index, checksums written and verified, coding and decoding included."""
+    """`nemo_tutornet.target_cache`: index, checksums written and verified, coding and decoding included."""
 
     def store(folder: Path, arrays: List[Arrays]) -> Callable[[Sequence[int]], List[Any]]:
         with CacheWriter(folder / "cache", {}, coding, RATE) as writer:
@@ -254,7 +257,7 @@ def libraries(targets: Targets, rounds: int) -> List[Dict[str, Any]]:
         "lhotse, HDF5": lhotse("NumpyHdf5Writer", "NumpyHdf5Reader", "targets") if h5 else None,
         "lhotse, lilcom (lossy)": lilcom(targets) if lil else None,
         "zarr, chunks of 256 frames": zarr if zar else None,
-        "nemo_tutornet.cache, coded, checked, decoded": ours(targets, coding),
+        "nemo_tutornet.target_cache, coded, checked, decoded": ours(targets, coding),
     }
     hours, rows = sum(one.samples for one in targets) / RATE / 3600, []
     for name, storage in storages.items():

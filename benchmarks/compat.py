@@ -7,7 +7,7 @@
     python benchmarks/compat.py --python .venv-compat/bin/python [STUDENT.nemo ...]
 
 Here the file is restored by this environment's NeMo, which gives the log-probabilities to compare with. In the other environment
-the program of `nemo-tutornet verify` does what it does everywhere (`nemo_tutornet/stock_process.py`): it holds the file's keys
+the program of `nemo-tutornet verify` does what it does everywhere (`nemo_tutornet/export/verify_worker.py`): it holds the file's keys
 against a fresh model of that NeMo, restores the file and compares. The exit code is 0, or 1 where a student differs, or 2 for a
 mistake.
 """
@@ -27,7 +27,7 @@ import typer
 from nemo_tutornet.errors import TutorError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAM = ROOT / "nemo_tutornet" / "stock_process.py"
+PROGRAM = ROOT / "nemo_tutornet" / "export" / "verify_worker.py"
 # What an environment has, told without importing anything of it.
 ABOUT = """
 import importlib.util, json
@@ -97,8 +97,8 @@ def compare(student: Path, python: Path, versions: List[str], folder: Path) -> C
     """
     from safetensors.torch import save_file
 
-    from nemo_tutornet.teacher import restore_ctc
-    from nemo_tutornet.verify import probes
+    from nemo_tutornet.export.verify import probes
+    from nemo_tutornet.nemo_io.restore import restore_ctc
 
     here, there = (f"NeMo {version}" for version in versions)
     result = Comparison(student)
@@ -134,7 +134,7 @@ def compare(student: Path, python: Path, versions: List[str], folder: Path) -> C
 
 def _differences(model: Any, facts: Dict[str, Any], here: str, there: str) -> List[str]:
     """Sentences for what the two do not agree on, beyond the log-probabilities."""
-    from nemo_tutornet.teacher import labels_of
+    from nemo_tutornet.nemo_io.restore import labels_of
 
     mine = {
         "class_name": f"{type(model).__module__}.{type(model).__qualname__}",

@@ -20,7 +20,7 @@ from nemo.utils import logging
 from rich.table import Table
 from timing import ROOT, Setting
 
-from nemo_tutornet.depthwise import FourierConv1d, fourier_depthwise
+from nemo_tutornet.functional.fft_depthwise import FourierConv1d, fourier_depthwise
 
 PLAIN, FOURIER = "PyTorch's", "Fourier"
 FRAMES_PER_SECOND = 50  # of a QuartzNet

@@ -27,8 +27,8 @@ from timing import ROOT, Batch, Setting
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nemo_tutornet.capture import Capture
-from nemo_tutornet.teacher import restore_ctc
+from nemo_tutornet.nemo_io.layers import Capture
+from nemo_tutornet.nemo_io.restore import restore_ctc
 
 PLAIN, OURS, DAG, OURS_HIDDEN, PULL = (
     "plain CTC step",

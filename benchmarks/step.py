@@ -22,8 +22,8 @@ from omegaconf import DictConfig
 from rich.table import Table
 from timing import ROOT, Setting
 
-from nemo_tutornet.targets import TeacherTargets
-from nemo_tutornet.teacher import Teacher
+from nemo_tutornet.teachers.live import Teacher
+from nemo_tutornet.teachers.targets import TeacherTargets
 
 # Stages by name: the losses' weights, and what the stage reads of the teacher.
 STAGES: Dict[str, Dict[str, Any]] = {

@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from nemo_tutornet import TutorCTCModel
-from nemo_tutornet.cache.build import build_cache
+from nemo_tutornet.commands.cache_targets import build_cache
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_RATE = 16000

@@ -10,7 +10,7 @@ r"""
         model.tutor.teacher.model_path=teacher.nemo \
         trainer.max_epochs=100 exp_manager.exp_dir=runs
 
-The config is a stock NeMo config with a `tutor:` section (see `nemo_tutornet.model.TutorMixin`).
+The config is a stock NeMo config with a `tutor:` section (see `nemo_tutornet.TutorMixin`).
 
 # Train the plain model: an undistilled baseline, or a teacher
 
@@ -36,8 +36,8 @@ from omegaconf import OmegaConf
 from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE
 from nemo_tutornet.config import parse_tutor
 from nemo_tutornet.data.manifest import check_manifests
-from nemo_tutornet.depthwise import fourier_depthwise
 from nemo_tutornet.errors import exit_on_user_error
+from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
 
 
 @hydra_runner(config_path="../conf", config_name="quartznet_5x5")

@@ -13,16 +13,16 @@ from typing import Any, List
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "TutorCTCModel": "model",
-    "TutorCTCModelBPE": "model",
-    "TutorMixin": "model",
-    "Teacher": "teacher",
-    "TeacherTargets": "targets",
+    "TutorCTCModel": "models",
+    "TutorCTCModelBPE": "models",
+    "TutorMixin": "models",
+    "Teacher": "teachers.live",
+    "TeacherTargets": "teachers.targets",
     "TutorConfig": "config",
     "TutorError": "errors",
-    "export_student": "export",
-    "verify_student": "verify",
-    "evaluate": "evaluate",
+    "export_student": "export.student",
+    "verify_student": "export.verify",
+    "evaluate": "evaluation.evaluate",
 }
 
 __all__ = ["__version__", *_PUBLIC]

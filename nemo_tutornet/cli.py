@@ -26,7 +26,7 @@ app = typer.Typer(
 
 def _composed(config_path: str, config_name: str, overrides: List[str]) -> Any:
     """The config that the training script would get; says which file it is from, for there may be several copies."""
-    from nemo_tutornet.check import compose_config, find_config
+    from nemo_tutornet.commands.hydra_config import compose_config, find_config
 
     yaml = find_config(config_path, config_name)
     typer.echo(f"config: {yaml}", err=True)
@@ -35,7 +35,7 @@ def _composed(config_path: str, config_name: str, overrides: List[str]) -> Any:
 
 def _pasted(cache: Path) -> str:
     """The override that trains from a cache, as it can be pasted into a shell."""
-    from nemo_tutornet.demo import hydra_value
+    from nemo_tutornet.commands.hydra_config import hydra_value
 
     plain = re.fullmatch(r"[\w./~ -]+", str(cache))
     return shlex.quote(f"model.tutor.teacher.cache={cache if plain else hydra_value(cache)}")
@@ -59,8 +59,8 @@ def export(
     sign: Optional[Path] = typer.Option(None, metavar="KEY.pem", help="Sign STUDENT.json with an Ed25519 private key."),
 ) -> None:
     """Write a stock student: NeMo's class and keys, no trace of the teacher."""
-    from nemo_tutornet.export import export_student
-    from nemo_tutornet.report import verification_table
+    from nemo_tutornet.commands.tables import verification_table
+    from nemo_tutornet.export.student import export_student
 
     precisions = ["fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
     done = export_student(source, destination, onnx=onnx, precisions=precisions, sherpa=sherpa, verify=verify, signing_key=sign)
@@ -83,8 +83,8 @@ def verify(
     signed_by: Optional[Path] = typer.Option(None, metavar="KEY.pem", help="Public key that must have signed STUDENT.json."),
 ) -> None:
     """Check a student that was received: its file, its graphs, and its summary where there is one."""
-    from nemo_tutornet.report import verification_table
-    from nemo_tutornet.verify import verify_received
+    from nemo_tutornet.commands.tables import verification_table
+    from nemo_tutornet.export.verify import verify_received
 
     verification = verify_received(student, onnx, signed_by)
     verification_table(verification)
@@ -103,8 +103,8 @@ def evaluate(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Print WER and CER with their intervals, size and speed of each model."""
-    from nemo_tutornet.evaluate import evaluate as run
-    from nemo_tutornet.report import evaluation_table
+    from nemo_tutornet.commands.tables import evaluation_table
+    from nemo_tutornet.evaluation.evaluate import evaluate as run
 
     def progress(name: str) -> None:
         typer.echo(f"transcribing with {name} ...", err=True)
@@ -124,8 +124,8 @@ def inspect(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Say what a recogniser is and which of its layers can serve as hint or guided layer."""
-    from nemo_tutornet.inspection import inspect_model
-    from nemo_tutornet.report import inspection_table
+    from nemo_tutornet.commands.inspect_model import inspect_model
+    from nemo_tutornet.commands.tables import inspection_table
 
     found = inspect_model(model, every_layer)
     if as_json:
@@ -145,7 +145,7 @@ def pseudo_labels(
     keep_transcripts: bool = typer.Option(False, "--keep-transcripts", help="Use the text of rows that have one."),
 ) -> None:
     """Make a training manifest of a teacher's transcripts."""
-    from nemo_tutornet.data.pseudo import pseudo_manifest
+    from nemo_tutornet.data.pseudo_manifest import pseudo_manifest
 
     fates = pseudo_manifest(source, destination, max_wer, keep_transcripts)
     typer.echo(
@@ -166,8 +166,8 @@ def check(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
 ) -> None:
     """Say what a training would do, before it does it; takes the training script's arguments."""
-    from nemo_tutornet.check import check_training
-    from nemo_tutornet.report import check_tables
+    from nemo_tutornet.commands.check import check_training
+    from nemo_tutornet.commands.tables import check_tables
 
     found = check_training(_composed(config_path, config_name, overrides or []), batches)
     if as_json:
@@ -191,7 +191,7 @@ def cache(
     """Run the teacher once over the training set and keep what it says; takes the training script's arguments."""
     from lightning.pytorch.utilities import rank_zero_only
 
-    from nemo_tutornet.cache.build import build_cache
+    from nemo_tutornet.commands.cache_targets import build_cache
 
     built = build_cache(_composed(config_path, config_name, overrides or []), output, batch_size)
     if rank_zero_only.rank != 0:
@@ -217,6 +217,6 @@ def demo(
     seed: int = typer.Option(1, help="Seed of every run."),
 ) -> None:
     """Train a teacher, an undistilled student and a distilled one, export it, check it and compare the three."""
-    from nemo_tutornet.demo import run_demo
+    from nemo_tutornet.commands.demo import run_demo
 
     run_demo(corpus, output, epochs, teacher_epochs, seed)

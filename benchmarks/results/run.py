@@ -30,8 +30,8 @@ from recipes import CONF, RECIPES, STUDENTS
 from runs import Run, read_lines, read_rows, run_of
 from subwords import write_tokenizer
 
-from nemo_tutornet.checkpoints import sha256_of, written_whole
-from nemo_tutornet.demo import hydra_value
+from nemo_tutornet.commands.hydra_config import hydra_value
+from nemo_tutornet.utils.files import sha256_of, written_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7}"
@@ -226,7 +226,7 @@ class Runner:
 
     def evaluate(self, model: Path) -> Dict[str, Any]:
         """The command line's evaluation on the validation set."""
-        from nemo_tutornet.evaluate import evaluate
+        from nemo_tutornet.evaluation.evaluate import evaluate
 
         return evaluate([model], self.valid)[0].as_dict()
 

@@ -20,7 +20,7 @@ import typer
 from rich.progress import track
 from runs import read_rows
 
-from nemo_tutornet.checkpoints import written_whole
+from nemo_tutornet.utils.files import written_whole
 
 
 def copied(source: Path, target: Path, speed: float) -> float:

@@ -15,9 +15,10 @@ import librosa
 import torch
 import typer
 
-from nemo_tutornet.capture import ENCODER
 from nemo_tutornet.data.manifest import read_manifest
-from nemo_tutornet.teacher import Teacher, restore_ctc
+from nemo_tutornet.nemo_io.layers import ENCODER
+from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.teachers.live import Teacher
 
 
 def spikes(teacher: Teacher, signal: torch.Tensor) -> List[Tuple[Any, float]]:

@@ -21,7 +21,7 @@ from recipes import RECIPES
 from runs import Run, groups_of, read_lines
 from scipy import stats
 
-from nemo_tutornet.checkpoints import sha256_of
+from nemo_tutornet.utils.files import sha256_of
 
 Lines = List[Dict[str, Any]]
 
@@ -84,7 +84,7 @@ def relative_change(values: Sequence[float], base: Sequence[float]) -> str:
 
 def on_test(folder: Path, manifest: Path, models: Sequence[str]) -> Dict[str, float]:
     """WER of each model on the test set; a file that was evaluated before is not again."""
-    from nemo_tutornet.evaluate import evaluate
+    from nemo_tutornet.evaluation.evaluate import evaluate
 
     kept = folder / "test.jsonl"
     digest = sha256_of(manifest)
@@ -105,7 +105,7 @@ def on_test(folder: Path, manifest: Path, models: Sequence[str]) -> Dict[str, fl
 
 def print_speed(models: Sequence[str], manifest: Path) -> None:
     """Parameters, size and real-time factor in ONNX Runtime of one model of each student and of each teacher."""
-    from nemo_tutornet.evaluate import evaluate
+    from nemo_tutornet.evaluation.evaluate import evaluate
 
     print("\n| model | parameters | ONNX MB | real-time factor (ONNX Runtime, fp32) |\n|---|---|---|---|")
     for found in evaluate([Path(model) for model in models], manifest, runtime="onnx", precisions=("fp32",)):

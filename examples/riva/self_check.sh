@@ -38,6 +38,6 @@ done
 # Each of the first two makes nemo2riva return 0.
 printf 'from nemo.collections.asr.models import EncDecCTCModel\n\n\nclass CTCModel(EncDecCTCModel):\n    pass\n' >"$work/in_house.py"
 refused in_house.CTCModel "obj_cls is in_house.CTCModel" "$work"
-refused nemo_tutornet.model.TutorCTCModel "names the class nemo_tutornet.model.TutorCTCModel" "$root"
+refused nemo_tutornet.models.TutorCTCModel "names the class nemo_tutornet.models.TutorCTCModel" "$root"
 refused not_installed.CTCModel "nemo2riva did not convert" ""
 echo "riva-check: two students right, three wrong ones refused"

@@ -14,7 +14,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.conftest import LABELS, SAMPLE_RATE, student_config, teacher_config
-from tests.integration import matrix
+from tests.integration.models import matrix
 from tests.integration.students import of_kind
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.manifests import write_audio
+from tests.unit.data.manifests import write_audio
 
 
 @pytest.fixture

@@ -1,0 +1,145 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Tables for people."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Optional, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster
+from nemo_tutornet.export.summary import Verification
+
+if TYPE_CHECKING:  # they import torch or NeMo, seconds that a mistake in an argument should not cost
+    from nemo_tutornet.commands.check import Report
+    from nemo_tutornet.commands.inspect_model import Inspection
+
+
+def evaluation_table(
+    results: Sequence[Evaluation], names: Optional[Sequence[str]] = None, console: Optional[Console] = None
+) -> None:
+    """Prints one row a model and runtime, and says in plain words where a smaller model is no faster than a larger one.
+
+    Args:
+        results: what `evaluate` found.
+        names: first column; the models' files where None.
+        console: where to print; standard output where None.
+    """
+    table = Table(title=_title(results), caption="RTF: seconds of computing per second of audio", box=box.SIMPLE_HEAD)
+    table.add_column("model", overflow="fold")
+    table.add_column("runtime", no_wrap=True)
+    for column in ("WER %", "95 % interval", "sub/del/ins", "CER %", "params", "MB", "RTF"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for i, result in enumerate(results):
+        table.add_row(
+            escape(names[i] if names else result.model),
+            result.runtime,
+            f"{100 * result.wer:.2f}",
+            f"{100 * result.wer_low:.2f} - {100 * result.wer_high:.2f}",
+            f"{result.substitutions}/{result.deletions}/{result.insertions}",
+            f"{100 * result.cer:.2f}",
+            f"{result.parameters / 1e6:.2f} M",
+            f"{result.megabytes:.1f}",
+            f"{result.real_time_factor:.4f}",
+        )
+    console = console or _console()
+    console.print(table)
+    if results[0].untranscribed:
+        console.print(f"{results[0].untranscribed} rows of the manifest have no transcript and were left out.")
+    for sentence in no_faster(results):
+        console.print(escape(sentence))
+
+
+def verification_table(verification: Verification, console: Optional[Console] = None) -> None:
+    """Prints one row a check.
+
+    Args:
+        verification: of a student.
+        console: where to print; standard output where None.
+    """
+    table = Table(box=box.SIMPLE_HEAD)
+    for column in ("", "check", "found"):
+        table.add_column(column, overflow="fold")
+    for check in verification.checks:
+        table.add_row("ok" if check.passed else "WRONG", escape(check.name), escape(check.found))
+    (console or _console()).print(table)
+
+
+def inspection_table(inspection: Inspection, console: Optional[Console] = None) -> None:
+    """Prints what a recogniser is, how it can teach, and one row a layer that can be matched.
+
+    Args:
+        inspection: what `inspect_model` found.
+        console: where to print; standard output where None.
+    """
+    front_end, labels = inspection.front_end, inspection.labels
+    features = "no mel spectrogram" if front_end.mel_bins is None else f"{front_end.mel_bins} mel bins"
+    first = " ".join(map(repr, labels.first)) + (" ..." if labels.size > len(labels.first) else "")
+    skd = "SKD" if inspection.skd else "no SKD (a transducer has no posteriors on frames)"
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    for name, fact in (
+        ("model", inspection.model),
+        ("class", inspection.target),
+        ("parameters", f"{inspection.parameters:,}"),
+        ("front end", f"{front_end.sample_rate} Hz, {features}, window {front_end.window_ms:g} ms, "
+                      f"stride {front_end.stride_ms:g} ms, normalize {front_end.normalize}"),
+        ("labels", f"{labels.size} {labels.kind}{f' ({labels.tokenizer})' if labels.tokenizer else ''}: {first}"),
+        ("frame", f"{inspection.frame_ms:g} ms"),
+        ("can teach", f"RKD (frame weighting auto: {inspection.frame_weighting}), {skd}"),
+    ):  # fmt: skip
+        facts.add_row(name, escape(fact))
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("hint or guided layer", overflow="fold")
+    for column in ("width", "ms a frame", "stride"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("auto weighting as hint layer", no_wrap=True)
+    for layer in inspection.layers:
+        table.add_row(escape(layer.path), str(layer.width), f"{layer.frame_ms:g}", f"{layer.stride:g}", layer.frame_weighting)
+    console = console or _console()
+    console.print(facts)
+    console.print(table)
+
+
+def check_tables(found: Report, console: Optional[Console] = None) -> None:
+    """Prints both sides, what is matched, what each stage costs, and what a person should know.
+
+    Args:
+        found: what `check_training` found.
+        console: where to print; standard output where None.
+    """
+    console = console or _console()
+    for title, facts in (("student", found.student), ("teacher", found.teacher), ("matched", found.matches)):
+        table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
+        for name, fact in facts.items():
+            table.add_row(escape(name), escape(fact))
+        console.print(table, "")
+    table = Table(title=f"stages; a step on {found.batch}", title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("stage", "length", "losses", "on the first batch", "ms a step"):
+        table.add_column(column, overflow="fold")
+    for stage in found.stages:
+        terms = ", ".join(f"{name} {value:.4g}" for name, value in stage.terms.items())
+        table.add_row(escape(stage.name), stage.length, stage.losses, terms, f"{stage.step_ms:.0f}")
+    console.print(table)
+    teacher = "read from its cache" if found.teacher_ms is None else f"{found.teacher_ms:.0f} ms"
+    held = "" if found.peak_mb is None else f"; this check held {found.peak_mb:.0f} MB"
+    console.print(f"forward alone: student {found.plain_ms:.0f} ms, teacher {teacher}{held}")
+    if found.teacher_wer is not None and found.heard is not None:
+        console.print(f"teacher's WER on the first validation batches: {100 * found.teacher_wer:.1f} %")
+        console.print(escape(f"  first reference:  {found.heard[0]}\n  the teacher hears: {found.heard[1]}"))
+    for remark in found.remarks:
+        console.print(escape(f"note: {remark}"))
+
+
+def _console() -> Console:
+    # A pipe has no width; 80 columns would fold the names of files.
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def _title(results: Sequence[Evaluation]) -> str:
+    first = results[0]
+    return f"{first.utterances} utterances, {first.hours:.2f} h, {first.reference_words} words"

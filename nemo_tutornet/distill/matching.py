@@ -1,0 +1,196 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What is matched with what: the layers, frames and labels of one teacher and one student, settled before training.
+
+Legend: `B` utterances, `S` frames of a layer of the student, `T` of the teacher, `D` width, `V` labels with the blank last.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Iterator, Optional, Tuple, Union
+
+import torch
+from torch import Tensor, nn
+
+from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.functional.alignment import (
+    check_lengths,
+    covered_frames,
+    label_order,
+    pool_hidden,
+    pool_posteriors,
+    repeat_frames,
+    teacher_frames,
+)
+from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, ENCODER, Layer, encode_silence, hop_of, measure
+from nemo_tutornet.nemo_io.restore import labels_of, pointwise_decoder
+from nemo_tutornet.teachers.live import Teacher
+
+if TYPE_CHECKING:
+    from nemo_tutornet.teachers.cached import CachedTeacher
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The settled match.
+
+    Attributes:
+        student_encoder, guided: layers of the student.
+        heads: layers of the student that get a head of their own (`tutor.skd.at_layers`).
+        teacher_encoder, hint: layers of the teacher.
+        label_order: teacher output of each student output, None where equal.
+        frame_weighting: `nonblank`, `energy` or `uniform`; `auto` is resolved.
+        no_warm_start: why the decoder cannot be composed; None where it can.
+    """
+
+    student_encoder: Layer
+    guided: Layer
+    heads: Tuple[Layer, ...]
+    teacher_encoder: Layer
+    hint: Layer
+    label_order: Optional[Tuple[int, ...]]
+    frame_weighting: str
+    no_warm_start: Optional[str]
+
+    def posteriors(self, log_probs: Tensor, teacher_lengths: Tensor, frames: int, layer: Layer) -> Tensor:
+        """The teacher's log-probabilities `[B, T, V]` on the frames of a student's layer and on its labels, `[B, S, V]`."""
+        if self.label_order is not None:
+            log_probs = log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
+        rate = layer.shift / self.teacher_encoder.shift
+        if rate > 1:
+            return pool_posteriors(log_probs, *covered_frames(frames, teacher_lengths, rate))
+        return repeat_frames(log_probs, teacher_frames(frames, teacher_lengths, rate), dim=1)
+
+    def hidden(self, hidden: Tensor, teacher_lengths: Tensor, frames: int) -> Tensor:
+        """The hint layer `[B, D, T]` on the `frames` frames of the guided layer, `[B, D, S]`."""
+        lengths = layer_lengths(teacher_lengths, self.teacher_encoder, self.hint, hidden.shape[2])
+        rate = self.guided.shift / self.hint.shift
+        if rate > 1:
+            return pool_hidden(hidden, *covered_frames(frames, lengths, rate))
+        return repeat_frames(hidden, teacher_frames(frames, lengths, rate), dim=2)
+
+
+def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames: int) -> Tensor:
+    """Frames `[B]` of a layer whose padded size is `frames` that are surely valid, from those of the encoder's output.
+
+    A stride that halves the frames makes as many of `2 n - 1` as of `2 n`; the one that may be padding does not count, so that no
+    loss of an utterance depends on its neighbours in the batch.
+    """
+    if layer.shift == encoder.shift:
+        return encoder_lengths
+    return (((encoder_lengths - 1) * (encoder.shift / layer.shift)).floor().long() + 1).clamp(min=0, max=frames)
+
+
+def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConfig) -> Pairing:
+    """Matches a student with its teacher and refuses what cannot be distilled.
+
+    Args:
+        student: a NeMo CTC model; it is run on silence and left as it was.
+        teacher: its teacher.
+        config: the checked `tutor:` section.
+
+    Raises:
+        TutorError: sample rates differ, a layer does not exist, the student's frames are longer than the teacher's, the encoders'
+            lengths disagree, or SKD is asked for with different label sets.
+    """
+    rate = int(student.preprocessor._sample_rate)
+    if rate != teacher.sample_rate:
+        raise TutorError(
+            f"the student's sample rate (model.preprocessor.sample_rate) is {rate} Hz, the teacher's is "
+            f"{teacher.sample_rate} Hz; both hear the same audio, so give the student the teacher's rate or take another teacher."
+        )
+    silence = partial(encode_silence, student)
+    layer_of = partial(measure, student, run=silence, hop=hop_of(student))
+    with _at_rest(student):
+        encoder = layer_of(ENCODER)
+        path = config.rkd.guided_layer
+        guided = encoder if path in (None, ENCODER) else layer_of(str(path), key="model.tutor.rkd.guided_layer")
+        heads = tuple(layer_of(path, key=f"model.tutor.skd.at_layers[{i}]") for i, path in enumerate(config.skd.at_layers))
+        lengths = [silence(seconds) for seconds in CHECKED_SECONDS]
+    hint = teacher.hint_layer
+    matches = [("skd", encoder, teacher.encoder_layer, "encoder"), ("rkd", guided, hint, "guided layer")]
+    matches += [("skd", head, teacher.encoder_layer, f"layer {head.path!r}") for head in heads]
+    for loss, layer, other, where in matches:
+        if config.uses(loss) and layer.shift > other.shift and not config.pool_frames:
+            raise TutorError(
+                f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's {other.shift:g} ms "
+                f"({other.path!r}), so several teacher frames fall on one student frame; set model.tutor.pool_frames to true "
+                f"to pool them, or take shorter frames."
+            )
+    teacher_lengths = [teacher.frames_of(seconds) for seconds in CHECKED_SECONDS]
+    check_lengths(lengths, teacher_lengths, encoder.shift / teacher.encoder_layer.shift)
+    order, mismatch = _match_labels(student, teacher)
+    if mismatch and config.uses("skd"):
+        remedy = "." if teacher.head is None else ", or give the student the teacher's labels."
+        raise TutorError(
+            f"SKD compares posteriors, but {mismatch.rstrip('.')}; RKD and pseudo-labels still work: leave skd out of "
+            f"model.tutor.stages{remedy}"
+        )
+    if teacher.head is None and config.uses("pseudo") and config.pseudo_labels.min_confidence > 0:
+        raise TutorError(
+            "model.tutor.pseudo_labels.min_confidence is set, but the teacher is a transducer, whose hypotheses have no "
+            "confidence here; leave it at 0 or filter by max_wer."
+        )
+    return Pairing(
+        student_encoder=encoder,
+        guided=guided,
+        heads=heads,
+        teacher_encoder=teacher.encoder_layer,
+        hint=hint,
+        label_order=order,
+        frame_weighting=frame_weighting(teacher, config.rkd.frame_weighting),
+        no_warm_start=mismatch or _no_warm_start(student, teacher, guided, hint),
+    )
+
+
+def _match_labels(student: Any, teacher: Union[Teacher, CachedTeacher]) -> Tuple[Optional[Tuple[int, ...]], Optional[str]]:
+    """The teacher's output of each of the student's, or why there is none."""
+    if teacher.head is None:
+        return None, "the teacher is a transducer, which has no posteriors on frames."
+    try:
+        return label_order(labels_of(student, student.decoder), teacher.labels), None
+    except TutorError as error:
+        return None, str(error)
+
+
+def frame_weighting(teacher: Union[Teacher, CachedTeacher], asked: str) -> str:
+    """The weighting that a config asks for, `auto` resolved for this teacher's hint layer.
+
+    Raises:
+        TutorError: `nonblank` with a transducer.
+    """
+    if asked == "nonblank" and teacher.head is None:
+        raise TutorError(
+            "model.tutor.rkd.frame_weighting is nonblank, but the teacher is a transducer, which has no posteriors on frames; "
+            "take energy or uniform."
+        )
+    if asked != "auto":
+        return asked
+    if not teacher.ends_in_layer_norm:
+        return "energy"
+    return "uniform" if teacher.head is None else "nonblank"  # energy is nearly constant after a LayerNorm
+
+
+def _no_warm_start(student: Any, teacher: Union[Teacher, CachedTeacher], guided: Layer, hint: Layer) -> Optional[str]:
+    if guided.path != ENCODER or hint.path != ENCODER:
+        return f"the hint layer ({hint.path!r}) and the guided layer ({guided.path!r}) must both be the encoder's output"
+    for owner, decoder in (("student", student.decoder), ("teacher", teacher.head)):
+        if pointwise_decoder(decoder) is None:
+            return f"the {owner}'s decoder is not a single 1x1 convolution"
+    return None
+
+
+@contextmanager
+def _at_rest(model: nn.Module) -> Iterator[None]:
+    """Eval mode; afterwards every module is in the mode that it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,46 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Modules that train with a student and are never exported.
+
+Legend: `B` utterances, `S` frames of the student, `D` width, `V` labels with the blank last.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class TrainingOnly(nn.Conv1d):
+    """A linear 1x1 convolution that a student has in training and loses when it leaves.
+
+    A registered module of the student, so that the optimizer, DDP and device moves see it; but it keeps itself out of
+    `state_dict()`, so that whatever writes or loads a student sees the stock model's keys and no others. The `.ckpt`
+    carries it beside the state (`TutorMixin.on_save_checkpoint`).
+    """
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__(width_in, width_out, kernel_size=1)
+
+    def forward(self, layer: Tensor) -> Tensor:
+        """Maps `[B, width_in, S]` to `[B, width_out, S]`, in fp32 whatever the student trains in."""
+        assert self.bias is not None
+        return F.conv1d(layer.float(), self.weight.float(), self.bias.float())
+
+    def _save_to_state_dict(self, destination: object, prefix: str, keep_vars: bool) -> None:
+        """Nothing: see the class."""
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        """Nothing: see the class."""
+
+
+class Projection(TrainingOnly):
+    """f, the learned linear map from the guided layer's width `D_S` to the hint layer's `D_T` (student side; TutorNet)."""
+
+
+class Head(TrainingOnly):
+    """Posteriors from a layer inside the student (Inter-KD, arXiv 2211.15075)."""
+
+    def forward(self, layer: Tensor) -> Tensor:
+        """Log-probabilities `[B, S, V]` from the layer `[B, D, S]`, in fp32."""
+        return super().forward(layer).transpose(1, 2).log_softmax(dim=-1)

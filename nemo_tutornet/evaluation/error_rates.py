@@ -1,0 +1,84 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Word and character error rates, and their bootstrap intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence, Tuple
+
+import numpy as np
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Error counts of one or many utterances.
+
+    Attributes:
+        substitutions, deletions, insertions: of words or characters.
+        reference: words or characters of the references.
+    """
+
+    substitutions: int
+    deletions: int
+    insertions: int
+    reference: int
+
+    @property
+    def rate(self) -> float:
+        """Errors per reference word or character; NaN without a reference."""
+        total = self.substitutions + self.deletions + self.insertions
+        return total / self.reference if self.reference else float("nan")
+
+
+def count_errors(reference: str, hypothesis: str, unit: str = "word") -> Errors:
+    """Substitutions, deletions and insertions by jiwer's alignment.
+
+    Args:
+        reference: transcript.
+        hypothesis: what the model made of it.
+        unit: `word`, what stands between white space of any kind, as in NeMo's WER, or `character`, where a space counts as one.
+    """
+    import jiwer
+
+    if unit == "word":  # jiwer divides words at U+0020 only, not at a tab or a no-break space
+        reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
+    if not reference.strip():  # jiwer 3 refuses an empty reference
+        return Errors(0, 0, len(hypothesis.split() if unit == "word" else hypothesis.strip()), 0)
+    counted = (jiwer.process_words if unit == "word" else jiwer.process_characters)(reference, hypothesis)
+    length = counted.hits + counted.substitutions + counted.deletions
+    return Errors(counted.substitutions, counted.deletions, counted.insertions, length)
+
+
+def add(errors: Sequence[Errors]) -> Errors:
+    """The sum of counts."""
+    return Errors(
+        sum(e.substitutions for e in errors),
+        sum(e.deletions for e in errors),
+        sum(e.insertions for e in errors),
+        sum(e.reference for e in errors),
+    )
+
+
+def bootstrap_interval(errors: Sequence[Errors], resamples: int = RESAMPLES, seed: int = 0) -> Tuple[float, float]:
+    """95 % percentile bootstrap interval of an error rate, utterances drawn with replacement (Bisani and Ney, 2004).
+
+    Args:
+        errors: counts of each utterance.
+        resamples: number of draws.
+        seed: of the draws, so that a table can be made again.
+
+    Returns:
+        Low and high end, as fractions.
+    """
+    wrong = np.array([e.substitutions + e.deletions + e.insertions for e in errors])
+    reference = np.array([e.reference for e in errors])
+    drawn = np.random.default_rng(seed).integers(0, len(errors), size=(resamples, len(errors)))
+    totals = reference[drawn].sum(axis=1)
+    rates = wrong[drawn].sum(axis=1)[totals > 0] / totals[totals > 0]
+    if not len(rates):
+        return float("nan"), float("nan")
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return float(low), float(high)

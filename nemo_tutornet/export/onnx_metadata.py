@@ -1,0 +1,220 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What an `.onnx` file says about itself: enough to transcribe with it without NeMo."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES
+
+PRECISIONS = ("fp32", "fp16", "int8")
+TOKENIZERS = ("char", "bpe", "wpe", "agg")
+_AGAIN = "write it again with nemo-tutornet export --onnx"
+# Lowest and highest value of each number of the front end: a file from elsewhere must not ask for gigabytes. Dither and padding
+# are off, because the graph has no masks; NeMo's frame splicing gives lengths that do not fit.
+_RANGES = {
+    "sample_rate": (1000, 192000),
+    "window_size": (0.001, 1.0),
+    "window_stride": (0.001, 1.0),
+    "n_window_size": (1, 65536),
+    "n_window_stride": (1, 65536),
+    "features": (1, 1024),
+    "n_fft": (16, 65536),
+    "preemph": (0.0, 1.0),
+    "lowfreq": (0, 96000),
+    "highfreq": (0, 96000),
+    "log_zero_guard_value": (0.0, 1.0),
+    "dither": (0, 0),
+    "pad_to": (0, 0),
+    "frame_splicing": (1, 1),
+    "mag_power": (0.1, 4.0),
+}
+_WORDS = {
+    "window": ("hann", "hamming", "blackman", "bartlett"),
+    "normalize": ("per_feature", "all_features", "NA", None),
+    "log": (True, False),
+    "log_zero_guard_type": ("add", "clamp"),
+    "exact_pad": (False,),
+    "mel_norm": ("slaney", None),
+}
+_OPTIONAL = ("window_size", "window_stride", "n_window_size", "n_window_stride", "n_fft", "preemph", "highfreq")
+
+
+@dataclass(frozen=True)
+class OnnxMetadata:
+    """What a client has to know.
+
+    Attributes:
+        target: NeMo's class.
+        labels: characters or pieces in the order of the output, without the blank, which is last.
+        tokenizer: one of `TOKENIZERS`: how labels become text.
+        parameters: of the model.
+        front_end: arguments of NeMo's `AudioToMelSpectrogramPreprocessor`, all of those that matter to a trained model.
+        subsampling_factor: frames of the front end to one of the output.
+        precision: one of `PRECISIONS`.
+    """
+
+    target: str
+    labels: List[str]
+    tokenizer: str
+    parameters: int
+    front_end: Dict[str, Any]
+    subsampling_factor: int
+    precision: str
+
+    @property
+    def ms_per_frame(self) -> float:
+        """Milliseconds from one frame of the output to the next."""
+        return round(1000 * samples_of(self.front_end, "stride") * self.subsampling_factor / self.front_end["sample_rate"], 3)
+
+    def as_strings(self) -> Dict[str, str]:
+        """The entries of the file."""
+        from nemo_tutornet import __version__
+
+        return {
+            "class": self.target,
+            "labels": json.dumps(self.labels, ensure_ascii=False),
+            "blank_id": str(len(self.labels)),
+            "tokenizer": self.tokenizer,
+            "parameters": str(self.parameters),
+            "preprocessor": json.dumps(self.front_end),
+            "ms_per_frame": f"{self.ms_per_frame:g}",
+            "precision": self.precision,
+            # sherpa-onnx's
+            "vocab_size": str(len(self.labels)),
+            "normalize_type": str(self.front_end["normalize"] or "NA"),
+            "subsampling_factor": str(self.subsampling_factor),
+            "model_type": self.target.rsplit(".", 1)[-1],
+            "version": "1",
+            "model_author": "nemo_tutornet",
+            "comment": f"written by nemo_tutornet {__version__} with NeMo's exporter; the front end is not in the graph",
+        }
+
+    @classmethod
+    def from_strings(cls, entries: Mapping[str, str], path: Path) -> OnnxMetadata:
+        """Reads the entries of a file from anywhere.
+
+        Args:
+            entries: as the file has them.
+            path: the file, for the message.
+
+        Raises:
+            TutorError: an entry is missing or cannot be.
+        """
+        labels = _json(entries, "labels", path)
+        if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
+            raise TutorError(f"{path}: labels in its metadata are no list of texts; {_AGAIN}.")
+        if _value(entries, "blank_id", path) != str(len(labels)):
+            raise TutorError(f"{path}: blank_id in its metadata is {entries['blank_id']!r}, not {len(labels)}; {_AGAIN}.")
+        front_end = _json(entries, "preprocessor", path)
+        wrong = wrong_front_end(front_end)
+        if wrong is not None:
+            raise TutorError(f"{path}: preprocessor in its metadata is not NeMo's mel front end ({wrong}); {_AGAIN}.")
+        return cls(
+            target=_choice(entries, "class", tuple(CTC_CLASSES.values()), path),
+            labels=labels,
+            tokenizer=_choice(entries, "tokenizer", TOKENIZERS, path),
+            parameters=_whole(entries, "parameters", path),
+            front_end=front_end,
+            subsampling_factor=_whole(entries, "subsampling_factor", path),
+            precision=_choice(entries, "precision", PRECISIONS, path),
+        )
+
+
+def front_end_of(section: DictConfig, path: Path) -> Dict[str, Any]:
+    """Parameters of a model's front end with NeMo's defaults filled in, and without dither and padding.
+
+    Args:
+        section: the `preprocessor` of a model's config.
+        path: the model's file, for the message.
+
+    Raises:
+        TutorError: not NeMo's mel front end, or one whose parameters the metadata cannot hold.
+    """
+    from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
+
+    given = OmegaConf.to_container(section, resolve=True)
+    assert isinstance(given, dict)
+    name = str(given.get("_target_")).rsplit(".", 1)[-1]
+    if name != AudioToMelSpectrogramPreprocessor.__name__:
+        raise TutorError(
+            f"{path} has the front end {name}; ONNX is written for models with NeMo's mel spectrogram, "
+            f"{AudioToMelSpectrogramPreprocessor.__name__}."
+        )
+    parameters = inspect.signature(AudioToMelSpectrogramPreprocessor.__init__).parameters
+    front_end = {key: given.get(key, parameters[key].default) for key in (*_RANGES, *_WORDS)}
+    front_end.update(dither=0, pad_to=0)
+    wrong = wrong_front_end(front_end)
+    if wrong is not None:
+        raise TutorError(f"{path} has a front end that the metadata of an ONNX file cannot hold: {wrong}.")
+    return front_end
+
+
+def wrong_front_end(values: Any) -> str | None:
+    """What is wrong with a front end's parameters, in a few words; None where every one is there and in its range."""
+    if not isinstance(values, dict):
+        return "no mapping"
+    differing = sorted({*_RANGES, *_WORDS} ^ set(values))
+    if differing:
+        return f"missing or unknown: {', '.join(map(str, differing))}"
+    for key, value in values.items():
+        if value is None:
+            good = key in _OPTIONAL or None in _WORDS.get(key, ())
+        elif key in _WORDS:
+            good = isinstance(value, (str, bool)) and value in _WORDS[key]
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            good = _RANGES[key][0] <= value <= _RANGES[key][1]
+        else:
+            good = key == "log_zero_guard_value" and value in ("tiny", "eps")
+        if not good:
+            return f"{key} is {value!r}"
+    for seconds, samples in (("window_size", "n_window_size"), ("window_stride", "n_window_stride")):
+        if (values[seconds] is None) == (values[samples] is None):
+            return f"neither {seconds} nor {samples}" if values[seconds] is None else f"both {seconds} and {samples}"
+    if values["n_fft"] is not None and samples_of(values, "window") > values["n_fft"]:
+        return f"n_fft is {values['n_fft']}, shorter than the window"
+    if not values["lowfreq"] < (values["highfreq"] or values["sample_rate"] / 2) <= values["sample_rate"] / 2:
+        return f"lowfreq is {values['lowfreq']} and highfreq {values['highfreq']}"
+    return None
+
+
+def samples_of(front_end: Mapping[str, Any], what: str) -> int:
+    """Samples of a front end's `window` or `stride`."""
+    given = {"window": ("n_window_size", "window_size"), "stride": ("n_window_stride", "window_stride")}[what]
+    samples, seconds = (front_end[key] for key in given)
+    return int(samples if samples is not None else seconds * front_end["sample_rate"])
+
+
+def _value(entries: Mapping[str, str], key: str, path: Path) -> str:
+    if key not in entries:
+        raise TutorError(f"{path} has no {key} in its metadata, so it was not written by nemo_tutornet; {_AGAIN}.")
+    return entries[key]
+
+
+def _choice(entries: Mapping[str, str], key: str, choices: tuple[str, ...], path: Path) -> str:
+    value = _value(entries, key, path)
+    if value not in choices:
+        raise TutorError(f"{path}: {key} in its metadata is {value!r}, which is none of {', '.join(choices)}; {_AGAIN}.")
+    return value
+
+
+def _whole(entries: Mapping[str, str], key: str, path: Path) -> int:
+    value = _value(entries, key, path)
+    if not (value.isascii() and value.isdigit() and len(value) < 15 and int(value)):
+        raise TutorError(f"{path}: {key} in its metadata is {value!r}, which is no positive number; {_AGAIN}.")
+    return int(value)
+
+
+def _json(entries: Mapping[str, str], key: str, path: Path) -> Any:
+    try:
+        return json.loads(_value(entries, key, path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise TutorError(f"{path}: {key} in its metadata is no JSON ({error}); {_AGAIN}.") from None

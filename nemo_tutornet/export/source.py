@@ -1,0 +1,132 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the student that is exported: a `.ckpt`, a `.nemo`, or a model."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping, Tuple
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.isolation import quiet_nemo, untouched_app_state
+from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
+from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
+from nemo_tutornet.nemo_io.tokenizer_files import TOKENIZER_FILES
+
+# An interpolation that calls a resolver (`${oc.env:HOME}`), its name perhaps another interpolation; one of a key has no colon.
+_RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
+
+
+def _from_model(source: Any, copy: Path) -> Any:
+    if not hasattr(source, "save_to"):
+        raise TutorError(f"a {type(source).__name__} cannot be exported; give a .ckpt, a .nemo or a NeMo CTC model.")
+    with quiet_nemo():
+        source.save_to(str(copy))
+    return _from_nemo(copy)
+
+
+def _from_file(source: Path) -> Any:
+    return _from_ckpt(source) if source.suffix == ".ckpt" else _from_nemo(source)
+
+
+def _from_nemo(source: Path) -> Any:
+    config = _resolved(read_nemo_config(source), source)
+    if "model" in config:
+        raise TutorError(
+            f"{source} has a section `model` in its config, which NeMo would restore instead of the rest; take another."
+        )
+    if ctc_class(config, source, "a student") == STOCK_BPE:
+        for key, path in _outside("tokenizer", config.get("tokenizer")):
+            raise TutorError(
+                f"{source} has {path} for {key}, a file of this machine and none of its own, which NeMo would pack into the "
+                f"student; if it is yours, restore the model and save it with NeMo, so that it holds the file, and export that."
+            )
+    return restore_ctc(source)
+
+
+def _resolved(config: DictConfig, source: Path) -> DictConfig:
+    """A config with its interpolations resolved, as NeMo writes it; one that would read this machine's environment is refused."""
+    for key, text in _texts(OmegaConf.to_container(config, resolve=False)):
+        if _RESOLVER.search(text):
+            raise TutorError(
+                f"{source} has {text!r} for {key} in its config, which would be computed on this machine and written into the "
+                f"student; if that is wanted, restore the model and save it with NeMo, which writes the value, and export that."
+            )
+    try:
+        resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    except OmegaConfBaseException as error:
+        raise TutorError(f"{source} has a config that cannot be resolved: {str(error).splitlines()[0]}.") from None
+    assert isinstance(resolved, DictConfig)
+    return resolved
+
+
+def _texts(node: Any, key: str = "") -> Iterator[Tuple[str, str]]:
+    if isinstance(node, str):
+        yield key, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for child, value in children:
+        yield from _texts(value, f"{key}.{child}".lstrip("."))
+
+
+def _outside(key: str, section: Any) -> Iterator[Tuple[str, str]]:
+    """Files outside the archive that NeMo would take for a tokenizer's: it looks for a path on the machine before the archive."""
+    if not isinstance(section, DictConfig):
+        return
+    kind, langs = str(section.get("type")).lower(), section.get("langs")
+    if kind == "agg":
+        for name in langs if isinstance(langs, DictConfig) else ():
+            yield from _outside(f"{key}.langs.{name!s}", langs[name])
+        return
+    for name in ("vocab_path",) if kind == "wpe" else TOKENIZER_FILES:
+        # Where the file is not named, a stale folder is looked into.
+        folder = str(section.get("dir") or "")
+        path: str = str(section[name] or "") if name in section else os.path.join(folder, TOKENIZER_FILES[name])
+        if os.path.exists(path) or (path.startswith("nemo:") and "/" in path):
+            yield f"{key}.{name}", path
+
+
+def _from_ckpt(source: Path) -> Any:
+    checkpoint = load_lightning_checkpoint(source)
+    hyper_parameters = checkpoint["hyper_parameters"]
+    config = hyper_parameters.get("cfg") if isinstance(hyper_parameters, (Mapping, DictConfig)) else None
+    if config is None:
+        raise TutorError(f"{source} is not a checkpoint of a NeMo model: its hyper_parameters have no cfg.")
+    config = OmegaConf.create(config) if isinstance(config, (dict, DictConfig)) else None
+    if not isinstance(config, DictConfig):
+        raise TutorError(f"{source} is not a checkpoint of a NeMo model: its cfg is not a mapping.")
+    config = _resolved(config, source)
+    target = ctc_class(config, source, "a student")
+    return _fresh(config, target, checkpoint["state_dict"], source)
+
+
+def _fresh(config: DictConfig, target: str, state: Dict[str, Any], source: Path) -> Any:
+    from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
+
+    config.target = target
+    model_class = EncDecCTCModelBPE if target == STOCK_BPE else EncDecCTCModel
+    folder = OmegaConf.select(config, "tokenizer.dir")
+    data = {name: config.pop(name) for name in ("train_ds", "validation_ds", "test_ds") if name in config}
+    try:
+        with untouched_app_state(), quiet_nemo():
+            model = model_class(cfg=config)
+        model.load_state_dict(state)
+    except Exception as error:  # a missing tokenizer, a key too many, whatever the config makes NeMo raise
+        if target == STOCK_BPE and folder and not Path(folder).is_dir():
+            raise TutorError(
+                f"{source} names its tokenizer in {folder}, which is not here; export the run's .nemo, which holds it, or copy "
+                f"that folder here."
+            ) from error
+        detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise TutorError(f"{source} does not fit NeMo's {model_class.__name__}: {detail}") from error
+    # The dataset sections were only taken out so that NeMo does not open the data here.
+    OmegaConf.set_struct(model.cfg, False)
+    for name, section in data.items():
+        model.cfg[name] = section
+    return model.eval()

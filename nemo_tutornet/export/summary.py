@@ -1,0 +1,222 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The summary beside an exported student: what the file is, what was proved of it, and optionally who says so."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import json
+import platform
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Sequence
+
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.utils.files import sha256_of, written_whole
+
+FORMAT = "nemo_tutornet student summary, version 1"
+_PACKAGES = ("nemo_tutornet", "nemo_toolkit", "torch", "lightning", "onnx", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        passed: whether it is as it must be.
+        found: the figure, or what is wrong.
+    """
+
+    name: str
+    passed: bool
+    found: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found out about a student.
+
+    Attributes:
+        file: the `.nemo` file.
+        checks: in the order they ran; one that could not run because an earlier one failed is not there.
+        facts: class, labels or tokenizer, milliseconds a frame, parameters, sample rate; empty where nothing could be restored.
+    """
+
+    file: Path
+    checks: List[Check]
+    facts: Dict[str, Any]
+
+    @property
+    def passed(self) -> bool:
+        """True where every check passed."""
+        return all(check.passed for check in self.checks)
+
+    @property
+    def failures(self) -> str:
+        """What is wrong, one clause a failed check."""
+        return "; ".join(f"{check.name}: {check.found}" for check in self.checks if not check.passed)
+
+
+def summary_path(student: Path) -> Path:
+    """`student.json` beside `student.nemo`."""
+    return student.with_suffix(".json")
+
+
+def is_summary(path: Path) -> bool:
+    """Whether a file is one that `write_summary` wrote, whole or changed since."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def write_summary(
+    destination: Path, verification: Verification, others: Sequence[Path] = (), source: Optional[Path] = None,
+    signing_key: Optional[Path] = None,
+) -> None:  # fmt: skip
+    """Writes the summary of a verified student.
+
+    It holds its own digest, so an edited summary shows. With a key it is signed too (Ed25519), so that whoever has the public key
+    also knows whose it is.
+
+    Args:
+        destination: the JSON file.
+        verification: of the student.
+        others: files that belong to it (ONNX graphs, tokens); they are named by their names alone.
+        source: the checkpoint that it was exported from.
+        signing_key: PEM file of an Ed25519 private key, without a password.
+
+    Raises:
+        TutorError: an unreadable key.
+    """
+    content: Dict[str, Any] = {
+        "format": FORMAT,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "files": [_file(path) for path in (verification.file, *others)],
+        "source": None if source is None else _file(source),
+        "student": verification.facts,
+        "checks": [asdict(check) for check in verification.checks],
+        "versions": _versions(),
+    }
+    content["digest"] = _digest(content)
+    if signing_key is not None:
+        content["signature"] = _sign(content["digest"], signing_key)
+    with written_whole(destination) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def check_summary(path: Path, student: Path, onnx: Sequence[Path] = (), public_key: Optional[Path] = None) -> List[Check]:
+    """Compares a summary with the files that were received with it.
+
+    Args:
+        path: the JSON file; untrusted, as the files are.
+        student: the `.nemo` file that it must speak of.
+        onnx: graphs that it must speak of; what else it names is looked for beside these and the student.
+        public_key: PEM file of the Ed25519 key that must have signed it.
+
+    Raises:
+        TutorError: the summary or the key cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        files = {_plain_name(entry["name"]): entry["sha256"] for entry in content["files"]}
+        digest, signature = content.get("digest"), content.get("signature")
+        whole = digest == _digest({key: value for key, value in content.items() if key not in ("digest", "signature")})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise TutorError(f"{path} is no summary of a student ({error}); verify with the one that export wrote.") from None
+    checks = [Check("summary", whole, f"{path.name} {'is as it was written' if whole else 'was changed after it was written'}")]
+    given = (student, *onnx)
+    others = set(files) - {file.name for file in given}
+    for file in (*given, *(_beside(given, name) for name in files if name in others)):
+        checks.append(_same_file(file, files.get(file.name), path.name))
+    if public_key is not None:
+        checks.append(_check_signature(str(digest), signature, public_key))
+    return checks
+
+
+def _plain_name(name: Any) -> str:
+    """The name, if it is one of a file beside the summary and of nothing elsewhere."""
+    if not isinstance(name, str) or name in ("", "..") or name != Path(name).name or not name.isprintable():
+        raise ValueError(f"{name!r} is not the name of a file")
+    return name
+
+
+def _beside(given: Iterable[Path], name: str) -> Path:
+    """Where a file with this name is: beside the first of the given ones that has it."""
+    places = [file.with_name(name) for file in given]
+    return next((place for place in places if place.is_file()), places[0])
+
+
+def _same_file(file: Path, sha256: Any, summary: str) -> Check:
+    if sha256 is None:
+        return Check("sha256", False, f"{summary} does not speak of {file.name}")
+    if not file.is_file():
+        return Check("sha256", False, f"{summary} speaks of {file.name}, which is not there")
+    same = sha256_of(file) == sha256
+    return Check("sha256", same, f"{file.name} {'is' if same else 'is not'} the file that was verified")
+
+
+def _file(path: Path) -> Dict[str, Any]:
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def _versions() -> Dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional one
+    return versions
+
+
+def _digest(content: Dict[str, Any]) -> str:
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _sign(digest: str, key_file: Path) -> Dict[str, str]:
+    serialization, key_class, _ = _cryptography()
+    try:
+        key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError) as error:
+        raise TutorError(f"{key_file} is not a readable private key ({error}); make one with `{_MAKE_KEY}`.") from None
+    if not isinstance(key, key_class):
+        raise TutorError(f"{key_file} is not an Ed25519 key; make one with `{_MAKE_KEY}`.")
+    return {"algorithm": "Ed25519", "of": "digest", "value": base64.b64encode(key.sign(digest.encode())).decode()}
+
+
+def _check_signature(digest: str, signature: Any, key_file: Path) -> Check:
+    from cryptography.exceptions import InvalidSignature
+
+    serialization, _, key_class = _cryptography()
+    try:
+        key = serialization.load_pem_public_key(key_file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise TutorError(f"{key_file} is not a readable public key ({error}); give the signer's PEM file.") from None
+    if not isinstance(key, key_class):
+        raise TutorError(f"{key_file} is not an Ed25519 key; give the signer's PEM file.")
+    if not isinstance(signature, dict):
+        return Check("signature", False, "the summary is not signed")
+    try:
+        key.verify(base64.b64decode(str(signature.get("value")), validate=True), digest.encode())
+    except (InvalidSignature, ValueError):
+        return Check("signature", False, f"the summary was not signed by the key of {key_file.name}")
+    return Check("signature", True, f"by the key of {key_file.name}")
+
+
+_MAKE_KEY = "openssl genpkey -algorithm ed25519 -out key.pem"
+
+
+def _cryptography() -> Any:
+    try:
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    except ImportError:
+        raise TutorError('signatures need the package cryptography; `pip install "nemo_tutornet[sign]"`.') from None
+    return serialization, Ed25519PrivateKey, Ed25519PublicKey

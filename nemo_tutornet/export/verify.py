@@ -1,0 +1,261 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Proof that a student is what NeMo and its clients expect: the file here, the rest in a process without this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.export.scrub import paths_in_tokenizers
+from nemo_tutornet.export.summary import Check, Verification, check_summary, summary_path
+from nemo_tutornet.nemo_io.archive import MODEL_CONFIG, MODEL_WEIGHTS, read_nemo_config
+from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES, STOCK_BPE, names_data, target_of
+
+PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that strides and padding show
+RATES = range(1000, 192001)  # samples per second; the probes of a hostile rate would fill the memory
+_PATH = re.compile(r"^(file:|/|~|[A-Za-z]:[\\/]|\\\\).+|.*\.(nemo|ckpt)$", re.DOTALL)
+# Texts, not places: a label may well be a slash.
+_NO_PATHS = ("labels", "vocabulary")
+# Of a graph's metadata: what says nothing of the student, and the labels, which have their own check.
+_NOT_COMPARED = ("version", "model_author", "comment", "labels")
+
+
+def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Optional[Any] = None) -> Verification:
+    """Looks at a student's file as its receiver will.
+
+    Here: the archive, its class, what its config names, the tokenizer's files. In a fresh process in which this package cannot be
+    imported: keys against a fresh stock model, `ASRModel.restore_from`, log-probabilities, ONNX graphs in ONNX Runtime.
+
+    Args:
+        student: the `.nemo` file.
+        onnx: its graphs.
+        reference: the model that it was exported from, in eval mode; its log-probabilities are what the file's must be.
+
+    Returns:
+        Checks and facts; a damaged file is a failed check and no exception.
+    """
+    checks: List[Check] = []
+    try:
+        config = read_nemo_config(student)
+    except TutorError as error:
+        return Verification(student, [Check("archive", False, str(error))], {})
+    checks.append(Check("archive", True, "complete and readable"))
+    checks += [_target(config), _config(config), _artifacts(config, student), _tokenizer(student)]
+    if not checks[1].passed:  # NeMo would refuse to restore it, or run somebody's class
+        return Verification(student, checks, {})
+    sample_rate = _sample_rate(config)
+    if sample_rate is None:
+        words = f"the config's sample_rate is no number of samples per second from {RATES[0]} to {RATES[-1]}"
+        return Verification(student, [*checks, Check("sample rate", False, words)], {})
+    more, facts, graphs = _in_stock_nemo(student, onnx, reference, sample_rate)
+    if facts:
+        facts["kind"] = "subword" if facts.pop("class_name") == STOCK_BPE else "character"
+        facts["class"] = str(config.target)
+        subsampling_factor = facts.pop("subsampling_factor")
+        more += [_metadata(graph, facts, subsampling_factor, config, student) for graph in graphs]
+    return Verification(student, checks + more, facts)
+
+
+def verify_received(student: Path, onnx: Sequence[Path] = (), public_key: Optional[Path] = None) -> Verification:
+    """Verifies a file that somebody sent, and the summary beside it where there is one.
+
+    Args:
+        student: the `.nemo` file.
+        onnx: its graphs.
+        public_key: PEM file of the Ed25519 key that must have signed the summary.
+
+    Raises:
+        TutorError: no such file, an unreadable summary or key, or a key but no summary.
+    """
+    for path in (student, *onnx):
+        if not path.is_file():
+            raise TutorError(f"there is no file {path}; give the student's .nemo and, with --onnx, its graphs.")
+    if onnx:
+        from nemo_tutornet.export.onnx_export import require
+
+        require("onnx", "onnxruntime")  # the process that looks at the graphs would take their lack for the student's fault
+    summary = summary_path(student)
+    checks = check_summary(summary, student, onnx, public_key) if summary.is_file() else []
+    if public_key is not None and not checks:
+        raise TutorError(f"{summary} is not there, so no signature can be checked; get it from whoever exported {student.name}.")
+    verification = verify_student(student, onnx)
+    return replace(verification, checks=checks + verification.checks)
+
+
+def probe_signals(sample_rate: int) -> List[Any]:
+    """Audio of several lengths that excites every mel bin and is the same each time.
+
+    Returns:
+        Waveforms `[N]`, fp32: a chirp in noise.
+    """
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    signals = []
+    for seconds in PROBE_SECONDS:
+        time = torch.arange(int(seconds * sample_rate)) / sample_rate
+        chirp = torch.sin(2 * torch.pi * (100 + 0.4 * sample_rate * time / (2 * seconds)) * time)
+        signals.append((0.3 * chirp + 0.05 * torch.randn(len(time), generator=generator)).float())
+    return signals
+
+
+def probes(reference: Optional[Any], sample_rate: int) -> Dict[str, Any]:
+    """What `verify_worker` is given to compute, and what must come out.
+
+    Args:
+        reference: a NeMo CTC model in eval mode; None where only the audio is wanted.
+        sample_rate: samples per second.
+
+    Returns:
+        `signal_i` `[N]`, and with a reference its `log_probs_i` `[T, V]` on the valid frames.
+    """
+    import torch
+
+    tensors: Dict[str, Any] = {}
+    for i, signal in enumerate(probe_signals(sample_rate)):
+        tensors[f"signal_{i}"] = signal
+        if reference is not None:
+            with torch.no_grad():
+                log_probs, lengths, _ = reference(input_signal=signal[None], input_signal_length=torch.tensor([len(signal)]))
+            tensors[f"log_probs_{i}"] = log_probs[0, : int(lengths[0])].contiguous()
+    return tensors
+
+
+def _target(config: DictConfig) -> Check:
+    target, stock = target_of(config), list(CTC_CLASSES.values())
+    wrong = f"the config's target is {target}, but a student is one of NeMo's {' and '.join(stock)}"
+    return Check("target", target in stock, target if target in stock else wrong)
+
+
+def _config(config: DictConfig) -> Check:
+    content = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(content, dict)
+    content.pop("target", None)  # which has its own check
+    found = sorted(_leaks(content))
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    if found:
+        return Check("config", False, f"the config still tells of the training: {', '.join(found[:3])}{more}")
+    return Check("config", True, "no tutor section, no path of another machine")
+
+
+def _leaks(node: Any, key: str = "") -> Iterator[str]:
+    """Keys that have no business in a file that leaves."""
+    name = key.rsplit(".", 1)[-1]
+    if isinstance(node, dict):
+        for child, value in node.items():
+            if child == "tutor":
+                yield f"{key}.tutor".lstrip(".")
+            else:
+                yield from _leaks(value, f"{key}.{child}".lstrip("."))
+    elif names_data(name) and node and not isinstance(node, (int, float)) and not str(node).startswith("nemo:"):
+        yield f"{key}={node}"
+    elif isinstance(node, list) and name not in _NO_PATHS:
+        for i, value in enumerate(node):
+            yield from _leaks(value, f"{key}[{i}]")
+    elif isinstance(node, str) and not node.startswith("nemo:") and (_PATH.match(node) or "nemo_tutornet" in node):
+        yield f"{key}={node}"
+
+
+def _artifacts(config: DictConfig, student: Path) -> Check:
+    """Every file that the config names is inside the archive, and no other; a subword model names its tokenizer's."""
+    values = _strings(OmegaConf.to_container(config, resolve=False))
+    named = [value.removeprefix("nemo:") for value in values if value.startswith("nemo:")]
+    with tarfile.open(student, "r:*") as archive:
+        members = {os.path.normpath(member.name) for member in archive.getmembers() if not member.isdir()}
+    # What nobody reads travels on, into Riva's archive too.
+    others = sorted(members - {MODEL_CONFIG, MODEL_WEIGHTS, *named})
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        return Check("artifacts", False, f"the archive holds {', '.join(others[:3])}{more}, which the config does not name")
+    missing = [name for name in named if name not in members]
+    if missing:
+        return Check("artifacts", False, f"the config names {', '.join(missing)}, which the archive does not hold")
+    if target_of(config) == STOCK_BPE and not named:
+        return Check("artifacts", False, "a subword model, but its config names no tokenizer file inside the archive")
+    return Check("artifacts", True, ", ".join(named) or "none needed")
+
+
+def _tokenizer(student: Path) -> Check:
+    paths = paths_in_tokenizers(student)
+    told = f"the tokenizer still tells of its training: {', '.join(paths[:2])}; export the student again"
+    return Check("tokenizer", not paths, told if paths else "no path of another machine")
+
+
+def _strings(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from _strings(child)
+
+
+def _sample_rate(config: DictConfig) -> Optional[int]:
+    """Samples per second, NeMo's own where the config names none; None for what cannot be a rate."""
+    try:
+        rate = int(OmegaConf.select(config, "sample_rate") or OmegaConf.select(config, "preprocessor.sample_rate") or 16000)
+    except (OmegaConfBaseException, TypeError, ValueError, OverflowError):
+        return None
+    return rate if rate in RATES else None
+
+
+def _metadata(graph: Dict[str, Any], facts: Dict[str, Any], subsampling_factor: int, config: DictConfig, student: Path) -> Check:
+    """Compares what clients compute with, as far as a graph holds it, with what `write_onnx` would say of this student."""
+    from nemo_tutornet.export.onnx_metadata import OnnxMetadata, front_end_of
+
+    name, told = f"{graph['name']}: metadata", graph["metadata"]
+    try:
+        expected = OnnxMetadata(
+            target=facts["class"],
+            labels=facts["vocabulary"],
+            tokenizer=facts["tokenizer"] or "char",
+            parameters=facts["parameters"],
+            front_end=front_end_of(config.preprocessor, student),
+            subsampling_factor=subsampling_factor,
+            precision=graph["precision"],
+        ).as_strings()
+    except TutorError as error:  # `write_onnx` writes no graph of such a student, but NeMo's exporter may have
+        return Check(name, "preprocessor" not in told, str(error))
+    compared = [key for key in expected if key in told and key not in _NOT_COMPARED]
+    wrong = [key for key in compared if _value(told[key]) != _value(expected[key])]
+    return Check(name, not wrong, f"wrong in it: {', '.join(wrong)}" if wrong else f"the student's ({len(compared)} entries)")
+
+
+def _value(entry: str) -> Any:
+    """An entry of a graph's metadata, whatever the order of its keys; a word is itself."""
+    try:
+        return json.loads(entry)
+    except (ValueError, RecursionError):
+        return entry
+
+
+def _in_stock_nemo(
+    student: Path, onnx: Sequence[Path], reference: Optional[Any], sample_rate: int
+) -> Tuple[List[Check], Dict[str, Any], List[Dict[str, Any]]]:
+    from safetensors.torch import save_file
+
+    with tempfile.TemporaryDirectory() as folder:
+        request, report, tensors = (Path(folder) / name for name in ("request.json", "report.json", "probes.safetensors"))
+        save_file(probes(reference, sample_rate), str(tensors))
+        asked = {"student": str(student.resolve()), "onnx": [str(path.resolve()) for path in onnx], "probes": str(tensors)}
+        request.write_text(json.dumps(asked), encoding="utf-8")
+        program = str(Path(__file__).with_name("verify_worker.py"))
+        done = subprocess.run(
+            [sys.executable, program, str(request), str(report)], cwd=folder, capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode != 0 or not report.is_file():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            return [Check("restore", False, f"the process that restores the file ended with {done.returncode}: {last}")], {}, []
+        told = json.loads(report.read_text(encoding="utf-8"))
+    return [Check(**check) for check in told["checks"]], told["facts"], told["graphs"]

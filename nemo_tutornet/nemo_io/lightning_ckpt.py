@@ -1,0 +1,57 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Lightning checkpoints, read without unpickling foreign classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from pathlib import Path
+from typing import Any, Dict
+
+from nemo_tutornet.errors import TutorError
+
+# Plain containers and scalars that NeMo's hyperparameters are made of.
+_HARMLESS = {
+    "builtins.int", "builtins.float", "builtins.bool", "builtins.str", "builtins.dict", "builtins.list", "builtins.tuple",
+    "builtins.set", "collections.defaultdict", "collections.OrderedDict", "typing.Any", "typing.List", "typing.Dict",
+    "typing.Optional", "typing.Union", "pathlib.PosixPath", "pathlib.Path",
+}  # fmt: skip
+
+
+def load_lightning_checkpoint(path: Path) -> Dict[str, Any]:
+    """Reads a Lightning `.ckpt` without running code from it.
+
+    NeMo's hyperparameters are OmegaConf objects and config dataclasses; those and plain containers are all that is let through
+    besides tensors.
+
+    Raises:
+        TutorError: no such file, unreadable, or it names a class that is none of these.
+    """
+    import torch
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+    if not path.is_file():
+        raise TutorError(f"there is no file {path}; give a .ckpt or a .nemo file.")
+    try:
+        names = get_unsafe_globals_in_checkpoint(str(path))
+        with safe_globals([_harmless_class(name, path) for name in names]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except TutorError:
+        raise
+    except Exception as error:  # whatever a damaged zip or pickle makes torch raise
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TutorError(f"{path} is not a readable checkpoint ({first}); it may be truncated, take another.") from None
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
+        raise TutorError(f"{path} is not a checkpoint of a NeMo model: it has no state_dict with hyper_parameters.")
+    return checkpoint
+
+
+def _harmless_class(name: str, path: Path) -> Any:
+    module, _, attribute = name.rpartition(".")
+    if name in _HARMLESS or module.split(".")[0] in ("omegaconf", "nemo"):
+        found = getattr(importlib.import_module(module), attribute, None)
+        config_class = isinstance(found, type) and (dataclasses.is_dataclass(found) or module.startswith("omegaconf."))
+        if found is not None and (name in _HARMLESS or config_class):
+            return found
+    raise TutorError(f"{path} wants to load {name}, which is no part of a NeMo model's checkpoint; it was not opened.")

@@ -1,0 +1,93 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Finds and restores NeMo models, and tells their CTC head and labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, List, Optional
+
+from torch import nn
+
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.isolation import quiet_nemo, untouched_app_state
+
+
+def ctc_head(model: Any) -> Optional[nn.Module]:
+    """The module that turns an encoder's output into CTC log-probabilities; None for a transducer."""
+    if hasattr(model, "ctc_decoder"):  # a hybrid, whose `decoder` is the transducer's
+        return model.ctc_decoder
+    return None if hasattr(model, "joint") else model.decoder
+
+
+def labels_of(model: Any, head: Any) -> List[str]:
+    """Labels of a CTC head by output, without the blank.
+
+    NeMo lists a WordPiece model's `vocabulary` in whatever order its tokenizer's dictionary has, which differs from run to run.
+    """
+    tokenizer = getattr(getattr(model, "tokenizer", None), "tokenizer", None)
+    pieces = tokenizer.get_vocab() if tokenizer is not None and hasattr(tokenizer, "get_vocab") else None
+    if isinstance(pieces, dict) and pieces.keys() == set(head.vocabulary):
+        return sorted(pieces, key=pieces.__getitem__)
+    return list(head.vocabulary)
+
+
+def restore_ctc(path: Path) -> Any:
+    """Restores a stock NeMo model on the CPU, in eval mode, quietly and without disturbing a restore in progress.
+
+    Args:
+        path: a `.nemo` file, or a folder that one was unpacked to.
+
+    Raises:
+        TutorError: NeMo cannot restore it; its own reason is given.
+    """
+    from nemo.collections.asr import models
+    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
+
+    # The class itself: restored as an ASRModel, whatever cannot be built is "an abstract class" and the reason is lost.
+    name = str(read_nemo_config(path).get("target")).rsplit(".", 1)[-1]
+    model_class = getattr(models, name, models.ASRModel)
+    connector = SaveRestoreConnector()
+    if path.is_dir():
+        connector.model_extracted_dir = str(path)
+    try:
+        with untouched_app_state(), quiet_nemo():
+            model = model_class.restore_from(str(path), map_location="cpu", save_restore_connector=connector)
+    except Exception as error:  # NeMo raises whatever the damaged part makes it raise
+        detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+        raise TutorError(f"NeMo cannot restore {path}: {detail[:500]}") from error
+    return model.eval()
+
+
+def locate(model_path: str, key: str = "model.tutor.teacher.model_path") -> Path:
+    """The file of a checkpoint that a config names by its path or its pretrained name.
+
+    Args:
+        model_path: a `.nemo` file, a folder that one was unpacked to, or the name of a pretrained NeMo model.
+        key: of the config, for the message.
+
+    Raises:
+        TutorError: neither a file here nor a name whose file could be fetched.
+    """
+    path = Path(model_path).expanduser()
+    if path.exists() or path.suffix == ".nemo":
+        return path
+    from nemo.collections.asr.models import ASRModel
+
+    try:
+        return Path(ASRModel.from_pretrained(model_path, return_model_file=True))
+    except Exception as error:  # the hub's, the network's or NeMo's own
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TutorError(
+            f"{key} is {model_path!r}, which is neither a file here nor a pretrained NeMo model that "
+            f"could be fetched ({first}); give the path of a .nemo file or a name that NeMo knows."
+        ) from None
+
+
+def pointwise_decoder(decoder: Optional[nn.Module]) -> Optional[nn.Conv1d]:
+    """The one 1x1 convolution of a NeMo CTC decoder, or None where the decoder is anything else."""
+    layers = list(getattr(decoder, "decoder_layers", []))
+    if len(layers) == 1 and isinstance(layers[0], nn.Conv1d) and layers[0].kernel_size == (1,):
+        return layers[0]
+    return None

@@ -1,0 +1,205 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""How a cache stands on disk: what an utterance is called, which arrays a shard holds, and `cache.json`.
+
+A folder holds `cache.json`, files that the cached teacher needs besides its targets, and `shard-<rank>-<number>.safetensors`. A
+shard has the arrays of `arrays_of` for all its utterances, one behind the other, and for each utterance its key, sizes and
+checksum. `cache.json` names every shard with the checksum of its header, which holds the checksum of its index.
+
+A cache is untrusted input: nothing of it is unpickled, evaluated or used as a path before it is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.target_cache.codec import MOST_LABELS
+
+HEADER = "cache.json"
+FORMAT, VERSION = "nemo_tutornet.cache", 1
+SHARD = re.compile(r"shard-\d{5}-\d{5}\.safetensors")
+FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+REBUILD = "remove the folder and run `nemo-tutornet cache` again"
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What a cache holds of each utterance, and how it is coded (`codec`).
+
+    Attributes:
+        labels: outputs `V` of the posteriors; None where there are none.
+        floor: smallest posterior that is kept (`codec.choose_floor`); None is whole.
+        width: of the hidden vectors `D`; None where there are none.
+        hypotheses: whether there is a text with a confidence.
+    """
+
+    labels: Optional[int] = None
+    floor: Optional[float] = None
+    width: Optional[int] = None
+    hypotheses: bool = False
+
+    def __post_init__(self) -> None:
+        for value in (self.labels, self.width):
+            if value is not None and (type(value) is not int or not 0 < value < 2**31):
+                raise ValueError(f"{value!r} is no size")
+        if self.floor is not None and (
+            self.labels is None or self.labels > MOST_LABELS or type(self.floor) is not float or not 0 < self.floor < 1
+        ):
+            raise ValueError(f"{self.floor!r} is no floor of {self.labels!r} posteriors")
+        if type(self.hypotheses) is not bool:
+            raise ValueError("hypotheses is true or false")
+
+
+@dataclass(frozen=True)
+class Array:
+    """One array of a shard.
+
+    Attributes:
+        dtype: safetensors' name of it.
+        unit: the size in the index that counts its rows; `utterances` is one an utterance.
+        row: the shape of a row.
+    """
+
+    dtype: str
+    unit: str
+    row: Tuple[int, ...] = ()
+
+
+NUMPY = {"U8": "uint8", "I8": "int8", "U16": "uint16", "F16": "float16", "U32": "uint32", "F32": "float32", "U64": "uint64"}
+
+
+def arrays_of(coding: Coding) -> Dict[str, Array]:
+    """The arrays of a shard's utterances, in the order of their checksum."""
+    arrays = {"keys": Array("U8", "key_bytes")}
+    if coding.labels is not None and coding.floor is None:
+        arrays["log_probs"] = Array("F16", "frames", (coding.labels,))
+    if coding.floor is not None:
+        arrays["sparse.counts"] = Array("U16", "frames")
+        arrays["sparse.rest"] = Array("F16", "frames")
+        arrays["sparse.ids"] = Array("U16", "entries")
+        arrays["sparse.values"] = Array("F16", "entries")
+    if coding.width is not None:
+        arrays["hidden.values"] = Array("I8", "hidden_frames", (coding.width,))
+        arrays["hidden.frames"] = Array("U8", "hidden_frames")
+        arrays["hidden.channels"] = Array("U8", "utterances", (coding.width,))
+        arrays["hidden.peak"] = Array("F32", "utterances")
+    if coding.hypotheses:
+        arrays["texts"] = Array("U8", "text_bytes")
+        arrays["confidence"] = Array("F32", "utterances")  # NaN where the teacher has none
+    return arrays
+
+
+def index_of(coding: Coding) -> Dict[str, str]:
+    """The arrays of a shard's index `[U]` and their dtypes, in the order of its checksum."""
+    units = [array.unit for array in arrays_of(coding).values() if array.unit != "utterances"]
+    sizes = dict.fromkeys(["samples", "frames", *units])
+    return {"index.hash": "U64", **{f"index.{name}": "U32" for name in sizes}, "index.checksum": "U32"}
+
+
+def header_bytes(header: Mapping[str, Any]) -> bytes:
+    """A `cache.json` with its checksum."""
+    return (json.dumps({**header, "checksum": _checksum(header)}, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+
+
+def _checksum(header: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(header, sort_keys=True, ensure_ascii=True).encode("ascii"))
+
+
+def read_header(folder: Path) -> Dict[str, Any]:
+    """A checked `cache.json`.
+
+    Raises:
+        TutorError: there is none, it is damaged, or it is of another version.
+    """
+    path = folder / HEADER
+    if not path.is_file():
+        raise TutorError(f"{folder} has no {HEADER}; give a folder that `nemo-tutornet cache` wrote.")
+    try:
+        header = json.loads(path.read_bytes())
+        checksum = header.pop("checksum")
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {str(header['format'])[:40]!r}")
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise TutorError(f"{path} is not readable ({_reason(error)}); {REBUILD}.") from None
+    if header.get("version") != VERSION:
+        raise TutorError(
+            f"{path} is of version {str(header.get('version'))[:40]}, this nemo_tutornet reads version {VERSION}; {REBUILD}."
+        )
+    try:
+        if checksum != _checksum(header):
+            raise ValueError("it does not match its checksum")
+        _check_header(header)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TutorError(f"{path} is damaged ({_reason(error)}); {REBUILD}.") from None
+    return header
+
+
+def _reason(error: Exception) -> str:
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"no {text}" if isinstance(error, KeyError) else text[:200]
+
+
+def _check_header(header: Dict[str, Any]) -> None:
+    coding_of(header)
+    if not isinstance(header["binding"], dict) or type(header["complete"]) is not bool or not _count(header["sample_rate"]):
+        raise ValueError("binding, complete or sample_rate is of a wrong type")
+    totals = header["totals"]
+    seconds = totals["seconds"]
+    if not (_count(totals["utterances"]) and _count(totals["bytes"]) and isinstance(seconds, float) and math.isfinite(seconds)):
+        raise ValueError("a total is no number")
+    for shard in header["shards"]:
+        if not (isinstance(shard["name"], str) and SHARD.fullmatch(shard["name"])):
+            raise ValueError(f"{str(shard['name'])[:60]!r} is no name of a shard")
+        if not all(_count(shard[name]) for name in ("bytes", "utterances", "header_crc32")):
+            raise ValueError(f"a figure of {shard['name']} is no number")
+    for file in header["files"]:
+        if not is_plain_name(file["name"]) or not isinstance(file["sha256"], str):
+            raise ValueError(f"{str(file['name'])[:60]!r} is no name of a file in the folder")
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def is_plain_name(name: Any) -> bool:
+    """Whether a file may stand beside the shards under this name."""
+    return isinstance(name, str) and bool(FILE.fullmatch(name)) and name != HEADER and not SHARD.fullmatch(name)
+
+
+def coding_of(header: Mapping[str, Any]) -> Coding:
+    """The coding that a header states.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if set(header["coding"]) != {field.name for field in fields(Coding)}:
+        raise ValueError("its coding is unknown")
+    return Coding(**header["coding"])
+
+
+def description(binding: Mapping[str, Any], coding: Coding, sample_rate: int) -> str:
+    """What every shard of a cache says that it belongs to, as canonical JSON."""
+    return json.dumps({"binding": binding, "coding": asdict(coding), "sample_rate": sample_rate}, sort_keys=True)
+
+
+def differences(cached: Any, expected: Any, name: str = "") -> str:
+    """What differs between two JSON values, in words, by dotted names; empty where nothing does."""
+    if isinstance(cached, dict) and isinstance(expected, dict):
+        names = list(dict.fromkeys([*cached, *expected]))
+        found = [differences(cached.get(key), expected.get(key), f"{name}.{key}" if name else str(key)) for key in names]
+        return ", ".join(part for part in found if part)
+    if cached == expected:
+        return ""
+    return f"{name} is {_shown(cached)} there and {_shown(expected)} here"
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."

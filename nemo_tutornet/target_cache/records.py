@@ -1,0 +1,179 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Between a teacher's targets and a shard's arrays.
+
+Legend: `B` utterances, `T` frames of the encoder's output, `T'` of the hint layer, `V` labels with the blank last, `D` width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import List, Optional, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nemo_tutornet.data.utterances import Utterance, key_bytes
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.target_cache import codec
+from nemo_tutornet.target_cache.layout import Coding, arrays_of
+from nemo_tutornet.target_cache.shard import Record
+
+
+@dataclass(frozen=True)
+class UtteranceTargets:
+    """What a teacher gave for one utterance, on its own frames and without padding; what the coding lacks is None.
+
+    Attributes:
+        samples: of the audio it heard.
+        frames: `T`.
+        log_probs: `[T, V]`.
+        hidden: `[D, T']`.
+        text: what it heard.
+        confidence: 0 to 1 (`pseudo.confidence`), None for a transducer.
+    """
+
+    samples: int
+    frames: int
+    log_probs: Optional[Tensor] = None
+    hidden: Optional[Tensor] = None
+    text: Optional[str] = None
+    confidence: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class BatchTargets:
+    """What a teacher gave for a batch; what the coding lacks is None.
+
+    Attributes:
+        samples: of each utterance's audio `[B]`, int64.
+        lengths: valid frames `[B]` of the encoder's output, int64.
+        log_probs: `[B, T, V]`, fp32, padded with a certain blank.
+        hidden: `[B, D, T']`, fp32, padded with 0.
+        texts: one an utterance.
+        confidences: one an utterance, None for a transducer.
+    """
+
+    samples: Tensor
+    lengths: Tensor
+    log_probs: Optional[Tensor] = None
+    hidden: Optional[Tensor] = None
+    texts: Optional[List[str]] = None
+    confidences: Optional[List[Optional[float]]] = None
+
+
+def encode(utterance: Utterance, targets: UtteranceTargets, coding: Coding) -> Record:
+    """The arrays of one utterance, as `arrays_of` names them.
+
+    Raises:
+        TutorError: the teacher gave NaN or infinity (log-probabilities of -inf are none).
+    """
+    record: Record = {"keys": _bytes(key_bytes(utterance))}
+    if coding.labels is not None:
+        assert targets.log_probs is not None and targets.log_probs.shape == (targets.frames, coding.labels)
+        if not bool((targets.log_probs < math.inf).all()):
+            raise _not_finite(utterance, "log-probabilities")
+        if coding.floor is None:
+            record["log_probs"] = codec.encode_whole(targets.log_probs).numpy()
+        else:
+            sparse = codec.encode_sparse(targets.log_probs, coding.floor)
+            record["sparse.counts"], record["sparse.rest"] = sparse.counts.numpy(), sparse.rest.numpy()
+            record["sparse.ids"], record["sparse.values"] = sparse.ids.numpy(), sparse.values.numpy()
+    if coding.width is not None:
+        assert targets.hidden is not None and targets.hidden.dim() == 2 and targets.hidden.shape[0] == coding.width
+        if not bool((targets.hidden.abs() < codec.MOST_HIDDEN).all()):
+            raise _not_finite(utterance, "hidden vectors")
+        hidden = codec.encode_hidden(targets.hidden)
+        record["hidden.values"], record["hidden.frames"] = hidden.values.numpy(), hidden.frames.numpy()
+        record["hidden.channels"] = hidden.channels.numpy()[None]
+        record["hidden.peak"] = np.array([hidden.peak], dtype=np.float32)
+    if coding.hypotheses:
+        assert targets.text is not None
+        record["texts"] = _bytes(targets.text.encode("utf-8", "replace"))
+        record["confidence"] = np.array([math.nan if targets.confidence is None else targets.confidence], dtype=np.float32)
+    assert record.keys() == arrays_of(coding).keys()
+    return record
+
+
+def _bytes(content: bytes) -> np.ndarray:
+    return np.frombuffer(content, dtype=np.uint8)
+
+
+def _not_finite(utterance: Utterance, what: str) -> TutorError:
+    return TutorError(
+        f"the teacher's {what} for {utterance} are not finite; look at that audio, or run the teacher in fp32 "
+        f"(model.tutor.teacher.precision=fp32)."
+    )
+
+
+def is_sound(record: Record, coding: Coding) -> bool:
+    """Whether decoding may trust the arrays; a cache whose checksums are right may still be made up."""
+    if coding.floor is not None:
+        assert coding.labels is not None
+        counts = record["sparse.counts"].astype(np.int64)
+        if counts.sum() != len(record["sparse.ids"]) or (counts < 1).any() or (counts > coding.labels).any():
+            return False
+        if (record["sparse.ids"] >= coding.labels).any():
+            return False
+    return all(np.isfinite(record[name]).all() for name in record if name != "confidence" and record[name].dtype.kind == "f")
+
+
+def decode(records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], coding: Coding) -> BatchTargets:
+    """The targets of a batch.
+
+    Args:
+        records: the arrays of each utterance, checked.
+        samples: of each utterance's audio.
+        frames: of each utterance in the encoder's output.
+        coding: what the records hold.
+    """
+    texts = confidences = None
+    if coding.hypotheses:
+        texts = [record["texts"].tobytes().decode("utf-8", "replace") for record in records]
+        values = [float(record["confidence"][0]) for record in records]
+        confidences = [None if math.isnan(value) else value for value in values]
+    return BatchTargets(
+        samples=torch.tensor(samples, dtype=torch.long),
+        lengths=torch.tensor(frames, dtype=torch.long),
+        log_probs=_log_probs(records, frames, coding),
+        hidden=_hidden(records, coding),
+        texts=texts,
+        confidences=confidences,
+    )
+
+
+def _log_probs(records: Sequence[Record], frames: Sequence[int], coding: Coding) -> Optional[Tensor]:
+    if coding.labels is None:
+        return None
+    blank = np.full(coding.labels, codec.MIN_LOG_PROB, dtype=np.float32)
+    blank[-1] = 0.0
+    if coding.floor is None:
+        coded = np.empty((len(records), max(frames, default=0), coding.labels), dtype=np.float16)
+        for row, record, length in zip(coded, records, frames, strict=True):
+            row[:length], row[length:] = record["log_probs"], blank
+        return codec.decode_whole(torch.from_numpy(coded))
+    log_probs = torch.empty(len(records), max(frames, default=0), coding.labels)
+    for i, (record, length) in enumerate(zip(records, frames, strict=True)):
+        parts = (torch.from_numpy(record[f"sparse.{name}"]) for name in ("counts", "ids", "values", "rest"))
+        codec.decode_sparse(codec.SparsePosteriors(*parts), coding.labels, out=log_probs[i, :length])
+        log_probs[i, length:] = torch.from_numpy(blank)
+    return log_probs
+
+
+def _hidden(records: Sequence[Record], coding: Coding) -> Optional[Tensor]:
+    if coding.width is None:
+        return None
+    lengths = [len(record["hidden.values"]) for record in records]
+    hidden = torch.empty(len(records), coding.width, max(lengths, default=0))
+    for i, (record, length) in enumerate(zip(records, lengths, strict=True)):
+        coded = codec.CodedHidden(
+            values=torch.from_numpy(record["hidden.values"]),
+            channels=torch.from_numpy(record["hidden.channels"][0]),
+            frames=torch.from_numpy(record["hidden.frames"]),
+            peak=float(record["hidden.peak"][0]),
+        )
+        codec.decode_hidden(coded, out=hidden[i, :, :length])
+        hidden[i, :, length:] = 0.0
+    return hidden

@@ -1,0 +1,192 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""One shard: its bytes, its index, and the checked arrays of one utterance."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from nemo_tutornet.data.utterances import key_hash
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.target_cache.layout import FORMAT, NUMPY, VERSION, Array, Coding, arrays_of, index_of
+
+Record = Dict[str, np.ndarray]
+
+
+def checksum(arrays: Sequence[np.ndarray]) -> int:
+    """crc32 of arrays, one behind the other."""
+    crc = 0
+    for array in arrays:
+        crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
+    return crc
+
+
+def shard_bytes(records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], coding: Coding, belongs: str) -> bytes:
+    """A shard as it stands on disk.
+
+    Args:
+        records: the arrays of each utterance, as `arrays_of` names them.
+        samples: of each utterance's audio.
+        frames: of each utterance in the encoder's output.
+        coding: what the records hold.
+        belongs: `layout.description` of the cache.
+    """
+    arrays = arrays_of(coding)
+    tensors = {name: np.concatenate([record[name] for record in records]) for name in arrays}
+    sizes: Dict[str, Sequence[int]] = {"samples": samples, "frames": frames}
+    for name, array in arrays.items():
+        if array.unit not in ("utterances", "frames"):
+            sizes[array.unit] = [len(record[name]) for record in records]
+    values: Dict[str, Sequence[int]] = {f"index.{name}": counts for name, counts in sizes.items()}
+    values["index.hash"] = [key_hash(record["keys"].tobytes()) for record in records]
+    values["index.checksum"] = [checksum([record[name] for name in arrays]) for record in records]
+    index = {name: np.array(values[name], dtype=NUMPY[dtype]) for name, dtype in index_of(coding).items()}
+    about = {"format": f"{FORMAT} {VERSION}", "belongs": belongs, "index_crc32": str(checksum(list(index.values())))}
+    return bytes(save({**index, **tensors}, metadata=about))
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An open shard's index; the file itself is opened for each read and held by nobody.
+
+    Attributes:
+        path: the file.
+        size: of the file, in bytes.
+        header_crc32: of safetensors' header, its length included.
+        coding: what it holds.
+        hashes: of the utterances' keys `[U]`.
+        samples, frames: of each utterance `[U]`.
+        starts: for each unit of `arrays_of` where each utterance begins `[U + 1]`.
+        checksums: of each utterance `[U]`.
+    """
+
+    path: Path
+    size: int
+    header_crc32: int
+    coding: Coding
+    hashes: np.ndarray
+    samples: np.ndarray
+    frames: np.ndarray
+    starts: Mapping[str, np.ndarray]
+    checksums: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    @classmethod
+    def open(cls, path: Path, coding: Coding, belongs: str, header_crc32: Optional[int] = None) -> Shard:
+        """Checks everything but the utterances' own arrays, and keeps the index.
+
+        Args:
+            path: of the shard.
+            coding: of its cache.
+            belongs: `layout.description` of its cache.
+            header_crc32: as its cache's header has it; None before that is written.
+
+        Raises:
+            TutorError: missing, truncated, damaged, or of another cache.
+        """
+        try:
+            size, found = path.stat().st_size, _header_crc32(path)
+            if header_crc32 not in (None, found):
+                raise ValueError("its header does not match its checksum")
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != f"{FORMAT} {VERSION}":
+                    raise ValueError("it is no shard of this version's cache")
+                if metadata.get("belongs") != belongs:
+                    raise ValueError("it belongs to another cache")
+                index = _index(file, coding)
+            if metadata.get("index_crc32") != str(checksum(list(index.values()))):
+                raise ValueError("its index does not match its checksum")
+        except (OSError, SafetensorError, ValueError, OverflowError, MemoryError) as error:
+            raise TutorError(_unreadable(path, error)) from None
+        starts = {unit: _starts(index, unit) for unit in {array.unit for array in arrays_of(coding).values()}}
+        return cls(
+            path, size, found, coding, index["index.hash"], index["index.samples"], index["index.frames"], starts,
+            index["index.checksum"],
+        )  # fmt: skip
+
+    def read(self, rows: Sequence[int]) -> List[Record]:
+        """The arrays of some utterances, checked against their checksums.
+
+        Raises:
+            TutorError: the file changed since it was opened, or an utterance is damaged.
+        """
+        arrays = arrays_of(self.coding)
+        try:
+            with safe_open(self.path, framework="numpy") as file:
+                slices = {name: (file.get_slice(name), array, self.starts[array.unit]) for name, array in arrays.items()}
+                records = [
+                    {name: _cut(part, array, *starts[row : row + 2].tolist()) for name, (part, array, starts) in slices.items()}
+                    for row in rows
+                ]
+        except (OSError, SafetensorError, ValueError) as error:
+            raise TutorError(_unreadable(self.path, error)) from None
+        for row, record in zip(rows, records, strict=True):
+            if checksum(list(record.values())) != self.checksums[row]:
+                raise TutorError(
+                    f"{self.path} is damaged at utterance {row} ({_name(record['keys'])}): it does not match its checksum; "
+                    f"remove the shard and run `nemo-tutornet cache` again with the same arguments."
+                )
+        return records
+
+
+def _cut(part: Any, array: Array, start: int, stop: int) -> np.ndarray:
+    # safetensors refuses a slice that begins at the end, even an empty one.
+    return part[start:stop] if start < stop else np.empty((0, *array.row), NUMPY[array.dtype])
+
+
+def _header_crc32(path: Path) -> int:
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if length > os.fstat(file.fileno()).st_size:
+            raise ValueError("it is truncated or no safetensors file")
+        return zlib.crc32(file.read(length), zlib.crc32(start))
+
+
+def _index(file: Any, coding: Coding) -> Dict[str, np.ndarray]:
+    """Reads a shard's index and holds every array's type and shape against it."""
+    arrays, dtypes = arrays_of(coding), index_of(coding)
+    if set(file.keys()) != {*arrays, *dtypes}:
+        raise ValueError("it has other arrays than its cache's")
+    count = file.get_slice("index.hash").get_shape()
+    for name, dtype in dtypes.items():
+        part = file.get_slice(name)
+        if len(count) != 1 or part.get_shape() != count or part.get_dtype() != dtype:
+            raise ValueError(f"{name} has a wrong type or size")
+    index = {name: file.get_tensor(name) for name in dtypes}
+    for name, array in arrays.items():
+        part = file.get_slice(name)
+        rows = count[0] if array.unit == "utterances" else int(index[f"index.{array.unit}"].sum(dtype=np.uint64))
+        if part.get_dtype() != array.dtype or part.get_shape() != [rows, *array.row]:
+            raise ValueError(f"{name} has a wrong type or size")
+    return index
+
+
+def _starts(index: Record, unit: str) -> np.ndarray:
+    if unit == "utterances":
+        return np.arange(len(index["index.hash"]) + 1)
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(index[f"index.{unit}"], dtype=np.int64)])
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0] or type(error).__name__
+    return (
+        f"{path} is not readable ({reason}); bring it back, or remove it and run `nemo-tutornet cache` again with the same "
+        f"arguments, which keeps the other shards."
+    )
+
+
+def _name(key: np.ndarray) -> str:
+    return json.dumps(key.tobytes().decode("utf-8", "replace")[:300], ensure_ascii=False)

@@ -1,0 +1,254 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A teacher that is not there: what it once said, read from its cache.
+
+Legend: `B` utterances, `T` frames of the teacher, `D` width of the hint layer, `V` labels with the blank last.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from nemo_tutornet.config import TeacherConfig
+from nemo_tutornet.data.utterances import Utterance
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, ENCODER, Layer
+from nemo_tutornet.nemo_io.restore import pointwise_decoder
+from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.teachers.live import Teacher
+from nemo_tutornet.teachers.targets import Hypothesis, TeacherTargets
+from nemo_tutornet.utils.files import sha256_of
+
+HEAD = "head.safetensors"
+
+
+def binding(teacher: Teacher, path: Path, device: torch.device, hidden: bool, tokenizer: Optional[str]) -> Dict[str, Any]:
+    """What a cache's targets depend on, and what a student must know of their teacher.
+
+    Args:
+        teacher: the live one.
+        path: its file.
+        device: on which it will run.
+        hidden: whether the hint layer is kept.
+        tokenizer: NeMo's type of the teacher's tokenizer, whose files lie beside the shards; None for characters.
+    """
+    front_end = OmegaConf.to_container(teacher.model.cfg.preprocessor, resolve=True)
+    return {
+        "sha256": sha256_of(path) if path.is_file() else None,
+        "class": type(teacher.model).__name__,
+        "front_end": front_end,
+        "precision": teacher.precision_on(device),
+        "sample_rate": teacher.sample_rate,
+        "labels": teacher.labels,
+        "transducer": teacher.head is None,
+        "encoder": asdict(teacher.encoder_layer),
+        "hint": asdict(teacher.hint_layer) if hidden else None,
+        "ends_in_layer_norm": teacher.ends_in_layer_norm,
+        "frames": [[seconds, teacher.frames_of(seconds)] for seconds in CHECKED_SECONDS],
+        "tokenizer": tokenizer,
+    }
+
+
+def head_file(teacher: Teacher) -> Dict[str, bytes]:
+    """The teacher's CTC decoder where it is one 1x1 convolution, for the warm start of the student's."""
+    from safetensors.torch import save
+
+    decoder = pointwise_decoder(teacher.head)
+    if decoder is None:
+        return {}
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in decoder.named_parameters()}
+    return {HEAD: save(tensors)}
+
+
+class CachedTeacher:
+    """Stands where a `Teacher` would, without a model in memory and without the model's file.
+
+    Args:
+        config: of the teacher; its `cache` is read, and its `sha256`, or the file at its `model_path` where there is one, must be
+            the cache's.
+        hint_layer: module path; None is the encoder's output.
+        key: the config's, for messages.
+
+    Raises:
+        TutorError: no finished cache, or one of another teacher or layer.
+    """
+
+    def __init__(self, config: TeacherConfig, hint_layer: Optional[str] = None, key: str = "model.tutor.teacher") -> None:
+        assert config.cache is not None
+        folder = Path(config.cache).expanduser()
+        if not folder.is_dir():
+            raise TutorError(f"{key}.cache is {config.cache}, and there is no such folder; `nemo-tutornet cache` makes one.")
+        self.reader = CacheReader(folder)
+        self._facts = _checked(self.reader.binding, folder)
+        self._check_teacher(config, key)
+        self.encoder_layer = Layer(**self._facts["encoder"])
+        asked = hint_layer or ENCODER
+        hint = self._facts["hint"]
+        if hint is not None and hint["path"] != asked:
+            raise TutorError(
+                f"{folder} holds the layer {hint['path']!r}, but model.tutor.rkd.hint_layer is {asked!r}; build a cache of that "
+                f"layer, or take this one's."
+            )
+        self.hint_layer = Layer(**hint) if hint is not None else self.encoder_layer
+        self.head: Optional[nn.Module] = None if self._facts["transducer"] else self._head()
+
+    @property
+    def sha256(self) -> Optional[str]:
+        """Of the file of the teacher that was run; None where that was a folder."""
+        found: Optional[str] = self._facts["sha256"]
+        return found
+
+    @property
+    def labels(self) -> List[str]:
+        """Labels in the order of the posterior, without the blank, which is last; none for a transducer."""
+        return list(self._facts["labels"])
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second that the teacher heard."""
+        return int(self._facts["sample_rate"])
+
+    @property
+    def ends_in_layer_norm(self) -> bool:
+        """True where the hint layer's output is layer-normalised."""
+        return bool(self._facts["ends_in_layer_norm"])
+
+    def frames_of(self, seconds: float) -> int:
+        """Frames of the encoder's output for that much audio; the builder counted them."""
+        return {float(length): int(frames) for length, frames in self._facts["frames"]}[seconds]
+
+    @property
+    def facts(self) -> Dict[str, str]:
+        """What it is, in words."""
+        labels = "none on frames" if self.head is None else f"{len(self.labels)} and the blank"
+        totals = self.reader.totals
+        return {
+            "cache": f"{self.reader.folder}, {totals['utterances']} utterances, {totals['bytes'] / 1e6:.1f} MB",
+            "class": str(self._facts["class"]),
+            "front end": f"{self.sample_rate} Hz, {self._facts['front_end'].get('features')} mel bins",
+            "labels": labels,
+        }
+
+    def check_holds(self, hidden: bool, posteriors: bool, hypotheses: bool) -> None:
+        """Refuses a cache without something that the stages read.
+
+        Raises:
+            TutorError: names what is not there.
+        """
+        coding = self.reader.coding
+        missing = [
+            what
+            for what, needed, there in (
+                ("the hint layer, which rkd reads", hidden, coding.width is not None),
+                ("posteriors, which skd and frame_weighting nonblank read", posteriors, coding.labels is not None),
+                ("hypotheses, which pseudo reads", hypotheses, coding.hypotheses),
+            )
+            if needed and not there
+        ]
+        if missing:
+            raise TutorError(
+                f"{self.reader.folder} does not hold {missing[0]} in model.tutor.stages; build a cache with these stages, or "
+                f"leave that loss out."
+            )
+
+    def check_utterances(self, utterances: Sequence[Utterance]) -> None:
+        """Refuses a cache that lacks some of them.
+
+        Raises:
+            TutorError: names the first and counts the others.
+        """
+        missing = [one for one in utterances if one not in self.reader]
+        if missing:
+            more = f" and {len(missing) - 1} more of {len(utterances)}" if len(missing) > 1 else ""
+            raise TutorError(
+                f"{self.reader.folder} has no targets for {missing[0]}{more}; run `nemo-tutornet cache` on the manifest that you "
+                f"train with, it adds what is missing."
+            )
+
+    def __call__(
+        self, utterances: Sequence[Utterance], lengths: Tensor, *, hidden: bool, posteriors: bool, hypotheses: bool = False
+    ) -> TeacherTargets:
+        """What the teacher said about a batch.
+
+        Args:
+            utterances: of its rows.
+            lengths: valid samples `[B]`; they must be what the teacher heard.
+            hidden, posteriors, hypotheses: what is wanted.
+
+        Returns:
+            Targets on the teacher's frames, on the device of `lengths`.
+
+        Raises:
+            TutorError: an utterance is missing, damaged or of another length.
+        """
+        found = self.reader.read(utterances)
+        heard = lengths.cpu()
+        different = (found.samples != heard).nonzero()
+        if len(different):
+            row = int(different[0])
+            raise TutorError(
+                f"{utterances[row]} has {int(heard[row])} samples in training, but the teacher heard {int(found.samples[row])} "
+                f"for {self.reader.folder}: the audio changed, or something in model.train_ds changes its time; build the cache "
+                f"again or drop that."
+            )
+        device = lengths.device
+        given = None
+        if hypotheses:
+            assert found.texts is not None and found.confidences is not None
+            given = [Hypothesis(text, sure) for text, sure in zip(found.texts, found.confidences, strict=True)]
+        return TeacherTargets(
+            lengths=found.lengths.to(device),
+            log_probs=found.log_probs.to(device) if posteriors and found.log_probs is not None else None,
+            hidden=found.hidden.to(device) if hidden and found.hidden is not None else None,
+            hypotheses=given,
+        )
+
+    def _head(self) -> nn.Module:
+        head = nn.Module()
+        if self.reader.has(HEAD):
+            from safetensors.torch import load
+
+            tensors = load(self.reader.path(HEAD).read_bytes())
+            labels, width = tensors["weight"].shape[:2]
+            conv = nn.Conv1d(width, labels, kernel_size=1, bias="bias" in tensors)
+            conv.load_state_dict(tensors)
+            head.decoder_layers = nn.Sequential(conv.requires_grad_(False))
+        return head
+
+    def _check_teacher(self, config: TeacherConfig, key: str) -> None:
+        cached = self.sha256
+        if config.sha256 is not None and config.sha256.lower() != cached:
+            raise TutorError(
+                f"{key}.sha256 is {config.sha256}, but {self.reader.folder} was built with the teacher {cached}; give the right "
+                f"cache or correct the key."
+            )
+        path = Path(config.model_path).expanduser() if config.model_path else None
+        if path is not None and path.is_file() and cached is not None and sha256_of(path) != cached:
+            raise TutorError(
+                f"{self.reader.folder} was built with another teacher than {path} (sha256 {cached}); build it again with this "
+                f"one, or leave {key}.model_path out."
+            )
+
+
+def _checked(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A binding that may be trusted to have the parts that are read of it; a cache is untrusted input."""
+    kinds: Dict[str, Any] = {
+        "sample_rate": int, "labels": list, "transducer": bool, "encoder": dict, "hint": (dict, type(None)),
+        "ends_in_layer_norm": bool, "frames": list, "front_end": dict, "sha256": (str, type(None)),
+    }  # fmt: skip
+    layers = [layer for layer in (facts.get("encoder"), facts.get("hint")) if isinstance(layer, dict)]
+    fields: Dict[str, Any] = {"path": str, "width": int, "time_axis": int, "shift": (int, float)}
+    sound = all(isinstance(facts.get(name, ...), kind) for name, kind in kinds.items())
+    sound = sound and all(
+        layer.keys() == fields.keys() and all(isinstance(layer[name], kind) for name, kind in fields.items()) for layer in layers
+    )
+    if not sound:
+        raise TutorError(f"{folder} does not say what its teacher was ({json.dumps(dict(facts))[:100]}); build it again.")
+    return facts

@@ -1,0 +1,185 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-tutornet inspect`: what it says of recognisers of every kind, and that what it lists can really be matched."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+import torch
+from nemo.collections.asr.models import ASRModel, EncDecCTCModel
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
+
+from nemo_tutornet import Teacher
+from nemo_tutornet.cli import app
+from nemo_tutornet.commands.inspect_model import FrontEnd, Inspection, Labels, inspect_model
+from nemo_tutornet.config import parse_tutor
+from nemo_tutornet.distill.matching import pair
+from nemo_tutornet.nemo_io.layers import Capture
+from nemo_tutornet.nemo_io.restore import restore_ctc
+from tests.conftest import LABELS, SAMPLE_RATE, student_config
+from tests.integration import students, teachers
+from tests.integration.commands.test_bad_input import archive
+
+CONFORMER = [
+    ("encoder", 24, 40.0, 4.0, "nonblank"),
+    ("encoder.pre_encode", 24, 40.0, 4.0, "energy"),
+    ("encoder.layers.0", 24, 40.0, 4.0, "nonblank"),
+    ("encoder.layers.1", 24, 40.0, 4.0, "nonblank"),
+]
+QUARTZNET = [
+    ("encoder", 20, 20.0, 2.0, "energy"),
+    *[(f"encoder.encoder.{i}", width, 20.0, 2.0, "energy") for i, width in enumerate((16, 16, 24, 20))],
+]
+CITRINET = [
+    ("encoder", 24, 80.0, 8.0, "energy"),
+    *[
+        (f"encoder.encoder.{i}", width, 10.0 * stride, float(stride), "energy")
+        for i, (width, stride) in enumerate(((16, 1), (16, 2), (16, 4), (16, 8), (20, 8), (24, 8)))
+    ],
+]
+KINDS = ["conformer", "hybrid", "transducer", "quartznet", "citrinet bpe"]
+
+
+@pytest.fixture(scope="module")
+def files(corpus: Path, teacher_file: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A recogniser of each kind."""
+    folder = tmp_path_factory.mktemp("inspect")
+    return {
+        "conformer": teacher_file,
+        "hybrid": teachers.save("hybrid", corpus, folder / "hybrid.nemo"),
+        "transducer": teachers.save("transducer", corpus, folder / "transducer.nemo"),
+        "quartznet": students.build("quartznet", folder / "quartznet"),
+        "citrinet bpe": students.build("citrinet bpe", folder / "citrinet"),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(files: dict[str, Path]) -> Callable[[str, bool], Inspection]:
+    """`found(kind, every_layer)`."""
+    kept: dict[Any, Inspection] = {}
+
+    def of(kind: str, every_layer: bool = False) -> Inspection:
+        if (kind, every_layer) not in kept:
+            kept[kind, every_layer] = inspect_model(files[kind], every_layer)
+        return kept[kind, every_layer]
+
+    return of
+
+
+def test_what_is_said_of_each_kind(found, files):
+    conformer = FrontEnd(SAMPLE_RATE, 80, 25.0, 10.0, "per_feature")
+    characters = Labels("characters", None, len(LABELS), LABELS[:8])
+    for kind, target, front_end, labels, frame_ms, weighting, skd, layers in (
+        ("conformer", "EncDecCTCModel", conformer, characters, 40.0, "nonblank", True, CONFORMER),
+        ("hybrid", "EncDecHybridRNNTCTCModel", conformer, characters, 40.0, "nonblank", True, CONFORMER),
+        ("transducer", "EncDecRNNTModel", conformer, characters, 40.0, "uniform", False,
+         [(*row[:4], row[4].replace("nonblank", "uniform")) for row in CONFORMER]),
+        ("quartznet", "EncDecCTCModel", FrontEnd(SAMPLE_RATE, 64, 20.0, 10.0, "per_feature"), characters, 20.0, "energy", True,
+         QUARTZNET),
+        ("citrinet bpe", "EncDecCTCModelBPE", conformer, None, 80.0, "energy", True, CITRINET),
+    ):  # fmt: skip
+        told = found(kind)
+        assert told.target.startswith("nemo.collections.asr.models.") and told.target.endswith(f".{target}")
+        assert told.front_end == front_end and told.frame_ms == frame_ms
+        assert told.frame_weighting == weighting and told.skd is skd
+        assert [(x.path, x.width, x.frame_ms, x.stride, x.frame_weighting) for x in told.layers] == layers
+        model = restore_ctc(files[kind])
+        assert told.parameters == sum(p.numel() for p in model.parameters())
+        if labels is None:
+            pieces = list(model.decoder.vocabulary)
+            labels = Labels("subwords", "bpe", len(pieces), pieces[:8])
+        assert told.labels == labels
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_listed_layer_is_taken_as_hint_layer(found, files, kind):
+    """And gives frames of each utterance of a batch: a positional embedding, which all share, is not listed."""
+    model, told = restore_ctc(files[kind]), found(kind, True)
+    assert len(told.layers) > 2 * len(found(kind).layers)
+    assert {layer.path for layer in found(kind).layers} < {layer.path for layer in told.layers}
+    signal, lengths = torch.randn(3, 20000), torch.tensor([20000, 13000, 7000])
+    for layer in told.layers:
+        teacher = Teacher(model, hint_layer=layer.path)
+        assert (teacher.hint_layer.width, teacher.hint_layer.shift) == (layer.width, layer.frame_ms)
+        hidden = teacher(signal, lengths, hidden=True, posteriors=False).hidden
+        assert hidden.shape[:2] == (3, layer.width)
+        assert abs(hidden.shape[2] - 1250 / layer.frame_ms) <= 16  # the student's front end pads to 16 feature frames
+
+
+def test_a_layer_that_is_left_out_returns_no_frames_of_each_utterance(found, files):
+    model = restore_ctc(files["conformer"])
+    listed = {layer.path for layer in found("conformer", True).layers}
+    left = [name for name, _ in model.named_modules() if name.startswith("encoder.") and name not in listed]
+    assert "encoder.layers.0.self_attn.linear_pos" in left
+    for name in left:
+        with Capture(model, name) as captured, torch.no_grad():
+            model(input_signal=torch.randn(3, 20000), input_signal_length=torch.tensor([20000] * 3))
+        output = captured.output
+        shape = getattr(output[0] if isinstance(output, tuple) else output, "shape", None)
+        assert shape is None or len(shape) != 3 or shape[0] != 3, name
+
+
+@pytest.mark.parametrize("kind", ["quartznet", "citrinet bpe"])
+def test_every_listed_layer_is_taken_as_guided_layer(found, files, corpus, kind):
+    student, teacher = restore_ctc(files[kind]), Teacher(restore_ctc(files["conformer"]))
+    for layer in found(kind).layers:
+        config = student_config(corpus, files["conformer"], stages=[{"name": "rkd", "weights": {"rkd": 1.0}}])
+        config["tutor"].update(rkd={"guided_layer": layer.path}, pool_frames=True)
+        guided = pair(student, teacher, parse_tutor(OmegaConf.create(config))).guided
+        assert (guided.path, guided.width, guided.shift) == (layer.path, layer.width, layer.frame_ms)
+
+
+def test_json_is_all_of_standard_output(found, files):
+    command = [sys.executable, "-m", "nemo_tutornet", "inspect", str(files["citrinet bpe"]), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout) == found("citrinet bpe").as_dict()
+
+
+def test_the_table_says_the_same(found, files):
+    shown = CliRunner().invoke(app, ["inspect", str(files["transducer"])])
+    assert shown.exit_code == 0
+    told = found("transducer")
+    for words in (str(files["transducer"]), told.target, f"{told.parameters:,}", "80 mel bins", "28 characters", "40 ms",
+                  "auto: uniform", "no SKD", "encoder.pre_encode", "encoder.layers.1"):  # fmt: skip
+        assert words in shown.stdout, words
+    assert "self_attn" not in shown.stdout
+
+
+def test_a_pretrained_name(found, files, monkeypatch):
+    """Only NeMo's download is replaced; no hub is reachable in tests."""
+    info = classmethod(lambda cls, model_name, refresh_cache=False: (EncDecCTCModel, str(files["conformer"])))
+    monkeypatch.setattr(ASRModel, "_get_ngc_pretrained_model_info", info)
+    assert inspect_model("stt_en_conformer_ctc_small") == found("conformer")
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "foreign", "weights", "unknown name"])
+def test_what_cannot_be_inspected_is_one_sentence(files, tmp_path, damage, monkeypatch):
+    path, words = tmp_path / "model.nemo", "there is no file"
+    if damage == "truncated":
+        path.write_bytes(files["conformer"].read_bytes()[:100_000])
+        words = "is not a readable .nemo file"
+    elif damage == "foreign":
+        archive(path, "nemo.collections.tts.models.fastpitch.FastPitchModel")
+        words = "FastPitchModel"
+    elif damage == "weights":
+        archive(path, "nemo.collections.asr.models.ctc_models.EncDecCTCModel")
+        words = "NeMo cannot restore"
+    elif damage == "unknown name":
+
+        def unknown(name: str, **_: object) -> None:
+            raise FileNotFoundError(f"Model {name} was not found.")
+
+        monkeypatch.setattr(ASRModel, "from_pretrained", unknown)
+        path, words = Path("stt_en_nothing"), "MODEL is 'stt_en_nothing'"
+    shown = CliRunner().invoke(app, ["inspect", str(path), "--json"])
+    assert shown.exit_code == 2 and shown.stdout == ""
+    assert words in shown.stderr and len([x for x in shown.stderr.splitlines() if x.startswith("error: ")]) == 1
+    assert "Traceback" not in shown.stderr

@@ -1,0 +1,258 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The stock configs have NeMo's architecture, front end and optimizer; the others differ where they say so."""
+
+import math
+from dataclasses import asdict
+
+import pytest
+import torch
+import yaml
+from nemo.core import Serialization
+from nemo.utils.exp_manager import ExpManagerConfig
+from omegaconf import OmegaConf
+
+from nemo_tutornet.config import PseudoLabelsConfig, RKDConfig, SKDConfig, StageConfig, TeacherConfig, TutorConfig, parse_tutor
+from tests.integration.conf.confs import CONFIGS, STUDENTS, SUBWORD, composed
+
+pytestmark = pytest.mark.integration
+
+PIECES = 128  # the subword models' parameters are counted with so many
+PARAMETERS = {
+    "citrinet_256": 9_621_293,
+    "citrinet_256_bpe": 9_685_393,
+    "conformer_ctc_bpe_small": 12_995_441,
+    "conformer_ctc_small": 12_977_741,
+    "jasper_10x5dr": 332_632_349,
+    "jasper_10x5dr_bpe": 332_734_849,
+    "jasper_mini": 8_188_893,
+    "jasper_mini_bpe": 8_291_393,
+    "quartznet_15x5": 18_924_381,
+    "quartznet_15x5_bpe": 19_026_881,
+    "quartznet_5x5": 6_713_181,
+    "quartznet_5x5_bpe": 6_815_681,
+    "small/conformer_ctc_bpe_small": 1_219_777,
+    "small/conformer_ctc_small": 1_210_077,
+    "small/quartznet_bpe_small": 305_537,
+    "small/quartznet_small": 279_837,
+}
+
+# NeMo's examples/asr/conf/{quartznet/quartznet_15x5,jasper/jasper_10x5dr,citrinet/citrinet_384}.yaml, the last with the filters
+# that its header allows; for 5x5 NeMo 0.9's quartznet5x5.yaml; for Jasper Mini OpenSeq2Seq's jasper-Mini-for-Jetson.py:
+# (blocks of this kind, filters, kernel, repeat, stride, dilation, residual, dropout)
+QUARTZNET_5X5 = [
+    (1, 256, 33, 1, 2, 1, False, 0.0),
+    (1, 256, 33, 5, 1, 1, True, 0.0),
+    (1, 256, 39, 5, 1, 1, True, 0.0),
+    (1, 512, 51, 5, 1, 1, True, 0.0),
+    (1, 512, 63, 5, 1, 1, True, 0.0),
+    (1, 512, 75, 5, 1, 1, True, 0.0),
+    (1, 512, 87, 1, 1, 2, False, 0.0),
+    (1, 1024, 1, 1, 1, 1, False, 0.0),
+]
+QUARTZNET_15X5 = [
+    (1, 256, 33, 1, 2, 1, False, 0.0),
+    (3, 256, 33, 5, 1, 1, True, 0.0),
+    (3, 256, 39, 5, 1, 1, True, 0.0),
+    (3, 512, 51, 5, 1, 1, True, 0.0),
+    (3, 512, 63, 5, 1, 1, True, 0.0),
+    (3, 512, 75, 5, 1, 1, True, 0.0),
+    (1, 512, 87, 1, 1, 2, False, 0.0),
+    (1, 1024, 1, 1, 1, 1, False, 0.0),
+]
+JASPER_10X5DR = [
+    (1, 256, 11, 1, 2, 1, False, 0.2),
+    (2, 256, 11, 5, 1, 1, True, 0.2),
+    (2, 384, 13, 5, 1, 1, True, 0.2),
+    (2, 512, 17, 5, 1, 1, True, 0.2),
+    (2, 640, 21, 5, 1, 1, True, 0.3),
+    (2, 768, 25, 5, 1, 1, True, 0.3),
+    (1, 896, 29, 1, 1, 2, False, 0.4),
+    (1, 1024, 1, 1, 1, 1, False, 0.4),
+]
+JASPER_MINI = [
+    (1, 256, 11, 1, 2, 1, False, 0.0),
+    (2, 256, 11, 3, 1, 1, True, 0.0),
+    (2, 256, 13, 3, 1, 1, True, 0.0),
+    (2, 512, 17, 3, 1, 1, True, 0.0),
+    (2, 512, 21, 3, 1, 1, True, 0.0),
+    (2, 512, 25, 3, 1, 1, True, 0.0),
+    (1, 512, 29, 1, 1, 2, False, 0.0),
+    (1, 1024, 1, 1, 1, 1, False, 0.0),
+]
+CITRINET_256 = [
+    (1, 256, 5, 1, 1, 1, False, 0.0),
+    (1, 256, 11, 5, 2, 1, True, 0.0),
+    *((1, 256, kernel, 5, 1, 1, True, 0.0) for kernel in (13, 15, 17, 19, 21)),
+    (1, 256, 13, 5, 2, 1, True, 0.0),
+    *((1, 256, kernel, 5, 1, 1, True, 0.0) for kernel in (15, 17, 19, 21, 23, 25)),
+    (1, 256, 25, 5, 2, 1, True, 0.0),
+    *((1, 256, kernel, 5, 1, 1, True, 0.0) for kernel in (27, 29, 31, 33, 35, 37, 39)),
+    (1, 640, 41, 1, 1, 1, False, 0.0),
+]
+BLOCKS = {
+    "quartznet_5x5": QUARTZNET_5X5,
+    "quartznet_15x5": QUARTZNET_15X5,
+    "jasper_10x5dr": JASPER_10X5DR,
+    "jasper_mini": JASPER_MINI,
+    "citrinet_256_bpe": CITRINET_256,
+}
+
+# Values that go together; a field that is not named has its default, and is overridden all the same.
+OVERRIDDEN = TutorConfig(
+    teacher=TeacherConfig("teacher.nemo", sha256="ab" * 32, precision="fp32", cache="targets", weight=2.0),
+    other_teachers=[TeacherConfig("other.nemo")],
+    rkd=RKDConfig("encoder.layers.8", "encoder.encoder.2", frame_weighting="energy", warm_start_decoder=False),
+    skd=SKDConfig("kl", 2.0, frames="symmetric", frames_around=2, shift=1, at_layers=["encoder.encoder.1"], at_layers_weight=0.5),
+    pseudo_labels=PseudoLabelsConfig(min_confidence=0.5, max_wer=0.2),
+    pool_frames=True,
+    stages=[StageConfig("rkd", {"rkd": 1.0}, steps=100), StageConfig("all", {"ctc": 1.0, "skd": 0.5, "pseudo": 0.5})],
+)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_parameter_count(name):
+    model = OmegaConf.to_container(composed(name).model, resolve=True, throw_on_missing=False)
+    vocabulary = model.get("labels") or [f"piece {i}" for i in range(PIECES)]
+    # NeMo's Conformer cannot be built without memory; Jasper should not take its 1.3 GB to be counted.
+    with torch.device("meta" if "jasper" in model["encoder"] else "cpu"):
+        encoder = Serialization.from_config_dict(OmegaConf.create(model["encoder"]))
+        width = model["decoder"]["feat_in"] or encoder._feat_out
+        head = {**model["decoder"], "feat_in": width, "num_classes": len(vocabulary), "vocabulary": vocabulary}
+        decoder = Serialization.from_config_dict(OmegaConf.create(head))
+    assert sum(p.numel() for module in (encoder, decoder) for p in module.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+def test_blocks_are_nemos(name):
+    expected = [block[1:] for block in BLOCKS[name] for _ in range(block[0])]
+    blocks = OmegaConf.to_container(composed(name).model.encoder.jasper, resolve=True)
+    found = [(b["filters"], *b["kernel"], b["repeat"], *b["stride"], *b["dilation"], b["residual"], b["dropout"]) for b in blocks]
+    assert found == expected
+    # QuartzNet: all but the last block separable. Jasper 10x5 DR: none, and dense where residual. The others: all.
+    last = len(blocks) - 1
+    separable = {"quartznet_5x5": last, "quartznet_15x5": last, "jasper_10x5dr": 0}.get(name, last + 1)
+    assert [b.get("separable", False) for b in blocks] == [True] * separable + [False] * (last + 1 - separable)
+    assert [b.get("residual_dense", False) for b in blocks] == [b["residual"] and name == "jasper_10x5dr" for b in blocks]
+    citrinet = name == "citrinet_256_bpe"
+    assert all((b.get("se", False), b.get("se_context_size")) == ((True, -1) if citrinet else (False, None)) for b in blocks)
+    longer = [citrinet and b["stride"] == [2] for b in blocks]
+    assert [b.get("stride_last", False) for b in blocks] == longer
+    assert [b.get("residual_mode", "add") for b in blocks] == ["stride_add" if strided else "add" for strided in longer]
+
+
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+def test_front_end_and_optimizer_are_nemos(name):
+    model = OmegaConf.to_container(composed(name).model, resolve=True, throw_on_missing=False)
+    citrinet = name == "citrinet_256_bpe"
+    assert model["preprocessor"] == {
+        "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+        "normalize": "per_feature",
+        "window_size": 0.025 if citrinet else 0.02,
+        "sample_rate": 16000,
+        "window_stride": 0.01,
+        "window": "hann",
+        "features": 80 if citrinet else 64,
+        "n_fft": 512,
+        "frame_splicing": 1,
+        "dither": 1e-5,
+        **({"pad_to": 16} if citrinet else {}),
+    }
+    masks = {"freq_masks": 2, "time_masks": 2, "freq_width": 27, "time_width": 0.05}
+    cutout = {"rect_freq": 50, "rect_masks": 5, "rect_time": 120}
+    assert {key: value for key, value in model["spec_augment"].items() if key != "_target_"} == (masks if citrinet else cutout)
+    encoder = model["encoder"]
+    assert (encoder["feat_in"], encoder["activation"], encoder["conv_mask"]) == (80 if citrinet else 64, "relu", True)
+    assert model["decoder"]["feat_in"] == encoder["jasper"][-1]["filters"]
+    optim, recipe = model["optim"], (0.05, [0.8, 0.25], 1000, 1e-5) if citrinet else (0.01, [0.8, 0.5], None, 0.0)
+    assert (optim["lr"], optim["betas"], optim["sched"]["warmup_steps"], optim["sched"]["min_lr"]) == recipe
+    assert (optim["name"], optim["weight_decay"], optim["sched"]["name"]) == ("novograd", 0.001, "CosineAnnealing")
+
+
+@pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(SUBWORD)))
+def test_characters(name):
+    model = composed(name).model
+    assert list(model.labels) == list(" abcdefghijklmnopqrstuvwxyz'") == list(model.decoder.vocabulary)
+    assert all(model[part].labels == model.labels for part in ("train_ds", "validation_ds", "test_ds"))
+    assert model.decoder.num_classes == (28 if name in STUDENTS else -1)
+
+
+def flat(node, path=()):
+    """The leaves of a config by their path."""
+    if not isinstance(node, (dict, list)) or not node:
+        return {".".join(path): node}
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    return {leaf: value for key, below in items for leaf, value in flat(below, (*path, str(key))).items()}
+
+
+@pytest.mark.parametrize("name", SUBWORD)
+def test_a_subword_config_is_the_character_one_but_for_its_labels(name):
+    pair = (name, name.replace("_bpe", ""))
+    subword, character = (flat(OmegaConf.to_container(composed(each), throw_on_missing=False)) for each in pair)
+    data = [f"model.{part}_ds" for part in ("train", "validation", "test")]
+    own = {f"{part}.use_start_end_token": False for part in data}
+    own |= {"model.decoder.vocabulary": [], "model.decoder.num_classes": -1}
+    own |= {"model.tokenizer": "teacher"} if name in STUDENTS else {"model.tokenizer.dir": "???", "model.tokenizer.type": "bpe"}
+    if name == "citrinet_256_bpe":
+        # Letters need frames of 40 ms: the third stride of two is left out. Those of 80 ms are longer than a Conformer's.
+        own |= {"model.tutor.pool_frames": True, "model.encoder.jasper.14.stride.0": 2}
+        own |= {"model.encoder.jasper.14.stride_last": True, "model.encoder.jasper.14.residual_mode": "stride_add"}
+    different = {key: value for key, value in subword.items() if key not in character or character[key] != value}
+    assert different.pop("name") and different == {key: value for key, value in own.items() if character.get(key) != value}
+    gone = {key for key in character if key not in subword}
+    assert gone == {f"{part}.labels" for part in data} | {f"model.labels.{i}" for i in range(28)}
+
+
+def test_conformer_is_nemos_small():
+    encoder = composed("conformer_ctc_small").model.encoder
+    assert (encoder.d_model, encoder.n_layers, encoder.n_heads, encoder.conv_kernel_size) == (176, 16, 4, 31)
+    assert encoder.subsampling_factor == 4
+
+
+def test_students_share_one_tutor_section():
+    sections = {name: OmegaConf.to_container(composed(name).model.tutor, throw_on_missing=False) for name in STUDENTS}
+    for name, section in sections.items():
+        rkd, second = section.pop("stages")
+        assert rkd == {"name": "rkd", "share": 0.25, "weights": {"rkd": 1.0}}
+        assert second == {"name": "ctc", "weights": {"ctc": 1.0, "rkd": 5.0}}, name
+    pooled = {name for name, section in sections.items() if section.pop("pool_frames", False)}
+    strides = {name: math.prod(block.stride[0] for block in composed(name).model.encoder.jasper) for name in STUDENTS}
+    assert pooled == {name for name, stride in strides.items() if stride > 4}  # a Conformer's frames last 40 ms
+    first, *others = sections.values()
+    assert first["teacher"]["model_path"] == "???" and others and all(section == first for section in others)
+
+
+@pytest.mark.parametrize("name", [name for name in STUDENTS if "jasper_10x5dr" not in name])  # that one's dropout is NeMo's
+def test_one_key_is_the_dropout_of_every_block_but_the_first(name):
+    def dropouts(*overrides):
+        return [block.dropout for block in composed(name, *overrides).model.encoder.jasper]
+
+    assert set(dropouts()) == {0.0}
+    first, *others = dropouts("model.dropout=0.1")
+    assert first == 0.0 and others and set(others) == {0.1}
+
+
+def overrides_of(section, path):
+    """Hydra's words for each key of a section and of the sections in it; a list is one value."""
+    for key, value in section.items():
+        if isinstance(value, dict):
+            yield from overrides_of(value, f"{path}.{key}")
+        else:
+            yield f"{path}.{key}={yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]}"
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_key_of_the_tutor_section_can_be_overridden(name):
+    # Without a plus, which is for keys that a config does not have: a field needs its line in every YAML.
+    overrides = overrides_of(asdict(OVERRIDDEN), "model.tutor")
+    assert parse_tutor(composed(name, *overrides).model) == OVERRIDDEN
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_and_biases_can_be_switched_on(name):
+    chosen = {"name": "student", "project": "speech"}
+    overrides = overrides_of({"create_wandb_logger": True, "wandb_logger_kwargs": chosen}, "exp_manager")
+    section = OmegaConf.to_container(composed(name, *overrides), resolve=True, throw_on_missing=False)["exp_manager"]
+    accepted = OmegaConf.merge(OmegaConf.structured(ExpManagerConfig), section)
+    assert accepted.create_wandb_logger and accepted.wandb_logger_kwargs == chosen
+    assert not composed(name).exp_manager.create_wandb_logger

@@ -1,0 +1,179 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The README's commands, run as written in a folder with the files that they name; `make` is what runs this very test."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from nemo.collections.asr.models import ASRModel, EncDecCTCModel
+
+from nemo_tutornet.config import TeacherConfig, TutorConfig, parse_tutor
+from tests.conftest import write_manifest
+
+ROOT = Path(__file__).resolve().parents[3]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTOR = (ROOT / "docs" / "tutor.md").read_text(encoding="utf-8")
+DOCS = "".join(file.read_text(encoding="utf-8") for file in sorted((ROOT / "docs").glob("*.md")))
+
+
+def blocks(language: str, page: str = README) -> list[str]:
+    # Every fence in turn: the end of one block looks like the beginning of a block without a language.
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    return [content for found, content in fenced if found == language]
+
+
+def commands(start: str, page: str = README) -> list[str]:
+    joined = [command for block in blocks("", page) for command in block.replace("\\\n", " ").splitlines()]
+    return [command for command in joined if command.startswith(start)]
+
+
+@pytest.fixture(scope="module")
+def folder(teacher_file, tmp_path_factory) -> Path:
+    """Holds what the commands name; the project's folders are linked, so that relative paths mean the same."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("examples", "conf"):
+        (folder / name).symlink_to(ROOT / name)
+    for name in ("train", "valid", "test"):
+        write_manifest(folder, name, [1.51, 1.6])  # NeMo's stock SpecAugment cannot mask a shorter batch
+    (folder / "teacher.nemo").write_bytes(teacher_file.read_bytes())
+    return folder
+
+
+def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What a user's shell does with a command, with this environment's programs first."""
+    line = f'export PATH="{Path(sys.executable).parent}:$PATH"; {command}'
+    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=900)
+
+
+def run(command: str, folder: Path, *more: str) -> str:
+    line = " ".join([command, *more])
+    done = shell(line, folder)
+    assert done.returncode == 0, (line, (done.stdout + done.stderr)[-3000:])
+    return done.stdout
+
+
+def shorter(train: str) -> str:
+    """Two epochs instead of a hundred; everything else as written, so RKD takes half an epoch."""
+    assert "trainer.max_epochs=100" in train
+    return train.replace("trainer.max_epochs=100", "trainer.max_epochs=2")
+
+
+def override(key: str) -> str:
+    """An override as it stands in a sentence, with its quotes; the same wherever it stands."""
+    (found,) = set(re.findall(rf"`(\"?\+?{re.escape(key)}=[^`]+)`", README))
+    return found
+
+
+def test_the_student_to_beat(folder):
+    _, train = commands("python examples/speech_to_text_ctc_tutornet.py")
+    run(shorter(train), folder, override("model.dropout"), override("model.train_ds.augmentor"), override("model.optim.name"))
+    alone = ASRModel.restore_from(str(folder / "runs/alone/checkpoints/alone.nemo"), map_location="cpu")
+    assert {block.dropout for block in alone.cfg.encoder.jasper} == {0.0, 0.1} and "speed" in alone.cfg.train_ds.augmentor
+
+
+def test_distil_export_and_evaluate(folder):
+    train, _ = commands("python examples/speech_to_text_ctc_tutornet.py")
+    run(shorter(train), folder)
+    exports, evaluations = commands("nemo-tutornet export"), commands("nemo-tutornet evaluate")
+    assert len(exports) == len(evaluations) == 2
+    run(exports[0], folder)
+    assert type(ASRModel.restore_from(str(folder / "student.nemo"), map_location="cpu")) is EncDecCTCModel
+    assert "WER %" in run(evaluations[0], folder)
+    (folder / "student.nemo").unlink()
+    assert "student.json" in run(exports[1], folder)
+    assert [row["runtime"] for row in json.loads(run(evaluations[1], folder, "--json"))] == [
+        "onnx fp32",
+        "onnx fp16",
+        "onnx int8",
+    ] * 2
+    (verify,) = commands("nemo-tutornet verify")
+    assert "student.json is as it was written" in run(verify, folder)
+    (block,) = [block for block in blocks("python") if "export_student" in block]
+    run(f"python - <<'END'\n{block}END", folder)
+
+
+def test_audio_without_transcripts(folder):
+    """RKD on all of it, and then the transcribed part, from the student of the first training."""
+    rows = [json.loads(row) for row in (folder / "train.jsonl").read_text().splitlines()]
+    bare = [{key: value for key, value in row.items() if key != "text"} for row in rows]
+    (folder / "untranscribed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
+    first, second = commands("python examples/speech_to_text_ctc_tutornet.py", TUTOR)
+    run(shorter(first), folder)
+    begun = ASRModel.restore_from(str(folder / "runs/first/checkpoints/first.nemo"), map_location="cpu")
+    run(shorter(second).replace("max_epochs=2", "max_epochs=1"), folder, "model.optim.lr=1e-12", "model.optim.weight_decay=0.0")
+    ended = ASRModel.restore_from(str(folder / "runs/second/checkpoints/second.nemo"), map_location="cpu")
+    # With no learning rate to speak of the second ends where the first did, but for the decoder, which RKD composes anew.
+    moved = [
+        name
+        for name, tensor in begun.encoder.named_parameters()
+        if (tensor - ended.encoder.get_parameter(name)).abs().max() > 1e-6
+    ]
+    assert not moved
+
+
+def test_look_first(folder):
+    (inspect,), (check,) = commands("nemo-tutornet inspect"), commands("nemo-tutornet check")
+    assert "hint or guided layer" in run(inspect, folder) and json.loads(run(inspect, folder, "--json"))["layers"]
+    assert "teacher's WER on the first validation batches" in run(check, folder)
+    assert "pseudo" in run(check, folder, override("model.tutor.stages"))
+
+
+def test_the_teacher_is_paid_for_once(folder):
+    (cache,), (check,) = commands("nemo-tutornet cache"), commands("nemo-tutornet check")
+    assert "model.tutor.teacher.cache=targets" in run(cache, folder)
+    assert "read from its cache" in run(check, folder, "model.tutor.teacher.cache=targets")
+
+
+def test_the_section_shown_is_the_section_there_is():
+    (block,) = [block for block in blocks("yaml") if "tutor:" in block]
+    section = yaml.safe_load(block)["model"]
+    section["tutor"]["teacher"]["model_path"] = "teacher.nemo"
+    assert parse_tutor(section) == TutorConfig(teacher=TeacherConfig(model_path="teacher.nemo"))
+
+
+def test_every_file_that_is_named_exists():
+    named = set(re.findall(r"\b(?:conf|examples|benchmarks|nemo_tutornet|docs)/[\w/.-]+\w", README + DOCS))
+    assert len(named) > 5
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_results_runner_runs(tmp_path):
+    """Some of its recipes on a corpus of its own; the second time nothing is left to train, and the test set is read once."""
+    for split in ("train", "valid", "test"):
+        write_manifest(tmp_path, f"an4_{split}", [1.0, 1.2, 0.9])
+    program = f"python {ROOT}/benchmarks/results"
+    assert "an4-speeds_train.jsonl: 9 utterances" in run(f"{program}/speeds.py . speeds", tmp_path)
+    train = f"{program}/run.py . runs --epochs 2 --teacher-epochs 1 --seed 1"
+    first = f"{train} --recipe ctc --recipe label_free --student quartznet_1m --perturbed"
+    assert "label_free perturbed seed 1" in run(first, tmp_path)
+    assert "seed" not in run(first, tmp_path)
+    refused = shell(f"{first} --cached", tmp_path)
+    assert refused.returncode == 2 and "a cache knows every utterance at one speed only" in refused.stderr
+    half = f"{train} --recipe rkd_skd_kl --student jasper_small --cached --share 0.67 --change model.optim.lr=1e-3"
+    half += " --further speeds/an4-speeds_train.jsonl --further-share 0.5"
+    assert "rkd_skd_kl further model.optim.lr=1e-3 seed 1" in run(half, tmp_path)
+    (log,) = (tmp_path / "runs" / "an4").rglob("rkd_skd_kl_before.log")
+    assert "`max_steps=1` reached" in log.read_text()
+    table = run(f"{program}/table.py runs/an4 --test an4_test.jsonl --speed an4_valid.jsonl", tmp_path)
+    title = "RKD, then CTC + SKD kl; optim.lr=1e-3; 67 % of the data; 50 % of the steps on an4-speeds_train, too; cached teacher"
+    assert f"| jasper_small | {title} | char_1_epochs | 2 | 1 |" in table
+    assert "| quartznet_1m | CTC only; speed perturbation | none | 2 | 1 |" in table
+    assert "| quartznet_1m | RKD, then SKD kl, no transcript at all; speed perturbation | char_1_epochs | 2 | 1 |" in table
+    assert re.search(r"^\| label_free \| 1.05 M \|", table, flags=re.MULTILINE)
+    assert re.search(r"^\| teacher_char_1_epochs \| [\d.]+ M \| [\d.]+ \| [\d.]+ \|$", table, flags=re.MULTILINE)
+    before = (tmp_path / "runs" / "an4" / "test.jsonl").read_text()
+    again = run(f"{program}/table.py runs/an4 --test an4_test.jsonl", tmp_path)
+    assert again.splitlines() == table.split("\n\n")[0].splitlines()
+    assert (tmp_path / "runs" / "an4" / "test.jsonl").read_text() == before and len(before.splitlines()) == 4
+    assert '"text"' not in (tmp_path / "runs" / "an4" / "an4_train_100_without_text.jsonl").read_text()
+    run(f"{program}/plots.py runs/an4 pictures --epochs 2 --student quartznet_1m --seeds 1", tmp_path)
+    assert "<svg" in (tmp_path / "pictures" / "wer-by-epoch.svg").read_text()
+    done = shell(f"{train} --recipe ctc --change model.optim.name=nothing", tmp_path)
+    assert done.returncode == 1 and "error: training ctc failed" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,194 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Error rates, intervals, and models side by side in NeMo and in ONNX Runtime."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from nemo.collections.asr.parts.preprocessing import features
+from typer.testing import CliRunner
+
+from nemo_tutornet import TutorError, export_student
+from nemo_tutornet.cli import app
+from nemo_tutornet.data.manifest import Utterance, read_manifest
+from nemo_tutornet.evaluation.error_rates import bootstrap_interval, count_errors
+from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster, transcribe
+from nemo_tutornet.nemo_io.restore import restore_ctc
+from tests.conftest import student_config
+from tests.integration.students import build
+
+
+def test_error_counts_agree_with_an_edit_distance_by_hand():
+    errors = count_errors("a b c d e f g h", "a x c d e g h i")
+    assert (errors.substitutions, errors.deletions, errors.insertions, errors.reference) == (1, 1, 1, 8)
+    assert errors.rate == 3 / 8
+    characters = count_errors("ab c", "abc", "character")
+    assert (characters.deletions, characters.reference) == (1, 4)
+    assert count_errors("", "a b").insertions == 2 and count_errors("a b", "").deletions == 2
+    assert count_errors("", "a b", "character").insertions == 3 and count_errors("a b", "", "character").deletions == 3
+
+
+TEXTS = st.lists(st.sampled_from("ab \t\n\x1c\u00a0\u3000\u200b")).map("".join)
+
+
+@given(TEXTS, TEXTS)
+@example("a\u00a0b\u3000a\tb", "a b a b")
+def test_words_are_divided_as_in_nemos_word_error_rate(reference: str, hypothesis: str) -> None:
+    from nemo.collections.asr.metrics.wer import word_error_rate
+
+    errors = count_errors(reference, hypothesis)
+    assert errors.reference == len(reference.split())
+    if errors.reference:
+        assert errors.rate == word_error_rate([hypothesis], [reference])
+    else:
+        assert errors.insertions == len(hypothesis.split())
+
+
+def test_bootstrap_interval_holds_the_rate_and_is_the_same_each_time():
+    counts = [count_errors("a b c d", "a b c d" if i % 4 else "a b x d") for i in range(100)]
+    low, high = bootstrap_interval(counts)
+    assert low < 25 / 400 < high and (low, high) == bootstrap_interval(counts)
+    assert 0.02 < high - low < 0.06  # a quarter of the utterances with 1 error of 4: 1.96 * 2 * sqrt(p q / n) / 4 = 0.042
+    assert bootstrap_interval(counts[1:4]) == (0.0, 0.0)
+
+
+def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
+    model = make_student(student_config(corpus, None))
+    student = tmp_path / "student.nemo"
+    model.save_to(str(student))
+    arguments = ["evaluate", str(student), str(student), "--manifest", str(corpus / "valid.jsonl")]
+    table = CliRunner().invoke(app, arguments)
+    assert table.exit_code == 0, table.output
+    assert "WER %" in table.output and f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M" in table.output
+    told = CliRunner().invoke(app, [*arguments, "--json"])
+    first, second = json.loads(told.stdout)
+    assert first["wer"] == second["wer"] and first["utterances"] == 2 and first["reference_words"] == 4
+    texts = [output.text for output in model.transcribe([str(corpus / f"valid{i}.wav") for i in range(2)], verbose=False)]
+    wrong = [count_errors(r, h) for r, h in zip(["aa c", "bb d"], texts, strict=True)]
+    assert first["wer"] == sum(e.substitutions + e.deletions + e.insertions for e in wrong) / 4
+    assert first["real_time_factor"] > 0 and first["wer_low"] <= first["wer"] <= first["wer_high"]
+
+
+def test_an_unpacked_model_is_as_large_as_its_files(corpus: Path, teacher_file: Path, tmp_path: Path) -> None:
+    with tarfile.open(teacher_file) as archive:
+        archive.extractall(tmp_path / "teacher", filter="data")
+    sizes = [path.stat().st_size for path in (tmp_path / "teacher").iterdir()]
+    assert len(sizes) > 1
+    arguments = ["evaluate", str(teacher_file), str(tmp_path / "teacher"), "--manifest", str(corpus / "valid.jsonl"), "--json"]
+    packed, unpacked = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert (packed["megabytes"], unpacked["megabytes"]) == (teacher_file.stat().st_size / 1e6, sum(sizes) / 1e6)
+    assert packed["wer"] == unpacked["wer"]
+
+
+def test_short_audio_is_transcribed_as_nemo_transcribes_its_file(corpus: Path, tmp_path: Path) -> None:
+    model = restore_ctc(build("quartznet", tmp_path))
+    rows = read_manifest(corpus / "train.jsonl")
+    assert min(row.duration for row in rows) < 0.7
+    files = [str(row.audio) for row in rows]
+    expected = [output.text for output in model.transcribe(files, batch_size=1, verbose=False)]
+    assert transcribe(model, rows, 4)[0] == expected and len(set(expected)) > 2
+
+
+def test_a_single_frame_on_a_machine_with_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = restore_ctc(build("quartznet", tmp_path))
+    soundfile.write(tmp_path / "a.wav", np.full(200, 0.1), 16000)
+    rows = [Utterance(tmp_path / "a.wav", 200 / 16000, "a")]
+    assert transcribe(model, rows, 1)[0][0].strip(), "without a GPU NeMo takes it"
+    monkeypatch.setattr(features, "torch", SimpleNamespace(**{**vars(torch), "cuda": OneGpu()}))
+    with pytest.raises(TutorError, match=r"a single frame of audio \(10 to 20 ms\).*with --runtime onnx\.$"):
+        transcribe(model, rows, 1)
+
+
+class OneGpu:
+    """What NeMo's front end asks of `torch.cuda`."""
+
+    is_available = staticmethod(lambda: True)
+    is_current_stream_capturing = staticmethod(lambda: False)
+
+
+def test_evaluate_in_onnx_runtime(corpus: Path, tmp_path: Path) -> None:
+    """A `.nemo` runs in each precision, an `.onnx` as it is; both make the same errors as NeMo."""
+    source = build("quartznet bpe", tmp_path)
+    graph = export_student(source, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx").onnx[0].path
+    arguments = ["evaluate", str(source), str(graph), "--manifest", str(corpus / "valid.jsonl"), "--json"]
+    nemo, alone = json.loads(CliRunner().invoke(app, arguments).stdout)
+    told = CliRunner().invoke(app, [*arguments, "--runtime", "onnx"])
+    assert told.exit_code == 0, told.output
+    rows = json.loads(told.stdout)
+    assert [row["runtime"] for row in rows] == ["onnx fp32", "onnx fp16", "onnx int8", "onnx fp32"]
+    assert (nemo["runtime"], alone["runtime"]) == ("nemo", "onnx fp32")
+    assert [row["model"] for row in rows] == [str(source)] * 3 + [str(graph)]
+    counts = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words", "parameters")
+    for row in (alone, rows[0], rows[3]):
+        assert {name: row[name] for name in counts} == {name: nemo[name] for name in counts}
+    assert rows[1]["megabytes"] < rows[0]["megabytes"] and all(row["real_time_factor"] > 0 for row in rows)
+    one = CliRunner().invoke(app, [*arguments, "--runtime", "onnx", "--precision", "int8"])
+    assert [row["runtime"] for row in json.loads(one.stdout)] == ["onnx int8", "onnx fp32"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{nemo}", "--runtime", "tensorrt"], "there is no runtime 'tensorrt'; choose one of nemo, onnx."),
+        (
+            ["{nemo}", "--runtime", "onnx", "--precision", "int4"],
+            "there is no ONNX precision int4; choose from fp32",
+        ),
+        (["{tmp}/none.onnx"], "there is no file"),
+        (["{tmp}/cut.onnx"], "is not a readable .onnx file"),
+    ],
+)
+def test_mistakes_in_what_to_evaluate(arguments: list[str], words: str, corpus: Path, teacher_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "cut.onnx").write_bytes(b"half a graph")
+    given = [argument.format(nemo=teacher_file, tmp=tmp_path) for argument in arguments]
+    result = CliRunner().invoke(app, ["evaluate", *given, "--manifest", str(corpus / "valid.jsonl")])
+    assert result.exit_code == 2 and "Traceback" not in result.output
+    assert words in " ".join(result.output.split())
+
+
+def test_a_small_model_that_is_no_faster_is_told_of() -> None:
+    base = dict.fromkeys((field.name for field in dataclasses.fields(Evaluation)), 0)
+
+    def result(model: str, runtime: str, parameters: int, factor: float) -> Evaluation:
+        return Evaluation(**{**base, "model": model, "runtime": runtime, "parameters": parameters, "real_time_factor": factor})
+
+    teacher, slow = result("teacher.nemo", "nemo", 13_000_000, 0.01), result("slow.nemo", "nemo", 6_500_000, 0.02)
+    assert no_faster([teacher, slow]) == [
+        "slow.nemo has 2.0 x fewer parameters than teacher.nemo, but is no faster here (nemo): RTF 0.0200 against 0.0100."
+    ]
+    fast, elsewhere = result("fast.nemo", "nemo", 6_500_000, 0.009), result("slow.nemo", "onnx fp32", 6_500_000, 0.02)
+    assert no_faster([teacher, fast, elsewhere, teacher]) == []
+
+
+def test_rows_without_a_transcript_are_left_out(corpus: Path, teacher_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs [" / "x]"  # the table must not take it for markup
+    folder.mkdir(parents=True)
+    model = Path(shutil.copy(teacher_file, folder / "teacher.nemo"))
+    rows = [json.loads(line) for line in (corpus / "valid.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = [{**row, "audio_filepath": str(corpus / row["audio_filepath"])} for row in rows]
+    silent = {**rows[0], "text": ""}  # which does count: whatever is heard there is an insertion
+    untranscribed = {key: value for key, value in rows[0].items() if key != "text"}
+    told = {}
+    for name, written in {"all": [*rows, silent], "mixed": [untranscribed, *rows, silent, untranscribed]}.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
+        (told[name],) = json.loads(CliRunner().invoke(app, ["evaluate", str(model), "--manifest", str(path), "--json"]).stdout)
+    assert (told["all"].pop("untranscribed"), told["mixed"].pop("untranscribed")) == (0, 2)
+    assert [one.pop("real_time_factor") > 0 for one in told.values()] == [True, True]
+    assert told["all"] == told["mixed"] and told["all"]["utterances"] == len(rows) + 1
+    table = CliRunner().invoke(app, ["evaluate", str(model), "--manifest", str(tmp_path / "mixed.jsonl")])
+    assert table.exit_code == 0, table.output
+    assert "2 rows of the manifest have no transcript and were left out." in table.stdout
+    assert "[/x]" in "".join(table.stdout.split())

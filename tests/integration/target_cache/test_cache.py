@@ -1,0 +1,338 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Training from a cache of the teacher's targets: the same lesson without a teacher, whatever reads the audio."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import torch
+import yaml
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
+
+from nemo_tutornet import TutorCTCModelBPE, TutorError
+from nemo_tutornet.cli import app
+from nemo_tutornet.commands.cache_targets import build_cache
+from nemo_tutornet.config import TeacherConfig
+from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.teachers.live import Teacher
+from tests.conftest import ACCELERATOR, save_teacher, student_config, teacher_config
+from tests.integration import teachers
+from tests.integration.recorder import Recorder
+from tests.integration.students import of_kind, subword, write_tokenizer
+
+STAGES = [
+    {"name": "rkd", "epochs": 2, "weights": {"rkd": 1.0}},
+    {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25, "pseudo": 0.1}},
+]
+
+
+def whole(model: dict[str, Any]) -> Any:
+    """A training script's config."""
+    return OmegaConf.create({"model": model, "trainer": {"max_epochs": 2, "accelerator": ACCELERATOR, "devices": 1}})
+
+
+def cached(corpus: Path, folder: Path, stages: list | None = None, **tutor: Any) -> dict[str, Any]:
+    """A student that learns from a cache, without a word about the teacher's file."""
+    config = student_config(corpus, Path("nowhere.nemo"), stages or STAGES, **tutor)
+    config["tutor"]["teacher"] = {"model_path": "???", "cache": str(folder)}  # as in conf/*.yaml
+    return config
+
+
+def heard(model: Any) -> list[tuple[Any, Any]]:
+    """What the cache gives for each batch of the training data, and the batch."""
+    model.setup("fit")
+    tutor = model.tutor
+    return [(tutor.targets(tutor.schedule.stages[-1], batch), batch) for batch in model._train_dl]
+
+
+def check_against(teacher: Teacher, found: list[tuple[Any, Any]], utterances: int) -> None:
+    """Every row has what the teacher says of its audio alone."""
+    seen = 0
+    for targets, batch in found:
+        for row, (frames, samples) in enumerate(zip(targets.lengths.tolist(), batch[1].tolist(), strict=True)):
+            alone = teacher(batch[0][row : row + 1, :samples], batch[1][row : row + 1], hidden=False, posteriors=True)
+            assert frames == int(alone.lengths[0])
+            difference = targets.log_probs[row, :frames].exp() - alone.log_probs[0, :frames].exp()
+            assert float(difference.abs().max()) < 2e-3
+            seen += 1
+    assert seen == utterances
+
+
+@pytest.fixture(scope="module")
+def cache(corpus: Path, teacher_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cache") / "targets"
+    built = build_cache(whole(student_config(corpus, teacher_file, STAGES)), folder, progress=False)
+    assert (built.utterances, built.added) == (8, 8) and 0 < built.hours < 0.01
+    return folder
+
+
+def test_the_lesson_is_the_same(corpus, teacher_file, cache, make_student, monkeypatch):
+    runs = []
+    for config in (student_config(corpus, teacher_file, STAGES), cached(corpus, cache)):
+        config.pop("spec_augment")  # NeMo draws its masks from an unseeded generator
+        recorder = Recorder()
+        model = make_student(config, max_epochs=3, callbacks=[recorder])
+        torch.manual_seed(4)
+        model.trainer.fit(model)
+        runs.append(recorder.steps)
+        monkeypatch.setattr(Teacher, "from_config", lambda *_: pytest.fail("a teacher was loaded"))
+    live, read = runs
+    assert len(live) == len(read) == 12
+    for one, other in zip(live, read, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            assert other[name] == pytest.approx(value, rel=0.01), name
+
+
+def test_it_resumes_from_a_cache(corpus, cache, make_student, tmp_path):
+    model = make_student(cached(corpus, cache), max_epochs=1, folder=tmp_path)
+    model.trainer.fit(model)
+    resumed = make_student(cached(corpus, cache), max_epochs=3, folder=tmp_path)
+    resumed.trainer.fit(resumed)
+    assert resumed.tutor.stage == 1 and resumed.trainer.global_step == 12
+
+
+@pytest.mark.parametrize(
+    "settings", [{"num_workers": 2}, {"use_semi_sorted_batching": True, "randomization_factor": 0.1, "drop_last": False}]
+)
+def test_shuffled_files(corpus, teacher_file, cache, make_student, settings):
+    config = cached(corpus, cache)
+    config["train_ds"].update(settings)
+    found = heard(make_student(config))
+    check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
+
+
+def test_noise_and_masks_do_not_disturb(corpus, cache, make_student):
+    config = cached(corpus, cache)
+    config["train_ds"]["augmentor"] = {"white_noise": {"prob": 1.0, "min_level": -40, "max_level": -20}}
+    clean, noisy = heard(make_student(cached(corpus, cache))), heard(make_student(config))
+    lengths = [sorted(samples for _, batch in found for samples in batch[1].tolist()) for found in (clean, noisy)]
+    assert lengths[0] == lengths[1]
+    assert not any(torch.equal(a[1][0], b[1][0]) for a in clean for b in noisy)
+
+
+def tar(corpus: Path, folder: Path, names: list[str], number: int) -> dict[str, str]:
+    """NeMo's tarred layout: a tar of audio and the manifest of what is in it."""
+    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
+    with tarfile.open(folder / f"audio_{number}.tar", "w") as archive:
+        for row in rows:
+            if row["audio_filepath"] in names:
+                archive.add(corpus / row["audio_filepath"], arcname=row["audio_filepath"])
+    kept = [{**row, "shard_id": 0} for row in rows if row["audio_filepath"] in names]
+    (folder / f"tarred_{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    return {
+        "manifest_filepath": str(folder / f"tarred_{number}.jsonl"),
+        "tarred_audio_filepaths": str(folder / f"audio_{number}.tar"),
+    }
+
+
+@pytest.mark.parametrize("buckets", [1, 2])
+def test_tarred_sets(corpus, teacher_file, make_student, tmp_path, buckets):
+    names = [f"train{i}.wav" for i in range(8)]
+    parts = [tar(corpus, tmp_path, names[i::buckets], i) for i in range(buckets)]
+    source = parts[0]
+    if buckets > 1:
+        source = {key: [[part[key]] for part in parts] for key in parts[0]}
+
+    def tarred(config: dict[str, Any]) -> dict[str, Any]:
+        config["train_ds"].update(source, is_tarred=True, shuffle_n=4, bucketing_batch_size=[3, 2] if buckets > 1 else None)
+        config["train_ds"]["batch_size"] = 1 if buckets > 1 else 2
+        return config
+
+    folder = tmp_path / "cache"
+    built = build_cache(whole(tarred(student_config(corpus, teacher_file, STAGES))), folder, progress=False)
+    assert built.utterances == 8
+    found = heard(make_student(tarred(cached(corpus, folder))))
+    check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
+
+
+@pytest.mark.parametrize("tarred", [False, True], ids=["files", "tarred"])
+def test_lhotse(corpus, teacher_file, make_student, tmp_path, tarred):
+    source = tar(corpus, tmp_path, [f"train{i}.wav" for i in range(8)], 0) if tarred else {}
+
+    def lhotse(config: dict[str, Any]) -> dict[str, Any]:
+        config["train_ds"].update(source, use_lhotse=True, batch_size=3, force_finite=True, num_workers=0)
+        return config
+
+    folder = tmp_path / "cache"
+    assert build_cache(whole(lhotse(student_config(corpus, teacher_file, STAGES))), folder, progress=False).utterances == 8
+    # NeMo wants a number of batches for a tarred Lhotse set.
+    found = heard(make_student(lhotse(cached(corpus, folder)), **({"limit_train_batches": 9} if tarred else {})))
+    check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
+    config = lhotse(cached(corpus, folder))
+    config["train_ds"]["perturb_speed"] = True
+    with pytest.raises(TutorError, match=r"model\.train_ds\.perturb_speed changes the audio's time"):
+        make_student(config, limit_train_batches=9).setup("fit")
+
+
+def test_a_subword_student_finds_its_tokenizer_in_the_cache(corpus, make_student, tmp_path, monkeypatch):
+    from nemo.collections.asr.models import EncDecCTCModelBPE
+
+    torch.manual_seed(0)
+    config = subword(teacher_config(corpus), write_tokenizer(tmp_path / "tokenizer"))
+    EncDecCTCModelBPE(OmegaConf.create(config)).save_to(str(tmp_path / "teacher.nemo"))
+    student = subword(student_config(corpus, tmp_path / "teacher.nemo", STAGES), tmp_path)
+    student["tokenizer"] = "teacher"
+    build_cache(whole(student), tmp_path / "cache", progress=False)
+    (tmp_path / "teacher.nemo").unlink()
+    shutil.rmtree(tmp_path / "tokenizer")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    student["tutor"]["teacher"] = {"cache": str(tmp_path / "cache")}
+    trainer = make_student(student_config(corpus, None)).trainer
+    model = TutorCTCModelBPE(OmegaConf.create({"model": student}).model, trainer=trainer)
+    trainer.fit(model)
+    assert model.tutor.pairing.label_order is None and len(model.decoder.vocabulary) == 11
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda c: c["train_ds"].update(augmentor={"speed": {"prob": 1.0, "sr": 16000, "resample_type": "scipy"}}),
+         r"model\.train_ds\.augmentor\.speed may change the audio's time"),
+        (lambda c: c["tutor"].update(rkd={"hint_layer": "encoder.layers.0"}), r"the layer 'encoder', but .*'encoder\.layers"),
+        (lambda c: c["tutor"]["teacher"].update(sha256="ab"), r"model\.tutor\.teacher\.sha256 is ab, but .* was built with"),
+        (lambda c: c["tutor"]["teacher"].update(cache="/no/cache"), r"model\.tutor\.teacher\.cache is /no/cache, and there"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(corpus, cache, make_student, change, words):
+    config = cached(corpus, cache)
+    change(config)
+    with pytest.raises(TutorError, match=words):
+        make_student(config).setup("fit")
+
+
+def test_another_teachers_cache_is_refused(corpus, cache, make_student, tmp_path):
+    other = save_teacher(teacher_config(corpus), tmp_path / "other.nemo")
+    with open(other, "ab") as file:
+        file.write(b"\0")  # the same weights in another file
+    config = cached(corpus, cache)
+    config["tutor"]["teacher"]["model_path"] = str(other)
+    with pytest.raises(TutorError, match=r"was built with another teacher than .*other\.nemo"):
+        make_student(config).setup("fit")
+    with pytest.raises(TutorError, match=r"is a cache of other targets .*sha256"):
+        build_cache(whole(student_config(corpus, other, STAGES)), cache, progress=False)
+
+
+def test_a_cache_without_what_a_stage_reads_is_refused(corpus, teacher_file, make_student, tmp_path):
+    skd = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
+    build_cache(whole(student_config(corpus, teacher_file, skd)), tmp_path / "cache", progress=False)
+    assert CacheReader(tmp_path / "cache").coding.width is None
+    make_student(cached(corpus, tmp_path / "cache", skd)).setup("fit")
+    with pytest.raises(TutorError, match="does not hold the hint layer, which rkd reads"):
+        make_student(cached(corpus, tmp_path / "cache")).setup("fit")
+
+
+def test_an_utterance_that_is_missing_and_one_that_changed(corpus, teacher_file, cache, make_student, tmp_path):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    moved = tmp_path / "corpus"
+    config = cached(moved, cache)
+    with pytest.raises(
+        TutorError, match=r"has no targets for .*corpus/train0\.wav .* and 7 more of 8; run `nemo-tutornet cache`"
+    ):
+        make_student(config).setup("fit")
+    build_cache(whole(student_config(moved, teacher_file, STAGES)), tmp_path / "mine", progress=False)
+    audio, rate = soundfile.read(moved / "train3.wav")
+    soundfile.write(moved / "train3.wav", audio[:-400], rate)
+    model = make_student(cached(moved, tmp_path / "mine"))
+    with pytest.raises(TutorError, match=r"train3\.wav .* has 23600 samples in training, but the teacher heard 24000"):
+        model.trainer.fit(model)
+
+
+def test_a_finished_cache_takes_what_is_new(corpus, teacher_file, tmp_path):
+    shutil.copytree(corpus, tmp_path / "corpus")
+    manifest = tmp_path / "corpus" / "train.jsonl"
+    rows = manifest.read_text()
+    manifest.write_text("".join(line + "\n" for line in rows.splitlines()[:5]), encoding="utf-8")
+    config = student_config(tmp_path / "corpus", teacher_file, STAGES)
+    assert build_cache(whole(config), tmp_path / "cache", progress=False).added == 5
+    manifest.write_text(rows, encoding="utf-8")
+    built = build_cache(whole(config), tmp_path / "cache", progress=False)
+    assert (built.utterances, built.added) == (8, 3) and len(CacheReader(tmp_path / "cache")) == 8
+
+
+def test_several_cached_teachers(corpus, teacher_file, cache, make_student):
+    config = cached(corpus, cache, other_teachers=[{"cache": str(cache), "weight": 2.0}])
+    model = make_student(config, max_epochs=3)
+    model.trainer.fit(model)
+    assert len(model.tutor.others) == 1 and model.tutor.stage == 1
+
+
+def test_a_transducers_hypotheses(corpus, make_student, tmp_path):
+    path = teachers.save("transducer", corpus, tmp_path / "transducer.nemo")
+    stages = [{"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}}, {"name": "b", "weights": {"ctc": 1.0, "pseudo": 1.0}}]
+    build_cache(whole(student_config(corpus, path, stages)), tmp_path / "cache", progress=False)
+    model = make_student(cached(corpus, tmp_path / "cache", stages))
+    model.trainer.fit(model)
+    assert model.tutor.teacher.head is None and model.tutor.pairing.frame_weighting == "uniform"
+
+
+def test_slower_students_and_inner_layers(corpus, teacher_file, make_student, tmp_path):
+    layers = {"hint_layer": "encoder.layers.0", "guided_layer": "encoder.encoder.2"}
+    config = of_kind("citrinet", student_config(corpus, teacher_file, STAGES, rkd=layers, pool_frames=True))
+    build_cache(whole(config), tmp_path / "cache", progress=False)
+    config["tutor"]["teacher"] = {"cache": str(tmp_path / "cache")}
+    recorder = Recorder()
+    model = make_student(config, max_epochs=3, callbacks=[recorder])
+    model.trainer.fit(model)
+    assert model.tutor.pairing.hint.path == "encoder.layers.0" and all(step["train_loss"] < 1e4 for step in recorder.steps)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The command on a config of the tests."""
+
+    def call(config: dict[str, Any], *arguments: str) -> Any:
+        (tmp_path / "student.yaml").write_text(yaml.safe_dump(OmegaConf.to_container(whole(config))), encoding="utf-8")
+        result = CliRunner().invoke(app, ["cache", "--config-path", str(tmp_path), "--config-name", "student", *arguments])
+        assert "Traceback" not in result.output
+        return result
+
+    return call
+
+
+def test_the_command(run, corpus, teacher_file, tmp_path):
+    config, output = student_config(corpus, teacher_file, STAGES), ["--output", str(tmp_path / "cache")]
+    result = run(config, *output, "--batch-size", "3")
+    assert result.exit_code == 0, result.output
+    assert "8 utterances" in result.stdout and f"model.tutor.teacher.cache={tmp_path / 'cache'}" in result.stdout
+    assert json.loads(run(config, *output, "--json").stdout)["added"] == 0
+    short = run({**config, "train_ds": {**config["train_ds"], "max_duration": 1.0}}, *output)
+    assert "model.train_ds leaves out 5 of 8 rows" in short.stderr
+    for change, words in (
+        ({"tutor": None}, "model.tutor is not there"),
+        ({"tutor": {"teacher": {"cache": "c"}}}, "model.tutor.teacher.cache is set"),
+        ({"train_ds": {**config["train_ds"], "manifest_filepath": None}}, "model.train_ds.manifest_filepath is not set"),
+        ({"tutor": {**config["tutor"], "stages": [{"name": "ctc", "weights": {"ctc": 1.0}}]}}, "reads anything of the teacher"),
+    ):
+        result = run({**config, **change}, *output)
+        assert result.exit_code == 2 and words in result.output
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep me")
+    result = run(config, "--output", str(tmp_path / "mine"))
+    assert result.exit_code == 2 and "holds 'notes.txt' and no cache" in result.output.replace("\n", " ")
+    assert [path.name for path in (tmp_path / "mine").iterdir() if path.name[0] != "."] == ["notes.txt"]
+
+
+def test_another_training_begins_with_the_first_stage_and_hears_its_own_data(corpus, cache, make_student):
+    config = cached(corpus, cache)
+    model = make_student(config, max_epochs=3)
+    model.trainer.fit(model)
+    assert model.tutor.stage == 1
+    first = model.tutor
+    model.setup_training_data(OmegaConf.create({**config["train_ds"], "batch_size": 3}))
+    model.trainer.fit_loop.max_epochs = 4  # the same training goes on
+    model.trainer.fit(model)
+    assert model.tutor is first and first.stage == 1 and model.trainer.current_epoch == 4
+    model.setup_training_data(OmegaConf.create({**config["train_ds"], "batch_size": 4}))
+    another = make_student(config, max_epochs=1).trainer
+    model.set_trainer(another)
+    another.fit(model)
+    assert model.tutor.stage == 0 and another.num_training_batches == 2

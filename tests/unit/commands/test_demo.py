@@ -1,0 +1,124 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo trains again, without training."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from nemo_tutornet.cli import app
+from nemo_tutornet.commands import demo
+from tests.conftest import refusal, write_manifest
+
+
+def test_another_teacher_is_another_distilled_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in demo.SPLITS:
+        (tmp_path / f"{split}.jsonl").touch()
+    trained: List[Dict[str, Path]] = []
+
+    def train(planned: List[demo.Run], *_: Any) -> List[Path]:
+        for run in planned:
+            run.trained.parent.mkdir(parents=True, exist_ok=True)
+            run.trained.touch()
+        trained.append({run.name: run.trained for run in planned})
+        return [run.trained for run in planned]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(demo, "_train", train)
+    monkeypatch.setattr(demo, "_corpus", lambda *_: tmp_path)
+    monkeypatch.setattr(demo, "_finish", lambda *_: None)
+    for teacher_epochs in (1, 1, 2):
+        demo.run_demo("embedded", tmp_path / "out", None, teacher_epochs, 1)
+    first, second, third = [runs["distilled"] for runs in trained if "distilled" in runs]
+    assert first == second != third
+    with_teacher, students = ["teacher", "undistilled"], ["undistilled", "distilled"]
+    assert [list(runs) for runs in trained] == [with_teacher, students, students, with_teacher, students]
+    assert len({runs["undistilled"] for runs in trained}) == 1
+
+
+def test_another_version_or_config_trains_everything_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for split in demo.SPLITS:
+        (tmp_path / f"{split}.jsonl").touch()
+    config = tmp_path / "config.yaml"
+    config.touch()
+    monkeypatch.setattr(demo, "_config", lambda name: config)
+    keys = [demo._key(tmp_path, "quartznet_small", 10, 1)]
+    monkeypatch.setattr(demo, "__version__", "another")
+    keys.append(demo._key(tmp_path, "quartznet_small", 10, 1))
+    config.write_text("lr: 1", encoding="utf-8")
+    keys.append(demo._key(tmp_path, "quartznet_small", 10, 1))
+    (tmp_path / "valid.jsonl").write_text("{}", encoding="utf-8")
+    keys.append(demo._key(tmp_path, "quartznet_small", 10, 1))
+    assert len(set(keys)) == 4 and keys[-1] == demo._key(tmp_path, "quartznet_small", 10, 1)
+
+
+def test_what_is_done_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: List[str] = []
+
+    def start(run: demo.Run, *_: Any) -> subprocess.Popen:
+        started.append(run.name)
+        run.trained.parent.mkdir(parents=True, exist_ok=True)
+        if run.name != "without a file":
+            run.trained.touch()
+        return subprocess.Popen([sys.executable, "-c", f"exit({int(run.name == 'failing')})"], stdout=subprocess.PIPE, text=True)
+
+    monkeypatch.setattr(demo, "_start", start)
+    one, two, failing, empty = (demo.Run(name, tmp_path, "", 1, []) for name in ("one", "two", "failing", "without a file"))
+    console = Console(quiet=True)
+    assert demo._train([one], tmp_path, 1, console) == [one.trained]
+    assert demo._train([one, two], tmp_path, 1, console) == [one.trained, two.trained]
+    assert started == ["one", "two"]
+    two.trained.unlink()
+    demo._train([one, two], tmp_path, 1, console)
+    assert started == ["one", "two", "two"]
+    for run in (failing, empty):
+        for _ in range(2):  # what it has left behind is not taken for a finished training
+            assert "failed; its log is" in refusal(demo._train, [run], tmp_path, 1, console)
+    assert len(started) == 7
+
+
+def test_a_corpus_is_checked_before_anything_is_trained(tmp_path: Path) -> None:
+    console = Console(quiet=True)
+    for split in demo.SPLITS:
+        write_manifest(tmp_path, split, [1.0, 1.2])
+    assert demo._corpus(str(tmp_path), tmp_path / "out", console) == tmp_path
+    rows = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+
+    def written(split: str, without: str) -> None:
+        left = [{key: value for key, value in row.items() if key != without} for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, left)), encoding="utf-8")
+
+    written("test", without="text")
+    assert f"{tmp_path / 'test.jsonl'} has no transcripts;" in refusal(demo._corpus, str(tmp_path), tmp_path / "out", console)
+    written("test", without="")
+    written("valid", without="duration")
+    message = refusal(demo._corpus, str(tmp_path), tmp_path / "out", console)
+    assert message.startswith(f"{tmp_path / 'valid.jsonl'} line 1 has no duration")
+
+
+@pytest.mark.parametrize("name", ["taken", "taken/below"])
+def test_an_output_that_is_a_file_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / "taken").touch()
+    result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / name)])
+    assert result.exit_code == 2 and f"error: --output {tmp_path / name} cannot be used" in result.output
+
+
+def test_teachers_are_kept_where_there_is_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(stderr=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for named in ("", "relative"):  # which does not count, as the specification of these folders has it
+        monkeypatch.setenv("XDG_CACHE_HOME", named)
+        assert demo._cache(tmp_path, console) == tmp_path / "home" / ".cache" / "nemo_tutornet" / "demo"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert demo._cache(tmp_path, console) == tmp_path / "x" / "nemo_tutornet" / "demo"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert demo._cache(tmp_path / "out", console) == tmp_path / "out" / "teachers"

@@ -1,0 +1,62 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Lengths of layers, and when a decoder is warm-started, without a model."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from nemo_tutornet.distill.matching import _at_rest, _no_warm_start, layer_lengths
+from nemo_tutornet.distill.warm_start import compose_decoder
+from nemo_tutornet.nemo_io.layers import Layer
+from nemo_tutornet.nemo_io.restore import pointwise_decoder
+
+
+def test_each_layer_has_its_own_lengths() -> None:
+    encoder, inner = Layer("encoder", 1, 2, 30.0), Layer("h", 1, 2, 20.0)
+    assert layer_lengths(torch.tensor([0, 1, 2, 3]), encoder, inner, 4).tolist() == [0, 1, 2, 4]
+    assert layer_lengths(torch.tensor([0, 1, 2, 3]), encoder, encoder, 4).tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("halvings", [1, 2, 3])
+def test_no_padding_is_among_the_frames_of_an_inner_layer(halvings: int) -> None:
+    """For every length: at most a frame of the encoder's output is missing, and nothing is there that the layer has not."""
+    true = torch.arange(200)
+    encoder, inner = Layer("encoder", 1, 2, 10.0 * 2**halvings), Layer("h", 1, 2, 10.0)
+    encoder_lengths = true
+    for _ in range(halvings):
+        encoder_lengths = (encoder_lengths + 1) // 2  # a convolution of stride 2
+    found = layer_lengths(encoder_lengths, encoder, inner, 208)
+    assert torch.all(found <= true) and torch.all(true - found < 2**halvings)
+
+
+def test_a_decoder_is_composed_between_the_ends_of_both_encoders_only() -> None:
+    end, inner = Layer("encoder", 1, 2, 20.0), Layer("encoder.layers.0", 1, 2, 20.0)
+    decoder = SimpleNamespace(decoder_layers=[torch.nn.Conv1d(1, 2, 1)])
+    student, teacher = SimpleNamespace(decoder=decoder), SimpleNamespace(head=decoder)
+    assert _no_warm_start(student, teacher, end, end) is None
+    for pair in ((inner, end), (end, inner), (inner, inner)):
+        assert _no_warm_start(student, teacher, *pair)
+
+
+def test_at_rest_leaves_each_module_in_its_mode() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)).train()
+    model[1].eval()
+    with _at_rest(model):
+        assert not any(module.training for module in model.modules())
+    assert (model.training, model[0].training, model[1].training) == (True, True, False)
+
+
+@pytest.mark.parametrize("layers", [[torch.nn.Conv1d(2, 3, 3)], [torch.nn.Conv1d(2, 3, 1)] * 2, [torch.nn.Linear(2, 3)], []])
+def test_only_one_pointwise_convolution_is_composed(layers):
+    assert pointwise_decoder(SimpleNamespace(decoder_layers=layers)) is None
+
+
+def test_a_decoder_without_bias_is_composed():
+    theirs, projection = torch.nn.Conv1d(2, 3, 1, bias=False), torch.nn.Conv1d(4, 2, 1)
+    weight, bias = compose_decoder(theirs, projection, None)
+    hidden = torch.randn(1, 4, 5)
+    torch.testing.assert_close(torch.nn.functional.conv1d(hidden, weight, bias), theirs(projection(hidden)))

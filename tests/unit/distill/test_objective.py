@@ -1,0 +1,114 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The objective by hand: targets put on each layer's own frames, and every key of `tutor.skd` reaching its function."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from nemo_tutornet.config import SKDConfig, TeacherConfig, TutorConfig
+from nemo_tutornet.distill.matching import Pairing
+from nemo_tutornet.distill.objective import Objective
+from nemo_tutornet.distill.projections import Head, Projection
+from nemo_tutornet.distill.student_capture import StudentOutputs
+from nemo_tutornet.functional import losses
+from nemo_tutornet.functional.schedule import Stage
+from nemo_tutornet.nemo_io.layers import Layer
+from nemo_tutornet.teachers.targets import TeacherTargets
+
+LABELS, WIDTH, HINT = 5, 3, 4
+LENGTHS, HEARD = torch.tensor([4, 3, 2]), torch.tensor([8, 6, 0])  # the teacher heard nothing in the third
+
+
+def noise(*shape: int, seed: int) -> torch.Tensor:
+    return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def build(reduction: str = "mean_batch", heads: bool = False, **skd: object) -> Objective:
+    """A student of 80 ms, guided at 40 and with a head at 20; a teacher of 40 ms with a hint layer at 10."""
+    pairing = Pairing(
+        student_encoder=Layer("encoder", WIDTH, 2, 80.0), guided=Layer("g", WIDTH, 2, 40.0),
+        heads=(Layer("h", WIDTH, 2, 20.0),) if heads else (), teacher_encoder=Layer("encoder", HINT, 2, 40.0),
+        hint=Layer("t", HINT, 2, 10.0), label_order=None, frame_weighting="nonblank", no_warm_start=None,
+    )  # fmt: skip
+    config = TutorConfig(teacher=TeacherConfig(model_path="t"), skd=SKDConfig(**skd))
+    torch.manual_seed(0)
+    return Objective(config, pairing, (), Projection(WIDTH, HINT), [Head(WIDTH, LABELS)] if heads else [], reduction)
+
+
+STUDENT = StudentOutputs(
+    log_probs=noise(3, 4, LABELS, seed=1).log_softmax(-1), lengths=LENGTHS, guided=noise(3, WIDTH, 8, seed=2),
+    inside=(noise(3, WIDTH, 16, seed=3),), transcripts=torch.zeros(3, 2, dtype=torch.long),
+    target_lengths=torch.tensor([0, 3, 1]),
+)  # fmt: skip
+TEACHER = TeacherTargets(lengths=HEARD, log_probs=noise(3, 8, LABELS, seed=4).log_softmax(-1), hidden=noise(3, HINT, 32, seed=5))
+HEARING = (HEARD > 0)[:, None]
+# Of the two teacher frames under one of the student the less blank one; the last valid one where it has no more.
+POOLED = torch.stack([torch.stack([pair[pair[:, -1].argmin()] for pair in row.split(2)]) for row in TEACHER.log_probs])
+
+
+def terms(objective: Objective, ctc: object = None, /, **weights: float) -> dict[str, torch.Tensor]:
+    return objective.terms(Stage("s", weights), STUDENT, TEACHER, ctc)
+
+
+def test_rkd_is_on_the_guided_layers_frames() -> None:
+    objective = build()
+    mask = losses.frame_mask(2 * LENGTHS - 1, 8) & HEARING  # the last of two may be padding
+    hidden = TEACHER.hidden.unflatten(2, (8, 4)).mean(dim=3)
+    weights = losses.weigh_nonblank(TEACHER.log_probs, hidden, mask)
+    expected = losses.rkd(objective._projection(STUDENT.guided), hidden, weights, mask)
+    torch.testing.assert_close(terms(objective, rkd=1.0)["rkd"], expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean_batch", "mean_volume", "mean", "sum"])
+@pytest.mark.parametrize("frames", ["all", "nonblank", "symmetric"])
+@pytest.mark.parametrize("around, shift", [(0, 0), (1, 3), (2, 2)])
+@pytest.mark.parametrize("divergence, temperature", [("kl", 2.0), ("l2", 1.0)])
+def test_skd_takes_every_key(reduction: str, frames: str, around: int, shift: int, divergence: str, temperature: float) -> None:
+    valid = losses.frame_mask(LENGTHS, 4) & HEARING
+    match = losses.match_frames(STUDENT.log_probs, POOLED, valid, shift)
+    matched = STUDENT.log_probs.gather(1, match[..., None].expand_as(STUDENT.log_probs))
+    chosen = losses.FRAME_SELECTION[frames](POOLED, valid, around)
+    each = losses.DIVERGENCE[divergence](matched, POOLED, chosen, temperature)
+    heard = losses.greedy_lengths(POOLED, valid)[0]
+    assert heard > 1
+    expected = losses.reduce_like_ctc(each, torch.stack([heard, torch.tensor(3), torch.tensor(1)]), reduction)
+    objective = build(reduction, divergence=divergence, temperature=temperature, frames=frames, frames_around=around, shift=shift)
+    torch.testing.assert_close(terms(objective, skd=1.0)["skd"], expected)
+
+
+def test_a_head_is_compared_on_its_own_frames() -> None:
+    asked = []
+
+    def ctc(log_probs: torch.Tensor, lengths: torch.Tensor, *_: object) -> torch.Tensor:
+        asked.append(lengths.tolist())
+        return log_probs.sum()
+
+    objective = build(heads=True)
+    found = terms(objective, ctc, ctc=1.0, skd=0.5)
+    assert asked == [[13, 9, 5]]  # three of four may be padding
+    own = objective._heads[0](STUDENT.inside[0])
+    mask = losses.frame_mask(4 * LENGTHS - 3, 16) & HEARING
+    expected = losses.skd_l2(own, TEACHER.log_probs.repeat_interleave(2, dim=1), mask).mean()
+    torch.testing.assert_close(found["inter_skd"], expected)
+
+
+def test_heads_count_where_the_stage_has_skd_and_their_ctc_where_it_has_ctc() -> None:
+    objective = build(heads=True, at_layers_weight=0.5)
+    assert objective.weights(Stage("s", {"ctc": 1.0})) == {"ctc": 1.0}
+    assert objective.weights(Stage("s", {"skd": 1.0})) == {"skd": 1.0, "inter_skd": 0.5}
+    assert set(terms(objective, skd=1.0)) == {"skd", "inter_skd"}  # without CTC nobody asks for it
+
+
+def test_losses_are_fp32_under_autocast():
+    objective = build(heads=True)
+
+    def ctc(log_probs, *_):
+        return log_probs.sum()
+
+    plain = terms(objective, ctc, rkd=1.0, ctc=1.0, skd=1.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = terms(objective, ctc, rkd=1.0, ctc=1.0, skd=1.0)
+    for name, value in plain.items():
+        assert mixed[name].dtype == torch.float32 and torch.equal(mixed[name], value), name

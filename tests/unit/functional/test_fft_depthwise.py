@@ -1,0 +1,114 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Depthwise convolutions through the Fourier transform are PyTorch's, and only in training."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, List, Optional
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from nemo_tutornet.functional import fft_depthwise as depthwise
+from nemo_tutornet.functional.fft_depthwise import FourierConv1d, depthwise_conv1d, fourier_depthwise
+
+QUICK = settings(max_examples=150, deadline=None, derandomize=True)
+
+
+def gradients(output: Tensor, *inputs: Optional[Tensor]) -> List[Tensor]:
+    weights = torch.arange(output.numel(), dtype=output.dtype).reshape(output.shape).sin()
+    return list(torch.autograd.grad((output * weights).sum(), [given for given in inputs if given is not None]))
+
+
+@QUICK
+@given(
+    batch=st.integers(1, 3), width=st.integers(1, 4), frames=st.integers(1, 60), kernel=st.integers(1, 40),
+    stride=st.integers(1, 4), padding=st.integers(0, 45), dilation=st.integers(1, 4), biased=st.booleans(),
+)  # fmt: skip
+def test_equals_pytorch(
+    batch: int, width: int, frames: int, kernel: int, stride: int, padding: int, dilation: int, biased: bool
+) -> None:
+    random = torch.Generator().manual_seed(frames)
+    signal = torch.randn(batch, width, frames, dtype=torch.float64, generator=random, requires_grad=True)
+    weight = torch.randn(width, 1, kernel, dtype=torch.float64, generator=random, requires_grad=True)
+    bias = torch.randn(width, dtype=torch.float64, generator=random, requires_grad=True) if biased else None
+    given = signal, weight, bias, stride, padding, dilation
+    if dilation * (kernel - 1) + 1 > frames + 2 * padding:
+        with pytest.raises(ValueError, match=f"{dilation * (kernel - 1) + 1} frames does not fit into {frames + 2 * padding}"):
+            depthwise_conv1d(*given)
+        return
+    mine, theirs = depthwise_conv1d(*given), nn.functional.conv1d(*given, groups=width)
+    torch.testing.assert_close(mine, theirs)
+    for one, other in zip(gradients(mine, *given[:3]), gradients(theirs, *given[:3]), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def depthwise_layer(**different: Any) -> nn.Conv1d:
+    return nn.Conv1d(**{"in_channels": 6, "out_channels": 6, "groups": 6, "kernel_size": 33, "padding": 16, **different})
+
+
+@pytest.fixture
+def model() -> nn.Sequential:
+    """Two that are meant, and one of each kind that is not."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        depthwise_layer(),
+        depthwise_layer(stride=2, dilation=2, bias=False),
+        depthwise_layer(kernel_size=depthwise.SHORTEST_KERNEL - 2, padding=0),
+        depthwise_layer(groups=3),
+        depthwise_layer(groups=1),
+        depthwise_layer(out_channels=12),
+        nn.Conv1d(12, 6, 1),
+        depthwise_layer(padding="same"),
+        depthwise_layer(padding_mode="circular"),
+    )
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> List[tuple]:
+    """What went through the Fourier transform."""
+    found: List[tuple] = []
+    monkeypatch.setattr(depthwise, "depthwise_conv1d", lambda *given: found.append(given) or depthwise_conv1d(*given))
+    return found
+
+
+def test_touches_what_it_should(model: nn.Sequential) -> None:
+    before = dict(model.named_parameters())
+    assert fourier_depthwise(model) == 2
+    assert [i for i, layer in enumerate(model) if type(layer) is FourierConv1d] == [0, 1]
+    assert all(isinstance(layer, nn.Conv1d) for layer in model)
+    after = dict(model.named_parameters())
+    assert list(after) == list(before) and all(after[name] is before[name] for name in before)
+    assert fourier_depthwise(model) == 0, "what is fast already is not counted again"
+
+
+def test_trains_as_pytorch_and_leaves_as_pytorch(model: nn.Sequential, calls: List[tuple]) -> None:
+    plain, signal = copy.deepcopy(model), torch.randn(2, 6, 300)
+    fourier_depthwise(model)
+
+    mine, theirs = model(signal), plain(signal)
+    assert len(calls) == 2
+    torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+    pairs = zip(gradients(mine, *model.parameters()), gradients(theirs, *plain.parameters()), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+    model.eval()
+    plain.eval()
+    assert torch.equal(model(signal), plain(signal)) and len(calls) == 2
+    model.double().train()
+    assert torch.equal(model(signal.double()), plain.double()(signal.double())) and len(calls) == 2
+
+
+def test_half_precision_and_single_signals_stay_pytorchs(calls: List[tuple]) -> None:
+    layer = depthwise_layer()
+    fourier_depthwise(layer)
+    signal = torch.randn(2, 6, 50)
+    assert layer(signal[0]).shape == (6, 50) and not calls
+    assert layer(signal).dtype == torch.float32 and len(calls) == 1
+    layer.bfloat16()
+    assert layer(signal.bfloat16()).dtype == torch.bfloat16 and len(calls) == 1

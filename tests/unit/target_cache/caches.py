@@ -1,0 +1,69 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the cache on disk share: made-up targets, and caches of them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, List, Sequence
+
+import pytest
+import torch
+
+from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.target_cache.layout import Coding
+from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.target_cache.records import UtteranceTargets
+from nemo_tutornet.target_cache.writer import CacheWriter
+
+BINDING = {"teacher": "ab12", "front_end": {"features": 80, "window": "hann"}, "layer": None}
+FULL = Coding(labels=6, width=4, hypotheses=True)
+SPARSE = Coding(labels=300, floor=1e-4, width=4)
+RATE = 16000
+
+
+def utterances(count: int, audio: str = "a.wav") -> List[Utterance]:
+    return [Utterance(audio, offset=float(i), duration=1.0) for i in range(count)]
+
+
+def targets(utterance: Utterance, coding: Coding, frames: int = 5, hidden_frames: int = 7, text: str = "hé") -> UtteranceTargets:
+    generator = torch.Generator().manual_seed(key_hash(key_bytes(utterance)) % 2**31)
+    log_probs = hidden = None
+    if coding.labels is not None:
+        log_probs = (4 * torch.randn(frames, coding.labels, generator=generator)).log_softmax(-1)
+    if coding.width is not None:
+        hidden = torch.randn(coding.width, hidden_frames, generator=generator)
+    return UtteranceTargets(frames * 640, frames, log_probs, hidden, text if coding.hypotheses else None, 0.5)
+
+
+def build(folder: Path, coding: Coding = FULL, count: int = 5, most_bytes: int = 1, **files: bytes) -> List[Utterance]:
+    """A finished cache; of one utterance a shard unless told otherwise."""
+    keys = utterances(count)
+    with CacheWriter(folder, BINDING, coding, RATE, most_bytes=most_bytes) as writer:
+        for key in keys:
+            writer.add(key, targets(key, coding))
+        writer.finish({name.replace("__", "."): content for name, content in files.items()})
+    return keys
+
+
+def shards(folder: Path) -> List[Path]:
+    return sorted(folder.glob("shard-*.safetensors"))
+
+
+def read_all(folder: Path, keys: Sequence[Utterance]) -> None:
+    reader = CacheReader(folder)
+    for key in keys:
+        reader.read([key])
+
+
+@contextmanager
+def refused(*words: str) -> Iterator[None]:
+    """One sentence that names all the words, and nothing but a `TutorError`."""
+    with pytest.raises(TutorError) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message and message.endswith(".") and len(message) < 700
+    for word in words:
+        assert word in message

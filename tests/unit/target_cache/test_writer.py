@@ -1,0 +1,330 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The cache on disk: what is written comes back, and nothing finished is lost."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.target_cache import codec
+from nemo_tutornet.target_cache.layout import Coding
+from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.target_cache.records import UtteranceTargets
+from nemo_tutornet.target_cache.writer import CacheWriter, read_coding
+from nemo_tutornet.utils import files
+from tests.unit.target_cache.caches import BINDING, FULL, RATE, build, read_all, refused, shards, targets, utterances
+
+# --- What is written comes back --------------------------------------------------------------------------------------
+
+
+def decoded(given: UtteranceTargets, coding: Coding) -> UtteranceTargets:
+    """What the codec makes of targets without any storage."""
+    log_probs = hidden = None
+    if given.log_probs is not None and coding.floor is None:
+        log_probs = codec.decode_whole(codec.encode_whole(given.log_probs))
+    elif given.log_probs is not None:
+        log_probs = codec.decode_sparse(codec.encode_sparse(given.log_probs, coding.floor), coding.labels)
+    if given.hidden is not None:
+        hidden = codec.decode_hidden(codec.encode_hidden(given.hidden))
+    return UtteranceTargets(given.samples, given.frames, log_probs, hidden, given.text, given.confidence)
+
+
+def some_coding(labels: Optional[int], sparse: bool, width: Optional[int], hypotheses: bool) -> Coding:
+    return Coding(labels, 1e-3 if labels and sparse else None, width, hypotheses)
+
+
+CODINGS = st.builds(
+    some_coding,
+    labels=st.none() | st.integers(1, 40), sparse=st.booleans(), width=st.none() | st.integers(1, 9), hypotheses=st.booleans(),
+)  # fmt: skip
+NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12)
+
+
+def key_of(row: tuple) -> str:
+    return Utterance(*row[:3]).key
+
+
+ROWS = st.lists(
+    st.tuples(NAMES, st.floats(0, 1e5), st.none() | st.floats(0, 100), st.integers(0, 5), st.integers(0, 5), st.text(max_size=5)),
+    min_size=1, max_size=6, unique_by=key_of,
+)  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(coding=CODINGS, rows=ROWS, most_bytes=st.sampled_from([1, 300, 10**6]), order=st.randoms(use_true_random=False))
+def test_what_is_written_comes_back(coding: Coding, rows: list, most_bytes: int, order: Any) -> None:
+    expected: Dict[Utterance, UtteranceTargets] = {}
+    with tempfile.TemporaryDirectory() as name:
+        with CacheWriter(Path(name) / "new", BINDING, coding, RATE, most_bytes=most_bytes) as writer:
+            for audio, offset, duration, frames, hidden_frames, text in rows:
+                utterance = Utterance(audio, offset, duration)
+                given_targets = targets(utterance, coding, frames, hidden_frames, text)
+                writer.add(utterance, given_targets)
+                expected[utterance] = decoded(given_targets, coding)
+                assert utterance in writer
+            totals = writer.finish()
+        reader = CacheReader(Path(name) / "new")
+        assert len(reader) == totals["utterances"] == len(rows) and reader.totals == totals
+        assert totals["seconds"] == sum(one.samples for one in expected.values()) / RATE
+        batch = list(expected)
+        order.shuffle(batch)
+        batch.append(batch[0])  # a batch may name one twice
+        found = reader.read(batch)
+        for i, utterance in enumerate(batch):
+            wanted = expected[utterance]
+            length = int(found.lengths[i])
+            assert (length, int(found.samples[i])) == (wanted.frames, wanted.samples)
+            if wanted.log_probs is not None:
+                torch.testing.assert_close(found.log_probs[i, :length], wanted.log_probs, rtol=0, atol=1e-5)
+                assert (found.log_probs[i, length:, -1] == 0).all() and (found.log_probs[i, length:, :-1] < -1000).all()
+            if wanted.hidden is not None:
+                width = wanted.hidden.shape[1]
+                assert torch.equal(found.hidden[i, :, :width], wanted.hidden) and not found.hidden[i, :, width:].any()
+            if coding.hypotheses:
+                assert (found.texts[i], found.confidences[i]) == (wanted.text, 0.5)
+        assert (found.log_probs is None, found.hidden is None) == (coding.labels is None, coding.width is None)
+
+
+def test_a_transducer_has_no_confidence(tmp_path: Path) -> None:
+    with CacheWriter(tmp_path, BINDING, Coding(hypotheses=True), RATE) as writer:
+        writer.add(Utterance("a"), UtteranceTargets(640, 1, text="", confidence=None))
+        writer.finish()
+    found = CacheReader(tmp_path).read([Utterance("a")])
+    assert found.texts == [""] and found.confidences == [None]
+
+
+def test_certainty_and_half_a_character_come_back(tmp_path: Path) -> None:
+    """A label that cannot be has -inf; a surrogate alone is no text that UTF-8 has."""
+    sure = torch.tensor([[0.0, -torch.inf, -torch.inf]])
+    with CacheWriter(tmp_path, BINDING, Coding(labels=3, hypotheses=True), RATE) as writer:
+        writer.add(Utterance("a"), UtteranceTargets(640, 1, sure, None, "a\ud800", 0.5))
+        writer.finish()
+    found = CacheReader(tmp_path).read([Utterance("a")])
+    assert found.log_probs is not None and torch.equal(found.log_probs[0].exp(), sure.exp()) and found.texts == ["a?"]
+
+
+def test_keys_forgive_rounding_and_nothing_else() -> None:
+    assert Utterance("a", 1.0004, 2.4996).key == Utterance("a", 1.0, 2.5).key
+    different = [Utterance("a"), Utterance("a", 0.0, 0.0), Utterance("a", 1.0), Utterance("a|1000"), Utterance("a", 0.0, 1.0)]
+    assert len({key_hash(key_bytes(one)) for one in different}) == len(different)
+
+
+def test_a_reader_holds_no_file_and_can_be_sent_away(tmp_path: Path) -> None:
+    keys = build(tmp_path)
+    before = set(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else set()
+    reader = pickle.loads(pickle.dumps(CacheReader(tmp_path)))
+    assert torch.equal(reader.read(keys).lengths, torch.full((5,), 5))
+    assert not before or len(os.listdir("/proc/self/fd")) <= len(before)
+
+
+def test_files_beside_the_shards(tmp_path: Path) -> None:
+    build(tmp_path, head__safetensors=b"weights")
+    reader = CacheReader(tmp_path)
+    assert reader.path("head.safetensors").read_bytes() == b"weights"
+    with refused("no tokenizer.model"):
+        reader.path("tokenizer.model")
+    (tmp_path / "head.safetensors").write_bytes(b"Weights")
+    with refused("head.safetensors", "checksum"):
+        reader.path("head.safetensors")
+    (tmp_path / "head.safetensors").unlink()
+    with refused("no head.safetensors"):
+        reader.path("head.safetensors")
+
+
+# --- Nothing finished is lost ----------------------------------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from nemo_tutornet.utils import files
+from tests.unit.target_cache.caches import BINDING, FULL, RATE, CacheWriter, targets, utterances
+assert not any(name.split(".")[0] in ("nemo", "lightning") for name in sys.modules)
+writer = CacheWriter(Path(sys.argv[1]), BINDING, FULL, RATE, most_bytes=1)
+synced, whole = os.fsync, [0]
+def fsync(file):
+    synced(file)
+    whole[0] += 1
+    if whole[0] == 7:  # two calls a shard: in the middle of the fourth, which is written but has no name yet
+        os.kill(os.getpid(), signal.SIGKILL)
+files.os.fsync = fsync
+for key in utterances(6):
+    writer.add(key, targets(key, FULL))
+"""
+
+
+def test_a_killed_builder_goes_on(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[3]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(root)], env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    finished = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in shards(tmp_path)}
+    assert len(finished) == 3 and list(tmp_path.glob(".shard-*.tmp"))
+    with refused("not finished", "again"):
+        CacheReader(tmp_path)
+
+    keys = utterances(6)
+    assert read_coding(tmp_path) == FULL
+    with CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1) as writer:
+        assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
+        assert [key in writer for key in keys] == [i < len(finished) for i in range(6)]
+        for key in keys:
+            writer.add(key, targets(key, FULL))
+        writer.finish()
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in finished} == finished
+    assert len(shards(tmp_path)) == 6
+    read_all(tmp_path, keys)
+
+
+def test_an_abandoned_writer_leaves_only_whole_shards(tmp_path: Path) -> None:
+    keys = utterances(3)
+    with pytest.raises(KeyboardInterrupt), CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+        writer.add(keys[0], targets(keys[0], FULL))
+        writer.flush()
+        writer.add(keys[1], targets(keys[1], FULL))
+        raise KeyboardInterrupt
+    with CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+        assert [key in writer for key in keys] == [True, False, False] and len(writer) == 1
+
+
+def test_a_finished_cache_grows(tmp_path: Path) -> None:
+    keys = build(tmp_path)
+    more = [*keys, *utterances(2, "b.wav")]
+    with CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+        for key in more:
+            writer.add(key, targets(key, FULL))
+        writer.flush()
+        read_all(tmp_path, keys)  # until the new one is finished, the old one is
+        assert len(CacheReader(tmp_path)) == 5
+        writer.finish()
+    read_all(tmp_path, more)
+
+
+def test_ranks_write_side_by_side(tmp_path: Path) -> None:
+    keys = utterances(6)
+    first = CacheWriter(tmp_path, BINDING, FULL, RATE, rank=0)
+    second = CacheWriter(tmp_path, BINDING, FULL, RATE, rank=1)
+    for key in keys[:4]:
+        first.add(key, targets(key, FULL, text="first"))
+    for key in keys[3:]:  # a sampler repeats an utterance to fill up the last batch
+        second.add(key, targets(key, FULL, text="second"))
+    second.close()
+    totals = first.finish()
+    first.close()
+    assert totals["utterances"] == 6 and totals["seconds"] == 6 * 5 * 640 / RATE and len(shards(tmp_path)) == 2
+    reader = CacheReader(tmp_path)
+    assert len(reader) == 6 and reader.read(keys).texts == ["first"] * 4 + ["second"] * 2
+
+
+def test_two_builders_on_one_folder(tmp_path: Path) -> None:
+    first = CacheWriter(tmp_path, BINDING, FULL, RATE)
+    with refused("another builder", str(tmp_path)):
+        CacheWriter(tmp_path, BINDING, FULL, RATE)
+    first.close()
+    CacheWriter(tmp_path, BINDING, FULL, RATE).close()
+
+
+@pytest.mark.parametrize("how", ["no space", "limit"])
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    keys = utterances(4)
+    writer = CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1)
+    writer.add(keys[0], targets(keys[0], FULL))
+    finished = {path: path.read_bytes() for path in shards(tmp_path)}
+    reason = os.strerror(errno.ENOSPC if how == "no space" else errno.EFBIG)
+    if how == "no space":
+        with monkeypatch.context() as patch:
+            patch.setattr(files.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.ENOSPC, reason)))
+            with refused("cannot be written", reason, "shard-00000-00001", "again"):
+                writer.add(keys[1], targets(keys[1], FULL))
+    else:  # the system's own refusal, in the middle of a file
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
+        try:
+            with refused("cannot be written", reason, "again"):
+                writer.add(keys[1], targets(keys[1], FULL))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.glob(".*.tmp")) and {path: path.read_bytes() for path in shards(tmp_path)} == finished
+    with pytest.raises(TutorError), writer:  # and what left the writer so can go on
+        raise TutorError("full")
+    with CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1) as writer:
+        assert [key in writer for key in keys] == [True, False, False, False]
+        for key in keys:
+            writer.add(key, targets(key, FULL))
+        writer.finish()
+    read_all(tmp_path, keys)
+
+
+# --- What a builder must not do --------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("x", encoding="utf-8")
+    with refused("thesis.tex", "empty folder"):
+        CacheWriter(tmp_path, BINDING, FULL, RATE)
+    with refused("thesis.tex", "cannot be a cache's folder"):
+        CacheWriter(tmp_path / "thesis.tex", BINDING, FULL, RATE)
+    with refused("has no cache.json"):
+        CacheReader(tmp_path)
+
+
+def test_an_empty_cache(tmp_path: Path) -> None:
+    with refused("holds no utterance"), CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+        writer.finish()
+
+
+def test_a_teacher_that_gives_nonsense(tmp_path: Path) -> None:
+    key = utterances(1)[0]
+    sound = targets(key, FULL)
+    assert sound.log_probs is not None and sound.hidden is not None
+    with CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+        bad = UtteranceTargets(1, 5, sound.log_probs.clone().fill_(float("nan")), sound.hidden, "")
+        with refused("log-probabilities for a.wav from 0 s", "not finite"):
+            writer.add(key, bad)
+        with refused("hidden vectors for a.wav", "not finite"):
+            writer.add(key, UtteranceTargets(1, 5, sound.log_probs, sound.hidden / 0, ""))
+        assert key not in writer
+
+
+def test_a_removed_shard_is_replaced_and_no_other_overwritten(tmp_path: Path) -> None:
+    keys = build(tmp_path)
+    shards(tmp_path)[1].unlink()  # as the message about a damaged one advises
+    with CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1) as writer:
+        for key in keys:
+            writer.add(key, targets(key, FULL))
+        writer.finish()
+    read_all(tmp_path, keys)
+
+
+def test_a_shard_is_as_large_as_asked(tmp_path: Path) -> None:
+    build(tmp_path / "one", count=1)
+    one = sum(array.nbytes for array in CacheReader(tmp_path / "one")._shards[0].read([0])[0].values())
+    build(tmp_path / "many", count=6, most_bytes=2 * one)
+    assert len(shards(tmp_path / "many")) == 3
+
+
+def test_what_another_rank_is_writing_is_left(tmp_path: Path) -> None:
+    temporary = tmp_path / ".shard-00001-00000.safetensors.tmp"
+    temporary.touch()
+    CacheWriter(tmp_path, BINDING, FULL, RATE, rank=0).close()
+    assert temporary.exists()
+
+
+def test_offsets_are_rounded() -> None:
+    assert Utterance("a", 0.9996, 1.0).key == Utterance("a", 1.0, 0.9996).key

@@ -1,0 +1,164 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import stat
+import threading
+from pathlib import Path
+from typing import Any, List
+
+import pytest
+
+from nemo_tutornet.utils.files import sha256_of, staged, staged_in, uninterrupted, written_whole
+
+# --- Files -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
+def test_sha256(tmp_path: Path, size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    (tmp_path / "a").write_bytes(data)
+    assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+
+
+def listing(folder: Path) -> List[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_a_file_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "m.nemo"
+    with written_whole(path) as temporary:
+        # The same file system, so that renaming is atomic; the same name, so that messages about it are right.
+        assert temporary.parent.parent == path.parent and temporary.name == path.name
+        temporary.write_bytes(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert listing(path.parent) == ["m.nemo"]
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    with staged(tmp_path) as folder:
+        (folder / "a").write_bytes(b"1")
+        (folder / "b").write_bytes(b"2")
+        assert listing(tmp_path) == [folder.name]
+    assert listing(tmp_path) == ["a", "b"]
+    with pytest.raises(RuntimeError), staged(tmp_path) as folder:
+        (folder / "a").write_bytes(b"3")
+        raise RuntimeError
+    assert listing(tmp_path) == ["a", "b"] and (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_an_old_file_is_replaced_at_the_end_only(tmp_path: Path) -> None:
+    path = tmp_path / "m.nemo"
+    path.write_bytes(b"old")
+    with written_whole(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert path.read_bytes() == b"old"
+    assert path.read_bytes() == b"new"
+    assert listing(tmp_path) == ["m.nemo"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("old", [True, False])
+def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path, error: type, old: bool) -> None:
+    path = tmp_path / "m.nemo"
+    if old:
+        path.write_bytes(b"old")
+    with pytest.raises(error), written_whole(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise error
+    assert listing(tmp_path) == (["m.nemo"] if old else [])
+    if old:
+        assert path.read_bytes() == b"old"
+
+
+def test_a_writer_that_removes_its_file_leaves_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "m.nemo"
+    path.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError), written_whole(path) as temporary:
+        temporary.unlink()
+    assert path.read_bytes() == b"old" and listing(tmp_path) == ["m.nemo"]
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o027])
+def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with written_whole(tmp_path / "m.nemo") as temporary:
+            temporary.write_bytes(b"new")
+        after = os.umask(umask)
+    finally:
+        os.umask(before)
+    assert after == umask, "the umask was changed"
+    assert stat.S_IMODE((tmp_path / "m.nemo").stat().st_mode) == 0o666 & ~umask
+
+
+def test_files_of_several_folders_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for _ in range(2):
+        with staged_in(a, b, a) as stages:
+            assert list(stages) == [a, b]
+            (stages[a] / "m.nemo").write_bytes(b"old")
+            (stages[b] / "m.onnx").write_bytes(b"old")
+    (b / "n.onnx").mkdir()
+    with pytest.raises(IsADirectoryError) as error, staged_in(a, b) as stages:
+        for path in (stages[a] / "m.nemo", stages[b] / "m.onnx", stages[b] / "n.onnx"):
+            path.write_bytes(b"new")
+    assert error.value.strerror == f"{b / 'n.onnx'} is a folder"
+    assert (a / "m.nemo").read_bytes() == (b / "m.onnx").read_bytes() == b"old"
+    assert listing(a) == ["m.nemo"] and listing(b) == ["m.onnx", "n.onnx"]
+
+
+def test_an_interrupt_while_files_appear_waits_for_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        replace(source, target)
+
+    monkeypatch.setattr("nemo_tutornet.utils.files.os.replace", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), staged(tmp_path) as folder:
+            (folder / "a").touch()
+            (folder / "b").touch()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert listing(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN, "own"])
+def test_an_interrupt_is_put_off_and_not_lost(number: int, handler: Any) -> None:
+    told: List[int] = []
+    own = (lambda got, _: told.append(got)) if handler == "own" else handler
+    before = signal.signal(number, own)
+    steps = []
+    try:
+        with uninterrupted():
+            os.kill(os.getpid(), number)
+            steps.append("done")
+            assert not told
+    except KeyboardInterrupt:
+        steps.append("interrupted")
+    finally:
+        after = signal.signal(number, before)
+    assert after is own and told == ([number] if handler == "own" else [])
+    assert steps == (["done", "interrupted"] if handler == signal.SIG_DFL else ["done"])
+
+
+def test_files_appear_in_any_thread(tmp_path: Path) -> None:
+    def write() -> None:
+        with written_whole(tmp_path / "m.nemo") as temporary:
+            temporary.touch()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    assert listing(tmp_path) == ["m.nemo"]
