@@ -6,9 +6,10 @@
     python benchmarks/cache.py curve TRAIN.jsonl TEACHER.nemo [--steps 200] [--json curve.json]
     python benchmarks/cache.py memory TRAIN.jsonl TEACHER.nemo [--json memory.json]
 
-`cost`: building against the teacher's forward alone, bytes per hour of audio, and reading against NeMo's dataloader alone, in one
-run. `curve`: the same student live and cached, same seed and data, step by step. `memory`: the peaks of trainings with a live, a
-cached and no teacher.
+`cost`: building against the teacher's forward alone, bytes per hour of audio, and reading against NeMo's
+    dataloader alone, in one
+run. `curve`: the same student live and cached, same seed and data, step by step. `memory`: the peaks of
+trainings with a live, a cached and no teacher.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import lightning.pytorch as pl
 import timing
@@ -43,15 +44,20 @@ from nemo_tutornet.teachers.cached import CachedTeacher
 
 app = typer.Typer(add_completion=False)
 STUDENT = ROOT / "conf" / "small" / "quartznet_small.yaml"
-BOTH = [{"name": "rkd", "weights": {"rkd": 1.0}, "steps": 1}, {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
+BOTH = [
+    {"name": "rkd", "weights": {"rkd": 1.0}, "steps": 1},
+    {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}},
+]
 SKD = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
 
 
-def training(manifest: Path, tutor: Optional[Dict[str, Any]], batch: int) -> Any:
+def training(manifest: Path, tutor: dict[str, Any] | None, batch: int) -> Any:
     """A whole config: the small student on a manifest, without what draws numbers that no seed reaches."""
     config = OmegaConf.load(STUDENT)
     with open_dict(config):
-        config.model.train_ds.update(manifest_filepath=str(manifest), batch_size=batch, num_workers=0, shuffle=True)
+        config.model.train_ds.update(
+            manifest_filepath=str(manifest), batch_size=batch, num_workers=0, shuffle=True
+        )
         config.model.train_ds.use_semi_sorted_batching = False
         config.model.validation_ds = None
         config.model.pop("test_ds", None)
@@ -68,7 +74,7 @@ def cost(
     teacher: Path,
     batch: int = typer.Option(16, help="Utterances the teacher hears together."),
     rounds: int = 3,
-    json: Optional[Path] = typer.Option(None, help="Write the figures, too."),
+    json: Path | None = typer.Option(None, help="Write the figures, too."),
 ) -> None:
     """Builds the cache of a manifest a few times and reads it."""
     logging.setLevel(logging.ERROR)
@@ -80,9 +86,12 @@ def cost(
             start = time.perf_counter()
             forward = {"seconds": 0.0}
             with counted(forward):
-                built = build_cache(training(manifest, {**section, "stages": BOTH}, batch), folder, progress=False)
+                built = build_cache(
+                    training(manifest, {**section, "stages": BOTH}, batch), folder, progress=False
+                )
             whole = time.perf_counter() - start
-            # Restoring the teacher and the student happens once, whatever the corpus; what is compared is the work on the audio.
+            # Restoring the teacher and the student happens once, whatever the corpus; what is compared is the
+            # work on the audio.
             ratios.append(forward["predict"] / forward["seconds"])
             figures = {
                 "hours": built.hours,
@@ -90,12 +99,21 @@ def cost(
                 "hours_per_hour": built.hours / (forward["predict"] / 3600),
                 "mb_per_hour": built.megabytes / built.hours,
             }
-            reads.append(read_rate(training(manifest, {"teacher": {"cache": str(folder)}, "stages": BOTH}, batch), folder))
-        posteriors = build_cache(training(manifest, {**section, "stages": SKD}, batch), Path(scratch) / "skd", progress=False)
+            reads.append(
+                read_rate(
+                    training(manifest, {"teacher": {"cache": str(folder)}, "stages": BOTH}, batch), folder
+                )
+            )
+        posteriors = build_cache(
+            training(manifest, {**section, "stages": SKD}, batch), Path(scratch) / "skd", progress=False
+        )
     figures["posteriors_mb_per_hour"] = posteriors.megabytes / posteriors.hours
     figures["build_to_forward"] = round(statistics.median(ratios), 4)
     figures["read_to_dataloader"] = round(statistics.median(reads), 4)
-    table = Table(title=f"{manifest.name}, {figures['hours']:.2f} hours, batches of {batch}, {torch.get_num_threads()} threads")
+    table = Table(
+        title=f"{manifest.name}, {figures['hours']:.2f} hours, batches of {batch}, {torch.get_num_threads()} "
+        "threads"
+    )
     table.add_column("")
     table.add_column("", justify="right")
     for name, value in (
@@ -112,9 +130,11 @@ def cost(
 
 
 class counted:
-    """Adds up the seconds of the teacher's forward and of the dataloader, and those of the whole pass over the audio."""
+    """Adds up the seconds of the teacher's forward and of the dataloader, and those of the whole pass over
+    the audio.
+    """
 
-    def __init__(self, seconds: Dict[str, float]) -> None:
+    def __init__(self, seconds: dict[str, float]) -> None:
         self._seconds = seconds
 
     def __enter__(self) -> None:
@@ -156,7 +176,9 @@ class counted:
 
 
 def read_rate(config: Any, folder: Path) -> float:
-    """Seconds of NeMo's dataloader with the cache's targets for each batch, over those of the dataloader alone."""
+    """Seconds of NeMo's dataloader with the cache's targets for each batch, over those of the dataloader
+    alone.
+    """
     model = TutorCTCModel(config.model, trainer=pl.Trainer(logger=False, accelerator="cpu"))
     reader, rows = CacheReader(folder), Rows(model._train_dl)
     alone = both = 0.0
@@ -177,12 +199,12 @@ def curve(
     teacher: Path,
     steps: int = typer.Option(200, help="Half of them RKD, half CTC + SKD."),
     batch: int = 8,
-    json: Optional[Path] = typer.Option(None, help="Write every step's losses, too."),
+    json: Path | None = typer.Option(None, help="Write every step's losses, too."),
 ) -> None:
     """Compares every step's losses, live and cached: of the same student, and of students that train apart.
 
-    Two trainings drift apart from any difference, however small. A third student tells how far: its live targets are scaled by
-    1 + 1e-5.
+    Two trainings drift apart from any difference, however small. A third student tells how far: its live
+    targets are scaled by 1 + 1e-5.
     """
     logging.setLevel(logging.ERROR)
     stages = [{**BOTH[0], "steps": steps // 2}, BOTH[1]]
@@ -191,34 +213,59 @@ def curve(
         folder = Path(scratch) / "cache"
         build_cache(training(manifest, {"teacher": live, "stages": stages}, batch), folder, progress=False)
         for name, source in (("live", live), ("cached", {"cache": str(folder)}), ("nudged", live)):
-            runs[name] = losses_of(name, training(manifest, {"teacher": source, "stages": stages}, batch), steps, folder)
-    figures: Dict[str, Any] = {}
+            runs[name] = losses_of(
+                name, training(manifest, {"teacher": source, "stages": stages}, batch), steps, folder
+            )
+    figures: dict[str, Any] = {}
     table = Table(title=f"{manifest.name}: each of {steps} steps, change in %, median and largest")
-    for column in ("", "same student, cached targets", "trained apart, cached", "trained apart, live, nudged by 1e-5"):
+    for column in (
+        "",
+        "same student, cached targets",
+        "trained apart, cached",
+        "trained apart, live, nudged by 1e-5",
+    ):
         table.add_column(column, justify="right" if column else "left")
     for loss in ("train_rkd", "train_skd"):
         pairs = {
             "same student": [(one[loss], one[f"cached {loss}"]) for one in runs["live"] if loss in one],
-            "cached": [(a[loss], b[loss]) for a, b in zip(runs["live"], runs["cached"], strict=True) if loss in a],
-            "nudged": [(a[loss], b[loss]) for a, b in zip(runs["live"], runs["nudged"], strict=True) if loss in a],
+            "cached": [
+                (a[loss], b[loss]) for a, b in zip(runs["live"], runs["cached"], strict=True) if loss in a
+            ],
+            "nudged": [
+                (a[loss], b[loss]) for a, b in zip(runs["live"], runs["nudged"], strict=True) if loss in a
+            ],
         }
         changes = {name: [abs(b / a - 1) for a, b in found] for name, found in pairs.items()}
-        figures[loss] = {name: {"median": statistics.median(found), "largest": max(found)} for name, found in changes.items()}
-        table.add_row(loss, *(f"{100 * one['median']:.3f}   {100 * one['largest']:.3f}" for one in figures[loss].values()))
+        figures[loss] = {
+            name: {"median": statistics.median(found), "largest": max(found)}
+            for name, found in changes.items()
+        }
+        table.add_row(
+            loss,
+            *(f"{100 * one['median']:.3f}   {100 * one['largest']:.3f}" for one in figures[loss].values()),
+        )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     if json is not None:
         timing.write_json(json, {"steps": steps, **figures, "runs": runs})
 
 
-def losses_of(name: str, config: Any, steps: int, folder: Path) -> List[Dict[str, float]]:
-    """The losses of each step of a training; of a live one also those that the cached targets give the same student."""
+def losses_of(name: str, config: Any, steps: int, folder: Path) -> list[dict[str, float]]:
+    """The losses of each step of a training; of a live one also those that the cached targets give the same
+    student.
+    """
     pl.seed_everything(1)
     trainer = pl.Trainer(
-        max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="auto", devices=1, gradient_clip_val=1.0,
-    )  # fmt: skip
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="auto",
+        devices=1,
+        gradient_clip_val=1.0,
+    )
     model = TutorCTCModel(config.model, trainer=trainer)
-    kept: List[Dict[str, float]] = []
+    kept: list[dict[str, float]] = []
 
     class Keep(pl.Callback):
         """Looks into each step."""
@@ -226,8 +273,11 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> List[Dict[str
         def on_train_start(self, trainer: Any, model: Any) -> None:
             tutor = model.tutor
             given, step = tutor.targets, tutor.step
-            cached, rows = CachedTeacher(TeacherConfig(model_path="", cache=str(folder))), Rows(model._train_dl)
-            last: List[Any] = []
+            cached, rows = (
+                CachedTeacher(TeacherConfig(model_path="", cache=str(folder))),
+                Rows(model._train_dl),
+            )
+            last: list[Any] = []
 
             def targets(stage: Any, batch: Any) -> Any:
                 last[:] = [batch]
@@ -235,7 +285,10 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> List[Dict[str
                 if name != "nudged":
                     return found
                 scaled = {key: getattr(found, key) for key in ("log_probs", "hidden")}
-                return replace(found, **{key: None if value is None else value * (1 + 1e-5) for key, value in scaled.items()})
+                return replace(
+                    found,
+                    **{key: None if value is None else value * (1 + 1e-5) for key, value in scaled.items()},
+                )
 
             def both(stage: Any, found: Any, watch: Any) -> Any:
                 real = step(stage, found, watch)
@@ -269,15 +322,25 @@ def memory(
     teacher: Path,
     steps: int = 100,
     batch: int = 8,
-    json: Optional[Path] = typer.Option(None, help="Write the figures, too."),
+    json: Path | None = typer.Option(None, help="Write the figures, too."),
 ) -> None:
-    """Peak memory of the same student without a teacher, with a live and with a cached one, each in a process of its own."""
+    """Peak memory of the same student without a teacher, with a live and with a cached one, each in a process
+    of its own.
+    """
     logging.setLevel(logging.ERROR)
-    figures: Dict[str, float] = {}
+    figures: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "cache"
-        build_cache(training(manifest, {"teacher": {"model_path": str(teacher)}, "stages": BOTH}, batch), folder, progress=False)
-        for name, source in (("plain", {}), ("live", {"model_path": str(teacher)}), ("cached", {"cache": str(folder)})):
+        build_cache(
+            training(manifest, {"teacher": {"model_path": str(teacher)}, "stages": BOTH}, batch),
+            folder,
+            progress=False,
+        )
+        for name, source in (
+            ("plain", {}),
+            ("live", {"model_path": str(teacher)}),
+            ("cached", {"cache": str(folder)}),
+        ):
             config = training(manifest, {"teacher": source, "stages": SKD} if source else None, batch)
             OmegaConf.save(config, Path(scratch) / "config.yaml")
             command = [sys.executable, __file__, "peak", str(Path(scratch) / "config.yaml"), str(steps)]
@@ -294,9 +357,14 @@ def peak(config_file: Path, steps: int) -> None:
     """One training; prints the largest resident memory in MB."""
     config = OmegaConf.load(config_file)
     trainer = pl.Trainer(
-        max_steps=steps, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        accelerator="auto", devices=1,
-    )  # fmt: skip
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="auto",
+        devices=1,
+    )
     trainer.fit(TutorCTCModel(config.model, trainer=trainer))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 

@@ -1,15 +1,16 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Do students mean the same in another NeMo? Restored in both versions, their class, keys, labels and log-probabilities compared.
+"""Do students mean the same in another NeMo? Restored in both versions, their class, keys, labels and
+log-probabilities compared.
 
-    make compat-check                       small students of its own; makes the other environment where it is not there
-    make compat-check STUDENT=my.nemo       that one
+    make compat-check                       small students of its own; makes the other environment where it is
+    not there make compat-check STUDENT=my.nemo       that one
     python benchmarks/compat.py --python .venv-compat/bin/python [STUDENT.nemo ...]
 
-Here the file is restored by this environment's NeMo, which gives the log-probabilities to compare with. In the other environment
-the program of `nemo-tutornet verify` does what it does everywhere (`nemo_tutornet/export/verify_worker.py`): it holds the file's keys
-against a fresh model of that NeMo, restores the file and compares. The exit code is 0, or 1 where a student differs, or 2 for a
-mistake.
+Here the file is restored by this environment's NeMo, which gives the log-probabilities to compare with. In
+the other environment the program of `nemo-tutornet verify` does what it does everywhere
+(`nemo_tutornet/export/verify_worker.py`): it holds the file's keys against a fresh model of that NeMo,
+restores the file and compares. The exit code is 0, or 1 where a student differs, or 2 for a mistake.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any
 
 import typer
 
@@ -53,19 +54,25 @@ class Comparison:
     """
 
     student: Path
-    cells: Dict[str, str] = field(default_factory=dict)
-    failures: List[str] = field(default_factory=list)
+    cells: dict[str, str] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
 
 def run_there(python: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Runs the other environment's Python with nothing of this one: not its folders, not its PYTHON variables."""
+    """Runs the other environment's Python with nothing of this one: not its folders, not its PYTHON
+    variables.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    python = python.absolute()  # not resolve(): a virtual environment's Python is a link, and its place is what makes it one
+    python = (
+        python.absolute()
+    )  # not resolve(): a virtual environment's Python is a link, and its place is what makes it one
     command = [str(python), "-s", *arguments]
-    return subprocess.run(command, cwd=python.parent, env=environment, capture_output=True, text=True, errors="replace")
+    return subprocess.run(
+        command, cwd=python.parent, env=environment, capture_output=True, text=True, errors="replace"
+    )
 
 
-def other_environment(python: Path) -> Dict[str, str]:
+def other_environment(python: Path) -> dict[str, str]:
     """Versions of NeMo and torch in the other environment.
 
     Raises:
@@ -76,17 +83,20 @@ def other_environment(python: Path) -> Dict[str, str]:
     told = run_there(python, "-c", ABOUT)
     if told.returncode != 0:
         raise TutorError(
-            f"{python} does not run ({_last_line(told.stderr)}); remove its environment and run `make compat-check`."
+            f"{python} does not run ({_last_line(told.stderr)}); remove its environment and run `make "
+            "compat-check`."
         )
     about = json.loads(told.stdout)
     if about.pop("plugin"):
-        raise TutorError(f"{python} can import nemo_tutornet, so it proves nothing of stock NeMo; give one that cannot.")
+        raise TutorError(
+            f"{python} can import nemo_tutornet, so it proves nothing of stock NeMo; give one that cannot."
+        )
     if about["nemo_toolkit"] is None:
         raise TutorError(f"{python} has no NeMo; remove its environment and run `make compat-check`.")
     return about
 
 
-def compare(student: Path, python: Path, versions: List[str], folder: Path) -> Comparison:
+def compare(student: Path, python: Path, versions: list[str], folder: Path) -> Comparison:
     """Restores a student here and there.
 
     Args:
@@ -115,7 +125,9 @@ def compare(student: Path, python: Path, versions: List[str], folder: Path) -> C
         folder / f"{student.stem}.{name}" for name in ("probes.safetensors", "request.json", "report.json")
     )
     save_file(probes(model, 16000 if model is None else int(model.preprocessor._sample_rate)), str(tensors))
-    request.write_text(json.dumps({"student": str(student.resolve()), "onnx": [], "probes": str(tensors)}), encoding="utf-8")
+    request.write_text(
+        json.dumps({"student": str(student.resolve()), "onnx": [], "probes": str(tensors)}), encoding="utf-8"
+    )
     report.unlink(missing_ok=True)
     done = run_there(python, str(PROGRAM), str(request), str(report))
     if done.returncode != 0 or not report.is_file():
@@ -132,7 +144,7 @@ def compare(student: Path, python: Path, versions: List[str], folder: Path) -> C
     return result
 
 
-def _differences(model: Any, facts: Dict[str, Any], here: str, there: str) -> List[str]:
+def _differences(model: Any, facts: dict[str, Any], here: str, there: str) -> list[str]:
     """Sentences for what the two do not agree on, beyond the log-probabilities."""
     from nemo_tutornet.nemo_io.restore import labels_of
 
@@ -143,7 +155,9 @@ def _differences(model: Any, facts: Dict[str, Any], here: str, there: str) -> Li
         "sample_rate": int(model.preprocessor._sample_rate),
     }
     return [
-        f"its {name} is {value} in {here} and {facts[name]} in {there}" for name, value in mine.items() if facts[name] != value
+        f"its {name} is {value} in {here} and {facts[name]} in {there}"
+        for name, value in mine.items()
+        if facts[name] != value
     ]
 
 
@@ -151,7 +165,7 @@ def _last_line(text: str) -> str:
     return (text.strip().splitlines() or ["no message"])[-1]
 
 
-def own_students(folder: Path) -> List[Path]:
+def own_students(folder: Path) -> list[Path]:
     """Writes a small untrained student of every kind that the tests know, exported as a trained one is."""
     sys.path.insert(0, str(ROOT))
     from nemo_tutornet import export_student
@@ -166,8 +180,12 @@ def own_students(folder: Path) -> List[Path]:
 
 @exit_on_user_error
 def main(
-    students: Optional[List[Path]] = typer.Argument(None, metavar="[STUDENT.nemo ...]", help="None: small ones of its own."),
-    python: Path = typer.Option(ROOT / ".venv-compat" / "bin" / "python", help="Python of an environment with the other NeMo."),
+    students: list[Path] | None = typer.Argument(
+        None, metavar="[STUDENT.nemo ...]", help="None: small ones of its own."
+    ),
+    python: Path = typer.Option(
+        ROOT / ".venv-compat" / "bin" / "python", help="Python of an environment with the other NeMo."
+    ),
     output: Path = typer.Option(ROOT / "build" / "compat", help="Where students, probes and reports go."),
 ) -> None:
     """Prints one row a student, and on standard error one sentence for each thing that is wrong."""
@@ -192,7 +210,9 @@ def main(
     for student in files:
         print(f"restoring {student} ...", file=sys.stderr)
         rows.append(compare(student, python, versions, output))
-    table = Table(title=f"NeMo {versions[0]} (torch {version('torch')}) and NeMo {versions[1]} (torch {there['torch']})")
+    table = Table(
+        title=f"NeMo {versions[0]} (torch {version('torch')}) and NeMo {versions[1]} (torch {there['torch']})"
+    )
     for name in ("student", "", "class", "keys", "log-probabilities"):
         table.add_column(name, overflow="fold")
     for row in rows:

@@ -2,16 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training depthwise convolutions on a CPU: PyTorch's against the Fourier transform, side by side.
 
-    python benchmarks/depthwise.py [--student conf/quartznet_5x5.yaml]... [--batch 4] [--seconds 10] [--json depthwise.json]
+    python benchmarks/depthwise.py [--student conf/quartznet_5x5.yaml]... [--batch 4] [--seconds 10] [--json
+    depthwise.json]
 
-First whole training steps of students (forward, backward, optimizer), then single convolutions (forward, backward) with kernels
-of several lengths. Every round times each once; medians are printed, and of the ratios the median over the rounds.
+First whole training steps of students (forward, backward, optimizer), then single convolutions (forward,
+backward) with kernels of several lengths. Every round times each once; medians are printed, and of the ratios
+the median over the rounds.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import timing
 import torch
@@ -27,22 +30,24 @@ FRAMES_PER_SECOND = 50  # of a QuartzNet
 KERNELS = (3, 5, 7, 9, 11, 15, 21, 33, 51, 87)
 
 
-def figures(work: Dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> Dict[str, Any]:
+def figures(work: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, Any]:
     """Times of a pair and their ratio."""
     times = timing.interleaved(work, rounds, device)
     return {"median_s": timing.medians(times), "ratio": {FOURIER: timing.ratio(times, FOURIER, [PLAIN])}}
 
 
-def steps(path: Path, where: Setting, rounds: int) -> Dict[str, Any]:
+def steps(path: Path, where: Setting, rounds: int) -> dict[str, Any]:
     """Training steps of a student."""
     config, batch = timing.load_config(path), where.batch()
     models = {name: timing.student(config, where.device) for name in (PLAIN, FOURIER)}
     fourier_depthwise(models[FOURIER])
-    found = figures({name: timing.one_step(model, batch, where) for name, model in models.items()}, rounds, where.device)
+    found = figures(
+        {name: timing.one_step(model, batch, where) for name, model in models.items()}, rounds, where.device
+    )
     return {"parameters": {"student": timing.parameters(models[PLAIN])}, **found}
 
 
-def one_convolution(kernel: int, width: int, frames: int, where: Setting, rounds: int) -> Dict[str, Any]:
+def one_convolution(kernel: int, width: int, frames: int, where: Setting, rounds: int) -> dict[str, Any]:
     """One convolution, forward and backward."""
     signal = torch.randn(where.batch_size, width, frames, requires_grad=True)
     work = {}
@@ -52,9 +57,14 @@ def one_convolution(kernel: int, width: int, frames: int, where: Setting, rounds
     return figures(work, rounds, where.device)
 
 
-def kernels_table(title: str, kernels: Dict[int, Dict[str, Any]]) -> Table:
+def kernels_table(title: str, kernels: dict[int, dict[str, Any]]) -> Table:
     """A row for each length of the kernel."""
-    table = Table("frames of the kernel", *(f"{name}, ms (median)" for name in (PLAIN, FOURIER)), f"x {PLAIN}", title=title)
+    table = Table(
+        "frames of the kernel",
+        *(f"{name}, ms (median)" for name in (PLAIN, FOURIER)),
+        f"x {PLAIN}",
+        title=title,
+    )
     for kernel, one in kernels.items():
         milliseconds = (f"{1000 * one['median_s'][name]:.1f}" for name in (PLAIN, FOURIER))
         table.add_row(str(kernel), *milliseconds, f"{one['ratio'][FOURIER]:.2f}")
@@ -62,8 +72,11 @@ def kernels_table(title: str, kernels: Dict[int, Dict[str, Any]]) -> Table:
 
 
 def main(
-    student: List[Path] = typer.Option(
-        [ROOT / "conf" / name for name in ("small/quartznet_small.yaml", "quartznet_5x5.yaml", "quartznet_15x5.yaml")],
+    student: list[Path] = typer.Option(
+        [
+            ROOT / "conf" / name
+            for name in ("small/quartznet_small.yaml", "quartznet_5x5.yaml", "quartznet_15x5.yaml")
+        ],
         help="Config of a student; repeatable.",
     ),
     batch: timing.BatchOption = 4,
@@ -75,14 +88,16 @@ def main(
     """Prints a table for each student, and one of the kernels."""
     logging.setLevel(logging.ERROR)
     where = timing.setting("cpu", "32", batch, seconds)
-    found: Dict[str, Any] = {"machine": where.describe(), "rounds": rounds, "students": {}}
+    found: dict[str, Any] = {"machine": where.describe(), "rounds": rounds, "students": {}}
     for path in student:
         found["students"][path.stem] = one = steps(path, where, rounds)
         title = f"{path.stem} ({timing.sizes(one)['student']}): {where.title()}"
         timing.show(timing.times_table(title, one, {f"x {PLAIN}": "ratio"}))
     frames = int(seconds * FRAMES_PER_SECOND)
     found["kernels"] = {kernel: one_convolution(kernel, width, frames, where, rounds) for kernel in KERNELS}
-    timing.show(kernels_table(f"One convolution, {batch} x {frames} frames, {width} channels", found["kernels"]))
+    timing.show(
+        kernels_table(f"One convolution, {batch} x {frames} frames, {width} channels", found["kernels"])
+    )
     if json is not None:
         timing.write_json(json, found)
 

@@ -1,20 +1,22 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The same distillation done in three ways, side by side in one run: ours, DAG-KD's and that of NeMo's pull request 13939.
+"""The same distillation done in three ways, side by side in one run: ours, DAG-KD's and that of NeMo's pull
+request 13939.
 
     python benchmarks/peers.py [--teacher large] [--batch 4] [--json peers.json]
 
-Theirs are written anew from a description of what their code does, reduced to CTC, the posteriors and one hidden layer; nothing
-is copied, and what else they do is left out. The student is a Conformer of half the teacher's width, because DAG-KD's way needs
-the teacher's front end and frames and the pull request's needs layers that return one tensor. A second table shows what the ways
-leave behind.
+Theirs are written anew from a description of what their code does, reduced to CTC, the posteriors and one
+hidden layer; nothing is copied, and what else they do is left out. The student is a Conformer of half the
+teacher's width, because DAG-KD's way needs the teacher's front end and frames and the pull request's needs
+layers that return one tensor. A second table shows what the ways leave behind.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any
 
 import timing
 import torch
@@ -54,11 +56,13 @@ class TeacherInside(EncDecCTCModel):
         super().__init__(cfg=config, trainer=trainer)
         self.teacher = teacher.eval().requires_grad_(False)
 
-    def training_step(self, batch: Batch, batch_nb: int) -> Dict[str, Any]:
+    def training_step(self, batch: Batch, batch_nb: int) -> dict[str, Any]:
         """CTC plus what the way adds, each with weight 1."""
         signal, lengths, labels, counts = batch
         log_probs, frames, terms = self.distil(signal, lengths)
-        terms["ctc"] = self.loss(log_probs=log_probs, targets=labels, input_lengths=frames, target_lengths=counts)
+        terms["ctc"] = self.loss(
+            log_probs=log_probs, targets=labels, input_lengths=frames, target_lengths=counts
+        )
         logs = {f"train_{name}": term.detach() for name, term in terms.items()}
         return {"loss": torch.stack(list(terms.values())).sum(), "log": logs}
 
@@ -68,8 +72,8 @@ class TeacherInside(EncDecCTCModel):
 
 
 class DagKd(TeacherInside):
-    """The teacher hears the student's augmented features; KL of the posteriors and squared error of the projected encoder, both
-    over padding, too.
+    """The teacher hears the student's augmented features; KL of the posteriors and squared error of the
+    projected encoder, both over padding, too.
     """
 
     def __init__(self, config: DictConfig, trainer: Any, teacher: Any) -> None:
@@ -87,14 +91,18 @@ class DagKd(TeacherInside):
             hidden, _ = self.teacher.encoder(audio_signal=features.float(), length=frames)
             taught = self.teacher.decoder(encoder_output=hidden)
         terms = {
-            "skd": F.kl_div(log_probs.float().flatten(0, 1), taught.flatten(0, 1), log_target=True, reduction="batchmean"),
+            "skd": F.kl_div(
+                log_probs.float().flatten(0, 1), taught.flatten(0, 1), log_target=True, reduction="batchmean"
+            ),
             "rkd": F.mse_loss(self.projection(encoded).float(), hidden),
         }
         return log_probs, encoded_frames, terms
 
 
 class Pull13939(TeacherInside):
-    """A pair of layers by name, squared error over padding, too, after a trained adapter on the teacher's side; no posteriors."""
+    """A pair of layers by name, squared error over padding, too, after a trained adapter on the teacher's
+    side; no posteriors.
+    """
 
     def __init__(self, config: DictConfig, trainer: Any, teacher: Any) -> None:
         super().__init__(config, trainer, teacher)
@@ -102,7 +110,10 @@ class Pull13939(TeacherInside):
 
     def distil(self, signal: Tensor, lengths: Tensor) -> Any:
         """See the class."""
-        with Capture(self, last_layer(self)) as mine, Capture(self.teacher, last_layer(self.teacher)) as theirs:
+        with (
+            Capture(self, last_layer(self)) as mine,
+            Capture(self.teacher, last_layer(self.teacher)) as theirs,
+        ):
             with torch.no_grad(), torch.autocast(signal.device.type, enabled=False):
                 self.teacher(input_signal=signal, input_signal_length=lengths)
             log_probs, frames, _ = self.forward(input_signal=signal, input_signal_length=lengths)
@@ -120,7 +131,11 @@ def width(model: Any) -> int:
 def last_layer(model: Any) -> str:
     """Path of the last layer of an encoder."""
     conformer = hasattr(model.encoder, "layers")
-    return f"encoder.layers.{len(model.encoder.layers) - 1}" if conformer else f"encoder.encoder.{len(model.encoder.encoder) - 1}"
+    return (
+        f"encoder.layers.{len(model.encoder.layers) - 1}"
+        if conformer
+        else f"encoder.encoder.{len(model.encoder.encoder) - 1}"
+    )
 
 
 def theirs(way: str, config: DictConfig, teacher: Path, device: torch.device) -> Any:
@@ -129,7 +144,9 @@ def theirs(way: str, config: DictConfig, teacher: Path, device: torch.device) ->
     return timing.ready(WAYS[way](config.copy(), timing.trainer(device), restore_ctc(teacher)), device)
 
 
-def ours(weights: Dict[str, float], config: DictConfig, teacher: Path, device: torch.device, **rkd: str) -> Any:
+def ours(
+    weights: dict[str, float], config: DictConfig, teacher: Path, device: torch.device, **rkd: str
+) -> Any:
     """Our student with the same losses, masked."""
     tutor = {
         "teacher": {"model_path": str(teacher)},
@@ -141,7 +158,9 @@ def ours(weights: Dict[str, float], config: DictConfig, teacher: Path, device: t
 
 
 def settled_teacher(config: DictConfig, where: Setting, path: Path) -> Path:
-    """A randomly initialised teacher whose BatchNorm statistics are those of the batch, so that they have no reason to move."""
+    """A randomly initialised teacher whose BatchNorm statistics are those of the batch, so that they have no
+    reason to move.
+    """
     timing.save_teacher(config, path)
     model = restore_ctc(path)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm1d)]
@@ -159,7 +178,8 @@ def settled_teacher(config: DictConfig, where: Setting, path: Path) -> Path:
     return path
 
 
-# --- What the ways leave behind -----------------------------------------------------------------------------------------------
+# --- What the ways leave behind
+# -----------------------------------------------------------------------------------------------
 
 
 def statistics_of(teacher: Any) -> Tensor:
@@ -173,15 +193,21 @@ def teacher_of(model: Any) -> Any:
     return model.teacher if isinstance(model, TeacherInside) else model.tutor.teacher.model
 
 
-def with_padding(model: Any, where: Setting) -> Dict[str, float]:
-    """Each term for a batch with zeros behind it, against the same batch without them; SpecAugment and dropout are off."""
+def with_padding(model: Any, where: Setting) -> dict[str, float]:
+    """Each term for a batch with zeros behind it, against the same batch without them; SpecAugment and
+    dropout are off.
+    """
     model.eval()
     terms = []
     with torch.no_grad():
         for padding in (0.0, PADDING):
             model.training_step(where.batch(padding), 0)
             terms.append(
-                {name: float(model.logged[f"train_{name}"]) for name in ("rkd", "skd") if f"train_{name}" in model.logged}
+                {
+                    name: float(model.logged[f"train_{name}"])
+                    for name in ("rkd", "skd")
+                    if f"train_{name}" in model.logged
+                }
             )
     model.train()
     return {name.removeprefix("train_"): round(terms[1][name] / terms[0][name], 4) for name in terms[0]}
@@ -196,13 +222,15 @@ def restores(path: Path) -> bool:
     return True
 
 
-def left_behind(model: Any, untouched: Tensor, where: Setting, folder: Path) -> Dict[str, Any]:
+def left_behind(model: Any, untouched: Tensor, where: Setting, folder: Path) -> dict[str, Any]:
     """Sizes, statistics and losses of a model that has been trained for some steps."""
     moved = statistics_of(teacher_of(model)) - untouched
     ids = {id(p) for p in teacher_of(model).parameters()}
     optimized = [p for group in model._optimizer.param_groups for p in group["params"]]
     checkpoint, file = folder / "run.ckpt", folder / "run.nemo"
-    torch.save({"state_dict": model.state_dict(), "optimizer_states": [model._optimizer.state_dict()]}, checkpoint)
+    torch.save(
+        {"state_dict": model.state_dict(), "optimizer_states": [model._optimizer.state_dict()]}, checkpoint
+    )
     model.save_to(str(file))
     return {
         ".nemo, MB": round(file.stat().st_size / 1e6, 1),
@@ -210,7 +238,10 @@ def left_behind(model: Any, untouched: Tensor, where: Setting, folder: Path) -> 
         ".ckpt (weights, optimizer), MB": round(checkpoint.stat().st_size / 1e6, 1),
         "teacher's weights given to the optimizer": sum(p.numel() for p in optimized if id(p) in ids),
         "teacher's BatchNorm moved by, %": round(100 * float(moved.norm() / untouched.norm()), 3),
-        **{f"{name} with {PADDING:g} s of padding, x": value for name, value in with_padding(model, where).items()},
+        **{
+            f"{name} with {PADDING:g} s of padding, x": value
+            for name, value in with_padding(model, where).items()
+        },
     }
 
 
@@ -224,7 +255,7 @@ def quartznet(build: Callable[[DictConfig], Any], where: Setting, config: DictCo
     return "trains"
 
 
-def left_behind_table(found: Dict[str, Dict[str, Any]], steps: int) -> Table:
+def left_behind_table(found: dict[str, dict[str, Any]], steps: int) -> Table:
     """What is left after some steps, one column for each way."""
     table = Table(title=f"After {steps} steps in train mode")
     table.add_column("")
@@ -233,13 +264,17 @@ def left_behind_table(found: Dict[str, Dict[str, Any]], steps: int) -> Table:
     rows = list(dict.fromkeys(row for figures in found.values() for row in figures))
     for row in rows:
         values = [figures.get(row, "") for figures in found.values()]
-        table.add_row(row, *(["no", "yes"][value] if isinstance(value, bool) else str(value) for value in values))
+        table.add_row(
+            row, *(["no", "yes"][value] if isinstance(value, bool) else str(value) for value in values)
+        )
     return table
 
 
 def main(
     teacher: str = typer.Option("small", help=" or ".join(timing.TEACHERS)),
-    other_student: Path = typer.Option(ROOT / "conf" / "quartznet_5x5.yaml", help="Which ways can teach this one?"),
+    other_student: Path = typer.Option(
+        ROOT / "conf" / "quartznet_5x5.yaml", help="Which ways can teach this one?"
+    ),
     teacher_config: timing.TeacherConfigOption = timing.TEACHER_CONFIG,
     batch: timing.BatchOption = 16,
     seconds: timing.SecondsOption = 10.0,
@@ -257,18 +292,26 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         file = settled_teacher(large, where, Path(folder) / "teacher.nemo")
         untouched = statistics_of(restore_ctc(file))
-        build: Dict[str, Callable[[DictConfig], Any]] = {
+        build: dict[str, Callable[[DictConfig], Any]] = {
             OURS: lambda c: ours({"ctc": 1.0, "rkd": 1.0, "skd": 1.0}, c, file, where.device),
             DAG: lambda c: theirs(DAG, c, file, where.device),
-            OURS_HIDDEN: lambda c: ours({"ctc": 1.0, "rkd": 1.0}, c, file, where.device, frame_weighting="uniform"),
+            OURS_HIDDEN: lambda c: ours(
+                {"ctc": 1.0, "rkd": 1.0}, c, file, where.device, frame_weighting="uniform"
+            ),
             PULL: lambda c: theirs(PULL, c, file, where.device),
         }
         plain = timing.student(config, where.device)
         models = {name: make(config) for name, make in build.items()}
-        work = {name: timing.one_step(model, where.batch(), where) for name, model in {PLAIN: plain, **models}.items()}
+        work = {
+            name: timing.one_step(model, where.batch(), where)
+            for name, model in {PLAIN: plain, **models}.items()
+        }
         times = timing.interleaved(work, rounds, where.device)
         figures = {
-            "parameters": {"student": timing.parameters(plain), "teacher": timing.parameters(teacher_of(models[OURS]))},
+            "parameters": {
+                "student": timing.parameters(plain),
+                "teacher": timing.parameters(teacher_of(models[OURS])),
+            },
             "median_s": timing.medians(times),
             "ratio_to_plain": {name: timing.ratio(times, name, [PLAIN]) for name in models},
             "ratio_to_ours": {name: timing.ratio(times, name, [other]) for name, other in AGAINST.items()},
@@ -278,10 +321,14 @@ def main(
             found[name][f"a {other_student.stem} student"] = quartznet(make, where, other)
     sizes = timing.sizes(figures)
     title = f"Conformer {sizes['student']} from Conformer {sizes['teacher']}: {where.title()}"
-    timing.show(timing.times_table(title, figures, {"x plain step": "ratio_to_plain", "x ours": "ratio_to_ours"}))
+    timing.show(
+        timing.times_table(title, figures, {"x plain step": "ratio_to_plain", "x ours": "ratio_to_ours"})
+    )
     timing.show(left_behind_table(found, rounds + timing.WARM_UP))
     if json is not None:
-        timing.write_json(json, {"machine": where.describe(), "rounds": rounds, **figures, "left_behind": found})
+        timing.write_json(
+            json, {"machine": where.describe(), "rounds": rounds, **figures, "left_behind": found}
+        )
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a teacher costs, live and cached: distillation steps against a plain step and the teacher's forward, side by side.
+"""What a teacher costs, live and cached: distillation steps against a plain step and the teacher's forward,
+side by side.
 
-    python benchmarks/step.py [--student conf/quartznet_15x5.yaml]... [--teacher large]... [--batch 4] [--json step.json]
+    python benchmarks/step.py [--student conf/quartznet_15x5.yaml]... [--teacher large]... [--batch 4] [--json
+    step.json]
 
-Every pair of a student and a teacher is measured by itself. Every round times each row once; medians are printed, and of the
-ratios the median over the rounds.
+Every pair of a student and a teacher is measured by itself. Every round times each row once; medians are
+printed, and of the ratios the median over the rounds.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any
 
 import timing
 import torch
@@ -26,10 +29,13 @@ from nemo_tutornet.teachers.live import Teacher
 from nemo_tutornet.teachers.targets import TeacherTargets
 
 # Stages by name: the losses' weights, and what the stage reads of the teacher.
-STAGES: Dict[str, Dict[str, Any]] = {
+STAGES: dict[str, dict[str, Any]] = {
     "rkd": {"weights": {"rkd": 1.0}, "reads": {"hidden": True, "posteriors": True}},
     "rkd, layer inside": {"weights": {"rkd": 1.0}, "reads": {"hidden": True, "posteriors": False}},
-    "ctc + rkd": {"weights": {"ctc": 1.0, "rkd": 5.0}, "reads": {"hidden": True, "posteriors": True}},  # the configs' second
+    "ctc + rkd": {
+        "weights": {"ctc": 1.0, "rkd": 5.0},
+        "reads": {"hidden": True, "posteriors": True},
+    },  # the configs' second
     "ctc + skd": {"weights": {"ctc": 1.0, "skd": 0.25}, "reads": {"hidden": False, "posteriors": True}},
 }
 PLAIN, FRONT_END = "plain CTC step", "teacher's front end"
@@ -46,18 +52,24 @@ class OneStream:
         """Nothing to wait for."""
 
 
-def measure(config: DictConfig, teacher_config: DictConfig, where: Setting, rounds: int, folder: Path) -> Dict[str, Any]:
+def measure(
+    config: DictConfig, teacher_config: DictConfig, where: Setting, rounds: int, folder: Path
+) -> dict[str, Any]:
     """Times and ratios of one pair, and on a GPU the memory of each step."""
     file = timing.save_teacher(teacher_config, folder / "teacher.nemo")
     batch = where.batch()
     signal, lengths = batch[:2]
     plain = timing.student(config, where.device)
-    work: Dict[str, Callable[[], Any]] = {PLAIN: timing.one_step(plain, batch, where)}
-    against: Dict[str, List[str]] = {}
+    work: dict[str, Callable[[], Any]] = {PLAIN: timing.one_step(plain, batch, where)}
+    against: dict[str, list[str]] = {}
     middle = f"encoder.layers.{teacher_config.encoder.n_layers // 2 - 1}"
     for name, stage in STAGES.items():
         rkd = {"hint_layer": middle, "frame_weighting": "uniform"} if name == "rkd, layer inside" else {}
-        tutor = {"teacher": {"model_path": str(file)}, "rkd": rkd, "stages": [{"name": "it", "weights": stage["weights"]}]}
+        tutor = {
+            "teacher": {"model_path": str(file)},
+            "rkd": rkd,
+            "stages": [{"name": "it", "weights": stage["weights"]}],
+        }
         live = timing.student(config, where.device, tutor)
         teacher, forward = live.tutor.teacher, f"teacher's forward ({name})"
         if FRONT_END not in work:
@@ -72,7 +84,10 @@ def measure(config: DictConfig, teacher_config: DictConfig, where: Setting, roun
     kept = [name for name in STAGES if name != "rkd, layer inside"]
     train_ds, cache = timing.cache(config, file, [STAGES[name]["weights"] for name in kept], where, folder)
     for name in kept:
-        tutor = {"teacher": {"cache": str(cache)}, "stages": [{"name": "it", "weights": STAGES[name]["weights"]}]}
+        tutor = {
+            "teacher": {"cache": str(cache)},
+            "stages": [{"name": "it", "weights": STAGES[name]["weights"]}],
+        }
         read = timing.student(config, where.device, tutor, train_ds)
         work[f"cached ({name})"] = timing.one_step(read, (*batch, torch.arange(where.batch_size)), where)
     times = timing.interleaved(work, rounds, where.device)
@@ -102,7 +117,7 @@ def on_one_stream(live: Any, step: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-def table(student: str, teacher: str, where: Setting, figures: Dict[str, Any]) -> Table:
+def table(student: str, teacher: str, where: Setting, figures: dict[str, Any]) -> Table:
     """The figures of one pair."""
     sizes = timing.sizes(figures)
     title = f"{student} ({sizes['student']}) from Conformer {teacher} ({sizes['teacher']}): {where.title()}"
@@ -113,10 +128,13 @@ def table(student: str, teacher: str, where: Setting, figures: Dict[str, Any]) -
 
 
 def main(
-    student: List[Path] = typer.Option(
-        [ROOT / "conf" / "quartznet_5x5.yaml", ROOT / "conf" / "quartznet_15x5.yaml"], help="Config of a student; repeatable."
+    student: list[Path] = typer.Option(
+        [ROOT / "conf" / "quartznet_5x5.yaml", ROOT / "conf" / "quartznet_15x5.yaml"],
+        help="Config of a student; repeatable.",
     ),
-    teacher: List[str] = typer.Option(["small", "large"], help=f"{' or '.join(timing.TEACHERS)}; repeatable."),
+    teacher: list[str] = typer.Option(
+        ["small", "large"], help=f"{' or '.join(timing.TEACHERS)}; repeatable."
+    ),
     teacher_config: timing.TeacherConfigOption = timing.TEACHER_CONFIG,
     batch: timing.BatchOption = 16,
     seconds: timing.SecondsOption = 10.0,

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What the benchmarks share: options, models of known sizes, a batch, timing of many things side by side, and tables."""
+"""What the benchmarks share: options, models of known sizes, a batch, timing of many things side by side, and
+tables.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,11 @@ import platform
 import statistics
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Annotated, Any
 
 import lightning.pytorch as pl
 import soundfile
@@ -32,19 +35,22 @@ from nemo_tutornet.commands.cache_targets import build_cache
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_RATE = 16000
 WARM_UP = 2
-# Teachers by size: what differs from the config. The large one has the dimensions of NeMo's Conformer-CTC-Large.
-TEACHERS: Dict[str, Dict[str, Any]] = {"small": {}, "large": {"d_model": 512, "n_layers": 18, "n_heads": 8}}
+# Teachers by size: what differs from the config. The large one has the dimensions of NeMo's
+# Conformer-CTC-Large.
+TEACHERS: dict[str, dict[str, Any]] = {"small": {}, "large": {"d_model": 512, "n_layers": 18, "n_heads": 8}}
 TEACHER_CONFIG = ROOT / "conf" / "conformer_ctc_small.yaml"
 
-Batch = Tuple[Tensor, Tensor, Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor, Tensor]
 
-TeacherConfigOption = Annotated[Path, typer.Option(help="The Conformer of which --teacher changes the sizes.")]
+TeacherConfigOption = Annotated[
+    Path, typer.Option(help="The Conformer of which --teacher changes the sizes.")
+]
 BatchOption = Annotated[int, typer.Option(help="Utterances; on a CPU take 4 or fewer.")]
 SecondsOption = Annotated[float, typer.Option(help="Length of the longest utterance.")]
 RoundsOption = Annotated[int, typer.Option(help="How often everything is timed.")]
-DeviceOption = Annotated[Optional[str], typer.Option(help="cpu or cuda; a GPU where there is one.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu or cuda; a GPU where there is one.")]
 PrecisionOption = Annotated[str, typer.Option(help="Of the student: 32 or bf16.")]
-JsonOption = Annotated[Optional[Path], typer.Option(help="Write the figures, too.")]
+JsonOption = Annotated[Path | None, typer.Option(help="Write the figures, too.")]
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class Setting:
     seconds: float
 
     def batch(self, padding: float = 0.0) -> Batch:
-        """Noise with labels, the same for the same setting; the first utterance is whole, the others are up to a third shorter.
+        """Noise with labels, the same for the same setting; the first utterance is whole, the others are up
+        to a third shorter.
 
         Args:
             padding: seconds of zeros behind all of them.
@@ -85,7 +92,7 @@ class Setting:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
-    def describe(self) -> Dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """For the JSON: this and the machine."""
         cuda = self.device.type == "cuda"
         return {
@@ -101,15 +108,23 @@ class Setting:
     def title(self) -> str:
         """For a table."""
         where = "cuda" if self.device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-        return f"{self.batch_size} x {self.seconds:g} s, {where}, student in {self.precision}, torch {torch.__version__}"
+        return (
+            f"{self.batch_size} x {self.seconds:g} s, {where}, student in {self.precision}, torch "
+            f"{torch.__version__}"
+        )
 
 
-def setting(device: Optional[str], precision: str, batch_size: int, seconds: float) -> Setting:
+def setting(device: str | None, precision: str, batch_size: int, seconds: float) -> Setting:
     """On a GPU where there is one."""
-    return Setting(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), precision, batch_size, seconds)
+    return Setting(
+        torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        precision,
+        batch_size,
+        seconds,
+    )
 
 
-def load_config(path: Path, encoder: Optional[Mapping[str, Any]] = None) -> DictConfig:
+def load_config(path: Path, encoder: Mapping[str, Any] | None = None) -> DictConfig:
     """The model section of a config without data, schedules and teacher.
 
     Args:
@@ -139,14 +154,17 @@ def ready(model: Any, device: torch.device) -> Any:
     model.setup("fit")
     model.setup_optimization()
     model.logged = {}
-    model.log_dict = lambda values, **kwargs: model.logged.update(values)  # outside of fit there is nowhere else to log to
+    model.log_dict = lambda values, **kwargs: model.logged.update(
+        values
+    )  # outside of fit there is nowhere else to log to
     return model.train()
 
 
 def cache(
     config: DictConfig, teacher: Path, stages: Sequence[Mapping[str, float]], where: Setting, folder: Path
-) -> Tuple[Dict[str, Any], Path]:
-    """A cache of a teacher's targets for the batch of a setting, which is laid on the disk as NeMo's data for it.
+) -> tuple[dict[str, Any], Path]:
+    """A cache of a teacher's targets for the batch of a setting, which is laid on the disk as NeMo's data for
+    it.
 
     Returns:
         The data's section of a config, and the cache's folder.
@@ -158,15 +176,21 @@ def cache(
         rows.append({"audio_filepath": f"{i}.wav", "duration": length / SAMPLE_RATE, "text": "noise"})
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     train_ds = {
-        "manifest_filepath": str(folder / "train.jsonl"), "sample_rate": SAMPLE_RATE, "labels": list(config.labels),
-        "batch_size": where.batch_size, "shuffle": False, "num_workers": 0,
-    }  # fmt: skip
+        "manifest_filepath": str(folder / "train.jsonl"),
+        "sample_rate": SAMPLE_RATE,
+        "labels": list(config.labels),
+        "batch_size": where.batch_size,
+        "shuffle": False,
+        "num_workers": 0,
+    }
     config = copy.deepcopy(config)
     with open_dict(config):
         config.train_ds = train_ds
         config.tutor = {
             "teacher": {"model_path": str(teacher)},
-            "stages": [{"name": str(i), "weights": dict(weights), "epochs": 1} for i, weights in enumerate(stages)],
+            "stages": [
+                {"name": str(i), "weights": dict(weights), "epochs": 1} for i, weights in enumerate(stages)
+            ],
         }
     trainer = {"accelerator": "gpu" if where.device.type == "cuda" else "cpu", "devices": 1}
     build_cache(OmegaConf.create({"model": config, "trainer": trainer}), folder / "cache", progress=False)
@@ -176,8 +200,8 @@ def cache(
 def student(
     config: DictConfig,
     device: torch.device,
-    tutor: Optional[Mapping[str, Any]] = None,
-    train_ds: Optional[Mapping[str, Any]] = None,
+    tutor: Mapping[str, Any] | None = None,
+    train_ds: Mapping[str, Any] | None = None,
 ) -> Any:
     """A student of ours, with a `tutor:` section or plain."""
     config = copy.deepcopy(config)
@@ -194,7 +218,12 @@ def trainer(device: torch.device) -> pl.Trainer:
     """A trainer that leaves no files."""
     accelerator = "gpu" if device.type == "cuda" else "cpu"
     return pl.Trainer(
-        logger=False, enable_checkpointing=False, enable_model_summary=False, accelerator=accelerator, devices=1, max_steps=1000
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        accelerator=accelerator,
+        devices=1,
+        max_steps=1000,
     )
 
 
@@ -212,9 +241,13 @@ def one_step(model: Any, batch: Batch, where: Setting) -> Callable[[], None]:
     return step
 
 
-def interleaved(work: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device) -> Dict[str, List[float]]:
-    """Seconds of each call. Every round runs each once, so that whatever else the machine does falls on all of them."""
-    times: Dict[str, List[float]] = {name: [] for name in work}
+def interleaved(
+    work: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each call. Every round runs each once, so that whatever else the machine does falls on all
+    of them.
+    """
+    times: dict[str, list[float]] = {name: [] for name in work}
     for i in range(rounds + WARM_UP):
         for name, function in work.items():
             start = time.perf_counter()
@@ -226,9 +259,11 @@ def interleaved(work: Mapping[str, Callable[[], Any]], rounds: int, device: torc
     return times
 
 
-def peaks(work: Mapping[str, Callable[[], Any]], device: torch.device) -> Dict[str, float]:
-    """Megabytes that each call has on a GPU at its peak, on top of what stays there anyway; nothing on a CPU."""
-    found: Dict[str, float] = {}
+def peaks(work: Mapping[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
+    """Megabytes that each call has on a GPU at its peak, on top of what stays there anyway; nothing on a
+    CPU.
+    """
+    found: dict[str, float] = {}
     for name, function in work.items() if device.type == "cuda" else ():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -239,7 +274,7 @@ def peaks(work: Mapping[str, Callable[[], Any]], device: torch.device) -> Dict[s
     return found
 
 
-def medians(times: Mapping[str, Sequence[float]]) -> Dict[str, float]:
+def medians(times: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """Seconds, to the tenth of a millisecond."""
     return {name: round(statistics.median(values), 4) for name, values in times.items()}
 
@@ -269,7 +304,7 @@ def times_table(title: str, figures: Mapping[str, Any], columns: Mapping[str, st
     return table
 
 
-def sizes(figures: Mapping[str, Any]) -> Dict[str, str]:
+def sizes(figures: Mapping[str, Any]) -> dict[str, str]:
     """Numbers of parameters in words."""
     return {name: f"{count / 1e6:.1f} M" for name, count in figures["parameters"].items()}
 

@@ -19,7 +19,8 @@ The config is a stock NeMo config with a `tutor:` section (see `nemo_tutornet.Tu
 
 # On a CPU
 
-    ... ++fourier_depthwise=true                              # a QuartzNet trains 1.2 to 2.5 times as fast, equal up to rounding
+    ... ++fourier_depthwise=true                              # a QuartzNet trains 1.2 to 2.5 times as fast,
+    equal up to rounding
 
 # Interrupted
 
@@ -44,7 +45,8 @@ from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
 @exit_on_user_error
 def main(cfg):
     logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
-    # Mistakes show before anything is built: the tutor section at once, the manifests in less than a millisecond a row.
+    # Mistakes show before anything is built: the tutor section at once, the manifests in less than a
+    # millisecond a row.
     parse_tutor(cfg.model)
     logging.info("Checking the manifests")
     for told in check_manifests(cfg.model):
@@ -60,11 +62,18 @@ def main(cfg):
     # Initialize the weights of the model from another model, if provided via config
     model.maybe_init_from_pretrained_checkpoint(cfg)
     if cfg.get("fourier_depthwise"):
-        logging.info(f"Depthwise convolutions that a CPU trains through the Fourier transform: {fourier_depthwise(model)}")
+        logging.info(
+            "Depthwise convolutions that a CPU trains through the Fourier transform: "
+            f"{fourier_depthwise(model)}"
+        )
 
     trainer.fit(model)
 
-    if cfg.model.get("test_ds") and cfg.model.test_ds.manifest_filepath is not None and model.prepare_test(trainer):
+    if (
+        cfg.model.get("test_ds")
+        and cfg.model.test_ds.manifest_filepath is not None
+        and model.prepare_test(trainer)
+    ):
         trainer.test(model)
 
 

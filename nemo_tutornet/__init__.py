@@ -8,7 +8,7 @@ The public names are imported when they are first used: importing the package do
 from __future__ import annotations
 
 import importlib
-from typing import Any, List
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -34,5 +34,5 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__() -> List[str]:
+def __dir__() -> list[str]:
     return __all__

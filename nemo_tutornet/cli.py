@@ -9,7 +9,7 @@ import re
 import shlex
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any
 
 import typer
 
@@ -24,8 +24,10 @@ app = typer.Typer(
 )
 
 
-def _composed(config_path: str, config_name: str, overrides: List[str]) -> Any:
-    """The config that the training script would get; says which file it is from, for there may be several copies."""
+def _composed(config_path: str, config_name: str, overrides: list[str]) -> Any:
+    """The config that the training script would get; says which file it is from, for there may be several
+    copies.
+    """
     from nemo_tutornet.commands.hydra_config import compose_config, find_config
 
     yaml = find_config(config_path, config_name)
@@ -49,21 +51,31 @@ def _root() -> None:
 @app.command()
 @exit_on_user_error
 def export(
-    source: Path = typer.Argument(..., metavar="RUN.ckpt|RUN.nemo", help="What training wrote, finished or interrupted."),
+    source: Path = typer.Argument(
+        ..., metavar="RUN.ckpt|RUN.nemo", help="What training wrote, finished or interrupted."
+    ),
     destination: Path = typer.Argument(..., metavar="STUDENT.nemo", help="The stock .nemo to write."),
-    onnx: Optional[Path] = typer.Option(None, metavar="STUDENT.onnx", help="Write the network as ONNX too."),
+    onnx: Path | None = typer.Option(None, metavar="STUDENT.onnx", help="Write the network as ONNX too."),
     fp16: bool = typer.Option(False, "--fp16", help="Also STUDENT.fp16.onnx."),
     int8: bool = typer.Option(False, "--int8", help="Also STUDENT.int8.onnx, dynamically quantized."),
-    sherpa: bool = typer.Option(False, "--sherpa", help="Also STUDENT.sherpa.onnx and STUDENT.tokens.txt for sherpa-onnx."),
-    verify: bool = typer.Option(False, "--verify", help="Prove the files in a process without this package; write STUDENT.json."),
-    sign: Optional[Path] = typer.Option(None, metavar="KEY.pem", help="Sign STUDENT.json with an Ed25519 private key."),
+    sherpa: bool = typer.Option(
+        False, "--sherpa", help="Also STUDENT.sherpa.onnx and STUDENT.tokens.txt for sherpa-onnx."
+    ),
+    verify: bool = typer.Option(
+        False, "--verify", help="Prove the files in a process without this package; write STUDENT.json."
+    ),
+    sign: Path | None = typer.Option(
+        None, metavar="KEY.pem", help="Sign STUDENT.json with an Ed25519 private key."
+    ),
 ) -> None:
     """Write a stock student: NeMo's class and keys, no trace of the teacher."""
     from nemo_tutornet.commands.tables import verification_table
     from nemo_tutornet.export.student import export_student
 
     precisions = ["fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
-    done = export_student(source, destination, onnx=onnx, precisions=precisions, sherpa=sherpa, verify=verify, signing_key=sign)
+    done = export_student(
+        source, destination, onnx=onnx, precisions=precisions, sherpa=sherpa, verify=verify, signing_key=sign
+    )
     if done.verification is not None:
         verification_table(done.verification)
     typer.echo(f"{done.path}: {done.target}, {done.parameters:,} parameters, {done.labels} labels.")
@@ -79,8 +91,12 @@ def export(
 @exit_on_user_error
 def verify(
     student: Path = typer.Argument(..., metavar="STUDENT.nemo", help="The exported student."),
-    onnx: List[Path] = typer.Option([], metavar="STUDENT.onnx", help="A graph of it; may be given several times."),
-    signed_by: Optional[Path] = typer.Option(None, metavar="KEY.pem", help="Public key that must have signed STUDENT.json."),
+    onnx: list[Path] = typer.Option(
+        [], metavar="STUDENT.onnx", help="A graph of it; may be given several times."
+    ),
+    signed_by: Path | None = typer.Option(
+        None, metavar="KEY.pem", help="Public key that must have signed STUDENT.json."
+    ),
 ) -> None:
     """Check a student that was received: its file, its graphs, and its summary where there is one."""
     from nemo_tutornet.commands.tables import verification_table
@@ -95,11 +111,13 @@ def verify(
 @app.command()
 @exit_on_user_error
 def evaluate(
-    models: List[Path] = typer.Argument(..., metavar="A.nemo [B.onnx ...]", help="Models to compare."),
+    models: list[Path] = typer.Argument(..., metavar="A.nemo [B.onnx ...]", help="Models to compare."),
     manifest: Path = typer.Option(..., help="NeMo manifest with transcripts."),
     batch_size: int = typer.Option(16, min=1, help="Utterances that NeMo transcribes together."),
     runtime: str = typer.Option("nemo", help="'nemo', or 'onnx' to run .nemo files in ONNX Runtime too."),
-    precision: List[str] = typer.Option(["fp32", "fp16", "int8"], help="For --runtime onnx; may be given several times."),
+    precision: list[str] = typer.Option(
+        ["fp32", "fp16", "int8"], help="For --runtime onnx; may be given several times."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Print WER and CER with their intervals, size and speed of each model."""
@@ -119,8 +137,12 @@ def evaluate(
 @app.command()
 @exit_on_user_error
 def inspect(
-    model: str = typer.Argument(..., metavar="MODEL.nemo|NAME", help="A recogniser's file, or a pretrained NeMo model's name."),
-    every_layer: bool = typer.Option(False, "--all", help="List every module of the encoder that returns frames."),
+    model: str = typer.Argument(
+        ..., metavar="MODEL.nemo|NAME", help="A recogniser's file, or a pretrained NeMo model's name."
+    ),
+    every_layer: bool = typer.Option(
+        False, "--all", help="List every module of the encoder that returns frames."
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Say what a recogniser is and which of its layers can serve as hint or guided layer."""
@@ -141,27 +163,39 @@ def pseudo_labels(
         ..., metavar="TRANSCRIBED.jsonl", help="What NeMo's transcribe_speech.py wrote with a teacher."
     ),
     destination: Path = typer.Argument(..., metavar="TRAIN.jsonl", help="The manifest to write."),
-    max_wer: Optional[float] = typer.Option(None, min=0.0, help="Drop rows whose pred_text is further from their text."),
-    keep_transcripts: bool = typer.Option(False, "--keep-transcripts", help="Use the text of rows that have one."),
+    max_wer: float | None = typer.Option(
+        None, min=0.0, help="Drop rows whose pred_text is further from their text."
+    ),
+    keep_transcripts: bool = typer.Option(
+        False, "--keep-transcripts", help="Use the text of rows that have one."
+    ),
 ) -> None:
     """Make a training manifest of a teacher's transcripts."""
     from nemo_tutornet.data.pseudo_manifest import pseudo_manifest
 
     fates = pseudo_manifest(source, destination, max_wer, keep_transcripts)
     typer.echo(
-        f"{destination}: {fates['kept']} rows with the teacher's text, {fates['transcript']} with their transcript; "
+        f"{destination}: {fates['kept']} rows with the teacher's text, {fates['transcript']} with their "
+        "transcript; "
         f"dropped: {fates['empty']} empty, {fates['wrong']} wrong."
     )
     if fates["unfound"]:
-        typer.echo(f"note: the audio of {fates['unfound']} rows was not found; their paths are those of {source}.", err=True)
+        typer.echo(
+            f"note: the audio of {fates['unfound']} rows was not found; their paths are those of {source}.",
+            err=True,
+        )
 
 
 @app.command(context_settings={"ignore_unknown_options": True})
 @exit_on_user_error
 def check(
-    overrides: List[str] = typer.Argument(None, metavar="[KEY=VALUE ...]", help="As for the training script."),
+    overrides: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE ...]", help="As for the training script."
+    ),
     config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
-    config_name: str = typer.Option("quartznet_5x5", "--config-name", "-cn", help="As for the training script."),
+    config_name: str = typer.Option(
+        "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
+    ),
     batches: int = typer.Option(4, min=1, help="Validation batches that the teacher transcribes."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
 ) -> None:
@@ -179,16 +213,24 @@ def check(
 @app.command(context_settings={"ignore_unknown_options": True})
 @exit_on_user_error
 def cache(
-    overrides: List[str] = typer.Argument(None, metavar="[KEY=VALUE ...]", help="As for the training script."),
-    output: Path = typer.Option(..., metavar="DIR", help="Folder of the cache; what is in it already is not done again."),
+    overrides: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE ...]", help="As for the training script."
+    ),
+    output: Path = typer.Option(
+        ..., metavar="DIR", help="Folder of the cache; what is in it already is not done again."
+    ),
     config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
-    config_name: str = typer.Option("quartznet_5x5", "--config-name", "-cn", help="As for the training script."),
-    batch_size: Optional[int] = typer.Option(
+    config_name: str = typer.Option(
+        "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
+    ),
+    batch_size: int | None = typer.Option(
         None, min=1, help="Utterances that the teacher hears together; training's without it."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a sentence."),
 ) -> None:
-    """Run the teacher once over the training set and keep what it says; takes the training script's arguments."""
+    """Run the teacher once over the training set and keep what it says; takes the training script's
+    arguments.
+    """
     from lightning.pytorch.utilities import rank_zero_only
 
     from nemo_tutornet.commands.cache_targets import build_cache
@@ -200,7 +242,8 @@ def cache(
         typer.echo(json.dumps(asdict(built)))
     else:
         typer.echo(
-            f"{output}: {built.utterances} utterances, {built.hours:.2f} hours of audio, {built.megabytes:.1f} MB; {built.added} "
+            f"{output}: {built.utterances} utterances, {built.hours:.2f} hours of audio, "
+            f"{built.megabytes:.1f} MB; {built.added} "
             f"added in {built.minutes:.1f} min. Train with {_pasted(output)}"
         )
 
@@ -209,14 +252,18 @@ def cache(
 @exit_on_user_error
 def demo(
     corpus: str = typer.Option(
-        "embedded", help="'embedded' (speech synthesised on the spot), or a folder with train.jsonl, valid.jsonl and test.jsonl."
+        "embedded",
+        help="'embedded' (speech synthesised on the spot), or a folder with train.jsonl, valid.jsonl and "
+        "test.jsonl.",
     ),
     output: Path = typer.Option(Path("demo-output"), help="Where runs, students and the report go."),
-    epochs: Optional[int] = typer.Option(None, min=4, help="Epochs of each student; 10 without it."),
-    teacher_epochs: Optional[int] = typer.Option(None, min=1, help="Epochs of the teacher; 25 without it."),
+    epochs: int | None = typer.Option(None, min=4, help="Epochs of each student; 10 without it."),
+    teacher_epochs: int | None = typer.Option(None, min=1, help="Epochs of the teacher; 25 without it."),
     seed: int = typer.Option(1, help="Seed of every run."),
 ) -> None:
-    """Train a teacher, an undistilled student and a distilled one, export it, check it and compare the three."""
+    """Train a teacher, an undistilled student and a distilled one, export it, check it and compare the
+    three.
+    """
     from nemo_tutornet.commands.demo import run_demo
 
     run_demo(corpus, output, epochs, teacher_epochs, seed)

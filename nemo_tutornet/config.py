@@ -33,7 +33,8 @@ class TeacherConfig:
         model_path: a `.nemo` file, or the name of a pretrained NeMo model.
         sha256: refuse any other file when set.
         precision: `auto` is bf16 where the GPU has it and fp32 elsewhere.
-        cache: folder that `nemo-tutornet cache` wrote; then no teacher is loaded, and `model_path` may be left out.
+        cache: folder that `nemo-tutornet cache` wrote; then no teacher is loaded, and `model_path` may be
+            left out.
         weight: of its posteriors, where there are several teachers.
     """
 
@@ -70,9 +71,12 @@ class SKDConfig:
         temperature: softens both posteriors; only `kl` has one.
         frames: `all` (the paper), `nonblank` or `symmetric`.
         frames_around: for `symmetric`, the frames kept on each side of a non-blank one.
-        shift: compare a teacher frame with the student's most similar one at most so many frames away (`losses.match_frames`).
-        at_layers: module paths in the student that get a head of their own, with CTC and SKD (Inter-KD, arXiv 2211.15075).
-        at_layers_weight: of the heads' losses, averaged over the heads, relative to those of the student's output.
+        shift: compare a teacher frame with the student's most similar one at most so many frames away
+            (`losses.match_frames`).
+        at_layers: module paths in the student that get a head of their own, with CTC and SKD (Inter-KD, arXiv
+            2211.15075).
+        at_layers_weight: of the heads' losses, averaged over the heads, relative to those of the student's
+        output.
     """
 
     divergence: str = "l2"
@@ -90,7 +94,8 @@ class PseudoLabelsConfig:
 
     Attributes:
         min_confidence: drop a hypothesis of which the teacher is less sure, 0 to 1; not for transducers.
-        max_wer: where there is a transcript, drop a hypothesis whose word error rate against it is higher; null keeps all.
+        max_wer: where there is a transcript, drop a hypothesis whose word error rate against it is higher;
+        null keeps all.
     """
 
     min_confidence: float = 0.0
@@ -117,7 +122,8 @@ class StageConfig:
 
 
 def _default_stages() -> List[StageConfig]:
-    # The first is the paper's. Its second, {ctc: 1.0, skd: 0.25}, did harm in long trainings (docs/choices.md).
+    # The first is the paper's. Its second, {ctc: 1.0, skd: 0.25}, did harm in long trainings
+    # (docs/choices.md).
     return [
         StageConfig(name="rkd", weights={"rkd": 1.0}, share=0.25),
         StageConfig(name="ctc", weights={"ctc": 1.0, "rkd": 5.0}),
@@ -131,7 +137,8 @@ class TutorConfig:
     Attributes:
         teacher: RKD and pseudo-labels come from this one.
         other_teachers: their posteriors are averaged with its own for SKD (Hinton et al., arXiv 1503.02531).
-        pool_frames: let a student have longer frames than its teacher; those under one frame are pooled (ours).
+        pool_frames: let a student have longer frames than its teacher; those under one frame are pooled
+        (ours).
     """
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -151,9 +158,16 @@ class TutorConfig:
         told = []
         for name, loss in (("rkd", "rkd"), ("skd", "skd"), ("pseudo_labels", "pseudo")):
             section = getattr(self, name)
-            changed = [f.name for f in fields(section) if getattr(section, f.name) != getattr(type(section)(), f.name)]
+            changed = [
+                f.name
+                for f in fields(section)
+                if getattr(section, f.name) != getattr(type(section)(), f.name)
+            ]
             if changed and not self.uses(loss):
-                told.append(f"model.tutor.{name} changes {', '.join(changed)}, but no stage gives {loss} a weight: no effect.")
+                told.append(
+                    f"model.tutor.{name} changes {', '.join(changed)}, but no stage gives {loss} a weight: "
+                    "no effect."
+                )
         return told
 
 
@@ -170,7 +184,9 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
         TutorError: an unknown key, a wrong type or an impossible combination, with the key's full path.
     """
     if isinstance(model_cfg, DictConfig) and OmegaConf.is_missing(model_cfg, "tutor"):
-        raise TutorError("model.tutor is not set; fill the section in, or leave it out to train without a teacher.")
+        raise TutorError(
+            "model.tutor is not set; fill the section in, or leave it out to train without a teacher."
+        )
     try:
         section = model_cfg.get("tutor") if model_cfg is not None else None
         plain = OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else section
@@ -191,20 +207,30 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
         if items is not None:
             schema = _LISTS[key]
             setattr(
-                config, key, [_build(schema, _given(item, schema), f"model.tutor.{key}[{i}]") for i, item in enumerate(items)]
+                config,
+                key,
+                [
+                    _build(schema, _given(item, schema), f"model.tutor.{key}[{i}]")
+                    for i, item in enumerate(items)
+                ],
             )
     _check(config)
     if (model_cfg.get("train_ds") or {}).get("use_dali"):
         raise TutorError(
-            "model.train_ds.use_dali is on, but DALI hands out the student's features and the teacher needs the waveform; "
+            "model.train_ds.use_dali is on, but DALI hands out the student's features and the teacher needs "
+            "the waveform; "
             "turn it off."
         )
     return config
 
 
 def _given(section: Mapping[Any, Any], schema: type) -> Mapping[Any, Any]:
-    """Null for a key that must be set is the same as leaving it out; and a teacher whose targets are cached needs no file."""
-    without = [f.name for f in fields(schema) if f.default == MISSING and section.get(f.name) in (None, MISSING)]
+    """Null for a key that must be set is the same as leaving it out; and a teacher whose targets are cached
+    needs no file.
+    """
+    without = [
+        f.name for f in fields(schema) if f.default == MISSING and section.get(f.name) in (None, MISSING)
+    ]
     cached = bool(section.get("cache"))
     return {**section, **{name: "" if cached and name == "model_path" else MISSING for name in without}}
 
@@ -215,10 +241,16 @@ _LISTS: Dict[str, type] = {"other_teachers": TeacherConfig, "stages": StageConfi
 
 def _build(schema: type, section: Mapping[Any, Any], path: str) -> Any:
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(section))))
+        return OmegaConf.to_object(
+            OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(section)))
+        )
     except MissingMandatoryValue as error:
         key = f"{path}.{error.full_key}"
-        what = "the teacher's .nemo file or the name of a pretrained NeMo model" if key.endswith("model_path") else "it"
+        what = (
+            "the teacher's .nemo file or the name of a pretrained NeMo model"
+            if key.endswith("model_path")
+            else "it"
+        )
         raise TutorError(f"{key} is not set; give {what}.") from None
     except OmegaConfBaseException as error:
         key = f"{path}.{error.full_key}" if error.full_key else path
@@ -273,7 +305,8 @@ def _check(config: TutorConfig) -> None:
     for key, value in (("other_teachers", config.other_teachers), ("skd.at_layers", config.skd.at_layers)):
         if value and not config.uses("skd"):
             raise TutorError(
-                f"model.tutor.{key} is for skd, and no stage uses it; drop the key or give a stage in model.tutor.stages a "
+                f"model.tutor.{key} is for skd, and no stage uses it; drop the key or give a stage in "
+                "model.tutor.stages a "
                 f"weight for skd, e.g. {{name: skd, weights: {{ctc: 1.0, skd: 0.25}}}}."
             )
     _one_of("rkd.frame_weighting", config.rkd.frame_weighting, FRAME_WEIGHTINGS)
@@ -283,8 +316,10 @@ def _check(config: TutorConfig) -> None:
         raise TutorError(f"model.tutor.skd.temperature must be above 0, not {config.skd.temperature}.")
     if config.skd.temperature != 1.0 and config.skd.divergence != "kl":
         raise TutorError(
-            f"model.tutor.skd.temperature is {config.skd.temperature}, but only the divergence 'kl' has a temperature, "
-            f"and model.tutor.skd.divergence is {config.skd.divergence!r}; leave the temperature at 1 or choose 'kl'."
+            f"model.tutor.skd.temperature is {config.skd.temperature}, but only the divergence 'kl' has a "
+            "temperature, "
+            f"and model.tutor.skd.divergence is {config.skd.divergence!r}; leave the temperature at 1 or "
+            "choose 'kl'."
         )
     if config.skd.frames_around < 0:
         raise TutorError(f"model.tutor.skd.frames_around must be 0 or more, not {config.skd.frames_around}.")
@@ -292,34 +327,53 @@ def _check(config: TutorConfig) -> None:
         raise TutorError(f"model.tutor.skd.shift must be 0 or more, not {config.skd.shift}.")
     layers = config.skd.at_layers
     if len(set(layers)) < len(layers):
-        raise TutorError(f"model.tutor.skd.at_layers names a layer twice ({', '.join(layers)}); name each once.")
+        raise TutorError(
+            f"model.tutor.skd.at_layers names a layer twice ({', '.join(layers)}); name each once."
+        )
     if not (config.skd.at_layers_weight > 0 and math.isfinite(config.skd.at_layers_weight)):
         raise TutorError(
-            f"model.tutor.skd.at_layers_weight must be above 0, not {config.skd.at_layers_weight}; without heads, leave "
+            f"model.tutor.skd.at_layers_weight must be above 0, not {config.skd.at_layers_weight}; without "
+            "heads, leave "
             f"model.tutor.skd.at_layers empty."
         )
     if not 0 <= config.pseudo_labels.min_confidence <= 1:
-        raise TutorError(f"model.tutor.pseudo_labels.min_confidence must be 0 to 1, not {config.pseudo_labels.min_confidence}.")
+        raise TutorError(
+            "model.tutor.pseudo_labels.min_confidence must be 0 to 1, not "
+            f"{config.pseudo_labels.min_confidence}."
+        )
     if config.pseudo_labels.max_wer is not None and not config.pseudo_labels.max_wer >= 0:
-        raise TutorError(f"model.tutor.pseudo_labels.max_wer must be 0 or more, not {config.pseudo_labels.max_wer}.")
+        raise TutorError(
+            f"model.tutor.pseudo_labels.max_wer must be 0 or more, not {config.pseudo_labels.max_wer}."
+        )
     if not config.stages:
-        raise TutorError("model.tutor.stages is empty; give at least one stage, or leave the key out for the default.")
+        raise TutorError(
+            "model.tutor.stages is empty; give at least one stage, or leave the key out for the default."
+        )
     for i, stage in enumerate(config.stages):
         _check_stage(stage, f"model.tutor.stages[{i}]", last=i == len(config.stages) - 1)
     names = [stage.name for stage in config.stages]
     if len(set(names)) < len(names):
-        raise TutorError(f"model.tutor.stages has two stages of one name ({', '.join(names)}); name each differently.")
+        raise TutorError(
+            f"model.tutor.stages has two stages of one name ({', '.join(names)}); name each differently."
+        )
     units = [unit for unit in STAGE_UNITS if any(getattr(stage, unit) is not None for stage in config.stages)]
     if len(units) > 1:
-        raise TutorError(f"model.tutor.stages mixes lengths in {' and in '.join(units)}; use one unit for all stages.")
+        raise TutorError(
+            f"model.tutor.stages mixes lengths in {' and in '.join(units)}; use one unit for all stages."
+        )
     shares = sum(stage.share or 0.0 for stage in config.stages[:-1])
     if shares >= 1:
-        raise TutorError(f"model.tutor.stages gives {shares:g} of the training to all stages but the last; leave it some, too.")
+        raise TutorError(
+            f"model.tutor.stages gives {shares:g} of the training to all stages but the last; leave it some, "
+            "too."
+        )
 
 
 def _check_teacher(teacher: TeacherConfig, key: str) -> None:
     if not teacher.model_path.strip() and not teacher.cache:
-        raise TutorError(f"model.tutor.{key}.model_path is empty; give the teacher's .nemo file or a pretrained name.")
+        raise TutorError(
+            f"model.tutor.{key}.model_path is empty; give the teacher's .nemo file or a pretrained name."
+        )
     _one_of(f"{key}.precision", teacher.precision, PRECISIONS)
     if not (teacher.weight > 0 and math.isfinite(teacher.weight)):
         raise TutorError(f"model.tutor.{key}.weight must be above 0, not {teacher.weight}.")
@@ -332,14 +386,21 @@ def _check_stage(stage: StageConfig, path: str, last: bool) -> None:
         if not (weight >= 0 and math.isfinite(weight)):
             raise TutorError(f"{path}.weights.{loss} must be 0 or more, not {weight}.")
     if not any(weight > 0 for weight in stage.weights.values()):
-        raise TutorError(f"{path}.weights gives no loss a positive weight, so stage {stage.name!r} would learn nothing.")
+        raise TutorError(
+            f"{path}.weights gives no loss a positive weight, so stage {stage.name!r} would learn nothing."
+        )
     units = [unit for unit in STAGE_UNITS if getattr(stage, unit) is not None]
     if len(units) > 1:
         raise TutorError(f"{path} has a length in {units[0]} and one in {units[1]}; give one of them.")
     if not units and not last:
-        raise TutorError(f"{path} ({stage.name!r}) has no length but is not the last stage; give it a share, epochs or steps.")
+        raise TutorError(
+            f"{path} ({stage.name!r}) has no length but is not the last stage; give it a share, epochs or "
+            "steps."
+        )
     if stage.share is not None and not 0 < stage.share < 1:
-        raise TutorError(f"{path}.share is {stage.share:g}; give a share of the training above 0 and below 1.")
+        raise TutorError(
+            f"{path}.share is {stage.share:g}; give a share of the training above 0 and below 1."
+        )
     if units and getattr(stage, units[0]) <= 0:
         raise TutorError(f"{path} ({stage.name!r}) must be 1 or more {units[0]} long.")
 

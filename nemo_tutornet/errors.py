@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any, Callable, TypeVar, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -16,7 +17,9 @@ class TutorError(ValueError):
 
 
 def exit_on_user_error(function: F) -> F:
-    """Makes a command print a `TutorError`, or a file without permission, as one line on standard error and exit with 2."""
+    """Makes a command print a `TutorError`, or a file without permission, as one line on standard error and
+    exit with 2.
+    """
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -29,7 +32,8 @@ def exit_on_user_error(function: F) -> F:
             if error.filename is None:
                 raise
             print(
-                f"error: {error.filename} is not for this user ({error.strerror}); change its mode or name another.",
+                f"error: {error.filename} is not for this user ({error.strerror}); change its mode or name "
+                "another.",
                 file=sys.stderr,
             )
             sys.exit(2)

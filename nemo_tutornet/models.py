@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -40,7 +40,9 @@ else:
 
 
 def _leave_out_files(section: DictConfig) -> None:
-    """A config leaves `model_path` to be filled in (???), and with a cache nobody fills it in; NeMo refuses what is left so."""
+    """A config leaves `model_path` to be filled in (???), and with a cache nobody fills it in; NeMo refuses
+    what is left so.
+    """
     for teacher in (section.teacher, *(section.get("other_teachers") or [])):
         if teacher.get("cache") and OmegaConf.is_missing(teacher, "model_path"):
             teacher.model_path = None
@@ -58,48 +60,51 @@ class TutorMixin(_Host):
               model_path: teacher.nemo     # or the name of a pretrained NeMo model
             stages:                        # a stage without a length runs to the end; these are the default
               - {name: rkd, share: 0.25, weights: {rkd: 1.0}}
-              - {name: ctc, weights: {ctc: 1.0, rkd: 5.0}}      # the paper's: {name: skd, weights: {ctc: 1.0, skd: 0.25}}
+              - {name: ctc, weights: {ctc: 1.0, rkd: 5.0}}      # the paper's: {name: skd, weights: {ctc: 1.0,
+                  skd: 0.25}}
 
     All keys are in `nemo_tutornet.config`.
 
-    Without the section the model behaves as NeMo's. The teacher is loaded when training starts and never otherwise: restoring,
-    validating, transcribing and exporting a student do not need its file. Every `.nemo` holds the stock student: NeMo's
-    class, NeMo's keys, no `tutor:` section.
+    Without the section the model behaves as NeMo's. The teacher is loaded when training starts and never
+    otherwise: restoring, validating, transcribing and exporting a student do not need its file. Every `.nemo`
+    holds the stock student: NeMo's class, NeMo's keys, no `tutor:` section.
 
-    What is overridden of NeMo: `training_step` and `add_auxiliary_losses` (the losses), `setup` (the teacher), the two
-    checkpoint hooks (the projection, the heads, the stage), `to_config_file` and `save_to` (what leaves),
-    `on_validation_epoch_start` and `on_train_epoch_end` (the decoder, composed while it is idle), and
-    `on_before_optimizer_step` (what is idle stays as it is).
+    What is overridden of NeMo: `training_step` and `add_auxiliary_losses` (the losses), `setup` (the
+    teacher), the two checkpoint hooks (the projection, the heads, the stage), `to_config_file` and `save_to`
+    (what leaves), `on_validation_epoch_start` and `on_train_epoch_end` (the decoder, composed while it is
+    idle), and `on_before_optimizer_step` (what is idle stays as it is).
     """
 
     _stock_target: str
 
-    def __init__(self, cfg: DictConfig, trainer: Optional[Trainer] = None) -> None:
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
         cfg = convert_model_config_to_dict_config(cfg)
         config = parse_tutor(cfg)
-        # NeMo's own class, so that NeMo restores the file without this package and without widening its allow-list.
+        # NeMo's own class, so that NeMo restores the file without this package and without widening its
+        # allow-list.
         with open_dict(cfg):
             cfg.target = self._stock_target
             if config is not None:
                 _leave_out_files(cfg.tutor)
         super().__init__(cfg=cfg, trainer=trainer)
-        self._tutor_config: Optional[TutorConfig] = config
-        self._tutor: Optional[Tutor] = None
-        self._tutor_state: Optional[Dict[str, Any]] = None
-        self._step: Optional[Step] = None
-        self._out_of_reach: Dict[str, List[nn.Parameter]] = {}  # by stage
-        self.tutor_projection: Optional[Projection] = None
+        self._tutor_config: TutorConfig | None = config
+        self._tutor: Tutor | None = None
+        self._tutor_state: dict[str, Any] | None = None
+        self._step: Step | None = None
+        self._out_of_reach: dict[str, list[nn.Parameter]] = {}  # by stage
+        self.tutor_projection: Projection | None = None
         self.tutor_heads = nn.ModuleList()
 
     @property
-    def tutor(self) -> Optional[Tutor]:
+    def tutor(self) -> Tutor | None:
         """The teacher and what belongs to it; None before training starts or without a `tutor:` section."""
         return self._tutor
 
-    # --- The teacher comes in --------------------------------------------------------------------------------------------
+    # --- The teacher comes in
 
-    def setup(self, stage: Optional[str] = None) -> None:
-        """NeMo's setup; before training also the teacher and the projection, so that the optimizer sees its parameters.
+    def setup(self, stage: str | None = None) -> None:
+        """NeMo's setup; before training also the teacher and the projection, so that the optimizer sees its
+        parameters.
 
         Another `Trainer` that begins at its first step is another training, with stages from the first on.
         """
@@ -110,12 +115,15 @@ class TutorMixin(_Host):
         if self._tutor is not None and not (begins and self._tutor.stage is not None):
             self._tutor.hear(self)  # the training set may be another now
         else:
-            # Restoring a model draws random numbers; the student must see the same data with and without a teacher.
+            # Restoring a model draws random numbers; the student must see the same data with and without a
+            # teacher.
             with torch.random.fork_rng(devices=[]):
                 self._meet_teacher(self._tutor_config)
 
     def _meet_teacher(self, config: TutorConfig) -> None:
-        for told in config.unused() + Schedule.from_config(config.stages).check(self.trainer.max_epochs, self.trainer.max_steps):
+        for told in config.unused() + Schedule.from_config(config.stages).check(
+            self.trainer.max_epochs, self.trainer.max_steps
+        ):
             logging.warning(told)
         tutor = Tutor(self, config)
         pairing, device = tutor.pairing, next(self.parameters()).device
@@ -128,21 +136,25 @@ class TutorMixin(_Host):
         logging.info(
             f"Teacher {config.teacher.cache or config.teacher.model_path}: hint layer {pairing.hint.path!r} "
             f"({pairing.hint.width} wide, {pairing.hint.shift:g} ms), guided layer {pairing.guided.path!r} "
-            f"({pairing.guided.width} wide, {pairing.guided.shift:g} ms), frame weighting {pairing.frame_weighting!r}."
+            f"({pairing.guided.width} wide, {pairing.guided.shift:g} ms), frame weighting "
+            f"{pairing.frame_weighting!r}."
         )
         for one in config.other_teachers:
             logging.info(
-                f"Teacher {one.cache or one.model_path}: its posteriors count {one.weight:g} to {config.teacher.weight:g}."
+                f"Teacher {one.cache or one.model_path}: its posteriors count {one.weight:g} to "
+                f"{config.teacher.weight:g}."
             )
         for layer in pairing.heads:
             logging.info(f"Inter-KD: a head at {layer.path!r} ({layer.width} wide, {layer.shift:g} ms).")
         if config.rkd.warm_start_decoder and config.uses("rkd") and pairing.no_warm_start:
             logging.warning(f"The decoder is not warm-started after RKD: {pairing.no_warm_start}")
 
-    # --- One step ---------------------------------------------------------------------------------------------------------
+    # --- One step
 
-    def training_step(self, batch: Any, batch_nb: int) -> Dict[str, Any]:
-        """NeMo's training step, with the stage's losses. CTC is computed by NeMo, and only in stages that use it."""
+    def training_step(self, batch: Any, batch_nb: int) -> dict[str, Any]:
+        """NeMo's training step, with the stage's losses. CTC is computed by NeMo, and only in stages that use
+        it.
+        """
         tutor = self._tutor
         if tutor is None:
             return super().training_step(batch, batch_nb)
@@ -158,11 +170,14 @@ class TutorMixin(_Host):
                 loss = step.total()
                 rate = self._optimizer.param_groups[0]["lr"]
                 global_step = torch.tensor(self.trainer.global_step, dtype=torch.float32)
-                output = {"loss": loss, "log": {"train_loss": loss, "learning_rate": rate, "global_step": global_step}}
+                output = {
+                    "loss": loss,
+                    "log": {"train_loss": loss, "learning_rate": rate, "global_step": global_step},
+                }
         output["log"].update(step.logs, tutor_stage=float(tutor.stage or 0))
         return self._ready_for_ddp(output, stage)
 
-    def _step_with_ctc(self, step: Step, batch: Any, batch_nb: int) -> Dict[str, Any]:
+    def _step_with_ctc(self, step: Step, batch: Any, batch_nb: int) -> dict[str, Any]:
         self._step = step
         try:
             return super().training_step(batch, batch_nb)
@@ -170,12 +185,15 @@ class TutorMixin(_Host):
             self._step = None
 
     def add_auxiliary_losses(self, loss: Tensor, reset_registry: bool = False) -> Tensor:
-        """NeMo's hook inside its training step, between CTC and the logs: here CTC becomes the stage's weighted sum."""
+        """NeMo's hook inside its training step, between CTC and the logs: here CTC becomes the stage's
+        weighted sum.
+        """
         loss = super().add_auxiliary_losses(loss, reset_registry)
         return loss if self._step is None else self._step.total(ctc=loss)
 
-    def _ready_for_ddp(self, output: Dict[str, Any], stage: Stage) -> Dict[str, Any]:
-        # DDP waits for a gradient of every parameter; a stage leaves some out (the decoder in RKD, the projection after it).
+    def _ready_for_ddp(self, output: dict[str, Any], stage: Stage) -> dict[str, Any]:
+        # DDP waits for a gradient of every parameter; a stage leaves some out (the decoder in RKD, the
+        # projection after it).
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             trained = [p for p in self.parameters() if p.requires_grad]
             if stage.decoder_is_idle and stage.name not in self._out_of_reach:
@@ -195,19 +213,24 @@ class TutorMixin(_Host):
         for parameter in [*idle, *self._out_of_reach.get(stage.name, [])]:
             parameter.grad = None
 
-    # --- Stages and the decoder's warm start -------------------------------------------------------------------------------
+    # --- Stages and the decoder's warm start
 
-    def _progress(self, batch_nb: int) -> Optional[float]:
+    def _progress(self, batch_nb: int) -> float | None:
         """How much of the training is behind the optimizer step that a batch of this epoch belongs to."""
         trainer = self.trainer
         begun = batch_nb - batch_nb % trainer.accumulate_grad_batches
-        part = begun / trainer.num_training_batches if begun else 0.0  # streams do not tell how many: infinitely
-        return progress(trainer.current_epoch + part, trainer.global_step, trainer.max_epochs, trainer.max_steps)
+        part = (
+            begun / trainer.num_training_batches if begun else 0.0
+        )  # streams do not tell how many: infinitely
+        return progress(
+            trainer.current_epoch + part, trainer.global_step, trainer.max_epochs, trainer.max_steps
+        )
 
     def _enter_stage(self, tutor: Tutor, batch_nb: int) -> Stage:
         share = self._progress(batch_nb) or 0.0
         index = tutor.schedule.index(self.trainer.current_epoch, self.trainer.global_step, share)
-        # A run that is made longer has its boundaries later, if they are shares; it stays in the stage that it had reached.
+        # A run that is made longer has its boundaries later, if they are shares; it stays in the stage that
+        # it had reached.
         index = max(index, tutor.stage or 0)
         stage = tutor.schedule.stages[index]
         if index != tutor.stage:
@@ -240,7 +263,9 @@ class TutorMixin(_Host):
         return idle and trainer.state.stage is not None
 
     def _refresh_idle_decoder(self) -> None:
-        """While RKD runs alone, keeps the decoder composed, so that validation and every checkpoint show a usable student."""
+        """While RKD runs alone, keeps the decoder composed, so that validation and every checkpoint show a
+        usable student.
+        """
         if self._decoder_rests():
             assert self._tutor is not None
             self._warm_start_decoder(self._tutor)
@@ -251,24 +276,29 @@ class TutorMixin(_Host):
         self._refresh_idle_decoder()
 
     def on_train_epoch_end(self) -> None:
-        """Composes the decoder while it is idle, for runs without validation; tells what became of the hypotheses."""
+        """Composes the decoder while it is idle, for runs without validation; tells what became of the
+        hypotheses.
+        """
         super().on_train_epoch_end()
         self._refresh_idle_decoder()
         if self._tutor is not None and self._tutor.pseudo_labels.counts:
             tell = logging.info if self._tutor.pseudo_labels.counts["kept"] else logging.warning
             tell(f"Epoch {self.current_epoch}, {self._tutor.pseudo_labels.report()}")
 
-    # --- What a checkpoint carries, and what leaves -------------------------------------------------------------------------
+    # --- What a checkpoint carries, and what leaves
 
-    def on_save_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
-        """Puts what trains but does not leave, and the stage, into the `.ckpt`, beside the state of the student."""
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts what trains but does not leave, and the stage, into the `.ckpt`, beside the state of the
+        student.
+        """
         super().on_save_checkpoint(checkpoint)
-        # On every rank. The state in `checkpoint` was taken before, but it shares its memory with the parameters.
+        # On every rank. The state in `checkpoint` was taken before, but it shares its memory with the
+        # parameters.
         self._refresh_idle_decoder()
         if self._tutor is not None:
             checkpoint["tutor"] = self._tutor.state()
 
-    def on_load_checkpoint(self, checkpoint: Dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes them back; when the teacher is not there yet, as soon as it is.
 
         Raises:
@@ -278,9 +308,12 @@ class TutorMixin(_Host):
         self._tutor_state = checkpoint.get("tutor")
         resuming = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if resuming and (self._tutor is None) != (self._tutor_state is None):
-            was, now = ("without a teacher", "one") if self._tutor_state is None else ("with a teacher", "none")
+            was, now = (
+                ("without a teacher", "one") if self._tutor_state is None else ("with a teacher", "none")
+            )
             raise TutorError(
-                f"the run in this folder began {was}, and model.tutor has {now} now; give this run another exp_manager.name "
+                f"the run in this folder began {was}, and model.tutor has {now} now; give this run another "
+                "exp_manager.name "
                 f"(to begin from the other's weights, add +init_from_nemo_model=RUN.nemo)."
             )
         if self._tutor is not None and self._tutor_state is not None:
@@ -291,8 +324,9 @@ class TutorMixin(_Host):
         """Writes the stock student's config: NeMo calls this for every `.nemo`, whoever writes it."""
         OmegaConf.save(stock_config(self._cfg), path2yaml_file, resolve=True)
 
-    def save_to(self, save_path: Union[str, Path]) -> None:
-        """NeMo's `save_to`, through a temporary name, so that an interrupt leaves the old file and no half of a new one.
+    def save_to(self, save_path: str | Path) -> None:
+        """NeMo's `save_to`, through a temporary name, so that an interrupt leaves the old file and no half of
+        a new one.
 
         The file has the decoder composed while it is idle; the model itself stays as it is.
         """
@@ -316,7 +350,7 @@ class TutorCTCModel(TutorMixin, EncDecCTCModel):
     _stock_target = STOCK_CHAR
 
     @classmethod
-    def list_available_models(cls) -> Optional[PretrainedModelInfo]:
+    def list_available_models(cls) -> PretrainedModelInfo | None:
         """NeMo's list."""
         return EncDecCTCModel.list_available_models()
 
@@ -326,12 +360,12 @@ class TutorCTCModelBPE(TutorMixin, EncDecCTCModelBPE):
 
     _stock_target = STOCK_BPE
 
-    def __init__(self, cfg: DictConfig, trainer: Optional[Trainer] = None) -> None:
+    def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
         cfg = convert_model_config_to_dict_config(cfg)
         borrow_tokenizer(cfg)
         super().__init__(cfg=cfg, trainer=trainer)
 
     @classmethod
-    def list_available_models(cls) -> Optional[PretrainedModelInfo]:
+    def list_available_models(cls) -> PretrainedModelInfo | None:
         """NeMo's list."""
         return EncDecCTCModelBPE.list_available_models()

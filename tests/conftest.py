@@ -8,8 +8,9 @@ import copy
 import json
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ import pytest
 # NeMo's telemetry and the hub must not be looked for in tests.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
-# `make test` runs tests side by side: one thread each, or they wait for one another. Before torch is imported; a test's programs
-# inherit it.
+# `make test` runs tests side by side: one thread each, or they wait for one another. Before torch is
+# imported; a test's programs inherit it.
 if "PYTEST_XDIST_WORKER" in os.environ:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")
@@ -36,7 +37,9 @@ def pytest_collection_modifyitems(items: list) -> None:
 
 @pytest.fixture(autouse=True)
 def no_version_left_behind() -> Iterator[None]:
-    """exp_manager leaves the date of a run in the environment, for its workers; the next test's runs must not inherit it."""
+    """exp_manager leaves the date of a run in the environment, for its workers; the next test's runs must not
+    inherit it.
+    """
     os.environ.pop("NEMO_EXPM_VERSION", None)
     yield
     os.environ.pop("NEMO_EXPM_VERSION", None)
@@ -90,7 +93,9 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def teacher_config(corpus: Path, labels: list[str] = LABELS, sample_rate: int = SAMPLE_RATE) -> dict[str, Any]:
+def teacher_config(
+    corpus: Path, labels: list[str] = LABELS, sample_rate: int = SAMPLE_RATE
+) -> dict[str, Any]:
     """A Conformer with frames of 40 ms and 80 mel bins."""
     return {
         "sample_rate": sample_rate,
@@ -133,7 +138,9 @@ def teacher_config(corpus: Path, labels: list[str] = LABELS, sample_rate: int = 
     }
 
 
-def student_config(corpus: Path, teacher: Path | None, stages: list | None = None, **tutor: Any) -> dict[str, Any]:
+def student_config(
+    corpus: Path, teacher: Path | None, stages: list | None = None, **tutor: Any
+) -> dict[str, Any]:
     """A QuartzNet with frames of 20 ms and 64 mel bins."""
 
     def block(filters: int, kernel: int, stride: int, residual: bool) -> dict[str, Any]:
@@ -163,8 +170,12 @@ def student_config(corpus: Path, teacher: Path | None, stages: list | None = Non
             "n_fft": 512,
             "dither": 1e-5,
         },
-        "spec_augment": {"_target_": "nemo.collections.asr.modules.SpectrogramAugmentation", "rect_masks": 2, "rect_time": 10,
-                         "rect_freq": 10},
+        "spec_augment": {
+            "_target_": "nemo.collections.asr.modules.SpectrogramAugmentation",
+            "rect_masks": 2,
+            "rect_time": 10,
+            "rect_freq": 10,
+        },
         "encoder": {
             "_target_": "nemo.collections.asr.modules.ConvASREncoder",
             "feat_in": 64,
@@ -179,13 +190,13 @@ def student_config(corpus: Path, teacher: Path | None, stages: list | None = Non
             "vocabulary": LABELS,
         },
         "optim": {"name": "adamw", "lr": 5e-3, "weight_decay": 1e-3},
-    }  # fmt: skip
+    }
     if teacher is not None:
         stages = stages or [
             {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},
             {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}},
         ]
-        config["tutor"] = {"teacher": {"model_path": str(teacher)}, "stages": stages, **tutor}  # fmt: skip
+        config["tutor"] = {"teacher": {"model_path": str(teacher)}, "stages": stages, **tutor}
     return copy.deepcopy(config)
 
 
@@ -215,14 +226,18 @@ def save_teacher(config: dict[str, Any], path: Path) -> Path:
     model = EncDecCTCModel(OmegaConf.create(config))
     rate = config["sample_rate"]
     with torch.no_grad():
-        model.train()(input_signal=torch.randn(4, rate), input_signal_length=torch.tensor([rate, rate, rate // 2, rate]))
+        model.train()(
+            input_signal=torch.randn(4, rate), input_signal_length=torch.tensor([rate, rate, rate // 2, rate])
+        )
     model.eval().save_to(str(path))
     return path
 
 
 @pytest.fixture(scope="session")
 def make_student() -> Callable[..., Any]:
-    """Builds a student with a trainer: `make_student(config, max_epochs=2, folder=None)`; `folder` turns exp_manager on."""
+    """Builds a student with a trainer: `make_student(config, max_epochs=2, folder=None)`; `folder` turns
+    exp_manager on.
+    """
 
     def make(config: dict[str, Any], folder: Path | None = None, **trainer: Any) -> Any:
         import lightning.pytorch as pl

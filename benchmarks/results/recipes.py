@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is compared: recipes, as overrides of the example script. Equal epochs for all; RKD takes its share of them."""
+"""What is compared: recipes, as overrides of the example script. Equal epochs for all; RKD takes its share of
+them.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,6 @@ import json
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
 
 from omegaconf import OmegaConf
 
@@ -24,28 +25,29 @@ class Recipe:
 
     Attributes:
         title: for tables.
-        stages: (name, weights) one after the other; the first of several is RKD's share long. None trains without a teacher.
+        stages: (name, weights) one after the other; the first of several is RKD's share long. None trains
+            without a teacher.
         overrides: further ones.
         teacher: `char` or `bpe`.
         student: config in `conf/small`, or one of `STUDENTS`.
         labelled: False trains on the corpus without its transcripts.
         baseline: the recipe that its gain is measured against.
         rkd_share: the share of all epochs that the first of several stages takes.
-        restart: the second stage is a training of its own, with a learning rate schedule of its own, that begins from the first's
-            `.nemo`; it has no teacher.
+        restart: the second stage is a training of its own, with a learning rate schedule of its own, that
+            begins from the first's `.nemo`; it has no teacher.
         restart_overrides: of that second training.
     """
 
     title: str
-    stages: Optional[Tuple[Tuple[str, Dict[str, float]], ...]]
-    overrides: Tuple[str, ...] = ()
+    stages: tuple[tuple[str, dict[str, float]], ...] | None
+    overrides: tuple[str, ...] = ()
     teacher: str = "char"
     student: str = "quartznet_small"
     labelled: bool = True
     baseline: str = "ctc"
     rkd_share: float = RKD_SHARE
     restart: bool = False
-    restart_overrides: Tuple[str, ...] = ()
+    restart_overrides: tuple[str, ...] = ()
 
     @property
     def alone(self) -> bool:
@@ -57,7 +59,7 @@ class Recipe:
         """A teacher's file is wanted, be it only for its tokenizer."""
         return not self.alone or any("{teacher}" in override for override in self.overrides)
 
-    def arguments(self, teacher: str, cache: Optional[str] = None) -> List[str]:
+    def arguments(self, teacher: str, cache: str | None = None) -> list[str]:
         """Overrides of the example script for a run with that teacher's file, or with its cache.
 
         With `restart` they are of the first of the two trainings.
@@ -67,8 +69,16 @@ class Recipe:
         stages = []
         for i, (name, weights) in enumerate(self.stages[:1] if self.restart else self.stages):
             length = "" if i == len(self.stages) - 1 else f"share:{self.rkd_share},"
-            stages.append(f"{{name:{name},{length}weights:{{{','.join(f'{loss}:{w}' for loss, w in weights.items())}}}}}")
-        source = f"model.tutor.teacher.model_path={teacher}" if cache is None else f"model.tutor.teacher.cache={cache}"
+            stages.append(
+                f"{{name:{name},{length}weights:{{"
+                + ",".join(f"{loss}:{w}" for loss, w in weights.items())
+                + "}}"
+            )
+        source = (
+            f"model.tutor.teacher.model_path={teacher}"
+            if cache is None
+            else f"model.tutor.teacher.cache={cache}"
+        )
         return [source, f"model.tutor.stages=[{','.join(stages)}]", *self.overrides]
 
 
@@ -86,7 +96,7 @@ UNIFORM, ENERGY = (f"model.tutor.rkd.frame_weighting={name}" for name in ("unifo
 COLD = "model.tutor.rkd.warm_start_decoder=false"
 
 
-CHAR: Dict[str, Recipe] = {
+CHAR: dict[str, Recipe] = {
     "ctc": Recipe("CTC only", None),
     "skd_l2": Recipe("CTC + SKD l2", (SKD,), (L2,)),
     "skd_kl": Recipe("CTC + SKD kl", (SKD,), (KL,)),
@@ -100,15 +110,19 @@ CHAR: Dict[str, Recipe] = {
     "rkd_skd_kl_1": Recipe("RKD, then CTC + SKD kl, lambda 1", (RKD, STRONG), (KL,)),
     "rkd_skd_kl_symmetric": Recipe("RKD, then CTC + SKD kl on symmetric frames", (RKD, SKD), (KL, SYMMETRIC)),
     "rkd_skd_kl_shift": Recipe("RKD, then CTC + SKD kl on matched frames (80 ms)", (RKD, SKD), (KL, SHIFT)),
-    "rkd_skd_kl_1_shift": Recipe("RKD, then CTC + SKD kl on matched frames (80 ms), lambda 1", (RKD, STRONG), (KL, SHIFT)),
+    "rkd_skd_kl_1_shift": Recipe(
+        "RKD, then CTC + SKD kl on matched frames (80 ms), lambda 1", (RKD, STRONG), (KL, SHIFT)
+    ),
     "rkd_skd_kl_inter": Recipe("RKD, then CTC + SKD kl, Inter-KD", (RKD, SKD), (KL, INTER)),
 }
 
-RECIPES: Dict[str, Recipe] = {
+RECIPES: dict[str, Recipe] = {
     **CHAR,
     "rkd_tenth_ctc": Recipe("RKD for a tenth of the epochs, then CTC only", (RKD, CTC), rkd_share=0.1),
     "rkd_half_ctc": Recipe("RKD for half of the epochs, then CTC only", (RKD, CTC), rkd_share=0.5),
-    "rkd_restart_ctc": Recipe("RKD, then CTC only, each with a learning rate schedule of its own", (RKD, CTC), restart=True),
+    "rkd_restart_ctc": Recipe(
+        "RKD, then CTC only, each with a learning rate schedule of its own", (RKD, CTC), restart=True
+    ),
     "rkd_restart_low_ctc": Recipe(
         "RKD, then CTC only, each with a learning rate schedule of its own, the second a quarter as high",
         (RKD, CTC),
@@ -125,15 +139,30 @@ RECIPES: Dict[str, Recipe] = {
     "pseudo": Recipe("CTC + pseudo-labels", (PSEUDO,)),
     "rkd_pseudo": Recipe("RKD, then CTC + pseudo-labels", (RKD, PSEUDO)),
     "rkd": Recipe("RKD only, no transcript at all", (RKD,), labelled=False),
-    "rkd_uniform": Recipe("RKD only with uniform frame weights, no transcript at all", (RKD,), (UNIFORM,), labelled=False),
-    "rkd_energy": Recipe("RKD only with energy frame weights, no transcript at all", (RKD,), (ENERGY,), labelled=False),
-    "label_free": Recipe("RKD, then SKD kl, no transcript at all", (RKD, ("skd", {"skd": 1.0})), (KL,), labelled=False),
+    "rkd_uniform": Recipe(
+        "RKD only with uniform frame weights, no transcript at all", (RKD,), (UNIFORM,), labelled=False
+    ),
+    "rkd_energy": Recipe(
+        "RKD only with energy frame weights, no transcript at all", (RKD,), (ENERGY,), labelled=False
+    ),
+    "label_free": Recipe(
+        "RKD, then SKD kl, no transcript at all", (RKD, ("skd", {"skd": 1.0})), (KL,), labelled=False
+    ),
     "bpe_ctc": Recipe(
-        "subwords: CTC only", None, ("model.tokenizer={teacher}",), "bpe", "quartznet_bpe_small", baseline="bpe_ctc"
+        "subwords: CTC only",
+        None,
+        ("model.tokenizer={teacher}",),
+        "bpe",
+        "quartznet_bpe_small",
+        baseline="bpe_ctc",
     ),
     **{
         f"bpe_{name}": replace(
-            recipe, title=f"subwords: {recipe.title}", teacher="bpe", student="quartznet_bpe_small", baseline="bpe_ctc"
+            recipe,
+            title=f"subwords: {recipe.title}",
+            teacher="bpe",
+            student="quartznet_bpe_small",
+            baseline="bpe_ctc",
         )
         for name, recipe in CHAR.items()
         if name != "ctc"
@@ -145,33 +174,38 @@ RECIPES: Dict[str, Recipe] = {
         "bpe",
     ),
     "bpe_to_char": Recipe(
-        "characters from a subword teacher: RKD, then CTC + pseudo-labels",
-        (RKD, PSEUDO),
-        (),
-        "bpe",
+        "characters from a subword teacher: RKD, then CTC + pseudo-labels", (RKD, PSEUDO), (), "bpe"
     ),
 }
 
 
-def _sizes(first: str, filters: Tuple[int, ...], separable: bool) -> Tuple[str, Tuple[str, ...]]:
-    """A config with other widths, and maybe without QuartzNet's separable convolutions: then it is a Jasper."""
+def _sizes(first: str, filters: tuple[int, ...], separable: bool) -> tuple[str, tuple[str, ...]]:
+    """A config with other widths, and maybe without QuartzNet's separable convolutions: then it is a
+    Jasper.
+    """
     blocks = (
-        (f"model.encoder.jasper.{i}.filters={width}", f"model.encoder.jasper.{i}.separable={str(separable).lower()}")
+        (
+            f"model.encoder.jasper.{i}.filters={width}",
+            f"model.encoder.jasper.{i}.separable={str(separable).lower()}",
+        )
         for i, width in enumerate(filters[:-1])
     )
     last = (f"model.encoder.jasper.5.filters={filters[-1]}", f"model.decoder.feat_in={filters[-1]}")
     return first, (*chain(*blocks), *last)
 
 
-def _encoder_of(config: str, first: str) -> Tuple[str, Tuple[str, ...]]:
-    """The encoder of a config in `conf`, with everything else as in one for two CPU cores: front end, optimizer, batches."""
+def _encoder_of(config: str, first: str) -> tuple[str, tuple[str, ...]]:
+    """The encoder of a config in `conf`, with everything else as in one for two CPU cores: front end,
+    optimizer, batches.
+    """
     blocks = OmegaConf.to_container(OmegaConf.load(CONF / f"{config}.yaml").model.encoder.jasper)
     listed = json.dumps(blocks).replace('"', "").replace(" ", "")  # as Hydra's command line writes lists
     return first, (f"model.encoder.jasper={listed}", f"model.decoder.feat_in={blocks[-1]['filters']}")
 
 
-# Students that are a config in conf/small and overrides: other widths or kinds of the same blocks, or another encoder of `conf`.
-STUDENTS: Dict[str, Tuple[str, Tuple[str, ...]]] = {
+# Students that are a config in conf/small and overrides: other widths or kinds of the same blocks, or another
+# encoder of `conf`.
+STUDENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "quartznet_1m": _sizes("quartznet_small", (256, 256, 256, 320, 384, 512), separable=True),
     "quartznet_5x5": _encoder_of("quartznet_5x5", "quartznet_small"),
     "jasper_small": _sizes("quartznet_small", (64, 64, 64, 80, 96, 128), separable=False),

@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains students by recipe and seed with the example script, and evaluates each: one JSON line a run.
 
-    python benchmarks/results/run.py MANIFESTS OUTPUT --recipe ctc --recipe rkd_skd_kl --seed 1 --seed 2 --jobs 2
+    python benchmarks/results/run.py MANIFESTS OUTPUT --recipe ctc --recipe rkd_skd_kl --seed 1 --seed 2
+    --jobs 2
 
-MANIFESTS holds CORPUS_train.jsonl and CORPUS_valid.jsonl. What is in OUTPUT/CORPUS/runs.jsonl is not run again, an interrupted
-run resumes, and a teacher that is not given is trained first; a second command waits for it. `table.py` reads the lines; the
-test set is its business.
+MANIFESTS holds CORPUS_train.jsonl and CORPUS_valid.jsonl. What is in OUTPUT/CORPUS/runs.jsonl is not run
+again, an interrupted run resumes, and a teacher that is not given is trained first; a second command waits
+for it. `table.py` reads the lines; the test set is its business.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from math import ceil
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any
 
 import typer
 from filelock import FileLock, Timeout
@@ -35,8 +37,11 @@ from nemo_tutornet.utils.files import sha256_of, written_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7}"
-# A teacher that is trained here hears every utterance at many speeds and noise levels: the corpora are small for a Conformer.
-TEACHER_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED},white_noise:{{prob:0.5,min_level:-80,max_level:-50}}}}"
+# A teacher that is trained here hears every utterance at many speeds and noise levels: the corpora are small
+# for a Conformer.
+TEACHER_AUGMENTATION = (
+    f"+model.train_ds.augmentor={{{SPEED},white_noise:{{prob:0.5,min_level:-80,max_level:-50}}}}"
+)
 STUDENT_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED}}}"
 TEACHER_EPOCHS = 90
 RKD_ALONE = "[{name:rkd,weights:{rkd:1.0}}]"
@@ -48,7 +53,7 @@ def trained_here(kind: str, epochs: int, share: float) -> str:
     return word if share == 1 else f"{word}_{100 * share:g}"
 
 
-def hydra_values(paths: Union[Path, Sequence[Path]]) -> str:
+def hydra_values(paths: Path | Sequence[Path]) -> str:
     """One manifest or several, as Hydra's command line writes them."""
     return hydra_value(paths) if isinstance(paths, Path) else f"[{','.join(map(hydra_value, paths))}]"
 
@@ -70,8 +75,8 @@ class Runner:
         manifests: Path,
         output: Path,
         corpus: str,
-        teachers: Dict[str, Path],
-        threads: Optional[int],
+        teachers: dict[str, Path],
+        threads: int | None,
         further: Sequence[Path] = (),
     ) -> None:
         self.output = output / corpus
@@ -84,7 +89,14 @@ class Runner:
         self._lock = threading.Lock()
 
     def script(
-        self, folder: Path, name: str, config: str, train: Union[Path, List[Path]], epochs: int, seed: int, overrides: List[str]
+        self,
+        folder: Path,
+        name: str,
+        config: str,
+        train: Path | list[Path],
+        epochs: int,
+        seed: int,
+        overrides: list[str],
     ) -> Path:
         """One training with the example script, unless its checkpoint is there; returns the checkpoint."""
         result = folder / name / "checkpoints" / f"{name}.nemo"
@@ -95,15 +107,23 @@ class Runner:
         if self.threads:
             environment.update(OMP_NUM_THREADS=str(self.threads), MKL_NUM_THREADS=str(self.threads))
         command = [
-            sys.executable, "examples/speech_to_text_ctc_tutornet.py", "--config-path=../conf/small", f"--config-name={config}",
+            sys.executable,
+            "examples/speech_to_text_ctc_tutornet.py",
+            "--config-path=../conf/small",
+            f"--config-name={config}",
             f"model.train_ds.manifest_filepath={hydra_values(train)}",
             f"model.validation_ds.manifest_filepath={hydra_value(self.valid)}",
-            f"exp_manager.exp_dir={hydra_value(folder)}", f"exp_manager.name={name}",
-            "trainer.enable_progress_bar=false", f"trainer.max_epochs={epochs}",
-            f"seed={seed}", *overrides,
-        ]  # fmt: skip
+            f"exp_manager.exp_dir={hydra_value(folder)}",
+            f"exp_manager.name={name}",
+            "trainer.enable_progress_bar=false",
+            f"trainer.max_epochs={epochs}",
+            f"seed={seed}",
+            *overrides,
+        ]
         with open(folder / f"{name}.log", "a", encoding="utf-8") as log:
-            code = subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT).returncode
+            code = subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            ).returncode
         if code or not result.exists():
             raise RuntimeError(f"training {name} failed with exit code {code}; see {folder / name}.log.")
         return result
@@ -116,9 +136,13 @@ class Runner:
             if kind == "bpe":
                 config = "conformer_ctc_bpe_small"
                 texts = [row.get("text") or "" for row in read_rows(self.train)]
-                overrides.append(f"model.tokenizer.dir={hydra_value(write_tokenizer(self.output / 'tokenizer', texts))}")
+                overrides.append(
+                    f"model.tokenizer.dir={hydra_value(write_tokenizer(self.output / 'tokenizer', texts))}"
+                )
             name = f"teacher_{trained_here(kind, epochs, share)}"
-            self.teachers[kind] = self.script(self.output, name, config, self.train_set(share, True), epochs, 1, overrides)
+            self.teachers[kind] = self.script(
+                self.output, name, config, self.train_set(share, True), epochs, 1, overrides
+            )
         return self.teachers[kind]
 
     def cache(self, kind: str, teacher: Path) -> Path:
@@ -128,21 +152,33 @@ class Runner:
         # The student of the subwords' recipes reads the teacher's tokenizer, the other one only its text.
         student = "quartznet_bpe_small" if kind == "bpe" else "quartznet_small"
         command = [
-            sys.executable, "-m", "nemo_tutornet", "cache", "--output", str(folder),
-            "--config-path", str(ROOT / "conf" / "small"), "--config-name", student,
+            sys.executable,
+            "-m",
+            "nemo_tutornet",
+            "cache",
+            "--output",
+            str(folder),
+            "--config-path",
+            str(ROOT / "conf" / "small"),
+            "--config-name",
+            student,
             f"model.train_ds.manifest_filepath={hydra_values([self.train, *self.further])}",
             f"model.validation_ds.manifest_filepath={hydra_value(self.valid)}",
             f"model.tutor.teacher.model_path={hydra_value(teacher)}",
             f"model.tutor.stages={stages}",
-        ]  # fmt: skip
+        ]
         done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.strip()]
-            raise RuntimeError(f"the cache was not made: {said[-1] if said else f'exit code {done.returncode}'}")
+            raise RuntimeError(
+                f"the cache was not made: {said[-1] if said else f'exit code {done.returncode}'}"
+            )
         return folder
 
-    def prepare(self, kinds: List[str], epochs: int, share: float, cached: bool) -> Dict[str, Path]:
-        """Trains the teachers, and makes their caches, unless another command is at it: then it waits. Returns the caches."""
+    def prepare(self, kinds: list[str], epochs: int, share: float, cached: bool) -> dict[str, Path]:
+        """Trains the teachers, and makes their caches, unless another command is at it: then it waits.
+        Returns the caches.
+        """
         lock = FileLock(self.output / ".teachers.lock")
         try:
             lock.acquire(timeout=0)
@@ -155,27 +191,32 @@ class Runner:
         finally:
             lock.release()
 
-    def check_data(self, lines: List[Dict[str, Any]]) -> None:
+    def check_data(self, lines: list[dict[str, Any]]) -> None:
         """Refuses a folder whose runs had other manifests."""
         if any(line.get("data_sha256", self.data) != self.data for line in lines):
             raise RuntimeError(f"{self.output} has runs of other manifests; give another OUTPUT.")
         for name, digest in self.heard_before.items():
             if any(line.get("further_sha256", {}).get(name, digest) != digest for line in lines):
-                raise RuntimeError(f"{self.output} has runs with another manifest {name}; give another OUTPUT.")
+                raise RuntimeError(
+                    f"{self.output} has runs with another manifest {name}; give another OUTPUT."
+                )
 
-    def check_teachers(self, lines: List[Dict[str, Any]], wanted: List[Run]) -> None:
+    def check_teachers(self, lines: list[dict[str, Any]], wanted: list[Run]) -> None:
         """Refuses a folder whose runs had another teacher of the same name."""
         files = {run.teacher: self.teachers.get(RECIPES[run.recipe].teacher) for run in wanted}
-        digests = {name: sha256_of(file) for name, file in files.items() if file is not None and name != "none"}
+        digests = {
+            name: sha256_of(file) for name, file in files.items() if file is not None and name != "none"
+        }
         for line in lines:
             name = line["teacher"]
             if name in digests and line.get("teacher_sha256") not in (None, digests[name]):
                 raise RuntimeError(
-                    f"{self.output} has runs with another teacher of the name {name}; give this one's file another name, "
+                    f"{self.output} has runs with another teacher of the name {name}; give this one's file "
+                    "another name, "
                     f"or another OUTPUT."
                 )
 
-    def student(self, run: Run, teacher: Optional[Path], cache: Optional[Path]) -> None:
+    def student(self, run: Run, teacher: Path | None, cache: Path | None) -> None:
         """Trains and evaluates one student, and adds its line."""
         recipe = RECIPES[run.recipe]
         start = time.monotonic()
@@ -204,37 +245,49 @@ class Runner:
         minutes = (time.monotonic() - start) / 60
         with self._lock:
             line = {
-                "corpus": self.corpus, **run.as_dict(), "teacher_file": str(teacher or ""),
-                "teacher_sha256": sha256_of(teacher) if teacher else None, "data_sha256": self.data,
+                "corpus": self.corpus,
+                **run.as_dict(),
+                "teacher_file": str(teacher or ""),
+                "teacher_sha256": sha256_of(teacher) if teacher else None,
+                "data_sha256": self.data,
                 "further_sha256": self.heard_before,
-                "minutes": round(minutes, 1), "model": str(model), "overrides": arguments, "valid": self.evaluate(model),
-            }  # fmt: skip
+                "minutes": round(minutes, 1),
+                "model": str(model),
+                "overrides": arguments,
+                "valid": self.evaluate(model),
+            }
             with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
         typer.echo(f"{run}: {100 * line['valid']['wer']:.2f} % on validation ({minutes:.1f} min)")
 
-    def before(self, run: Run, folder: Path, config: str, train: Path, arguments: List[str]) -> Path:
-        """The training on the corpus and what is heard beside it, whose student is the beginning of the other.
+    def before(self, run: Run, folder: Path, config: str, train: Path, arguments: list[str]) -> Path:
+        """The training on the corpus and what is heard beside it, whose student is the beginning of the
+        other.
 
-        With a teacher it is RKD alone, which reads no transcript; without one it is CTC, on everybody's transcripts.
+        With a teacher it is RKD alone, which reads no transcript; without one it is CTC, on everybody's
+        transcripts.
         """
         batch_size = OmegaConf.load(CONF / "small" / f"{config}.yaml").model.train_ds.batch_size
         steps = run.epochs_before * ceil(len(read_rows(train)) / batch_size)
         alone = [] if RECIPES[run.recipe].alone else [f"model.tutor.stages={RKD_ALONE}"]
         arguments = [*arguments, *alone, f"trainer.max_steps={steps}"]
-        return self.script(folder, f"{run.recipe}_before", config, [train, *self.further], -1, run.seed, arguments)
+        return self.script(
+            folder, f"{run.recipe}_before", config, [train, *self.further], -1, run.seed, arguments
+        )
 
-    def evaluate(self, model: Path) -> Dict[str, Any]:
+    def evaluate(self, model: Path) -> dict[str, Any]:
         """The command line's evaluation on the validation set."""
         from nemo_tutornet.evaluation.evaluate import evaluate
 
         return evaluate([model], self.valid)[0].as_dict()
 
     def train_set(self, share: float, labelled: bool, untranscribed: float = 0.0) -> Path:
-        """The training manifest, or a share of its utterances (drawn once: the smaller is part of the larger), or no transcripts.
+        """The training manifest, or a share of its utterances (drawn once: the smaller is part of the
+        larger), or no transcripts.
 
-        `untranscribed` is a share that is there, too, without transcripts. It is taken from the other end, so that a teacher of a
-        share has not heard it. Audio paths are made absolute where the file stands elsewhere.
+        `untranscribed` is a share that is there, too, without transcripts. It is taken from the other end, so
+        that a teacher of a share has not heard it. Audio paths are made absolute where the file stands
+        elsewhere.
         """
         if share == 1.0 and labelled:
             return self.train
@@ -258,50 +311,85 @@ def main(
     manifests: Path = typer.Argument(..., help="Folder of CORPUS_train.jsonl and CORPUS_valid.jsonl."),
     output: Path = typer.Argument(..., help="Where runs and results go."),
     corpus: str = typer.Option("an4"),
-    recipe: List[str] = typer.Option(list(RECIPES), help="May be given several times; all without it."),
-    student: Optional[str] = typer.Option(
+    recipe: list[str] = typer.Option(list(RECIPES), help="May be given several times; all without it."),
+    student: str | None = typer.Option(
         None, help=f"Instead of the recipe's: a config in conf/small, or {', '.join(STUDENTS)}."
     ),
-    seed: List[int] = typer.Option([1, 2, 3], help="May be given several times."),
+    seed: list[int] = typer.Option([1, 2, 3], help="May be given several times."),
     epochs: int = typer.Option(30, help="Of each student."),
-    share: float = typer.Option(1.0, min=0.01, max=1.0, help="Of the training utterances that the students hear."),
-    change: List[str] = typer.Option([], help="One more override of the script, for every recipe; may be given several times."),
+    share: float = typer.Option(
+        1.0, min=0.01, max=1.0, help="Of the training utterances that the students hear."
+    ),
+    change: list[str] = typer.Option(
+        [], help="One more override of the script, for every recipe; may be given several times."
+    ),
     teacher_epochs: int = typer.Option(TEACHER_EPOCHS, help="Of a teacher that is trained here."),
-    teacher_share: float = typer.Option(1.0, min=0.01, max=1.0, help="Of the training utterances that it is trained on."),
-    char_teacher: Optional[Path] = typer.Option(None, help="A character teacher that is there already."),
-    bpe_teacher: Optional[Path] = typer.Option(None, help="A subword teacher that is there already."),
-    cached: bool = typer.Option(False, "--cached", help="Run each teacher once over the training set, and train from its cache."),
-    perturbed: bool = typer.Option(False, "--perturbed", help="Speed perturbation, which a live teacher hears, too."),
+    teacher_share: float = typer.Option(
+        1.0, min=0.01, max=1.0, help="Of the training utterances that it is trained on."
+    ),
+    char_teacher: Path | None = typer.Option(None, help="A character teacher that is there already."),
+    bpe_teacher: Path | None = typer.Option(None, help="A subword teacher that is there already."),
+    cached: bool = typer.Option(
+        False, "--cached", help="Run each teacher once over the training set, and train from its cache."
+    ),
+    perturbed: bool = typer.Option(
+        False, "--perturbed", help="Speed perturbation, which a live teacher hears, too."
+    ),
     untranscribed: float = typer.Option(
-        0.0, min=0.0, max=0.99, help="Of the training utterances, heard beside --share, but without their transcripts."
+        0.0,
+        min=0.0,
+        max=0.99,
+        help="Of the training utterances, heard beside --share, but without their transcripts.",
     ),
-    further: List[Path] = typer.Option(
-        [], help="A manifest that is heard with the corpus' in a training before; by a teacher's student without its transcripts."
+    further: list[Path] = typer.Option(
+        [],
+        help="A manifest that is heard with the corpus' in a training before; by a teacher's student without "
+        "its transcripts.",
     ),
-    further_share: float = typer.Option(0.25, min=0.01, max=0.9, help="Of all steps, which that training takes."),
-    jobs: int = typer.Option(1, help="Students trained side by side, one thread each where there are several."),
+    further_share: float = typer.Option(
+        0.25, min=0.01, max=0.9, help="Of all steps, which that training takes."
+    ),
+    jobs: int = typer.Option(
+        1, help="Students trained side by side, one thread each where there are several."
+    ),
 ) -> None:
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
     if cached and perturbed:
-        raise typer.BadParameter("a cache knows every utterance at one speed only: leave out --cached or --perturbed.")
+        raise typer.BadParameter(
+            "a cache knows every utterance at one speed only: leave out --cached or --perturbed."
+        )
     if share + untranscribed > 1:
-        raise typer.BadParameter(f"--share {share:g} and --untranscribed {untranscribed:g} are more than there is.")
+        raise typer.BadParameter(
+            f"--share {share:g} and --untranscribed {untranscribed:g} are more than there is."
+        )
     for name in recipe:
         if name not in RECIPES:
             raise typer.BadParameter(f"there is no recipe {name}; there are {', '.join(RECIPES)}.")
     if student is not None and student not in STUDENTS and not (CONF / "small" / f"{student}.yaml").is_file():
-        raise typer.BadParameter(f"there is no student {student}: no such file in conf/small, and none of {', '.join(STUDENTS)}.")
+        raise typer.BadParameter(
+            f"there is no student {student}: no such file in conf/small, and none of {', '.join(STUDENTS)}."
+        )
     if further and not 0 < round(further_share * epochs) < epochs:
-        raise typer.BadParameter(f"--further-share {further_share:g} of {epochs} epochs leaves one of the two trainings none.")
+        raise typer.BadParameter(
+            f"--further-share {further_share:g} of {epochs} epochs leaves one of the two trainings none."
+        )
     restarts = [name for name in recipe if RECIPES[name].restart]
     if further and restarts:
-        raise typer.BadParameter(f"{restarts[0]} begins from another training already: leave it or --further out.")
+        raise typer.BadParameter(
+            f"{restarts[0]} begins from another training already: leave it or --further out."
+        )
     given = {kind: path.resolve() for kind, path in (("char", char_teacher), ("bpe", bpe_teacher)) if path}
-    for path in (*given.values(), *further, *(manifests / f"{corpus}_{part}.jsonl" for part in ("train", "valid"))):
+    for path in (
+        *given.values(),
+        *further,
+        *(manifests / f"{corpus}_{part}.jsonl" for part in ("train", "valid")),
+    ):
         if not path.is_file():
             raise typer.BadParameter(f"there is no file {path}.")
     heard_before = [path.resolve() for path in further]
-    runner = Runner(manifests.resolve(), output.resolve(), corpus, given, 1 if jobs > 1 else None, heard_before)
+    runner = Runner(
+        manifests.resolve(), output.resolve(), corpus, given, 1 if jobs > 1 else None, heard_before
+    )
     lines = read_lines(runner.output)
     done = {run_of(line) for line in lines}
     wanted = []
@@ -315,7 +403,19 @@ def main(
             from_cache = cached and not found.alone
             before = (tuple(path.stem for path in further), further_share if further else 0.0)
             wanted.append(
-                Run(name, config, source, epochs, one, share, from_cache, perturbed, tuple(change), untranscribed, *before)
+                Run(
+                    name,
+                    config,
+                    source,
+                    epochs,
+                    one,
+                    share,
+                    from_cache,
+                    perturbed,
+                    tuple(change),
+                    untranscribed,
+                    *before,
+                )
             )
     missing = [run for run in wanted if run not in done]
     kinds = sorted({RECIPES[run.recipe].teacher for run in missing if RECIPES[run.recipe].needs_teacher})
@@ -329,7 +429,9 @@ def main(
                 for run in missing:
                     kind = RECIPES[run.recipe].teacher
                     teacher = runner.teachers[kind] if RECIPES[run.recipe].needs_teacher else None
-                    waiting.append(pool.submit(runner.student, run, teacher, caches.get(kind) if run.cached else None))
+                    waiting.append(
+                        pool.submit(runner.student, run, teacher, caches.get(kind) if run.cached else None)
+                    )
                 for finished in as_completed(waiting):
                     finished.result()
             except RuntimeError:

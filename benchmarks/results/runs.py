@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Tuple
+from typing import Any
 
 import typer
 
@@ -43,9 +44,9 @@ class Run:
     share: float = 1.0
     cached: bool = False
     perturbed: bool = False
-    changes: Tuple[str, ...] = ()
+    changes: tuple[str, ...] = ()
     untranscribed: float = 0.0
-    further: Tuple[str, ...] = ()
+    further: tuple[str, ...] = ()
     further_share: float = 0.0
 
     @property
@@ -61,11 +62,20 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where it goes, below the corpus' folder: one for each run."""
-        parts = [f"{self.epochs}-epochs", self.student, f"{100 * self.share:g}-percent", f"teacher-{self.teacher}"]
+        parts = [
+            f"{self.epochs}-epochs",
+            self.student,
+            f"{100 * self.share:g}-percent",
+            f"teacher-{self.teacher}",
+        ]
         parts += ["cached"] if self.cached else []
         parts += ["perturbed"] if self.perturbed else []
         parts += [f"{100 * self.untranscribed:g}-percent-untranscribed"] if self.untranscribed else []
-        parts += [f"{100 * self.further_share:g}-percent-on-{'-'.join(('all', *self.further))}"] if self.further else []
+        parts += (
+            [f"{100 * self.further_share:g}-percent-on-{'-'.join(('all', *self.further))}"]
+            if self.further
+            else []
+        )
         # Changes as a folder's name.
         parts += [re.sub(r"[^A-Za-z0-9.-]+", "_", change) for change in self.changes]
         return Path(*parts) / f"seed-{self.seed}"
@@ -74,48 +84,55 @@ class Run:
         words = [word for word in ("perturbed", "untranscribed", "further") if getattr(self, word)]
         return " ".join([self.recipe, *words, *self.changes, f"seed {self.seed}"])
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Its part of a line."""
         return {**asdict(self), "changes": list(self.changes), "further": list(self.further)}
 
 
-def run_of(line: Dict[str, Any]) -> Run:
+def run_of(line: dict[str, Any]) -> Run:
     """The run that a line is of."""
-    known = {field.name: line[field.name] for field in fields(Run) if field.name in line}  # what is newer has its default
+    known = {
+        field.name: line[field.name] for field in fields(Run) if field.name in line
+    }  # what is newer has its default
     return Run(**{**known, "changes": tuple(line["changes"]), "further": tuple(line.get("further", ()))})
 
 
-def read_rows(manifest: Path) -> List[Dict[str, Any]]:
+def read_rows(manifest: Path) -> list[dict[str, Any]]:
     """The rows of a manifest, as NeMo reads them."""
     try:
         with manifest.open("rb") as file:
-            return [json_row(line, f"{manifest} line {number}") for number, line in enumerate(file, start=1) if line.strip()]
+            return [
+                json_row(line, f"{manifest} line {number}")
+                for number, line in enumerate(file, start=1)
+                if line.strip()
+            ]
     except (OSError, TutorError) as error:
         raise SystemExit(f"error: {error}") from None
 
 
-def read_lines(folder: Path) -> List[Dict[str, Any]]:
+def read_lines(folder: Path) -> list[dict[str, Any]]:
     """What has been run in OUTPUT/CORPUS; of two lines of one run the later.
 
     Raises:
         typer.BadParameter: a line is not whole, as a full disk leaves it.
     """
     path = folder / "runs.jsonl"
-    lines: Dict[Run, Dict[str, Any]] = {}
+    lines: dict[Run, dict[str, Any]] = {}
     for number, text in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
         try:
             line = json.loads(text)
             lines[run_of(line)] = line
         except (ValueError, TypeError, KeyError):
             raise typer.BadParameter(
-                f"{path}, line {number} is not the line of a run; delete it, and its run is taken up where its folder is."
+                f"{path}, line {number} is not the line of a run; delete it, and its run is taken up where "
+                "its folder is."
             ) from None
     return list(lines.values())
 
 
 def groups_of(
-    lines: List[Dict[str, Any]], change: Collection[str] = (), without: Collection[str] = ()
-) -> Dict[Run, List[Dict[str, Any]]]:
+    lines: list[dict[str, Any]], change: Collection[str] = (), without: Collection[str] = ()
+) -> dict[Run, list[dict[str, Any]]]:
     """Lines that differ by their seed alone, by the run with seed 0.
 
     Args:
@@ -123,7 +140,7 @@ def groups_of(
         change: only runs with all of these overrides.
         without: only runs with none of these.
     """
-    groups: Dict[Run, List[Dict[str, Any]]] = {}
+    groups: dict[Run, list[dict[str, Any]]] = {}
     for line in lines:
         run = run_of(line)
         if set(change) <= set(run.changes) and not set(without) & set(run.changes):

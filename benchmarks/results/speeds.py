@@ -1,6 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Copies a corpus at other speeds, so that a teacher's cache has them, too: it knows what it was built from and nothing else.
+"""Copies a corpus at other speeds, so that a teacher's cache has them, too: it knows what it was built from
+and nothing else.
 
     python benchmarks/results/speeds.py MANIFESTS OUTPUT --corpus an4
     python benchmarks/results/run.py OUTPUT results --corpus an4-speeds --cached --epochs 10 ...
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import librosa
 import soundfile
@@ -27,30 +28,44 @@ def copied(source: Path, target: Path, speed: float) -> float:
     """Writes audio at another speed, its pitch with it, unless that is there already; returns its seconds."""
     if not target.exists():
         samples, rate = soundfile.read(source, dtype="float32", always_2d=True)
-        faster = librosa.resample(samples[:, 0], orig_sr=round(rate * speed), target_sr=rate, res_type="polyphase")
+        faster = librosa.resample(
+            samples[:, 0], orig_sr=round(rate * speed), target_sr=rate, res_type="polyphase"
+        )
         target.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(target) as temporary:
             soundfile.write(temporary, faster, rate, subtype="PCM_16")
     return float(soundfile.info(target).duration)
 
 
-def check(row: Dict[str, Any], source: Path, manifest: Path) -> None:
+def check(row: dict[str, Any], source: Path, manifest: Path) -> None:
     """Refuses what a copy would get wrong."""
     try:
         info = soundfile.info(source)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise SystemExit(f"error: {manifest} names {source}, which is not readable audio ({error}).") from None
+        raise SystemExit(
+            f"error: {manifest} names {source}, which is not readable audio ({error})."
+        ) from None
     if row.get("offset") or 0 < (row.get("duration") or 0) < info.duration - 0.05:  # durations are rounded
-        raise SystemExit(f"error: {manifest} has a part of {source}; only whole files are copied, so cut first.")
+        raise SystemExit(
+            f"error: {manifest} has a part of {source}; only whole files are copied, so cut first."
+        )
     if info.channels > 1:
-        raise SystemExit(f"error: {manifest} names {source}, which has {info.channels} channels; make it mono first.")
+        raise SystemExit(
+            f"error: {manifest} names {source}, which has {info.channels} channels; make it mono first."
+        )
 
 
 def main(
-    manifests: Path = typer.Argument(..., help="Folder of CORPUS_train.jsonl and, if there is one, CORPUS_valid.jsonl."),
-    output: Path = typer.Argument(..., help="Folder of CORPUS-speeds_train.jsonl, CORPUS-speeds_valid.jsonl and the copies."),
+    manifests: Path = typer.Argument(
+        ..., help="Folder of CORPUS_train.jsonl and, if there is one, CORPUS_valid.jsonl."
+    ),
+    output: Path = typer.Argument(
+        ..., help="Folder of CORPUS-speeds_train.jsonl, CORPUS-speeds_valid.jsonl and the copies."
+    ),
     corpus: str = typer.Option("an4"),
-    speed: List[float] = typer.Option([0.9, 1.1], min=0.5, max=2.0, help="Beside the audio as it is; may be repeated."),
+    speed: list[float] = typer.Option(
+        [0.9, 1.1], min=0.5, max=2.0, help="Beside the audio as it is; may be repeated."
+    ),
 ) -> None:
     """Writes what is missing, and the manifests when all of it is there."""
     for part, speeds in (("train", speed), ("valid", [])):
@@ -59,7 +74,8 @@ def main(
             continue  # audio that only a teacher's training hears
         if not manifest.exists():
             raise SystemExit(
-                f"error: there is no {manifest}; MANIFESTS is the folder of it, --corpus the first part of its name."
+                f"error: there is no {manifest}; MANIFESTS is the folder of it, --corpus the first part of "
+                "its name."
             )
         rows = read_rows(manifest)
         sources = [(manifest.parent / row["audio_filepath"]).resolve() for row in rows]
@@ -68,9 +84,13 @@ def main(
                 check(row, source, manifest)
         written = [{**row, "audio_filepath": str(source)} for row, source in zip(rows, sources, strict=True)]
         for factor in speeds:
-            for i, (row, source) in enumerate(track(list(zip(rows, sources, strict=True)), f"{part}, {factor:g} x")):
+            for i, (row, source) in enumerate(
+                track(list(zip(rows, sources, strict=True)), f"{part}, {factor:g} x")
+            ):
                 target = output.resolve() / f"{corpus}-{factor:g}" / f"{i:06}-{source.stem}.flac"
-                written.append({**row, "audio_filepath": str(target), "duration": copied(source, target, factor)})
+                written.append(
+                    {**row, "audio_filepath": str(target), "duration": copied(source, target, factor)}
+                )
         output.mkdir(parents=True, exist_ok=True)
         path = output / f"{corpus}-speeds_{part}.jsonl"
         with written_whole(path) as temporary:

@@ -1,6 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How far apart two recognisers spike: for every token that both best paths share, the student's time minus the teacher's.
+"""How far apart two recognisers spike: for every token that both best paths share, the student's time minus
+the teacher's.
 
 python benchmarks/results/spikes.py TEACHER.nemo STUDENT.nemo VALID.jsonl
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any
 
 import librosa
 import torch
@@ -21,7 +22,7 @@ from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.teachers.live import Teacher
 
 
-def spikes(teacher: Teacher, signal: torch.Tensor) -> List[Tuple[Any, float]]:
+def spikes(teacher: Teacher, signal: torch.Tensor) -> list[tuple[Any, float]]:
     """Tokens of the best path and the middle of the frame in which each begins, in ms."""
     given = teacher(signal[None], torch.tensor([len(signal)]), hidden=False, posteriors=True)
     assert given.log_probs is not None
@@ -34,11 +35,15 @@ def spikes(teacher: Teacher, signal: torch.Tensor) -> List[Tuple[Any, float]]:
 def main(teacher: Path, student: Path, manifest: Path) -> None:
     """Prints quantiles over the manifest."""
     models = [Teacher(restore_ctc(path), "fp32", ENCODER) for path in (teacher, student)]
-    apart: List[float] = []
+    apart: list[float] = []
     for row in read_manifest(manifest):
-        audio, _ = librosa.load(str(row.audio), sr=models[0].sample_rate, offset=row.offset, duration=row.duration)
+        audio, _ = librosa.load(
+            str(row.audio), sr=models[0].sample_rate, offset=row.offset, duration=row.duration
+        )
         first, second = (spikes(model, torch.from_numpy(audio)) for model in models)
-        matcher = difflib.SequenceMatcher(a=[token for token, _ in first], b=[token for token, _ in second], autojunk=False)
+        matcher = difflib.SequenceMatcher(
+            a=[token for token, _ in first], b=[token for token, _ in second], autojunk=False
+        )
         for i, j, size in matcher.get_matching_blocks():
             apart += [second[j + k][1] - first[i + k][1] for k in range(size)]
     if not apart:

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import sentencepiece
 
@@ -13,13 +13,21 @@ VOCABULARY = 128
 
 
 def write_tokenizer(folder: Path, texts: Sequence[str]) -> Path:
-    """SentencePiece on transcripts, as NeMo's process_asr_text_tokenizer.py lays it out; returns the folder."""
+    """SentencePiece on transcripts, as NeMo's process_asr_text_tokenizer.py lays it out; returns the
+    folder.
+    """
     folder.mkdir(exist_ok=True)
     (folder / "text.txt").write_text("\n".join(texts), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=VOCABULARY, model_type="bpe",
-        minloglevel=2, hard_vocab_limit=False,
-    )  # fmt: skip
-    pieces = [line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()]
+        input=str(folder / "text.txt"),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=VOCABULARY,
+        model_type="bpe",
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
+    pieces = [
+        line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()
+    ]
     (folder / "vocab.txt").write_text("\n".join(pieces[3:]) + "\n", encoding="utf-8")
     return folder

@@ -1,19 +1,23 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The table of what `run.py` trained: mean WER over seeds with a 95 % interval, against the undistilled student.
+"""The table of what `run.py` trained: mean WER over seeds with a 95 % interval, against the undistilled
+student.
 
-    python benchmarks/results/table.py OUTPUT/an4 [--test MANIFESTS/an4_test.jsonl] [--speed MANIFESTS/an4_valid.jsonl]
+    python benchmarks/results/table.py OUTPUT/an4 [--test MANIFESTS/an4_test.jsonl] [--speed
+    MANIFESTS/an4_valid.jsonl]
 
-With `--test` every model of the rows, and of what they are compared with, is evaluated on that manifest, unless it was before,
-and OUTPUT/an4/test.jsonl keeps the lines: name the rows that are to be reported with the other options.
+With `--test` every model of the rows, and of what they are compared with, is evaluated on that manifest,
+unless it was before, and OUTPUT/an4/test.jsonl keeps the lines: name the rows that are to be reported with
+the other options.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import isclose
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any
 
 import numpy as np
 import typer
@@ -23,34 +27,42 @@ from scipy import stats
 
 from nemo_tutornet.utils.files import sha256_of
 
-Lines = List[Dict[str, Any]]
+Lines = list[dict[str, Any]]
 
 
-def interval(values: Sequence[float]) -> Optional[float]:
+def interval(values: Sequence[float]) -> float | None:
     """Half the 95 % interval of a mean over seeds (Student's t); None for one seed."""
     if len(values) < 2:
         return None
     return float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
-def baseline(groups: Dict[Run, Lines], group: Run, like_for_like: bool = True) -> Optional[Run]:
-    """The undistilled student that a group is measured against: same student, transcripts and number of steps.
+def baseline(groups: dict[Run, Lines], group: Run, like_for_like: bool = True) -> Run | None:
+    """The undistilled student that a group is measured against: same student, transcripts and number of
+    steps.
 
-    Without a teacher it can make nothing of untranscribed audio, so it hears the transcribed share more often instead.
-    Where its optimizer was tuned there are several: the best on validation of those with three seeds, or else with most.
+    Without a teacher it can make nothing of untranscribed audio, so it hears the transcribed share more often
+    instead.
+    Where its optimizer was tuned there are several: the best on validation of those with three seeds, or else
+        with most.
 
     Args:
         groups: all of them.
         group: the one that is measured.
-        like_for_like: it has the same speed perturbation, too, and no further speech; otherwise whichever is better: a student
-            that learns from a cache cannot have the one, an undistilled one can, and hears the other with its transcripts.
+        like_for_like: it has the same speed perturbation, too, and no further speech; otherwise whichever is
+            better: a student that learns from a cache cannot have the one, an undistilled one can, and hears
+            the other with its transcripts.
     """
     wanted = RECIPES[group.recipe].baseline
 
     def about(one: Run) -> Any:
         return one.student, one.share, one.perturbed or not like_for_like
 
-    found = [one for one in groups if one.recipe == wanted and about(one) == about(group) and isclose(one.heard, group.heard)]
+    found = [
+        one
+        for one in groups
+        if one.recipe == wanted and about(one) == about(group) and isclose(one.heard, group.heard)
+    ]
     found = [one for one in found if not one.further or (not like_for_like and group.further)]
     enough = min(3, max((len(groups[one]) for one in found), default=0))
     found = [one for one in found if len(groups[one]) >= enough]
@@ -62,7 +74,11 @@ def title(group: Run) -> str:
     parts = [RECIPES[group.recipe].title, *(change.removeprefix("model.") for change in group.changes)]
     parts += [f"{100 * group.share:g} % of the data"] if group.share < 1 else []
     parts += [f"{100 * group.untranscribed:g} % more without transcripts"] if group.untranscribed else []
-    parts += [f"{100 * group.further_share:g} % of the steps on {', '.join(group.further)}, too"] if group.further else []
+    parts += (
+        [f"{100 * group.further_share:g} % of the steps on {', '.join(group.further)}, too"]
+        if group.further
+        else []
+    )
     parts += ["cached teacher"] if group.cached else []
     parts += ["speed perturbation"] if group.perturbed else []
     return "; ".join(parts)
@@ -82,7 +98,7 @@ def relative_change(values: Sequence[float], base: Sequence[float]) -> str:
     return f"{text} (p {stats.ttest_ind(values, base, equal_var=False).pvalue:.2f})"
 
 
-def on_test(folder: Path, manifest: Path, models: Sequence[str]) -> Dict[str, float]:
+def on_test(folder: Path, manifest: Path, models: Sequence[str]) -> dict[str, float]:
     """WER of each model on the test set; a file that was evaluated before is not again."""
     from nemo_tutornet.evaluation.evaluate import evaluate
 
@@ -97,14 +113,18 @@ def on_test(folder: Path, manifest: Path, models: Sequence[str]) -> Dict[str, fl
             if whose not in known:
                 row = evaluate([Path(model)], manifest)[0]
                 known[whose] = row.wer
-                file.write(json.dumps({"manifest_sha256": digest, "model_sha256": whose, **row.as_dict()}) + "\n")
+                file.write(
+                    json.dumps({"manifest_sha256": digest, "model_sha256": whose, **row.as_dict()}) + "\n"
+                )
                 file.flush()
             found[model] = known[whose]
     return found
 
 
 def print_speed(models: Sequence[str], manifest: Path) -> None:
-    """Parameters, size and real-time factor in ONNX Runtime of one model of each student and of each teacher."""
+    """Parameters, size and real-time factor in ONNX Runtime of one model of each student and of each
+    teacher.
+    """
     from nemo_tutornet.evaluation.evaluate import evaluate
 
     print("\n| model | parameters | ONNX MB | real-time factor (ONNX Runtime, fp32) |\n|---|---|---|---|")
@@ -115,21 +135,30 @@ def print_speed(models: Sequence[str], manifest: Path) -> None:
 
 def main(
     folder: Path = typer.Argument(..., help="OUTPUT/CORPUS of run.py."),
-    test: Optional[Path] = typer.Option(
+    test: Path | None = typer.Option(
         None, exists=True, dir_okay=False, help="Read the test set, too: when everything has been chosen."
     ),
-    epochs: Optional[int] = typer.Option(None, help="Only runs of so many."),
-    recipe: List[str] = typer.Option([], help="Only these; may be given several times."),
-    student: Optional[str] = typer.Option(None, help="Only this one."),
-    share: Optional[float] = typer.Option(None, help="Only runs with this share of the transcripts."),
-    perturbed: Optional[bool] = typer.Option(None, help="Only runs with speed perturbation, or only those without."),
-    change: List[str] = typer.Option(
-        [], help="Only runs with this override, such as model.dropout=0.1, rows and baselines; may be given several times."
+    epochs: int | None = typer.Option(None, help="Only runs of so many."),
+    recipe: list[str] = typer.Option([], help="Only these; may be given several times."),
+    student: str | None = typer.Option(None, help="Only this one."),
+    share: float | None = typer.Option(None, help="Only runs with this share of the transcripts."),
+    perturbed: bool | None = typer.Option(
+        None, help="Only runs with speed perturbation, or only those without."
     ),
-    without: List[str] = typer.Option([], help="Only runs without it, rows and baselines; may be given several times."),
+    change: list[str] = typer.Option(
+        [],
+        help="Only runs with this override, such as model.dropout=0.1, rows and baselines; may be given "
+        "several times.",
+    ),
+    without: list[str] = typer.Option(
+        [], help="Only runs without it, rows and baselines; may be given several times."
+    ),
     seeds: int = typer.Option(1, help="Only what has been run with at least so many."),
-    speed: Optional[Path] = typer.Option(
-        None, exists=True, dir_okay=False, help="A manifest to time one model of each student and the teachers on."
+    speed: Path | None = typer.Option(
+        None,
+        exists=True,
+        dir_okay=False,
+        help="A manifest to time one model of each student and the teachers on.",
     ),
 ) -> None:
     """Prints Markdown."""
@@ -144,16 +173,24 @@ def main(
     ]
     if not shown:
         raise SystemExit(f"error: {folder}/runs.jsonl has no such run.")
-    bases = {group: [baseline(groups, group), baseline(groups, group, like_for_like=False)] for group in shown}
-    needed = list(dict.fromkeys([*shown, *(base for pair in bases.values() for base in pair if base is not None)]))
+    bases = {
+        group: [baseline(groups, group), baseline(groups, group, like_for_like=False)] for group in shown
+    }
+    needed = list(
+        dict.fromkeys([*shown, *(base for pair in bases.values() for base in pair if base is not None)])
+    )
     lines = [line for group in needed for line in groups[group]]
     teachers = sorted({line["teacher_file"] for line in lines if not RECIPES[line["recipe"]].alone})
-    splits: Dict[str, Dict[str, float]] = {"valid": {line["model"]: line["valid"]["wer"] for line in lines}}
+    splits: dict[str, dict[str, float]] = {"valid": {line["model"]: line["valid"]["wer"] for line in lines}}
     if test is not None:
         splits["test"] = on_test(folder, test, [line["model"] for line in lines] + teachers)
         for teacher in teachers:
             print(f"teacher {Path(teacher).stem}: {100 * splits['test'][teacher]:.2f} % on test")
-    print("| student | recipe | teacher | epochs | seeds | " + " | ".join(f"{split} WER %, change" for split in splits) + " |")
+    print(
+        "| student | recipe | teacher | epochs | seeds | "
+        + " | ".join(f"{split} WER %, change" for split in splits)
+        + " |"
+    )
     print("|---|---|---|---|---|" + "---|" * len(splits))
     order = list(RECIPES)
 
@@ -173,7 +210,11 @@ def main(
         base, best = bases[group]
         cells = []
         for found in splits.values():
-            wers = {one: [100 * found[line["model"]] for line in groups[one]] for one in (group, base, best) if one is not None}
+            wers = {
+                one: [100 * found[line["model"]] for line in groups[one]]
+                for one in (group, base, best)
+                if one is not None
+            }
             cells.append(mean(wers[group]))
             if base not in (None, group):
                 cells[-1] += f", {relative_change(wers[group], wers[base])}"

@@ -1,6 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Transcribe with an exported student in ONNX Runtime: numpy and librosa for the features, no NeMo and no torch.
+"""Transcribe with an exported student in ONNX Runtime: numpy and librosa for the features, no NeMo and no
+torch.
 
 python transcribe_onnxruntime.py STUDENT.onnx a.wav b.flac
 """
@@ -31,12 +32,23 @@ def features(samples: np.ndarray, p: dict) -> np.ndarray:
         p["log_zero_guard_value"], p["log_zero_guard_value"]
     )
     bank = librosa.filters.mel(
-        sr=p["sample_rate"], n_fft=n_fft, n_mels=p["features"], fmin=p["lowfreq"], fmax=p["highfreq"] or None, norm=p["mel_norm"]
+        sr=p["sample_rate"],
+        n_fft=n_fft,
+        n_mels=p["features"],
+        fmin=p["lowfreq"],
+        fmax=p["highfreq"] or None,
+        norm=p["mel_norm"],
     )
 
     emphasised = np.append(samples[:1], samples[1:] - (p["preemph"] or 0) * samples[:-1])
     spectrum = librosa.stft(
-        emphasised, n_fft=n_fft, hop_length=hop, win_length=window, window=np.hanning(window), center=True, pad_mode="constant"
+        emphasised,
+        n_fft=n_fft,
+        hop_length=hop,
+        win_length=window,
+        window=np.hanning(window),
+        center=True,
+        pad_mode="constant",
     )
     power = bank @ np.abs(spectrum[:, :frames]) ** p["mag_power"]
     log = np.log(power + tiny if p["log_zero_guard_type"] == "add" else np.maximum(power, tiny))
@@ -45,7 +57,9 @@ def features(samples: np.ndarray, p: dict) -> np.ndarray:
 
 
 def text(log_probs: np.ndarray, labels: list, tokenizer: str) -> str:
-    """Greedy CTC: repeats merged, then blanks dropped, and the rest joined as in NeMo. The blank is the last label."""
+    """Greedy CTC: repeats merged, then blanks dropped, and the rest joined as in NeMo. The blank is the last
+    label.
+    """
     best = log_probs.argmax(axis=-1)
     merged = best[np.diff(best, prepend=-1) != 0]
     pieces = [labels[i] for i in merged if i < len(labels)]
@@ -54,14 +68,17 @@ def text(log_probs: np.ndarray, labels: list, tokenizer: str) -> str:
         joined = " ".join(pieces).replace(" ##", "")
     elif tokenizer != "char":  # SentencePiece: U+2581 begins a word
         joined = re.sub("(<0x[0-9A-F]{2}>)+", from_bytes, joined.lstrip("\u2581").replace("\u2581", " "))
-    # NeMo takes away one space before a mark that the labels have, an apostrophe too; [UNK], <unk>, ##' and the like don't count.
+    # NeMo takes away one space before a mark that the labels have, an apostrophe too; [UNK], <unk>, ##' and
+    # the like don't count.
     plain = "".join(label for label in labels if not re.match("\\[.*\\]$|<.*>$|##|\u2581", label))
     marks = re.escape("".join(c for c in plain if unicodedata.category(c).startswith("P")))
     return re.sub(rf"\s([{marks}])", r"\1", joined) if marks else joined
 
 
 def from_bytes(pieces: re.Match) -> str:
-    """The text of SentencePiece's bytes: <0xC3><0xA9> is an e with an acute accent, where the vocabulary has none."""
+    """The text of SentencePiece's bytes: <0xC3><0xA9> is an e with an acute accent, where the vocabulary has
+    none.
+    """
     return bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="replace")
 
 
@@ -72,11 +89,14 @@ def main(model: str, files: list) -> None:
     for file in files:
         samples, _ = librosa.load(file, sr=front_end["sample_rate"], mono=True)
         signal = features(samples, front_end)
-        # One utterance at a time and no padding: the graph has no masks. Some graphs also want the number of frames.
+        # One utterance at a time and no padding: the graph has no masks. Some graphs also want the number of
+        # frames.
         feed = {"audio_signal": signal, "length": np.array([signal.shape[2]])}
         found = ""
         if signal.shape[2]:  # audio shorter than a hop has no frame, and no graph takes that
-            (log_probs,) = session.run(["logprobs"], {item.name: feed[item.name] for item in session.get_inputs()})
+            (log_probs,) = session.run(
+                ["logprobs"], {item.name: feed[item.name] for item in session.get_inputs()}
+            )
             found = text(log_probs[0], labels, metadata["tokenizer"])
         print(f"{file}: {found}")
 

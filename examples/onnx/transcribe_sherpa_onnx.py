@@ -19,8 +19,8 @@ HOP_MS = 10
 def centred(samples: np.ndarray, sample_rate: int) -> np.ndarray:
     """The audio half a hop later.
 
-    NeMo's frame t is centred on sample t * hop, sherpa-onnx's on t * hop + hop / 2. Silence of half a hop in front undoes that,
-    and the cut leaves as many frames as NeMo makes.
+    NeMo's frame t is centred on sample t * hop, sherpa-onnx's on t * hop + hop / 2. Silence of half a hop in
+    front undoes that, and the cut leaves as many frames as NeMo makes.
     """
     hop = sample_rate * HOP_MS // 1000
     return np.pad(samples[: len(samples) // hop * hop - 1], (hop // 2, 0))
@@ -31,7 +31,9 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("tokens")
     parser.add_argument("files", nargs="+")
-    parser.add_argument("--mel-bins", type=int, default=64, help="of the student's front end: 64 for QuartzNet and Jasper")
+    parser.add_argument(
+        "--mel-bins", type=int, default=64, help="of the student's front end: 64 for QuartzNet and Jasper"
+    )
     parser.add_argument("--sample-rate", type=int, default=16000, help="of the student's front end")
     given = parser.parse_args()
     recogniser = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(

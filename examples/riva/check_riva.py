@@ -1,12 +1,15 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Is a `.riva` archive what Riva wants of this student? Reads both files and says what is wrong, one sentence a finding.
+"""Is a `.riva` archive what Riva wants of this student? Reads both files and says what is wrong, one sentence
+a finding.
 
     python check_riva.py STUDENT.nemo STUDENT.riva
 
-nemo2riva's exit code does not answer that: it is 0 for a class Riva does not know. The archive (EFF) is a gzipped tar with
-`manifest.yaml` and the folder `artifacts/`; it is read as such, so that nothing in it is executed. Where NVIDIA's own reader is
-installed, it must see the same manifest. Shapes: B utterances, T feature frames, U output frames, V labels without the blank.
+nemo2riva's exit code does not answer that: it is 0 for a class Riva does not know. The archive (EFF) is a
+gzipped tar with `manifest.yaml` and the folder `artifacts/`; it is read as such, so that nothing in it is
+executed. Where NVIDIA's own reader is
+installed, it must see the same manifest. Shapes: B utterances, T feature frames, U output frames, V labels
+without the blank.
 """
 
 from __future__ import annotations
@@ -17,24 +20,32 @@ import re
 import sys
 import tarfile
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import yaml
 
 CONFIG, GRAPH, MANIFEST = "model_config.yaml", "model_graph.onnx", "manifest.yaml"
-RIVA_CLASSES = {"char": "nemo.collections.asr.models.EncDecCTCModel", "bpe": "nemo.collections.asr.models.EncDecCTCModelBPE"}
+RIVA_CLASSES = {
+    "char": "nemo.collections.asr.models.EncDecCTCModel",
+    "bpe": "nemo.collections.asr.models.EncDecCTCModelBPE",
+}
 REMEDY = "export the student with `nemo-tutornet export` and convert that file"
 NO_CONFIG = f"it holds no readable {CONFIG}; convert the student again."
-FRAMES_IN = 1600  # feature frames of the trial run: 16 s at the usual 10 ms, a multiple of every stride in use
+FRAMES_IN = (
+    1600  # feature frames of the trial run: 16 s at the usual 10 ms, a multiple of every stride in use
+)
 NEWEST_IR = 10  # what the ONNX Runtime of nemo2riva's own requirements reads; its onnx writes 11
 _PATH = re.compile(r"/[A-Za-z_][\w.+-]+(?:/[\w.+-]{2,})+|^~?/[\w.+-]+|\b[A-Za-z]:\\\w")
 _URL = re.compile(r"\b[a-z][a-z0-9+]*://\S+")
 
 
 class CheckFailed(ValueError):
-    """A file that cannot be checked at all. The message is one sentence: what is wrong, where, and what to do."""
+    """A file that cannot be checked at all. The message is one sentence: what is wrong, where, and what to
+    do.
+    """
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,9 @@ class Archive:
 
 @dataclass(frozen=True)
 class Graph:
-    """What an ONNX file declares: name to type and shape, a free dimension being a star (`float [*, 64, *]`)."""
+    """What an ONNX file declares: name to type and shape, a free dimension being a star (`float [*, 64,
+    *]`).
+    """
 
     inputs: dict[str, str]
     outputs: dict[str, str]
@@ -80,10 +93,14 @@ def read_student(path: Path) -> Student:
         CheckFailed: unreadable, or not a student that NeMo saved.
     """
     files = {name.rsplit("/", 1)[-1]: content for name, content in _members(path, skip=(".ckpt", ".pt"))}
-    config = _mapping(files.get(CONFIG), f"the student {path} holds no readable {CONFIG}; give the file that was converted.")
+    config = _mapping(
+        files.get(CONFIG), f"the student {path} holds no readable {CONFIG}; give the file that was converted."
+    )
     student = Student(config, files)
     if not student.labels or not isinstance(_nested(config, "preprocessor", "features"), int):
-        raise CheckFailed(f"the student {path} names no labels or no preprocessor.features in plain words; {REMEDY}.")
+        raise CheckFailed(
+            f"the student {path} names no labels or no preprocessor.features in plain words; {REMEDY}."
+        )
     return student
 
 
@@ -94,7 +111,9 @@ def read_archive(path: Path) -> Archive:
         CheckFailed: no such file, unreadable, or without a manifest.
     """
     files = dict(_members(path))
-    manifest = _mapping(files.pop(MANIFEST, None), f"it holds no readable {MANIFEST}; convert the student again.")
+    manifest = _mapping(
+        files.pop(MANIFEST, None), f"it holds no readable {MANIFEST}; convert the student again."
+    )
     return Archive(manifest, {name.split("/", 1)[-1]: content for name, content in files.items()})
 
 
@@ -102,7 +121,11 @@ def _members(path: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, byte
     try:
         with tarfile.open(path, "r:*") as archive:
             for member in archive:
-                stream = archive.extractfile(member) if member.isfile() and not member.name.endswith(skip) else None
+                stream = (
+                    archive.extractfile(member)
+                    if member.isfile() and not member.name.endswith(skip)
+                    else None
+                )
                 if stream is not None:
                     yield member.name.removeprefix("./"), stream.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
@@ -133,8 +156,14 @@ def class_failures(student: Student, archive: Archive) -> Iterator[str]:
     if found != expected:
         yield f"obj_cls is {found}, and Riva knows a student like this as {expected} only; {REMEDY}."
     target = str(_nested(_config_of(archive), "target"))
-    if not target.startswith("nemo.collections.asr.models.") or target.rsplit(".", 1)[-1] != expected.rsplit(".", 1)[-1]:
-        yield f"its {CONFIG} names the class {target}, which is not NeMo's {expected.rsplit('.', 1)[-1]}; {REMEDY}."
+    if (
+        not target.startswith("nemo.collections.asr.models.")
+        or target.rsplit(".", 1)[-1] != expected.rsplit(".", 1)[-1]
+    ):
+        yield (
+            f"its {CONFIG} names the class {target}, which is not NeMo's {expected.rsplit('.', 1)[-1]}; "
+            f"{REMEDY}."
+        )
 
 
 def label_failures(student: Student, archive: Archive) -> Iterator[str]:
@@ -142,10 +171,16 @@ def label_failures(student: Student, archive: Archive) -> Iterator[str]:
     config = _config_of(archive)
     found = _nested(config, "decoder", "vocabulary") or []
     if found != student.labels:
-        yield f"its {len(found)} labels are not the student's {len(student.labels)} in the same order; convert the student again."
+        yield (
+            f"its {len(found)} labels are not the student's {len(student.labels)} in the same order; "
+            "convert the student again."
+        )
     if _nested(config, "decoder", "num_classes") != len(student.labels):
         classes = _nested(config, "decoder", "num_classes")
-        yield f"its decoder.num_classes is {classes} and the student has {len(student.labels)} labels; {REMEDY}."
+        yield (
+            f"its decoder.num_classes is {classes} and the student has {len(student.labels)} labels; "
+            f"{REMEDY}."
+        )
     for name, content in student.files.items():
         if name != CONFIG and archive.files.get(name) != content:
             state = "differs" if name in archive.files else "is missing"
@@ -181,8 +216,14 @@ def _declared(values: Any) -> dict[str, str]:
     from onnx import TensorProto
 
     types = {value.name: value.type.tensor_type for value in values}
-    dims = {name: [str(d.dim_value) if d.HasField("dim_value") else "*" for d in t.shape.dim] for name, t in types.items()}
-    return {name: f"{TensorProto.DataType.Name(t.elem_type).lower()} [{', '.join(dims[name])}]" for name, t in types.items()}
+    dims = {
+        name: [str(d.dim_value) if d.HasField("dim_value") else "*" for d in t.shape.dim]
+        for name, t in types.items()
+    }
+    return {
+        name: f"{TensorProto.DataType.Name(t.elem_type).lower()} [{', '.join(dims[name])}]"
+        for name, t in types.items()
+    }
 
 
 def _onnx(content: bytes) -> Any:
@@ -196,21 +237,33 @@ def _onnx(content: bytes) -> Any:
 
 
 def graph_failures(student: Student, graph: Graph) -> Iterator[str]:
-    """Inputs and outputs: `audio_signal [B, features, T]`, perhaps `length [B]`, to `logprobs [B, U, V + 1]`."""
+    """Inputs and outputs: `audio_signal [B, features, T]`, perhaps `length [B]`, to `logprobs [B, U, V +
+    1]`.
+    """
     wanted_in = f"float [*, {student.config['preprocessor']['features']}, *]"
     wanted_out = f"float [*, *, {len(student.labels) + 1}]"
     if list(graph.inputs) not in (["audio_signal"], ["audio_signal", "length"]):
-        yield f"the graph's inputs are {', '.join(graph.inputs)}, not audio_signal and at most length; convert it again."
+        yield (
+            f"the graph's inputs are {', '.join(graph.inputs)}, not audio_signal and at most length; "
+            "convert it again."
+        )
     elif graph.inputs["audio_signal"] != wanted_in:
-        yield f"audio_signal is {graph.inputs['audio_signal']} and must be {wanted_in} [B, features, T]; convert it again."
+        yield (
+            f"audio_signal is {graph.inputs['audio_signal']} and must be {wanted_in} [B, features, T]; "
+            "convert it again."
+        )
     if list(graph.outputs) != ["logprobs"]:
         yield f"the graph's outputs are {', '.join(graph.outputs)}, not logprobs alone; convert it again."
     elif graph.outputs["logprobs"] != wanted_out:
-        yield f"logprobs is {graph.outputs['logprobs']} and must be {wanted_out} [B, U, labels + blank]; convert it again."
+        yield (
+            f"logprobs is {graph.outputs['logprobs']} and must be {wanted_out} [B, U, labels + blank]; "
+            "convert it again."
+        )
 
 
 def ms_per_timestep(student: Student, archive: Archive) -> int:
-    """Milliseconds between two output frames, measured by running the graph in ONNX Runtime: riva-build wants to be told.
+    """Milliseconds between two output frames, measured by running the graph in ONNX Runtime: riva-build wants
+    to be told.
 
     Raises:
         CheckFailed: the graph does not run.
@@ -227,22 +280,32 @@ def ms_per_timestep(student: Student, archive: Archive) -> int:
     }
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        (log_probs,) = session.run(["logprobs"], {value.name: feed[value.name] for value in session.get_inputs()})
+        (log_probs,) = session.run(
+            ["logprobs"], {value.name: feed[value.name] for value in session.get_inputs()}
+        )
     except Exception as error:  # ONNX Runtime raises classes of its own for each kind of defect
-        raise CheckFailed(f"the graph does not run in ONNX Runtime ({str(error).splitlines()[0]}); convert it again.") from None
+        raise CheckFailed(
+            f"the graph does not run in ONNX Runtime ({str(error).splitlines()[0]}); convert it again."
+        ) from None
     samples, seconds = preprocessor.get("n_window_stride"), preprocessor.get("window_stride", 0.01)
     stride = samples / preprocessor.get("sample_rate", 16000) if samples else seconds
     return round(1000 * stride * FRAMES_IN / log_probs.shape[1])
 
 
 def leak_failures(archive: Archive) -> Iterator[str]:
-    """Absolute paths and traces of the tutor in whatever travels to the customer; the first of either in each file."""
+    """Absolute paths and traces of the tutor in whatever travels to the customer; the first of either in each
+    file.
+    """
     readable = {MANIFEST: [(where, text, True) for where, text in _strings(archive.manifest)]}
     readable.update((name, list(_readable(name, content))) for name, content in archive.files.items())
     for name, entries in readable.items():
-        matches = [(where, _PATH.search(_URL.sub("", text))) for where, text, may_be_path in entries if may_be_path]
+        matches = [
+            (where, _PATH.search(_URL.sub("", text))) for where, text, may_be_path in entries if may_be_path
+        ]
         path = next((f"{match.group()} ({where})" for where, match in matches if match), None)
-        tutor = next((f"{text[:60]} ({where})" for where, text, _ in entries if "tutor" in text.lower()), None)
+        tutor = next(
+            (f"{text[:60]} ({where})" for where, text, _ in entries if "tutor" in text.lower()), None
+        )
         if path:
             yield f"{name} shows the customer the absolute path {path}; {REMEDY}."
         if tutor:
@@ -250,12 +313,16 @@ def leak_failures(archive: Archive) -> Iterator[str]:
 
 
 def _readable(name: str, content: bytes) -> Iterator[tuple[str, str, bool]]:
-    """(where, text, whether it can be a path) of a file. Labels are the student's own words and are left out."""
+    """(where, text, whether it can be a path) of a file. Labels are the student's own words and are left
+    out.
+    """
     if name == CONFIG:
         yield from ((where, text, True) for where, text in _strings(_mapping(content, NO_CONFIG)))
     elif name == GRAPH:
         # Names are scopes such as /encoder/encoder.0/Conv; only free text can hold a path.
-        yield from ((field, text, field in ("doc_string", "value")) for field, text in _onnx_strings(_onnx(content)))
+        yield from (
+            (field, text, field in ("doc_string", "value")) for field, text in _onnx_strings(_onnx(content))
+        )
     else:
         # A SentencePiece model remembers where its text was and where it was written.
         yield from (("in its bytes", path, True) for path in _PATH.findall(content.decode("latin-1")))
@@ -290,7 +357,12 @@ def _config_of(archive: Archive) -> dict[str, Any]:
 def failures(student: Student, archive: Archive) -> list[str]:
     """Every finding about an archive, one sentence each; empty when it is right."""
     found: list[str] = []
-    for check in (class_failures, label_failures, lambda s, a: graph_failures(s, read_graph(a)), lambda _, a: leak_failures(a)):
+    for check in (
+        class_failures,
+        label_failures,
+        lambda s, a: graph_failures(s, read_graph(a)),
+        lambda _, a: leak_failures(a),
+    ):
         try:
             found += check(student, archive)
         except CheckFailed as error:
@@ -304,7 +376,9 @@ def reader_failures(path: Path, archive: Archive) -> list[str]:
         from eff.core import Archive as NvidiaArchive
     except ImportError:
         return []
-    if NvidiaArchive.restore_manifest(restore_path=str(path)).get("metadata") != archive.manifest.get("metadata"):
+    if NvidiaArchive.restore_manifest(restore_path=str(path)).get("metadata") != archive.manifest.get(
+        "metadata"
+    ):
         return [f"NVIDIA's eff reads another manifest than stands in {MANIFEST}; convert the student again."]
     return []
 
@@ -316,7 +390,8 @@ def report(student: Student, archive: Archive, path: Path, step: int) -> str:
         [
             f"{path.name} is right:",
             f"  obj_cls   {archive.manifest['metadata']['obj_cls']}",
-            f"  labels    {len(student.labels)} {'pieces' if student.kind == 'bpe' else 'characters'}, as in the student",
+            f"  labels    {len(student.labels)} {'pieces' if student.kind == 'bpe' else 'characters'}, as in "
+            "the student",
             *(f"  input     {name} {value}" for name, value in graph.inputs.items()),
             *(f"  output    {name} {value}" for name, value in graph.outputs.items()),
             f"  opset     {graph.opset} (IR {graph.ir})",
@@ -330,7 +405,9 @@ def report(student: Student, archive: Archive, path: Path, step: int) -> str:
 
 def main() -> int:
     """The command. Returns the exit code: 0 or 2."""
-    parser = argparse.ArgumentParser(description="Checks a .riva archive against the student it was made from.")
+    parser = argparse.ArgumentParser(
+        description="Checks a .riva archive against the student it was made from."
+    )
     parser.add_argument("student", type=Path, help="the .nemo file that nemo2riva was given")
     parser.add_argument("archive", type=Path, help="the .riva file that it wrote")
     arguments = parser.parse_args()

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`nemo-tutornet cache`: the teacher runs once over a training set, and what it says is kept.
 
-Lightning's `predict` runs it, so the trainer's devices, nodes and strategy are the training's; each rank writes its own shards.
+Lightning's `predict` runs it, so the trainer's devices, nodes and strategy are the training's; each rank
+writes its own shards.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -77,12 +79,13 @@ class Built:
     unheard: int = 0
 
 
-def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progress: bool = True) -> Built:
+def build_cache(cfg: Any, folder: Path, batch_size: int | None = None, progress: bool = True) -> Built:
     """Runs the teacher of a training config over its training set and writes what the stages will read.
 
     Args:
         cfg: the training script's whole config.
-        folder: of the cache; one that a killed builder left is gone on with, a finished one gets what is missing in it.
+        folder: of the cache; one that a killed builder left is gone on with, a finished one gets what is
+            missing in it.
         batch_size: utterances that the teacher hears together; None is the training's.
         progress: whether rank 0 shows a bar.
 
@@ -94,7 +97,8 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
         raise TutorError("model.tutor is not there, so there is no teacher whose targets could be kept.")
     if config.teacher.cache is not None:
         raise TutorError(
-            "model.tutor.teacher.cache is set, so this config reads a cache; leave it out, and give --output to write one."
+            "model.tutor.teacher.cache is set, so this config reads a cache; leave it out, and give --output "
+            "to write one."
         )
     for told in check_manifests(cfg.model):
         _tell(told)
@@ -102,29 +106,45 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
     # What Lightning says of GPUs and TPUs belongs to trainings.
     rank_zero_module.log.setLevel(logging.WARNING)
     with quiet_nemo():
-        options = {key: value for key, value in resolve_trainer_cfg(cfg.get("trainer", {})).items() if key in _TRAINER}
-        # Nothing trains here; a number of batches, no share, keeps NeMo from asking a tarred Lhotse set for a length it has not.
-        # Lhotse's sampler gives each rank its part already, and has no length, which Lightning's would ask for.
+        options = {
+            key: value
+            for key, value in resolve_trainer_cfg(cfg.get("trainer", {})).items()
+            if key in _TRAINER
+        }
+        # Nothing trains here; a number of batches, no share, keeps NeMo from asking a tarred Lhotse set for a
+        # length it has not. Lhotse's sampler gives each rank its part already, and has no length, which
+        # Lightning's would ask for.
         trainer = pl.Trainer(
-            logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
-            limit_train_batches=1, use_distributed_sampler=not cfg.model.train_ds.get("use_lhotse"), **options,
-        )  # fmt: skip
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            limit_train_batches=1,
+            use_distributed_sampler=not cfg.model.train_ds.get("use_lhotse"),
+            **options,
+        )
         check_tars(cfg.model.train_ds, trainer.world_size)
         student = _student(cfg.model, trainer, batch_size)
         teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
         pairing = pair(student, teacher, config)
     wanted = needs(Schedule.from_config(config.stages).stages, pairing)
     if not any(wanted.values()):
-        raise TutorError("no stage in model.tutor.stages reads anything of the teacher, so there is nothing to keep.")
+        raise TutorError(
+            "no stage in model.tutor.stages reads anything of the teacher, so there is nothing to keep."
+        )
     path, loader = locate(config.teacher.model_path), student._train_dl
     kind, tokenizer = tokenizer_of(path)
-    facts = binding(teacher, path, trainer.strategy.root_device, wanted["hidden"], kind if tokenizer else None)
+    facts = binding(
+        teacher, path, trainer.strategy.root_device, wanted["hidden"], kind if tokenizer else None
+    )
     rows = Rows(loader)
     coding = read_coding(folder)
     files = {**head_file(teacher), **tokenizer}
     train_ds = cfg.model.train_ds
     # Out of tars Lhotse reads everything on every rank, and so does NeMo where it is told to.
-    whole = rows.streamed and bool(train_ds.get("use_lhotse") or train_ds.get("tarred_shard_strategy") == "replicate")
+    whole = rows.streamed and bool(
+        train_ds.get("use_lhotse") or train_ds.get("tarred_shard_strategy") == "replicate"
+    )
     builder = _Builder(
         teacher,
         rows,
@@ -136,12 +156,14 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
     )
     done = Finished(folder, facts, coding, teacher.sample_rate) if coding is not None else ()
     remaining = [i for i, utterance in enumerate(rows.known) if utterance not in done]
-    totals: Dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
+    totals: dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
     if remaining or not rows.known:
         if progress and rank_zero_only.rank == 0:
             builder.bar = _bar(rows, remaining, trainer.world_size)
         try:
-            trainer.predict(builder, _remaining(loader, rows, remaining, trainer.world_size), return_predictions=False)
+            trainer.predict(
+                builder, _remaining(loader, rows, remaining, trainer.world_size), return_predictions=False
+            )
         finally:
             builder.let_go()
         totals = builder.totals
@@ -155,13 +177,20 @@ def build_cache(cfg: Any, folder: Path, batch_size: Optional[int] = None, progre
         assert written is not None, "a cache was finished"
         unheard = _tell_unheard(rows.known, Finished(folder, facts, written, teacher.sample_rate))
     return Built(
-        folder=str(folder), utterances=totals["utterances"], hours=totals["seconds"] / 3600, megabytes=totals["bytes"] / 1e6,
-        added=totals["utterances"] - len(done), minutes=(time.monotonic() - start) / 60, unheard=unheard,
-    )  # fmt: skip
+        folder=str(folder),
+        utterances=totals["utterances"],
+        hours=totals["seconds"] / 3600,
+        megabytes=totals["bytes"] / 1e6,
+        added=totals["utterances"] - len(done),
+        minutes=(time.monotonic() - start) / 60,
+        unheard=unheard,
+    )
 
 
 class _Builder(pl.LightningModule):
-    """Runs the teacher on each batch and hands its targets to this rank's writer. The teacher is no module of it."""
+    """Runs the teacher on each batch and hands its targets to this rank's writer. The teacher is no module of
+    it.
+    """
 
     def __init__(
         self,
@@ -177,12 +206,14 @@ class _Builder(pl.LightningModule):
         self._whole_on_each_rank = whole_on_each_rank
         self._teacher, self._rows, self._wanted, self._files = teacher, rows, dict(wanted), dict(files)
         self._coding, self.writer_of = coding, writer_of
-        self.bar: Optional[Tuple[Progress, TaskID]] = None
-        self.totals: Dict[str, Any] = {}
+        self.bar: tuple[Progress, TaskID] | None = None
+        self.totals: dict[str, Any] = {}
         self._stack = ExitStack()
 
     def setup(self, stage: str) -> None:
-        """Chooses the coding, before the loader is gone through: rank 0's for all, since each hears utterances of its own."""
+        """Chooses the coding, before the loader is gone through: rank 0's for all, since each hears
+        utterances of its own.
+        """
         strategy = self.trainer.strategy
         chosen = self._coding(strategy.root_device) if self.trainer.is_global_zero else None
         self._chosen = strategy.broadcast(chosen)
@@ -199,7 +230,9 @@ class _Builder(pl.LightningModule):
             self._stack.enter_context(self.bar[0])
 
     def predict_step(self, batch: Sequence[Any], batch_idx: int) -> int:
-        """The teacher's targets of a batch, but for rows of a finished shard or of another rank. Returns how many were kept."""
+        """The teacher's targets of a batch, but for rows of a finished shard or of another rank. Returns how
+        many were kept.
+        """
         utterances = self._rows(batch)
         todo = [i for i, one in enumerate(utterances) if self._is_ours(one) and one not in self._writer]
         signal, lengths = batch[0][todo], batch[1][todo]
@@ -236,7 +269,9 @@ def _split(given: TeacherTargets, lengths: Tensor, teacher: Teacher) -> Iterator
     frames, samples = given.lengths.tolist(), lengths.tolist()
     hint_frames = frames
     if hidden is not None:
-        hint_frames = layer_lengths(given.lengths, teacher.encoder_layer, teacher.hint_layer, hidden.shape[2]).tolist()
+        hint_frames = layer_lengths(
+            given.lengths, teacher.encoder_layer, teacher.hint_layer, hidden.shape[2]
+        ).tolist()
     for i in range(len(samples)):
         heard = None if given.hypotheses is None else given.hypotheses[i]
         yield UtteranceTargets(
@@ -264,7 +299,7 @@ def _tell(sentence: str) -> None:
         Console(stderr=True, soft_wrap=True).print(sentence, markup=False, highlight=False)
 
 
-def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: Optional[int]) -> Any:
+def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: int | None) -> Any:
     """The student, for its dataloader: the training set once, in order, and as it is."""
     cfg: Any = OmegaConf.create(OmegaConf.to_container(model_cfg, resolve=True))
     train = cfg.train_ds
@@ -278,15 +313,19 @@ def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: Optional[in
     return (TutorCTCModelBPE if cfg.get("tokenizer") else TutorCTCModel)(cfg=cfg, trainer=trainer)
 
 
-def _coding(teacher: Teacher, loader: Any, wanted: Mapping[str, bool], config: TutorConfig, device: torch.device) -> Coding:
+def _coding(
+    teacher: Teacher, loader: Any, wanted: Mapping[str, bool], config: TutorConfig, device: torch.device
+) -> Coding:
     """What is kept of each utterance; a large label set's posteriors only as far as SKD can tell."""
     labels = floor = None
     if wanted["posteriors"]:
         labels = len(teacher.labels) + 1
     if labels is not None and labels > WHOLE_LABELS:
-        if hasattr(loader.dataset, "reset_on_iter"):  # Lhotse's would go on behind what is taken here, not begin again
+        if hasattr(
+            loader.dataset, "reset_on_iter"
+        ):  # Lhotse's would go on behind what is taken here, not begin again
             loader.dataset.reset_on_iter = True
-        samples: List[Tensor] = []
+        samples: list[Tensor] = []
         for batch in islice(loader, _SAMPLE_BATCHES):
             given = teacher(batch[0].to(device), batch[1].to(device), hidden=False, posteriors=True)
             assert given.log_probs is not None
@@ -313,11 +352,15 @@ def _remaining(loader: Any, rows: Rows, remaining: Sequence[int], ranks: int) ->
         dataset = _Unsized(loader.dataset)
     else:
         return loader
-    return DataLoader(dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers)
+    return DataLoader(
+        dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers
+    )
 
 
 class _Unsized(IterableDataset):
-    """Tars without their manifest's length, at which Lightning would stop: too early where workers end on smaller batches."""
+    """Tars without their manifest's length, at which Lightning would stop: too early where workers end on
+    smaller batches.
+    """
 
     def __init__(self, tars: Any) -> None:
         self._tars = tars
@@ -326,7 +369,7 @@ class _Unsized(IterableDataset):
         return iter(self._tars)
 
 
-def _bar(rows: Rows, remaining: Sequence[int], ranks: int) -> Tuple[Progress, TaskID]:
+def _bar(rows: Rows, remaining: Sequence[int], ranks: int) -> tuple[Progress, TaskID]:
     """Hours of audio that rank 0 has behind it, and how many an hour."""
     known = rows.known
     hours = sum(known[i].duration or 0.0 for i in remaining) / 3600 / ranks if known else None

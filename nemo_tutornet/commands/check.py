@@ -1,15 +1,18 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a training would do, before it does it: both sides built from the config, matched, timed, and the teacher tried out."""
+"""What a training would do, before it does it: both sides built from the config, matched, timed, and the
+teacher tried out.
+"""
 
 from __future__ import annotations
 
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -45,7 +48,7 @@ class StageCost:
     name: str
     length: str
     losses: str
-    terms: Dict[str, float]
+    terms: dict[str, float]
     step_ms: float
 
 
@@ -58,33 +61,36 @@ class Report:
         matches: what is matched with what, in words.
         stages: the schedule with what a step costs.
         batch: the batch that was timed, in words.
-        plain_ms, teacher_ms: the student's forward and the teacher's on that batch, in eval mode; None for a cached teacher.
-        peak_mb: the most memory that this process held, with both models and steps of every stage on that batch; None where the
-            system does not tell (Windows).
-        teacher_wer: on the first validation batches; None for audio without transcripts and for a cached teacher.
+        plain_ms, teacher_ms: the student's forward and the teacher's on that batch, in eval mode; None for a
+            cached teacher.
+        peak_mb: the most memory that this process held, with both models and steps of every stage on that
+            batch; None where the system does not tell (Windows).
+        teacher_wer: on the first validation batches; None for audio without transcripts and for a cached
+            teacher.
         heard: reference and the teacher's hypothesis of the first utterance.
         remarks: sentences that a person should read before the night.
     """
 
-    student: Dict[str, str]
-    teacher: Dict[str, str]
-    matches: Dict[str, str]
-    stages: List[StageCost]
+    student: dict[str, str]
+    teacher: dict[str, str]
+    matches: dict[str, str]
+    stages: list[StageCost]
     batch: str
     plain_ms: float
-    teacher_ms: Optional[float]
-    peak_mb: Optional[float]
-    teacher_wer: Optional[float]
-    heard: Optional[List[str]]
-    remarks: List[str]
+    teacher_ms: float | None
+    peak_mb: float | None
+    teacher_wer: float | None
+    heard: list[str] | None
+    remarks: list[str]
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
 
 def check_training(cfg: Any, batches: int = 4) -> Report:
-    """Builds student and teacher as the training script would, and looks at them; nothing is trained and nothing written.
+    """Builds student and teacher as the training script would, and looks at them; nothing is trained and
+    nothing written.
 
     Args:
         cfg: the script's whole config.
@@ -95,7 +101,9 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     """
     config = parse_tutor(cfg.model)
     if config is None:
-        raise TutorError("model.tutor is not there, so there is nothing to check: this config trains without a teacher.")
+        raise TutorError(
+            "model.tutor is not there, so there is nothing to check: this config trains without a teacher."
+        )
     limits = cfg.get("trainer") or {}
     epochs, steps = limits.get("max_epochs"), limits.get("max_steps", -1)
     for key, value in (("max_epochs", epochs), ("max_steps", steps)):
@@ -113,10 +121,15 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     teacher, pairing, schedule = tutor.teacher, tutor.pairing, tutor.schedule
     batch = next(iter(model._train_dl))
     student_ms = _median_ms(lambda: model(input_signal=batch[0], input_signal_length=batch[1]), model)
-    teacher_ms, facts = None, teacher.facts if isinstance(teacher, CachedTeacher) else _facts(teacher.model, teacher.model.cfg)
+    teacher_ms, facts = (
+        None,
+        teacher.facts if isinstance(teacher, CachedTeacher) else _facts(teacher.model, teacher.model.cfg),
+    )
     if isinstance(teacher, Teacher):
         facts = {"file": config.teacher.model_path, **facts}
-        teacher_ms = _median_ms(lambda: teacher(batch[0], batch[1], hidden=True, posteriors=teacher.head is not None), None)
+        teacher_ms = _median_ms(
+            lambda: teacher(batch[0], batch[1], hidden=True, posteriors=teacher.head is not None), None
+        )
     costs = [_cost(model, tutor, stage, batch) for stage in schedule.stages]
     wer, heard = _teacher_wer(model, tutor, batches)
     return Report(
@@ -124,7 +137,8 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
         teacher=facts,
         matches=_matches(tutor, config),
         stages=costs,
-        batch=f"{batch[0].shape[0]} utterances of up to {batch[0].shape[1] / teacher.sample_rate:.1f} s, on the CPU",
+        batch=f"{batch[0].shape[0]} utterances of up to {batch[0].shape[1] / teacher.sample_rate:.1f} s, on "
+        "the CPU",
         plain_ms=student_ms,
         teacher_ms=teacher_ms,
         peak_mb=_peak_mb(),
@@ -134,18 +148,20 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     )
 
 
-def _unused(tutor: Tutor) -> List[str]:
+def _unused(tutor: Tutor) -> list[str]:
     """Whether the student can learn from no hypothesis of the first training batch."""
     counts = tutor.pseudo_labels.counts
     if not counts or counts["kept"]:
         return []
     return [
-        f"None of the teacher's hypotheses on the first training batch can be used ({', '.join(sorted(counts))}): see "
-        f"model.tutor.pseudo_labels, and model.train_ds.normalize_transcripts for a teacher that writes figures and signs."
+        "None of the teacher's hypotheses on the first training batch can be used "
+        f"({', '.join(sorted(counts))}): see "
+        "model.tutor.pseudo_labels, and model.train_ds.normalize_transcripts for a teacher that writes "
+        "figures and signs."
     ]
 
 
-def _facts(model: Any, config: Any) -> Dict[str, str]:
+def _facts(model: Any, config: Any) -> dict[str, str]:
     parameters = sum(p.numel() for p in model.parameters())
     preprocessor = config.preprocessor
     labels = getattr(getattr(model, "ctc_decoder", None) or model.decoder, "vocabulary", None)
@@ -157,7 +173,7 @@ def _facts(model: Any, config: Any) -> Dict[str, str]:
     }
 
 
-def _matches(tutor: Tutor, config: TutorConfig) -> Dict[str, str]:
+def _matches(tutor: Tutor, config: TutorConfig) -> dict[str, str]:
     teacher, pairing = tutor.teacher, tutor.pairing
 
     def layer(found: Any) -> str:
@@ -174,20 +190,29 @@ def _matches(tutor: Tutor, config: TutorConfig) -> Dict[str, str]:
 
     matched = {}
     if config.uses("rkd"):
-        matched["RKD"] = f"{layer(pairing.hint)} -> {layer(pairing.guided)}, {frames(pairing.guided.shift, pairing.hint.shift)}"
+        matched["RKD"] = (
+            f"{layer(pairing.hint)} -> {layer(pairing.guided)}, "
+            f"{frames(pairing.guided.shift, pairing.hint.shift)}"
+        )
         matched["frame weighting"] = pairing.frame_weighting
         if config.rkd.warm_start_decoder:
             matched["decoder warm start"] = f"no: {pairing.no_warm_start}" if pairing.no_warm_start else "yes"
     if config.uses("skd"):
         rates = frames(pairing.student_encoder.shift, pairing.teacher_encoder.shift)
         order = "the same order" if pairing.label_order is None else "another order"
-        matched["SKD"] = f"{config.skd.divergence}, {len(teacher.labels)} labels in {order} and the blank, {rates}"
+        matched["SKD"] = (
+            f"{config.skd.divergence}, {len(teacher.labels)} labels in {order} and the blank, {rates}"
+        )
         for other in config.other_teachers:
-            matched["SKD"] += f"; averaged with {other.model_path or other.cache} ({other.weight:g} to {config.teacher.weight:g})"
+            matched["SKD"] += (
+                f"; averaged with {other.model_path or other.cache} ({other.weight:g} to "
+                f"{config.teacher.weight:g})"
+            )
         if pairing.heads:
             weight = f"weight {config.skd.at_layers_weight:g}"
             matched["Inter-KD"] = "; ".join(
-                f"{layer(head)}, {frames(head.shift, pairing.teacher_encoder.shift)}, {weight}" for head in pairing.heads
+                f"{layer(head)}, {frames(head.shift, pairing.teacher_encoder.shift)}, {weight}"
+                for head in pairing.heads
             )
     if config.uses("pseudo"):
         matched["pseudo-labels"] = "the teacher's text in the student's labels"
@@ -195,22 +220,28 @@ def _matches(tutor: Tutor, config: TutorConfig) -> Dict[str, str]:
 
 
 def _cost(model: Any, tutor: Tutor, stage: Stage, batch: Sequence[Tensor]) -> StageCost:
-    """One stage's losses on a batch, forward and backward, a few times; gradients are dropped and nothing moves."""
+    """One stage's losses on a batch, forward and backward, a few times; gradients are dropped and nothing
+    moves.
+    """
     signal, lengths, transcripts, transcript_lengths = plain(batch)
 
-    def once() -> Dict[str, float]:
+    def once() -> dict[str, float]:
         targets = tutor.targets(stage, batch)
         with tutor.watch(model, batch) as watch:
             log_probs, frames, _ = model(input_signal=signal, input_signal_length=lengths)
             step = tutor.step(stage, targets, watch)
-            step.total(watch.ctc(log_probs, frames, transcripts, transcript_lengths) if stage.uses("ctc") else None).backward()
+            step.total(
+                watch.ctc(log_probs, frames, transcripts, transcript_lengths) if stage.uses("ctc") else None
+            ).backward()
         model.zero_grad(set_to_none=True)
         return {name.removeprefix("train_"): float(value) for name, value in step.logs.items()}
 
     terms = once()
     wrong = [name for name, value in terms.items() if not torch.isfinite(torch.tensor(value))]
     if wrong:
-        raise TutorError(f"stage {stage.name!r}: the loss {wrong[0]} is not finite on the first batch; look at that data.")
+        raise TutorError(
+            f"stage {stage.name!r}: the loss {wrong[0]} is not finite on the first batch; look at that data."
+        )
     times = []
     for _ in range(_ROUNDS):
         start = time.perf_counter()
@@ -227,7 +258,7 @@ def _length(stage: Stage, unit: str) -> str:
     return f"{100 * stage.length:g} % of the training" if unit == "share" else f"{stage.length:g} {unit}"
 
 
-def _peak_mb() -> Optional[float]:
+def _peak_mb() -> float | None:
     try:
         import resource
     except ImportError:  # Windows has none
@@ -274,19 +305,21 @@ def _remarks(
     pairing: Pairing,
     config: TutorConfig,
     student_ms: float,
-    teacher_ms: Optional[float],
-    wer: Optional[float],
+    teacher_ms: float | None,
+    wer: float | None,
     costs: Sequence[StageCost],
-) -> List[str]:
+) -> list[str]:
     remarks = []
     if wer is not None and wer > 0.5:
         remarks.append(
-            f"The teacher's WER on your validation data is {100 * wer:.0f} %: it may be the wrong teacher (language, casing, "
+            f"The teacher's WER on your validation data is {100 * wer:.0f} %: it may be the wrong teacher "
+            "(language, casing, "
             f"sample rate), and a student learns its mistakes."
         )
     if teacher_ms is not None and student_ms >= teacher_ms:
         remarks.append(
-            f"The student is no faster than its teacher here ({student_ms:.0f} ms against {teacher_ms:.0f} ms on the same batch)."
+            f"The student is no faster than its teacher here ({student_ms:.0f} ms against {teacher_ms:.0f} "
+            "ms on the same batch)."
         )
     if config.uses("rkd") and config.rkd.warm_start_decoder and pairing.no_warm_start:
         remarks.append(f"The decoder will not be warm-started after RKD: {pairing.no_warm_start}")

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo: corpus, teacher, undistilled student, distilled student, export, check, table.
 
-Each training is the project's own example script in a process of its own, with a command that a person could type; the
-command is kept beside its log. A second run picks up where the first stopped.
+Each training is the project's own example script in a process of its own, with a command that a person could
+type; the command is kept beside its log. A second run picks up where the first stopped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
 
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -57,7 +56,7 @@ class Run:
     folder: Path
     config: str
     epochs: int
-    overrides: List[str]
+    overrides: list[str]
 
     @property
     def trained(self) -> Path:
@@ -65,12 +64,13 @@ class Run:
         return self.folder / self.name / "checkpoints" / f"{self.name}.nemo"
 
 
-def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: Optional[int], seed: int) -> None:
+def run_demo(corpus: str, output: Path, epochs: int | None, teacher_epochs: int | None, seed: int) -> None:
     """Runs every step that is not done yet and prints the table.
 
     Args:
         corpus: `embedded`, or a folder with manifests `train.jsonl`, `valid.jsonl` and `test.jsonl`.
-        output: folder of everything the demo writes but the teacher, which the user's cache folder keeps, if there can be one.
+        output: folder of everything the demo writes but the teacher, which the user's cache folder keeps, if
+            there can be one.
         epochs: of each student; None for the default.
         teacher_epochs: of the teacher; None for the default.
         seed: of every run.
@@ -84,18 +84,26 @@ def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: O
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TutorError(f"--output {output} cannot be used ({error.strerror}); give a folder to write to.") from None
+        raise TutorError(
+            f"--output {output} cannot be used ({error.strerror}); give a folder to write to."
+        ) from None
     cache = _cache(output, console)
     folder = _corpus(corpus, output, console)
     # A plain kill ends the training in progress as Ctrl-C does, instead of leaving it behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        runs = output / "runs" / f"{student_epochs}-epochs-seed-{seed}-{_key(folder, 'quartznet_small', student_epochs, seed)}"
+        runs = (
+            output
+            / "runs"
+            / f"{student_epochs}-epochs-seed-{seed}-{_key(folder, 'quartznet_small', student_epochs, seed)}"
+        )
         undistilled = Run("undistilled", runs, "quartznet_small", student_epochs, ["model.tutor=null"])
         teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, undistilled, seed, cache, console)
         overrides = [f"model.tutor.teacher.model_path={hydra_value(teacher)}"]
         # Another teacher is another run: its folder's name is the key of its training.
-        distilled = Run("distilled", runs / f"teacher-{teacher.parent.name}", "quartznet_small", student_epochs, overrides)
+        distilled = Run(
+            "distilled", runs / f"teacher-{teacher.parent.name}", "quartznet_small", student_epochs, overrides
+        )
         students = _train([undistilled, distilled], folder, seed, console)
     except KeyboardInterrupt:
         console.print("[bold]Interrupted.[/bold] Run the same command again: it resumes from the last epoch.")
@@ -103,7 +111,7 @@ def run_demo(corpus: str, output: Path, epochs: Optional[int], teacher_epochs: O
     _finish(folder, output, teacher, students, console)
 
 
-def _finish(folder: Path, output: Path, teacher: Path, students: List[Path], console: Console) -> None:
+def _finish(folder: Path, output: Path, teacher: Path, students: list[Path], console: Console) -> None:
     from nemo_tutornet.commands.tables import evaluation_table
     from nemo_tutornet.data.manifest import read_manifest
     from nemo_tutornet.evaluation.evaluate import evaluate
@@ -114,9 +122,13 @@ def _finish(folder: Path, output: Path, teacher: Path, students: List[Path], con
         export_student(source, destination)
     one = read_manifest(folder / "test.jsonl")[0]
     with console.status("checking the exported student in a process without this package"):
-        checked = subprocess.run([sys.executable, "-c", _CHECK, str(exported[1]), str(one.audio)], capture_output=True, text=True)
+        checked = subprocess.run(
+            [sys.executable, "-c", _CHECK, str(exported[1]), str(one.audio)], capture_output=True, text=True
+        )
     if checked.returncode != 0:
-        raise TutorError(f"the exported student {exported[1]} failed its check: {checked.stderr.strip().splitlines()[-1]}")
+        raise TutorError(
+            f"the exported student {exported[1]} failed its check: {checked.stderr.strip().splitlines()[-1]}"
+        )
     console.print("exported student: restored by stock NeMo without this package, transcribes")
     with console.status("evaluating on the test set"):
         results = evaluate([teacher, *exported], folder / "test.jsonl")
@@ -124,9 +136,14 @@ def _finish(folder: Path, output: Path, teacher: Path, students: List[Path], con
     evaluation_table(results, names)
     _, plain, distilled = results
     if plain.wer > 0:
-        print(f"Distillation changed the student's WER by {100 * (distilled.wer / plain.wer - 1):+.0f} % (relative).")
+        print(
+            f"Distillation changed the student's WER by {100 * (distilled.wer / plain.wer - 1):+.0f} % "
+            "(relative)."
+        )
     with written_whole(output / "report.json") as temporary:
-        temporary.write_text(json.dumps([result.as_dict() for result in results], indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps([result.as_dict() for result in results], indent=2) + "\n", encoding="utf-8"
+        )
     print(f"Student: {exported[1]}\nFigures: {output / 'report.json'}\nCommands and logs: {output / 'runs'}")
 
 
@@ -140,26 +157,39 @@ def _corpus(corpus: str, output: Path, console: Console) -> Path:
         if not corpus_is_complete(folder):
             with _progress(console) as progress:
                 task = progress.add_task("corpus (espeak-ng)", total=None, note="")
-                write_corpus(folder, progress=lambda done, total: progress.update(task, completed=done, total=total))
+                write_corpus(
+                    folder, progress=lambda done, total: progress.update(task, completed=done, total=total)
+                )
     else:
         folder = Path(corpus).expanduser().resolve()
         if not folder.is_dir():
-            raise TutorError(f"--corpus is {corpus!r}, which is no folder; give 'embedded' or a folder with train.jsonl, "
-                             f"valid.jsonl and test.jsonl.")  # fmt: skip
+            raise TutorError(
+                f"--corpus is {corpus!r}, which is no folder; give 'embedded' or a folder with train.jsonl, "
+                f"valid.jsonl and test.jsonl."
+            )
     model = OmegaConf.load(_config("quartznet_small")).model
-    model.train_ds.manifest_filepath, model.validation_ds.manifest_filepath = (str(folder / f"{one}.jsonl") for one in SPLITS[:2])
+    model.train_ds.manifest_filepath, model.validation_ds.manifest_filepath = (
+        str(folder / f"{one}.jsonl") for one in SPLITS[:2]
+    )
     for told in check_manifests(model):
         console.print(told, soft_wrap=True, markup=False, highlight=False)
     for split in SPLITS:
         rows = read_manifest(folder / f"{split}.jsonl", shortest=0.02)
         if not any((row.text or "").strip() for row in rows):
-            raise TutorError(f"{folder / split}.jsonl has no transcripts; the demo trains and measures with a text in each row.")
-        console.print(f"{split}: {len(rows)} utterances, {sum(row.duration for row in rows) / 60:.1f} minutes")
+            raise TutorError(
+                f"{folder / split}.jsonl has no transcripts; the demo trains and measures with a text in "
+                "each row."
+            )
+        console.print(
+            f"{split}: {len(rows)} utterances, {sum(row.duration for row in rows) / 60:.1f} minutes"
+        )
     return folder
 
 
 def _cache(output: Path, console: Console) -> Path:
-    """Where teachers are kept for the next demo: among the user's caches, or in the output where there is no place for one."""
+    """Where teachers are kept for the next demo: among the user's caches, or in the output where there is no
+    place for one.
+    """
     try:
         named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # which counts where it is absolute
         cache = (named if named.is_absolute() else Path.home() / ".cache") / "nemo_tutornet" / "demo"
@@ -167,7 +197,11 @@ def _cache(output: Path, console: Console) -> Path:
         tempfile.TemporaryFile(dir=cache).close()
         return cache
     except (OSError, RuntimeError) as error:
-        console.print(f"no cache can be kept ({error}); the teacher goes to {output / 'teachers'}", markup=False, soft_wrap=True)
+        console.print(
+            f"no cache can be kept ({error}); the teacher goes to {output / 'teachers'}",
+            markup=False,
+            soft_wrap=True,
+        )
         return output / "teachers"
 
 
@@ -177,16 +211,20 @@ def _teacher(folder: Path, epochs: int, beside: Run, seed: int, cache: Path, con
     if kept.is_file():
         console.print(f"teacher: reused from {kept}")
         return kept
-    trained, _ = _train([Run("teacher", kept.parent, "conformer_ctc_small", epochs, []), beside], folder, seed, console)
+    trained, _ = _train(
+        [Run("teacher", kept.parent, "conformer_ctc_small", epochs, []), beside], folder, seed, console
+    )
     with written_whole(kept) as temporary:
         shutil.copyfile(trained, temporary)
     return kept
 
 
-def _train(planned: List[Run], folder: Path, seed: int, console: Console) -> List[Path]:
-    """Runs the example script for each, side by side, until all are done; returns the `.nemo` files that they wrote."""
-    processes: Dict[str, subprocess.Popen] = {}
-    readers: List[threading.Thread] = []
+def _train(planned: list[Run], folder: Path, seed: int, console: Console) -> list[Path]:
+    """Runs the example script for each, side by side, until all are done; returns the `.nemo` files that they
+    wrote.
+    """
+    processes: dict[str, subprocess.Popen] = {}
+    readers: list[threading.Thread] = []
     with _progress(console) as progress:
         try:
             for run in planned:
@@ -220,15 +258,23 @@ def _train(planned: List[Run], folder: Path, seed: int, console: Console) -> Lis
 def _start(run: Run, folder: Path, seed: int) -> subprocess.Popen:
     script = project_folder("examples") / "speech_to_text_ctc_tutornet.py"
     command = [
-        sys.executable, str(script), f"--config-path={project_folder('conf') / 'small'}", f"--config-name={run.config}",
+        sys.executable,
+        str(script),
+        f"--config-path={project_folder('conf') / 'small'}",
+        f"--config-name={run.config}",
         f"model.train_ds.manifest_filepath={hydra_value(folder / 'train.jsonl')}",
         f"model.validation_ds.manifest_filepath={hydra_value(folder / 'valid.jsonl')}",
-        f"trainer.max_epochs={run.epochs}", "trainer.enable_progress_bar=false", f"seed={seed}",
-        f"exp_manager.exp_dir={hydra_value(run.folder)}", f"exp_manager.name={run.name}", *run.overrides,
-    ]  # fmt: skip
+        f"trainer.max_epochs={run.epochs}",
+        "trainer.enable_progress_bar=false",
+        f"seed={seed}",
+        f"exp_manager.exp_dir={hydra_value(run.folder)}",
+        f"exp_manager.name={run.name}",
+        *run.overrides,
+    ]
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / f"{run.name}.command").write_text(shlex.join(command) + "\n", encoding="utf-8")
-    # What NeMo leaves in NEMO_EXPM_VERSION for its own workers would move the run into a folder of another run's date.
+    # What NeMo leaves in NEMO_EXPM_VERSION for its own workers would move the run into a folder of another
+    # run's date.
     environment = {name: value for name, value in os.environ.items() if name != "NEMO_EXPM_VERSION"}
     # Models this small train faster on one thread than on two; two of them train side by side instead.
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **environment, "PYTHONUNBUFFERED": "1"}
@@ -271,6 +317,10 @@ def _config(name: str) -> Path:
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:<20}"), BarColumn(), TextColumn("{task.completed:.0f}/{task.total}"), TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"), console=console,
-    )  # fmt: skip
+        TextColumn("{task.description:<20}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+    )

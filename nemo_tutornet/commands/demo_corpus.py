@@ -1,6 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's speech corpus: voice commands that espeak-ng speaks on the spot, so that the demo downloads nothing.
+"""The demo's speech corpus: voice commands that espeak-ng speaks on the spot, so that the demo downloads
+nothing.
 
 It shows the pipeline at work; one synthesizer's voices say nothing about recognising people.
 """
@@ -12,8 +13,9 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -42,9 +44,9 @@ class Speaker(NamedTuple):
     intonation: int
 
 
-# Variants whose spectra and pitch differ clearly; none is in two splits. Those with a Klatt synthesizer draw from the C
-# library's rand(), which is the whole process's, and are left out.
-SPEAKERS: Dict[str, Tuple[Speaker, ...]] = {
+# Variants whose spectra and pitch differ clearly; none is in two splits. Those with a Klatt synthesizer draw
+# from the C library's rand(), which is the whole process's, and are left out.
+SPEAKERS: dict[str, tuple[Speaker, ...]] = {
     "train": (
         Speaker("en-us+m1", rate=170, pitch=45, intonation=50),
         Speaker("en-us+f1", rate=185, pitch=50, intonation=60),
@@ -110,9 +112,9 @@ _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes
 class Espeak:
     """espeak-ng with state of its own.
 
-    The library keeps globals that neither a new voice nor espeak_Terminate resets, so the same sentence gives other samples the
-    second time. Each instance therefore loads its own copy of the file, whose globals are as new; other users of espeak-ng in the
-    process do not meet it.
+    The library keeps globals that neither a new voice nor espeak_Terminate resets, so the same sentence gives
+    other samples the second time. Each instance therefore loads its own copy of the file, whose globals are
+    as new; other users of espeak-ng in the process do not meet it.
 
     Raises:
         TutorError: espeakng-loader is not installed or its library does not load.
@@ -123,7 +125,8 @@ class Espeak:
             import espeakng_loader
         except ImportError:
             raise TutorError(
-                'the embedded corpus needs espeak-ng (GPL-3); install it with: pip install "nemo_tutornet[demo]"'
+                "the embedded corpus needs espeak-ng (GPL-3); install it with: pip install "
+                '"nemo_tutornet[demo]"'
             ) from None
         self._data = Path(espeakng_loader.get_data_path())
         # The file may go at once where it is loaded by inode; Windows keeps it.
@@ -132,26 +135,36 @@ class Espeak:
                 self._library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
             except OSError as error:
                 raise TutorError(
-                    f"espeak-ng does not load ({error}); set TMPDIR to a folder that programs may be run from, "
+                    f"espeak-ng does not load ({error}); set TMPDIR to a folder that programs may be run "
+                    "from, "
                     "or reinstall espeakng-loader."
                 ) from None
         self._library.espeak_Synth.argtypes = [
-            ctypes.c_char_p, ctypes.c_size_t, ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint, ctypes.c_void_p,
+            ctypes.c_char_p,
+            ctypes.c_size_t,
+            ctypes.c_uint,
+            ctypes.c_int,
+            ctypes.c_uint,
+            ctypes.c_uint,
             ctypes.c_void_p,
-        ]  # fmt: skip
+            ctypes.c_void_p,
+        ]
         self._library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
-        self.sample_rate = self._library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(self._data), _DONT_EXIT)
+        self.sample_rate = self._library.espeak_Initialize(
+            _SYNCHRONOUS, 0, os.fsencode(self._data), _DONT_EXIT
+        )
         if self.sample_rate <= 0:
             raise TutorError(
-                f"espeak-ng cannot read its data in {self._data}; reinstall espeakng-loader where that path has fewer than 160 "
+                f"espeak-ng cannot read its data in {self._data}; reinstall espeakng-loader where that path "
+                "has fewer than 160 "
                 "characters."
             )
         self._library.espeak_ng_SetRandSeed(0)  # else the clock's
-        self._blocks: List[bytes] = []
+        self._blocks: list[bytes] = []
         self._callback = _Callback(self._keep)  # the library holds no reference
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _keep(self, samples: Optional[int], count: int, _events: Optional[int]) -> int:
+    def _keep(self, samples: int | None, count: int, _events: int | None) -> int:
         if samples and count > 0:
             self._blocks.append(ctypes.string_at(samples, 2 * count))
         return 0
@@ -162,12 +175,17 @@ class Espeak:
         Raises:
             TutorError: espeak-ng has no such voice.
         """
-        # espeak-ng keeps the previous voice for a name that it does not know, and drops an unknown variant without any sign.
+        # espeak-ng keeps the previous voice for a name that it does not know, and drops an unknown variant
+        # without any sign.
         _, plus, variant = speaker.voice.partition("+")
         known = not plus or (self._data / "voices" / "!v" / variant).is_file()
         if not known or self._library.espeak_SetVoiceByName(speaker.voice.encode()) != 0:
             raise TutorError(f"this espeak-ng has no voice {speaker.voice}; install a newer espeakng-loader.")
-        for parameter, value in ((_RATE, speaker.rate), (_PITCH, speaker.pitch), (_RANGE, speaker.intonation)):
+        for parameter, value in (
+            (_RATE, speaker.rate),
+            (_PITCH, speaker.pitch),
+            (_RANGE, speaker.intonation),
+        ):
             self._library.espeak_SetParameter(parameter, value, 0)
         self._blocks.clear()
         data = text.encode()
@@ -177,8 +195,9 @@ class Espeak:
         return np.frombuffer(b"".join(self._blocks), dtype=np.int16).astype(np.float32) / 32768
 
 
-def write_corpus(folder: Path, seed: int = 0, progress: Optional[Callable[[int, int], None]] = None) -> None:
-    """Speaks the corpus: `train.jsonl`, `valid.jsonl` and `test.jsonl` with 16 kHz mono WAV files in `audio/`.
+def write_corpus(folder: Path, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> None:
+    """Speaks the corpus: `train.jsonl`, `valid.jsonl` and `test.jsonl` with 16 kHz mono WAV files in
+    `audio/`.
 
     No speaker is in two splits; sentences are. The folder appears under its name when all of it is written.
 
@@ -192,7 +211,9 @@ def write_corpus(folder: Path, seed: int = 0, progress: Optional[Callable[[int, 
     """
     folder = folder.expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise TutorError(f"{folder} is in use; give an empty or new folder for the embedded corpus, or remove it.")
+        raise TutorError(
+            f"{folder} is in use; give an empty or new folder for the embedded corpus, or remove it."
+        )
     espeak = Espeak()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -203,11 +224,15 @@ def write_corpus(folder: Path, seed: int = 0, progress: Optional[Callable[[int, 
             (root / "audio" / split).mkdir(parents=True)
             rows = []
             for index in range(count):
-                rows.append(_write_utterance(root, f"audio/{split}/{index:04d}.wav", split, index, espeak, rng))
+                rows.append(
+                    _write_utterance(root, f"audio/{split}/{index:04d}.wav", split, index, espeak, rng)
+                )
                 done += 1
                 if progress is not None:
                     progress(done, sum(UTTERANCES.values()))
-            (root / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            (root / f"{split}.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8"
+            )
         os.replace(root, folder)
 
 
@@ -222,18 +247,22 @@ def corpus_is_complete(folder: Path) -> bool:
 
 def _write_utterance(
     root: Path, name: str, split: str, index: int, espeak: Espeak, rng: np.random.Generator
-) -> Dict[str, object]:
+) -> dict[str, object]:
     """Speaks and writes one file; returns its manifest row."""
     text = _sentence(rng)
     speaker = SPEAKERS[split][index % len(SPEAKERS[split])]
     spoken = speaker._replace(
-        rate=speaker.rate + int(rng.integers(-12, 13)),
-        pitch=speaker.pitch + int(rng.integers(-8, 9)),
+        rate=speaker.rate + int(rng.integers(-12, 13)), pitch=speaker.pitch + int(rng.integers(-8, 9))
     )
     speech = soxr.resample(espeak.speak(text, spoken), espeak.sample_rate, SAMPLE_RATE)
     recording = _record(speech, rng)
     soundfile.write(root / name, recording, SAMPLE_RATE, subtype="PCM_16")
-    return {"audio_filepath": name, "duration": len(recording) / SAMPLE_RATE, "text": text, "speaker": speaker.voice}
+    return {
+        "audio_filepath": name,
+        "duration": len(recording) / SAMPLE_RATE,
+        "text": text,
+        "speaker": speaker.voice,
+    }
 
 
 def _sentence(rng: np.random.Generator) -> str:
@@ -243,7 +272,8 @@ def _sentence(rng: np.random.Generator) -> str:
 
 
 def _record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Speech `[T]` as if recorded in a room: at 10 to 30 dB above noise between white and pink, its peak at -20 to -1 dB.
+    """Speech `[T]` as if recorded in a room: at 10 to 30 dB above noise between white and pink, its peak at
+    -20 to -1 dB.
 
     The silence around it is cut to 0.1 to 0.3 s on each side, of noise, and to no less than a second in all.
     """

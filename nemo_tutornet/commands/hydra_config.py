@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -19,8 +20,9 @@ def find_config(config_path: str, config_name: str) -> Path:
     """The YAML that the training script would read.
 
     Args:
-        config_path: folder; a relative one starts at the training script, as Hydra has it, and where there is none, here. The
-            script is the one in `examples` of the working directory, where there is one, else this project's.
+        config_path: folder; a relative one starts at the training script, as Hydra has it, and where there is
+            none, here. The script is the one in `examples` of the working directory, where there is one, else
+            this project's.
         config_name: a YAML in it.
 
     Raises:
@@ -28,9 +30,13 @@ def find_config(config_path: str, config_name: str) -> Path:
     """
     script = Path("examples", "speech_to_text_ctc_tutornet.py")
     beside = script.parent if script.is_file() else project_folder("examples")
-    folder = next((folder.resolve() for folder in (beside / config_path, Path(config_path)) if folder.is_dir()), None)
+    folder = next(
+        (folder.resolve() for folder in (beside / config_path, Path(config_path)) if folder.is_dir()), None
+    )
     if folder is None:
-        raise TutorError(f"--config-path {config_path} is no folder, neither beside the training script nor here.")
+        raise TutorError(
+            f"--config-path {config_path} is no folder, neither beside the training script nor here."
+        )
     yaml = folder / f"{config_name.removesuffix('.yaml')}.yaml"
     if not yaml.is_file():
         there = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
@@ -63,12 +69,18 @@ def compose_config(yaml: Path, overrides: Sequence[str]) -> Any:
 
 
 def hydra_value(path: Path) -> str:
-    """A path as an override's value: in quotes, because Hydra reads brackets, commas, `=` and quotes as grammar."""
-    text = re.sub(r"\\+(?='|\Z)", lambda found: 2 * found[0], str(path))  # a backslash is itself but before a quote
+    """A path as an override's value: in quotes, because Hydra reads brackets, commas, `=` and quotes as
+    grammar.
+    """
+    text = re.sub(
+        r"\\+(?='|\Z)", lambda found: 2 * found[0], str(path)
+    )  # a backslash is itself but before a quote
     return "'" + text.replace("'", "\\'") + "'"
 
 
 def project_folder(name: str) -> Path:
-    """`conf` or `examples`: inside the package when it was installed from a wheel, beside it in a checkout."""
+    """`conf` or `examples`: inside the package when it was installed from a wheel, beside it in a
+    checkout.
+    """
     package = Path(__file__).resolve().parents[1]
     return package / name if (package / name).is_dir() else package.parent / name

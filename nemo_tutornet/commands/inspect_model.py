@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a recogniser is and which of its layers can be matched: the facts that a `tutor:` section is written from."""
+"""What a recogniser is and which of its layers can be matched: the facts that a `tutor:` section is written
+from.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Union
+from typing import Any
 
 from torch.utils import serialization
 
@@ -22,7 +24,8 @@ from nemo_tutornet.nemo_io.stock_config import check_teacher
 from nemo_tutornet.teachers.live import Teacher
 
 FIRST_LABELS = 8
-# What people choose from: the encoder's output, its blocks (of a ConvASREncoder, of Conformers), and what goes into the first.
+# What people choose from: the encoder's output, its blocks (of a ConvASREncoder, of Conformers), and what
+# goes into the first.
 _USUAL = re.compile(rf"{ENCODER}(\.pre_encode|\.(encoder|layers)\.\d+)?")
 _BATCH = 2
 
@@ -40,10 +43,10 @@ class FrontEnd:
     """
 
     sample_rate: int
-    mel_bins: Optional[int]
+    mel_bins: int | None
     window_ms: float
     stride_ms: float
-    normalize: Optional[str]
+    normalize: str | None
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,9 @@ class Labels:
     """
 
     kind: str
-    tokenizer: Optional[str]
+    tokenizer: str | None
     size: int
-    first: List[str]
+    first: list[str]
 
 
 @dataclass(frozen=True)
@@ -106,19 +109,20 @@ class Inspection:
     frame_ms: float
     frame_weighting: str
     skd: bool
-    layers: List[Matchable]
+    layers: list[Matchable]
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
 
-def inspect_model(source: Union[str, Path], every_layer: bool = False) -> Inspection:
+def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
     """Restores a recogniser on the CPU and runs its encoder on a few seconds of silence.
 
     Args:
         source: a `.nemo` file, or the name of a pretrained NeMo model.
-        every_layer: list every module of the encoder that returns frames, not only the encoder, its blocks and its subsampling.
+        every_layer: list every module of the encoder that returns frames, not only the encoder, its blocks
+            and its subsampling.
 
     Raises:
         TutorError: no such file or name, unreadable, or no recogniser that can teach.
@@ -133,7 +137,9 @@ def inspect_model(source: Union[str, Path], every_layer: bool = False) -> Inspec
         for name, module in teacher.model.named_modules()
         if (every_layer and name.startswith(f"{ENCODER}.")) or _USUAL.fullmatch(name)
     }
-    layers = measure_all(modules, partial(encode_silence, teacher.model, batch=_BATCH), _BATCH, hop_of(teacher.model))
+    layers = measure_all(
+        modules, partial(encode_silence, teacher.model, batch=_BATCH), _BATCH, hop_of(teacher.model)
+    )
     return Inspection(
         model=str(path),
         target=str(config.target),
@@ -171,7 +177,9 @@ def _restore(path: Path) -> Any:
 
 
 def _import_nemo() -> None:
-    """Imports NeMo without looking for garbage in all that it makes and keeps, now or at exit: a quarter of the time."""
+    """Imports NeMo without looking for garbage in all that it makes and keeps, now or at exit: a quarter of
+    the time.
+    """
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from typing import Dict, Iterator, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,16 +18,16 @@ WHOLE_LABELS = 128
 # Floors that `choose_floor` tries, the smallest cache first.
 FLOORS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 # What SKD may use by default: every divergence, at temperature 1.
-DIVERGENCES: Tuple[Tuple[str, float], ...] = tuple((name, 1.0) for name in DIVERGENCE)
+DIVERGENCES: tuple[tuple[str, float], ...] = tuple((name, 1.0) for name in DIVERGENCE)
 
 
 def choose_floor(
-    samples: Sequence[Tensor], divergences: Sequence[Tuple[str, float]] = DIVERGENCES, tolerance: float = 1e-3
-) -> Optional[float]:
+    samples: Sequence[Tensor], divergences: Sequence[tuple[str, float]] = DIVERGENCES, tolerance: float = 1e-3
+) -> float | None:
     """The largest floor with which no SKD loss changes by more than a tolerance.
 
-    Losses are summed over the samples, against students that know nothing, are a frame late and a tenth unsure, and are the
-    teacher at temperature 2.
+    Losses are summed over the samples, against students that know nothing, are a frame late and a tenth
+    unsure, and are the teacher at temperature 2.
 
     Args:
         samples: a trained teacher's log-probabilities, `[T, V]` each.
@@ -35,8 +35,8 @@ def choose_floor(
         tolerance: of the relative change.
 
     Returns:
-        One of `FLOORS`; None where posteriors are kept whole, because the label set is small (or too large for 16 bits), no floor
-        is good enough, or none saves anything.
+        One of `FLOORS`; None where posteriors are kept whole, because the label set is small (or too large
+        for 16 bits), no floor is good enough, or none saves anything.
     """
     labels = samples[0].shape[-1]
     if not WHOLE_LABELS < labels <= MOST_LABELS:
@@ -44,7 +44,9 @@ def choose_floor(
     exact = reference_losses([_clamped(sample) for sample in samples], samples, divergences)
     for floor in FLOORS:
         coded = [encode_sparse(sample, floor) for sample in samples]
-        if sum(4 * len(one.counts) + 4 * len(one.ids) for one in coded) >= sum(2 * sample.numel() for sample in samples):
+        if sum(4 * len(one.counts) + 4 * len(one.ids) for one in coded) >= sum(
+            2 * sample.numel() for sample in samples
+        ):
             return None
         found = reference_losses([decode_sparse(one, labels) for one in coded], samples, divergences)
         if all(abs(found[name] - exact[name]) <= tolerance * abs(exact[name]) for name in exact):
@@ -53,10 +55,12 @@ def choose_floor(
 
 
 def reference_losses(
-    teachers: Sequence[Tensor], samples: Sequence[Tensor], divergences: Sequence[Tuple[str, float]]
-) -> Dict[Tuple[str, str, float], float]:
-    """Sum of each SKD loss against each reference student; `teachers` are exact or decoded, `samples` make the students."""
-    sums: Dict[Tuple[str, str, float], float] = {}
+    teachers: Sequence[Tensor], samples: Sequence[Tensor], divergences: Sequence[tuple[str, float]]
+) -> dict[tuple[str, str, float], float]:
+    """Sum of each SKD loss against each reference student; `teachers` are exact or decoded, `samples` make
+    the students.
+    """
+    sums: dict[tuple[str, str, float], float] = {}
     for teacher, sample in zip(teachers, samples, strict=True):
         valid = torch.ones(1, len(teacher), dtype=torch.bool)
         for student, log_probs in reference_students(_clamped(sample)):
@@ -67,7 +71,7 @@ def reference_losses(
     return sums
 
 
-def reference_students(log_probs: Tensor) -> Iterator[Tuple[str, Tensor]]:
+def reference_students(log_probs: Tensor) -> Iterator[tuple[str, Tensor]]:
     """Students that stand for a training's beginning, middle and end, from the teacher's `[T, V]`."""
     uniform = torch.full_like(log_probs, -math.log(log_probs.shape[-1]))
     yield "uniform", uniform

@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Optional, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -21,16 +22,19 @@ if TYPE_CHECKING:  # they import torch or NeMo, seconds that a mistake in an arg
 
 
 def evaluation_table(
-    results: Sequence[Evaluation], names: Optional[Sequence[str]] = None, console: Optional[Console] = None
+    results: Sequence[Evaluation], names: Sequence[str] | None = None, console: Console | None = None
 ) -> None:
-    """Prints one row a model and runtime, and says in plain words where a smaller model is no faster than a larger one.
+    """Prints one row a model and runtime, and says in plain words where a smaller model is no faster than a
+    larger one.
 
     Args:
         results: what `evaluate` found.
         names: first column; the models' files where None.
         console: where to print; standard output where None.
     """
-    table = Table(title=_title(results), caption="RTF: seconds of computing per second of audio", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=_title(results), caption="RTF: seconds of computing per second of audio", box=box.SIMPLE_HEAD
+    )
     table.add_column("model", overflow="fold")
     table.add_column("runtime", no_wrap=True)
     for column in ("WER %", "95 % interval", "sub/del/ins", "CER %", "params", "MB", "RTF"):
@@ -50,12 +54,14 @@ def evaluation_table(
     console = console or _console()
     console.print(table)
     if results[0].untranscribed:
-        console.print(f"{results[0].untranscribed} rows of the manifest have no transcript and were left out.")
+        console.print(
+            f"{results[0].untranscribed} rows of the manifest have no transcript and were left out."
+        )
     for sentence in no_faster(results):
         console.print(escape(sentence))
 
 
-def verification_table(verification: Verification, console: Optional[Console] = None) -> None:
+def verification_table(verification: Verification, console: Console | None = None) -> None:
     """Prints one row a check.
 
     Args:
@@ -70,7 +76,7 @@ def verification_table(verification: Verification, console: Optional[Console] = 
     (console or _console()).print(table)
 
 
-def inspection_table(inspection: Inspection, console: Optional[Console] = None) -> None:
+def inspection_table(inspection: Inspection, console: Console | None = None) -> None:
     """Prints what a recogniser is, how it can teach, and one row a layer that can be matched.
 
     Args:
@@ -86,12 +92,18 @@ def inspection_table(inspection: Inspection, console: Optional[Console] = None) 
         ("model", inspection.model),
         ("class", inspection.target),
         ("parameters", f"{inspection.parameters:,}"),
-        ("front end", f"{front_end.sample_rate} Hz, {features}, window {front_end.window_ms:g} ms, "
-                      f"stride {front_end.stride_ms:g} ms, normalize {front_end.normalize}"),
-        ("labels", f"{labels.size} {labels.kind}{f' ({labels.tokenizer})' if labels.tokenizer else ''}: {first}"),
+        (
+            "front end",
+            f"{front_end.sample_rate} Hz, {features}, window {front_end.window_ms:g} ms, "
+            f"stride {front_end.stride_ms:g} ms, normalize {front_end.normalize}",
+        ),
+        (
+            "labels",
+            f"{labels.size} {labels.kind}{f' ({labels.tokenizer})' if labels.tokenizer else ''}: {first}",
+        ),
         ("frame", f"{inspection.frame_ms:g} ms"),
         ("can teach", f"RKD (frame weighting auto: {inspection.frame_weighting}), {skd}"),
-    ):  # fmt: skip
+    ):
         facts.add_row(name, escape(fact))
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("hint or guided layer", overflow="fold")
@@ -99,13 +111,19 @@ def inspection_table(inspection: Inspection, console: Optional[Console] = None) 
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("auto weighting as hint layer", no_wrap=True)
     for layer in inspection.layers:
-        table.add_row(escape(layer.path), str(layer.width), f"{layer.frame_ms:g}", f"{layer.stride:g}", layer.frame_weighting)
+        table.add_row(
+            escape(layer.path),
+            str(layer.width),
+            f"{layer.frame_ms:g}",
+            f"{layer.stride:g}",
+            layer.frame_weighting,
+        )
     console = console or _console()
     console.print(facts)
     console.print(table)
 
 
-def check_tables(found: Report, console: Optional[Console] = None) -> None:
+def check_tables(found: Report, console: Console | None = None) -> None:
     """Prints both sides, what is matched, what each stage costs, and what a person should know.
 
     Args:

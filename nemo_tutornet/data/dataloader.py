@@ -2,14 +2,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which utterance each row of a training batch is, for each of NeMo's dataloaders.
 
-NeMo's datasets can give the place of a sample in their manifest (`return_sample_id`), Lhotse's its cuts (`return_cuts`); both are
-turned on in the dataset that a dataloader already has, so that shuffling, bucketing, workers and ranks stay as they are.
+NeMo's datasets can give the place of a sample in their manifest (`return_sample_id`), Lhotse's its cuts
+(`return_cuts`); both are turned on in the dataset that a dataloader already has, so that shuffling,
+bucketing, workers and ranks stay as they are.
 """
 
 from __future__ import annotations
 
 import bisect
-from typing import Any, Iterable, Iterator, List, Mapping, Sequence, Tuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from torch.utils.data import IterableDataset
 
@@ -28,7 +30,12 @@ MOVES_TIME = {
     "rir_enabled": False,
 }
 # Those that change how it sounds, which a student may hear and the teacher of a cache does not.
-CHANGES_SOUND = {"noise_path": None, "lowpass_enabled": False, "clipping_enabled": False, "compression_enabled": False}
+CHANGES_SOUND = {
+    "noise_path": None,
+    "lowpass_enabled": False,
+    "clipping_enabled": False,
+    "compression_enabled": False,
+}
 # Those with which it does not read every utterance once.
 LEAVES_OUT = {"slice_length": None, "max_open_streams": None}
 
@@ -42,15 +49,18 @@ def check_augmentation(train_ds: Mapping[str, Any]) -> None:
     for name in train_ds.get("augmentor") or {}:
         if name not in KEEPS_TIME:
             raise TutorError(
-                f"model.train_ds.augmentor.{name} may change the audio's time, and the cached teacher heard it as it is; drop "
-                f"it, or train with the teacher itself (model.tutor.teacher.cache=null); {', '.join(KEEPS_TIME)} and SpecAugment "
+                f"model.train_ds.augmentor.{name} may change the audio's time, and the cached teacher heard "
+                "it as it is; drop "
+                "it, or train with the teacher itself (model.tutor.teacher.cache=null); "
+                f"{', '.join(KEEPS_TIME)} and SpecAugment "
                 f"do no harm."
             )
     if train_ds.get("use_lhotse"):
         for name, harmless in MOVES_TIME.items():
             if train_ds.get(name, harmless) not in (harmless, None):
                 raise TutorError(
-                    f"model.train_ds.{name} changes the audio's time, and the cached teacher heard it as it is; drop it, or "
+                    f"model.train_ds.{name} changes the audio's time, and the cached teacher heard it as it "
+                    "is; drop it, or "
                     f"train with the teacher itself (model.tutor.teacher.cache=null)."
                 )
 
@@ -72,16 +82,20 @@ def check_tars(train_ds: Mapping[str, Any], ranks: int) -> None:
     from nemo.collections.asr.data.audio_to_text_dataset import convert_to_config_list
 
     for bucket in convert_to_config_list(train_ds["tarred_audio_filepaths"]):
-        tars = len(expand_sharded_filepaths(bucket[0] if len(bucket) == 1 else list(bucket), "replicate", 1, 0))
+        tars = len(
+            expand_sharded_filepaths(bucket[0] if len(bucket) == 1 else list(bucket), "replicate", 1, 0)
+        )
         if tars % ranks:
             raise TutorError(
-                f"model.train_ds.tarred_audio_filepaths has {tars} tars, of which {ranks} ranks would leave {tars % ranks} out "
-                f"(each takes {tars // ranks}); run on a number of devices that divides {tars} (trainer.devices), or set "
+                f"model.train_ds.tarred_audio_filepaths has {tars} tars, of which {ranks} ranks would leave "
+                f"{tars % ranks} out "
+                f"(each takes {tars // ranks}); run on a number of devices that divides {tars} "
+                "(trainer.devices), or set "
                 f"model.train_ds.tarred_shard_strategy=replicate."
             )
 
 
-def plain(batch: Sequence[Any]) -> Tuple[Any, ...]:
+def plain(batch: Sequence[Any]) -> tuple[Any, ...]:
     """A batch as NeMo's training step wants it: signal, its lengths, transcripts and theirs, and no ids."""
     return tuple(batch[:4])
 
@@ -90,15 +104,16 @@ class Rows:
     """Tells which utterance each row of a batch is.
 
     Args:
-        loader: a dataloader of NeMo's, character or subword, of files, tarred (also bucketed) or Lhotse; its dataset is changed.
+        loader: a dataloader of NeMo's, character or subword, of files, tarred (also bucketed) or Lhotse; its
+            dataset is changed.
 
     Raises:
         TutorError: a dataset of another kind.
     """
 
     def __init__(self, loader: Any) -> None:
-        self._collections: List[Any] = []
-        self._starts: List[int] = []
+        self._collections: list[Any] = []
+        self._starts: list[int] = []
         self._dataset = dataset = loader.dataset
         lhotse = getattr(dataset, "dataset", dataset)  # a tarred one is wrapped
         if hasattr(lhotse, "return_cuts"):
@@ -112,15 +127,17 @@ class Rows:
             self._starts.append(start)
             self._collections.append(leaf.manifest_processor.collection)
 
-    def __call__(self, batch: Sequence[Any]) -> List[Utterance]:
+    def __call__(self, batch: Sequence[Any]) -> list[Utterance]:
         """The utterances of a batch's rows."""
         if not self._collections:
             return [_of_cut(cut) for cut in batch[4]]
         return [self._of_sample(int(sample)) for sample in batch[4]]
 
     @property
-    def known(self) -> List[Utterance]:
-        """Every utterance of the manifests, in their order; none where a dataloader reads them as it goes (Lhotse)."""
+    def known(self) -> list[Utterance]:
+        """Every utterance of the manifests, in their order; none where a dataloader reads them as it goes
+        (Lhotse).
+        """
         return [_of_entry(entry) for collection in self._collections for entry in collection]
 
     @property
@@ -136,15 +153,15 @@ class Rows:
 class _Shifted:
     """A tarred dataset's samples with ids that are unique among the buckets it is chained with."""
 
-    def __init__(self, samples: Iterable[Tuple[Any, ...]], start: int) -> None:
+    def __init__(self, samples: Iterable[tuple[Any, ...]], start: int) -> None:
         self._samples, self._start = samples, start
 
-    def __iter__(self) -> Iterator[Tuple[Any, ...]]:
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
         for *sample, number in self._samples:
             yield (*sample, number + self._start)
 
 
-def _leaves(dataset: Any) -> List[Any]:
+def _leaves(dataset: Any) -> list[Any]:
     """The datasets that read manifests, in or under a dataset."""
     if hasattr(dataset, "manifest_processor") and hasattr(dataset, "return_sample_id"):
         return [dataset]
@@ -154,7 +171,8 @@ def _leaves(dataset: Any) -> List[Any]:
     if parts and all(hasattr(leaf, "_dataset") for leaf in parts):
         return parts
     raise TutorError(
-        f"model.train_ds makes a {type(dataset).__name__}, in which a cache cannot tell utterances apart; use a manifest of "
+        f"model.train_ds makes a {type(dataset).__name__}, in which a cache cannot tell utterances apart; "
+        "use a manifest of "
         f"files, a tarred set or Lhotse (model.train_ds.use_lhotse=true), or train with the teacher itself "
         f"(model.tutor.teacher.cache=null)."
     )
@@ -167,8 +185,8 @@ def _of_entry(entry: Any) -> Utterance:
 def _of_cut(cut: Any) -> Utterance:
     """The utterance that a cut is, by what no augmentation changes.
 
-    Its id is not that: noise gives a cut a random one, a filter, a codec and the sharing among ranks give it an ending, and
-    without a `sampling_rate` in the manifest it is the file's name without its folder.
+    Its id is not that: noise gives a cut a random one, a filter, a codec and the sharing among ranks give it
+    an ending, and without a `sampling_rate` in the manifest it is the file's name without its folder.
     """
     if hasattr(cut, "tracks"):  # noise was mixed in; the speech is the first that is no padding
         cut = next(track.cut for track in cut.tracks if type(track.cut).__name__ != "PaddingCut")
@@ -176,8 +194,9 @@ def _of_cut(cut: Any) -> Utterance:
     if isinstance(source, str) and source:
         name = source if cut.channel in (0, [0]) else f"{source}#{cut.channel}"
         return Utterance(name, float(cut.start), float(cut.duration))
-    # Out of a tar: the id of what is said is the name there. A part of a file is a recording of its own, which begins at 0: where
-    # it was tells NeMo's manifest, and in Lhotse's Shar how long before it what is said began.
+    # Out of a tar: the id of what is said is the name there. A part of a file is a recording of its own,
+    # which begins at 0: where it was tells NeMo's manifest, and in Lhotse's Shar how long before it what is
+    # said began.
     said, row = cut.supervisions[0], cut.custom or {}
     offset = float(row.get("offset") or 0.0) if "tar_origin" in row else 0.0
     return Utterance(str(said.id), float(cut.start - said.start) + offset, float(cut.duration))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Optional
 
 
 @dataclass(frozen=True)
@@ -21,12 +20,13 @@ class Utterance:
 
     audio: str
     offset: float = 0.0
-    duration: Optional[float] = None
+    duration: float | None = None
 
     @property
     def key(self) -> str:
         """Canonical text; times are in whole milliseconds, so that rounding in a manifest does not matter."""
-        return f"{self.audio}|{round(self.offset * 1000)}|{'' if self.duration is None else round(self.duration * 1000)}"
+        duration = "" if self.duration is None else round(self.duration * 1000)
+        return f"{self.audio}|{round(self.offset * 1000)}|{duration}"
 
     def __str__(self) -> str:
         length = "to its end" if self.duration is None else f"for {self.duration:g} s"

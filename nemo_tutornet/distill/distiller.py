@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any
 
 import torch
 from nemo.utils import logging
@@ -27,7 +28,8 @@ from nemo_tutornet.teachers.targets import TeacherTargets
 
 
 class Tutor:
-    """A student's teachers, schedule and objective: a plain object, so that nothing of it is registered in the student.
+    """A student's teachers, schedule and objective: a plain object, so that nothing of it is registered in
+    the student.
 
     Args:
         student: a NeMo CTC model; it is run on silence and left as it was.
@@ -51,7 +53,8 @@ class Tutor:
     """
 
     def __init__(self, student: Any, config: TutorConfig) -> None:
-        # Restoring a model draws random numbers; f and the heads begin alike whether the teacher is restored or cached.
+        # Restoring a model draws random numbers; f and the heads begin alike whether the teacher is restored
+        # or cached.
         with torch.random.fork_rng(devices=[]):
             self.teacher = _teacher(config.teacher, config.rkd.hint_layer, "model.tutor.teacher")
             self.pairing = pair(student, self.teacher, config)
@@ -65,26 +68,32 @@ class Tutor:
         self.schedule = Schedule.from_config(config.stages)
         self.pseudo_labels = PseudoLabels.for_student(config.pseudo_labels, student)
         self.hear(student)
-        self.stage: Optional[int] = None
+        self.stage: int | None = None
         self.decoder_trained = False
         self._reduction = reduction
 
     def hear(self, student: Any) -> None:
-        """Takes note of the student's training set: where targets are cached, which of them belongs to a row of a batch."""
+        """Takes note of the student's training set: where targets are cached, which of them belongs to a row
+        of a batch.
+        """
         self._rows = self._meet_caches(student)
 
     @property
-    def modules(self) -> Dict[str, TrainingOnly]:
+    def modules(self) -> dict[str, TrainingOnly]:
         """What trains with the student and does not leave with it, by the names that a `.ckpt` has for it."""
-        heads = {f"head {layer.path}": head for layer, head in zip(self.pairing.heads, self.heads, strict=True)}
+        heads = {
+            f"head {layer.path}": head for layer, head in zip(self.pairing.heads, self.heads, strict=True)
+        }
         return {"projection": self.projection, **heads}
 
-    def idle(self, stage: Stage) -> List[torch.nn.Module]:
+    def idle(self, stage: Stage) -> list[torch.nn.Module]:
         """Which of them no loss of a stage reaches."""
         return [*([] if stage.uses("rkd") else [self.projection]), *([] if stage.uses("skd") else self.heads)]
 
-    def state(self) -> Dict[str, Any]:
-        """What resuming needs, for the `.ckpt`: the modules' parameters, on the CPU, and how far the stages are."""
+    def state(self) -> dict[str, Any]:
+        """What resuming needs, for the `.ckpt`: the modules' parameters, on the CPU, and how far the stages
+        are.
+        """
         parameters = {
             name: {parameter: value.detach().cpu() for parameter, value in module.named_parameters()}
             for name, module in self.modules.items()
@@ -93,7 +102,7 @@ class Tutor:
         return {**parameters, "stage": name, "decoder_trained": self.decoder_trained, "teachers": self._files}
 
     @property
-    def _files(self) -> List[Optional[str]]:
+    def _files(self) -> list[str | None]:
         """sha256 of each teacher's file, live or cached."""
         return [one.sha256 for one in (self.teacher, *self.others)]
 
@@ -112,7 +121,8 @@ class Tutor:
                 if key not in saved or saved[key].shape != parameter.shape:
                     found = f"has {key} of shape {list(saved[key].shape)}" if key in saved else "is not there"
                     raise TutorError(
-                        f"the checkpoint's {name} {found}, but the layers of model.tutor want {list(parameter.shape)}; "
+                        f"the checkpoint's {name} {found}, but the layers of model.tutor want "
+                        f"{list(parameter.shape)}; "
                         f"resume with the teacher and layers that the run began with, or begin a new run."
                     )
                 with torch.no_grad():
@@ -120,14 +130,16 @@ class Tutor:
         before = state.get("teachers", self._files)
         if before != self._files and None not in [*before, *self._files]:
             logging.warning(
-                f"model.tutor has other teachers than this run had until now (sha256 then: {_listed(before)}; now: "
-                f"{_listed(self._files)}). It goes on with those of now; for a student of them alone begin a new run."
+                "model.tutor has other teachers than this run had until now (sha256 then: "
+                f"{_listed(before)}; now: "
+                f"{_listed(self._files)}). It goes on with those of now; for a student of them alone begin a "
+                "new run."
             )
         self.stage = self.schedule.resumed(state["stage"])
         # Not told by the stages: the one that trained the decoder may have been left out since.
         self.decoder_trained = state["decoder_trained"]
 
-    def _meet_caches(self, student: Any) -> Optional[Rows]:
+    def _meet_caches(self, student: Any) -> Rows | None:
         """Where targets are cached: checks that they are there, and how a batch's rows are told apart."""
         cached = [one for one in (self.teacher, *self.others) if isinstance(one, CachedTeacher)]
         if not cached:
@@ -137,12 +149,14 @@ class Tutor:
         if isinstance(self.teacher, CachedTeacher):
             self.teacher.check_holds(**wanted)
         rows = Rows(student._train_dl)
-        if not rows.streamed:  # tars may hold less than their manifest; an utterance that is missing is named when it is read
+        if (
+            not rows.streamed
+        ):  # tars may hold less than their manifest; an utterance that is missing is named when it is read
             for one in cached:
                 one.check_utterances(rows.known)
         return rows
 
-    def targets(self, stage: Stage, batch: Sequence[Any]) -> Optional[TeacherTargets]:
+    def targets(self, stage: Stage, batch: Sequence[Any]) -> TeacherTargets | None:
         """What the stage reads of the teachers for a batch of the training set; None where it reads nothing.
 
         On a GPU it is still being computed: `beside.join` comes before the first read, as in `Step.total`.
@@ -153,9 +167,11 @@ class Tutor:
         given = self._ask(self.teacher, batch, **wanted)
         if not stage.uses("skd"):
             return given
-        return replace(given, others=tuple(self._ask(one, batch, hidden=False, posteriors=True) for one in self.others))
+        return replace(
+            given, others=tuple(self._ask(one, batch, hidden=False, posteriors=True) for one in self.others)
+        )
 
-    def _ask(self, teacher: Union[Teacher, CachedTeacher], batch: Sequence[Any], **wanted: bool) -> TeacherTargets:
+    def _ask(self, teacher: Teacher | CachedTeacher, batch: Sequence[Any], **wanted: bool) -> TeacherTargets:
         if isinstance(teacher, Teacher):
             return self.beside(teacher, batch[0], batch[1], **wanted)
         assert self._rows is not None
@@ -165,20 +181,24 @@ class Tutor:
         """A context in which the student runs once on a batch; what the losses read of it is kept."""
         return Watch(student, self.pairing, self._reduction, batch)
 
-    def step(self, stage: Stage, targets: Optional[TeacherTargets], watch: Watch) -> Step:
+    def step(self, stage: Stage, targets: TeacherTargets | None, watch: Watch) -> Step:
         """One training step of a student that is being watched."""
         return Step(self, stage, targets, watch)
 
 
-def _teacher(config: TeacherConfig, hint_layer: Optional[str], key: str) -> Union[Teacher, CachedTeacher]:
-    return CachedTeacher(config, hint_layer, key) if config.cache else Teacher.from_config(config, hint_layer, key)
+def _teacher(config: TeacherConfig, hint_layer: str | None, key: str) -> Teacher | CachedTeacher:
+    return (
+        CachedTeacher(config, hint_layer, key)
+        if config.cache
+        else Teacher.from_config(config, hint_layer, key)
+    )
 
 
-def _listed(files: Sequence[Optional[str]]) -> str:
+def _listed(files: Sequence[str | None]) -> str:
     return ", ".join(str(one)[:12] for one in files)
 
 
-def _others(student: Any, config: TutorConfig) -> Tuple[List[Union[Teacher, CachedTeacher]], List[Pairing]]:
+def _others(student: Any, config: TutorConfig) -> tuple[list[Teacher | CachedTeacher], list[Pairing]]:
     """The other teachers, each matched with the student as for a run with nothing but SKD."""
     alone = replace(config, stages=[StageConfig(name="skd", weights={"skd": 1.0})])
     teachers, pairings = [], []
@@ -189,7 +209,9 @@ def _others(student: Any, config: TutorConfig) -> Tuple[List[Union[Teacher, Cach
             if isinstance(teacher, CachedTeacher):
                 teacher.check_holds(hidden=False, posteriors=True, hypotheses=False)
         except TutorError as error:
-            raise TutorError(f"model.tutor.other_teachers[{i}] ({one.model_path or one.cache}): {error}") from None
+            raise TutorError(
+                f"model.tutor.other_teachers[{i}] ({one.model_path or one.cache}): {error}"
+            ) from None
         teachers.append(teacher)
     return teachers, pairings
 
@@ -207,14 +229,14 @@ class Step:
         logs: the terms, not weighted, by the names that they are logged under.
     """
 
-    def __init__(self, tutor: Tutor, stage: Stage, targets: Optional[TeacherTargets], watch: Watch) -> None:
+    def __init__(self, tutor: Tutor, stage: Stage, targets: TeacherTargets | None, watch: Watch) -> None:
         self._tutor, self._stage, self._targets, self._watch = tutor, stage, targets, watch
-        self.logs: Dict[str, Tensor] = {}
+        self.logs: dict[str, Tensor] = {}
 
-    def total(self, ctc: Optional[Tensor] = None) -> Tensor:
+    def total(self, ctc: Tensor | None = None) -> Tensor:
         """The weighted sum; `ctc` is NeMo's, in a stage that uses it."""
         objective, stage = self._tutor.objective, self._stage
-        terms: Dict[str, Tensor] = {}
+        terms: dict[str, Tensor] = {}
         if self._targets is not None:
             self._tutor.beside.join(self._targets)
             outputs = self._watch.outputs()

@@ -1,16 +1,19 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is matched with what: the layers, frames and labels of one teacher and one student, settled before training.
+"""What is matched with what: the layers, frames and labels of one teacher and one student, settled before
+training.
 
-Legend: `B` utterances, `S` frames of a layer of the student, `T` of the teacher, `D` width, `V` labels with the blank last.
+Legend: `B` utterances, `S` frames of a layer of the student, `T` of the teacher, `D` width, `V` labels with
+the blank last.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Iterator, Optional, Tuple, Union
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -49,15 +52,17 @@ class Pairing:
 
     student_encoder: Layer
     guided: Layer
-    heads: Tuple[Layer, ...]
+    heads: tuple[Layer, ...]
     teacher_encoder: Layer
     hint: Layer
-    label_order: Optional[Tuple[int, ...]]
+    label_order: tuple[int, ...] | None
     frame_weighting: str
-    no_warm_start: Optional[str]
+    no_warm_start: str | None
 
     def posteriors(self, log_probs: Tensor, teacher_lengths: Tensor, frames: int, layer: Layer) -> Tensor:
-        """The teacher's log-probabilities `[B, T, V]` on the frames of a student's layer and on its labels, `[B, S, V]`."""
+        """The teacher's log-probabilities `[B, T, V]` on the frames of a student's layer and on its labels,
+        `[B, S, V]`.
+        """
         if self.label_order is not None:
             log_probs = log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
         rate = layer.shift / self.teacher_encoder.shift
@@ -75,17 +80,20 @@ class Pairing:
 
 
 def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames: int) -> Tensor:
-    """Frames `[B]` of a layer whose padded size is `frames` that are surely valid, from those of the encoder's output.
+    """Frames `[B]` of a layer whose padded size is `frames` that are surely valid, from those of the
+    encoder's output.
 
-    A stride that halves the frames makes as many of `2 n - 1` as of `2 n`; the one that may be padding does not count, so that no
-    loss of an utterance depends on its neighbours in the batch.
+    A stride that halves the frames makes as many of `2 n - 1` as of `2 n`; the one that may be padding does
+    not count, so that no loss of an utterance depends on its neighbours in the batch.
     """
     if layer.shift == encoder.shift:
         return encoder_lengths
-    return (((encoder_lengths - 1) * (encoder.shift / layer.shift)).floor().long() + 1).clamp(min=0, max=frames)
+    return (((encoder_lengths - 1) * (encoder.shift / layer.shift)).floor().long() + 1).clamp(
+        min=0, max=frames
+    )
 
 
-def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConfig) -> Pairing:
+def pair(student: Any, teacher: Teacher | CachedTeacher, config: TutorConfig) -> Pairing:
     """Matches a student with its teacher and refuses what cannot be distilled.
 
     Args:
@@ -94,22 +102,28 @@ def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConf
         config: the checked `tutor:` section.
 
     Raises:
-        TutorError: sample rates differ, a layer does not exist, the student's frames are longer than the teacher's, the encoders'
-            lengths disagree, or SKD is asked for with different label sets.
+        TutorError: sample rates differ, a layer does not exist, the student's frames are longer than the
+            teacher's, the encoders' lengths disagree, or SKD is asked for with different label sets.
     """
     rate = int(student.preprocessor._sample_rate)
     if rate != teacher.sample_rate:
         raise TutorError(
             f"the student's sample rate (model.preprocessor.sample_rate) is {rate} Hz, the teacher's is "
-            f"{teacher.sample_rate} Hz; both hear the same audio, so give the student the teacher's rate or take another teacher."
+            f"{teacher.sample_rate} Hz; both hear the same audio, so give the student the teacher's rate or "
+            "take another teacher."
         )
     silence = partial(encode_silence, student)
     layer_of = partial(measure, student, run=silence, hop=hop_of(student))
     with _at_rest(student):
         encoder = layer_of(ENCODER)
         path = config.rkd.guided_layer
-        guided = encoder if path in (None, ENCODER) else layer_of(str(path), key="model.tutor.rkd.guided_layer")
-        heads = tuple(layer_of(path, key=f"model.tutor.skd.at_layers[{i}]") for i, path in enumerate(config.skd.at_layers))
+        guided = (
+            encoder if path in (None, ENCODER) else layer_of(str(path), key="model.tutor.rkd.guided_layer")
+        )
+        heads = tuple(
+            layer_of(path, key=f"model.tutor.skd.at_layers[{i}]")
+            for i, path in enumerate(config.skd.at_layers)
+        )
         lengths = [silence(seconds) for seconds in CHECKED_SECONDS]
     hint = teacher.hint_layer
     matches = [("skd", encoder, teacher.encoder_layer, "encoder"), ("rkd", guided, hint, "guided layer")]
@@ -117,8 +131,10 @@ def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConf
     for loss, layer, other, where in matches:
         if config.uses(loss) and layer.shift > other.shift and not config.pool_frames:
             raise TutorError(
-                f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's {other.shift:g} ms "
-                f"({other.path!r}), so several teacher frames fall on one student frame; set model.tutor.pool_frames to true "
+                f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's "
+                f"{other.shift:g} ms "
+                f"({other.path!r}), so several teacher frames fall on one student frame; set "
+                "model.tutor.pool_frames to true "
                 f"to pool them, or take shorter frames."
             )
     teacher_lengths = [teacher.frames_of(seconds) for seconds in CHECKED_SECONDS]
@@ -127,12 +143,14 @@ def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConf
     if mismatch and config.uses("skd"):
         remedy = "." if teacher.head is None else ", or give the student the teacher's labels."
         raise TutorError(
-            f"SKD compares posteriors, but {mismatch.rstrip('.')}; RKD and pseudo-labels still work: leave skd out of "
+            f"SKD compares posteriors, but {mismatch.rstrip('.')}; RKD and pseudo-labels still work: leave "
+            "skd out of "
             f"model.tutor.stages{remedy}"
         )
     if teacher.head is None and config.uses("pseudo") and config.pseudo_labels.min_confidence > 0:
         raise TutorError(
-            "model.tutor.pseudo_labels.min_confidence is set, but the teacher is a transducer, whose hypotheses have no "
+            "model.tutor.pseudo_labels.min_confidence is set, but the teacher is a transducer, whose "
+            "hypotheses have no "
             "confidence here; leave it at 0 or filter by max_wer."
         )
     return Pairing(
@@ -147,7 +165,9 @@ def pair(student: Any, teacher: Union[Teacher, CachedTeacher], config: TutorConf
     )
 
 
-def _match_labels(student: Any, teacher: Union[Teacher, CachedTeacher]) -> Tuple[Optional[Tuple[int, ...]], Optional[str]]:
+def _match_labels(
+    student: Any, teacher: Teacher | CachedTeacher
+) -> tuple[tuple[int, ...] | None, str | None]:
     """The teacher's output of each of the student's, or why there is none."""
     if teacher.head is None:
         return None, "the teacher is a transducer, which has no posteriors on frames."
@@ -157,7 +177,7 @@ def _match_labels(student: Any, teacher: Union[Teacher, CachedTeacher]) -> Tuple
         return None, str(error)
 
 
-def frame_weighting(teacher: Union[Teacher, CachedTeacher], asked: str) -> str:
+def frame_weighting(teacher: Teacher | CachedTeacher, asked: str) -> str:
     """The weighting that a config asks for, `auto` resolved for this teacher's hint layer.
 
     Raises:
@@ -165,7 +185,8 @@ def frame_weighting(teacher: Union[Teacher, CachedTeacher], asked: str) -> str:
     """
     if asked == "nonblank" and teacher.head is None:
         raise TutorError(
-            "model.tutor.rkd.frame_weighting is nonblank, but the teacher is a transducer, which has no posteriors on frames; "
+            "model.tutor.rkd.frame_weighting is nonblank, but the teacher is a transducer, which has no "
+            "posteriors on frames; "
             "take energy or uniform."
         )
     if asked != "auto":
@@ -175,9 +196,12 @@ def frame_weighting(teacher: Union[Teacher, CachedTeacher], asked: str) -> str:
     return "uniform" if teacher.head is None else "nonblank"  # energy is nearly constant after a LayerNorm
 
 
-def _no_warm_start(student: Any, teacher: Union[Teacher, CachedTeacher], guided: Layer, hint: Layer) -> Optional[str]:
+def _no_warm_start(student: Any, teacher: Teacher | CachedTeacher, guided: Layer, hint: Layer) -> str | None:
     if guided.path != ENCODER or hint.path != ENCODER:
-        return f"the hint layer ({hint.path!r}) and the guided layer ({guided.path!r}) must both be the encoder's output"
+        return (
+            f"the hint layer ({hint.path!r}) and the guided layer ({guided.path!r}) must both be the "
+            "encoder's output"
+        )
     for owner, decoder in (("student", student.decoder), ("teacher", teacher.head)):
         if pointwise_decoder(decoder) is None:
             return f"the {owner}'s decoder is not a single 1x1 convolution"

@@ -1,13 +1,14 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The named losses of one training step: targets onto the student's frames and labels, then the pure functions.
+"""The named losses of one training step: targets onto the student's frames and labels, then the pure
+functions.
 
 Legend: `B` utterances, `S` frames of the student, `D` width, `V` labels with the blank last.
 """
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,12 +26,15 @@ from nemo_tutornet.teachers.targets import TeacherTargets
 CTC = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def needs(stages: Sequence[Stage], pairing: Pairing) -> Dict[str, bool]:
-    """What some stages read of the teacher: its hint layer, its posteriors (for SKD or as frame weights), its hypotheses."""
+def needs(stages: Sequence[Stage], pairing: Pairing) -> dict[str, bool]:
+    """What some stages read of the teacher: its hint layer, its posteriors (for SKD or as frame weights), its
+    hypotheses.
+    """
     rkd = any(stage.uses("rkd") for stage in stages)
     return {
         "hidden": rkd,
-        "posteriors": any(stage.uses("skd") for stage in stages) or (rkd and pairing.frame_weighting == "nonblank"),
+        "posteriors": any(stage.uses("skd") for stage in stages)
+        or (rkd and pairing.frame_weighting == "nonblank"),
         "hypotheses": any(stage.uses("pseudo") for stage in stages),
     }
 
@@ -48,25 +52,39 @@ class Objective:
     """
 
     def __init__(
-        self, config: TutorConfig, pairing: Pairing, others: Sequence[Pairing], projection: Projection, heads: Sequence[Head],
+        self,
+        config: TutorConfig,
+        pairing: Pairing,
+        others: Sequence[Pairing],
+        projection: Projection,
+        heads: Sequence[Head],
         ctc_reduction: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._skd = config.skd
         self._pairing, self._others = pairing, tuple(others)
         self._teacher_weights = [teacher.weight for teacher in (config.teacher, *config.other_teachers)]
         self._projection, self._heads = projection, tuple(heads)
         self._reduction = ctc_reduction
 
-    def weights(self, stage: Stage) -> Dict[str, float]:
-        """The weight of each term; a head's losses count as those of the output do, times `tutor.skd.at_layers_weight`."""
+    def weights(self, stage: Stage) -> dict[str, float]:
+        """The weight of each term; a head's losses count as those of the output do, times
+        `tutor.skd.at_layers_weight`.
+        """
         weights = dict(stage.weights)
         if self._heads and stage.uses("skd"):
-            inside = {f"inter_{loss}": stage.weights.get(loss, 0.0) * self._skd.at_layers_weight for loss in ("ctc", "skd")}
+            inside = {
+                f"inter_{loss}": stage.weights.get(loss, 0.0) * self._skd.at_layers_weight
+                for loss in ("ctc", "skd")
+            }
             weights.update({loss: weight for loss, weight in inside.items() if weight > 0})
         return weights
 
-    def terms(self, stage: Stage, student: StudentOutputs, teacher: TeacherTargets, ctc: CTC) -> Dict[str, Tensor]:
-        """The stage's losses by name, not weighted yet; all but CTC of the student's output and pseudo-labels."""
+    def terms(
+        self, stage: Stage, student: StudentOutputs, teacher: TeacherTargets, ctc: CTC
+    ) -> dict[str, Tensor]:
+        """The stage's losses by name, not weighted yet; all but CTC of the student's output and
+        pseudo-labels.
+        """
         weights = self.weights(stage)
         with torch.autocast(student.lengths.device.type, enabled=False):
             terms = {}
@@ -74,7 +92,11 @@ class Objective:
                 terms["rkd"] = self._rkd(student, teacher)
             if stage.uses("skd"):
                 terms["skd"] = self._skd_loss(
-                    student.log_probs, student.lengths, student.target_lengths, teacher, self._pairing.student_encoder
+                    student.log_probs,
+                    student.lengths,
+                    student.target_lengths,
+                    teacher,
+                    self._pairing.student_encoder,
                 )
             if "inter_skd" in weights:
                 terms.update(self._inter(student, teacher, ctc if "inter_ctc" in weights else None))
@@ -94,7 +116,12 @@ class Objective:
         return losses.rkd(self._projection(student.guided), hidden, weights, mask)
 
     def _skd_loss(
-        self, log_probs: Tensor, lengths: Tensor, target_lengths: Tensor, teacher: TeacherTargets, layer: Layer
+        self,
+        log_probs: Tensor,
+        lengths: Tensor,
+        target_lengths: Tensor,
+        teacher: TeacherTargets,
+        layer: Layer,
     ) -> Tensor:
         """SKD of posteriors `[B, S, V]` on the frames of a student's layer."""
         frames = log_probs.shape[1]
@@ -107,7 +134,9 @@ class Objective:
         posteriors = losses.mix_posteriors(aligned, self._teacher_weights)
         # Two of them divide by labels: where there is no transcript, by those that the teacher heard.
         if self._reduction in ("mean_volume", "mean"):
-            target_lengths = torch.where(target_lengths > 0, target_lengths, losses.greedy_lengths(posteriors, mask))
+            target_lengths = torch.where(
+                target_lengths > 0, target_lengths, losses.greedy_lengths(posteriors, mask)
+            )
         if self._skd.shift:
             match = losses.match_frames(log_probs, posteriors, mask, self._skd.shift)
             log_probs = log_probs.gather(1, match[..., None].expand_as(log_probs))
@@ -115,14 +144,18 @@ class Objective:
         distance = losses.DIVERGENCE[self._skd.divergence](log_probs, posteriors, mask, self._skd.temperature)
         return losses.reduce_like_ctc(distance, target_lengths, self._reduction)
 
-    def _inter(self, student: StudentOutputs, teacher: TeacherTargets, ctc: Optional[CTC]) -> Dict[str, Tensor]:
-        """The heads' SKD, and their CTC where it is asked for, each a mean over the heads (Inter-KD, arXiv 2211.15075)."""
-        found: Dict[str, List[Tensor]] = {}
+    def _inter(self, student: StudentOutputs, teacher: TeacherTargets, ctc: CTC | None) -> dict[str, Tensor]:
+        """The heads' SKD, and their CTC where it is asked for, each a mean over the heads (Inter-KD, arXiv
+        2211.15075).
+        """
+        found: dict[str, list[Tensor]] = {}
         for head, layer, inside in zip(self._heads, self._pairing.heads, student.inside, strict=True):
             log_probs = head(inside)
             lengths = layer_lengths(student.lengths, self._pairing.student_encoder, layer, log_probs.shape[1])
             skd = self._skd_loss(log_probs, lengths, student.target_lengths, teacher, layer)
             found.setdefault("inter_skd", []).append(skd)
             if ctc is not None:
-                found.setdefault("inter_ctc", []).append(ctc(log_probs, lengths, student.transcripts, student.target_lengths))
+                found.setdefault("inter_ctc", []).append(
+                    ctc(log_probs, lengths, student.transcripts, student.target_lengths)
+                )
         return {name: torch.stack(terms).mean() for name, terms in found.items()}

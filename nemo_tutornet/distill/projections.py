@@ -14,9 +14,9 @@ from torch.nn import functional as F
 class TrainingOnly(nn.Conv1d):
     """A linear 1x1 convolution that a student has in training and loses when it leaves.
 
-    A registered module of the student, so that the optimizer, DDP and device moves see it; but it keeps itself out of
-    `state_dict()`, so that whatever writes or loads a student sees the stock model's keys and no others. The `.ckpt`
-    carries it beside the state (`TutorMixin.on_save_checkpoint`).
+    A registered module of the student, so that the optimizer, DDP and device moves see it; but it keeps
+    itself out of `state_dict()`, so that whatever writes or loads a student sees the stock model's keys and
+    no others. The `.ckpt` carries it beside the state (`TutorMixin.on_save_checkpoint`).
     """
 
     def __init__(self, width_in: int, width_out: int) -> None:
@@ -35,7 +35,9 @@ class TrainingOnly(nn.Conv1d):
 
 
 class Projection(TrainingOnly):
-    """f, the learned linear map from the guided layer's width `D_S` to the hint layer's `D_T` (student side; TutorNet)."""
+    """f, the learned linear map from the guided layer's width `D_S` to the hint layer's `D_T` (student side;
+    TutorNet).
+    """
 
 
 class Head(TrainingOnly):

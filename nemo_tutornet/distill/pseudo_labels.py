@@ -1,15 +1,18 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sequence-level targets: the teacher's hypothesis as a CTC target (pseudo-labels, filtered as in Distil-Whisper: 2311.00430).
+"""Sequence-level targets: the teacher's hypothesis as a CTC target (pseudo-labels, filtered as in
+Distil-Whisper: 2311.00430).
 
-They need no common vocabulary and no common frame rate: a teacher of pieces can so teach a student of characters.
+They need no common vocabulary and no common frame rate: a teacher of pieces can so teach a student of
+characters.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,13 +34,17 @@ class PseudoLabels:
 
     Attributes:
         decode: as given.
-        counts: utterances by their fate since the last `report`: `kept`; `empty` (the teacher heard nothing); `unsure` (below
-            `min_confidence`); `unspeakable` (the student has no labels for it, in lower case neither); `wrong` (above `max_wer`
-            against the transcript); `long` (more labels than CTC can put on the student's frames).
+        counts: utterances by their fate since the last `report`: `kept`; `empty` (the teacher heard nothing);
+            `unsure` (below `min_confidence`); `unspeakable` (the student has no labels for it, in lower case
+            neither); `wrong` (above `max_wer` against the transcript); `long` (more labels than CTC can put
+            on the student's frames).
     """
 
     def __init__(
-        self, config: PseudoLabelsConfig, encode: Callable[[str], Optional[List[int]]], decode: Callable[[List[int]], str]
+        self,
+        config: PseudoLabelsConfig,
+        encode: Callable[[str], list[int] | None],
+        decode: Callable[[list[int]], str],
     ) -> None:
         self._config, self._encode, self.decode = config, encode, decode
         self.counts: Counter[str] = Counter()
@@ -49,7 +56,7 @@ class PseudoLabels:
             tokenizer = student.tokenizer
             unknown = getattr(tokenizer, "unk_id", None)
 
-            def pieces(text: str) -> Optional[List[int]]:
+            def pieces(text: str) -> list[int] | None:
                 ids = tokenizer.text_to_ids(text)
                 return None if unknown is not None and unknown in ids else ids
 
@@ -57,10 +64,15 @@ class PseudoLabels:
         from nemo.collections.common.parts.preprocessing.parsers import make_parser
 
         labels, data = list(student.decoder.vocabulary), student.cfg.get("train_ds") or {}
-        parser = make_parser(labels=labels, name=data.get("parser", "en"), do_normalize=data.get("normalize_transcripts", False))
+        parser = make_parser(
+            labels=labels,
+            name=data.get("parser", "en"),
+            do_normalize=data.get("normalize_transcripts", False),
+        )
 
-        def characters(text: str) -> Optional[List[int]]:
-            # NeMo's parser leaves out what it has no label for: right for punctuation, wrong for a letter or a digit.
+        def characters(text: str) -> list[int] | None:
+            # NeMo's parser leaves out what it has no label for: right for punctuation, wrong for a letter or
+            # a digit.
             ids = parser(text)
             spoken = sum(character.isalnum() for character in text)
             return None if ids is None or sum(labels[i].isalnum() for i in ids) < spoken else ids
@@ -68,8 +80,12 @@ class PseudoLabels:
         return cls(config, characters, lambda ids: "".join(labels[i] for i in ids))
 
     def targets(
-        self, hypotheses: Sequence[Hypothesis], transcripts: Tensor, transcript_lengths: Tensor, frames: Tensor
-    ) -> Tuple[Tensor, Tensor]:
+        self,
+        hypotheses: Sequence[Hypothesis],
+        transcripts: Tensor,
+        transcript_lengths: Tensor,
+        frames: Tensor,
+    ) -> tuple[Tensor, Tensor]:
         """The student's labels of each kept hypothesis.
 
         Args:
@@ -81,19 +97,21 @@ class PseudoLabels:
         Returns:
             Labels `[B, L']` and their lengths `[B]`, 0 where the hypothesis was dropped.
         """
-        rows: List[List[int]] = []
+        rows: list[list[int]] = []
         references, told, heard = transcripts.tolist(), transcript_lengths.tolist(), frames.tolist()
         for i, hypothesis in enumerate(hypotheses):
             fate, labels = self._judge(hypothesis, references[i][: told[i]], heard[i])
             self.counts[fate] += 1
             rows.append(labels)
         lengths = torch.tensor([len(row) for row in rows], device=transcripts.device)
-        padded = torch.zeros(len(rows), max(1, int(lengths.max())), dtype=torch.long, device=transcripts.device)
+        padded = torch.zeros(
+            len(rows), max(1, int(lengths.max())), dtype=torch.long, device=transcripts.device
+        )
         for i, row in enumerate(rows):
             padded[i, : len(row)] = torch.tensor(row, dtype=torch.long)
         return padded, lengths
 
-    def _judge(self, hypothesis: Hypothesis, reference: List[int], frames: int) -> Tuple[str, List[int]]:
+    def _judge(self, hypothesis: Hypothesis, reference: list[int], frames: int) -> tuple[str, list[int]]:
         if not hypothesis.text.strip():
             return "empty", []
         if hypothesis.confidence is not None and hypothesis.confidence < self._config.min_confidence:
@@ -102,15 +120,16 @@ class PseudoLabels:
         labels = self._encode(hypothesis.text) or self._encode(hypothesis.text.lower())
         if not labels or not self.decode(labels).strip():
             return "unspeakable", []
-        # Both as the student would write them: without the capitals and punctuation that it has not. A transcript of nothing
-        # else is none to judge by.
+        # Both as the student would write them: without the capitals and punctuation that it has not. A
+        # transcript of nothing else is none to judge by.
         told = self.decode(reference)
         if self._config.max_wer is not None and told.strip():
             from jiwer import wer
 
             if wer(told, self.decode(labels)) > self._config.max_wer:
                 return "wrong", []
-        # CTC needs a blank between equal neighbours; what does not fit would teach nothing (NeMo's loss is then 0).
+        # CTC needs a blank between equal neighbours; what does not fit would teach nothing (NeMo's loss is
+        # then 0).
         needed = len(labels) + sum(a == b for a, b in pairwise(labels))
         return ("kept", list(labels)) if needed <= frames else ("long", [])
 

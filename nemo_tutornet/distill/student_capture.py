@@ -7,9 +7,10 @@ Legend: `B` utterances, `S` frames of the student, `D` width, `V` labels with th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Sequence, Tuple
+from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +20,8 @@ from nemo_tutornet.nemo_io.layers import ENCODER, Capture
 
 
 class Watch:
-    """Captures what the losses read of a student; rows without a transcript do not count in its CTC meanwhile.
+    """Captures what the losses read of a student; rows without a transcript do not count in its CTC
+    meanwhile.
 
     Args:
         student: a NeMo CTC model.
@@ -35,7 +37,10 @@ class Watch:
     def __enter__(self) -> Watch:
         enter = self._stack.enter_context
         enter(only_labelled(self._student.loss, self._reduction))
-        self._encoder, self._decoder = enter(Capture(self._student, ENCODER)), enter(Capture(self._student, "decoder"))
+        self._encoder, self._decoder = (
+            enter(Capture(self._student, ENCODER)),
+            enter(Capture(self._student, "decoder")),
+        )
         self._guided = enter(Capture(self._student, self._pairing.guided.path))
         self._inside = [enter(Capture(self._student, layer.path)) for layer in self._pairing.heads]
         return self
@@ -50,7 +55,8 @@ class Watch:
             lengths=self._encoder.output[1],
             guided=self._guided.tensor(self._pairing.guided.time_axis),
             inside=tuple(
-                capture.tensor(layer.time_axis) for capture, layer in zip(self._inside, self._pairing.heads, strict=True)
+                capture.tensor(layer.time_axis)
+                for capture, layer in zip(self._inside, self._pairing.heads, strict=True)
             ),
             transcripts=self._batch[2],
             target_lengths=self._batch[3],
@@ -58,7 +64,9 @@ class Watch:
 
     def ctc(self, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:
         """The student's own CTC loss."""
-        return self._student.loss(log_probs=log_probs, targets=labels, input_lengths=lengths, target_lengths=label_lengths)
+        return self._student.loss(
+            log_probs=log_probs, targets=labels, input_lengths=lengths, target_lengths=label_lengths
+        )
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,6 @@ class StudentOutputs:
     log_probs: Tensor
     lengths: Tensor
     guided: Tensor
-    inside: Tuple[Tensor, ...]
+    inside: tuple[Tensor, ...]
     transcripts: Tensor
     target_lengths: Tensor

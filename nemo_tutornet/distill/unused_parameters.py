@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from typing import Set
-
 from torch import Tensor
 
 
-def reached_by(loss: Tensor) -> Set[Tensor]:
-    """The parameters that a backward of `loss` gives a gradient: the leaves of its graph. Nothing is computed."""
-    reached: Set[Tensor] = set()
+def reached_by(loss: Tensor) -> set[Tensor]:
+    """The parameters that a backward of `loss` gives a gradient: the leaves of its graph. Nothing is
+    computed.
+    """
+    reached: set[Tensor] = set()
     seen, waiting = set(), [loss.grad_fn]
     while waiting:
         node = waiting.pop()

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from typing import Optional, Tuple
-
 import torch
 from torch import Tensor, nn
 
 
-def compose_decoder(teacher: nn.Conv1d, projection: nn.Conv1d, order: Optional[Tuple[int, ...]]) -> Tuple[Tensor, Tensor]:
+def compose_decoder(
+    teacher: nn.Conv1d, projection: nn.Conv1d, order: tuple[int, ...] | None
+) -> tuple[Tensor, Tensor]:
     """The student's decoder after RKD (ours): teacher_decoder o f, a 1x1 convolution again because f is one.
 
         W = W_T W_f        b = W_T b_f + b_T

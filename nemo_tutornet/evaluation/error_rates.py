@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Sequence, Tuple
 
 import numpy as np
 
@@ -39,7 +39,8 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> Errors:
     Args:
         reference: transcript.
         hypothesis: what the model made of it.
-        unit: `word`, what stands between white space of any kind, as in NeMo's WER, or `character`, where a space counts as one.
+        unit: `word`, what stands between white space of any kind, as in NeMo's WER, or `character`, where a
+        space counts as one.
     """
     import jiwer
 
@@ -62,8 +63,11 @@ def add(errors: Sequence[Errors]) -> Errors:
     )
 
 
-def bootstrap_interval(errors: Sequence[Errors], resamples: int = RESAMPLES, seed: int = 0) -> Tuple[float, float]:
-    """95 % percentile bootstrap interval of an error rate, utterances drawn with replacement (Bisani and Ney, 2004).
+def bootstrap_interval(
+    errors: Sequence[Errors], resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of an error rate, utterances drawn with replacement (Bisani and Ney,
+    2004).
 
     Args:
         errors: counts of each utterance.

@@ -1,14 +1,17 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""WER and CER with jiwer, bootstrap intervals, size and speed of stock `.nemo` and exported `.onnx` models on a manifest."""
+"""WER and CER with jiwer, bootstrap intervals, size and speed of stock `.nemo` and exported `.onnx` models on
+a manifest.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +64,7 @@ class Evaluation:
     real_time_factor: float
     untranscribed: int = 0
 
-    def as_dict(self) -> Dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
@@ -72,15 +75,19 @@ def evaluate(
     batch_size: int = 16,
     runtime: str = "nemo",
     precisions: Sequence[str] = PRECISIONS,
-    progress: Optional[Callable[[str], None]] = None,
-) -> List[Evaluation]:
+    progress: Callable[[str], None] | None = None,
+) -> list[Evaluation]:
     """Transcribes a manifest with each model, as a user would, and counts errors.
 
     Args:
-        models: `.nemo` files of CTC recognisers, restored by NeMo's own class, or `.onnx` files that export wrote.
-        manifest: NeMo JSON lines with `text`; rows without one are left out, and an empty one says that nothing was spoken.
-        batch_size: utterances transcribed together by NeMo; ONNX Runtime gets them one by one, because graphs have no masks.
-        runtime: `nemo`, or `onnx` to run `.nemo` files in ONNX Runtime too, in each precision. `.onnx` files always run there.
+        models: `.nemo` files of CTC recognisers, restored by NeMo's own class, or `.onnx` files that export
+            wrote.
+        manifest: NeMo JSON lines with `text`; rows without one are left out, and an empty one says that
+            nothing was spoken.
+        batch_size: utterances transcribed together by NeMo; ONNX Runtime gets them one by one, because graphs
+            have no masks.
+        runtime: `nemo`, or `onnx` to run `.nemo` files in ONNX Runtime too, in each precision. `.onnx` files
+            always run there.
         precisions: for the runtime `onnx`, of `fp32`, `fp16` and `int8`.
         progress: called with each model's name before its turn.
 
@@ -101,7 +108,7 @@ def evaluate(
     rows = [row for row in read if row.text is not None]
     if not any(row.text and row.text.split() for row in rows):
         raise TutorError(f"{manifest} has no transcripts; error rates need a text in its rows.")
-    results: List[Evaluation] = []
+    results: list[Evaluation] = []
     for path in models:
         if progress is not None:
             progress(str(path))
@@ -116,16 +123,22 @@ def evaluate(
     return [replace(result, untranscribed=len(read) - len(rows)) for result in results]
 
 
-def no_faster(results: Sequence[Evaluation]) -> List[str]:
-    """A sentence for each model that is smaller than another one and yet no faster in the same runtime: size is not speed."""
+def no_faster(results: Sequence[Evaluation]) -> list[str]:
+    """A sentence for each model that is smaller than another one and yet no faster in the same runtime: size
+    is not speed.
+    """
     sentences = []
     for small in results:
         for large in results:
             smaller = small.runtime == large.runtime and small.parameters < large.parameters
             if smaller and small.real_time_factor >= large.real_time_factor:
-                ratio, speeds = large.parameters / small.parameters, (small.real_time_factor, large.real_time_factor)
+                ratio, speeds = (
+                    large.parameters / small.parameters,
+                    (small.real_time_factor, large.real_time_factor),
+                )
                 sentences.append(
-                    f"{small.model} has {ratio:.1f} x fewer parameters than {large.model}, but is no faster here "
+                    f"{small.model} has {ratio:.1f} x fewer parameters than {large.model}, but is no faster "
+                    "here "
                     f"({small.runtime}): RTF {speeds[0]:.4f} against {speeds[1]:.4f}."
                 )
     return sentences
@@ -151,11 +164,19 @@ def _evaluate_graph(name: Path, graph: Path, rows: Sequence[Utterance]) -> Evalu
 
 def _size(path: Path) -> int:
     """Bytes of a `.nemo`, or of the files in the folder that it was unpacked to."""
-    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    return sum(
+        file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()
+    )
 
 
 def _score(
-    path: Path, runtime: str, rows: Sequence[Utterance], hypotheses: Sequence[str], seconds: float, parameters: int, size: int
+    path: Path,
+    runtime: str,
+    rows: Sequence[Utterance],
+    hypotheses: Sequence[str],
+    seconds: float,
+    parameters: int,
+    size: int,
 ) -> Evaluation:
     references = [row.text or "" for row in rows]
     words = [count_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
@@ -182,7 +203,7 @@ def _score(
     )
 
 
-def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> Tuple[List[str], float]:
+def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> tuple[list[str], float]:
     """Hypotheses of a NeMo CTC model, in the rows' order, and the seconds that computing them took.
 
     Reading the audio is not counted; the front end, the network and greedy decoding are.
@@ -195,14 +216,17 @@ def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> Tuple[
     hypotheses = [""] * len(rows)
     with quiet_nemo():
         try:
-            model.transcribe([audio[order[-1]]], override_config=_as_is(model, 1))  # the first call pays for warming up
+            model.transcribe(
+                [audio[order[-1]]], override_config=_as_is(model, 1)
+            )  # the first call pays for warming up
             start = time.perf_counter()
             outputs = model.transcribe([audio[i] for i in order], override_config=_as_is(model, batch_size))
         except ValueError as error:
             if "tensor of length 1" not in str(error):
                 raise
             raise TutorError(
-                "an utterance of the manifest is a single frame of audio (10 to 20 ms), which NeMo refuses on a machine with a "
+                "an utterance of the manifest is a single frame of audio (10 to 20 ms), which NeMo refuses "
+                "on a machine with a "
                 "GPU; leave it out, or evaluate with --runtime onnx."
             ) from None
         seconds = time.perf_counter() - start
@@ -212,7 +236,9 @@ def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> Tuple[
 
 
 def _as_is(model: Any, batch_size: int) -> Any:
-    """NeMo 3 pads arrays below a second with silence, but no files; an utterance is the same however it comes."""
+    """NeMo 3 pads arrays below a second with silence, but no files; an utterance is the same however it
+    comes.
+    """
     config = model.get_transcribe_config()
     config.batch_size, config.num_workers, config.verbose, config.pad_min_duration = batch_size, 0, False, 0.0
     return config
@@ -221,6 +247,9 @@ def _as_is(model: Any, batch_size: int) -> Any:
 def _samples(row: Utterance, sample_rate: int) -> np.ndarray:
     import librosa
 
-    # librosa rounds down to whole samples, which in floating point can be one too few; a microsecond is less than a sample.
-    samples, _ = librosa.load(row.audio, sr=sample_rate, mono=True, offset=row.offset, duration=row.duration + 1e-6)
+    # librosa rounds down to whole samples, which in floating point can be one too few; a microsecond is less
+    # than a sample.
+    samples, _ = librosa.load(
+        row.audio, sr=sample_rate, mono=True, offset=row.offset, duration=row.duration + 1e-6
+    )
     return samples

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Collection, List, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,10 +23,10 @@ _BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 class OnnxRecogniser:
     """A CTC recogniser from an `.onnx` file that `write_onnx` wrote.
 
-    Everything is read from the file's metadata; NeMo computes the features and nothing else. The graph has no masks, and
-    NeMo's front end pads the time axis to a multiple of 16 where a model's config says so: padded frames would be convolved
-    into the valid ones. So one utterance enters at a time, with its valid frames only; that equals what the masked model
-    makes of a padded batch.
+    Everything is read from the file's metadata; NeMo computes the features and nothing else. The graph has no
+    masks, and NeMo's front end pads the time axis to a multiple of 16 where a model's config says so: padded
+    frames would be convolved into the valid ones. So one utterance enters at a time, with its valid frames
+    only; that equals what the masked model makes of a padded batch.
 
     Legend: `B` utterances, `F` mel bins, `T` frames of the front end, `T'` frames of the network, `V` labels.
 
@@ -52,7 +53,9 @@ class OnnxRecogniser:
         try:
             entries = self._session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError:
-            raise TutorError(f"{self.path} has metadata that are no text; take the file from its source again.") from None
+            raise TutorError(
+                f"{self.path} has metadata that are no text; take the file from its source again."
+            ) from None
         metadata = OnnxMetadata.from_strings(entries, self.path)
         self.precision = metadata.precision
         self.parameters = metadata.parameters
@@ -68,14 +71,23 @@ class OnnxRecogniser:
 
     def _check_graph(self, features: int) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        if self._inputs not in (["audio_signal"], ["audio_signal", "length"]) or [item.name for item in outputs] != ["logprobs"]:
+        if self._inputs not in (["audio_signal"], ["audio_signal", "length"]) or [
+            item.name for item in outputs
+        ] != ["logprobs"]:
             raise TutorError(
                 f"{self.path} has the inputs {', '.join(self._inputs)} and the outputs "
-                f"{', '.join(item.name for item in outputs)}, not audio_signal and logprobs as nemo_tutornet writes them."
+                f"{', '.join(item.name for item in outputs)}, not audio_signal and logprobs as nemo_tutornet "
+                "writes them."
             )
         if len(inputs[0].shape) != 3 or len(outputs[0].shape) != 3:
-            raise TutorError(f"{self.path} takes {inputs[0].shape} and gives {outputs[0].shape}, not three dimensions each.")
-        shapes = {"mel bins": (inputs[0].shape[1], features), "labels": (outputs[0].shape[2], len(self.labels) + 1)}
+            raise TutorError(
+                f"{self.path} takes {inputs[0].shape} and gives {outputs[0].shape}, not three dimensions "
+                "each."
+            )
+        shapes = {
+            "mel bins": (inputs[0].shape[1], features),
+            "labels": (outputs[0].shape[2], len(self.labels) + 1),
+        }
         for what, (found, told) in shapes.items():
             if isinstance(found, int) and found != told:
                 raise TutorError(f"{self.path} has {found} {what} in its graph and {told} in its metadata.")
@@ -92,8 +104,12 @@ class OnnxRecogniser:
         import torch
 
         front_end = self._front_end.featurizer
-        if front_end.normalize == "per_feature" and int(front_end.get_seq_len(torch.tensor(len(samples)))) == 1:
-            # Normalised by itself, a frame is nothing; NeMo refuses it where there is a GPU, wherever it computes.
+        if (
+            front_end.normalize == "per_feature"
+            and int(front_end.get_seq_len(torch.tensor(len(samples)))) == 1
+        ):
+            # Normalised by itself, a frame is nothing; NeMo refuses it where there is a GPU, wherever it
+            # computes.
             return np.zeros((1, front_end.nfilt, 1), dtype=np.float32)
         signal = torch.zeros(1, max(1, len(samples)))  # the front end does not take a signal without samples
         signal[0, : len(samples)] = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
@@ -109,15 +125,20 @@ class OnnxRecogniser:
             lengths: valid frames `[B]`.
 
         Returns:
-            `[B, T', V + 1]`, the blank last. `T'` is the longest utterance's; frames that a shorter one does not have are NaN.
+            `[B, T', V + 1]`, the blank last. `T'` is the longest utterance's; frames that a shorter one does
+            not have are NaN.
         """
         rows = [self._run(features[i : i + 1, :, : int(length)]) for i, length in enumerate(lengths)]
-        padded = np.full((len(rows), max(len(row) for row in rows), len(self.labels) + 1), np.nan, dtype=np.float32)
+        padded = np.full(
+            (len(rows), max(len(row) for row in rows), len(self.labels) + 1), np.nan, dtype=np.float32
+        )
         for target, row in zip(padded, rows, strict=True):
             target[: len(row)] = row
         return padded
 
-    def transcribe(self, audio: Sequence[np.ndarray], progress: Optional[Callable[[int], None]] = None) -> List[str]:
+    def transcribe(
+        self, audio: Sequence[np.ndarray], progress: Callable[[int], None] | None = None
+    ) -> list[str]:
         """Greedy CTC transcripts.
 
         Args:
@@ -143,17 +164,24 @@ class OnnxRecogniser:
         """
         best = log_probs.argmax(axis=-1)
         changed = best[np.diff(best, prepend=-1) != 0]
-        return join_labels([self.labels[i] for i in changed if i < len(self.labels)], self._tokenizer, self._punctuation)
+        return join_labels(
+            [self.labels[i] for i in changed if i < len(self.labels)], self._tokenizer, self._punctuation
+        )
 
     def _run(self, features: np.ndarray) -> np.ndarray:
         frames = features.shape[2]
-        feed = {"audio_signal": np.ascontiguousarray(features, dtype=np.float32), "length": np.array([frames], np.int64)}
+        feed = {
+            "audio_signal": np.ascontiguousarray(features, dtype=np.float32),
+            "length": np.array([frames], np.int64),
+        }
         try:
             return self._session.run(["logprobs"], {name: feed[name] for name in self._inputs})[0][0]
         except Exception as error:  # ONNX Runtime's own classes have no common base but this
             raise TutorError(
-                f"{self.path} does not take {frames} frames of {features.shape[1]} mel bins ({_first_line(error)}); graphs with "
-                f"attention or squeeze-and-excitation end where NeMo's exporter ended, so cut the audio into shorter utterances."
+                f"{self.path} does not take {frames} frames of {features.shape[1]} mel bins "
+                f"({_first_line(error)}); graphs with "
+                "attention or squeeze-and-excitation end where NeMo's exporter ended, so cut the audio into "
+                "shorter utterances."
             ) from None
 
 
@@ -166,10 +194,10 @@ def join_labels(labels: Sequence[str], tokenizer: str, punctuation: Collection[s
 
     Args:
         labels: in the order of speech.
-        tokenizer: `char`, `bpe` (SentencePiece, a word begins with U+2581), `agg` (several of those) or `wpe` (WordPiece, a
-            word goes on with `##`).
-        punctuation: marks of the vocabulary, by NeMo's `extract_punctuation_from_vocab`: one space before each is taken away,
-            whatever the tokenizer, and before an apostrophe too.
+        tokenizer: `char`, `bpe` (SentencePiece, a word begins with U+2581), `agg` (several of those) or `wpe`
+            (WordPiece, a word goes on with `##`).
+        punctuation: marks of the vocabulary, by NeMo's `extract_punctuation_from_vocab`: one space before
+            each is taken away, whatever the tokenizer, and before an apostrophe too.
     """
     if tokenizer == "char":
         text = "".join(labels)
@@ -182,13 +210,15 @@ def join_labels(labels: Sequence[str], tokenizer: str, punctuation: Collection[s
 
 
 def _from_bytes(pieces: re.Match[str]) -> str:
-    """SentencePiece's byte pieces, `<0xC3><0xA9>`, as UTF-8; each byte that belongs to no character becomes U+FFFD."""
+    """SentencePiece's byte pieces, `<0xC3><0xA9>`, as UTF-8; each byte that belongs to no character becomes
+    U+FFFD.
+    """
     # Python's own errors="replace" writes one U+FFFD for a character cut short, however many bytes it has.
     text = bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="surrogateescape")
     return re.sub("[\udc80-\udcff]", "\ufffd", text)
 
 
-def _punctuation_of(labels: List[str]) -> Collection[str]:
+def _punctuation_of(labels: list[str]) -> Collection[str]:
     from nemo.collections.asr.parts.utils.tokenizer_utils import extract_punctuation_from_vocab
 
     return extract_punctuation_from_vocab(labels)
@@ -202,7 +232,8 @@ def _open(path: Path) -> Any:
         raise TutorError(f"there is no file {path}; give the path of an .onnx file.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that wait by spinning keep the front end's from the cores: a small student was several times slower with it.
+    # Threads that wait by spinning keep the front end's from the cores: a small student was several times
+    # slower with it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what goes wrong is raised as well
     try:

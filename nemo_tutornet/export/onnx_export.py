@@ -7,10 +7,11 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
@@ -47,9 +48,9 @@ class OnnxFile:
     precision: str
     megabytes: float
     opset: int
-    inputs: List[str]
-    outputs: List[str]
-    note: Optional[str] = None
+    inputs: list[str]
+    outputs: list[str]
+    note: str | None = None
 
 
 def require(*packages: str) -> None:
@@ -72,14 +73,15 @@ def write_onnx(
     destination: Path,
     precisions: Sequence[str] = ("fp32",),
     sherpa: bool = False,
-    called: Optional[Path] = None,
-) -> List[OnnxFile]:
+    called: Path | None = None,
+) -> list[OnnxFile]:
     """Writes a stock `.nemo` as ONNX with NeMo's own exporter.
 
-    The graph goes from features to log-probabilities: input `audio_signal` `[B, F, T]` (and `length` `[B]` where the encoder
-    needs it), output `logprobs` `[B, T', V + 1]` with the blank last. NeMo switches masked convolutions off in it, so only
-    valid frames may enter: one utterance at a time, or several of the same length. The front end is not in the graph; its
-    parameters are in the file's metadata.
+    The graph goes from features to log-probabilities: input `audio_signal` `[B, F, T]` (and `length` `[B]`
+    where the encoder needs it), output `logprobs` `[B, T', V + 1]` with the blank last. NeMo switches masked
+    convolutions off in it, so only
+    valid frames may enter: one utterance at a time, or several of the same length. The front end is not in
+    the graph; its parameters are in the file's metadata.
 
     Legend: `B` utterances, `F` mel bins, `T` frames of the front end, `T'` frames of the network, `V` labels.
 
@@ -91,8 +93,8 @@ def write_onnx(
         called: the model's name in messages, where its file is a temporary one.
 
     Raises:
-        TutorError: a missing package, a bad name, a file that is no CTC model, a front end that the metadata cannot
-            describe, a model that sherpa-onnx cannot run, or a destination that cannot be written.
+        TutorError: a missing package, a bad name, a file that is no CTC model, a front end that the metadata
+            cannot describe, a model that sherpa-onnx cannot run, or a destination that cannot be written.
     """
     require("onnx", "onnxruntime")
     nemo_file, destination = Path(nemo_file), Path(destination)
@@ -102,7 +104,10 @@ def write_onnx(
         raise TutorError(f"{destination} is a folder; give the name of a file to write.")
     unknown = [name for name in precisions if name not in PRECISIONS]
     if unknown or not (precisions or sherpa):
-        raise TutorError(f"there is no ONNX precision {', '.join(unknown) or 'given'}; choose from {', '.join(PRECISIONS)}.")
+        raise TutorError(
+            f"there is no ONNX precision {', '.join(unknown) or 'given'}; choose from "
+            f"{', '.join(PRECISIONS)}."
+        )
     called = called or nemo_file
     target = ctc_class(read_nemo_config(nemo_file), called, "a model to write as ONNX")
     model = restore_ctc(nemo_file)
@@ -117,21 +122,29 @@ def write_onnx(
     )
     note = sherpa_note(metadata, called) if sherpa else None
     plain = _graph(model, called)
-    files: Dict[Path, Any] = {}
+    files: dict[Path, Any] = {}
     for name in PRECISIONS:
         if name in precisions:
             path = destination if name == "fp32" else destination.with_suffix(f".{name}.onnx")
-            files[path] = with_metadata(_converted(plain, name), replace(metadata, precision=name).as_strings())
+            files[path] = with_metadata(
+                _converted(plain, name), replace(metadata, precision=name).as_strings()
+            )
     if sherpa:
-        files[destination.with_suffix(".sherpa.onnx")] = with_metadata(with_length(plain), metadata.as_strings())
+        files[destination.with_suffix(".sherpa.onnx")] = with_metadata(
+            with_length(plain), metadata.as_strings()
+        )
     try:
         with staged(destination.expanduser().parent.resolve()) as stage:
             for path, proto in files.items():
                 (stage / path.name).write_bytes(proto.SerializeToString())
             if sherpa:
-                (stage / destination.name).with_suffix(".tokens.txt").write_text(sherpa_tokens(metadata), encoding="utf-8")
+                (stage / destination.name).with_suffix(".tokens.txt").write_text(
+                    sherpa_tokens(metadata), encoding="utf-8"
+                )
     except OSError as error:
-        raise TutorError(f"{called} cannot be written as {destination.name} ({error.strerror or error}).") from None
+        raise TutorError(
+            f"{called} cannot be written as {destination.name} ({error.strerror or error})."
+        ) from None
     return [_describe(path, note if path.name.endswith(".sherpa.onnx") else None) for path in files]
 
 
@@ -141,7 +154,10 @@ def _graph(model: Any, called: Path) -> Any:
 
     size = sum(p.numel() * p.element_size() for p in model.parameters())
     if size > _PROTOBUF_LIMIT:
-        raise TutorError(f"{called} has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB at most, so it was not written.")
+        raise TutorError(
+            f"{called} has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB at most, so it was not "
+            "written."
+        )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet_nemo():
         warnings.simplefilter("ignore")  # the tracer's remarks about NeMo's code
         path = str(Path(folder) / "model.onnx")
@@ -170,7 +186,8 @@ def _converted(plain: Any, precision: str) -> Any:
 
         with tempfile.TemporaryDirectory() as folder, _quiet_root_logger():
             path = Path(folder) / "int8.onnx"
-            # Signed weights would run five times slower: ONNX Runtime has a fast integer convolution for unsigned ones only.
+            # Signed weights would run five times slower: ONNX Runtime has a fast integer convolution for
+            # unsigned ones only.
             quantize_dynamic(proto, path, op_types_to_quantize=list(QUANTIZED), weight_type=QuantType.QUInt8)
             return onnx.load(str(path))
     return proto
@@ -178,7 +195,9 @@ def _converted(plain: Any, precision: str) -> Any:
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """The quantizer advises a preparation that NeMo's exporter has done already: there is nothing left to fuse."""
+    """The quantizer advises a preparation that NeMo's exporter has done already: there is nothing left to
+    fuse.
+    """
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -194,7 +213,9 @@ def _subsampling_factor(model: Any) -> int:
 
     length = torch.tensor([_PROBE_FRAMES])
     with torch.no_grad():
-        frames = model.encoder(audio_signal=torch.zeros(1, model.encoder._feat_in, _PROBE_FRAMES), length=length)[1]
+        frames = model.encoder(
+            audio_signal=torch.zeros(1, model.encoder._feat_in, _PROBE_FRAMES), length=length
+        )[1]
     return round(_PROBE_FRAMES / int(frames[0]))
 
 
@@ -207,7 +228,7 @@ def with_metadata(proto: Any, entries: Mapping[str, str]) -> Any:
     return proto
 
 
-def _describe(path: Path, note: Optional[str]) -> OnnxFile:
+def _describe(path: Path, note: str | None) -> OnnxFile:
     import onnx
     import onnxruntime
 

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,8 +19,9 @@ from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES
 PRECISIONS = ("fp32", "fp16", "int8")
 TOKENIZERS = ("char", "bpe", "wpe", "agg")
 _AGAIN = "write it again with nemo-tutornet export --onnx"
-# Lowest and highest value of each number of the front end: a file from elsewhere must not ask for gigabytes. Dither and padding
-# are off, because the graph has no masks; NeMo's frame splicing gives lengths that do not fit.
+# Lowest and highest value of each number of the front end: a file from elsewhere must not ask for gigabytes.
+# Dither and padding are off, because the graph has no masks; NeMo's frame splicing gives lengths that do not
+# fit.
 _RANGES = {
     "sample_rate": (1000, 192000),
     "window_size": (0.001, 1.0),
@@ -45,7 +47,15 @@ _WORDS = {
     "exact_pad": (False,),
     "mel_norm": ("slaney", None),
 }
-_OPTIONAL = ("window_size", "window_stride", "n_window_size", "n_window_stride", "n_fft", "preemph", "highfreq")
+_OPTIONAL = (
+    "window_size",
+    "window_stride",
+    "n_window_size",
+    "n_window_stride",
+    "n_fft",
+    "preemph",
+    "highfreq",
+)
 
 
 @dataclass(frozen=True)
@@ -57,25 +67,32 @@ class OnnxMetadata:
         labels: characters or pieces in the order of the output, without the blank, which is last.
         tokenizer: one of `TOKENIZERS`: how labels become text.
         parameters: of the model.
-        front_end: arguments of NeMo's `AudioToMelSpectrogramPreprocessor`, all of those that matter to a trained model.
+        front_end: arguments of NeMo's `AudioToMelSpectrogramPreprocessor`, all of those that matter to a
+            trained model.
         subsampling_factor: frames of the front end to one of the output.
         precision: one of `PRECISIONS`.
     """
 
     target: str
-    labels: List[str]
+    labels: list[str]
     tokenizer: str
     parameters: int
-    front_end: Dict[str, Any]
+    front_end: dict[str, Any]
     subsampling_factor: int
     precision: str
 
     @property
     def ms_per_frame(self) -> float:
         """Milliseconds from one frame of the output to the next."""
-        return round(1000 * samples_of(self.front_end, "stride") * self.subsampling_factor / self.front_end["sample_rate"], 3)
+        return round(
+            1000
+            * samples_of(self.front_end, "stride")
+            * self.subsampling_factor
+            / self.front_end["sample_rate"],
+            3,
+        )
 
-    def as_strings(self) -> Dict[str, str]:
+    def as_strings(self) -> dict[str, str]:
         """The entries of the file."""
         from nemo_tutornet import __version__
 
@@ -95,7 +112,8 @@ class OnnxMetadata:
             "model_type": self.target.rsplit(".", 1)[-1],
             "version": "1",
             "model_author": "nemo_tutornet",
-            "comment": f"written by nemo_tutornet {__version__} with NeMo's exporter; the front end is not in the graph",
+            "comment": f"written by nemo_tutornet {__version__} with NeMo's exporter; the front end is not "
+            "in the graph",
         }
 
     @classmethod
@@ -113,11 +131,15 @@ class OnnxMetadata:
         if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
             raise TutorError(f"{path}: labels in its metadata are no list of texts; {_AGAIN}.")
         if _value(entries, "blank_id", path) != str(len(labels)):
-            raise TutorError(f"{path}: blank_id in its metadata is {entries['blank_id']!r}, not {len(labels)}; {_AGAIN}.")
+            raise TutorError(
+                f"{path}: blank_id in its metadata is {entries['blank_id']!r}, not {len(labels)}; {_AGAIN}."
+            )
         front_end = _json(entries, "preprocessor", path)
         wrong = wrong_front_end(front_end)
         if wrong is not None:
-            raise TutorError(f"{path}: preprocessor in its metadata is not NeMo's mel front end ({wrong}); {_AGAIN}.")
+            raise TutorError(
+                f"{path}: preprocessor in its metadata is not NeMo's mel front end ({wrong}); {_AGAIN}."
+            )
         return cls(
             target=_choice(entries, "class", tuple(CTC_CLASSES.values()), path),
             labels=labels,
@@ -129,7 +151,7 @@ class OnnxMetadata:
         )
 
 
-def front_end_of(section: DictConfig, path: Path) -> Dict[str, Any]:
+def front_end_of(section: DictConfig, path: Path) -> dict[str, Any]:
     """Parameters of a model's front end with NeMo's defaults filled in, and without dither and padding.
 
     Args:
@@ -159,7 +181,9 @@ def front_end_of(section: DictConfig, path: Path) -> Dict[str, Any]:
 
 
 def wrong_front_end(values: Any) -> str | None:
-    """What is wrong with a front end's parameters, in a few words; None where every one is there and in its range."""
+    """What is wrong with a front end's parameters, in a few words; None where every one is there and in its
+    range.
+    """
     if not isinstance(values, dict):
         return "no mapping"
     differing = sorted({*_RANGES, *_WORDS} ^ set(values))
@@ -178,7 +202,11 @@ def wrong_front_end(values: Any) -> str | None:
             return f"{key} is {value!r}"
     for seconds, samples in (("window_size", "n_window_size"), ("window_stride", "n_window_stride")):
         if (values[seconds] is None) == (values[samples] is None):
-            return f"neither {seconds} nor {samples}" if values[seconds] is None else f"both {seconds} and {samples}"
+            return (
+                f"neither {seconds} nor {samples}"
+                if values[seconds] is None
+                else f"both {seconds} and {samples}"
+            )
     if values["n_fft"] is not None and samples_of(values, "window") > values["n_fft"]:
         return f"n_fft is {values['n_fft']}, shorter than the window"
     if not values["lowfreq"] < (values["highfreq"] or values["sample_rate"] / 2) <= values["sample_rate"] / 2:
@@ -195,21 +223,27 @@ def samples_of(front_end: Mapping[str, Any], what: str) -> int:
 
 def _value(entries: Mapping[str, str], key: str, path: Path) -> str:
     if key not in entries:
-        raise TutorError(f"{path} has no {key} in its metadata, so it was not written by nemo_tutornet; {_AGAIN}.")
+        raise TutorError(
+            f"{path} has no {key} in its metadata, so it was not written by nemo_tutornet; {_AGAIN}."
+        )
     return entries[key]
 
 
 def _choice(entries: Mapping[str, str], key: str, choices: tuple[str, ...], path: Path) -> str:
     value = _value(entries, key, path)
     if value not in choices:
-        raise TutorError(f"{path}: {key} in its metadata is {value!r}, which is none of {', '.join(choices)}; {_AGAIN}.")
+        raise TutorError(
+            f"{path}: {key} in its metadata is {value!r}, which is none of {', '.join(choices)}; {_AGAIN}."
+        )
     return value
 
 
 def _whole(entries: Mapping[str, str], key: str, path: Path) -> int:
     value = _value(entries, key, path)
     if not (value.isascii() and value.isdigit() and len(value) < 15 and int(value)):
-        raise TutorError(f"{path}: {key} in its metadata is {value!r}, which is no positive number; {_AGAIN}.")
+        raise TutorError(
+            f"{path}: {key} in its metadata is {value!r}, which is no positive number; {_AGAIN}."
+        )
     return int(value)
 
 

@@ -1,17 +1,20 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What sherpa-onnx wants of a NeMo CTC model: two inputs, a table of tokens, and features as it computes them."""
+"""What sherpa-onnx wants of a NeMo CTC model: two inputs, a table of tokens, and features as it computes
+them.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_metadata import OnnxMetadata, samples_of
 
-# sherpa-onnx computes the features of a NeMo CTC model with these, and neither its API nor the metadata can change them
-# (2.0.0 and 2.0.1, by a graph that gives its features back as tokens; up to 1.13 it clamped the power at 2^-23).
+# sherpa-onnx computes the features of a NeMo CTC model with these, and neither its API nor the metadata can
+# change them (2.0.0 and 2.0.1, by a graph that gives its features back as tokens; up to 1.13 it clamped the
+# power at 2^-23).
 _FIXED = {
     "normalize": ("per_feature", "NA", None),
     "preemph": (0.97,),
@@ -24,11 +27,11 @@ _FIXED = {
 _WINDOW_MS, _STRIDE_MS = 25, 10
 
 
-def sherpa_note(metadata: OnnxMetadata, path: Path) -> Optional[str]:
+def sherpa_note(metadata: OnnxMetadata, path: Path) -> str | None:
     """How sherpa-onnx's features differ from those that the model was trained on.
 
-    A different window or floor of the logarithm costs little (measured on AN4), so these are told; everything else would give a
-    model features that it has never seen, so it is refused.
+    A different window or floor of the logarithm costs little (measured on AN4), so these are told; everything
+    else would give a model features that it has never seen, so it is refused.
 
     Args:
         metadata: of the model.
@@ -65,7 +68,8 @@ def sherpa_note(metadata: OnnxMetadata, path: Path) -> Optional[str]:
     if not differing:
         return None
     return (
-        f"sherpa-onnx will compute {' and '.join(differing)}, so its transcripts can differ from NeMo's; a student trained with "
+        f"sherpa-onnx will compute {' and '.join(differing)}, so its transcripts can differ from NeMo's; a "
+        "student trained with "
         f"window_size=0.025 and NeMo's own log_zero_guard has no such difference."
     )
 
@@ -81,7 +85,9 @@ def with_length(plain: Any) -> Any:
     proto.CopyFrom(plain)
     if "length" not in [item.name for item in proto.graph.input]:
         batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
-        proto.graph.input.append(onnx.helper.make_tensor_value_info("length", onnx.TensorProto.INT64, [batch]))
+        proto.graph.input.append(
+            onnx.helper.make_tensor_value_info("length", onnx.TensorProto.INT64, [batch])
+        )
     return proto
 
 

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a `.nemo` tells of the machine that wrote it: SentencePiece keeps the paths of its training, tar the user's name."""
+"""What a `.nemo` tells of the machine that wrote it: SentencePiece keeps the paths of its training, tar the
+user's name.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,9 @@ import functools
 import io
 import os
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Iterator, List, Optional, Tuple
+from typing import IO, Any
 
 from omegaconf import OmegaConf
 
@@ -19,21 +22,28 @@ from nemo_tutornet.utils.files import written_whole
 _FIELDS = ("input", "model_prefix", "seed_sentencepieces_file")
 
 
-def paths_in_tokenizers(student: Path) -> List[str]:
+def paths_in_tokenizers(student: Path) -> list[str]:
     """Paths of the training machine in the tokenizers of a `.nemo`."""
     return [path for _, content in _tokenizers(student) for path in _paths(_parsed(content))]
 
 
 def forget_machine(student: Path) -> None:
-    """Takes the paths out of the tokenizers of a `.nemo`, and the user out of its members; everything else stays as it is.
+    """Takes the paths out of the tokenizers of a `.nemo`, and the user out of its members; everything else
+    stays as it is.
 
     Args:
         student: the file; it is rewritten.
     """
-    telling = {name: _without_paths(content) for name, content in _tokenizers(student) if _paths(_parsed(content))}
-    with written_whole(student) as temporary, tarfile.open(student, "r:*") as old, tarfile.open(temporary, "w:") as new:
+    telling = {
+        name: _without_paths(content) for name, content in _tokenizers(student) if _paths(_parsed(content))
+    }
+    with (
+        written_whole(student) as temporary,
+        tarfile.open(student, "r:*") as old,
+        tarfile.open(temporary, "w:") as new,
+    ):
         for member in old.getmembers():
-            stream: Optional[IO[bytes]] = old.extractfile(member)
+            stream: IO[bytes] | None = old.extractfile(member)
             if member.name in telling:
                 content = telling[member.name]
                 member.size, stream = len(content), io.BytesIO(content)
@@ -50,14 +60,18 @@ def _without_paths(content: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def _tokenizers(student: Path) -> Iterator[Tuple[str, bytes]]:
-    """SentencePiece models by their member's name: what the config names as one, and what is called like one."""
+def _tokenizers(student: Path) -> Iterator[tuple[str, bytes]]:
+    """SentencePiece models by their member's name: what the config names as one, and what is called like
+    one.
+    """
     config = OmegaConf.to_container(read_nemo_config(student), resolve=False)
     assert isinstance(config, dict)
     named = set(_model_names(config.get("tokenizer")))
     with tarfile.open(student, "r:*") as archive:
         for member in archive.getmembers():
-            model = member.isfile() and (member.name.endswith(".model") or os.path.basename(member.name) in named)
+            model = member.isfile() and (
+                member.name.endswith(".model") or os.path.basename(member.name) in named
+            )
             stream = archive.extractfile(member) if model else None
             if stream is not None:
                 yield member.name, stream.read()
@@ -71,15 +85,17 @@ def _model_names(node: Any, key: str = "") -> Iterator[str]:
         yield os.path.basename(node.removeprefix("nemo:"))
 
 
-def _paths(model: Any) -> List[str]:
+def _paths(model: Any) -> list[str]:
     if model is None:
         return []
     spec = model.trainer_spec
     return [value for value in (*spec.input, spec.model_prefix, spec.seed_sentencepieces_file) if value]
 
 
-def _parsed(content: bytes) -> Optional[Any]:
-    """The model's protobuf, or None for what is none: whether NeMo can use such a tokenizer is for NeMo to say."""
+def _parsed(content: bytes) -> Any | None:
+    """The model's protobuf, or None for what is none: whether NeMo can use such a tokenizer is for NeMo to
+    say.
+    """
     from google.protobuf.message import DecodeError
 
     try:
@@ -103,10 +119,16 @@ def _model_class() -> Any:
     spec = file.message_type.add(name="TrainerSpec")
     spec.field.add(name="input", number=1, type=field.TYPE_STRING, label=field.LABEL_REPEATED)
     spec.field.add(name="model_prefix", number=2, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
-    spec.field.add(name="seed_sentencepieces_file", number=54, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+    spec.field.add(
+        name="seed_sentencepieces_file", number=54, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL
+    )
     model = file.message_type.add(name="ModelProto")
     model.field.add(
-        name="trainer_spec", number=2, type=field.TYPE_MESSAGE, label=field.LABEL_OPTIONAL, type_name=".nemo_tutornet.TrainerSpec"
+        name="trainer_spec",
+        number=2,
+        type=field.TYPE_MESSAGE,
+        label=field.LABEL_OPTIONAL,
+        type_name=".nemo_tutornet.TrainerSpec",
     )
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)

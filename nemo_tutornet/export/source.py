@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Dict, Iterator, Mapping, Tuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -20,13 +21,16 @@ from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
 from nemo_tutornet.nemo_io.tokenizer_files import TOKENIZER_FILES
 
-# An interpolation that calls a resolver (`${oc.env:HOME}`), its name perhaps another interpolation; one of a key has no colon.
+# An interpolation that calls a resolver (`${oc.env:HOME}`), its name perhaps another interpolation; one of a
+# key has no colon.
 _RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 
 
 def _from_model(source: Any, copy: Path) -> Any:
     if not hasattr(source, "save_to"):
-        raise TutorError(f"a {type(source).__name__} cannot be exported; give a .ckpt, a .nemo or a NeMo CTC model.")
+        raise TutorError(
+            f"a {type(source).__name__} cannot be exported; give a .ckpt, a .nemo or a NeMo CTC model."
+        )
     with quiet_nemo():
         source.save_to(str(copy))
     return _from_nemo(copy)
@@ -40,34 +44,43 @@ def _from_nemo(source: Path) -> Any:
     config = _resolved(read_nemo_config(source), source)
     if "model" in config:
         raise TutorError(
-            f"{source} has a section `model` in its config, which NeMo would restore instead of the rest; take another."
+            f"{source} has a section `model` in its config, which NeMo would restore instead of the rest; "
+            "take another."
         )
     if ctc_class(config, source, "a student") == STOCK_BPE:
         for key, path in _outside("tokenizer", config.get("tokenizer")):
             raise TutorError(
-                f"{source} has {path} for {key}, a file of this machine and none of its own, which NeMo would pack into the "
-                f"student; if it is yours, restore the model and save it with NeMo, so that it holds the file, and export that."
+                f"{source} has {path} for {key}, a file of this machine and none of its own, which NeMo "
+                "would pack into the "
+                "student; if it is yours, restore the model and save it with NeMo, so that it holds the "
+                "file, and export that."
             )
     return restore_ctc(source)
 
 
 def _resolved(config: DictConfig, source: Path) -> DictConfig:
-    """A config with its interpolations resolved, as NeMo writes it; one that would read this machine's environment is refused."""
+    """A config with its interpolations resolved, as NeMo writes it; one that would read this machine's
+    environment is refused.
+    """
     for key, text in _texts(OmegaConf.to_container(config, resolve=False)):
         if _RESOLVER.search(text):
             raise TutorError(
-                f"{source} has {text!r} for {key} in its config, which would be computed on this machine and written into the "
-                f"student; if that is wanted, restore the model and save it with NeMo, which writes the value, and export that."
+                f"{source} has {text!r} for {key} in its config, which would be computed on this machine and "
+                "written into the "
+                "student; if that is wanted, restore the model and save it with NeMo, which writes the "
+                "value, and export that."
             )
     try:
         resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     except OmegaConfBaseException as error:
-        raise TutorError(f"{source} has a config that cannot be resolved: {str(error).splitlines()[0]}.") from None
+        raise TutorError(
+            f"{source} has a config that cannot be resolved: {str(error).splitlines()[0]}."
+        ) from None
     assert isinstance(resolved, DictConfig)
     return resolved
 
 
-def _texts(node: Any, key: str = "") -> Iterator[Tuple[str, str]]:
+def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(node, str):
         yield key, node
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
@@ -75,8 +88,10 @@ def _texts(node: Any, key: str = "") -> Iterator[Tuple[str, str]]:
         yield from _texts(value, f"{key}.{child}".lstrip("."))
 
 
-def _outside(key: str, section: Any) -> Iterator[Tuple[str, str]]:
-    """Files outside the archive that NeMo would take for a tokenizer's: it looks for a path on the machine before the archive."""
+def _outside(key: str, section: Any) -> Iterator[tuple[str, str]]:
+    """Files outside the archive that NeMo would take for a tokenizer's: it looks for a path on the machine
+    before the archive.
+    """
     if not isinstance(section, DictConfig):
         return
     kind, langs = str(section.get("type")).lower(), section.get("langs")
@@ -87,7 +102,9 @@ def _outside(key: str, section: Any) -> Iterator[Tuple[str, str]]:
     for name in ("vocab_path",) if kind == "wpe" else TOKENIZER_FILES:
         # Where the file is not named, a stale folder is looked into.
         folder = str(section.get("dir") or "")
-        path: str = str(section[name] or "") if name in section else os.path.join(folder, TOKENIZER_FILES[name])
+        path: str = (
+            str(section[name] or "") if name in section else os.path.join(folder, TOKENIZER_FILES[name])
+        )
         if os.path.exists(path) or (path.startswith("nemo:") and "/" in path):
             yield f"{key}.{name}", path
 
@@ -106,7 +123,7 @@ def _from_ckpt(source: Path) -> Any:
     return _fresh(config, target, checkpoint["state_dict"], source)
 
 
-def _fresh(config: DictConfig, target: str, state: Dict[str, Any], source: Path) -> Any:
+def _fresh(config: DictConfig, target: str, state: dict[str, Any], source: Path) -> Any:
     from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
 
     config.target = target
@@ -120,7 +137,8 @@ def _fresh(config: DictConfig, target: str, state: Dict[str, Any], source: Path)
     except Exception as error:  # a missing tokenizer, a key too many, whatever the config makes NeMo raise
         if target == STOCK_BPE and folder and not Path(folder).is_dir():
             raise TutorError(
-                f"{source} names its tokenizer in {folder}, which is not here; export the run's .nemo, which holds it, or copy "
+                f"{source} names its tokenizer in {folder}, which is not here; export the run's .nemo, which "
+                "holds it, or copy "
                 f"that folder here."
             ) from error
         detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())

@@ -1,14 +1,17 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The student that leaves: a fresh instance of NeMo's own class with NeMo's keys, and nothing of the tutor."""
+"""The student that leaves: a fresh instance of NeMo's own class with NeMo's keys, and nothing of the
+tutor.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, List, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -42,41 +45,44 @@ class Exported:
     target: str
     parameters: int
     labels: int
-    onnx: List[OnnxFile]
-    verification: Optional[Verification] = None
-    summary: Optional[Path] = None
+    onnx: list[OnnxFile]
+    verification: Verification | None = None
+    summary: Path | None = None
 
 
 def export_student(
-    source: Union[str, Path, Any],
-    destination: Union[str, Path],
+    source: str | Path | Any,
+    destination: str | Path,
     *,
-    onnx: Union[str, Path, None] = None,
+    onnx: str | Path | None = None,
     precisions: Sequence[str] = ("fp32",),
     sherpa: bool = False,
     verify: bool = False,
-    signing_key: Union[str, Path, None] = None,
+    signing_key: str | Path | None = None,
 ) -> Exported:
-    """Writes a stock `.nemo` from a student, finished or interrupted, and optionally its ONNX graphs and the proof of both.
+    """Writes a stock `.nemo` from a student, finished or interrupted, and optionally its ONNX graphs and the
+    proof of both.
 
-    The source is only read, and torch's random numbers go on as if nothing had been exported. The state is loaded strictly into
-    a fresh instance of NeMo's own class, so a key too many or too few is an error and not a surprise on the customer's side;
-    graphs are made from yet another instance, because NeMo's exporter changes the model that it is given. All files appear
-    together at the end, or none does.
+    The source is only read, and torch's random numbers go on as if nothing had been exported. The state is
+    loaded strictly into a fresh instance of NeMo's own class, so a key too many or too few is an error and
+    not a surprise on the customer's side; graphs are made from yet another instance, because NeMo's exporter
+    changes the model that it is given. All files appear together at the end, or none does.
 
     Args:
         source: a `.ckpt` that training wrote, a `.nemo`, or a model (in a distributed run, on rank zero).
         destination: the `.nemo` to write; an older file there is replaced when the new one is complete.
-        onnx: the ONNX file to write beside it; with other precisions than `fp32` their names go before the suffix.
+        onnx: the ONNX file to write beside it; with other precisions than `fp32` their names go before the
+            suffix.
         precisions: of `fp32`, `fp16` (weights and activations) and `int8` (dynamic quantization).
         sherpa: write the graph and the tokens for sherpa-onnx too.
-        verify: prove the files (`verify_student`) before they take their names, and write a summary: `student.json`
-            beside `student.nemo`.
+        verify: prove the files (`verify_student`) before they take their names, and write a summary:
+            `student.json` beside `student.nemo`.
         signing_key: PEM file of an Ed25519 private key that signs the summary.
 
     Raises:
-        TutorError: unreadable source, not a CTC recogniser, a config that would take something of this machine along, a state
-            that does not fit NeMo's class, a failed check, or no place to write; what stood at the destination stays as it was.
+        TutorError: unreadable source, not a CTC recogniser, a config that would take something of this
+            machine along, a state that does not fit NeMo's class, a failed check, or no place to write; what
+            stood at the destination stays as it was.
     """
     destination = Path(destination)
     graph = None if onnx is None else Path(onnx)
@@ -86,31 +92,46 @@ def export_student(
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(source)))
             stack.enter_context(alone())  # the other ranks go on with the training
-            # NeMo takes a subword model's tokenizer out of the file that it was restored from, so a copy must last as long.
+            # NeMo takes a subword model's tokenizer out of the file that it was restored from, so a copy must
+            # last as long.
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
             model = _from_model(source, copy) if file is None else _from_file(file)
             model.cfg = stock_config(model.cfg)
-            stages = stack.enter_context(staged_in(*(_folder(path) for path in (destination, graph) if path is not None)))
+            stages = stack.enter_context(
+                staged_in(*(_folder(path) for path in (destination, graph) if path is not None))
+            )
             student = stages[_folder(destination)] / destination.name
             with quiet_nemo():
                 model.save_to(str(student))
             forget_machine(student)
-            graphs: List[OnnxFile] = []
+            graphs: list[OnnxFile] = []
             if graph is not None:
                 from nemo_tutornet.export.onnx_export import write_onnx
 
-                graphs = write_onnx(student, stages[_folder(graph)] / graph.name, precisions, sherpa, called=file or destination)
+                graphs = write_onnx(
+                    student,
+                    stages[_folder(graph)] / graph.name,
+                    precisions,
+                    sherpa,
+                    called=file or destination,
+                )
             verification = None
             if verify:
-                verification = _verified(student, graphs, model, file, None if signing_key is None else Path(signing_key))
+                verification = _verified(
+                    student, graphs, model, file, None if signing_key is None else Path(signing_key)
+                )
     except OSError as error:
-        raise TutorError(f"{destination} cannot be written ({error.strerror or error}); nothing was changed there.") from None
+        raise TutorError(
+            f"{destination} cannot be written ({error.strerror or error}); nothing was changed there."
+        ) from None
     return Exported(
         path=destination,
         target=str(model.cfg.target),
         parameters=sum(p.numel() for p in model.parameters()),
         labels=len(model.decoder.vocabulary),
-        onnx=[replace(written, path=graph.with_name(written.path.name)) for written in graphs] if graph is not None else [],
+        onnx=[replace(written, path=graph.with_name(written.path.name)) for written in graphs]
+        if graph is not None
+        else [],
         verification=verification,
         summary=summary_path(destination) if verify else None,
     )
@@ -120,13 +141,18 @@ def _folder(path: Path) -> Path:
     return path.expanduser().parent.resolve()  # a link is replaced, and not what it points to
 
 
-def _cuda_devices(source: Any) -> List[int]:
+def _cuda_devices(source: Any) -> list[int]:
     parameters = source.parameters() if isinstance(source, torch.nn.Module) else ()
     return sorted({parameter.get_device() for parameter in parameters if parameter.is_cuda})
 
 
 def _check_names(
-    destination: Path, graph: Optional[Path], precisions: Sequence[str], sherpa: bool, verify: bool, signing_key: Any
+    destination: Path,
+    graph: Path | None,
+    precisions: Sequence[str],
+    sherpa: bool,
+    verify: bool,
+    signing_key: Any,
 ) -> None:
     """Mistakes that show before anything is read."""
     if destination.suffix != ".nemo":
@@ -137,24 +163,34 @@ def _check_names(
         if path is not None and path.is_dir():
             raise TutorError(f"{path} is a folder; give the name of a file to write.")
     if graph is None and (sherpa or tuple(precisions) != ("fp32",)):
-        raise TutorError("other precisions and the graph for sherpa-onnx are ONNX files; say where with --onnx OUT.onnx.")
+        raise TutorError(
+            "other precisions and the graph for sherpa-onnx are ONNX files; say where with --onnx OUT.onnx."
+        )
     if signing_key is not None and not verify:
         raise TutorError("what is signed is the summary that verifying writes; add --verify.")
     if verify and summary_path(destination).exists() and not is_summary(summary_path(destination)):
         raise TutorError(
-            f"{summary_path(destination)} is no summary of a student, and would be replaced by one; give {destination.name} "
+            f"{summary_path(destination)} is no summary of a student, and would be replaced by one; give "
+            f"{destination.name} "
             f"another name or place."
         )
 
 
 def _verified(
-    student: Path, graphs: Sequence[OnnxFile], model: Any, source: Optional[Path], signing_key: Optional[Path]
+    student: Path, graphs: Sequence[OnnxFile], model: Any, source: Path | None, signing_key: Path | None
 ) -> Verification:
     from nemo_tutornet.export.verify import verify_student
 
     verification = verify_student(student, [graph.path for graph in graphs], reference=model)
     if not verification.passed:
-        raise TutorError(f"{student.name} failed its verification and was not written: {verification.failures}")
-    others = [path for folder in {g.path.parent for g in graphs} for path in sorted(folder.iterdir()) if path != student]
+        raise TutorError(
+            f"{student.name} failed its verification and was not written: {verification.failures}"
+        )
+    others = [
+        path
+        for folder in {g.path.parent for g in graphs}
+        for path in sorted(folder.iterdir())
+        if path != student
+    ]
     write_summary(summary_path(student), verification, others, source, signing_key)
     return verification

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The summary beside an exported student: what the file is, what was proved of it, and optionally who says so."""
+"""The summary beside an exported student: what the file is, what was proved of it, and optionally who says
+so.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,11 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional, Sequence
+from typing import Any
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.utils.files import sha256_of, written_whole
@@ -43,12 +46,13 @@ class Verification:
     Attributes:
         file: the `.nemo` file.
         checks: in the order they ran; one that could not run because an earlier one failed is not there.
-        facts: class, labels or tokenizer, milliseconds a frame, parameters, sample rate; empty where nothing could be restored.
+        facts: class, labels or tokenizer, milliseconds a frame, parameters, sample rate; empty where nothing
+        could be restored.
     """
 
     file: Path
-    checks: List[Check]
-    facts: Dict[str, Any]
+    checks: list[Check]
+    facts: dict[str, Any]
 
     @property
     def passed(self) -> bool:
@@ -76,13 +80,16 @@ def is_summary(path: Path) -> bool:
 
 
 def write_summary(
-    destination: Path, verification: Verification, others: Sequence[Path] = (), source: Optional[Path] = None,
-    signing_key: Optional[Path] = None,
-) -> None:  # fmt: skip
+    destination: Path,
+    verification: Verification,
+    others: Sequence[Path] = (),
+    source: Path | None = None,
+    signing_key: Path | None = None,
+) -> None:
     """Writes the summary of a verified student.
 
-    It holds its own digest, so an edited summary shows. With a key it is signed too (Ed25519), so that whoever has the public key
-    also knows whose it is.
+    It holds its own digest, so an edited summary shows. With a key it is signed too (Ed25519), so that
+    whoever has the public key also knows whose it is.
 
     Args:
         destination: the JSON file.
@@ -94,7 +101,7 @@ def write_summary(
     Raises:
         TutorError: an unreadable key.
     """
-    content: Dict[str, Any] = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "files": [_file(path) for path in (verification.file, *others)],
@@ -110,7 +117,9 @@ def write_summary(
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def check_summary(path: Path, student: Path, onnx: Sequence[Path] = (), public_key: Optional[Path] = None) -> List[Check]:
+def check_summary(
+    path: Path, student: Path, onnx: Sequence[Path] = (), public_key: Path | None = None
+) -> list[Check]:
     """Compares a summary with the files that were received with it.
 
     Args:
@@ -126,10 +135,20 @@ def check_summary(path: Path, student: Path, onnx: Sequence[Path] = (), public_k
         content = json.loads(path.read_text(encoding="utf-8"))
         files = {_plain_name(entry["name"]): entry["sha256"] for entry in content["files"]}
         digest, signature = content.get("digest"), content.get("signature")
-        whole = digest == _digest({key: value for key, value in content.items() if key not in ("digest", "signature")})
+        whole = digest == _digest(
+            {key: value for key, value in content.items() if key not in ("digest", "signature")}
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise TutorError(f"{path} is no summary of a student ({error}); verify with the one that export wrote.") from None
-    checks = [Check("summary", whole, f"{path.name} {'is as it was written' if whole else 'was changed after it was written'}")]
+        raise TutorError(
+            f"{path} is no summary of a student ({error}); verify with the one that export wrote."
+        ) from None
+    checks = [
+        Check(
+            "summary",
+            whole,
+            f"{path.name} {'is as it was written' if whole else 'was changed after it was written'}",
+        )
+    ]
     given = (student, *onnx)
     others = set(files) - {file.name for file in given}
     for file in (*given, *(_beside(given, name) for name in files if name in others)):
@@ -161,11 +180,11 @@ def _same_file(file: Path, sha256: Any, summary: str) -> Check:
     return Check("sha256", same, f"{file.name} {'is' if same else 'is not'} the file that was verified")
 
 
-def _file(path: Path) -> Dict[str, Any]:
+def _file(path: Path) -> dict[str, Any]:
     return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
-def _versions() -> Dict[str, str]:
+def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -175,20 +194,26 @@ def _versions() -> Dict[str, str]:
     return versions
 
 
-def _digest(content: Dict[str, Any]) -> str:
+def _digest(content: dict[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _sign(digest: str, key_file: Path) -> Dict[str, str]:
+def _sign(digest: str, key_file: Path) -> dict[str, str]:
     serialization, key_class, _ = _cryptography()
     try:
         key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
-        raise TutorError(f"{key_file} is not a readable private key ({error}); make one with `{_MAKE_KEY}`.") from None
+        raise TutorError(
+            f"{key_file} is not a readable private key ({error}); make one with `{_MAKE_KEY}`."
+        ) from None
     if not isinstance(key, key_class):
         raise TutorError(f"{key_file} is not an Ed25519 key; make one with `{_MAKE_KEY}`.")
-    return {"algorithm": "Ed25519", "of": "digest", "value": base64.b64encode(key.sign(digest.encode())).decode()}
+    return {
+        "algorithm": "Ed25519",
+        "of": "digest",
+        "value": base64.b64encode(key.sign(digest.encode())).decode(),
+    }
 
 
 def _check_signature(digest: str, signature: Any, key_file: Path) -> Check:
@@ -198,7 +223,9 @@ def _check_signature(digest: str, signature: Any, key_file: Path) -> Check:
     try:
         key = serialization.load_pem_public_key(key_file.read_bytes())
     except (OSError, ValueError) as error:
-        raise TutorError(f"{key_file} is not a readable public key ({error}); give the signer's PEM file.") from None
+        raise TutorError(
+            f"{key_file} is not a readable public key ({error}); give the signer's PEM file."
+        ) from None
     if not isinstance(key, key_class):
         raise TutorError(f"{key_file} is not an Ed25519 key; give the signer's PEM file.")
     if not isinstance(signature, dict):
@@ -218,5 +245,7 @@ def _cryptography() -> Any:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     except ImportError:
-        raise TutorError('signatures need the package cryptography; `pip install "nemo_tutornet[sign]"`.') from None
+        raise TutorError(
+            'signatures need the package cryptography; `pip install "nemo_tutornet[sign]"`.'
+        ) from None
     return serialization, Ed25519PrivateKey, Ed25519PublicKey

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that a student is what NeMo and its clients expect: the file here, the rest in a process without this package."""
+"""Proof that a student is what NeMo and its clients expect: the file here, the rest in a process without this
+package.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,10 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -33,21 +36,24 @@ _NO_PATHS = ("labels", "vocabulary")
 _NOT_COMPARED = ("version", "model_author", "comment", "labels")
 
 
-def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Optional[Any] = None) -> Verification:
+def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Any | None = None) -> Verification:
     """Looks at a student's file as its receiver will.
 
-    Here: the archive, its class, what its config names, the tokenizer's files. In a fresh process in which this package cannot be
-    imported: keys against a fresh stock model, `ASRModel.restore_from`, log-probabilities, ONNX graphs in ONNX Runtime.
+    Here: the archive, its class, what its config names, the tokenizer's files. In a fresh process in which
+        this package cannot be
+    imported: keys against a fresh stock model, `ASRModel.restore_from`, log-probabilities, ONNX graphs in
+        ONNX Runtime.
 
     Args:
         student: the `.nemo` file.
         onnx: its graphs.
-        reference: the model that it was exported from, in eval mode; its log-probabilities are what the file's must be.
+        reference: the model that it was exported from, in eval mode; its log-probabilities are what the
+            file's must be.
 
     Returns:
         Checks and facts; a damaged file is a failed check and no exception.
     """
-    checks: List[Check] = []
+    checks: list[Check] = []
     try:
         config = read_nemo_config(student)
     except TutorError as error:
@@ -69,7 +75,7 @@ def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Optional
     return Verification(student, checks + more, facts)
 
 
-def verify_received(student: Path, onnx: Sequence[Path] = (), public_key: Optional[Path] = None) -> Verification:
+def verify_received(student: Path, onnx: Sequence[Path] = (), public_key: Path | None = None) -> Verification:
     """Verifies a file that somebody sent, and the summary beside it where there is one.
 
     Args:
@@ -82,20 +88,27 @@ def verify_received(student: Path, onnx: Sequence[Path] = (), public_key: Option
     """
     for path in (student, *onnx):
         if not path.is_file():
-            raise TutorError(f"there is no file {path}; give the student's .nemo and, with --onnx, its graphs.")
+            raise TutorError(
+                f"there is no file {path}; give the student's .nemo and, with --onnx, its graphs."
+            )
     if onnx:
         from nemo_tutornet.export.onnx_export import require
 
-        require("onnx", "onnxruntime")  # the process that looks at the graphs would take their lack for the student's fault
+        require(
+            "onnx", "onnxruntime"
+        )  # the process that looks at the graphs would take their lack for the student's fault
     summary = summary_path(student)
     checks = check_summary(summary, student, onnx, public_key) if summary.is_file() else []
     if public_key is not None and not checks:
-        raise TutorError(f"{summary} is not there, so no signature can be checked; get it from whoever exported {student.name}.")
+        raise TutorError(
+            f"{summary} is not there, so no signature can be checked; get it from whoever exported "
+            f"{student.name}."
+        )
     verification = verify_student(student, onnx)
     return replace(verification, checks=checks + verification.checks)
 
 
-def probe_signals(sample_rate: int) -> List[Any]:
+def probe_signals(sample_rate: int) -> list[Any]:
     """Audio of several lengths that excites every mel bin and is the same each time.
 
     Returns:
@@ -112,7 +125,7 @@ def probe_signals(sample_rate: int) -> List[Any]:
     return signals
 
 
-def probes(reference: Optional[Any], sample_rate: int) -> Dict[str, Any]:
+def probes(reference: Any | None, sample_rate: int) -> dict[str, Any]:
     """What `verify_worker` is given to compute, and what must come out.
 
     Args:
@@ -124,12 +137,14 @@ def probes(reference: Optional[Any], sample_rate: int) -> Dict[str, Any]:
     """
     import torch
 
-    tensors: Dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     for i, signal in enumerate(probe_signals(sample_rate)):
         tensors[f"signal_{i}"] = signal
         if reference is not None:
             with torch.no_grad():
-                log_probs, lengths, _ = reference(input_signal=signal[None], input_signal_length=torch.tensor([len(signal)]))
+                log_probs, lengths, _ = reference(
+                    input_signal=signal[None], input_signal_length=torch.tensor([len(signal)])
+                )
             tensors[f"log_probs_{i}"] = log_probs[0, : int(lengths[0])].contiguous()
     return tensors
 
@@ -160,17 +175,25 @@ def _leaks(node: Any, key: str = "") -> Iterator[str]:
                 yield f"{key}.tutor".lstrip(".")
             else:
                 yield from _leaks(value, f"{key}.{child}".lstrip("."))
-    elif names_data(name) and node and not isinstance(node, (int, float)) and not str(node).startswith("nemo:"):
+    elif (
+        names_data(name) and node and not isinstance(node, (int, float)) and not str(node).startswith("nemo:")
+    ):
         yield f"{key}={node}"
     elif isinstance(node, list) and name not in _NO_PATHS:
         for i, value in enumerate(node):
             yield from _leaks(value, f"{key}[{i}]")
-    elif isinstance(node, str) and not node.startswith("nemo:") and (_PATH.match(node) or "nemo_tutornet" in node):
+    elif (
+        isinstance(node, str)
+        and not node.startswith("nemo:")
+        and (_PATH.match(node) or "nemo_tutornet" in node)
+    ):
         yield f"{key}={node}"
 
 
 def _artifacts(config: DictConfig, student: Path) -> Check:
-    """Every file that the config names is inside the archive, and no other; a subword model names its tokenizer's."""
+    """Every file that the config names is inside the archive, and no other; a subword model names its
+    tokenizer's.
+    """
     values = _strings(OmegaConf.to_container(config, resolve=False))
     named = [value.removeprefix("nemo:") for value in values if value.startswith("nemo:")]
     with tarfile.open(student, "r:*") as archive:
@@ -179,12 +202,20 @@ def _artifacts(config: DictConfig, student: Path) -> Check:
     others = sorted(members - {MODEL_CONFIG, MODEL_WEIGHTS, *named})
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        return Check("artifacts", False, f"the archive holds {', '.join(others[:3])}{more}, which the config does not name")
+        return Check(
+            "artifacts",
+            False,
+            f"the archive holds {', '.join(others[:3])}{more}, which the config does not name",
+        )
     missing = [name for name in named if name not in members]
     if missing:
-        return Check("artifacts", False, f"the config names {', '.join(missing)}, which the archive does not hold")
+        return Check(
+            "artifacts", False, f"the config names {', '.join(missing)}, which the archive does not hold"
+        )
     if target_of(config) == STOCK_BPE and not named:
-        return Check("artifacts", False, "a subword model, but its config names no tokenizer file inside the archive")
+        return Check(
+            "artifacts", False, "a subword model, but its config names no tokenizer file inside the archive"
+        )
     return Check("artifacts", True, ", ".join(named) or "none needed")
 
 
@@ -201,17 +232,25 @@ def _strings(node: Any) -> Iterator[str]:
         yield from _strings(child)
 
 
-def _sample_rate(config: DictConfig) -> Optional[int]:
+def _sample_rate(config: DictConfig) -> int | None:
     """Samples per second, NeMo's own where the config names none; None for what cannot be a rate."""
     try:
-        rate = int(OmegaConf.select(config, "sample_rate") or OmegaConf.select(config, "preprocessor.sample_rate") or 16000)
+        rate = int(
+            OmegaConf.select(config, "sample_rate")
+            or OmegaConf.select(config, "preprocessor.sample_rate")
+            or 16000
+        )
     except (OmegaConfBaseException, TypeError, ValueError, OverflowError):
         return None
     return rate if rate in RATES else None
 
 
-def _metadata(graph: Dict[str, Any], facts: Dict[str, Any], subsampling_factor: int, config: DictConfig, student: Path) -> Check:
-    """Compares what clients compute with, as far as a graph holds it, with what `write_onnx` would say of this student."""
+def _metadata(
+    graph: dict[str, Any], facts: dict[str, Any], subsampling_factor: int, config: DictConfig, student: Path
+) -> Check:
+    """Compares what clients compute with, as far as a graph holds it, with what `write_onnx` would say of
+    this student.
+    """
     from nemo_tutornet.export.onnx_metadata import OnnxMetadata, front_end_of
 
     name, told = f"{graph['name']}: metadata", graph["metadata"]
@@ -225,11 +264,17 @@ def _metadata(graph: Dict[str, Any], facts: Dict[str, Any], subsampling_factor: 
             subsampling_factor=subsampling_factor,
             precision=graph["precision"],
         ).as_strings()
-    except TutorError as error:  # `write_onnx` writes no graph of such a student, but NeMo's exporter may have
+    except (
+        TutorError
+    ) as error:  # `write_onnx` writes no graph of such a student, but NeMo's exporter may have
         return Check(name, "preprocessor" not in told, str(error))
     compared = [key for key in expected if key in told and key not in _NOT_COMPARED]
     wrong = [key for key in compared if _value(told[key]) != _value(expected[key])]
-    return Check(name, not wrong, f"wrong in it: {', '.join(wrong)}" if wrong else f"the student's ({len(compared)} entries)")
+    return Check(
+        name,
+        not wrong,
+        f"wrong in it: {', '.join(wrong)}" if wrong else f"the student's ({len(compared)} entries)",
+    )
 
 
 def _value(entry: str) -> Any:
@@ -241,21 +286,41 @@ def _value(entry: str) -> Any:
 
 
 def _in_stock_nemo(
-    student: Path, onnx: Sequence[Path], reference: Optional[Any], sample_rate: int
-) -> Tuple[List[Check], Dict[str, Any], List[Dict[str, Any]]]:
+    student: Path, onnx: Sequence[Path], reference: Any | None, sample_rate: int
+) -> tuple[list[Check], dict[str, Any], list[dict[str, Any]]]:
     from safetensors.torch import save_file
 
     with tempfile.TemporaryDirectory() as folder:
-        request, report, tensors = (Path(folder) / name for name in ("request.json", "report.json", "probes.safetensors"))
+        request, report, tensors = (
+            Path(folder) / name for name in ("request.json", "report.json", "probes.safetensors")
+        )
         save_file(probes(reference, sample_rate), str(tensors))
-        asked = {"student": str(student.resolve()), "onnx": [str(path.resolve()) for path in onnx], "probes": str(tensors)}
+        asked = {
+            "student": str(student.resolve()),
+            "onnx": [str(path.resolve()) for path in onnx],
+            "probes": str(tensors),
+        }
         request.write_text(json.dumps(asked), encoding="utf-8")
         program = str(Path(__file__).with_name("verify_worker.py"))
         done = subprocess.run(
-            [sys.executable, program, str(request), str(report)], cwd=folder, capture_output=True, text=True, errors="replace"
+            [sys.executable, program, str(request), str(report)],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            errors="replace",
         )
         if done.returncode != 0 or not report.is_file():
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            return [Check("restore", False, f"the process that restores the file ended with {done.returncode}: {last}")], {}, []
+            return (
+                [
+                    Check(
+                        "restore",
+                        False,
+                        f"the process that restores the file ended with {done.returncode}: {last}",
+                    )
+                ],
+                {},
+                [],
+            )
         told = json.loads(report.read_text(encoding="utf-8"))
     return [Check(**check) for check in told["checks"]], told["facts"], told["graphs"]

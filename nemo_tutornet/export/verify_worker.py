@@ -1,26 +1,30 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What NeMo makes of a student where this package is not installed: a program of its own, run by `nemo_tutornet.export.verify`.
+"""What NeMo makes of a student where this package is not installed: a program of its own, run by
+`nemo_tutornet.export.verify`.
 
     python verify_worker.py REQUEST.json REPORT.json
 
-It imports nothing of this package, and makes importing it an error. REQUEST names the student, ONNX files and a safetensors
-file of probes (`signal_0`, and `log_probs_0` where there is a source to compare with); REPORT holds checks, facts, and what each
-graph is and says of itself.
+It imports nothing of this package, and makes importing it an error. REQUEST names the student, ONNX files and
+a safetensors file of probes (`signal_0`, and `log_probs_0` where there is a source to compare with); REPORT
+holds checks, facts, and what each graph is and says of itself.
 """
 
 import json
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any
 
 EQUAL = 1e-5  # log-probabilities of the same weights by the same code on the same machine
 AGREE = 1e-4  # of another runtime
-# Root mean square of what rounding may cost, as a share of how much log-probabilities vary over time. A largest difference says
-# little: int8 moved very unlikely labels by up to 2.2 in sound students of AN4, and an untrained student's vary by 0.1 in all.
-# Sound graphs had 0.002 (fp16) and 0.06 (int8); one that ignores its input has 1 or more, as no constant is nearer than the mean.
+# Root mean square of what rounding may cost, as a share of how much log-probabilities vary over time. A
+# largest difference says
+# little: int8 moved very unlikely labels by up to 2.2 in sound students of AN4, and an untrained student's
+# vary by 0.1 in all. Sound graphs had 0.002 (fp16) and 0.06 (int8); one that ignores its input has 1 or more,
+# as no constant is nearer than the mean.
 ROUNDED = {"fp16": 0.05, "int8": 0.5}
 PROBE_FRAMES = 1600  # of the front end; enough that edges do not count
 _QUANTISED = re.compile(r"[Qq]uant|Integer|^Q[A-Z]|NBits")  # operators of ONNX and of ONNX Runtime
@@ -32,7 +36,7 @@ Record = Callable[[str, bool, str], bool]
 def main(request_file: str, report_file: str) -> None:
     """Runs the checks; a check that cannot run because an earlier one failed is left out."""
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
-    report: Dict[str, Any] = {"checks": [], "facts": {}, "graphs": []}
+    report: dict[str, Any] = {"checks": [], "facts": {}, "graphs": []}
 
     def check(name: str, passed: bool, found: str) -> bool:
         report["checks"].append({"name": name, "passed": passed, "found": found})
@@ -45,11 +49,13 @@ def main(request_file: str, report_file: str) -> None:
 
         probes = load_file(request["probes"])
         _log_probabilities(model, probes, check, report["facts"])
-        report["graphs"] = [graph for path in request["onnx"] if (graph := _onnx(model, probes, path, check)) is not None]
+        report["graphs"] = [
+            graph for path in request["onnx"] if (graph := _onnx(model, probes, path, check)) is not None
+        ]
     Path(report_file).write_text(json.dumps(report), encoding="utf-8")
 
 
-def _weights(student: str, check: Record) -> Optional[Dict[str, Any]]:
+def _weights(student: str, check: Record) -> dict[str, Any] | None:
     """The state as it is in the file, tensors only."""
     import torch
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
@@ -58,7 +64,11 @@ def _weights(student: str, check: Record) -> Optional[Dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         connector._unpack_nemo_file(student, folder)
         weights = Path(folder) / connector.model_weights_ckpt
-        if not check("weights", weights.is_file(), "present" if weights.is_file() else f"the archive has no {weights.name}"):
+        if not check(
+            "weights",
+            weights.is_file(),
+            "present" if weights.is_file() else f"the archive has no {weights.name}",
+        ):
             return None
         try:
             return torch.load(weights, map_location="cpu", weights_only=True)
@@ -67,7 +77,7 @@ def _weights(student: str, check: Record) -> Optional[Dict[str, Any]]:
             return None
 
 
-def _restored(student: str, state: Dict[str, Any], check: Record, facts: Dict[str, Any]) -> Any:
+def _restored(student: str, state: dict[str, Any], check: Record, facts: dict[str, Any]) -> Any:
     """Compares the file's keys with a fresh instance's, then restores the student as anybody would."""
     from nemo.collections.asr import models
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
@@ -80,10 +90,15 @@ def _restored(student: str, state: Dict[str, Any], check: Record, facts: Dict[st
 
     connector = Fresh()
     try:
-        # The class itself: restored as an ASRModel, what cannot be built is "an abstract class" and the reason is lost.
-        getattr(models, _class_name(student)).restore_from(student, map_location="cpu", save_restore_connector=connector)
+        # The class itself: restored as an ASRModel, what cannot be built is "an abstract class" and the
+        # reason is lost.
+        getattr(models, _class_name(student)).restore_from(
+            student, map_location="cpu", save_restore_connector=connector
+        )
     except Exception as error:  # NeMo raises whatever the config makes it raise
-        check("builds", False, f"stock NeMo cannot build a model from the file's config: {_first_line(error)}")
+        check(
+            "builds", False, f"stock NeMo cannot build a model from the file's config: {_first_line(error)}"
+        )
         return None
     expected = {name: tuple(tensor.shape) for name, tensor in connector.fresh.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -96,7 +111,9 @@ def _restored(student: str, state: Dict[str, Any], check: Record, facts: Dict[st
         return None
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     stock = name == model.cfg.target and name.startswith("nemo.collections.asr.")
-    check("restore", stock, f"{name}" if stock else f"restores as {name}, but its target is {model.cfg.target}")
+    check(
+        "restore", stock, f"{name}" if stock else f"restores as {name}, but its target is {model.cfg.target}"
+    )
     check("no plugin", sys.modules.get("nemo_tutornet") is None, "nemo_tutornet was not importable")
     facts.update(
         parameters=sum(p.numel() for p in model.parameters()),
@@ -115,18 +132,20 @@ def _class_name(student: str) -> str:
     return target.rsplit(".", 1)[-1]
 
 
-def _labels(fresh: Any, found: Dict[str, Any], check: Record) -> bool:
+def _labels(fresh: Any, found: dict[str, Any], check: Record) -> bool:
     labels, shape = len(fresh.decoder.vocabulary), found.get(f"{DECODER}weight")
     if shape is not None and shape[0] != labels + 1:
         outputs = f"{shape[0]} outputs ({shape[0] - 1} and the blank)"
-        return check("labels", False, f"the config has {labels} labels, but the decoder's weights give {outputs}")
+        return check(
+            "labels", False, f"the config has {labels} labels, but the decoder's weights give {outputs}"
+        )
     told = fresh.cfg.get("labels")
     if told is not None and list(told) != list(fresh.decoder.vocabulary):
         return check("labels", False, "the config's labels are not those of its decoder.vocabulary")
     return check("labels", True, f"{labels} and the blank")
 
 
-def _keys(expected: Dict[str, Any], found: Dict[str, Any], check: Record) -> bool:
+def _keys(expected: dict[str, Any], found: dict[str, Any], check: Record) -> bool:
     missing, surplus = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     shapes = sorted(name for name in set(expected) & set(found) if expected[name] != found[name])
     wrong = []
@@ -136,23 +155,28 @@ def _keys(expected: Dict[str, Any], found: Dict[str, Any], check: Record) -> boo
         wrong.append(f"{_some(surplus)} in the file but not NeMo's")
     if shapes:
         first = shapes[0]
-        wrong.append(f"{_some(shapes)} of another shape ({list(found[first])} in the file, {list(expected[first])} in NeMo's)")
+        wrong.append(
+            f"{_some(shapes)} of another shape ({list(found[first])} in the file, {list(expected[first])} in "
+            "NeMo's)"
+        )
     return check("keys", not wrong, "; ".join(wrong) or f"{len(found)}, exactly those of a fresh instance")
 
 
-def _some(names: List[str]) -> str:
+def _some(names: list[str]) -> str:
     more = f" and {len(names) - 3} more are" if len(names) > 3 else " is" if len(names) == 1 else " are"
     return ", ".join(names[:3]) + more
 
 
-def _log_probabilities(model: Any, probes: Dict[str, Any], check: Record, facts: Dict[str, Any]) -> None:
+def _log_probabilities(model: Any, probes: dict[str, Any], check: Record, facts: dict[str, Any]) -> None:
     import torch
 
     signals = [probes[f"signal_{i}"] for i in range(sum(name.startswith("signal_") for name in probes))]
     differences, finite, frames = [], True, []
     for i, signal in enumerate(signals):
         with torch.no_grad():
-            log_probs, lengths, _ = model(input_signal=signal[None], input_signal_length=torch.tensor([len(signal)]))
+            log_probs, lengths, _ = model(
+                input_signal=signal[None], input_signal_length=torch.tensor([len(signal)])
+            )
         log_probs = log_probs[0, : int(lengths[0])]
         finite = finite and bool(torch.isfinite(log_probs).all())
         frames.append(int(lengths[0]))
@@ -164,7 +188,11 @@ def _log_probabilities(model: Any, probes: Dict[str, Any], check: Record, facts:
     facts["frame_ms"] = round(stride * facts["subsampling_factor"], 3)
     lengths = ", ".join(f"{s:.2f}" for s in seconds)
     check(
-        "finite", finite, f"{sum(frames)} frames on {lengths} s" if finite else f"log-probabilities on {lengths} s are not finite"
+        "finite",
+        finite,
+        f"{sum(frames)} frames on {lengths} s"
+        if finite
+        else f"log-probabilities on {lengths} s are not finite",
     )
     if differences:
         worst = max(differences)
@@ -183,11 +211,12 @@ def _subsampling_factor(model: Any, signal: Any) -> int:
     return round(PROBE_FRAMES / int(lengths[0]))
 
 
-def _onnx(model: Any, probes: Dict[str, Any], path: str, check: Record) -> Optional[Dict[str, Any]]:
+def _onnx(model: Any, probes: dict[str, Any], path: str, check: Record) -> dict[str, Any] | None:
     """The graph's interface and its log-probabilities on unpadded features of several lengths.
 
     Returns:
-        Its name, precision and metadata, which `nemo_tutornet.export.verify` compares with the student; None where it does not open.
+        Its name, precision and metadata, which `nemo_tutornet.export.verify` compares with the student; None
+        where it does not open.
     """
     import onnx
     import onnxruntime
@@ -205,13 +234,19 @@ def _onnx(model: Any, probes: Dict[str, Any], path: str, check: Record) -> Optio
     inputs, outputs = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
     right = inputs in (["audio_signal"], ["audio_signal", "length"]) and outputs == ["logprobs"]
     wanted = "" if right else "; NeMo's clients feed audio_signal (and length) and read logprobs"
-    check(f"{name}: graph", right, f"opset {_opset(proto)}, {', '.join(inputs)} -> {', '.join(outputs)}{wanted}")
+    check(
+        f"{name}: graph", right, f"opset {_opset(proto)}, {', '.join(inputs)} -> {', '.join(outputs)}{wanted}"
+    )
     if "labels" in metadata:
         try:
             same = json.loads(metadata["labels"]) == _vocabulary(model)
         except (ValueError, RecursionError):  # no JSON: nobody's labels
             same = False
-        check(f"{name}: labels", same, "the student's" if same else "its metadata has other labels than the student")
+        check(
+            f"{name}: labels",
+            same,
+            "the student's" if same else "its metadata has other labels than the student",
+        )
     precision = _precision(proto)
     if right:
         _agreement(model, session, probes, f"{name}: agrees", precision, check)
@@ -223,14 +258,18 @@ def _opset(proto: Any) -> int:
 
 
 def _precision(proto: Any) -> str:
-    """By what the graph computes with, because its metadata may say anything; the strictest where there is no sign of another."""
+    """By what the graph computes with, because its metadata may say anything; the strictest where there is no
+    sign of another.
+    """
     if any(_QUANTISED.search(node.op_type) for node in proto.graph.node):
         return "int8"
     return "fp16" if any(tensor.data_type == tensor.FLOAT16 for tensor in proto.graph.initializer) else "fp32"
 
 
-def _vocabulary(model: Any) -> List[str]:
-    """Labels by output; NeMo lists a WordPiece model's in whatever order its tokenizer's dictionary has in this process."""
+def _vocabulary(model: Any) -> list[str]:
+    """Labels by output; NeMo lists a WordPiece model's in whatever order its tokenizer's dictionary has in
+    this process.
+    """
     tokenizer = getattr(getattr(model, "tokenizer", None), "tokenizer", None)
     pieces = tokenizer.get_vocab() if tokenizer is not None and hasattr(tokenizer, "get_vocab") else None
     if isinstance(pieces, dict) and pieces.keys() == set(model.decoder.vocabulary):
@@ -238,7 +277,9 @@ def _vocabulary(model: Any) -> List[str]:
     return list(model.decoder.vocabulary)
 
 
-def _agreement(model: Any, session: Any, probes: Dict[str, Any], name: str, precision: str, check: Record) -> None:
+def _agreement(
+    model: Any, session: Any, probes: dict[str, Any], name: str, precision: str, check: Record
+) -> None:
     import numpy
     import torch
 
@@ -248,7 +289,9 @@ def _agreement(model: Any, session: Any, probes: Dict[str, Any], name: str, prec
             continue
         signal = probes[key]
         with torch.no_grad():
-            features, valid = model.preprocessor(input_signal=signal[None], length=torch.tensor([len(signal)]))
+            features, valid = model.preprocessor(
+                input_signal=signal[None], length=torch.tensor([len(signal)])
+            )
             features = features[:, :, : int(valid[0])]  # the graph has no masks: padding must not enter
             expected.append(model(processed_signal=features, processed_signal_length=valid)[0].numpy())
         feed = {"audio_signal": features.numpy(), "length": valid.numpy().astype(numpy.int64)}
@@ -263,7 +306,10 @@ def _agreement(model: Any, session: Any, probes: Dict[str, Any], name: str, prec
         what, worst, limit = "largest", max(map(_largest, expected, found)), AGREE
     else:
         what, (worst, limit) = "root mean square", _rounding(expected, found, ROUNDED[precision])
-    words = f"{what} difference from PyTorch {worst:.1e} on {', '.join(map(str, lengths))} feature frames (limit {limit:.0e})"
+    words = (
+        f"{what} difference from PyTorch {worst:.1e} on {', '.join(map(str, lengths))} feature frames "
+        f"(limit {limit:.0e})"
+    )
     check(name, worst <= limit, words)
 
 
@@ -277,7 +323,7 @@ def _largest(expected: Any, found: Any) -> float:
     return float(differences.max()) if numpy.isfinite(differences).all() else float("inf")
 
 
-def _rounding(expected: List[Any], found: List[Any], share: float) -> Tuple[float, float]:
+def _rounding(expected: list[Any], found: list[Any], share: float) -> tuple[float, float]:
     """Root mean square of the difference of log-probabilities `[1, T, V]`, and how much it may be."""
     import numpy
 

@@ -2,18 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frame-rate and label alignment between two networks that saw the same audio.
 
-Padded sizes differ between NeMo's encoders, and even true lengths are not in an exact ratio (a 1.5 s utterance has 76 frames
-of 20 ms but 38 or 37 of 40 ms), so frames are matched by time and clamped to each utterance's own length.
+Padded sizes differ between NeMo's encoders, and even true lengths are not in an exact ratio (a 1.5 s
+utterance has 76 frames of 20 ms but 38 or 37 of 40 ms), so frames are matched by time and clamped to each
+utterance's own length.
 
-Legend: `B` utterances, `S` frames of the student's grid, `T` frames of the teacher's, `K` teacher frames under a student frame,
-`D` width, `V` labels with the blank last.
+Legend: `B` utterances, `S` frames of the student's grid, `T` frames of the teacher's, `K` teacher frames
+under a student frame, `D` width, `V` labels with the blank last.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Optional, Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -59,8 +60,9 @@ def repeat_frames(teacher: Tensor, index: Tensor, dim: int) -> Tensor:
     return teacher.gather(2, index[:, None, :].expand(-1, teacher.shape[1], -1))
 
 
-def covered_frames(student_frames: int, teacher_lengths: Tensor, rate: float) -> Tuple[Tensor, Tensor]:
-    """For each frame of a slower student, the teacher frames whose middle it covers; each belongs to one student frame.
+def covered_frames(student_frames: int, teacher_lengths: Tensor, rate: float) -> tuple[Tensor, Tensor]:
+    """For each frame of a slower student, the teacher frames whose middle it covers; each belongs to one
+    student frame.
 
     Args:
         student_frames: padded size of the student's grid, `S`.
@@ -68,7 +70,8 @@ def covered_frames(student_frames: int, teacher_lengths: Tensor, rate: float) ->
         rate: teacher frames per student frame, above 1.
 
     Returns:
-        Index `[B, S, K]`, int64, within the utterance's valid frames, and which of the `K` count, bool. Every student frame
+        Index `[B, S, K]`, int64, within the utterance's valid frames, and which of the `K` count, bool. Every
+        student frame
         has at least one: past the teacher's end it is the last one.
     """
     edges = torch.arange(student_frames + 1, device=teacher_lengths.device, dtype=torch.float64) * rate - 0.5
@@ -81,7 +84,8 @@ def covered_frames(student_frames: int, teacher_lengths: Tensor, rate: float) ->
 
 
 def pool_posteriors(log_probs: Tensor, index: Tensor, counts: Tensor) -> Tensor:
-    """Of the teacher frames under each student frame, the one that is the least blank (ours): an average would drown spikes.
+    """Of the teacher frames under each student frame, the one that is the least blank (ours): an average
+    would drown spikes.
 
     Two spikes under one student frame cannot both stay.
 
@@ -127,12 +131,14 @@ def check_lengths(student: Sequence[int], teacher: Sequence[int], rate: float) -
     for s, t in zip(student, teacher, strict=True):
         if abs(s * rate - t) > max(1.0, rate) + TOLERANCE:
             raise TutorError(
-                f"the student has {s} frames and the teacher {t} for the same audio, but {s * rate:.1f} were expected of the "
-                f"teacher at {rate:g} teacher frames per student frame; such encoders cannot be aligned in time."
+                f"the student has {s} frames and the teacher {t} for the same audio, but {s * rate:.1f} were "
+                "expected of the "
+                f"teacher at {rate:g} teacher frames per student frame; such encoders cannot be aligned in "
+                "time."
             )
 
 
-def label_order(student: Sequence[str], teacher: Sequence[str]) -> Optional[Tuple[int, ...]]:
+def label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...] | None:
     """Matches two label sets.
 
     Args:
@@ -140,7 +146,8 @@ def label_order(student: Sequence[str], teacher: Sequence[str]) -> Optional[Tupl
         teacher: the teacher's labels without the blank.
 
     Returns:
-        For each of the student's `V` outputs (the blank included, last) the teacher's output; None where they are equal.
+        For each of the student's `V` outputs (the blank included, last) the teacher's output; None where they
+        are equal.
 
     Raises:
         TutorError: the sets differ; both are shown.
@@ -150,11 +157,15 @@ def label_order(student: Sequence[str], teacher: Sequence[str]) -> Optional[Tupl
         return None
     twice = sorted(label for label, count in Counter(teacher).items() if count > 1)
     if Counter(student) == Counter(teacher) and twice:
-        raise TutorError(f"the labels are in another order and {_shown(twice)} stand twice, so they cannot be told apart.")
+        raise TutorError(
+            f"the labels are in another order and {_shown(twice)} stand twice, so they cannot be told apart."
+        )
     if Counter(student) != Counter(teacher):
         raise TutorError(
-            f"the label sets differ: the student has {len(student)} labels {_shown(student)}, the teacher has "
-            f"{len(teacher)} {_shown(teacher)}; only the student's: {_shown(sorted(set(student) - set(teacher)))}, "
+            f"the label sets differ: the student has {len(student)} labels {_shown(student)}, the teacher "
+            "has "
+            f"{len(teacher)} {_shown(teacher)}; only the student's: "
+            f"{_shown(sorted(set(student) - set(teacher)))}, "
             f"only the teacher's: {_shown(sorted(set(teacher) - set(student)))}."
         )
     place = {label: i for i, label in enumerate(teacher)}

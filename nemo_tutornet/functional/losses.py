@@ -2,17 +2,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The losses of TutorNet (Yoon et al., IEEE/ACM TASLP 2021, arXiv 2008.00671) as pure functions.
 
-The paper's published abstract fixes the two losses, their order and frame weighting; where it is silent, these are our
-documented choices. Everything is computed in fp32 at least, gradients flow to the student's argument only, and padding counts
-nowhere, whatever it holds.
+The paper's published abstract fixes the two losses, their order and frame weighting; where it is silent,
+these are our documented choices. Everything is computed in fp32 at least, gradients flow to the student's
+argument only, and padding counts nowhere, whatever it holds.
 
-Legend: `B` utterances, `T` frames of the student's grid, `D` width of the hint layer, `V` labels with the blank last.
+Legend: `B` utterances, `T` frames of the student's grid, `D` width of the hint layer, `V` labels with the
+blank last.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +38,8 @@ def _masked(x: Tensor, mask: Tensor) -> Tensor:
     return torch.where(mask, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
-# --- Representation-level distillation (RKD) -------------------------------------------------------------------------
+# --- Representation-level distillation (RKD)
+# -------------------------------------------------------------------------
 
 
 def rkd(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
@@ -59,18 +61,22 @@ def rkd(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tens
     return (error * _masked(_wide(weights.detach()), mask)).sum() / mask.sum().clamp(min=1)
 
 
-def weigh_nonblank(log_probs: Optional[Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
-    """Frame weights `[B, T]` in proportion to 1 - p_T(blank) + 0.05 (ours), from log-probabilities `[B, T, V]`."""
+def weigh_nonblank(log_probs: Tensor | None, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Frame weights `[B, T]` in proportion to 1 - p_T(blank) + 0.05 (ours), from log-probabilities `[B, T,
+    V]`.
+    """
     assert log_probs is not None, "this weighting reads the teacher's posteriors"
     return _mean_one(1.0 + BLANK_FLOOR - _wide(log_probs[..., -1]).exp(), mask)
 
 
-def weigh_energy(log_probs: Optional[Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
-    """Frame weights `[B, T]` in proportion to mean_d h_T^2 (attention transfer, arXiv 1612.03928), from `[B, D, T]`."""
+def weigh_energy(log_probs: Tensor | None, hidden: Tensor, mask: Tensor) -> Tensor:
+    """Frame weights `[B, T]` in proportion to mean_d h_T^2 (attention transfer, arXiv 1612.03928), from `[B,
+    D, T]`.
+    """
     return _mean_one(_wide(hidden).square().mean(dim=1), mask)
 
 
-def weigh_uniform(log_probs: Optional[Tensor], hidden: Tensor, mask: Tensor) -> Tensor:
+def weigh_uniform(log_probs: Tensor | None, hidden: Tensor, mask: Tensor) -> Tensor:
     """Frame weights `[B, T]` of 1: plain hint training (FitNets, arXiv 1412.6550)."""
     return mask.float()
 
@@ -79,16 +85,19 @@ def _mean_one(raw: Tensor, mask: Tensor) -> Tensor:
     raw = _masked(raw.detach(), mask)
     total = raw.sum(dim=1, keepdim=True)
     count = mask.sum(dim=1, keepdim=True)
-    # An utterance whose raw weights are all 0 (silence under `energy`) is weighted uniformly, not divided by 0.
+    # An utterance whose raw weights are all 0 (silence under `energy`) is weighted uniformly, not divided by
+    # 0.
     tiny = torch.finfo(raw.dtype).tiny
     return torch.where(total >= tiny, raw * count / total.clamp(min=tiny), mask.to(raw.dtype))
 
 
-# --- Softmax-level distillation (SKD) --------------------------------------------------------------------------------
+# --- Softmax-level distillation (SKD)
+# --------------------------------------------------------------------------------
 
 
 def mix_posteriors(log_probs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    """The weighted mean of several teachers' posteriors (an ensemble as teacher: Hinton et al., arXiv 1503.02531).
+    """The weighted mean of several teachers' posteriors (an ensemble as teacher: Hinton et al., arXiv
+    1503.02531).
 
         log p = log( sum_i w_i p_i / sum_i w_i )
 
@@ -102,7 +111,9 @@ def mix_posteriors(log_probs: Sequence[Tensor], weights: Sequence[float]) -> Ten
     if len(log_probs) == 1:
         return log_probs[0]
     total = sum(weights)
-    return torch.stack([_wide(p) + math.log(w / total) for p, w in zip(log_probs, weights, strict=True)]).logsumexp(dim=0)
+    return torch.stack(
+        [_wide(p) + math.log(w / total) for p, w in zip(log_probs, weights, strict=True)]
+    ).logsumexp(dim=0)
 
 
 def skd_l2(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
@@ -110,8 +121,9 @@ def skd_l2(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 
 
         d[b, t] = sum_v (p_S[b, t, v] - p_T[b, t, v])^2               loss[b] = sum_t m d
 
-    Bounded on a misplaced spike, unlike `skd_kl`; but its gradient vanishes where the student is confidently wrong, and
-    at random initialisation it shrinks with the label set, so a large one wants the RKD warm start or `skd_kl`.
+    Bounded on a misplaced spike, unlike `skd_kl`; but its gradient vanishes where the student is confidently
+    wrong, and at random initialisation it shrinks with the label set, so a large one wants the RKD warm start
+    or `skd_kl`.
 
     Args:
         student: log-probabilities of the student `[B, T, V]`; gradients flow here only.
@@ -132,8 +144,8 @@ def skd_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 
 
         d[b, t] = tau^2 sum_v p_T^tau (log p_T^tau - log p_S^tau)     loss[b] = sum_t m d
 
-    Softmax is shift-invariant, so softmax(log p / tau) is the tempered posterior. Arguments and result as `skd_l2`, but
-    not bounded.
+    Softmax is shift-invariant, so softmax(log p / tau) is the tempered posterior. Arguments and result as
+    `skd_l2`, but not bounded.
     """
     log_p = _masked(_wide(student), mask[..., None]).clamp(min=MIN_LOG_PROB)
     log_q = _masked(_wide(teacher.detach()), mask[..., None]).clamp(min=MIN_LOG_PROB)
@@ -146,7 +158,8 @@ def skd_guided(student: Tensor, teacher: Tensor, mask: Tensor, temperature: floa
 
         d[b, t] = - p_S[b, t, argmax_v p_T] where that argmax is not blank, else 0      loss[b] = sum_t m d
 
-    Arguments and result as `skd_l2`; it lies between minus the number of the teacher's non-blank frames and 0.
+    Arguments and result as `skd_l2`; it lies between minus the number of the teacher's non-blank frames and
+    0.
     """
     best = teacher.detach().argmax(dim=-1)
     spikes = mask & (best != teacher.shape[-1] - 1)
@@ -161,7 +174,9 @@ def select_all(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
 
 
 def select_nonblank(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
-    """The valid frames `[B, T]` on which the teacher's best label is not blank, from log-probabilities `[B, T, V]`."""
+    """The valid frames `[B, T]` on which the teacher's best label is not blank, from log-probabilities `[B,
+    T, V]`.
+    """
     return mask & (teacher.argmax(dim=-1) != teacher.shape[-1] - 1)
 
 
@@ -173,13 +188,15 @@ def select_symmetric(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
 
 
 def match_frames(student: Tensor, teacher: Tensor, mask: Tensor, shift: int) -> Tensor:
-    """For each frame of the teacher, the student's frame that says most nearly the same, at most `shift` frames away.
+    """For each frame of the teacher, the student's frame that says most nearly the same, at most `shift`
+    frames away.
 
-        match[b, t] = argmin_s - sum_v p_T[b, t, v] log p_S[b, s, v]        |s - t| <= shift, s valid; the nearest among equals
+        match[b, t] = argmin_s - sum_v p_T[b, t, v] log p_S[b, s, v]        |s - t| <= shift, s valid; the
+        nearest among equals
 
-    CTC does not say where a label's spike lies, and two networks place it differently; SKD on matched frames does not punish
-    that. After Delayed-KD (arXiv 2505.22069), which looks ahead only; looking both ways and choosing by cross-entropy
-    whatever the divergence are ours.
+    CTC does not say where a label's spike lies, and two networks place it differently; SKD on matched frames
+    does not punish that. After Delayed-KD (arXiv 2505.22069), which looks ahead only; looking both ways and
+    choosing by cross-entropy whatever the divergence are ours.
 
     Args:
         student: log-probabilities of the student `[B, T, V]`.
@@ -205,7 +222,8 @@ def match_frames(student: Tensor, teacher: Tensor, mask: Tensor, shift: int) -> 
 
 
 def greedy_lengths(log_probs: Tensor, mask: Tensor) -> Tensor:
-    """Labels of each utterance's best path, repeats merged and blanks removed: what a transcript's length would be.
+    """Labels of each utterance's best path, repeats merged and blanks removed: what a transcript's length
+    would be.
 
     Args:
         log_probs: `[B, T, V]`, the blank last.
@@ -221,7 +239,8 @@ def greedy_lengths(log_probs: Tensor, mask: Tensor) -> Tensor:
 
 
 def reduce_like_ctc(per_utterance: Tensor, target_lengths: Tensor, reduction: str) -> Tensor:
-    """Reduces SKD as NeMo's `CTCLoss` reduces CTC, so that a weight between the two means the same everywhere (ours).
+    """Reduces SKD as NeMo's `CTCLoss` reduces CTC, so that a weight between the two means the same everywhere
+    (ours).
 
     Args:
         per_utterance: `[B]`, each a sum over an utterance's frames.
@@ -240,18 +259,19 @@ def reduce_like_ctc(per_utterance: Tensor, target_lengths: Tensor, reduction: st
     return per_utterance.mean()
 
 
-# What varies is chosen by name in these tables; their keys are the config's (config.py checks them against its own lists).
-FRAME_WEIGHTING: Dict[str, Callable[[Optional[Tensor], Tensor, Tensor], Tensor]] = {
+# What varies is chosen by name in these tables; their keys are the config's (config.py checks them against
+# its own lists).
+FRAME_WEIGHTING: dict[str, Callable[[Tensor | None, Tensor, Tensor], Tensor]] = {
     "nonblank": weigh_nonblank,
     "energy": weigh_energy,
     "uniform": weigh_uniform,
 }
-DIVERGENCE: Dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
+DIVERGENCE: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
     "l2": skd_l2,
     "kl": skd_kl,
     "guided": skd_guided,
 }
-FRAME_SELECTION: Dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
+FRAME_SELECTION: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "all": select_all,
     "nonblank": select_nonblank,
     "symmetric": select_symmetric,
@@ -259,7 +279,8 @@ FRAME_SELECTION: Dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
 
 
 def confidence(log_probs: Tensor, lengths: Tensor) -> Tensor:
-    """How sure a CTC teacher is of each utterance (ours): the geometric mean of its best label's posterior where it is no blank.
+    """How sure a CTC teacher is of each utterance (ours): the geometric mean of its best label's posterior
+    where it is no blank.
 
     Args:
         log_probs: `[B, T, V]`, the blank last.

@@ -2,20 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The schedule: which losses count at which step. Numbers only, and nothing but its arguments decides.
 
-TutorNet runs RKD first, as an initialisation, and then SKD together with CTC; the config can say anything else. How long the
-initialisation lasts the abstract does not say; as a share of the training it fits a short one and a long one alike (ours).
+TutorNet runs RKD first, as an initialisation, and then SKD together with CTC; the config can say anything
+else. How long the initialisation lasts the abstract does not say; as a share of the training it fits a short
+one and a long one alike (ours).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, List, Mapping, Optional, Sequence
+from typing import Any
 
 from nemo_tutornet.config import STAGE_UNITS
 from nemo_tutornet.errors import TutorError
 
 
-def progress(epochs: float, steps: int, max_epochs: Optional[int], max_steps: Optional[int]) -> Optional[float]:
+def progress(epochs: float, steps: int, max_epochs: int | None, max_steps: int | None) -> float | None:
     """How much of a training is behind it: of its two limits, the one that it will reach first decides.
 
     Args:
@@ -44,7 +46,7 @@ class Stage:
 
     name: str
     weights: Mapping[str, float]
-    length: Optional[float] = None
+    length: float | None = None
 
     def uses(self, loss: str) -> bool:
         """True when `loss` counts in this stage."""
@@ -60,7 +62,8 @@ class Schedule:
     """Stages one after the other, measured in epochs, in optimizer steps, or in shares of the whole training.
 
     Args:
-        stages: at least one; only the last may be without a length. A last stage with a length still runs to the end.
+        stages: at least one; only the last may be without a length. A last stage with a length still runs to
+            the end.
         unit: `epochs`, `steps` or `share`.
     """
 
@@ -103,8 +106,9 @@ class Schedule:
                 return i
         return len(self.stages) - 1
 
-    def resumed(self, name: Optional[str]) -> Optional[int]:
-        """The index of the stage that a checkpoint was saved in; stages may have been added or left out since.
+    def resumed(self, name: str | None) -> int | None:
+        """The index of the stage that a checkpoint was saved in; stages may have been added or left out
+        since.
 
         Args:
             name: as saved; None before the first step.
@@ -117,12 +121,13 @@ class Schedule:
         names = [stage.name for stage in self.stages]
         if name not in names:
             raise TutorError(
-                f"the checkpoint was saved in stage {name!r}, but model.tutor.stages has only {', '.join(map(repr, names))}; "
+                f"the checkpoint was saved in stage {name!r}, but model.tutor.stages has only "
+                f"{', '.join(map(repr, names))}; "
                 "resume with the stages that the run began with, or begin a new run."
             )
         return names.index(name)
 
-    def check(self, max_epochs: Optional[int], max_steps: Optional[int]) -> List[str]:
+    def check(self, max_epochs: int | None, max_steps: int | None) -> list[str]:
         """A sentence for each stage that a training with these limits never comes to.
 
         Args:
@@ -134,13 +139,17 @@ class Schedule:
         """
         if self.unit == "share" and progress(0.0, 0, max_epochs, max_steps) is None:
             raise TutorError(
-                "model.tutor.stages gives lengths as shares of the training, but neither trainer.max_epochs nor "
+                "model.tutor.stages gives lengths as shares of the training, but neither trainer.max_epochs "
+                "nor "
                 "trainer.max_steps limits it; set one of them, or give lengths in epochs or steps."
             )
         limit = {"epochs": max_epochs, "steps": max_steps}.get(self.unit)
         told, end = [], 0.0
         for stage in self.stages:
             if limit is not None and 0 < limit <= end:
-                told.append(f"Stage {stage.name!r} is never reached: those before it take {end:g} of {limit} {self.unit}.")
+                told.append(
+                    f"Stage {stage.name!r} is never reached: those before it take {end:g} of {limit} "
+                    f"{self.unit}."
+                )
             end += stage.length or 0.0
         return told

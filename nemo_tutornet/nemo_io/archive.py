@@ -44,7 +44,8 @@ def read_nemo_config(path: Path) -> DictConfig:
                 raise TutorError(f"{path} holds no {MODEL_CONFIG}; it is not a NeMo checkpoint.")
             if not names[MODEL_CONFIG].isfile() or names[MODEL_CONFIG].size > _CONFIG_BYTES:
                 raise TutorError(
-                    f"{path} holds a {MODEL_CONFIG} that is no file of a config's size; it is not a NeMo checkpoint."
+                    f"{path} holds a {MODEL_CONFIG} that is no file of a config's size; it is not a NeMo "
+                    "checkpoint."
                 )
             stream = archive.extractfile(names[MODEL_CONFIG])
             assert stream is not None
@@ -53,11 +54,17 @@ def read_nemo_config(path: Path) -> DictConfig:
         if isinstance(error, TutorError):
             raise
         if path.suffix == ".ckpt":
-            raise TutorError(f"{path} is no .nemo file; make one of a run's .ckpt with `nemo-tutornet export` first.") from None
+            raise TutorError(
+                f"{path} is no .nemo file; make one of a run's .ckpt with `nemo-tutornet export` first."
+            ) from None
         if isinstance(error, PermissionError):
-            raise TutorError(f"{path} is not for this user ({error.strerror}); change its mode or name another.") from None
+            raise TutorError(
+                f"{path} is not for this user ({error.strerror}); change its mode or name another."
+            ) from None
         first = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
-        raise TutorError(f"{path} is not a readable .nemo file ({first}); it may be truncated, copy it again.") from None
+        raise TutorError(
+            f"{path} is not a readable .nemo file ({first}); it may be truncated, copy it again."
+        ) from None
     return _as_config(content, path)
 
 
@@ -65,9 +72,17 @@ def _as_config(content: bytes, path: Path) -> DictConfig:
     try:
         check_aliases(content)
         config = OmegaConf.create(content.decode("utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException, AssertionError, RecursionError) as error:
+    except (
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        AssertionError,
+        RecursionError,
+    ) as error:
         first = str(error).splitlines()[0] if str(error) else "not a mapping"
-        raise TutorError(f"{path}: {MODEL_CONFIG} is not readable ({first}); take the file from its source again.") from None
+        raise TutorError(
+            f"{path}: {MODEL_CONFIG} is not readable ({first}); take the file from its source again."
+        ) from None
     if not isinstance(config, DictConfig):
         raise TutorError(f"{path}: {MODEL_CONFIG} is not a mapping; it is not a NeMo checkpoint.")
     return config

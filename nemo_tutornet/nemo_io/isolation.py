@@ -4,21 +4,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 
 @contextmanager
 def untouched_app_state() -> Iterator[None]:
     """Lets a model be restored inside another's life.
 
-    NeMo keeps the path and the mode of the restore in progress in a global; a second restore would overwrite the first's.
+    NeMo keeps the path and the mode of the restore in progress in a global; a second restore would overwrite
+    the first's.
     """
     from nemo.utils.app_state import AppState
 
     state = AppState()
-    kept: Dict[str, Any] = dict(state.__dict__)
-    paths: List[str] = list(state._all_model_restore_paths)
+    kept: dict[str, Any] = dict(state.__dict__)
+    paths: list[str] = list(state._all_model_restore_paths)
     try:
         yield
     finally:
@@ -39,10 +41,12 @@ def quiet_nemo() -> Iterator[None]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Inside, NeMo's encoders see no process group, so they do not ask all ranks for the longest batch of all.
+    """Inside, NeMo's encoders see no process group, so they do not ask all ranks for the longest batch of
+    all.
 
-    Convolutional ones ask in every forward, and cannot be told not to. What runs in here is the same on every rank or is nobody
-    else's business, and may run where the ranks cannot talk: NCCL refuses the CPU, on which a model is until Lightning moves it.
+    Convolutional ones ask in every forward, and cannot be told not to. What runs in here is the same on every
+    rank or is nobody else's business, and may run where the ranks cannot talk: NCCL refuses the CPU, on which
+    a model is until Lightning moves it.
     """
     from torch import distributed
 

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hint and guided layers by module path, whatever the layer returns.
 
-NeMo's layers do not agree on what they return: a `JasperBlock` gives (list of `[B, D, T]`, lengths), a `ConformerLayer`
-`[B, T, D]`, an encoder (`[B, D, T]`, lengths). Which axis is time is measured once (`measure`), not guessed from names.
+NeMo's layers do not agree on what they return: a `JasperBlock` gives (list of `[B, D, T]`, lengths), a
+`ConformerLayer` `[B, T, D]`, an encoder (`[B, D, T]`, lengths). Which axis is time is measured once
+(`measure`), not guessed from names.
 
 Legend: `B` utterances, `T` frames, `D` width.
 """
@@ -11,11 +12,12 @@ Legend: `B` utterances, `T` frames, `D` width.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Type, Union
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +26,11 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.isolation import alone
 
 ENCODER = "encoder"
-# Audio of two lengths tells the axis of time and the frame shift. In hops of the model's own front end both are multiples of
-# every stride and padding in use, so that padding adds the same to either.
+# Audio of two lengths tells the axis of time and the frame shift. In hops of the model's own front end both
+# are multiples of every stride and padding in use, so that padding adds the same to either.
 PROBE_HOPS = (256, 512)
 # The shape of a layer's tensor, or in words what it returned instead.
-_Returned = Union[Tuple[int, ...], str]
+_Returned = tuple[int, ...] | str
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Capture:
         return self
 
     def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._handle.remove()
 
@@ -91,10 +93,14 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
         return modules[path]
     near = difflib.get_close_matches(path, [name for name in modules if name], n=3, cutoff=0.3)
     near = near or [name for name, _ in model.named_children()]
-    raise TutorError(f"there is no layer {path!r} in {type(model).__name__}; the nearest are {', '.join(map(repr, near))}.")
+    raise TutorError(
+        f"there is no layer {path!r} in {type(model).__name__}; the nearest are {', '.join(map(repr, near))}."
+    )
 
 
-def measure(model: nn.Module, path: str, run: Callable[[float], Any], key: Optional[str] = None, hop: float = 0.01) -> Layer:
+def measure(
+    model: nn.Module, path: str, run: Callable[[float], Any], key: str | None = None, hop: float = 0.01
+) -> Layer:
     """Measures a layer's width, axis of time and frame shift by running the model on audio of two lengths.
 
     Args:
@@ -114,13 +120,16 @@ def measure(model: nn.Module, path: str, run: Callable[[float], Any], key: Optio
         raise TutorError(f"{key}: {error}" if key else str(error)) from None
 
 
-def measure_all(modules: Mapping[str, nn.Module], run: Callable[[float], Any], batch: int, hop: float = 0.01) -> List[Layer]:
+def measure_all(
+    modules: Mapping[str, nn.Module], run: Callable[[float], Any], batch: int, hop: float = 0.01
+) -> list[Layer]:
     """Measures many layers of one model in the same two runs and leaves out those that `measure` refuses.
 
     Args:
         modules: by their paths in the model.
         run: runs the model on a batch of that many seconds of audio.
-        batch: utterances in it. With more than one, what all utterances share (a positional embedding) is told from frames.
+        batch: utterances in it. With more than one, what all utterances share (a positional embedding) is
+            told from frames.
         hop: seconds from one frame of the front end to the next.
 
     Returns:
@@ -136,7 +145,8 @@ def measure_all(modules: Mapping[str, nn.Module], run: Callable[[float], Any], b
 
 @torch.no_grad()
 def encode_silence(model: Any, seconds: float, batch: int = 1) -> int:
-    """Runs a NeMo model's front end and encoder on that much silence, on the model's device and in the mode that it is in.
+    """Runs a NeMo model's front end and encoder on that much silence, on the model's device and in the mode
+    that it is in.
 
     Args:
         model: with a preprocessor and an encoder.
@@ -151,22 +161,34 @@ def encode_silence(model: Any, seconds: float, batch: int = 1) -> int:
     signal, lengths = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
     features, lengths = model.preprocessor(input_signal=signal, length=lengths)
     with alone():
-        return int(model.encoder(audio_signal=features.repeat(batch, 1, 1), length=lengths.repeat(batch))[1][0])
+        return int(
+            model.encoder(audio_signal=features.repeat(batch, 1, 1), length=lengths.repeat(batch))[1][0]
+        )
 
 
 def hop_of(model: Any) -> float:
-    """Seconds from one frame of a NeMo model's front end to the next; the usual 10 ms where it does not tell."""
+    """Seconds from one frame of a NeMo model's front end to the next; the usual 10 ms where it does not
+    tell.
+    """
     samples = getattr(getattr(model.preprocessor, "featurizer", None), "hop_length", None)
     return int(samples) / int(model.preprocessor._sample_rate) if samples else 0.01
 
 
-def _observe(modules: Mapping[str, nn.Module], run: Callable[[float], Any], hop: float) -> Dict[str, List[_Returned]]:
-    """What each module returns for audio of each length; where it runs several times, the last counts. No tensor is kept."""
-    seen: Dict[str, List[_Returned]] = {path: ["nothing: it did not run" for _ in PROBE_HOPS] for path in modules}
+def _observe(
+    modules: Mapping[str, nn.Module], run: Callable[[float], Any], hop: float
+) -> dict[str, list[_Returned]]:
+    """What each module returns for audio of each length; where it runs several times, the last counts. No
+    tensor is kept.
+    """
+    seen: dict[str, list[_Returned]] = {
+        path: ["nothing: it did not run" for _ in PROBE_HOPS] for path in modules
+    }
 
     def keep(path: str, turn: int, module: nn.Module, args: Any, output: Any) -> None:
         tensor = _unwrap(output)
-        seen[path][turn] = f"a {type(output).__name__} without a tensor" if tensor is None else tuple(tensor.shape)
+        seen[path][turn] = (
+            f"a {type(output).__name__} without a tensor" if tensor is None else tuple(tensor.shape)
+        )
 
     for turn, hops in enumerate(PROBE_HOPS):
         with ExitStack() as hooks, torch.no_grad():
@@ -177,8 +199,10 @@ def _observe(modules: Mapping[str, nn.Module], run: Callable[[float], Any], hop:
 
 
 def _as_layer(owner: str, path: str, returned: Sequence[_Returned], hop: float) -> Layer:
-    """A layer from what it returned for audio of each length; a TutorError where that is no sequence of frames."""
-    shapes: List[Tuple[int, ...]] = []
+    """A layer from what it returned for audio of each length; a TutorError where that is no sequence of
+    frames.
+    """
+    shapes: list[tuple[int, ...]] = []
     for one in returned:
         if isinstance(one, str) or len(one) != 3:
             what = one if isinstance(one, str) else f"a tensor of shape {list(one)}"
@@ -188,7 +212,8 @@ def _as_layer(owner: str, path: str, returned: Sequence[_Returned], hop: float) 
     if len(axes) != 1:
         short, long = (f"{hops * hop:g} s" for hops in PROBE_HOPS)
         raise TutorError(
-            f"layer {path!r} of {owner} returns {list(shapes[0])} and {list(shapes[1])} for {short} and {long} of audio; "
+            f"layer {path!r} of {owner} returns {list(shapes[0])} and {list(shapes[1])} for {short} and "
+            f"{long} of audio; "
             f"choose a layer with one axis of time and one of width."
         )
     (axis,) = axes
@@ -197,8 +222,10 @@ def _as_layer(owner: str, path: str, returned: Sequence[_Returned], hop: float) 
     return Layer(path=path, width=shapes[0][3 - axis], time_axis=axis, shift=round(shift, 3))
 
 
-def _unwrap(output: Any) -> Optional[Tensor]:
-    """The tensor of frames in a layer's output: the output itself, the first of a tuple, the last of a list."""
+def _unwrap(output: Any) -> Tensor | None:
+    """The tensor of frames in a layer's output: the output itself, the first of a tuple, the last of a
+    list.
+    """
     while isinstance(output, (tuple, list)) and output:
         output = output[-1] if isinstance(output, list) else output[0]
     return output if isinstance(output, Tensor) else None

@@ -7,23 +7,37 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 from nemo_tutornet.errors import TutorError
 
 # Plain containers and scalars that NeMo's hyperparameters are made of.
 _HARMLESS = {
-    "builtins.int", "builtins.float", "builtins.bool", "builtins.str", "builtins.dict", "builtins.list", "builtins.tuple",
-    "builtins.set", "collections.defaultdict", "collections.OrderedDict", "typing.Any", "typing.List", "typing.Dict",
-    "typing.Optional", "typing.Union", "pathlib.PosixPath", "pathlib.Path",
-}  # fmt: skip
+    "builtins.int",
+    "builtins.float",
+    "builtins.bool",
+    "builtins.str",
+    "builtins.dict",
+    "builtins.list",
+    "builtins.tuple",
+    "builtins.set",
+    "collections.defaultdict",
+    "collections.OrderedDict",
+    "typing.Any",
+    "typing.List",
+    "typing.Dict",
+    "typing.Optional",
+    "typing.Union",
+    "pathlib.PosixPath",
+    "pathlib.Path",
+}
 
 
-def load_lightning_checkpoint(path: Path) -> Dict[str, Any]:
+def load_lightning_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a Lightning `.ckpt` without running code from it.
 
-    NeMo's hyperparameters are OmegaConf objects and config dataclasses; those and plain containers are all that is let through
-    besides tensors.
+    NeMo's hyperparameters are OmegaConf objects and config dataclasses; those and plain containers are all
+    that is let through besides tensors.
 
     Raises:
         TutorError: no such file, unreadable, or it names a class that is none of these.
@@ -41,9 +55,17 @@ def load_lightning_checkpoint(path: Path) -> Dict[str, Any]:
         raise
     except Exception as error:  # whatever a damaged zip or pickle makes torch raise
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TutorError(f"{path} is not a readable checkpoint ({first}); it may be truncated, take another.") from None
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint or "hyper_parameters" not in checkpoint:
-        raise TutorError(f"{path} is not a checkpoint of a NeMo model: it has no state_dict with hyper_parameters.")
+        raise TutorError(
+            f"{path} is not a readable checkpoint ({first}); it may be truncated, take another."
+        ) from None
+    if (
+        not isinstance(checkpoint, dict)
+        or "state_dict" not in checkpoint
+        or "hyper_parameters" not in checkpoint
+    ):
+        raise TutorError(
+            f"{path} is not a checkpoint of a NeMo model: it has no state_dict with hyper_parameters."
+        )
     return checkpoint
 
 
@@ -51,7 +73,11 @@ def _harmless_class(name: str, path: Path) -> Any:
     module, _, attribute = name.rpartition(".")
     if name in _HARMLESS or module.split(".")[0] in ("omegaconf", "nemo"):
         found = getattr(importlib.import_module(module), attribute, None)
-        config_class = isinstance(found, type) and (dataclasses.is_dataclass(found) or module.startswith("omegaconf."))
+        config_class = isinstance(found, type) and (
+            dataclasses.is_dataclass(found) or module.startswith("omegaconf.")
+        )
         if found is not None and (name in _HARMLESS or config_class):
             return found
-    raise TutorError(f"{path} wants to load {name}, which is no part of a NeMo model's checkpoint; it was not opened.")
+    raise TutorError(
+        f"{path} wants to load {name}, which is no part of a NeMo model's checkpoint; it was not opened."
+    )

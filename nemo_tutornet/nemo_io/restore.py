@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any
 
 from torch import nn
 
@@ -14,17 +14,18 @@ from nemo_tutornet.nemo_io.archive import read_nemo_config
 from nemo_tutornet.nemo_io.isolation import quiet_nemo, untouched_app_state
 
 
-def ctc_head(model: Any) -> Optional[nn.Module]:
+def ctc_head(model: Any) -> nn.Module | None:
     """The module that turns an encoder's output into CTC log-probabilities; None for a transducer."""
     if hasattr(model, "ctc_decoder"):  # a hybrid, whose `decoder` is the transducer's
         return model.ctc_decoder
     return None if hasattr(model, "joint") else model.decoder
 
 
-def labels_of(model: Any, head: Any) -> List[str]:
+def labels_of(model: Any, head: Any) -> list[str]:
     """Labels of a CTC head by output, without the blank.
 
-    NeMo lists a WordPiece model's `vocabulary` in whatever order its tokenizer's dictionary has, which differs from run to run.
+    NeMo lists a WordPiece model's `vocabulary` in whatever order its tokenizer's dictionary has, which
+    differs from run to run.
     """
     tokenizer = getattr(getattr(model, "tokenizer", None), "tokenizer", None)
     pieces = tokenizer.get_vocab() if tokenizer is not None and hasattr(tokenizer, "get_vocab") else None
@@ -34,7 +35,8 @@ def labels_of(model: Any, head: Any) -> List[str]:
 
 
 def restore_ctc(path: Path) -> Any:
-    """Restores a stock NeMo model on the CPU, in eval mode, quietly and without disturbing a restore in progress.
+    """Restores a stock NeMo model on the CPU, in eval mode, quietly and without disturbing a restore in
+    progress.
 
     Args:
         path: a `.nemo` file, or a folder that one was unpacked to.
@@ -45,7 +47,8 @@ def restore_ctc(path: Path) -> Any:
     from nemo.collections.asr import models
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 
-    # The class itself: restored as an ASRModel, whatever cannot be built is "an abstract class" and the reason is lost.
+    # The class itself: restored as an ASRModel, whatever cannot be built is "an abstract class" and the
+    # reason is lost.
     name = str(read_nemo_config(path).get("target")).rsplit(".", 1)[-1]
     model_class = getattr(models, name, models.ASRModel)
     connector = SaveRestoreConnector()
@@ -55,7 +58,10 @@ def restore_ctc(path: Path) -> Any:
         with untouched_app_state(), quiet_nemo():
             model = model_class.restore_from(str(path), map_location="cpu", save_restore_connector=connector)
     except Exception as error:  # NeMo raises whatever the damaged part makes it raise
-        detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+        detail = (
+            "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+            or type(error).__name__
+        )
         raise TutorError(f"NeMo cannot restore {path}: {detail[:500]}") from error
     return model.eval()
 
@@ -85,7 +91,7 @@ def locate(model_path: str, key: str = "model.tutor.teacher.model_path") -> Path
         ) from None
 
 
-def pointwise_decoder(decoder: Optional[nn.Module]) -> Optional[nn.Conv1d]:
+def pointwise_decoder(decoder: nn.Module | None) -> nn.Conv1d | None:
     """The one 1x1 convolution of a NeMo CTC decoder, or None where the decoder is anything else."""
     layers = list(getattr(decoder, "decoder_layers", []))
     if len(layers) == 1 and isinstance(layers[0], nn.Conv1d) and layers[0].kernel_size == (1,):

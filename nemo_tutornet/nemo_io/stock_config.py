@@ -17,8 +17,12 @@ STOCK_BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
 CTC_CLASSES = {"EncDecCTCModel": STOCK_CHAR, "EncDecCTCModelBPE": STOCK_BPE}
 # Recognisers that can teach: those, hybrids through their CTC head, and transducers by their encoder alone.
 TEACHER_CLASSES = (
-    *CTC_CLASSES, "EncDecHybridRNNTCTCModel", "EncDecHybridRNNTCTCBPEModel", "EncDecRNNTModel", "EncDecRNNTBPEModel",
-)  # fmt: skip
+    *CTC_CLASSES,
+    "EncDecHybridRNNTCTCModel",
+    "EncDecHybridRNNTCTCBPEModel",
+    "EncDecRNNTModel",
+    "EncDecRNNTBPEModel",
+)
 # Keys of files that do not end as such: of datasets, and of a beam search's language model and its phrases.
 _DATA = ("input_cfg", "ngram_lm_model", "key_phrases_file")
 
@@ -56,7 +60,8 @@ def check_teacher(config: DictConfig, path: Path) -> None:
     target = target_of(config)
     if not target.startswith("nemo.collections.asr.") or target.rsplit(".", 1)[-1] not in TEACHER_CLASSES:
         raise TutorError(
-            f"{path} is a checkpoint of {target}; a teacher must be a NeMo recogniser with an encoder and frames "
+            f"{path} is a checkpoint of {target}; a teacher must be a NeMo recogniser with an encoder and "
+            "frames "
             f"({', '.join(TEACHER_CLASSES)}), so give the file of one."
         )
 
@@ -79,7 +84,12 @@ def stock_config(config: DictConfig) -> DictConfig:
     assert isinstance(stock, DictConfig)
     stock.pop("tutor", None)
     stock.target = CTC_CLASSES.get(str(stock.get("target")).rsplit(".", 1)[-1], stock.get("target"))
-    for name in ("train_ds", "validation_ds", "test_ds", "decoding"):  # a beam search names its language model
+    for name in (
+        "train_ds",
+        "validation_ds",
+        "test_ds",
+        "decoding",
+    ):  # a beam search names its language model
         section = stock.get(name)
         if isinstance(section, DictConfig):
             _forget_paths(section)
@@ -87,10 +97,15 @@ def stock_config(config: DictConfig) -> DictConfig:
         stock.validation_ds = {"manifest_filepath": None}  # NeMo's transcribe() looks into it
     vocabulary = OmegaConf.select(stock, "decoder.vocabulary")
     if stock.target == STOCK_CHAR and vocabulary:
-        stock.labels = list(vocabulary)  # NeMo's script for fine-tuning reads them; its change_vocabulary leaves the old ones
+        stock.labels = list(
+            vocabulary
+        )  # NeMo's script for fine-tuning reads them; its change_vocabulary leaves the old ones
     tokenizer = stock.get("tokenizer")
     if isinstance(tokenizer, DictConfig):
-        for section in (tokenizer, *(tokenizer.get("langs") or {}).values()):  # `langs` are an aggregate tokenizer's
+        for section in (
+            tokenizer,
+            *(tokenizer.get("langs") or {}).values(),
+        ):  # `langs` are an aggregate tokenizer's
             if isinstance(section, DictConfig):
                 if section.get("dir"):
                     section.dir = ""  # the pieces travel inside the archive; NeMo wants the key
@@ -102,7 +117,8 @@ def stock_config(config: DictConfig) -> DictConfig:
 def names_data(key: str) -> bool:
     """Whether a key holds files of the training machine, as those of datasets and of their augmentation do.
 
-    Most by their ending: NeMo and its Lhotse loader have a dozen of them (manifest_filepath, noise_path, rir_manifest_path, ...).
+    Most by their ending: NeMo and its Lhotse loader have a dozen of them (manifest_filepath, noise_path,
+    rir_manifest_path, ...).
     """
     return key in _DATA or key.endswith(("_path", "_paths", "_filepath", "_filepaths"))
 

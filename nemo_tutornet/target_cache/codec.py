@@ -1,26 +1,29 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How a teacher's outputs are coded for the disk: pure functions, tensors in, tensors out (the codec is ours).
+"""How a teacher's outputs are coded for the disk: pure functions, tensors in, tensors out (the codec is
+ours).
 
-Posteriors of a small label set are fp16 log-probabilities, whole. Of a large one each frame keeps the labels above a floor, its
-best one at least, and the log of the remaining mass, which decoding spreads evenly over the other labels. CTC posteriors are
-spiky, so this beats a fixed number of labels: for 129 outputs of a teacher on AN4, and SKD within 0.1 %, the floor 1e-5 takes
-0.8 MB an hour, the best 8 of each frame 3.1, all 23. For 1025 outputs the floor 1e-6 took 5.7 MB an hour, all take 184.
-A softmax temperature above 1 weighs what a floor drops; `choose_floor` then finds none, and posteriors stay whole.
+Posteriors of a small label set are fp16 log-probabilities, whole. Of a large one each frame keeps the labels
+above a floor, its best one at least, and the log of the remaining mass, which decoding spreads evenly over
+the other labels. CTC posteriors are
+spiky, so this beats a fixed number of labels: for 129 outputs of a teacher on AN4, and SKD within 0.1 %, the
+floor 1e-5 takes 0.8 MB an hour, the best 8 of each frame 3.1, all 23. For 1025 outputs the floor 1e-6 took
+5.7 MB an hour, all take 184. A softmax temperature above 1 weighs what a floor drops; `choose_floor` then
+finds none, and posteriors stay whole.
 
-Hidden vectors are 8 bits with two gains, one of each channel and one of each frame, so that neither a loud channel nor a loud
-frame costs the others their precision.
+Hidden vectors are 8 bits with two gains, one of each channel and one of each frame, so that neither a loud
+channel nor a loud frame costs the others their precision.
 
 Measured with `benchmarks/cache_formats.py`; tests hold the tolerances.
 
-Legend: `T` frames, `V` labels with the blank last, `N` kept labels of all frames, `D` width of the hint layer.
+Legend: `T` frames, `V` labels with the blank last, `N` kept labels of all frames, `D` width of the hint
+layer.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Optional
 
 import torch
 from torch import Tensor
@@ -31,7 +34,8 @@ MOST_LABELS = 2**16 - 1
 MIN_LOG_PROB = -1e4
 # Gains stay clear of fp32's ends.
 MOST_HIDDEN = 1e30
-# Gains are in steps of an eighth of an octave, so they waste at most 9 % of a byte's range, and 255 of them are 2^-32.
+# Gains are in steps of an eighth of an octave, so they waste at most 9 % of a byte's range, and 255 of them
+# are 2^-32.
 _STEPS = 8
 
 
@@ -70,7 +74,9 @@ class CodedHidden:
 
 
 def encode_whole(log_probs: Tensor) -> Tensor:
-    """Log-probabilities `[T, V]` as fp16 `[T, V]`, nowhere -inf; each frame's best label stays its only best one."""
+    """Log-probabilities `[T, V]` as fp16 `[T, V]`, nowhere -inf; each frame's best label stays its only best
+    one.
+    """
     log_probs = _clamped(log_probs)
     return _best_alone(log_probs.half(), log_probs.argmax(dim=-1))
 
@@ -81,7 +87,9 @@ def decode_whole(coded: Tensor) -> Tensor:
 
 
 def encode_sparse(log_probs: Tensor, floor: float) -> SparsePosteriors:
-    """Keeps of log-probabilities `[T, V]` those whose posterior is at least `floor`, and each frame's best."""
+    """Keeps of log-probabilities `[T, V]` those whose posterior is at least `floor`, and each frame's
+    best.
+    """
     log_probs = _clamped(log_probs)
     best = log_probs.argmax(dim=-1, keepdim=True)
     kept = (log_probs >= math.log(floor)).scatter(-1, best, True)
@@ -95,8 +103,10 @@ def encode_sparse(log_probs: Tensor, floor: float) -> SparsePosteriors:
     )
 
 
-def decode_sparse(coded: SparsePosteriors, labels: int, out: Optional[Tensor] = None) -> Tensor:
-    """Log-probabilities `[T, V]`, fp32, of `encode_sparse`'s result, normalised; `labels` is `V`, `out` is written if given."""
+def decode_sparse(coded: SparsePosteriors, labels: int, out: Tensor | None = None) -> Tensor:
+    """Log-probabilities `[T, V]`, fp32, of `encode_sparse`'s result, normalised; `labels` is `V`, `out` is
+    written if given.
+    """
     counts, values, rest = coded.counts.long(), coded.values.float(), coded.rest.float()
     frame = torch.repeat_interleave(torch.arange(len(counts)), counts)
     others = labels - counts
@@ -128,9 +138,11 @@ def encode_hidden(hidden: Tensor) -> CodedHidden:
     hidden = hidden.detach().float().cpu()
     magnitude = hidden.abs()
     if not bool((magnitude > 1 / MOST_HIDDEN).any()):
-        return CodedHidden(torch.zeros(hidden.T.shape, dtype=torch.int8), _none(len(hidden)), _none(hidden.shape[1]), 0.0)
-    # A channel is measured against its frames' loudness, so that one loud frame does not set every channel's gain; the mean of
-    # square roots, so that one loud channel does not set every frame's loudness.
+        return CodedHidden(
+            torch.zeros(hidden.T.shape, dtype=torch.int8), _none(len(hidden)), _none(hidden.shape[1]), 0.0
+        )
+    # A channel is measured against its frames' loudness, so that one loud frame does not set every channel's
+    # gain; the mean of square roots, so that one loud channel does not set every frame's loudness.
     loudness = magnitude.sqrt().mean(dim=0).square().clamp(min=torch.finfo(torch.float32).tiny)
     extent = (magnitude / loudness).amax(dim=1)
     channels = _gain(extent / extent.max())
@@ -142,7 +154,7 @@ def encode_hidden(hidden: Tensor) -> CodedHidden:
     return CodedHidden(values=values.T.contiguous(), channels=channels, frames=frames, peak=peak)
 
 
-def decode_hidden(coded: CodedHidden, out: Optional[Tensor] = None) -> Tensor:
+def decode_hidden(coded: CodedHidden, out: Tensor | None = None) -> Tensor:
     """Hidden vectors `[D, T]`, fp32, of `encode_hidden`'s result; written into `out` if given."""
     channels = (coded.peak / 127) / _inverse(coded.channels)
     # The product over the 8-bit rows is contiguous; the transposed copy is the only strided step.

@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a cache stands on disk: what an utterance is called, which arrays a shard holds, and `cache.json`.
 
-A folder holds `cache.json`, files that the cached teacher needs besides its targets, and `shard-<rank>-<number>.safetensors`. A
-shard has the arrays of `arrays_of` for all its utterances, one behind the other, and for each utterance its key, sizes and
-checksum. `cache.json` names every shard with the checksum of its header, which holds the checksum of its index.
+A folder holds `cache.json`, files that the cached teacher needs besides its targets, and
+`shard-<rank>-<number>.safetensors`. A shard has the arrays of `arrays_of` for all its utterances, one behind
+the other, and for each utterance its key, sizes and checksum. `cache.json` names every shard with the
+checksum of its header, which holds the checksum of its index.
 
 A cache is untrusted input: nothing of it is unpickled, evaluated or used as a path before it is checked.
 """
@@ -15,9 +16,10 @@ import json
 import math
 import re
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.codec import MOST_LABELS
@@ -40,9 +42,9 @@ class Coding:
         hypotheses: whether there is a text with a confidence.
     """
 
-    labels: Optional[int] = None
-    floor: Optional[float] = None
-    width: Optional[int] = None
+    labels: int | None = None
+    floor: float | None = None
+    width: int | None = None
     hypotheses: bool = False
 
     def __post_init__(self) -> None:
@@ -50,7 +52,10 @@ class Coding:
             if value is not None and (type(value) is not int or not 0 < value < 2**31):
                 raise ValueError(f"{value!r} is no size")
         if self.floor is not None and (
-            self.labels is None or self.labels > MOST_LABELS or type(self.floor) is not float or not 0 < self.floor < 1
+            self.labels is None
+            or self.labels > MOST_LABELS
+            or type(self.floor) is not float
+            or not 0 < self.floor < 1
         ):
             raise ValueError(f"{self.floor!r} is no floor of {self.labels!r} posteriors")
         if type(self.hypotheses) is not bool:
@@ -69,13 +74,21 @@ class Array:
 
     dtype: str
     unit: str
-    row: Tuple[int, ...] = ()
+    row: tuple[int, ...] = ()
 
 
-NUMPY = {"U8": "uint8", "I8": "int8", "U16": "uint16", "F16": "float16", "U32": "uint32", "F32": "float32", "U64": "uint64"}
+NUMPY = {
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "F16": "float16",
+    "U32": "uint32",
+    "F32": "float32",
+    "U64": "uint64",
+}
 
 
-def arrays_of(coding: Coding) -> Dict[str, Array]:
+def arrays_of(coding: Coding) -> dict[str, Array]:
     """The arrays of a shard's utterances, in the order of their checksum."""
     arrays = {"keys": Array("U8", "key_bytes")}
     if coding.labels is not None and coding.floor is None:
@@ -96,7 +109,7 @@ def arrays_of(coding: Coding) -> Dict[str, Array]:
     return arrays
 
 
-def index_of(coding: Coding) -> Dict[str, str]:
+def index_of(coding: Coding) -> dict[str, str]:
     """The arrays of a shard's index `[U]` and their dtypes, in the order of its checksum."""
     units = [array.unit for array in arrays_of(coding).values() if array.unit != "utterances"]
     sizes = dict.fromkeys(["samples", "frames", *units])
@@ -105,14 +118,16 @@ def index_of(coding: Coding) -> Dict[str, str]:
 
 def header_bytes(header: Mapping[str, Any]) -> bytes:
     """A `cache.json` with its checksum."""
-    return (json.dumps({**header, "checksum": _checksum(header)}, indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+    return (
+        json.dumps({**header, "checksum": _checksum(header)}, indent=1, ensure_ascii=False) + "\n"
+    ).encode("utf-8")
 
 
 def _checksum(header: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(header, sort_keys=True, ensure_ascii=True).encode("ascii"))
 
 
-def read_header(folder: Path) -> Dict[str, Any]:
+def read_header(folder: Path) -> dict[str, Any]:
     """A checked `cache.json`.
 
     Raises:
@@ -130,7 +145,8 @@ def read_header(folder: Path) -> Dict[str, Any]:
         raise TutorError(f"{path} is not readable ({_reason(error)}); {REBUILD}.") from None
     if header.get("version") != VERSION:
         raise TutorError(
-            f"{path} is of version {str(header.get('version'))[:40]}, this nemo_tutornet reads version {VERSION}; {REBUILD}."
+            f"{path} is of version {str(header.get('version'))[:40]}, this nemo_tutornet reads version "
+            f"{VERSION}; {REBUILD}."
         )
     try:
         if checksum != _checksum(header):
@@ -146,13 +162,22 @@ def _reason(error: Exception) -> str:
     return f"no {text}" if isinstance(error, KeyError) else text[:200]
 
 
-def _check_header(header: Dict[str, Any]) -> None:
+def _check_header(header: dict[str, Any]) -> None:
     coding_of(header)
-    if not isinstance(header["binding"], dict) or type(header["complete"]) is not bool or not _count(header["sample_rate"]):
+    if (
+        not isinstance(header["binding"], dict)
+        or type(header["complete"]) is not bool
+        or not _count(header["sample_rate"])
+    ):
         raise ValueError("binding, complete or sample_rate is of a wrong type")
     totals = header["totals"]
     seconds = totals["seconds"]
-    if not (_count(totals["utterances"]) and _count(totals["bytes"]) and isinstance(seconds, float) and math.isfinite(seconds)):
+    if not (
+        _count(totals["utterances"])
+        and _count(totals["bytes"])
+        and isinstance(seconds, float)
+        and math.isfinite(seconds)
+    ):
         raise ValueError("a total is no number")
     for shard in header["shards"]:
         if not (isinstance(shard["name"], str) and SHARD.fullmatch(shard["name"])):
@@ -170,7 +195,9 @@ def _count(value: Any) -> bool:
 
 def is_plain_name(name: Any) -> bool:
     """Whether a file may stand beside the shards under this name."""
-    return isinstance(name, str) and bool(FILE.fullmatch(name)) and name != HEADER and not SHARD.fullmatch(name)
+    return (
+        isinstance(name, str) and bool(FILE.fullmatch(name)) and name != HEADER and not SHARD.fullmatch(name)
+    )
 
 
 def coding_of(header: Mapping[str, Any]) -> Coding:
@@ -186,14 +213,19 @@ def coding_of(header: Mapping[str, Any]) -> Coding:
 
 def description(binding: Mapping[str, Any], coding: Coding, sample_rate: int) -> str:
     """What every shard of a cache says that it belongs to, as canonical JSON."""
-    return json.dumps({"binding": binding, "coding": asdict(coding), "sample_rate": sample_rate}, sort_keys=True)
+    return json.dumps(
+        {"binding": binding, "coding": asdict(coding), "sample_rate": sample_rate}, sort_keys=True
+    )
 
 
 def differences(cached: Any, expected: Any, name: str = "") -> str:
     """What differs between two JSON values, in words, by dotted names; empty where nothing does."""
     if isinstance(cached, dict) and isinstance(expected, dict):
         names = list(dict.fromkeys([*cached, *expected]))
-        found = [differences(cached.get(key), expected.get(key), f"{name}.{key}" if name else str(key)) for key in names]
+        found = [
+            differences(cached.get(key), expected.get(key), f"{name}.{key}" if name else str(key))
+            for key in names
+        ]
         return ", ".join(part for part in found if part)
     if cached == expected:
         return ""

@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a cache: everything is checked before it is used, nothing but the index stays in memory.
 
-A shard is mapped into memory for one read and let go, so that the pages of a large cache never count as the trainer's memory, a
-reader holds no open file (it may be forked or pickled), and a shard that changes on the disk is an error and no crash.
+A shard is mapped into memory for one read and let go, so that the pages of a large cache never count as the
+trainer's memory, a reader holds no open file (it may be forked or pickled), and a shard that changes on the
+disk is an error and no crash.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any
 
 import numpy as np
 
@@ -42,14 +44,15 @@ class CacheReader:
         header = read_header(folder)
         if not header["complete"]:
             raise TutorError(
-                f"{folder} is not finished; run `nemo-tutornet cache` again with the same arguments, it goes on where it stopped."
+                f"{folder} is not finished; run `nemo-tutornet cache` again with the same arguments, it goes "
+                "on where it stopped."
             )
         self.folder = folder
-        self.binding: Dict[str, Any] = header["binding"]
+        self.binding: dict[str, Any] = header["binding"]
         self.coding: Coding = coding_of(header)
         self.sample_rate: int = header["sample_rate"]
-        self.totals: Dict[str, Any] = header["totals"]
-        self._files: Dict[str, str] = {file["name"]: file["sha256"] for file in header["files"]}
+        self.totals: dict[str, Any] = header["totals"]
+        self._files: dict[str, str] = {file["name"]: file["sha256"] for file in header["files"]}
         self._shards = [self._open(entry) for entry in header["shards"]]
         counts = [len(shard) for shard in self._shards]
         hashes = np.concatenate([np.zeros(0, np.uint64), *(shard.hashes for shard in self._shards)])
@@ -66,7 +69,8 @@ class CacheReader:
         size = path.stat().st_size if path.is_file() else None
         if size is not None and size != entry["bytes"]:
             raise TutorError(
-                f"{path} has {size} bytes where {entry['bytes']} were written; copy it again, or remove it and run "
+                f"{path} has {size} bytes where {entry['bytes']} were written; copy it again, or remove it "
+                "and run "
                 f"`nemo-tutornet cache` again with the same arguments, which keeps the other shards."
             )
         return Shard.open(path, self.coding, belongs, entry["header_crc32"])
@@ -106,8 +110,8 @@ class CacheReader:
         frames = [int(self._shards[shard].frames[row]) for shard, row in places]
         return decode(records, samples, frames, self.coding)
 
-    def _records(self, utterances: Sequence[Utterance], places: Sequence[Tuple[int, int]]) -> List[Record]:
-        found: Dict[Tuple[int, int], Record] = {}
+    def _records(self, utterances: Sequence[Utterance], places: Sequence[tuple[int, int]]) -> list[Record]:
+        found: dict[tuple[int, int], Record] = {}
         for number in sorted({shard for shard, _ in places}):
             rows = sorted({row for shard, row in places if shard == number})
             for row, record in zip(rows, self._shards[number].read(rows), strict=True):
@@ -115,18 +119,22 @@ class CacheReader:
         for utterance, place in zip(utterances, places, strict=True):
             record, shard = found[place], self._shards[place[0]]
             if record["keys"].tobytes() != key_bytes(utterance) or not is_sound(record, self.coding):
-                raise TutorError(f"{shard.path} holds no targets at utterance {place[1]} that could be {utterance}; {REBUILD}.")
+                raise TutorError(
+                    f"{shard.path} holds no targets at utterance {place[1]} that could be {utterance}; "
+                    f"{REBUILD}."
+                )
         return [found[place] for place in places]
 
-    def _place(self, utterance: Utterance) -> Tuple[int, int]:
+    def _place(self, utterance: Utterance) -> tuple[int, int]:
         place = self._find(utterance)
         if place is None:
             raise TutorError(
-                f"{self.folder} has no targets for {utterance}; run `nemo-tutornet cache` again on the manifest that names it."
+                f"{self.folder} has no targets for {utterance}; run `nemo-tutornet cache` again on the "
+                "manifest that names it."
             )
         return place
 
-    def _find(self, utterance: Utterance) -> Optional[Tuple[int, int]]:
+    def _find(self, utterance: Utterance) -> tuple[int, int] | None:
         key = np.uint64(key_hash(key_bytes(utterance)))
         at = int(np.searchsorted(self._hashes, key))
         if at == len(self._hashes) or self._hashes[at] != key:

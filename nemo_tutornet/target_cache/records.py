@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Between a teacher's targets and a shard's arrays.
 
-Legend: `B` utterances, `T` frames of the encoder's output, `T'` of the hint layer, `V` labels with the blank last, `D` width.
+Legend: `B` utterances, `T` frames of the encoder's output, `T'` of the hint layer, `V` labels with the blank
+last, `D` width.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from nemo_tutornet.target_cache.shard import Record
 
 @dataclass(frozen=True)
 class UtteranceTargets:
-    """What a teacher gave for one utterance, on its own frames and without padding; what the coding lacks is None.
+    """What a teacher gave for one utterance, on its own frames and without padding; what the coding lacks is
+    None.
 
     Attributes:
         samples: of the audio it heard.
@@ -37,10 +39,10 @@ class UtteranceTargets:
 
     samples: int
     frames: int
-    log_probs: Optional[Tensor] = None
-    hidden: Optional[Tensor] = None
-    text: Optional[str] = None
-    confidence: Optional[float] = None
+    log_probs: Tensor | None = None
+    hidden: Tensor | None = None
+    text: str | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,10 @@ class BatchTargets:
 
     samples: Tensor
     lengths: Tensor
-    log_probs: Optional[Tensor] = None
-    hidden: Optional[Tensor] = None
-    texts: Optional[List[str]] = None
-    confidences: Optional[List[Optional[float]]] = None
+    log_probs: Tensor | None = None
+    hidden: Tensor | None = None
+    texts: list[str] | None = None
+    confidences: list[float | None] | None = None
 
 
 def encode(utterance: Utterance, targets: UtteranceTargets, coding: Coding) -> Record:
@@ -82,7 +84,11 @@ def encode(utterance: Utterance, targets: UtteranceTargets, coding: Coding) -> R
             record["sparse.counts"], record["sparse.rest"] = sparse.counts.numpy(), sparse.rest.numpy()
             record["sparse.ids"], record["sparse.values"] = sparse.ids.numpy(), sparse.values.numpy()
     if coding.width is not None:
-        assert targets.hidden is not None and targets.hidden.dim() == 2 and targets.hidden.shape[0] == coding.width
+        assert (
+            targets.hidden is not None
+            and targets.hidden.dim() == 2
+            and targets.hidden.shape[0] == coding.width
+        )
         if not bool((targets.hidden.abs() < codec.MOST_HIDDEN).all()):
             raise _not_finite(utterance, "hidden vectors")
         hidden = codec.encode_hidden(targets.hidden)
@@ -92,7 +98,9 @@ def encode(utterance: Utterance, targets: UtteranceTargets, coding: Coding) -> R
     if coding.hypotheses:
         assert targets.text is not None
         record["texts"] = _bytes(targets.text.encode("utf-8", "replace"))
-        record["confidence"] = np.array([math.nan if targets.confidence is None else targets.confidence], dtype=np.float32)
+        record["confidence"] = np.array(
+            [math.nan if targets.confidence is None else targets.confidence], dtype=np.float32
+        )
     assert record.keys() == arrays_of(coding).keys()
     return record
 
@@ -103,7 +111,8 @@ def _bytes(content: bytes) -> np.ndarray:
 
 def _not_finite(utterance: Utterance, what: str) -> TutorError:
     return TutorError(
-        f"the teacher's {what} for {utterance} are not finite; look at that audio, or run the teacher in fp32 "
+        f"the teacher's {what} for {utterance} are not finite; look at that audio, or run the teacher in "
+        "fp32 "
         f"(model.tutor.teacher.precision=fp32)."
     )
 
@@ -117,10 +126,16 @@ def is_sound(record: Record, coding: Coding) -> bool:
             return False
         if (record["sparse.ids"] >= coding.labels).any():
             return False
-    return all(np.isfinite(record[name]).all() for name in record if name != "confidence" and record[name].dtype.kind == "f")
+    return all(
+        np.isfinite(record[name]).all()
+        for name in record
+        if name != "confidence" and record[name].dtype.kind == "f"
+    )
 
 
-def decode(records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], coding: Coding) -> BatchTargets:
+def decode(
+    records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], coding: Coding
+) -> BatchTargets:
     """The targets of a batch.
 
     Args:
@@ -144,7 +159,7 @@ def decode(records: Sequence[Record], samples: Sequence[int], frames: Sequence[i
     )
 
 
-def _log_probs(records: Sequence[Record], frames: Sequence[int], coding: Coding) -> Optional[Tensor]:
+def _log_probs(records: Sequence[Record], frames: Sequence[int], coding: Coding) -> Tensor | None:
     if coding.labels is None:
         return None
     blank = np.full(coding.labels, codec.MIN_LOG_PROB, dtype=np.float32)
@@ -162,7 +177,7 @@ def _log_probs(records: Sequence[Record], frames: Sequence[int], coding: Coding)
     return log_probs
 
 
-def _hidden(records: Sequence[Record], coding: Coding) -> Optional[Tensor]:
+def _hidden(records: Sequence[Record], coding: Coding) -> Tensor | None:
     if coding.width is None:
         return None
     lengths = [len(record["hidden.values"]) for record in records]

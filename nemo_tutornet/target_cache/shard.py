@@ -7,9 +7,10 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -19,7 +20,7 @@ from nemo_tutornet.data.utterances import key_hash
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.layout import FORMAT, NUMPY, VERSION, Array, Coding, arrays_of, index_of
 
-Record = Dict[str, np.ndarray]
+Record = dict[str, np.ndarray]
 
 
 def checksum(arrays: Sequence[np.ndarray]) -> int:
@@ -30,7 +31,9 @@ def checksum(arrays: Sequence[np.ndarray]) -> int:
     return crc
 
 
-def shard_bytes(records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], coding: Coding, belongs: str) -> bytes:
+def shard_bytes(
+    records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], coding: Coding, belongs: str
+) -> bytes:
     """A shard as it stands on disk.
 
     Args:
@@ -42,15 +45,19 @@ def shard_bytes(records: Sequence[Record], samples: Sequence[int], frames: Seque
     """
     arrays = arrays_of(coding)
     tensors = {name: np.concatenate([record[name] for record in records]) for name in arrays}
-    sizes: Dict[str, Sequence[int]] = {"samples": samples, "frames": frames}
+    sizes: dict[str, Sequence[int]] = {"samples": samples, "frames": frames}
     for name, array in arrays.items():
         if array.unit not in ("utterances", "frames"):
             sizes[array.unit] = [len(record[name]) for record in records]
-    values: Dict[str, Sequence[int]] = {f"index.{name}": counts for name, counts in sizes.items()}
+    values: dict[str, Sequence[int]] = {f"index.{name}": counts for name, counts in sizes.items()}
     values["index.hash"] = [key_hash(record["keys"].tobytes()) for record in records]
     values["index.checksum"] = [checksum([record[name] for name in arrays]) for record in records]
     index = {name: np.array(values[name], dtype=NUMPY[dtype]) for name, dtype in index_of(coding).items()}
-    about = {"format": f"{FORMAT} {VERSION}", "belongs": belongs, "index_crc32": str(checksum(list(index.values())))}
+    about = {
+        "format": f"{FORMAT} {VERSION}",
+        "belongs": belongs,
+        "index_crc32": str(checksum(list(index.values()))),
+    }
     return bytes(save({**index, **tensors}, metadata=about))
 
 
@@ -83,7 +90,7 @@ class Shard:
         return len(self.hashes)
 
     @classmethod
-    def open(cls, path: Path, coding: Coding, belongs: str, header_crc32: Optional[int] = None) -> Shard:
+    def open(cls, path: Path, coding: Coding, belongs: str, header_crc32: int | None = None) -> Shard:
         """Checks everything but the utterances' own arrays, and keeps the index.
 
         Args:
@@ -112,11 +119,18 @@ class Shard:
             raise TutorError(_unreadable(path, error)) from None
         starts = {unit: _starts(index, unit) for unit in {array.unit for array in arrays_of(coding).values()}}
         return cls(
-            path, size, found, coding, index["index.hash"], index["index.samples"], index["index.frames"], starts,
+            path,
+            size,
+            found,
+            coding,
+            index["index.hash"],
+            index["index.samples"],
+            index["index.frames"],
+            starts,
             index["index.checksum"],
-        )  # fmt: skip
+        )
 
-    def read(self, rows: Sequence[int]) -> List[Record]:
+    def read(self, rows: Sequence[int]) -> list[Record]:
         """The arrays of some utterances, checked against their checksums.
 
         Raises:
@@ -125,9 +139,15 @@ class Shard:
         arrays = arrays_of(self.coding)
         try:
             with safe_open(self.path, framework="numpy") as file:
-                slices = {name: (file.get_slice(name), array, self.starts[array.unit]) for name, array in arrays.items()}
+                slices = {
+                    name: (file.get_slice(name), array, self.starts[array.unit])
+                    for name, array in arrays.items()
+                }
                 records = [
-                    {name: _cut(part, array, *starts[row : row + 2].tolist()) for name, (part, array, starts) in slices.items()}
+                    {
+                        name: _cut(part, array, *starts[row : row + 2].tolist())
+                        for name, (part, array, starts) in slices.items()
+                    }
                     for row in rows
                 ]
         except (OSError, SafetensorError, ValueError) as error:
@@ -135,7 +155,8 @@ class Shard:
         for row, record in zip(rows, records, strict=True):
             if checksum(list(record.values())) != self.checksums[row]:
                 raise TutorError(
-                    f"{self.path} is damaged at utterance {row} ({_name(record['keys'])}): it does not match its checksum; "
+                    f"{self.path} is damaged at utterance {row} ({_name(record['keys'])}): it does not match "
+                    "its checksum; "
                     f"remove the shard and run `nemo-tutornet cache` again with the same arguments."
                 )
         return records
@@ -155,7 +176,7 @@ def _header_crc32(path: Path) -> int:
         return zlib.crc32(file.read(length), zlib.crc32(start))
 
 
-def _index(file: Any, coding: Coding) -> Dict[str, np.ndarray]:
+def _index(file: Any, coding: Coding) -> dict[str, np.ndarray]:
     """Reads a shard's index and holds every array's type and shape against it."""
     arrays, dtypes = arrays_of(coding), index_of(coding)
     if set(file.keys()) != {*arrays, *dtypes}:
@@ -168,7 +189,9 @@ def _index(file: Any, coding: Coding) -> Dict[str, np.ndarray]:
     index = {name: file.get_tensor(name) for name in dtypes}
     for name, array in arrays.items():
         part = file.get_slice(name)
-        rows = count[0] if array.unit == "utterances" else int(index[f"index.{array.unit}"].sum(dtype=np.uint64))
+        rows = (
+            count[0] if array.unit == "utterances" else int(index[f"index.{array.unit}"].sum(dtype=np.uint64))
+        )
         if part.get_dtype() != array.dtype or part.get_shape() != [rows, *array.row]:
             raise ValueError(f"{name} has a wrong type or size")
     return index
@@ -181,9 +204,14 @@ def _starts(index: Record, unit: str) -> np.ndarray:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    reason = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0] or type(error).__name__
+    reason = (
+        (error.strerror if isinstance(error, OSError) else None)
+        or str(error).splitlines()[0]
+        or type(error).__name__
+    )
     return (
-        f"{path} is not readable ({reason}); bring it back, or remove it and run `nemo-tutornet cache` again with the same "
+        f"{path} is not readable ({reason}); bring it back, or remove it and run `nemo-tutornet cache` again "
+        "with the same "
         f"arguments, which keeps the other shards."
     )
 

@@ -2,20 +2,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writing a cache: shard by shard, by several ranks at once, and on from where a killed builder stopped.
 
-The arrays and indexes are safetensors', chosen with `benchmarks/cache_formats.py`: it runs no code that a file holds, adds
-nothing to the arrays (21.2 MB an hour for 29 outputs and 176 channels), writes 200 MB/s and reads 16 random utterances of 10 s in
-0.7 ms. In the same run on two busy cores lhotse's storages (numpy files, HDF5, Lilcom) took 16 to 32 ms, and zarr, which saves
-10 % of the bytes, 120 ms. NeMo needs safetensors anyway.
+The arrays and indexes are safetensors', chosen with `benchmarks/cache_formats.py`: it runs no code that a
+file holds, adds nothing to the arrays (21.2 MB an hour for 29 outputs and 176 channels), writes 200 MB/s and
+reads 16 random utterances of 10 s in 0.7 ms. In the same run on two busy cores lhotse's storages (numpy
+files, HDF5, Lilcom) took 16 to 32 ms, and zarr, which saves 10 % of the bytes, 120 ms. NeMo needs safetensors
+anyway.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple, Type
+from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -40,8 +42,9 @@ from nemo_tutornet.target_cache.shard import Record, Shard, shard_bytes
 from nemo_tutornet.utils.files import write_file
 
 
-def read_coding(folder: Path) -> Optional[Coding]:
-    """The coding of a cache in a folder, finished or not, so that a builder that goes on need not choose one; None without one.
+def read_coding(folder: Path) -> Coding | None:
+    """The coding of a cache in a folder, finished or not, so that a builder that goes on need not choose one;
+    None without one.
 
     Raises:
         TutorError: its `cache.json` is damaged or of another version.
@@ -73,10 +76,11 @@ class Finished:
 
 
 class CacheWriter:
-    """One rank's writer. A shard is on the disk whole or not at all; what was added after the last one is lost by a kill.
+    """One rank's writer. A shard is on the disk whole or not at all; what was added after the last one is
+    lost by a kill.
 
-    A context manager: left in order it writes what remains, left by an error it does not. Utterances that a finished shard of
-    any rank holds are in it (`utterance in writer`).
+    A context manager: left in order it writes what remains, left by an error it does not. Utterances that a
+    finished shard of any rank holds are in it (`utterance in writer`).
 
     Args:
         folder: of the cache; made if need be.
@@ -87,19 +91,25 @@ class CacheWriter:
         most_bytes: a shard is written when it holds that many.
 
     Raises:
-        TutorError: the folder holds something else, a cache of another binding or coding, a damaged shard, or another builder is
-            at work on it.
+        TutorError: the folder holds something else, a cache of another binding or coding, a damaged shard, or
+            another builder is at work on it.
     """
 
     def __init__(
-        self, folder: Path, binding: Mapping[str, Any], coding: Coding, sample_rate: int, rank: int = 0, most_bytes: int = 2**24
+        self,
+        folder: Path,
+        binding: Mapping[str, Any],
+        coding: Coding,
+        sample_rate: int,
+        rank: int = 0,
+        most_bytes: int = 2**24,
     ) -> None:
         self.folder, self.coding = folder, coding
-        self._binding: Dict[str, Any] = json.loads(json.dumps(dict(binding)))
+        self._binding: dict[str, Any] = json.loads(json.dumps(dict(binding)))
         self._sample_rate, self._rank, self._most_bytes = sample_rate, rank, most_bytes
         self._belongs = description(self._binding, coding, sample_rate)
-        self._records: List[Record] = []
-        self._sizes: List[Tuple[int, int]] = []
+        self._records: list[Record] = []
+        self._sizes: list[tuple[int, int]] = []
         self._bytes = 0
         self._lock = _locked(folder, rank)
         try:
@@ -109,8 +119,10 @@ class CacheWriter:
         except BaseException:
             self._lock.release()
             raise
-        self._done: Set[int] = {int(value) for shard in shards for value in shard.hashes}
-        numbers = [int(shard.path.stem[12:]) for shard in shards if shard.path.name.startswith(f"shard-{rank:05d}-")]
+        self._done: set[int] = {int(value) for shard in shards for value in shard.hashes}
+        numbers = [
+            int(shard.path.stem[12:]) for shard in shards if shard.path.name.startswith(f"shard-{rank:05d}-")
+        ]
         self._number = max(numbers, default=-1) + 1
 
     def __contains__(self, utterance: Utterance) -> bool:
@@ -123,7 +135,7 @@ class CacheWriter:
         return self
 
     def __exit__(
-        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
             self.close()
@@ -168,8 +180,9 @@ class CacheWriter:
         finally:
             self._lock.release()
 
-    def finish(self, files: Optional[Mapping[str, bytes]] = None) -> Dict[str, Any]:
-        """Rank 0, when every rank has flushed: checks all shards and writes the `cache.json` that makes them a cache.
+    def finish(self, files: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+        """Rank 0, when every rank has flushed: checks all shards and writes the `cache.json` that makes them
+        a cache.
 
         Args:
             files: what the cached teacher needs besides its targets, by plain names.
@@ -200,35 +213,59 @@ class CacheWriter:
             "bytes": sum(shard.size for shard in shards) + sum(map(len, files.values())),
         }
         listed = [
-            {"name": one.path.name, "bytes": one.size, "utterances": len(one), "header_crc32": one.header_crc32} for one in shards
+            {
+                "name": one.path.name,
+                "bytes": one.size,
+                "utterances": len(one),
+                "header_crc32": one.header_crc32,
+            }
+            for one in shards
         ]
-        sums = [{"name": name, "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()]
+        sums = [
+            {"name": name, "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
+        ]
         self._write_header(True, totals, listed, sums)
         return totals
 
     def _check_folder(self) -> None:
         """Refuses a folder of something else; a new one gets its `cache.json`."""
         if not (self.folder / HEADER).is_file():
-            foreign = [path.name for path in self.folder.iterdir() if path.name[0] != "." and not SHARD.fullmatch(path.name)]
+            foreign = [
+                path.name
+                for path in self.folder.iterdir()
+                if path.name[0] != "." and not SHARD.fullmatch(path.name)
+            ]
             if foreign:
                 raise TutorError(
-                    f"{self.folder} holds {foreign[0]!r} and no cache; give a new or empty folder for the cache (--output)."
+                    f"{self.folder} holds {foreign[0]!r} and no cache; give a new or empty folder for the "
+                    "cache (--output)."
                 )
             if self._rank == 0:
                 self._write_header(False, {"utterances": 0, "seconds": 0.0, "bytes": 0}, [], [])
             return
         _refuse_other(self.folder, self._belongs)
 
-    def _shards(self) -> List[Shard]:
+    def _shards(self) -> list[Shard]:
         return _shards(self.folder, self.coding, self._belongs)
 
     def _write_header(
-        self, complete: bool, totals: Mapping[str, Any], shards: List[Dict[str, Any]], files: List[Dict[str, Any]]
+        self,
+        complete: bool,
+        totals: Mapping[str, Any],
+        shards: list[dict[str, Any]],
+        files: list[dict[str, Any]],
     ) -> None:
         header = {
-            "format": FORMAT, "version": VERSION, "complete": complete, "binding": self._binding, "coding": asdict(self.coding),
-            "sample_rate": self._sample_rate, "totals": totals, "shards": shards, "files": files,
-        }  # fmt: skip
+            "format": FORMAT,
+            "version": VERSION,
+            "complete": complete,
+            "binding": self._binding,
+            "coding": asdict(self.coding),
+            "sample_rate": self._sample_rate,
+            "totals": totals,
+            "shards": shards,
+            "files": files,
+        }
         write_file(self.folder / HEADER, header_bytes(header))
 
 
@@ -237,18 +274,25 @@ def _refuse_other(folder: Path, belongs: str) -> None:
     if not (folder / HEADER).is_file():
         return
     header = read_header(folder)
-    found = differences(_parsed(description(header["binding"], coding_of(header), header["sample_rate"])), _parsed(belongs))
+    found = differences(
+        _parsed(description(header["binding"], coding_of(header), header["sample_rate"])), _parsed(belongs)
+    )
     if found:
-        raise TutorError(f"{folder} is a cache of other targets ({found}); give another folder (--output), or remove this one.")
+        raise TutorError(
+            f"{folder} is a cache of other targets ({found}); give another folder (--output), or remove this "
+            "one."
+        )
 
 
-def _shards(folder: Path, coding: Coding, belongs: str) -> List[Shard]:
+def _shards(folder: Path, coding: Coding, belongs: str) -> list[Shard]:
     paths = sorted(path for path in folder.glob("shard-*") if SHARD.fullmatch(path.name))
     return [Shard.open(path, coding, belongs) for path in paths]
 
 
 def _locked(folder: Path, rank: int) -> FileLock:
-    """Makes the folder and keeps other builders of the same rank out of it until the lock is released or the process ends."""
+    """Makes the folder and keeps other builders of the same rank out of it until the lock is released or the
+    process ends.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f".lock-{rank:05d}")
@@ -259,12 +303,14 @@ def _locked(folder: Path, rank: int) -> FileLock:
         ) from None
     except (OSError, NotImplementedError) as error:  # the second where the file system has no locks
         reason = getattr(error, "strerror", None) or error
-        raise TutorError(f"{folder} cannot be a cache's folder ({reason}); give another (--output).") from None
+        raise TutorError(
+            f"{folder} cannot be a cache's folder ({reason}); give another (--output)."
+        ) from None
     return lock
 
 
-def _parsed(text: str) -> Dict[str, Any]:
-    parsed: Dict[str, Any] = json.loads(text)
+def _parsed(text: str) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(text)
     return parsed
 
 

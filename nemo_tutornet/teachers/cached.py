@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A teacher that is not there: what it once said, read from its cache.
 
-Legend: `B` utterances, `T` frames of the teacher, `D` width of the hint layer, `V` labels with the blank last.
+Legend: `B` utterances, `T` frames of the teacher, `D` width of the hint layer, `V` labels with the blank
+last.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -29,7 +31,9 @@ from nemo_tutornet.utils.files import sha256_of
 HEAD = "head.safetensors"
 
 
-def binding(teacher: Teacher, path: Path, device: torch.device, hidden: bool, tokenizer: Optional[str]) -> Dict[str, Any]:
+def binding(
+    teacher: Teacher, path: Path, device: torch.device, hidden: bool, tokenizer: str | None
+) -> dict[str, Any]:
     """What a cache's targets depend on, and what a student must know of their teacher.
 
     Args:
@@ -37,7 +41,8 @@ def binding(teacher: Teacher, path: Path, device: torch.device, hidden: bool, to
         path: its file.
         device: on which it will run.
         hidden: whether the hint layer is kept.
-        tokenizer: NeMo's type of the teacher's tokenizer, whose files lie beside the shards; None for characters.
+        tokenizer: NeMo's type of the teacher's tokenizer, whose files lie beside the shards; None for
+        characters.
     """
     front_end = OmegaConf.to_container(teacher.model.cfg.preprocessor, resolve=True)
     return {
@@ -56,7 +61,7 @@ def binding(teacher: Teacher, path: Path, device: torch.device, hidden: bool, to
     }
 
 
-def head_file(teacher: Teacher) -> Dict[str, bytes]:
+def head_file(teacher: Teacher) -> dict[str, bytes]:
     """The teacher's CTC decoder where it is one 1x1 convolution, for the warm start of the student's."""
     from safetensors.torch import save
 
@@ -71,8 +76,8 @@ class CachedTeacher:
     """Stands where a `Teacher` would, without a model in memory and without the model's file.
 
     Args:
-        config: of the teacher; its `cache` is read, and its `sha256`, or the file at its `model_path` where there is one, must be
-            the cache's.
+        config: of the teacher; its `cache` is read, and its `sha256`, or the file at its `model_path` where
+            there is one, must be the cache's.
         hint_layer: module path; None is the encoder's output.
         key: the config's, for messages.
 
@@ -80,11 +85,16 @@ class CachedTeacher:
         TutorError: no finished cache, or one of another teacher or layer.
     """
 
-    def __init__(self, config: TeacherConfig, hint_layer: Optional[str] = None, key: str = "model.tutor.teacher") -> None:
+    def __init__(
+        self, config: TeacherConfig, hint_layer: str | None = None, key: str = "model.tutor.teacher"
+    ) -> None:
         assert config.cache is not None
         folder = Path(config.cache).expanduser()
         if not folder.is_dir():
-            raise TutorError(f"{key}.cache is {config.cache}, and there is no such folder; `nemo-tutornet cache` makes one.")
+            raise TutorError(
+                f"{key}.cache is {config.cache}, and there is no such folder; `nemo-tutornet cache` makes "
+                "one."
+            )
         self.reader = CacheReader(folder)
         self._facts = _checked(self.reader.binding, folder)
         self._check_teacher(config, key)
@@ -93,20 +103,21 @@ class CachedTeacher:
         hint = self._facts["hint"]
         if hint is not None and hint["path"] != asked:
             raise TutorError(
-                f"{folder} holds the layer {hint['path']!r}, but model.tutor.rkd.hint_layer is {asked!r}; build a cache of that "
+                f"{folder} holds the layer {hint['path']!r}, but model.tutor.rkd.hint_layer is {asked!r}; "
+                "build a cache of that "
                 f"layer, or take this one's."
             )
         self.hint_layer = Layer(**hint) if hint is not None else self.encoder_layer
-        self.head: Optional[nn.Module] = None if self._facts["transducer"] else self._head()
+        self.head: nn.Module | None = None if self._facts["transducer"] else self._head()
 
     @property
-    def sha256(self) -> Optional[str]:
+    def sha256(self) -> str | None:
         """Of the file of the teacher that was run; None where that was a folder."""
-        found: Optional[str] = self._facts["sha256"]
+        found: str | None = self._facts["sha256"]
         return found
 
     @property
-    def labels(self) -> List[str]:
+    def labels(self) -> list[str]:
         """Labels in the order of the posterior, without the blank, which is last; none for a transducer."""
         return list(self._facts["labels"])
 
@@ -125,12 +136,13 @@ class CachedTeacher:
         return {float(length): int(frames) for length, frames in self._facts["frames"]}[seconds]
 
     @property
-    def facts(self) -> Dict[str, str]:
+    def facts(self) -> dict[str, str]:
         """What it is, in words."""
         labels = "none on frames" if self.head is None else f"{len(self.labels)} and the blank"
         totals = self.reader.totals
         return {
-            "cache": f"{self.reader.folder}, {totals['utterances']} utterances, {totals['bytes'] / 1e6:.1f} MB",
+            "cache": f"{self.reader.folder}, {totals['utterances']} utterances, {totals['bytes'] / 1e6:.1f} "
+            "MB",
             "class": str(self._facts["class"]),
             "front end": f"{self.sample_rate} Hz, {self._facts['front_end'].get('features')} mel bins",
             "labels": labels,
@@ -147,14 +159,19 @@ class CachedTeacher:
             what
             for what, needed, there in (
                 ("the hint layer, which rkd reads", hidden, coding.width is not None),
-                ("posteriors, which skd and frame_weighting nonblank read", posteriors, coding.labels is not None),
+                (
+                    "posteriors, which skd and frame_weighting nonblank read",
+                    posteriors,
+                    coding.labels is not None,
+                ),
                 ("hypotheses, which pseudo reads", hypotheses, coding.hypotheses),
             )
             if needed and not there
         ]
         if missing:
             raise TutorError(
-                f"{self.reader.folder} does not hold {missing[0]} in model.tutor.stages; build a cache with these stages, or "
+                f"{self.reader.folder} does not hold {missing[0]} in model.tutor.stages; build a cache with "
+                "these stages, or "
                 f"leave that loss out."
             )
 
@@ -168,12 +185,19 @@ class CachedTeacher:
         if missing:
             more = f" and {len(missing) - 1} more of {len(utterances)}" if len(missing) > 1 else ""
             raise TutorError(
-                f"{self.reader.folder} has no targets for {missing[0]}{more}; run `nemo-tutornet cache` on the manifest that you "
+                f"{self.reader.folder} has no targets for {missing[0]}{more}; run `nemo-tutornet cache` on "
+                "the manifest that you "
                 f"train with, it adds what is missing."
             )
 
     def __call__(
-        self, utterances: Sequence[Utterance], lengths: Tensor, *, hidden: bool, posteriors: bool, hypotheses: bool = False
+        self,
+        utterances: Sequence[Utterance],
+        lengths: Tensor,
+        *,
+        hidden: bool,
+        posteriors: bool,
+        hypotheses: bool = False,
     ) -> TeacherTargets:
         """What the teacher said about a batch.
 
@@ -194,15 +218,19 @@ class CachedTeacher:
         if len(different):
             row = int(different[0])
             raise TutorError(
-                f"{utterances[row]} has {int(heard[row])} samples in training, but the teacher heard {int(found.samples[row])} "
-                f"for {self.reader.folder}: the audio changed, or something in model.train_ds changes its time; build the cache "
+                f"{utterances[row]} has {int(heard[row])} samples in training, but the teacher heard "
+                f"{int(found.samples[row])} "
+                f"for {self.reader.folder}: the audio changed, or something in model.train_ds changes its "
+                "time; build the cache "
                 f"again or drop that."
             )
         device = lengths.device
         given = None
         if hypotheses:
             assert found.texts is not None and found.confidences is not None
-            given = [Hypothesis(text, sure) for text, sure in zip(found.texts, found.confidences, strict=True)]
+            given = [
+                Hypothesis(text, sure) for text, sure in zip(found.texts, found.confidences, strict=True)
+            ]
         return TeacherTargets(
             lengths=found.lengths.to(device),
             log_probs=found.log_probs.to(device) if posteriors and found.log_probs is not None else None,
@@ -226,29 +254,41 @@ class CachedTeacher:
         cached = self.sha256
         if config.sha256 is not None and config.sha256.lower() != cached:
             raise TutorError(
-                f"{key}.sha256 is {config.sha256}, but {self.reader.folder} was built with the teacher {cached}; give the right "
+                f"{key}.sha256 is {config.sha256}, but {self.reader.folder} was built with the teacher "
+                f"{cached}; give the right "
                 f"cache or correct the key."
             )
         path = Path(config.model_path).expanduser() if config.model_path else None
         if path is not None and path.is_file() and cached is not None and sha256_of(path) != cached:
             raise TutorError(
-                f"{self.reader.folder} was built with another teacher than {path} (sha256 {cached}); build it again with this "
+                f"{self.reader.folder} was built with another teacher than {path} (sha256 {cached}); build "
+                "it again with this "
                 f"one, or leave {key}.model_path out."
             )
 
 
 def _checked(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     """A binding that may be trusted to have the parts that are read of it; a cache is untrusted input."""
-    kinds: Dict[str, Any] = {
-        "sample_rate": int, "labels": list, "transducer": bool, "encoder": dict, "hint": (dict, type(None)),
-        "ends_in_layer_norm": bool, "frames": list, "front_end": dict, "sha256": (str, type(None)),
-    }  # fmt: skip
+    kinds: dict[str, Any] = {
+        "sample_rate": int,
+        "labels": list,
+        "transducer": bool,
+        "encoder": dict,
+        "hint": (dict, type(None)),
+        "ends_in_layer_norm": bool,
+        "frames": list,
+        "front_end": dict,
+        "sha256": (str, type(None)),
+    }
     layers = [layer for layer in (facts.get("encoder"), facts.get("hint")) if isinstance(layer, dict)]
-    fields: Dict[str, Any] = {"path": str, "width": int, "time_axis": int, "shift": (int, float)}
+    fields: dict[str, Any] = {"path": str, "width": int, "time_axis": int, "shift": (int, float)}
     sound = all(isinstance(facts.get(name, ...), kind) for name, kind in kinds.items())
     sound = sound and all(
-        layer.keys() == fields.keys() and all(isinstance(layer[name], kind) for name, kind in fields.items()) for layer in layers
+        layer.keys() == fields.keys() and all(isinstance(layer[name], kind) for name, kind in fields.items())
+        for layer in layers
     )
     if not sound:
-        raise TutorError(f"{folder} does not say what its teacher was ({json.dumps(dict(facts))[:100]}); build it again.")
+        raise TutorError(
+            f"{folder} does not say what its teacher was ({json.dumps(dict(facts))[:100]}); build it again."
+        )
     return facts

@@ -1,6 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What makes a live teacher cheaper: an encoder that stops behind the hint layer, and a CUDA stream of its own.
+"""What makes a live teacher cheaper: an encoder that stops behind the hint layer, and a CUDA stream of its
+own.
 
 Legend: `B` utterances, `D` width, `T` frames.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, List, Optional, Tuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,23 +25,29 @@ class _Reached(Exception):
 
 @dataclass(frozen=True)
 class Cut:
-    """A way through an encoder that ends behind one of its layers and still knows the lengths of the encoder's output.
+    """A way through an encoder that ends behind one of its layers and still knows the lengths of the
+    encoder's output.
 
     Attributes:
         layer: the last that runs.
-        lengths_from: path of a module on the way that returns those lengths; None where they are the features' own.
+        lengths_from: path of a module on the way that returns those lengths; None where they are the
+            features' own.
         lengths_dtype: of the lengths that the encoder returns.
     """
 
     layer: Layer
-    lengths_from: Optional[str]
+    lengths_from: str | None
     lengths_dtype: torch.dtype
 
-    def run(self, model: Any, features: Tensor, lengths: Tensor) -> Tuple[Tensor, Tensor]:
-        """The layer `[B, D, T']` and the lengths `[B]` that the whole encoder would return, from a front end's output."""
+    def run(self, model: Any, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer `[B, D, T']` and the lengths `[B]` that the whole encoder would return, from a front
+        end's output.
+        """
         with ExitStack() as stack:
             hidden = stack.enter_context(Capture(model, self.layer.path))
-            source = None if self.lengths_from is None else stack.enter_context(Capture(model, self.lengths_from))
+            source = (
+                None if self.lengths_from is None else stack.enter_context(Capture(model, self.lengths_from))
+            )
             stack.callback(find_module(model, self.layer.path).register_forward_hook(_stop).remove)
             with suppress(_Reached):
                 model.encoder(audio_signal=features, length=lengths)
@@ -50,7 +57,7 @@ class Cut:
 
 
 @torch.no_grad()
-def find_cut(model: Any, layer: Layer, features: Tensor, lengths: Tensor) -> Optional[Cut]:
+def find_cut(model: Any, layer: Layer, features: Tensor, lengths: Tensor) -> Cut | None:
     """Looks for a cut by running the whole encoder, and keeps it only if it gives the very same tensors.
 
     Args:
@@ -60,10 +67,10 @@ def find_cut(model: Any, layer: Layer, features: Tensor, lengths: Tensor) -> Opt
         lengths: valid frames of them `[B]`.
 
     Returns:
-        None where the whole encoder has to run: the layer runs more than once or is changed in place behind it, or nothing on the
-        way there returns the lengths of the encoder's output.
+        None where the whole encoder has to run: the layer runs more than once or is changed in place behind
+        it, or nothing on the way there returns the lengths of the encoder's output.
     """
-    ended: List[Tuple[str, Optional[Tensor]]] = []
+    ended: list[tuple[str, Tensor | None]] = []
 
     def keep(path: str, module: Any, args: Any, output: Any) -> None:
         ended.append((path, _lengths_in(output, len(lengths))))
@@ -81,23 +88,27 @@ def find_cut(model: Any, layer: Layer, features: Tensor, lengths: Tensor) -> Opt
     if _same(lengths, expected):
         source = None
     elif sources:
-        source = min(sources, key=lambda path: path.count("."))  # the outermost: what is inside may work through parts of a batch
+        source = min(
+            sources, key=lambda path: path.count(".")
+        )  # the outermost: what is inside may work through parts of a batch
     else:
         return None
     cut = Cut(layer, source, expected.dtype)
     hidden, found = cut.run(model, features, lengths)
-    return cut if torch.equal(hidden, whole.tensor(layer.time_axis)) and torch.equal(found, expected) else None
+    return (
+        cut if torch.equal(hidden, whole.tensor(layer.time_axis)) and torch.equal(found, expected) else None
+    )
 
 
 def _stop(module: Any, args: Any, output: Any) -> None:
     raise _Reached
 
 
-def _lengths_in(output: Any, batch: int) -> Optional[Tensor]:
+def _lengths_in(output: Any, batch: int) -> Tensor | None:
     """The lengths `[B]` in what a module returns: the second of a pair; None where there are none."""
     second = output[1] if isinstance(output, tuple) and len(output) == 2 else None
     return second if isinstance(second, Tensor) and second.shape == (batch,) else None
 
 
-def _same(found: Optional[Tensor], expected: Tensor) -> bool:
+def _same(found: Tensor | None, expected: Tensor) -> bool:
     return found is not None and torch.equal(found.to(expected.dtype), expected)

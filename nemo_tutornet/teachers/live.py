@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from typing import Any, List, Optional
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,20 +23,23 @@ from nemo_tutornet.teachers.early_exit import Cut, find_cut
 from nemo_tutornet.teachers.targets import Hypothesis, TeacherTargets
 from nemo_tutornet.utils.files import sha256_of
 
-# Feature frames of the utterances on which a cut encoder is compared with the whole one: every remainder of strides up to 16.
+# Feature frames of the utterances on which a cut encoder is compared with the whole one: every remainder of
+# strides up to 16.
 _CHECKED_FRAMES = range(40, 57)
 
 
 class Teacher:
     """A frozen NeMo recogniser that gives targets for audio.
 
-    A CTC model, a hybrid through its CTC head, or a transducer, which has no posteriors on frames and so teaches by its encoder
-    alone.
+    A CTC model, a hybrid through its CTC head, or a transducer, which has no posteriors on frames and so
+    teaches by its encoder alone.
 
-    It is no `nn.Module`, so a student that holds it does not register it: it stays out of `parameters()`, `state_dict()`,
-    `train()`, DDP, ONNX export and every checkpoint. It owns its front end, its device and its precision.
+    It is no `nn.Module`, so a student that holds it does not register it: it stays out of `parameters()`,
+    `state_dict()`, `train()`, DDP, ONNX export and every checkpoint. It owns its front end, its device and
+    its precision.
 
-    Legend: `B` utterances, `N` samples, `T` frames of the teacher, `D` width of the hint layer, `V` labels with the blank last.
+    Legend: `B` utterances, `N` samples, `T` frames of the teacher, `D` width of the hint layer, `V` labels
+        with the blank last.
 
     Args:
         model: a restored NeMo model; it is frozen in place.
@@ -47,9 +50,9 @@ class Teacher:
         sha256: of its file; None where it did not come from one.
     """
 
-    def __init__(self, model: Any, precision: str = "auto", hint_layer: Optional[str] = None) -> None:
+    def __init__(self, model: Any, precision: str = "auto", hint_layer: str | None = None) -> None:
         self.model = model
-        self.sha256: Optional[str] = None
+        self.sha256: str | None = None
         _own_activations(model)
         self.model.freeze()  # NeMo's: eval mode and no gradients
         self.head: Any = ctc_head(model)
@@ -58,11 +61,15 @@ class Teacher:
         self.encoder_layer = measure(model, ENCODER, silence, hop=hop_of(model))
         self.hint_layer: Layer = self.encoder_layer
         if hint_layer not in (None, ENCODER):
-            self.hint_layer = measure(model, str(hint_layer), silence, "model.tutor.rkd.hint_layer", hop_of(model))
+            self.hint_layer = measure(
+                model, str(hint_layer), silence, "model.tutor.rkd.hint_layer", hop_of(model)
+            )
         self._cut = self._find_cut()
 
     @classmethod
-    def from_config(cls, config: TeacherConfig, hint_layer: Optional[str] = None, key: str = "model.tutor.teacher") -> Teacher:
+    def from_config(
+        cls, config: TeacherConfig, hint_layer: str | None = None, key: str = "model.tutor.teacher"
+    ) -> Teacher:
         """Restores and freezes the teacher that a config names.
 
         Args:
@@ -71,14 +78,15 @@ class Teacher:
             key: the config's, for messages.
 
         Raises:
-            TutorError: no such file or pretrained name, unreadable, another sha256 than the config's, or a class
-                that cannot teach.
+            TutorError: no such file or pretrained name, unreadable, another sha256 than the config's, or a
+                class that cannot teach.
         """
         path = locate(config.model_path, f"{key}.model_path")
         found = sha256_of(path) if path.is_file() else None
         if config.sha256 is not None and found != config.sha256.lower():
             raise TutorError(
-                f"{key}.sha256 is {config.sha256}, but the sha256 of {path} is {found or 'none, it is a folder'}; "
+                f"{key}.sha256 is {config.sha256}, but the sha256 of {path} is "
+                f"{found or 'none, it is a folder'}; "
                 f"give the right file or correct the key."
             )
         check_teacher(read_nemo_config(path), path)
@@ -87,7 +95,7 @@ class Teacher:
         return teacher
 
     @property
-    def labels(self) -> List[str]:
+    def labels(self) -> list[str]:
         """Labels in the order of the posterior, without the blank, which is last; none for a transducer."""
         return [] if self.head is None else labels_of(self.model, self.head)
 
@@ -98,7 +106,9 @@ class Teacher:
 
     @property
     def ends_in_layer_norm(self) -> bool:
-        """True where the hint layer's output is layer-normalised (the Conformer family), so its energy is nearly constant."""
+        """True where the hint layer's output is layer-normalised (the Conformer family), so its energy is
+        nearly constant.
+        """
         module = self.model.get_submodule(self.hint_layer.path)
         if self.hint_layer.path == ENCODER and hasattr(module, "layers"):
             if getattr(module, "out_proj", None) is not None:
@@ -124,7 +134,8 @@ class Teacher:
     def __call__(
         self, signal: Tensor, lengths: Tensor, *, hidden: bool, posteriors: bool, hypotheses: bool = False
     ) -> TeacherTargets:
-        """Runs the teacher on raw audio; what is not asked for is not computed, the encoder behind the hint layer included.
+        """Runs the teacher on raw audio; what is not asked for is not computed, the encoder behind the hint
+        layer included.
 
         Args:
             signal: waveform `[B, N]`, fp32.
@@ -143,7 +154,8 @@ class Teacher:
         dtype = self._autocast_dtype(signal.device)
         with torch.autocast(signal.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             features, feature_lengths = model.preprocessor(input_signal=signal, length=lengths)
-            # Alone, because the host would wait for every other rank once more in each step, for a buffer that grows by itself.
+            # Alone, because the host would wait for every other rank once more in each step, for a buffer
+            # that grows by itself.
             if self._cut is not None and hidden and not (posteriors or hypotheses):
                 with alone():
                     layer, encoded_lengths = self._cut.run(model, features, feature_lengths)
@@ -161,27 +173,30 @@ class Teacher:
             hidden=captured.tensor(self.hint_layer.time_axis) if hidden else None,
         )
 
-    def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Optional[Tensor]) -> List[Hypothesis]:
+    def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Tensor | None) -> list[Hypothesis]:
         if log_probs is None:
-            # In its own precision, whatever the encoder's or the student's is: an LSTM takes no mixture of two.
+            # In its own precision, whatever the encoder's or the student's is: an LSTM takes no mixture of
+            # two.
             with torch.autocast(encoded.device.type, enabled=False):
                 found = self.model.decoding.rnnt_decoder_predictions_tensor(
                     encoder_output=encoded.float(), encoded_lengths=lengths
                 )
             return [Hypothesis(_text(entry), None) for entry in _best(found)]
         decoding = getattr(self.model, "ctc_decoding", None) or self.model.decoding
-        found = decoding.ctc_decoder_predictions_tensor(decoder_outputs=log_probs.float(), decoder_lengths=lengths)
+        found = decoding.ctc_decoder_predictions_tensor(
+            decoder_outputs=log_probs.float(), decoder_lengths=lengths
+        )
         sure = confidence(log_probs, lengths).tolist()
         return [Hypothesis(_text(entry), value) for entry, value in zip(_best(found), sure, strict=True)]
 
-    def _autocast_dtype(self, device: torch.device) -> Optional[torch.dtype]:
+    def _autocast_dtype(self, device: torch.device) -> torch.dtype | None:
         if self._precision == "auto":
             # Without emulation: torch also says yes for older GPUs, which only emulate bf16.
             fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             return torch.bfloat16 if fast else None
         return torch.bfloat16 if self._precision == "bf16" else None
 
-    def _find_cut(self) -> Optional[Cut]:
+    def _find_cut(self) -> Cut | None:
         """Where the encoder can stop when only the hint layer is wanted; None where it cannot."""
         if not self.hint_layer.path.startswith(f"{ENCODER}."):
             return None
@@ -189,7 +204,9 @@ class Teacher:
         hop = self.sample_rate // 100
         lengths = torch.tensor([frames * hop for frames in _CHECKED_FRAMES], device=parameter.device)
         noise = torch.randn(len(lengths), int(lengths.max()), generator=torch.Generator().manual_seed(0))
-        features, feature_lengths = self.model.preprocessor(input_signal=noise.to(parameter.device), length=lengths)
+        features, feature_lengths = self.model.preprocessor(
+            input_signal=noise.to(parameter.device), length=lengths
+        )
         with alone():
             return find_cut(self.model, self.hint_layer, features, feature_lengths)
 
@@ -197,8 +214,8 @@ class Teacher:
 def _own_activations(model: nn.Module) -> None:
     """Gives a model activations of its own.
 
-    NeMo's Conformer layers take theirs from a default argument, so that all Conformers of a process share one object, and a
-    Conformer student in train mode would take its teacher's along.
+    NeMo's Conformer layers take theirs from a default argument, so that all Conformers of a process share one
+    object, and a Conformer student in train mode would take its teacher's along.
     """
     for module in list(model.modules()):
         if isinstance(getattr(module, "activation", None), nn.Module):
@@ -206,7 +223,9 @@ def _own_activations(model: nn.Module) -> None:
 
 
 def _best(found: Any) -> Any:
-    """NeMo 2 gives (best, all) where NeMo 3 gives the best; a beam search may give several an utterance, best first."""
+    """NeMo 2 gives (best, all) where NeMo 3 gives the best; a beam search may give several an utterance, best
+    first.
+    """
     found = found[0] if isinstance(found, tuple) else found
     return [entry[0] if isinstance(entry, list) else entry for entry in found]
 

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Iterator, List, Optional, Tuple
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ class Hypothesis:
     """
 
     text: str
-    confidence: Optional[float]
+    confidence: float | None
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class TeacherTargets:
     """
 
     lengths: Tensor
-    log_probs: Optional[Tensor] = None
-    hidden: Optional[Tensor] = None
-    hypotheses: Optional[List[Hypothesis]] = None
-    others: Tuple[TeacherTargets, ...] = ()
+    log_probs: Tensor | None = None
+    hidden: Tensor | None = None
+    hypotheses: list[Hypothesis] | None = None
+    others: tuple[TeacherTargets, ...] = ()
 
     def tensors(self) -> Iterator[Tensor]:
         """Every tensor in it, those of the other teachers included."""

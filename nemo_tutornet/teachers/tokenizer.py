@@ -1,13 +1,15 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`tokenizer: teacher`: a subword student with its teacher's tokenizer, so that the label sets are equal by construction."""
+"""`tokenizer: teacher`: a subword student with its teacher's tokenizer, so that the label sets are equal by
+construction.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple
+from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
@@ -20,15 +22,17 @@ from nemo_tutornet.utils.files import staged
 def borrow_tokenizer(cfg: DictConfig) -> None:
     """Replaces `tokenizer: teacher` in a student's config by the teacher's tokenizer, in place.
 
-    The files are copied out of the teacher's archive into the user's cache, named by their content: a resumed run finds them
-    there, and the student's `.nemo` holds its own copy. `tokenizer: FILE.nemo` (or a pretrained name) takes another checkpoint's;
-    an undistilled baseline, which has no teacher, names the teacher's file that way.
+    The files are copied out of the teacher's archive into the user's cache, named by their content: a resumed
+    run finds them there, and the student's `.nemo` holds its own copy. `tokenizer: FILE.nemo` (or a
+    pretrained name) takes another checkpoint's; an undistilled baseline, which has no teacher, names the
+    teacher's file that way.
 
     Args:
         cfg: the student's config; one whose tokenizer is a section is left alone.
 
     Raises:
-        TutorError: no teacher to take it from, a teacher without a tokenizer of its own, or a section whose folder has none.
+        TutorError: no teacher to take it from, a teacher without a tokenizer of its own, or a section whose
+        folder has none.
     """
     asked = cfg.get("tokenizer")
     if not isinstance(asked, str):
@@ -43,7 +47,8 @@ def borrow_tokenizer(cfg: DictConfig) -> None:
     if not files:
         what = f"a tokenizer of type {kind!r}" if kind else "characters and no tokenizer"
         raise TutorError(
-            f"model.tokenizer takes the tokenizer of {where}, which has {what}; give a checkpoint with one of type bpe or wpe, "
+            f"model.tokenizer takes the tokenizer of {where}, which has {what}; give a checkpoint with one "
+            "of type bpe or wpe, "
             f"or make the student a character model: model.labels in place of model.tokenizer."
         )
     with open_dict(cfg):
@@ -52,27 +57,34 @@ def borrow_tokenizer(cfg: DictConfig) -> None:
 
 def _check_folder(section: Any) -> None:
     """NeMo ends in a traceback where a SentencePiece tokenizer's folder does not hold it."""
-    if not isinstance(section, DictConfig) or "model_path" in section or str(section.get("type")).lower() != "bpe":
+    if (
+        not isinstance(section, DictConfig)
+        or "model_path" in section
+        or str(section.get("type")).lower() != "bpe"
+    ):
         return
     folder = section.get("dir")  # None where it is ???
     if not folder or not (Path(folder) / TOKENIZER_FILES["model_path"]).is_file():
         raise TutorError(
-            f"model.tokenizer.dir is {'not set' if not folder else f'{folder}, which holds no tokenizer.model'}; give the folder "
+            "model.tokenizer.dir is "
+            f"{'not set' if not folder else f'{folder}, which holds no tokenizer.model'}; give the folder "
             f"that NeMo's process_asr_text_tokenizer.py wrote (it ends in spe_bpe_v128 or the like)."
         )
 
 
-def _cache_of(cfg: DictConfig) -> Optional[Path]:
+def _cache_of(cfg: DictConfig) -> Path | None:
     teacher = (cfg.get("tutor") or {}).get("teacher") or {}
     return Path(teacher["cache"]).expanduser() if teacher.get("cache") else None
 
 
-def _cached(folder: Path) -> Tuple[Optional[str], Dict[str, bytes]]:
+def _cached(folder: Path) -> tuple[str | None, dict[str, bytes]]:
     from nemo_tutornet.target_cache.reader import CacheReader
 
     reader = CacheReader(folder)
     kind = reader.binding.get("tokenizer")
-    return kind, {name: reader.path(name).read_bytes() for name in TOKENIZER_FILES.values() if reader.has(name)}
+    return kind, {
+        name: reader.path(name).read_bytes() for name in TOKENIZER_FILES.values() if reader.has(name)
+    }
 
 
 def _teacher_of(cfg: DictConfig) -> str:
@@ -81,13 +93,14 @@ def _teacher_of(cfg: DictConfig) -> str:
     model_path = teacher.get("model_path") if isinstance(teacher, DictConfig) else None
     if not model_path:
         raise TutorError(
-            "model.tokenizer is 'teacher', but there is no model.tutor.teacher.model_path to take it from; without a "
+            "model.tokenizer is 'teacher', but there is no model.tutor.teacher.model_path to take it from; "
+            "without a "
             "teacher, name the checkpoint itself: model.tokenizer=teacher.nemo."
         )
     return str(model_path)
 
 
-def _kept(files: Dict[str, bytes]) -> Path:
+def _kept(files: dict[str, bytes]) -> Path:
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + files[name])
@@ -98,5 +111,7 @@ def _kept(files: Dict[str, bytes]) -> Path:
             for name, content in files.items():
                 (stage / name).write_bytes(content)
     except OSError as error:
-        raise TutorError(f"the teacher's tokenizer cannot be kept in {folder} ({error.strerror or error}).") from None
+        raise TutorError(
+            f"the teacher's tokenizer cannot be kept in {folder} ({error.strerror or error})."
+        ) from None
     return folder

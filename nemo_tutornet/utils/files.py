@@ -10,9 +10,10 @@ import os
 import signal
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 from nemo_tutornet.errors import TutorError
 
@@ -28,21 +29,27 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder inside `folder`; at the end its files are renamed into `folder`, after an error none is."""
+    """Yields a temporary folder inside `folder`; at the end its files are renamed into `folder`, after an
+    error none is.
+    """
     with staged_in(folder) as stages:
         yield stages[folder]
 
 
 @contextmanager
-def staged_in(*folders: Path) -> Iterator[Dict[Path, Path]]:
+def staged_in(*folders: Path) -> Iterator[dict[Path, Path]]:
     """`staged` for several folders, whose files appear together: yields the temporary folder of each."""
     with ExitStack() as stack:
-        stages: Dict[Path, Path] = {}
+        stages: dict[Path, Path] = {}
         for folder in dict.fromkeys(folders):
             folder.mkdir(parents=True, exist_ok=True)
-            stages[folder] = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".tutornet-")))
+            stages[folder] = Path(
+                stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".tutornet-"))
+            )
         yield stages
-        targets = {path: folder / path.name for folder, stage in stages.items() for path in sorted(stage.iterdir())}
+        targets = {
+            path: folder / path.name for folder, stage in stages.items() for path in sorted(stage.iterdir())
+        }
         for target in targets.values():
             if target.is_dir() and not target.is_symlink():  # the one name that no file can take
                 raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
@@ -54,9 +61,11 @@ def staged_in(*folders: Path) -> Iterator[Dict[Path, Path]]:
 @contextmanager
 def uninterrupted() -> Iterator[None]:
     """Puts an interrupt or a plain kill off until a step that must not be left half done is over."""
-    seen: List[int] = []
-    handlers: Dict[int, Any] = {}  # what stood before
-    if threading.current_thread() is threading.main_thread():  # no other thread is interrupted, or may set a handler
+    seen: list[int] = []
+    handlers: dict[int, Any] = {}  # what stood before
+    if (
+        threading.current_thread() is threading.main_thread()
+    ):  # no other thread is interrupted, or may set a handler
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not None:  # one that is not Python's could not be put back
                 handlers[number] = signal.signal(number, lambda got, _: seen.append(got))
@@ -74,7 +83,9 @@ def uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yields a temporary place for a file and renames it at the end, so that no half-written file stays behind."""
+    """Yields a temporary place for a file and renames it at the end, so that no half-written file stays
+    behind.
+    """
     with staged(path.parent) as folder:
         yield folder / path.name
 
@@ -102,6 +113,7 @@ def write_file(path: Path, content: bytes) -> None:
             os.close(folder)
     except OSError as error:
         raise TutorError(
-            f"{path} cannot be written ({error.strerror or error}); make room or mend the folder and run the command again, "
+            f"{path} cannot be written ({error.strerror or error}); make room or mend the folder and run the "
+            "command again, "
             f"the finished shards are kept."
         ) from None

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict
+from typing import Any
 
 import yaml
 
@@ -20,7 +20,7 @@ def check_aliases(content: bytes) -> None:
     """
     if b"*" not in content:
         return
-    sizes: Dict[int, float] = {}
+    sizes: dict[int, float] = {}
 
     def size(node: Any) -> float:
         if id(node) not in sizes:

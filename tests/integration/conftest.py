@@ -21,10 +21,14 @@ EPOCHS = 12
 
 @pytest.fixture(scope="session")
 def an4() -> Path:
-    """The folder with `an4_train.jsonl` and `an4_valid.jsonl`: `TUTORNET_DATA`, or `../shared/data` beside the repository."""
+    """The folder with `an4_train.jsonl` and `an4_valid.jsonl`: `TUTORNET_DATA`, or `../shared/data` beside
+    the repository.
+    """
     folder = Path(os.environ.get("TUTORNET_DATA", REPOSITORY.parent / "shared" / "data")).resolve()
     if not all((folder / f"an4_{split}.jsonl").is_file() for split in ("train", "valid")):
-        pytest.skip(f"no AN4 in {folder}; set TUTORNET_DATA to the folder of an4_train.jsonl and an4_valid.jsonl")
+        pytest.skip(
+            f"no AN4 in {folder}; set TUTORNET_DATA to the folder of an4_train.jsonl and an4_valid.jsonl"
+        )
     return folder
 
 
@@ -37,7 +41,8 @@ def an4_files(an4: Path) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def an4_student(an4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A character QuartzNet of 0.28 M parameters trained on AN4 as a user would, about two minutes on one quiet core.
+    """A character QuartzNet of 0.28 M parameters trained on AN4 as a user would, about two minutes on one
+    quiet core.
 
     Its window is sherpa-onnx's 25 ms, not the 20 ms of the config.
     """
@@ -62,7 +67,11 @@ def an4_student(an4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         + [f"{key}={value}" for key, value in settings.items()],
         capture_output=True,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},  # small models train faster on one thread
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+        },  # small models train faster on one thread
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "student" / "checkpoints" / "student.nemo"
@@ -70,7 +79,9 @@ def an4_student(an4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of many ranks that cannot talk to the others, as before Lightning has moved the student to its GPU: NCCL has no CPU."""
+    """One of many ranks that cannot talk to the others, as before Lightning has moved the student to its GPU:
+    NCCL has no CPU.
+    """
 
     def asked(*_: object, **__: object) -> None:
         raise RuntimeError("No backend type associated with device type cpu")

@@ -26,7 +26,9 @@ class Recorder(Callback):
 
         def keep(values: dict[str, Any], **kwargs: Any) -> None:
             if "train_loss" in values:
-                self.steps.append({k: float(v) for k, v in values.items() if k.startswith(("train_", "tutor_"))})
+                self.steps.append(
+                    {k: float(v) for k, v in values.items() if k.startswith(("train_", "tutor_"))}
+                )
             log_dict(values, **kwargs)
 
         module.log_dict = keep

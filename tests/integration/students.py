@@ -30,7 +30,14 @@ class Student:
 
 
 def _block(filters: int, kernel: int, stride: int = 1, **more: Any) -> dict[str, Any]:
-    base = {"filters": filters, "repeat": 1, "kernel": [kernel], "stride": [stride], "dilation": [1], "dropout": 0.0}
+    base = {
+        "filters": filters,
+        "repeat": 1,
+        "kernel": [kernel],
+        "stride": [stride],
+        "dilation": [1],
+        "dropout": 0.0,
+    }
     return {**base, "residual": False, **more}
 
 
@@ -47,7 +54,14 @@ _JASPER = [
     _block(20, 1),
 ]
 _CITRINET = {"separable": True, "se": True, "se_context_size": -1}
-_STRIDE = {"stride": [2], "residual": True, "stride_last": True, "residual_mode": "stride_add", "repeat": 2, **_CITRINET}
+_STRIDE = {
+    "stride": [2],
+    "residual": True,
+    "stride_last": True,
+    "residual_mode": "stride_add",
+    "repeat": 2,
+    **_CITRINET,
+}
 _CITRINET_BLOCKS = [
     _block(16, 5, **_CITRINET),
     *[{**_block(16, kernel), **_STRIDE} for kernel in (11, 13, 13)],
@@ -65,7 +79,9 @@ STUDENTS = {
 
 
 def build(kind: str, folder: Path) -> Path:
-    """Writes `folder/run.nemo`, a freshly initialised student of a kind in `STUDENTS`, with BatchNorm statistics of its own."""
+    """Writes `folder/run.nemo`, a freshly initialised student of a kind in `STUDENTS`, with BatchNorm
+    statistics of its own.
+    """
     from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +93,9 @@ def build(kind: str, folder: Path) -> Path:
     model_class = TutorCTCModelBPE if kind.endswith("bpe") else TutorCTCModel
     model = model_class(OmegaConf.create({"model": config}).model)
     with torch.no_grad():
-        model.train()(input_signal=torch.randn(4, 16000), input_signal_length=torch.tensor([16000, 16000, 8000, 16000]))
+        model.train()(
+            input_signal=torch.randn(4, 16000), input_signal_length=torch.tensor([16000, 16000, 8000, 16000])
+        )
     model.eval().save_to(str(folder / "run.nemo"))
     return folder / "run.nemo"
 
@@ -85,7 +103,9 @@ def build(kind: str, folder: Path) -> Path:
 def of_kind(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     """Makes a character QuartzNet's config one of another architecture, in place."""
     student = STUDENTS[kind]
-    config["preprocessor"].update(features=student.features, window_size=0.025 if student.features == 80 else 0.02)
+    config["preprocessor"].update(
+        features=student.features, window_size=0.025 if student.features == 80 else 0.02
+    )
     config["encoder"].update(feat_in=student.features, jasper=student.blocks)
     config["decoder"]["feat_in"] = student.blocks[-1]["filters"]
     return config
@@ -98,9 +118,15 @@ def write_tokenizer(folder: Path, text: str = "aa c\nbb d\nab cd\nabc d\n" * 20)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "text.txt").write_text(text, encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=11, model_type="bpe", minloglevel=2
+        input=str(folder / "text.txt"),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=11,
+        model_type="bpe",
+        minloglevel=2,
     )
-    pieces = [line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()]
+    pieces = [
+        line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()
+    ]
     (folder / "vocab.txt").write_text("\n".join(pieces[3:]) + "\n", encoding="utf-8")
     return folder
 

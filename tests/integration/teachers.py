@@ -1,6 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Small teachers that are no plain CTC models: a hybrid with a CTC head beside its transducer, and a transducer alone.
+"""Small teachers that are no plain CTC models: a hybrid with a CTC head beside its transducer, and a
+transducer alone.
 
 And one of every kind in the support matrix (`save_kind`), made to say something short without being trained.
 """
@@ -49,13 +50,20 @@ def hybrid_config(corpus: Path, labels: list[str] = LABELS) -> dict[str, Any]:
     head = {**teacher_config(corpus, labels)["decoder"], "feat_in": 24}
     return {
         **transducer_config(corpus, labels),
-        "aux_ctc": {"ctc_loss_weight": 0.3, "use_cer": False, "ctc_reduction": "mean_batch", "decoder": head,
-                    "decoding": {"strategy": "greedy"}},
-    }  # fmt: skip
+        "aux_ctc": {
+            "ctc_loss_weight": 0.3,
+            "use_cer": False,
+            "ctc_reduction": "mean_batch",
+            "decoder": head,
+            "decoding": {"strategy": "greedy"},
+        },
+    }
 
 
 def save(kind: str, corpus: Path, path: Path, labels: list[str] = LABELS) -> Path:
-    """Writes a freshly initialised `hybrid` or `transducer`, with BatchNorm statistics that are not the initial ones."""
+    """Writes a freshly initialised `hybrid` or `transducer`, with BatchNorm statistics that are not the
+    initial ones.
+    """
     from nemo.collections.asr.models import EncDecHybridRNNTCTCModel, EncDecRNNTModel
 
     torch.manual_seed(0)
@@ -66,21 +74,27 @@ def save(kind: str, corpus: Path, path: Path, labels: list[str] = LABELS) -> Pat
     model = model_class(OmegaConf.create(config(corpus, labels)))
     with torch.no_grad():
         signal = torch.randn(4, SAMPLE_RATE)
-        model.train()(input_signal=signal, input_signal_length=torch.tensor([SAMPLE_RATE] * 3 + [SAMPLE_RATE // 2]))
+        model.train()(
+            input_signal=signal, input_signal_length=torch.tensor([SAMPLE_RATE] * 3 + [SAMPLE_RATE // 2])
+        )
     model.eval().save_to(str(path))
     return path
 
 
-# --- One of every kind in the support matrix ---------------------------------------------------------------------------------
+# --- One of every kind in the support matrix
+# ---------------------------------------------------------------------------------
 
 _FAST = {"subsampling": "dw_striding", "subsampling_factor": 8, "conv_kernel_size": 9}
-# What the tests' transcripts are made of: a teacher that says nothing else is understood by students of every vocabulary.
+# What the tests' transcripts are made of: a teacher that says nothing else is understood by students of every
+# vocabulary.
 _SPOKEN = set("abcd")
 # Few: NeMo's configs hold them several times, and OmegaConf takes its time.
 FEW_LABELS = [" ", *"abcde"]
 
 
-def save_kind(kind: matrix.Teacher, corpus: Path, path: Path, tokenizer: Path, signals: tuple[Any, Any]) -> Path:
+def save_kind(
+    kind: matrix.Teacher, corpus: Path, path: Path, tokenizer: Path, signals: tuple[Any, Any]
+) -> Path:
     """Writes a freshly initialised teacher that says one to four letters on some utterances.
 
     Args:
@@ -93,7 +107,9 @@ def save_kind(kind: matrix.Teacher, corpus: Path, path: Path, tokenizer: Path, s
     from nemo.collections.asr import models
 
     torch.manual_seed(0)
-    model = getattr(models, matrix.CLASSES[kind.head, kind.units])(OmegaConf.create(_config(kind, corpus, tokenizer)))
+    model = getattr(models, matrix.CLASSES[kind.head, kind.units])(
+        OmegaConf.create(_config(kind, corpus, tokenizer))
+    )
     with torch.no_grad():
         model.train()(input_signal=signals[0], input_signal_length=signals[1])
     _make_it_speak(model.eval(), signals)
@@ -104,11 +120,15 @@ def save_kind(kind: matrix.Teacher, corpus: Path, path: Path, tokenizer: Path, s
 def _config(kind: matrix.Teacher, corpus: Path, tokenizer: Path) -> dict[str, Any]:
     if kind.encoder in ("QuartzNet", "Citrinet"):
         config = of_kind(kind.encoder.lower(), student_config(corpus, None))
-        config = {name: config[name] for name in ("sample_rate", "preprocessor", "encoder", "decoder", "optim")}
+        config = {
+            name: config[name] for name in ("sample_rate", "preprocessor", "encoder", "decoder", "optim")
+        }
         config["labels"] = config["decoder"]["vocabulary"] = FEW_LABELS
         config["decoder"]["num_classes"] = len(FEW_LABELS)
     else:
-        config = {"CTC": teacher_config, "hybrid": hybrid_config, "transducer": transducer_config}[kind.head](corpus, FEW_LABELS)
+        config = {"CTC": teacher_config, "hybrid": hybrid_config, "transducer": transducer_config}[kind.head](
+            corpus, FEW_LABELS
+        )
     if kind.encoder == "FastConformer":
         config["encoder"].update(_FAST)
     if kind.units == "subwords":
@@ -122,7 +142,9 @@ def _config(kind: matrix.Teacher, corpus: Path, tokenizer: Path) -> dict[str, An
 
 @torch.no_grad()
 def _make_it_speak(model: Any, signals: tuple[Any, Any]) -> None:
-    """Silences every label but a few letters, and favours the blank just so much that what is heard is short."""
+    """Silences every label but a few letters, and favours the blank just so much that what is heard is
+    short.
+    """
     from nemo_tutornet import Teacher
 
     teacher = Teacher(model)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -17,7 +17,9 @@ TEACHER = "teacher: {model_path: t.nemo}"
 
 def parse(section: str) -> TutorConfig:
     """Parses a `tutor:` section written in YAML, as part of a whole config."""
-    config = parse_tutor(OmegaConf.create(f"name: mine\nmodel: {{path: other.nemo, tutor: {{{section}}}}}").model)
+    config = parse_tutor(
+        OmegaConf.create(f"name: mine\nmodel: {{path: other.nemo, tutor: {{{section}}}}}").model
+    )
     assert config is not None
     return config
 
@@ -34,10 +36,13 @@ def stages(*items: str) -> str:
     return f"{TEACHER}, stages: [{', '.join('{' + item + '}' for item in items)}]"
 
 
-# --- What is accepted ------------------------------------------------------------------------------------------------
+# --- What is accepted
+# ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model_cfg", [None, {}, {"tutor": None}, OmegaConf.create({"tutor": None}), OmegaConf.create({})])
+@pytest.mark.parametrize(
+    "model_cfg", [None, {}, {"tutor": None}, OmegaConf.create({"tutor": None}), OmegaConf.create({})]
+)
 def test_no_section_is_no_teacher(model_cfg: Any) -> None:
     assert parse_tutor(model_cfg) is None
 
@@ -71,7 +76,9 @@ def test_the_teachers_path_is_enough() -> None:
 )
 def test_settings_of_a_loss_that_no_stage_uses_are_told(section: str, told: list[str]) -> None:
     found = parse(f"{TEACHER}, {section}").unused()
-    assert len(found) == len(told) and all(one.startswith(words) for one, words in zip(found, told, strict=True)), found
+    assert len(found) == len(told) and all(
+        one.startswith(words) for one, words in zip(found, told, strict=True)
+    ), found
 
 
 def test_every_key_is_read() -> None:
@@ -80,9 +87,14 @@ def test_every_key_is_read() -> None:
         "rkd: {hint_layer: encoder.layers.3, guided_layer: encoder.encoder.1, frame_weighting: energy,"
         "  warm_start_decoder: false},"
         "skd: {divergence: kl, temperature: 2, frames: symmetric, frames_around: 0, shift: 3},"
-        "stages: [{name: one, weights: {rkd: 1, skd: 0.5}, steps: 100}, {name: two, weights: {ctc: 1e-1}, steps: 7}]"
+        "stages: [{name: one, weights: {rkd: 1, skd: 0.5}, steps: 100}, {name: two, weights: {ctc: 1e-1}, "
+        "steps: 7}]"
     )
-    assert (config.teacher.model_path, config.teacher.sha256, config.teacher.precision) == ("a.nemo", "ab12", "bf16")
+    assert (config.teacher.model_path, config.teacher.sha256, config.teacher.precision) == (
+        "a.nemo",
+        "ab12",
+        "bf16",
+    )
     assert (config.rkd.hint_layer, config.rkd.guided_layer) == ("encoder.layers.3", "encoder.encoder.1")
     assert (config.rkd.frame_weighting, config.rkd.warm_start_decoder) == ("energy", False)
     assert config.skd == SKDConfig("kl", 2.0, "symmetric", 0, 3)
@@ -93,7 +105,7 @@ def test_every_key_is_read() -> None:
 
 
 def test_a_plain_dictionary_is_read_like_a_config() -> None:
-    section: Dict[str, Any] = {"teacher": {"model_path": "t.nemo"}, "skd": {"divergence": "kl"}}
+    section: dict[str, Any] = {"teacher": {"model_path": "t.nemo"}, "skd": {"divergence": "kl"}}
     assert parse_tutor({"tutor": section}) == parse_tutor(OmegaConf.create({"tutor": section}))
 
 
@@ -121,10 +133,16 @@ def test_uses_counts_positive_weights_only() -> None:
 
 
 def test_a_last_stage_may_have_a_length() -> None:
-    assert parse(stages("name: a, epochs: 1, weights: {rkd: 1}", "name: b, epochs: 3, weights: {ctc: 1}")).stages[-1].epochs == 3
+    assert (
+        parse(stages("name: a, epochs: 1, weights: {rkd: 1}", "name: b, epochs: 3, weights: {ctc: 1}"))
+        .stages[-1]
+        .epochs
+        == 3
+    )
 
 
-# --- What is refused -------------------------------------------------------------------------------------------------
+# --- What is refused
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -133,8 +151,14 @@ def test_a_last_stage_may_have_a_length() -> None:
         (f"techer: {{}}, {TEACHER}", ["model.tutor.techer ", "did you mean 'teacher'?"]),
         ("teacher: {model_pth: t.nemo}", ["model.tutor.teacher.model_pth ", "did you mean 'model_path'?"]),
         (f"{TEACHER}, rkd: {{hint_layr: a}}", ["model.tutor.rkd.hint_layr ", "did you mean 'hint_layer'?"]),
-        (f"{TEACHER}, skd: {{temprature: 2}}", ["model.tutor.skd.temprature ", "did you mean 'temperature'?"]),
-        (f"{TEACHER}, skd: {{zzz: 2}}", ["model.tutor.skd.zzz ", "divergence, temperature, frames, frames_around, shift"]),
+        (
+            f"{TEACHER}, skd: {{temprature: 2}}",
+            ["model.tutor.skd.temprature ", "did you mean 'temperature'?"],
+        ),
+        (
+            f"{TEACHER}, skd: {{zzz: 2}}",
+            ["model.tutor.skd.zzz ", "divergence, temperature, frames, frames_around, shift"],
+        ),
         (f"{TEACHER}, 7: x", ["model.tutor.7 "]),
         (
             stages("name: a, epochs: 1, weights: {rkd: 1}", "name: b, epoch: 1, weights: {ctc: 1}"),
@@ -142,18 +166,27 @@ def test_a_last_stage_may_have_a_length() -> None:
         ),
     ],
 )
-def test_an_unknown_key_is_named_with_the_nearest(section: str, words: List[str]) -> None:
+def test_an_unknown_key_is_named_with_the_nearest(section: str, words: list[str]) -> None:
     message = refusal(section)
     for word in words:
         assert word in message
 
 
 @pytest.mark.parametrize(
-    "section", ["", "teacher: {}", "teacher: {precision: fp32}", "teacher: {model_path: ???}", "teacher: {model_path: null}"]
+    "section",
+    [
+        "",
+        "teacher: {}",
+        "teacher: {precision: fp32}",
+        "teacher: {model_path: ???}",
+        "teacher: {model_path: null}",
+    ],
 )
 def test_the_teachers_path_must_be_given(section: str) -> None:
     section = section.replace("???", "'???'")
-    assert refusal(section).startswith("model.tutor.teacher.model_path is not set; give the teacher's .nemo file")
+    assert refusal(section).startswith(
+        "model.tutor.teacher.model_path is not set; give the teacher's .nemo file"
+    )
 
 
 def test_null_is_no_name_and_no_section() -> None:
@@ -236,67 +269,126 @@ def test_a_section_left_to_fill_in_is_not_no_section() -> None:
 @pytest.mark.parametrize(
     "section, words",
     [
-        ("teacher: {model_path: t, precision: fp16}", ["model.tutor.teacher.precision ", "'fp16'", "auto, fp32, bf16"]),
-        (f"{TEACHER}, rkd: {{frame_weighting: Energy}}", ["model.tutor.rkd.frame_weighting ", "auto, nonblank, energy, uniform"]),
+        (
+            "teacher: {model_path: t, precision: fp16}",
+            ["model.tutor.teacher.precision ", "'fp16'", "auto, fp32, bf16"],
+        ),
+        (
+            f"{TEACHER}, rkd: {{frame_weighting: Energy}}",
+            ["model.tutor.rkd.frame_weighting ", "auto, nonblank, energy, uniform"],
+        ),
         (f"{TEACHER}, skd: {{divergence: js}}", ["model.tutor.skd.divergence ", "'js'", "l2, kl, guided"]),
-        (f"{TEACHER}, skd: {{frames: some}}", ["model.tutor.skd.frames ", "'some'", "all, nonblank, symmetric"]),
+        (
+            f"{TEACHER}, skd: {{frames: some}}",
+            ["model.tutor.skd.frames ", "'some'", "all, nonblank, symmetric"],
+        ),
         (f"{TEACHER}, skd: {{frames_around: -1}}", ["model.tutor.skd.frames_around ", "-1"]),
         (f"{TEACHER}, skd: {{shift: -2}}", ["model.tutor.skd.shift ", "-2"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: 0}}", ["model.tutor.skd.temperature ", "above 0"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: -2}}", ["model.tutor.skd.temperature ", "-2"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: .nan}}", ["model.tutor.skd.temperature ", "nan"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: .inf}}", ["model.tutor.skd.temperature ", "inf"]),
-        (f"{TEACHER}, skd: {{temperature: 2}}", ["model.tutor.skd.temperature ", "'kl'", "model.tutor.skd.divergence is 'l2'"]),
-        (f"{TEACHER}, skd: {{divergence: guided, temperature: 2}}", ["model.tutor.skd.temperature ", "'guided'"]),
+        (
+            f"{TEACHER}, skd: {{temperature: 2}}",
+            ["model.tutor.skd.temperature ", "'kl'", "model.tutor.skd.divergence is 'l2'"],
+        ),
+        (
+            f"{TEACHER}, skd: {{divergence: guided, temperature: 2}}",
+            ["model.tutor.skd.temperature ", "'guided'"],
+        ),
         (f"{stages(SKD)}, skd: {{at_layers: [a, b, a]}}", ["model.tutor.skd.at_layers ", "twice", "a, b, a"]),
-        (f"{stages(SKD)}, skd: {{at_layers: [a], at_layers_weight: 0}}", ["model.tutor.skd.at_layers_weight ", "above 0"]),
-        (f"{TEACHER}, skd: {{at_layers: [a]}}", ["model.tutor.skd.at_layers ", "no stage", "weights: {ctc: 1.0, skd: 0.25}"]),
+        (
+            f"{stages(SKD)}, skd: {{at_layers: [a], at_layers_weight: 0}}",
+            ["model.tutor.skd.at_layers_weight ", "above 0"],
+        ),
+        (
+            f"{TEACHER}, skd: {{at_layers: [a]}}",
+            ["model.tutor.skd.at_layers ", "no stage", "weights: {ctc: 1.0, skd: 0.25}"],
+        ),
         ("teacher: {model_path: t, weight: 0}", ["model.tutor.teacher.weight ", "above 0"]),
-        (f"{TEACHER}, other_teachers: [{{model_path: u, weight: .nan}}]", ["model.tutor.other_teachers[0].weight ", "nan"]),
+        (
+            f"{TEACHER}, other_teachers: [{{model_path: u, weight: .nan}}]",
+            ["model.tutor.other_teachers[0].weight ", "nan"],
+        ),
         (
             f"{TEACHER}, other_teachers: [{{model_path: u, precision: int8}}]",
             ["model.tutor.other_teachers[0].precision ", "'int8'"],
         ),
-        (f"{TEACHER}, other_teachers: [{{model_path: ' '}}]", ["model.tutor.other_teachers[0].model_path is empty"]),
-        (f"{stages('name: b, weights: {rkd: 1}')}, other_teachers: [{{model_path: u}}]", ["model.tutor.other_teachers ", "skd"]),
+        (
+            f"{TEACHER}, other_teachers: [{{model_path: ' '}}]",
+            ["model.tutor.other_teachers[0].model_path is empty"],
+        ),
+        (
+            f"{stages('name: b, weights: {rkd: 1}')}, other_teachers: [{{model_path: u}}]",
+            ["model.tutor.other_teachers ", "skd"],
+        ),
         (
             f"{TEACHER}, other_teachers: [{{model_path: u}}, {{weight: 2}}]",
             ["model.tutor.other_teachers[1].model_path is not set"],
         ),
-        (f"{TEACHER}, other_teachers: [{{model_path: u, path: v}}]", ["model.tutor.other_teachers[0].path is not a key"]),
-        (f"{TEACHER}, other_teachers: {{model_path: u}}", ["model.tutor.other_teachers must be a list of other teachers"]),
+        (
+            f"{TEACHER}, other_teachers: [{{model_path: u, path: v}}]",
+            ["model.tutor.other_teachers[0].path is not a key"],
+        ),
+        (
+            f"{TEACHER}, other_teachers: {{model_path: u}}",
+            ["model.tutor.other_teachers must be a list of other teachers"],
+        ),
         (f"{TEACHER}, other_teachers: [u]", ["model.tutor.other_teachers[0] must be a section of keys"]),
         (f"{TEACHER}, stages: []", ["model.tutor.stages is empty"]),
         (stages(SECOND, "name: b, weights: {ctc: -1}"), ["model.tutor.stages[1].weights.ctc ", "-1"]),
         (stages(SECOND, "name: b, weights: {ctc: .nan}"), ["model.tutor.stages[1].weights.ctc ", "nan"]),
         (stages(SECOND, "name: b, weights: {ctc: .inf}"), ["model.tutor.stages[1].weights.ctc ", "inf"]),
-        (stages(SECOND, "name: b, weights: {mse: 1}"), ["model.tutor.stages[1].weights.mse ", "ctc, rkd, skd"]),
+        (
+            stages(SECOND, "name: b, weights: {mse: 1}"),
+            ["model.tutor.stages[1].weights.mse ", "ctc, rkd, skd"],
+        ),
         (stages(SECOND, "name: b, weights: {}"), ["model.tutor.stages[1].weights ", "'b'"]),
         (stages(SECOND, "name: b, weights: {ctc: 0, skd: 0.0}"), ["model.tutor.stages[1].weights ", "'b'"]),
         (
             stages(SECOND, "name: b, weights: {rkd: 1}", "name: c, weights: {ctc: 1}"),
             ["model.tutor.stages[1] ", "'b'", "no length"],
         ),
-        (stages("name: b, weights: {rkd: 1}, epochs: 1, steps: 9"), ["model.tutor.stages[0] ", "epochs", "steps"]),
+        (
+            stages("name: b, weights: {rkd: 1}, epochs: 1, steps: 9"),
+            ["model.tutor.stages[0] ", "epochs", "steps"],
+        ),
         (stages("name: b, weights: {rkd: 1}, epochs: 0"), ["model.tutor.stages[0] ", "'b'", "epochs"]),
         (stages("name: b, weights: {rkd: 1}, steps: -5"), ["model.tutor.stages[0] ", "'b'", "steps"]),
-        (stages(SECOND, "name: b, weights: {ctc: 1}, steps: 9"), ["model.tutor.stages ", "epochs", "steps", "one unit"]),
+        (
+            stages(SECOND, "name: b, weights: {ctc: 1}, steps: 9"),
+            ["model.tutor.stages ", "epochs", "steps", "one unit"],
+        ),
         (stages(SECOND, "name: a, weights: {ctc: 1}"), ["model.tutor.stages ", "a, a"]),
-        (stages("name: b, weights: {rkd: 1}, share: 0"), ["model.tutor.stages[0].share ", "above 0 and below 1"]),
-        (stages("name: b, weights: {rkd: 1}, share: 1"), ["model.tutor.stages[0].share ", "above 0 and below 1"]),
+        (
+            stages("name: b, weights: {rkd: 1}, share: 0"),
+            ["model.tutor.stages[0].share ", "above 0 and below 1"],
+        ),
+        (
+            stages("name: b, weights: {rkd: 1}, share: 1"),
+            ["model.tutor.stages[0].share ", "above 0 and below 1"],
+        ),
         (stages("name: b, weights: {rkd: 1}, share: 25"), ["model.tutor.stages[0].share is 25"]),
         (stages("name: b, weights: {rkd: 1}, share: .nan"), ["model.tutor.stages[0].share is nan"]),
-        (stages("name: b, weights: {rkd: 1}, share: 0.5, epochs: 2"), ["model.tutor.stages[0] ", "epochs", "share"]),
-        (stages(SECOND, "name: b, weights: {ctc: 1}, share: 0.5"), ["model.tutor.stages ", "epochs", "share", "one unit"]),
+        (
+            stages("name: b, weights: {rkd: 1}, share: 0.5, epochs: 2"),
+            ["model.tutor.stages[0] ", "epochs", "share"],
+        ),
+        (
+            stages(SECOND, "name: b, weights: {ctc: 1}, share: 0.5"),
+            ["model.tutor.stages ", "epochs", "share", "one unit"],
+        ),
         (
             stages(
-                "name: a, weights: {rkd: 1}, share: 0.6", "name: b, weights: {ctc: 1}, share: 0.4", "name: c, weights: {skd: 1}"
+                "name: a, weights: {rkd: 1}, share: 0.6",
+                "name: b, weights: {ctc: 1}, share: 0.4",
+                "name: c, weights: {skd: 1}",
             ),
             ["model.tutor.stages gives 1 of the training to all stages but the last"],
         ),
     ],
 )
-def test_an_impossible_value_is_refused_with_its_path(section: str, words: List[str]) -> None:
+def test_an_impossible_value_is_refused_with_its_path(section: str, words: list[str]) -> None:
     message = refusal(section)
     assert message.startswith(words[0]), message
     for word in words[1:]:
@@ -310,8 +402,14 @@ def test_an_impossible_value_is_refused_with_its_path(section: str, words: List[
             f"{TEACHER}, pseudo_labels: {{min_confidence: 1.5}}",
             "model.tutor.pseudo_labels.min_confidence must be 0 to 1",
         ),
-        (f"{TEACHER}, pseudo_labels: {{min_confidence: .nan}}", "model.tutor.pseudo_labels.min_confidence must be 0 to 1"),
-        (f"{TEACHER}, pseudo_labels: {{max_wer: -0.1}}", "model.tutor.pseudo_labels.max_wer must be 0 or more"),
+        (
+            f"{TEACHER}, pseudo_labels: {{min_confidence: .nan}}",
+            "model.tutor.pseudo_labels.min_confidence must be 0 to 1",
+        ),
+        (
+            f"{TEACHER}, pseudo_labels: {{max_wer: -0.1}}",
+            "model.tutor.pseudo_labels.max_wer must be 0 or more",
+        ),
         (
             f"{stages('name: b, weights: {skd: 1}')}, skd: {{at_layers: [a], at_layers_weight: .inf}}",
             "model.tutor.skd.at_layers_weight ",
@@ -329,4 +427,11 @@ def test_a_cache_needs_no_file() -> None:
 
 
 def test_a_share_of_the_last_stage_takes_none_from_the_others() -> None:
-    assert len(parse(stages("name: a, weights: {rkd: 1}, share: 0.5", "name: b, weights: {ctc: 1}, share: 0.5")).stages) == 2
+    assert (
+        len(
+            parse(
+                stages("name: a, weights: {rkd: 1}, share: 0.5", "name: b, weights: {ctc: 1}, share: 0.5")
+            ).stages
+        )
+        == 2
+    )

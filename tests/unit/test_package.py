@@ -17,7 +17,10 @@ from nemo_tutornet.errors import TutorError
 
 @pytest.mark.parametrize("module", ["nemo_tutornet", "nemo_tutornet.config", "nemo_tutornet.errors"])
 def test_importing_takes_neither_torch_nor_nemo(module: str) -> None:
-    script = f"import sys, {module}; print(sorted({{'torch', 'nemo', 'lightning', 'soundfile'}} & set(sys.modules)))"
+    script = (
+        f"import sys, {module}; print(sorted({{'torch', 'nemo', 'lightning', 'soundfile'}} & "
+        "set(sys.modules)))"
+    )
     root = str(Path(nemo_tutornet.__file__).parents[1])
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -10,8 +10,8 @@ import json
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import pytest
@@ -23,9 +23,15 @@ from tests.conftest import LABELS, save_teacher, student_config, teacher_config
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = ROOT / "examples" / "speech_to_text_ctc_tutornet.py"
 TRAINER = {
-    "max_epochs": 2, "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
-    "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
-}  # fmt: skip
+    "max_epochs": 2,
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
 
 Run = Callable[..., str]
 
@@ -132,7 +138,10 @@ def test_sample_rates_that_differ(run, corpus, tmp_path):
 
 @pytest.mark.parametrize(
     ("key", "path", "near"),
-    [("hint_layer", "encoder.layer.1", "encoder.layers.1"), ("guided_layer", "encoder.encoder.9", "encoder.encoder.")],
+    [
+        ("hint_layer", "encoder.layer.1", "encoder.layers.1"),
+        ("guided_layer", "encoder.encoder.9", "encoder.encoder."),
+    ],
 )
 def test_a_layer_that_does_not_exist(run, key, path, near):
     line = run(f"+model.tutor.rkd.{key}={path}")
@@ -141,7 +150,11 @@ def test_a_layer_that_does_not_exist(run, key, path, near):
 
 @pytest.mark.parametrize(
     ("folder", "words"),
-    [("'???'", "model.tokenizer.dir is not set"), ("null", "is not set"), (".", "., which holds no tokenizer.model")],
+    [
+        ("'???'", "model.tokenizer.dir is not set"),
+        ("null", "is not set"),
+        (".", "., which holds no tokenizer.model"),
+    ],
 )
 def test_a_tokenizer_that_is_not_there(run, folder, words):
     line = run("model.tutor=null", f"+model.tokenizer={{dir:{folder},type:bpe}}")
@@ -155,7 +168,10 @@ def test_a_layer_that_gives_no_frames(run):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("model.tutor.stages=[{name: rkd, epochs: 1, weights: {hint: 1.0}}]", "model.tutor.stages[0].weights.hint is not a loss"),
+        (
+            "model.tutor.stages=[{name: rkd, epochs: 1, weights: {hint: 1.0}}]",
+            "model.tutor.stages[0].weights.hint is not a loss",
+        ),
         ("model.tutor.stages.0.epochs=null", "model.tutor.stages[0] ('rkd') has no length"),
         ("model.tutor.stages.1.weights.ctc=-1", "model.tutor.stages[1].weights.ctc must be 0 or more"),
         ("+model.tutor.skd.divergense=kl", "did you mean 'divergence'?"),
@@ -182,9 +198,13 @@ def test_manifests_with_mistakes(run, corpus, tmp_path):
     assert "bad.jsonl line 2: there is no audio file" in run(manifest(tmp_path, good, row("gone.wav", 1.0)))
     assert "bad.jsonl line 3 is not JSON" in run(manifest(tmp_path, good, good, "{'audio"))
     assert "empty.wav is empty" in run(manifest(tmp_path, row("empty.wav", 0.0)))
-    assert "10 ms of audio, less than one frame of the student (20 ms)" in run(manifest(tmp_path, row("short.wav", 0.01)))
+    assert "10 ms of audio, less than one frame of the student (20 ms)" in run(
+        manifest(tmp_path, row("short.wav", 0.01))
+    )
     assert "there is no manifest" in run("model.train_ds.manifest_filepath=/no/train.jsonl")
-    assert "model.validation_ds.manifest_filepath is not set" in run("model.validation_ds.manifest_filepath='???'")
+    assert "model.validation_ds.manifest_filepath is not set" in run(
+        "model.validation_ds.manifest_filepath='???'"
+    )
 
 
 def test_the_script_as_a_user_runs_it(corpus, teacher_file, tmp_path):
@@ -192,7 +212,9 @@ def test_the_script_as_a_user_runs_it(corpus, teacher_file, tmp_path):
     config = {"model": student_config(corpus, teacher_file), "trainer": TRAINER}
     OmegaConf.save(OmegaConf.create(config), tmp_path / "student.yaml")
     command = [sys.executable, str(SCRIPT), f"--config-path={tmp_path}", "--config-name=student"]
-    done = subprocess.run([*command, "+model.tutor.skd={divergence: l3}"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [*command, "+model.tutor.skd={divergence: l3}"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 2
     assert "error: model.tutor.skd.divergence is 'l3'; choose from l2, kl, guided." in done.stderr
     assert "Traceback" not in done.stderr

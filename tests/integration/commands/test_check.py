@@ -32,9 +32,13 @@ def run(corpus: Path, teacher_file: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
     def call(*overrides: str, config: dict | None = None):
         model = config or student_config(corpus, teacher_file)
-        (tmp_path / "student.yaml").write_text(yaml.safe_dump({"model": model, "trainer": {"max_epochs": 2}}), encoding="utf-8")
+        (tmp_path / "student.yaml").write_text(
+            yaml.safe_dump({"model": model, "trainer": {"max_epochs": 2}}), encoding="utf-8"
+        )
         before = sorted(tmp_path.rglob("*"))
-        result = CliRunner().invoke(app, ["check", "--config-path", str(tmp_path), "--config-name", "student", *overrides])
+        result = CliRunner().invoke(
+            app, ["check", "--config-path", str(tmp_path), "--config-name", "student", *overrides]
+        )
         assert sorted(tmp_path.rglob("*")) == before, "check writes"
         assert "Traceback" not in result.output
         return result
@@ -48,12 +52,19 @@ def test_it_tells_what_is_matched_and_what_it_costs(run):
     told = json.loads(result.stdout)
     assert told["student"]["class"] == "TutorCTCModel" and told["teacher"]["class"] == "EncDecCTCModel"
     assert (
-        told["matches"]["RKD"] == "encoder (24 wide, 40 ms) -> encoder (20 wide, 20 ms), each teacher frame on 2 of the student's"
+        told["matches"]["RKD"]
+        == "encoder (24 wide, 40 ms) -> encoder (20 wide, 20 ms), each teacher frame on 2 of the student's"
     )
-    assert told["matches"]["SKD"].startswith("kl, 28 labels in the same order") and told["matches"]["decoder warm start"] == "yes"
+    assert (
+        told["matches"]["SKD"].startswith("kl, 28 labels in the same order")
+        and told["matches"]["decoder warm start"] == "yes"
+    )
     rkd, skd = told["stages"]
     assert (rkd["length"], rkd["losses"]) == ("1 epochs", "1 x rkd") and set(rkd["terms"]) == {"rkd"}
-    assert (skd["length"], skd["losses"]) == ("to the end", "1 x ctc, 0.25 x skd") and set(skd["terms"]) == {"ctc", "skd"}
+    assert (skd["length"], skd["losses"]) == ("to the end", "1 x ctc, 0.25 x skd") and set(skd["terms"]) == {
+        "ctc",
+        "skd",
+    }
     assert all(stage["step_ms"] > 0 for stage in (rkd, skd)) and told["peak_mb"] > 100
     # An untrained teacher: this is what the command is for.
     assert told["teacher_wer"] >= 0.5 and told["heard"][0] == "aa c"
@@ -63,7 +74,14 @@ def test_it_tells_what_is_matched_and_what_it_costs(run):
 def test_the_tables(run):
     result = run()
     assert result.exit_code == 0, result.output
-    for words in ("EncDecCTCModel", "each teacher frame on 2", "0.25 x skd", "teacher's WER", "forward alone", "this check held"):
+    for words in (
+        "EncDecCTCModel",
+        "each teacher frame on 2",
+        "0.25 x skd",
+        "teacher's WER",
+        "forward alone",
+        "this check held",
+    ):
         assert words in result.output
 
 
@@ -83,15 +101,29 @@ def test_other_pairs_are_told_too(run, corpus, tmp_path):
     stages = [{"name": "a", "epochs": 1, "weights": {"rkd": 1.0}}, {"name": "b", "weights": {"pseudo": 1.0}}]
     config = of_kind("citrinet", student_config(corpus, hybrid, stages, pool_frames=True))
     told = json.loads(run("--json", config=config).stdout)
-    assert told["matches"]["RKD"].endswith("2 teacher frames pooled") and told["teacher"]["labels"] == "none on frames"
-    assert "the teacher is a transducer" in told["matches"]["decoder warm start"] and "pseudo-labels" in told["matches"]
+    assert (
+        told["matches"]["RKD"].endswith("2 teacher frames pooled")
+        and told["teacher"]["labels"] == "none on frames"
+    )
+    assert (
+        "the teacher is a transducer" in told["matches"]["decoder warm start"]
+        and "pseudo-labels" in told["matches"]
+    )
 
 
 def test_heads_and_several_teachers_are_told(run, corpus, teacher_file, tmp_path):
-    other = {"model_path": str(save_teacher(teacher_config(corpus, LABELS[::-1]), tmp_path / "other.nemo")), "weight": 2.0}
-    config = student_config(corpus, teacher_file, skd={"at_layers": ["encoder.encoder.0"]}, other_teachers=[other])
+    other = {
+        "model_path": str(save_teacher(teacher_config(corpus, LABELS[::-1]), tmp_path / "other.nemo")),
+        "weight": 2.0,
+    }
+    config = student_config(
+        corpus, teacher_file, skd={"at_layers": ["encoder.encoder.0"]}, other_teachers=[other]
+    )
     told = json.loads(run("--json", config=config).stdout)
-    assert told["matches"]["Inter-KD"] == "encoder.encoder.0 (16 wide, 20 ms), each teacher frame on 2 of the student's, weight 1"
+    assert (
+        told["matches"]["Inter-KD"]
+        == "encoder.encoder.0 (16 wide, 20 ms), each teacher frame on 2 of the student's, weight 1"
+    )
     assert told["matches"]["SKD"].endswith("other.nemo (2 to 1)")
     assert set(told["stages"][1]["terms"]) == {"ctc", "skd", "inter_ctc", "inter_skd"}
 
@@ -102,7 +134,10 @@ def test_heads_and_several_teachers_are_told(run, corpus, teacher_file, tmp_path
         (["model.tutor=null"], "model.tutor is not there"),
         (["+model.tutor.skd.divergence=js"], "model.tutor.skd.divergence is 'js'"),
         (["model.tutor.teacher.model_path=/no/t.nemo"], "there is no file /no/t.nemo"),
-        (["+model.tutor.rkd.guided_layer=encoder.encoder.9"], "guided_layer: there is no layer 'encoder.encoder.9'"),
+        (
+            ["+model.tutor.rkd.guided_layer=encoder.encoder.9"],
+            "guided_layer: there is no layer 'encoder.encoder.9'",
+        ),
         (["model.train_ds.manifest_filepath=/no/m.jsonl"], "there is no manifest /no/m.jsonl"),
         (["trainer.max_epochs=ten"], "trainer.max_epochs is ten, but it must be a number"),
         (["model.nothing=1"], "To append to your config use +model.nothing=1"),
@@ -111,7 +146,10 @@ def test_heads_and_several_teachers_are_told(run, corpus, teacher_file, tmp_path
         (["model.train_ds.manifest_filepath=null"], "model.train_ds.manifest_filepath is not set"),
         (["+model.train_ds.use_dali=true"], "model.train_ds.use_dali is on"),
         (
-            ["model.tutor.stages=[{name:a,share:0.5,weights:{rkd:1.0}},{name:b,weights:{ctc:1.0}}]", "trainer.max_epochs=-1"],
+            [
+                "model.tutor.stages=[{name:a,share:0.5,weights:{rkd:1.0}},{name:b,weights:{ctc:1.0}}]",
+                "trainer.max_epochs=-1",
+            ],
             "neither trainer.max_epochs nor trainer.max_steps",
         ),
         (["--config-path", "/no/conf"], "--config-path /no/conf is no folder"),
@@ -129,8 +167,12 @@ def test_a_stage_that_is_never_reached_and_deferred_data(run):
 
 
 def test_a_setting_of_a_loss_that_no_stage_uses(run):
-    told = json.loads(run("--json", "model.tutor.stages=[{name:a,weights:{rkd:1.0}}]", "+model.tutor.skd.shift=4").stdout)
-    assert any(remark.startswith("model.tutor.skd changes shift, but no stage") for remark in told["remarks"]), told["remarks"]
+    told = json.loads(
+        run("--json", "model.tutor.stages=[{name:a,weights:{rkd:1.0}}]", "+model.tutor.skd.shift=4").stdout
+    )
+    assert any(
+        remark.startswith("model.tutor.skd changes shift, but no stage") for remark in told["remarks"]
+    ), told["remarks"]
 
 
 def test_a_training_without_limits_has_lightnings_thousand_epochs(run):
@@ -143,13 +185,17 @@ def test_a_teacher_of_whom_no_hypothesis_can_be_used(run, corpus, teacher_file):
     config = student_config(
         corpus, teacher_file, [{"name": "pseudo", "weights": {"pseudo": 1.0}}], pseudo_labels={"max_wer": 0.0}
     )
-    (remark,) = [one for one in json.loads(run("--json", config=config).stdout)["remarks"] if "can be used" in one]
+    (remark,) = [
+        one for one in json.loads(run("--json", config=config).stdout)["remarks"] if "can be used" in one
+    ]
     assert remark.startswith(
         "None of the teacher's hypotheses on the first training batch can be used (wrong): see model.tutor.p"
     )
 
 
 def test_labels_that_differ(run, corpus, tmp_path_factory):
-    other = save_teacher(teacher_config(corpus, labels=[*LABELS[:-1], "ä"]), tmp_path_factory.mktemp("other") / "umlaut.nemo")
+    other = save_teacher(
+        teacher_config(corpus, labels=[*LABELS[:-1], "ä"]), tmp_path_factory.mktemp("other") / "umlaut.nemo"
+    )
     result = run(f"model.tutor.teacher.model_path={other}")
     assert result.exit_code == 2 and "RKD and pseudo-labels still work" in result.output

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The demo on a tiny corpus, as `make demo CORPUS=DIR` runs it: interrupted, resumed, finished, and run once more."""
+"""The demo on a tiny corpus, as `make demo CORPUS=DIR` runs it: interrupted, resumed, finished, and run once
+more.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,16 @@ def test_the_demo_survives_an_interrupt(tmp_path, how, during):
     corpus.mkdir()
     for split in ("train", "valid", "test"):
         write_manifest(corpus, split, [1.0, 1.2, 0.9, 1.1])
-    command = [sys.executable, "-m", "nemo_tutornet", "demo", "--corpus", str(corpus), "--output", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "nemo_tutornet",
+        "demo",
+        "--corpus",
+        str(corpus),
+        "--output",
+        str(tmp_path / "out"),
+    ]
     command += ["--epochs", "4", "--teacher-epochs", "1"]
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     process = subprocess.Popen(
@@ -46,10 +57,14 @@ def test_the_demo_survives_an_interrupt(tmp_path, how, during):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a shell's background job ignores it
     )
     deadline = time.monotonic() + 600
-    while not list(tmp_path.rglob(f"{during}.log")) and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not list(tmp_path.rglob(f"{during}.log")) and time.monotonic() < deadline and process.poll() is None
+    ):
         time.sleep(0.1)
     assert trainings_below(tmp_path)
     process.send_signal(how)

@@ -1,14 +1,17 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`nemo-tutornet inspect`: what it says of recognisers of every kind, and that what it lists can really be matched."""
+"""`nemo-tutornet inspect`: what it says of recognisers of every kind, and that what it lists can really be
+matched.
+"""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
@@ -79,12 +82,28 @@ def test_what_is_said_of_each_kind(found, files):
     for kind, target, front_end, labels, frame_ms, weighting, skd, layers in (
         ("conformer", "EncDecCTCModel", conformer, characters, 40.0, "nonblank", True, CONFORMER),
         ("hybrid", "EncDecHybridRNNTCTCModel", conformer, characters, 40.0, "nonblank", True, CONFORMER),
-        ("transducer", "EncDecRNNTModel", conformer, characters, 40.0, "uniform", False,
-         [(*row[:4], row[4].replace("nonblank", "uniform")) for row in CONFORMER]),
-        ("quartznet", "EncDecCTCModel", FrontEnd(SAMPLE_RATE, 64, 20.0, 10.0, "per_feature"), characters, 20.0, "energy", True,
-         QUARTZNET),
+        (
+            "transducer",
+            "EncDecRNNTModel",
+            conformer,
+            characters,
+            40.0,
+            "uniform",
+            False,
+            [(*row[:4], row[4].replace("nonblank", "uniform")) for row in CONFORMER],
+        ),
+        (
+            "quartznet",
+            "EncDecCTCModel",
+            FrontEnd(SAMPLE_RATE, 64, 20.0, 10.0, "per_feature"),
+            characters,
+            20.0,
+            "energy",
+            True,
+            QUARTZNET,
+        ),
         ("citrinet bpe", "EncDecCTCModelBPE", conformer, None, 80.0, "energy", True, CITRINET),
-    ):  # fmt: skip
+    ):
         told = found(kind)
         assert told.target.startswith("nemo.collections.asr.models.") and told.target.endswith(f".{target}")
         assert told.front_end == front_end and told.frame_ms == frame_ms
@@ -100,7 +119,9 @@ def test_what_is_said_of_each_kind(found, files):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_listed_layer_is_taken_as_hint_layer(found, files, kind):
-    """And gives frames of each utterance of a batch: a positional embedding, which all share, is not listed."""
+    """And gives frames of each utterance of a batch: a positional embedding, which all share, is not
+    listed.
+    """
     model, told = restore_ctc(files[kind]), found(kind, True)
     assert len(told.layers) > 2 * len(found(kind).layers)
     assert {layer.path for layer in found(kind).layers} < {layer.path for layer in told.layers}
@@ -110,7 +131,9 @@ def test_every_listed_layer_is_taken_as_hint_layer(found, files, kind):
         assert (teacher.hint_layer.width, teacher.hint_layer.shift) == (layer.width, layer.frame_ms)
         hidden = teacher(signal, lengths, hidden=True, posteriors=False).hidden
         assert hidden.shape[:2] == (3, layer.width)
-        assert abs(hidden.shape[2] - 1250 / layer.frame_ms) <= 16  # the student's front end pads to 16 feature frames
+        assert (
+            abs(hidden.shape[2] - 1250 / layer.frame_ms) <= 16
+        )  # the student's front end pads to 16 feature frames
 
 
 def test_a_layer_that_is_left_out_returns_no_frames_of_each_utterance(found, files):
@@ -147,8 +170,18 @@ def test_the_table_says_the_same(found, files):
     shown = CliRunner().invoke(app, ["inspect", str(files["transducer"])])
     assert shown.exit_code == 0
     told = found("transducer")
-    for words in (str(files["transducer"]), told.target, f"{told.parameters:,}", "80 mel bins", "28 characters", "40 ms",
-                  "auto: uniform", "no SKD", "encoder.pre_encode", "encoder.layers.1"):  # fmt: skip
+    for words in (
+        str(files["transducer"]),
+        told.target,
+        f"{told.parameters:,}",
+        "80 mel bins",
+        "28 characters",
+        "40 ms",
+        "auto: uniform",
+        "no SKD",
+        "encoder.pre_encode",
+        "encoder.layers.1",
+    ):
         assert words in shown.stdout, words
     assert "self_attn" not in shown.stdout
 
@@ -181,5 +214,7 @@ def test_what_cannot_be_inspected_is_one_sentence(files, tmp_path, damage, monke
         path, words = Path("stt_en_nothing"), "MODEL is 'stt_en_nothing'"
     shown = CliRunner().invoke(app, ["inspect", str(path), "--json"])
     assert shown.exit_code == 2 and shown.stdout == ""
-    assert words in shown.stderr and len([x for x in shown.stderr.splitlines() if x.startswith("error: ")]) == 1
+    assert (
+        words in shown.stderr and len([x for x in shown.stderr.splitlines() if x.startswith("error: ")]) == 1
+    )
     assert "Traceback" not in shown.stderr

@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[3]
 CONF = ROOT / "conf"
 CONFIGS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))
 STUDENTS = [name for name in CONFIGS if OmegaConf.load(CONF / f"{name}.yaml").model.get("tutor") is not None]
-SUBWORD = [name for name in CONFIGS if OmegaConf.load(CONF / f"{name}.yaml").model.get("tokenizer") is not None]
+SUBWORD = [
+    name for name in CONFIGS if OmegaConf.load(CONF / f"{name}.yaml").model.get("tokenizer") is not None
+]
 
 
 def composed(name, *overrides):

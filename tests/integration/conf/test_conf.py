@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Every YAML in conf/ trains two real steps through the example script, and what leaves is a stock student."""
+"""Every YAML in conf/ trains two real steps through the example script, and what leaves is a stock
+student.
+"""
 
 import gc
 import importlib.util
@@ -41,7 +43,9 @@ ONE_STEP_EACH = "[{name: rkd, steps: 1, weights: {rkd: 1.0}}, {name: skd, weight
 @pytest.fixture(scope="module")
 def script():
     """The example script as a module; `main(cfg)` runs it on a config that is already composed."""
-    spec = importlib.util.spec_from_file_location("tutornet_script", ROOT / "examples" / "speech_to_text_ctc_tutornet.py")
+    spec = importlib.util.spec_from_file_location(
+        "tutornet_script", ROOT / "examples" / "speech_to_text_ctc_tutornet.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -63,14 +67,18 @@ def manifest(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizer(manifest, tmp_path_factory):
-    """A folder with a SentencePiece model for the manifest's text, as NeMo's process_asr_text_tokenizer.py lays it out."""
+    """A folder with a SentencePiece model for the manifest's text, as NeMo's process_asr_text_tokenizer.py
+    lays it out.
+    """
     folder = tmp_path_factory.mktemp("tokenizer")
     text = [json.loads(line)["text"] for line in manifest.read_text().splitlines()]
     kind = {"model_type": "bpe", "vocab_size": 24, "bos_id": -1, "eos_id": -1}
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text * 10), model_prefix=str(folder / "tokenizer"), minloglevel=2, **kind
     )
-    pieces = [line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()]
+    pieces = [
+        line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()
+    ]
     (folder / "vocab.txt").write_text("\n".join(pieces[1:]) + "\n", encoding="utf-8")
     return folder
 
@@ -81,7 +89,9 @@ def teachers(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher")
     size = ("model.encoder.n_layers=1", "model.encoder.d_model=16", "model.encoder.n_heads=2")
     stock_model("conformer_ctc_small", *size).save_to(str(folder / "characters.nemo"))
-    stock_model("conformer_ctc_bpe_small", f"model.tokenizer.dir={tokenizer}", *size).save_to(str(folder / "subwords.nemo"))
+    stock_model("conformer_ctc_bpe_small", f"model.tokenizer.dir={tokenizer}", *size).save_to(
+        str(folder / "subwords.nemo")
+    )
     return {kind: folder / f"{kind}.nemo" for kind in ("characters", "subwords")}
 
 
@@ -110,11 +120,15 @@ def steps(monkeypatch):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_trains_two_steps_and_leaves(name, script, manifest, tokenizer, teachers, run_dir, steps, monkeypatch):
+def test_trains_two_steps_and_leaves(
+    name, script, manifest, tokenizer, teachers, run_dir, steps, monkeypatch
+):
     monkeypatch.setenv("XDG_CACHE_HOME", str(run_dir / "cache"))  # where a borrowed tokenizer is kept
     fourier = []
     convolution = depthwise.depthwise_conv1d
-    monkeypatch.setattr(depthwise, "depthwise_conv1d", lambda *given: fourier.append(given) or convolution(*given))
+    monkeypatch.setattr(
+        depthwise, "depthwise_conv1d", lambda *given: fourier.append(given) or convolution(*given)
+    )
     overrides = [
         f"model.train_ds.manifest_filepath={manifest}",
         f"model.validation_ds.manifest_filepath={manifest}",
@@ -161,7 +175,9 @@ def test_trains_two_steps_and_leaves(name, script, manifest, tokenizer, teachers
     assert f"{type(restored).__module__}.{type(restored).__qualname__}" == stock
     assert restored.cfg.target == stock
     assert "tutor" not in restored.cfg
-    assert OmegaConf.to_container(restored.cfg.encoder) == OmegaConf.to_container(cfg.model.encoder, resolve=True)
+    assert OmegaConf.to_container(restored.cfg.encoder) == OmegaConf.to_container(
+        cfg.model.encoder, resolve=True
+    )
     if name in SUBWORD:
         pieces = sentencepiece.SentencePieceProcessor(str(tokenizer / "tokenizer.model"))
         assert list(restored.decoder.vocabulary) == [pieces.id_to_piece(i) for i in range(len(pieces))]

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The stock configs have NeMo's architecture, front end and optimizer; the others differ where they say so."""
+"""The stock configs have NeMo's architecture, front end and optimizer; the others differ where they say
+so.
+"""
 
 import math
 from dataclasses import asdict
@@ -12,7 +14,15 @@ from nemo.core import Serialization
 from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import OmegaConf
 
-from nemo_tutornet.config import PseudoLabelsConfig, RKDConfig, SKDConfig, StageConfig, TeacherConfig, TutorConfig, parse_tutor
+from nemo_tutornet.config import (
+    PseudoLabelsConfig,
+    RKDConfig,
+    SKDConfig,
+    StageConfig,
+    TeacherConfig,
+    TutorConfig,
+    parse_tutor,
+)
 from tests.integration.conf.confs import CONFIGS, STUDENTS, SUBWORD, composed
 
 pytestmark = pytest.mark.integration
@@ -37,9 +47,10 @@ PARAMETERS = {
     "small/quartznet_small": 279_837,
 }
 
-# NeMo's examples/asr/conf/{quartznet/quartznet_15x5,jasper/jasper_10x5dr,citrinet/citrinet_384}.yaml, the last with the filters
-# that its header allows; for 5x5 NeMo 0.9's quartznet5x5.yaml; for Jasper Mini OpenSeq2Seq's jasper-Mini-for-Jetson.py:
-# (blocks of this kind, filters, kernel, repeat, stride, dilation, residual, dropout)
+# NeMo's examples/asr/conf/{quartznet/quartznet_15x5,jasper/jasper_10x5dr,citrinet/citrinet_384}.yaml, the
+# last with the filters that its header allows; for 5x5 NeMo 0.9's quartznet5x5.yaml; for Jasper Mini
+# OpenSeq2Seq's jasper-Mini-for-Jetson.py: (blocks of this kind, filters, kernel, repeat, stride, dilation,
+# residual, dropout)
 QUARTZNET_5X5 = [
     (1, 256, 33, 1, 2, 1, False, 0.0),
     (1, 256, 33, 5, 1, 1, True, 0.0),
@@ -102,11 +113,24 @@ BLOCKS = {
 OVERRIDDEN = TutorConfig(
     teacher=TeacherConfig("teacher.nemo", sha256="ab" * 32, precision="fp32", cache="targets", weight=2.0),
     other_teachers=[TeacherConfig("other.nemo")],
-    rkd=RKDConfig("encoder.layers.8", "encoder.encoder.2", frame_weighting="energy", warm_start_decoder=False),
-    skd=SKDConfig("kl", 2.0, frames="symmetric", frames_around=2, shift=1, at_layers=["encoder.encoder.1"], at_layers_weight=0.5),
+    rkd=RKDConfig(
+        "encoder.layers.8", "encoder.encoder.2", frame_weighting="energy", warm_start_decoder=False
+    ),
+    skd=SKDConfig(
+        "kl",
+        2.0,
+        frames="symmetric",
+        frames_around=2,
+        shift=1,
+        at_layers=["encoder.encoder.1"],
+        at_layers_weight=0.5,
+    ),
     pseudo_labels=PseudoLabelsConfig(min_confidence=0.5, max_wer=0.2),
     pool_frames=True,
-    stages=[StageConfig("rkd", {"rkd": 1.0}, steps=100), StageConfig("all", {"ctc": 1.0, "skd": 0.5, "pseudo": 0.5})],
+    stages=[
+        StageConfig("rkd", {"rkd": 1.0}, steps=100),
+        StageConfig("all", {"ctc": 1.0, "skd": 0.5, "pseudo": 0.5}),
+    ],
 )
 
 
@@ -118,7 +142,12 @@ def test_parameter_count(name):
     with torch.device("meta" if "jasper" in model["encoder"] else "cpu"):
         encoder = Serialization.from_config_dict(OmegaConf.create(model["encoder"]))
         width = model["decoder"]["feat_in"] or encoder._feat_out
-        head = {**model["decoder"], "feat_in": width, "num_classes": len(vocabulary), "vocabulary": vocabulary}
+        head = {
+            **model["decoder"],
+            "feat_in": width,
+            "num_classes": len(vocabulary),
+            "vocabulary": vocabulary,
+        }
         decoder = Serialization.from_config_dict(OmegaConf.create(head))
     assert sum(p.numel() for module in (encoder, decoder) for p in module.parameters()) == PARAMETERS[name]
 
@@ -127,18 +156,31 @@ def test_parameter_count(name):
 def test_blocks_are_nemos(name):
     expected = [block[1:] for block in BLOCKS[name] for _ in range(block[0])]
     blocks = OmegaConf.to_container(composed(name).model.encoder.jasper, resolve=True)
-    found = [(b["filters"], *b["kernel"], b["repeat"], *b["stride"], *b["dilation"], b["residual"], b["dropout"]) for b in blocks]
+    found = [
+        (b["filters"], *b["kernel"], b["repeat"], *b["stride"], *b["dilation"], b["residual"], b["dropout"])
+        for b in blocks
+    ]
     assert found == expected
-    # QuartzNet: all but the last block separable. Jasper 10x5 DR: none, and dense where residual. The others: all.
+    # QuartzNet: all but the last block separable. Jasper 10x5 DR: none, and dense where residual. The others:
+    # all.
     last = len(blocks) - 1
     separable = {"quartznet_5x5": last, "quartznet_15x5": last, "jasper_10x5dr": 0}.get(name, last + 1)
-    assert [b.get("separable", False) for b in blocks] == [True] * separable + [False] * (last + 1 - separable)
-    assert [b.get("residual_dense", False) for b in blocks] == [b["residual"] and name == "jasper_10x5dr" for b in blocks]
+    assert [b.get("separable", False) for b in blocks] == [True] * separable + [False] * (
+        last + 1 - separable
+    )
+    assert [b.get("residual_dense", False) for b in blocks] == [
+        b["residual"] and name == "jasper_10x5dr" for b in blocks
+    ]
     citrinet = name == "citrinet_256_bpe"
-    assert all((b.get("se", False), b.get("se_context_size")) == ((True, -1) if citrinet else (False, None)) for b in blocks)
+    assert all(
+        (b.get("se", False), b.get("se_context_size")) == ((True, -1) if citrinet else (False, None))
+        for b in blocks
+    )
     longer = [citrinet and b["stride"] == [2] for b in blocks]
     assert [b.get("stride_last", False) for b in blocks] == longer
-    assert [b.get("residual_mode", "add") for b in blocks] == ["stride_add" if strided else "add" for strided in longer]
+    assert [b.get("residual_mode", "add") for b in blocks] == [
+        "stride_add" if strided else "add" for strided in longer
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(BLOCKS))
@@ -160,13 +202,26 @@ def test_front_end_and_optimizer_are_nemos(name):
     }
     masks = {"freq_masks": 2, "time_masks": 2, "freq_width": 27, "time_width": 0.05}
     cutout = {"rect_freq": 50, "rect_masks": 5, "rect_time": 120}
-    assert {key: value for key, value in model["spec_augment"].items() if key != "_target_"} == (masks if citrinet else cutout)
+    assert {key: value for key, value in model["spec_augment"].items() if key != "_target_"} == (
+        masks if citrinet else cutout
+    )
     encoder = model["encoder"]
-    assert (encoder["feat_in"], encoder["activation"], encoder["conv_mask"]) == (80 if citrinet else 64, "relu", True)
+    assert (encoder["feat_in"], encoder["activation"], encoder["conv_mask"]) == (
+        80 if citrinet else 64,
+        "relu",
+        True,
+    )
     assert model["decoder"]["feat_in"] == encoder["jasper"][-1]["filters"]
-    optim, recipe = model["optim"], (0.05, [0.8, 0.25], 1000, 1e-5) if citrinet else (0.01, [0.8, 0.5], None, 0.0)
+    optim, recipe = (
+        model["optim"],
+        (0.05, [0.8, 0.25], 1000, 1e-5) if citrinet else (0.01, [0.8, 0.5], None, 0.0),
+    )
     assert (optim["lr"], optim["betas"], optim["sched"]["warmup_steps"], optim["sched"]["min_lr"]) == recipe
-    assert (optim["name"], optim["weight_decay"], optim["sched"]["name"]) == ("novograd", 0.001, "CosineAnnealing")
+    assert (optim["name"], optim["weight_decay"], optim["sched"]["name"]) == (
+        "novograd",
+        0.001,
+        "CosineAnnealing",
+    )
 
 
 @pytest.mark.parametrize("name", sorted(set(CONFIGS) - set(SUBWORD)))
@@ -188,17 +243,31 @@ def flat(node, path=()):
 @pytest.mark.parametrize("name", SUBWORD)
 def test_a_subword_config_is_the_character_one_but_for_its_labels(name):
     pair = (name, name.replace("_bpe", ""))
-    subword, character = (flat(OmegaConf.to_container(composed(each), throw_on_missing=False)) for each in pair)
+    subword, character = (
+        flat(OmegaConf.to_container(composed(each), throw_on_missing=False)) for each in pair
+    )
     data = [f"model.{part}_ds" for part in ("train", "validation", "test")]
     own = {f"{part}.use_start_end_token": False for part in data}
     own |= {"model.decoder.vocabulary": [], "model.decoder.num_classes": -1}
-    own |= {"model.tokenizer": "teacher"} if name in STUDENTS else {"model.tokenizer.dir": "???", "model.tokenizer.type": "bpe"}
+    own |= (
+        {"model.tokenizer": "teacher"}
+        if name in STUDENTS
+        else {"model.tokenizer.dir": "???", "model.tokenizer.type": "bpe"}
+    )
     if name == "citrinet_256_bpe":
-        # Letters need frames of 40 ms: the third stride of two is left out. Those of 80 ms are longer than a Conformer's.
+        # Letters need frames of 40 ms: the third stride of two is left out. Those of 80 ms are longer than a
+        # Conformer's.
         own |= {"model.tutor.pool_frames": True, "model.encoder.jasper.14.stride.0": 2}
-        own |= {"model.encoder.jasper.14.stride_last": True, "model.encoder.jasper.14.residual_mode": "stride_add"}
-    different = {key: value for key, value in subword.items() if key not in character or character[key] != value}
-    assert different.pop("name") and different == {key: value for key, value in own.items() if character.get(key) != value}
+        own |= {
+            "model.encoder.jasper.14.stride_last": True,
+            "model.encoder.jasper.14.residual_mode": "stride_add",
+        }
+    different = {
+        key: value for key, value in subword.items() if key not in character or character[key] != value
+    }
+    assert different.pop("name") and different == {
+        key: value for key, value in own.items() if character.get(key) != value
+    }
     gone = {key for key in character if key not in subword}
     assert gone == {f"{part}.labels" for part in data} | {f"model.labels.{i}" for i in range(28)}
 
@@ -210,19 +279,27 @@ def test_conformer_is_nemos_small():
 
 
 def test_students_share_one_tutor_section():
-    sections = {name: OmegaConf.to_container(composed(name).model.tutor, throw_on_missing=False) for name in STUDENTS}
+    sections = {
+        name: OmegaConf.to_container(composed(name).model.tutor, throw_on_missing=False) for name in STUDENTS
+    }
     for name, section in sections.items():
         rkd, second = section.pop("stages")
         assert rkd == {"name": "rkd", "share": 0.25, "weights": {"rkd": 1.0}}
         assert second == {"name": "ctc", "weights": {"ctc": 1.0, "rkd": 5.0}}, name
     pooled = {name for name, section in sections.items() if section.pop("pool_frames", False)}
-    strides = {name: math.prod(block.stride[0] for block in composed(name).model.encoder.jasper) for name in STUDENTS}
-    assert pooled == {name for name, stride in strides.items() if stride > 4}  # a Conformer's frames last 40 ms
+    strides = {
+        name: math.prod(block.stride[0] for block in composed(name).model.encoder.jasper) for name in STUDENTS
+    }
+    assert pooled == {
+        name for name, stride in strides.items() if stride > 4
+    }  # a Conformer's frames last 40 ms
     first, *others = sections.values()
     assert first["teacher"]["model_path"] == "???" and others and all(section == first for section in others)
 
 
-@pytest.mark.parametrize("name", [name for name in STUDENTS if "jasper_10x5dr" not in name])  # that one's dropout is NeMo's
+@pytest.mark.parametrize(
+    "name", [name for name in STUDENTS if "jasper_10x5dr" not in name]
+)  # that one's dropout is NeMo's
 def test_one_key_is_the_dropout_of_every_block_but_the_first(name):
     def dropouts(*overrides):
         return [block.dropout for block in composed(name, *overrides).model.encoder.jasper]
@@ -238,7 +315,8 @@ def overrides_of(section, path):
         if isinstance(value, dict):
             yield from overrides_of(value, f"{path}.{key}")
         else:
-            yield f"{path}.{key}={yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]}"
+            text = yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]
+            yield f"{path}.{key}={text}"
 
 
 @pytest.mark.parametrize("name", STUDENTS)
@@ -252,7 +330,9 @@ def test_every_key_of_the_tutor_section_can_be_overridden(name):
 def test_weights_and_biases_can_be_switched_on(name):
     chosen = {"name": "student", "project": "speech"}
     overrides = overrides_of({"create_wandb_logger": True, "wandb_logger_kwargs": chosen}, "exp_manager")
-    section = OmegaConf.to_container(composed(name, *overrides), resolve=True, throw_on_missing=False)["exp_manager"]
+    section = OmegaConf.to_container(composed(name, *overrides), resolve=True, throw_on_missing=False)[
+        "exp_manager"
+    ]
     accepted = OmegaConf.merge(OmegaConf.structured(ExpManagerConfig), section)
     assert accepted.create_wandb_logger and accepted.wandb_logger_kwargs == chosen
     assert not composed(name).exp_manager.create_wandb_logger

@@ -25,7 +25,10 @@ THREE = [
 
 
 def heads_of(model):
-    return {path: [p.detach().clone() for p in head.parameters()] for path, head in zip(LAYERS, model.tutor_heads, strict=True)}
+    return {
+        path: [p.detach().clone() for p in head.parameters()]
+        for path, head in zip(LAYERS, model.tutor_heads, strict=True)
+    }
 
 
 def same(a, b):
@@ -33,7 +36,9 @@ def same(a, b):
 
 
 def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file, make_student):
-    config = student_config(corpus, teacher_file, SKD, skd={"divergence": "kl", "at_layers": LAYERS, "at_layers_weight": 0.5})
+    config = student_config(
+        corpus, teacher_file, SKD, skd={"divergence": "kl", "at_layers": LAYERS, "at_layers_weight": 0.5}
+    )
     config.pop("spec_augment")
     model = make_student(config)
     model.setup("fit")
@@ -42,7 +47,9 @@ def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file,
     targets = tutor.targets(stage, batch)
     seen = {}
     handles = [
-        model.get_submodule(path).register_forward_hook(lambda m, a, out, path=path: seen.update({path: out[0][-1]}))
+        model.get_submodule(path).register_forward_hook(
+            lambda m, a, out, path=path: seen.update({path: out[0][-1]})
+        )
         for path in LAYERS
     ]
     with tutor.watch(model, batch) as watch:
@@ -55,7 +62,9 @@ def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file,
 
     ctc, skd = [], []
     ctc_of = torch.nn.CTCLoss(blank=28, reduction="none", zero_infinity=True)
-    posteriors = tutor.pairing.posteriors(targets.log_probs, targets.lengths, log_probs.shape[1], tutor.pairing.student_encoder)
+    posteriors = tutor.pairing.posteriors(
+        targets.log_probs, targets.lengths, log_probs.shape[1], tutor.pairing.student_encoder
+    )
     mask = losses.frame_mask(lengths, log_probs.shape[1])
     for path, head in zip(LAYERS, model.tutor_heads, strict=True):
         own = torch.einsum("vd,bdt->btv", head.weight[..., 0], seen[path]) + head.bias
@@ -65,7 +74,11 @@ def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file,
     logs = {name: float(value) for name, value in step.logs.items()}
     assert logs["train_inter_ctc"] == pytest.approx(sum(ctc) / 2, rel=1e-5)
     assert logs["train_inter_skd"] == pytest.approx(sum(skd) / 2, rel=1e-5)
-    expected = logs["train_ctc"] + 0.25 * logs["train_skd"] + 0.5 * (logs["train_inter_ctc"] + 0.25 * logs["train_inter_skd"])
+    expected = (
+        logs["train_ctc"]
+        + 0.25 * logs["train_skd"]
+        + 0.5 * (logs["train_inter_ctc"] + 0.25 * logs["train_inter_skd"])
+    )
     assert float(total) == pytest.approx(expected, rel=1e-5)
     total.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.tutor_heads.parameters())
@@ -88,10 +101,18 @@ def test_heads_move_in_their_stage_and_rest_in_the_others(corpus, teacher_file, 
 
     # What leaves is the stock student; what stays in the `.ckpt` comes back.
     stock = EncDecCTCModel.restore_from(str(next(tmp_path.rglob("run.nemo"))), map_location="cpu")
-    assert stock.state_dict().keys() == model.state_dict().keys() and not any("head" in key for key in stock.state_dict())
+    assert stock.state_dict().keys() == model.state_dict().keys() and not any(
+        "head" in key for key in stock.state_dict()
+    )
     (last,) = tmp_path.rglob("*-last.ckpt")
     saved = load_lightning_checkpoint(last)
-    assert set(saved["tutor"]) == {"projection", "stage", "decoder_trained", "teachers", *(f"head {path}" for path in LAYERS)}
+    assert set(saved["tutor"]) == {
+        "projection",
+        "stage",
+        "decoder_trained",
+        "teachers",
+        *(f"head {path}" for path in LAYERS),
+    }
     resumed = make_student(config, max_epochs=4, folder=tmp_path)
     begun = []
     resumed.on_train_start = lambda: begun.append(heads_of(resumed))
@@ -100,9 +121,15 @@ def test_heads_move_in_their_stage_and_rest_in_the_others(corpus, teacher_file, 
 
 
 def test_resuming_with_another_layer_is_refused(corpus, teacher_file, make_student, tmp_path):
-    model = make_student(student_config(corpus, teacher_file, SKD, skd={"at_layers": LAYERS[:1]}), max_epochs=1, folder=tmp_path)
+    model = make_student(
+        student_config(corpus, teacher_file, SKD, skd={"at_layers": LAYERS[:1]}),
+        max_epochs=1,
+        folder=tmp_path,
+    )
     model.trainer.fit(model)
-    other = make_student(student_config(corpus, teacher_file, SKD, skd={"at_layers": LAYERS}), max_epochs=2, folder=tmp_path)
+    other = make_student(
+        student_config(corpus, teacher_file, SKD, skd={"at_layers": LAYERS}), max_epochs=2, folder=tmp_path
+    )
     with pytest.raises(TutorError, match=r"the checkpoint's head encoder\.encoder\.1 is not there"):
         other.trainer.fit(other)
 
@@ -115,10 +142,14 @@ def test_a_head_on_frames_of_another_rate(corpus, teacher_file, make_student):
     model = make_student(config, max_epochs=1, callbacks=[recorder])
     model.trainer.fit(model)
     assert [layer.shift for layer in model.tutor.pairing.heads] == [20.0, 40.0]
-    assert all(0 < step["train_inter_skd"] < 1e4 and 0 < step["train_inter_ctc"] < 1e4 for step in recorder.steps)
+    assert all(
+        0 < step["train_inter_skd"] < 1e4 and 0 < step["train_inter_ctc"] < 1e4 for step in recorder.steps
+    )
 
 
 def test_a_layer_that_does_not_exist(corpus, teacher_file, make_student):
     model = make_student(student_config(corpus, teacher_file, SKD, skd={"at_layers": ["encoder.encoder.7"]}))
-    with pytest.raises(TutorError, match=r"^model\.tutor\.skd\.at_layers\[0\]: there is no layer 'encoder\.encoder\.7'"):
+    with pytest.raises(
+        TutorError, match=r"^model\.tutor\.skd\.at_layers\[0\]: there is no layer 'encoder\.encoder\.7'"
+    ):
         model.setup("fit")

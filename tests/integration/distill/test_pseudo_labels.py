@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The teacher's hypotheses as targets: across vocabularies, for every kind of teacher, beside CTC or alone."""
+"""The teacher's hypotheses as targets: across vocabularies, for every kind of teacher, beside CTC or
+alone.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,10 @@ def bpe_teacher(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bpe")
     torch.manual_seed(1)
     config = subword(teacher_config(corpus), write_tokenizer(folder / "tokenizer"))
-    config["validation_ds"] = {"manifest_filepath": None, "shuffle": False}  # NeMo's transcribe() looks into it
+    config["validation_ds"] = {
+        "manifest_filepath": None,
+        "shuffle": False,
+    }  # NeMo's transcribe() looks into it
     model = EncDecCTCModelBPE(OmegaConf.create(config))
     model.save_to(str(folder / "teacher.nemo"))
     return folder / "teacher.nemo"
@@ -48,7 +53,9 @@ def test_hypotheses_are_what_the_teacher_transcribes(corpus, bpe_teacher, tmp_pa
     ):
         teacher, model = Teacher.from_config(TeacherConfig(model_path=str(path))), restore_ctc(path)
         signal = torch.tensor(soundfile.read(corpus / "train3.wav", dtype="float32")[0])[None]
-        given = teacher(signal, torch.tensor([signal.shape[1]]), hidden=False, posteriors=False, hypotheses=True)
+        given = teacher(
+            signal, torch.tensor([signal.shape[1]]), hidden=False, posteriors=False, hypotheses=True
+        )
         if hasattr(model, "ctc_decoder"):
             model.change_decoding_strategy(decoder_type="ctc")
         (expected,) = model.transcribe([str(corpus / "train3.wav")], verbose=False)
@@ -66,7 +73,9 @@ def test_a_teacher_of_pieces_teaches_a_student_of_characters(corpus, bpe_teacher
 
 def test_pseudo_labels_beside_transcripts_and_filtered(corpus, teacher_file, make_student):
     """Every hypothesis of an untrained teacher is wrong against the transcript: nothing is left but CTC."""
-    model = make_student(student_config(corpus, teacher_file, MIXED, pseudo_labels={"max_wer": 0.0}), max_epochs=1)
+    model = make_student(
+        student_config(corpus, teacher_file, MIXED, pseudo_labels={"max_wer": 0.0}), max_epochs=1
+    )
     model.trainer.fit(model)
     logged = model.trainer.logged_metrics
     assert logged["train_pseudo"] == 0 and logged["train_ctc"] > 0
@@ -83,7 +92,9 @@ def test_a_transducer_has_no_confidence(corpus, make_student, tmp_path):
 @pytest.mark.parametrize("student", [None, torch.bfloat16])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_transducer_decodes_in_fp32_whatever_runs_around_it(corpus, tmp_path, precision, student):
-    """Its LSTM takes no mixture: neither of a bf16 encoder's output, nor under the autocast of a student in mixed precision."""
+    """Its LSTM takes no mixture: neither of a bf16 encoder's output, nor under the autocast of a student in
+    mixed precision.
+    """
     path = teachers.save("transducer", corpus, tmp_path / "t.nemo")
     teacher = Teacher.from_config(TeacherConfig(model_path=str(path), precision=precision))
     signal = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
@@ -93,17 +104,29 @@ def test_a_transducer_decodes_in_fp32_whatever_runs_around_it(corpus, tmp_path, 
 
 
 def test_the_transcript_is_compared_as_the_student_writes(corpus, make_student):
-    labels = PseudoLabels.for_student(PseudoLabelsConfig(max_wer=0.0), make_student(student_config(corpus, None)))
+    labels = PseudoLabels.for_student(
+        PseudoLabelsConfig(max_wer=0.0), make_student(student_config(corpus, None))
+    )
     reference = torch.tensor([[LABELS.index(character) for character in "ab cd"]])
-    _, lengths = labels.targets([Hypothesis("Ab, cd.", 0.9)], reference, torch.tensor([5]), torch.tensor([30]))
+    _, lengths = labels.targets(
+        [Hypothesis("Ab, cd.", 0.9)], reference, torch.tensor([5]), torch.tensor([30])
+    )
     assert dict(labels.counts) == {"kept": 1} and lengths.tolist() == [5]
 
 
-@pytest.mark.parametrize(("kind", "text", "fate"), [
-    ("char", "ab, cd.", "kept"), ("char", "Ab, cd.", "kept"), ("char", "größe", "unspeakable"), ("char", "ab 12", "unspeakable"),
-    ("bpe", "ab cd", "kept"), ("bpe", "größe", "unspeakable"),
-    ("char", "ab" * 40, "long"), ("bpe", "ab " * 40, "long"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "text", "fate"),
+    [
+        ("char", "ab, cd.", "kept"),
+        ("char", "Ab, cd.", "kept"),
+        ("char", "größe", "unspeakable"),
+        ("char", "ab 12", "unspeakable"),
+        ("bpe", "ab cd", "kept"),
+        ("bpe", "größe", "unspeakable"),
+        ("char", "ab" * 40, "long"),
+        ("bpe", "ab " * 40, "long"),
+    ],
+)
 def test_what_a_student_cannot_say_is_not_taught_in_part(corpus, make_student, tmp_path, kind, text, fate):
     if kind == "bpe":
         config = subword(student_config(corpus, None), write_tokenizer(tmp_path / "tokenizer"))

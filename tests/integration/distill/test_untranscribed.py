@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Audio without transcripts: CTC skips it, the teacher's losses do not, and mixed corpora train in one run."""
+"""Audio without transcripts: CTC skips it, the teacher's losses do not, and mixed corpora train in one
+run.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ def test_a_mixed_corpus_trains_in_one_run(mixed, teacher_file, make_student, red
     config = {**student_config(mixed, teacher_file, CTC_AND_SKD), "ctc_reduction": reduction}
     model = make_student(config, max_epochs=4, callbacks=[Watch()])
     model.trainer.fit(model)
-    assert {labelled for labelled, _, _ in seen} >= {0, 1}, "no batch without a transcript came; take another seed"
+    assert {labelled for labelled, _, _ in seen} >= {0, 1}, (
+        "no batch without a transcript came; take another seed"
+    )
     assert all((ctc > 0) == (labelled > 0) and 0 < skd < 1e4 for labelled, ctc, skd in seen), seen
 
 
@@ -104,11 +108,10 @@ def test_a_corpus_without_any_transcript_trains_a_student(mixed, teacher_file, m
     path = mixed / "train.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     path.write_text("".join(json.dumps({**row, "text": ""}) + "\n" for row in rows), encoding="utf-8")
-    stages = [
-        {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},
-        {"name": "skd", "weights": {"skd": 1.0}},
-    ]
-    model = make_student(student_config(mixed, teacher_file, stages, skd={"frames": "symmetric"}), max_epochs=3)
+    stages = [{"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}}, {"name": "skd", "weights": {"skd": 1.0}}]
+    model = make_student(
+        student_config(mixed, teacher_file, stages, skd={"frames": "symmetric"}), max_epochs=3
+    )
     before = model.decoder.decoder_layers[0].weight.clone()
     model.trainer.fit(model)
     assert torch.isfinite(model.trainer.logged_metrics["train_skd"])

@@ -42,8 +42,12 @@ def trained(make_student: Any, config: dict[str, Any], **trainer: Any) -> tuple[
 
 
 @pytest.mark.parametrize("more", [{}, {"accumulate_grad_batches": 2}, {"precision": "bf16-mixed"}], ids=str)
-def test_ddp_trains_the_same_student_with_a_guided_layer_in_the_middle(corpus, teacher_file, make_student, more):
-    config = student_config(corpus, teacher_file, [RKD | {"epochs": 1}, SKD], rkd={"guided_layer": "encoder.encoder.1"})
+def test_ddp_trains_the_same_student_with_a_guided_layer_in_the_middle(
+    corpus, teacher_file, make_student, more
+):
+    config = student_config(
+        corpus, teacher_file, [RKD | {"epochs": 1}, SKD], rkd={"guided_layer": "encoder.encoder.1"}
+    )
     config.pop("spec_augment")  # NeMo draws its masks from an unseeded generator
     config["optim"]["weight_decay"] = 0.5
     for epochs in (1, 2):
@@ -51,7 +55,9 @@ def test_ddp_trains_the_same_student_with_a_guided_layer_in_the_middle(corpus, t
         before, parallel = trained(make_student, config, max_epochs=epochs, strategy="ddp", **more)
         distributed.destroy_process_group()
         if ACCELERATOR == "cpu":  # a GPU's sums differ from run to run, and Adam makes whole steps of that
-            assert same(alone, parallel), [name for name in alone if not torch.equal(alone[name], parallel[name])]
+            assert same(alone, parallel), [
+                name for name in alone if not torch.equal(alone[name], parallel[name])
+            ]
         # RKD leaves what lies behind the guided layer alone; the next stage trains it.
         weights = [name for name in before if name.startswith(BEHIND) and name.endswith(("weight", "bias"))]
         assert len(weights) > 2

@@ -15,7 +15,9 @@ from tests.integration.recorder import RKD, SKD, Recorder, same, state_of
 
 def test_warm_start_composes_the_decoder_once_at_the_boundary(corpus, teacher_file, make_student):
     recorder = Recorder()
-    model = make_student(student_config(corpus, teacher_file, [RKD | {"epochs": 2}, SKD]), max_epochs=3, callbacks=[recorder])
+    model = make_student(
+        student_config(corpus, teacher_file, [RKD | {"epochs": 2}, SKD]), max_epochs=3, callbacks=[recorder]
+    )
     composed: list[int] = []
     warm_start = model._warm_start_decoder
     model._warm_start_decoder = lambda tutor: (composed.append(model.trainer.global_step), warm_start(tutor))
@@ -39,7 +41,9 @@ def test_composition_equals_the_teachers_decoder_on_the_projection(corpus, teach
     assert torch.allclose(torch.nn.functional.conv1d(hidden, weight, bias), expected, atol=1e-5)
     order = (*reversed(range(len(LABELS))), len(LABELS))
     weight, bias = compose_decoder(theirs, projection, order)
-    assert torch.allclose(torch.nn.functional.conv1d(hidden, weight, bias), expected[:, list(order)], atol=1e-5)
+    assert torch.allclose(
+        torch.nn.functional.conv1d(hidden, weight, bias), expected[:, list(order)], atol=1e-5
+    )
 
 
 def test_without_warm_start_rkd_leaves_the_decoder_bit_identical(corpus, teacher_file, make_student):

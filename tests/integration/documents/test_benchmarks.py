@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The speed benchmarks run at sizes of seconds, and their figures hang together; how fast anything is, is not asked here."""
+"""The speed benchmarks run at sizes of seconds, and their figures hang together; how fast anything is, is not
+asked here.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,15 @@ SIZE = ["--batch", "2", "--seconds", "1.5", "--rounds", "1", "--device", "cpu"]
 
 
 def figures(folder: Path, script: str, *more: object) -> dict[str, Any]:
-    command = [sys.executable, ROOT / "benchmarks" / script, *TEACHER, *SIZE, *more, "--json", folder / "figures.json"]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / script,
+        *TEACHER,
+        *SIZE,
+        *more,
+        "--json",
+        folder / "figures.json",
+    ]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert "x plain step" in done.stdout
@@ -39,7 +49,13 @@ def test_what_a_teacher_costs(tmp_path):
     assert set(pair["ratio_to_parts"]) == {f"live ({stage})" for stage in stages}
     forwards = {f"teacher's forward ({stage})" for stage in stages}
     read = {"cached (rkd)", "cached (ctc + rkd)", "cached (ctc + skd)"}
-    assert set(pair["median_s"]) == {"plain CTC step", "teacher's front end", *forwards, *read, *pair["ratio_to_parts"]}
+    assert set(pair["median_s"]) == {
+        "plain CTC step",
+        "teacher's front end",
+        *forwards,
+        *read,
+        *pair["ratio_to_parts"],
+    }
     assert set(pair["ratio_to_plain"]) == set(pair["median_s"]) - {"plain CTC step"}
     plain = pair["median_s"]["plain CTC step"]
     rounding = 0.5e-4  # of the seconds and of the ratio; a front end of 2 ms changes by 2.5 %
@@ -55,7 +71,9 @@ def test_a_step_with_the_teacher_on_the_students_stream(monkeypatch):
     live = SimpleNamespace(tutor=SimpleNamespace(beside="a stream of its own"))
 
     def taught() -> None:
-        targets = live.tutor.beside(lambda *heard, **wanted: (heard, wanted), "signal", "lengths", hidden=True)
+        targets = live.tutor.beside(
+            lambda *heard, **wanted: (heard, wanted), "signal", "lengths", hidden=True
+        )
         live.tutor.beside.join(targets)
         assert targets == (("signal", "lengths"), {"hidden": True})
 
@@ -69,7 +87,10 @@ def test_what_others_do_and_leave_behind(tmp_path):
     assert set(found["ratio_to_plain"]) == set(found["left_behind"]) and len(found["ratio_to_ours"]) == 2
     for mine in (ours, ours_hidden):
         assert mine["NeMo alone restores it"] and mine["a quartznet_small student"] == "trains"
-        assert mine["teacher's weights given to the optimizer"] == 0 and mine["teacher's BatchNorm moved by, %"] == 0
+        assert (
+            mine["teacher's weights given to the optimizer"] == 0
+            and mine["teacher's BatchNorm moved by, %"] == 0
+        )
         assert mine["rkd with 2 s of padding, x"] == pytest.approx(1, abs=0.001)
     assert ours["skd with 2 s of padding, x"] == pytest.approx(1, abs=0.001)
     for other in (dag, pull):
@@ -80,20 +101,51 @@ def test_what_others_do_and_leave_behind(tmp_path):
 
 
 def test_what_depthwise_convolutions_cost(tmp_path):
-    size = ["--student", SMALL / "quartznet_small.yaml", "--batch", "2", "--seconds", "1.5", "--rounds", "1", "--width", "4"]
-    command = [sys.executable, ROOT / "benchmarks" / "depthwise.py", *size, "--json", tmp_path / "figures.json"]
+    size = [
+        "--student",
+        SMALL / "quartznet_small.yaml",
+        "--batch",
+        "2",
+        "--seconds",
+        "1.5",
+        "--rounds",
+        "1",
+        "--width",
+        "4",
+    ]
+    command = [
+        sys.executable,
+        ROOT / "benchmarks" / "depthwise.py",
+        *size,
+        "--json",
+        tmp_path / "figures.json",
+    ]
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    assert "One convolution, 2 x 75 frames, 4 channels" in done.stdout and "quartznet_small (0.3 M)" in done.stdout
+    assert (
+        "One convolution, 2 x 75 frames, 4 channels" in done.stdout
+        and "quartznet_small (0.3 M)" in done.stdout
+    )
     rows = [found["students"]["quartznet_small"], *found["kernels"].values()]
-    assert all(set(row["median_s"]) == {"PyTorch's", "Fourier"} and row["ratio"]["Fourier"] > 0 for row in rows)
+    assert all(
+        set(row["median_s"]) == {"PyTorch's", "Fourier"} and row["ratio"]["Fourier"] > 0 for row in rows
+    )
 
 
 @pytest.mark.parametrize("command", ["cost", "curve", "memory"])
 def test_what_a_cache_costs_and_teaches(corpus, teacher_file, tmp_path, command):
     more = {"cost": ["--rounds", "1"], "curve": ["--steps", "4"], "memory": ["--steps", "2"]}[command]
-    arguments = [command, str(corpus / "train.jsonl"), str(teacher_file), "--batch", "2", "--json", "figures.json", *more]
+    arguments = [
+        command,
+        str(corpus / "train.jsonl"),
+        str(teacher_file),
+        "--batch",
+        "2",
+        "--json",
+        "figures.json",
+        *more,
+    ]
     script = [sys.executable, str(ROOT / "benchmarks" / "cache.py"), *arguments]
     done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
@@ -103,11 +155,20 @@ def test_what_a_cache_costs_and_teaches(corpus, teacher_file, tmp_path, command)
     elif command == "curve":
         assert all(0 < found[loss]["same student"]["largest"] < 0.01 for loss in ("train_rkd", "train_skd"))
     else:
-        assert set(found) == {"plain", "live", "cached"} and all(megabytes > 100 for megabytes in found.values())
+        assert set(found) == {"plain", "live", "cached"} and all(
+            megabytes > 100 for megabytes in found.values()
+        )
 
 
 def test_what_chose_the_caches_format(tmp_path):
-    script = [sys.executable, str(ROOT / "benchmarks" / "cache_formats.py"), "--hours", "0.02", "--output", "figures.json"]
+    script = [
+        sys.executable,
+        str(ROOT / "benchmarks" / "cache_formats.py"),
+        "--hours",
+        "0.02",
+        "--output",
+        "figures.json",
+    ]
     done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert "safetensors" in done.stdout and (tmp_path / "figures.json").exists()

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The README's commands, run as written in a folder with the files that they name; `make` is what runs this very test."""
+"""The README's commands, run as written in a folder with the files that they name; `make` is what runs this
+very test.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def commands(start: str, page: str = README) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(teacher_file, tmp_path_factory) -> Path:
-    """Holds what the commands name; the project's folders are linked, so that relative paths mean the same."""
+    """Holds what the commands name; the project's folders are linked, so that relative paths mean the
+    same.
+    """
     folder = tmp_path_factory.mktemp("readme")
     for name in ("examples", "conf"):
         (folder / name).symlink_to(ROOT / name)
@@ -73,9 +77,18 @@ def override(key: str) -> str:
 
 def test_the_student_to_beat(folder):
     _, train = commands("python examples/speech_to_text_ctc_tutornet.py")
-    run(shorter(train), folder, override("model.dropout"), override("model.train_ds.augmentor"), override("model.optim.name"))
+    run(
+        shorter(train),
+        folder,
+        override("model.dropout"),
+        override("model.train_ds.augmentor"),
+        override("model.optim.name"),
+    )
     alone = ASRModel.restore_from(str(folder / "runs/alone/checkpoints/alone.nemo"), map_location="cpu")
-    assert {block.dropout for block in alone.cfg.encoder.jasper} == {0.0, 0.1} and "speed" in alone.cfg.train_ds.augmentor
+    assert {block.dropout for block in alone.cfg.encoder.jasper} == {
+        0.0,
+        0.1,
+    } and "speed" in alone.cfg.train_ds.augmentor
 
 
 def test_distil_export_and_evaluate(folder):
@@ -107,9 +120,15 @@ def test_audio_without_transcripts(folder):
     first, second = commands("python examples/speech_to_text_ctc_tutornet.py", TUTOR)
     run(shorter(first), folder)
     begun = ASRModel.restore_from(str(folder / "runs/first/checkpoints/first.nemo"), map_location="cpu")
-    run(shorter(second).replace("max_epochs=2", "max_epochs=1"), folder, "model.optim.lr=1e-12", "model.optim.weight_decay=0.0")
+    run(
+        shorter(second).replace("max_epochs=2", "max_epochs=1"),
+        folder,
+        "model.optim.lr=1e-12",
+        "model.optim.weight_decay=0.0",
+    )
     ended = ASRModel.restore_from(str(folder / "runs/second/checkpoints/second.nemo"), map_location="cpu")
-    # With no learning rate to speak of the second ends where the first did, but for the decoder, which RKD composes anew.
+    # With no learning rate to speak of the second ends where the first did, but for the decoder, which RKD
+    # composes anew.
     moved = [
         name
         for name, tensor in begun.encoder.named_parameters()
@@ -120,7 +139,10 @@ def test_audio_without_transcripts(folder):
 
 def test_look_first(folder):
     (inspect,), (check,) = commands("nemo-tutornet inspect"), commands("nemo-tutornet check")
-    assert "hint or guided layer" in run(inspect, folder) and json.loads(run(inspect, folder, "--json"))["layers"]
+    assert (
+        "hint or guided layer" in run(inspect, folder)
+        and json.loads(run(inspect, folder, "--json"))["layers"]
+    )
     assert "teacher's WER on the first validation batches" in run(check, folder)
     assert "pseudo" in run(check, folder, override("model.tutor.stages"))
 
@@ -145,7 +167,9 @@ def test_every_file_that_is_named_exists():
 
 
 def test_the_results_runner_runs(tmp_path):
-    """Some of its recipes on a corpus of its own; the second time nothing is left to train, and the test set is read once."""
+    """Some of its recipes on a corpus of its own; the second time nothing is left to train, and the test set
+    is read once.
+    """
     for split in ("train", "valid", "test"):
         write_manifest(tmp_path, f"an4_{split}", [1.0, 1.2, 0.9])
     program = f"python {ROOT}/benchmarks/results"
@@ -156,18 +180,30 @@ def test_the_results_runner_runs(tmp_path):
     assert "seed" not in run(first, tmp_path)
     refused = shell(f"{first} --cached", tmp_path)
     assert refused.returncode == 2 and "a cache knows every utterance at one speed only" in refused.stderr
-    half = f"{train} --recipe rkd_skd_kl --student jasper_small --cached --share 0.67 --change model.optim.lr=1e-3"
+    half = (
+        f"{train} --recipe rkd_skd_kl --student jasper_small --cached --share 0.67 --change "
+        "model.optim.lr=1e-3"
+    )
     half += " --further speeds/an4-speeds_train.jsonl --further-share 0.5"
     assert "rkd_skd_kl further model.optim.lr=1e-3 seed 1" in run(half, tmp_path)
     (log,) = (tmp_path / "runs" / "an4").rglob("rkd_skd_kl_before.log")
     assert "`max_steps=1` reached" in log.read_text()
     table = run(f"{program}/table.py runs/an4 --test an4_test.jsonl --speed an4_valid.jsonl", tmp_path)
-    title = "RKD, then CTC + SKD kl; optim.lr=1e-3; 67 % of the data; 50 % of the steps on an4-speeds_train, too; cached teacher"
+    title = (
+        "RKD, then CTC + SKD kl; optim.lr=1e-3; 67 % of the data; 50 % of the steps on "
+        "an4-speeds_train, "
+        "too; cached teacher"
+    )
     assert f"| jasper_small | {title} | char_1_epochs | 2 | 1 |" in table
     assert "| quartznet_1m | CTC only; speed perturbation | none | 2 | 1 |" in table
-    assert "| quartznet_1m | RKD, then SKD kl, no transcript at all; speed perturbation | char_1_epochs | 2 | 1 |" in table
+    assert (
+        "| quartznet_1m | RKD, then SKD kl, no transcript at all; speed perturbation | char_1_epochs | 2 | 1 "
+        "|" in table
+    )
     assert re.search(r"^\| label_free \| 1.05 M \|", table, flags=re.MULTILINE)
-    assert re.search(r"^\| teacher_char_1_epochs \| [\d.]+ M \| [\d.]+ \| [\d.]+ \|$", table, flags=re.MULTILINE)
+    assert re.search(
+        r"^\| teacher_char_1_epochs \| [\d.]+ M \| [\d.]+ \| [\d.]+ \|$", table, flags=re.MULTILINE
+    )
     before = (tmp_path / "runs" / "an4" / "test.jsonl").read_text()
     again = run(f"{program}/table.py runs/an4 --test an4_test.jsonl", tmp_path)
     assert again.splitlines() == table.split("\n\n")[0].splitlines()
@@ -176,4 +212,8 @@ def test_the_results_runner_runs(tmp_path):
     run(f"{program}/plots.py runs/an4 pictures --epochs 2 --student quartznet_1m --seeds 1", tmp_path)
     assert "<svg" in (tmp_path / "pictures" / "wer-by-epoch.svg").read_text()
     done = shell(f"{train} --recipe ctc --change model.optim.name=nothing", tmp_path)
-    assert done.returncode == 1 and "error: training ctc failed" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        done.returncode == 1
+        and "error: training ctc failed" in done.stderr
+        and "Traceback" not in done.stderr
+    )

@@ -37,7 +37,10 @@ def test_error_counts_agree_with_an_edit_distance_by_hand():
     characters = count_errors("ab c", "abc", "character")
     assert (characters.deletions, characters.reference) == (1, 4)
     assert count_errors("", "a b").insertions == 2 and count_errors("a b", "").deletions == 2
-    assert count_errors("", "a b", "character").insertions == 3 and count_errors("a b", "", "character").deletions == 3
+    assert (
+        count_errors("", "a b", "character").insertions == 3
+        and count_errors("a b", "", "character").deletions == 3
+    )
 
 
 TEXTS = st.lists(st.sampled_from("ab \t\n\x1c\u00a0\u3000\u200b")).map("".join)
@@ -60,7 +63,9 @@ def test_bootstrap_interval_holds_the_rate_and_is_the_same_each_time():
     counts = [count_errors("a b c d", "a b c d" if i % 4 else "a b x d") for i in range(100)]
     low, high = bootstrap_interval(counts)
     assert low < 25 / 400 < high and (low, high) == bootstrap_interval(counts)
-    assert 0.02 < high - low < 0.06  # a quarter of the utterances with 1 error of 4: 1.96 * 2 * sqrt(p q / n) / 4 = 0.042
+    assert (
+        0.02 < high - low < 0.06
+    )  # a quarter of the utterances with 1 error of 4: 1.96 * 2 * sqrt(p q / n) / 4 = 0.042
     assert bootstrap_interval(counts[1:4]) == (0.0, 0.0)
 
 
@@ -71,11 +76,17 @@ def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
     arguments = ["evaluate", str(student), str(student), "--manifest", str(corpus / "valid.jsonl")]
     table = CliRunner().invoke(app, arguments)
     assert table.exit_code == 0, table.output
-    assert "WER %" in table.output and f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M" in table.output
+    assert (
+        "WER %" in table.output
+        and f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M" in table.output
+    )
     told = CliRunner().invoke(app, [*arguments, "--json"])
     first, second = json.loads(told.stdout)
     assert first["wer"] == second["wer"] and first["utterances"] == 2 and first["reference_words"] == 4
-    texts = [output.text for output in model.transcribe([str(corpus / f"valid{i}.wav") for i in range(2)], verbose=False)]
+    texts = [
+        output.text
+        for output in model.transcribe([str(corpus / f"valid{i}.wav") for i in range(2)], verbose=False)
+    ]
     wrong = [count_errors(r, h) for r, h in zip(["aa c", "bb d"], texts, strict=True)]
     assert first["wer"] == sum(e.substitutions + e.deletions + e.insertions for e in wrong) / 4
     assert first["real_time_factor"] > 0 and first["wer_low"] <= first["wer"] <= first["wer_high"]
@@ -86,9 +97,19 @@ def test_an_unpacked_model_is_as_large_as_its_files(corpus: Path, teacher_file: 
         archive.extractall(tmp_path / "teacher", filter="data")
     sizes = [path.stat().st_size for path in (tmp_path / "teacher").iterdir()]
     assert len(sizes) > 1
-    arguments = ["evaluate", str(teacher_file), str(tmp_path / "teacher"), "--manifest", str(corpus / "valid.jsonl"), "--json"]
+    arguments = [
+        "evaluate",
+        str(teacher_file),
+        str(tmp_path / "teacher"),
+        "--manifest",
+        str(corpus / "valid.jsonl"),
+        "--json",
+    ]
     packed, unpacked = json.loads(CliRunner().invoke(app, arguments).stdout)
-    assert (packed["megabytes"], unpacked["megabytes"]) == (teacher_file.stat().st_size / 1e6, sum(sizes) / 1e6)
+    assert (packed["megabytes"], unpacked["megabytes"]) == (
+        teacher_file.stat().st_size / 1e6,
+        sum(sizes) / 1e6,
+    )
     assert packed["wer"] == unpacked["wer"]
 
 
@@ -150,7 +171,9 @@ def test_evaluate_in_onnx_runtime(corpus: Path, tmp_path: Path) -> None:
         (["{tmp}/cut.onnx"], "is not a readable .onnx file"),
     ],
 )
-def test_mistakes_in_what_to_evaluate(arguments: list[str], words: str, corpus: Path, teacher_file: Path, tmp_path: Path) -> None:
+def test_mistakes_in_what_to_evaluate(
+    arguments: list[str], words: str, corpus: Path, teacher_file: Path, tmp_path: Path
+) -> None:
     (tmp_path / "cut.onnx").write_bytes(b"half a graph")
     given = [argument.format(nemo=teacher_file, tmp=tmp_path) for argument in arguments]
     result = CliRunner().invoke(app, ["evaluate", *given, "--manifest", str(corpus / "valid.jsonl")])
@@ -162,13 +185,28 @@ def test_a_small_model_that_is_no_faster_is_told_of() -> None:
     base = dict.fromkeys((field.name for field in dataclasses.fields(Evaluation)), 0)
 
     def result(model: str, runtime: str, parameters: int, factor: float) -> Evaluation:
-        return Evaluation(**{**base, "model": model, "runtime": runtime, "parameters": parameters, "real_time_factor": factor})
+        return Evaluation(
+            **{
+                **base,
+                "model": model,
+                "runtime": runtime,
+                "parameters": parameters,
+                "real_time_factor": factor,
+            }
+        )
 
-    teacher, slow = result("teacher.nemo", "nemo", 13_000_000, 0.01), result("slow.nemo", "nemo", 6_500_000, 0.02)
+    teacher, slow = (
+        result("teacher.nemo", "nemo", 13_000_000, 0.01),
+        result("slow.nemo", "nemo", 6_500_000, 0.02),
+    )
     assert no_faster([teacher, slow]) == [
-        "slow.nemo has 2.0 x fewer parameters than teacher.nemo, but is no faster here (nemo): RTF 0.0200 against 0.0100."
+        "slow.nemo has 2.0 x fewer parameters than teacher.nemo, but is no faster here (nemo): RTF 0.0200 "
+        "against 0.0100."
     ]
-    fast, elsewhere = result("fast.nemo", "nemo", 6_500_000, 0.009), result("slow.nemo", "onnx fp32", 6_500_000, 0.02)
+    fast, elsewhere = (
+        result("fast.nemo", "nemo", 6_500_000, 0.009),
+        result("slow.nemo", "onnx fp32", 6_500_000, 0.02),
+    )
     assert no_faster([teacher, fast, elsewhere, teacher]) == []
 
 
@@ -181,10 +219,15 @@ def test_rows_without_a_transcript_are_left_out(corpus: Path, teacher_file: Path
     silent = {**rows[0], "text": ""}  # which does count: whatever is heard there is an insertion
     untranscribed = {key: value for key, value in rows[0].items() if key != "text"}
     told = {}
-    for name, written in {"all": [*rows, silent], "mixed": [untranscribed, *rows, silent, untranscribed]}.items():
+    for name, written in {
+        "all": [*rows, silent],
+        "mixed": [untranscribed, *rows, silent, untranscribed],
+    }.items():
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
-        (told[name],) = json.loads(CliRunner().invoke(app, ["evaluate", str(model), "--manifest", str(path), "--json"]).stdout)
+        (told[name],) = json.loads(
+            CliRunner().invoke(app, ["evaluate", str(model), "--manifest", str(path), "--json"]).stdout
+        )
     assert (told["all"].pop("untranscribed"), told["mixed"].pop("untranscribed")) == (0, 2)
     assert [one.pop("real_time_factor") > 0 for one in told.values()] == [True, True]
     assert told["all"] == told["mixed"] and told["all"]["utterances"] == len(rows) + 1

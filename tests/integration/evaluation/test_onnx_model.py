@@ -17,12 +17,17 @@ def test_the_example_takes_audio_of_no_frame_and_of_one(tmp_path, monkeypatch):
     import soundfile
 
     write_onnx(build("quartznet", tmp_path), tmp_path / "student.onnx")
-    audio = [np.random.default_rng(n).standard_normal(n).astype(np.float32) / 10 for n in (0, 1, 159, 160, 319, 320, 500)]
+    audio = [
+        np.random.default_rng(n).standard_normal(n).astype(np.float32) / 10
+        for n in (0, 1, 159, 160, 319, 320, 500)
+    ]
     files = [tmp_path / f"{len(samples)}.wav" for samples in audio]
     for path, samples in zip(files, audio, strict=True):
         soundfile.write(path, samples, 16000, subtype="FLOAT")
     expected = OnnxRecogniser(tmp_path / "student.onnx").transcribe(audio)
-    with monkeypatch.context() as patch:  # NeMo's front end refuses a single frame on a machine with a GPU, even on the CPU
+    with (
+        monkeypatch.context() as patch
+    ):  # NeMo's front end refuses a single frame on a machine with a GPU, even on the CPU
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         assert OnnxRecogniser(tmp_path / "student.onnx").transcribe(audio) == expected

@@ -59,17 +59,29 @@ def test_a_damaged_student_gives_a_sentence_for_each_side(compat, student, tmp_p
             member.size = len(content)
             copy.addfile(member, io.BytesIO(content))
     result = compat.compare(damaged, Path(sys.executable), ["A", "B"], tmp_path)
-    assert all(sentence.startswith(f"{damaged}: NeMo {side}: ") for sentence, side in zip(result.failures, "AB", strict=True))
+    assert all(
+        sentence.startswith(f"{damaged}: NeMo {side}: ")
+        for sentence, side in zip(result.failures, "AB", strict=True)
+    )
     assert all(LOST in sentence and sentence.endswith(".") for sentence in result.failures)
 
 
 def test_wordpieces_have_an_order_whatever_nemo_lists_them_in(compat):
-    """NeMo lists a WordPiece model's vocabulary as its tokenizer's dictionary is, which differs from process to process."""
+    """NeMo lists a WordPiece model's vocabulary as its tokenizer's dictionary is, which differs from process
+    to process.
+    """
     pieces = {"b": 1, "##c": 2, "a": 0}
     front = SimpleNamespace(_sample_rate=16000)
     decoder, tokenizer = SimpleNamespace(vocabulary=list(pieces)), SimpleNamespace(get_vocab=lambda: pieces)
-    model = SimpleNamespace(parameters=list, decoder=decoder, preprocessor=front, tokenizer=SimpleNamespace(tokenizer=tokenizer))
-    facts = {"class_name": "types.SimpleNamespace", "parameters": 0, "vocabulary": ["a", "b", "##c"], "sample_rate": 16000}
+    model = SimpleNamespace(
+        parameters=list, decoder=decoder, preprocessor=front, tokenizer=SimpleNamespace(tokenizer=tokenizer)
+    )
+    facts = {
+        "class_name": "types.SimpleNamespace",
+        "parameters": 0,
+        "vocabulary": ["a", "b", "##c"],
+        "sample_rate": 16000,
+    }
     assert compat._differences(model, facts, "A", "B") == []
     (told,) = compat._differences(model, {**facts, "vocabulary": ["a", "##c", "b"]}, "A", "B")
     assert told.startswith("its vocabulary is ['a', 'b', '##c'] in A")

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """NeMo's own scripts on an exported student, in a process where this package cannot be imported.
 
-The functions that the scripts call are called in the scripts' order. With `NEMO_REPO=/path/to/NeMo`, a checkout, the page
-`examples/nemo/README.md` is run as it is written, too.
+The functions that the scripts call are called in the scripts' order. With `NEMO_REPO=/path/to/NeMo`, a
+checkout, the page `examples/nemo/README.md` is run as it is written, too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "examples" / "nemo" / "README.md"
 MEL_BINS = 64
 
-# What transcribe_speech.py, speech_to_text_eval.py, speech_to_text_finetune.py and export.py call, and in which order.
+# What transcribe_speech.py, speech_to_text_eval.py, speech_to_text_finetune.py and export.py call, and in
+# which order.
 SCRIPTS = """
 import json, os, sys
 sys.modules["nemo_tutornet"] = None
@@ -51,7 +52,8 @@ from omegaconf import OmegaConf
 
 def transcribe():
     config = OmegaConf.create({
-        "model_path": "student.nemo", "pretrained_name": None, "audio_dir": None, "dataset_manifest": "test.jsonl",
+        "model_path": "student.nemo", "pretrained_name": None, "audio_dir": None,
+        "dataset_manifest": "test.jsonl",
         "output_filename": None, "append_pred": False, "pred_name_postfix": None, "presort_manifest": True,
         "decoding": OmegaConf.structured(CTCDecodingConfig),
     })
@@ -72,7 +74,8 @@ def transcribe():
 
 
 def evaluate(rows):
-    return word_error_rate(hypotheses=[row["pred_text"] for row in rows], references=[row["text"] for row in rows])
+    hypotheses, references = [row["pred_text"] for row in rows], [row["text"] for row in rows]
+    return word_error_rate(hypotheses=hypotheses, references=references)
 
 
 def finetune():
@@ -80,14 +83,19 @@ def finetune():
     trainer = pl.Trainer(max_epochs=2, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False,
                          num_sanity_val_steps=0, enable_progress_bar=False)
     exp_manager(trainer, OmegaConf.create({
-        "exp_dir": "runs", "name": "finetuned", "create_tensorboard_logger": False, "create_checkpoint_callback": True,
-        "checkpoint_callback_params": {"monitor": "val_wer", "mode": "min", "save_top_k": 1, "always_save_nemo": True},
+        "exp_dir": "runs", "name": "finetuned", "create_tensorboard_logger": False,
+        "create_checkpoint_callback": True,
+        "checkpoint_callback_params": {
+            "monitor": "val_wer", "mode": "min", "save_top_k": 1, "always_save_nemo": True,
+        },
         "resume_if_exists": True, "resume_ignore_no_checkpoint": True,
     }))
     model = ASRModel.restore_from(restore_path="student.nemo")
     model.set_trainer(trainer)
-    model.setup_training_data(OmegaConf.create({"manifest_filepath": "train.jsonl", "shuffle": True, "max_duration": 20, **data}))
-    model.setup_multiple_validation_data(OmegaConf.create({"manifest_filepath": "valid.jsonl", "shuffle": False, **data}))
+    train = {"manifest_filepath": "train.jsonl", "shuffle": True, "max_duration": 20, **data}
+    model.setup_training_data(OmegaConf.create(train))
+    valid = {"manifest_filepath": "valid.jsonl", "shuffle": False, **data}
+    model.setup_multiple_validation_data(OmegaConf.create(valid))
     model.setup_optimization(OmegaConf.create({
         "name": "adamw", "lr": 1e-3, "betas": [0.9, 0.98], "weight_decay": 1e-3,
         "sched": {"name": "CosineAnnealing", "warmup_steps": 100, "warmup_ratio": None, "min_lr": 5e-6},
@@ -110,7 +118,8 @@ def export():
     with torch.no_grad(), torch.inference_mode():
         model.to(device="cpu").freeze()
         model.eval()
-        model.export("student.onnx", input_example=None, check_trace=True, check_tolerance=0.01, onnx_opset_version=None)
+        model.export("student.onnx", input_example=None, check_trace=True, check_tolerance=0.01,
+                     onnx_opset_version=None)
 
 
 for folder in sys.argv[1:]:
@@ -124,15 +133,25 @@ for folder in sys.argv[1:]:
 
 
 def folder_with(kind: str, tmp: Path) -> Path:
-    """What the page's commands name: the exported student and three manifests, with paths relative to them."""
-    for name, durations in (("train", [1.2, 1.5, 1.9, 1.7]), ("valid", [1.3, 1.6]), ("test", [1.1, 1.8, 1.4])):
+    """What the page's commands name: the exported student and three manifests, with paths relative to
+    them.
+    """
+    for name, durations in (
+        ("train", [1.2, 1.5, 1.9, 1.7]),
+        ("valid", [1.3, 1.6]),
+        ("test", [1.1, 1.8, 1.4]),
+    ):
         write_manifest(tmp, name, durations)
     run = build(kind, tmp)
     if kind == "quartznet":  # with the sections that training leaves; the other kind has none of them
         model = restore_ctc(run)
         OmegaConf.set_struct(model.cfg, False)
         for name in ("train", "validation"):
-            model.cfg[f"{name}_ds"] = {"manifest_filepath": str(tmp / f"{name[:5]}.jsonl"), "labels": LABELS, "batch_size": 2}
+            model.cfg[f"{name}_ds"] = {
+                "manifest_filepath": str(tmp / f"{name[:5]}.jsonl"),
+                "labels": LABELS,
+                "batch_size": 2,
+            }
         model.save_to(str(run))
     export_student(run, tmp / "student.nemo")
     run.unlink()
@@ -141,7 +160,9 @@ def folder_with(kind: str, tmp: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """For each kind a folder in which the scripts' calls have been made; one process, because importing NeMo takes longest."""
+    """For each kind a folder in which the scripts' calls have been made; one process, because importing NeMo
+    takes longest.
+    """
     folders = {kind: folder_with(kind, tmp_path_factory.mktemp("nemo")) for kind in KINDS}
     command = [sys.executable, "-c", SCRIPTS, *map(str, folders.values())]
     done = subprocess.run(command, cwd=folders[KINDS[0]], capture_output=True, text=True)
@@ -166,7 +187,9 @@ def test_transcribe_and_evaluate(stock):
 def test_finetune_keeps_the_vocabulary(stock):
     folder, told = stock
     assert told["finetune"]["steps"] == 2 and told["finetune"]["wer"] >= 0
-    assert told["finetune"]["text"] == json.loads((folder / "train.jsonl").read_text().splitlines()[0])["text"]
+    assert (
+        told["finetune"]["text"] == json.loads((folder / "train.jsonl").read_text().splitlines()[0])["text"]
+    )
     check_finetuned(folder)
 
 
@@ -186,14 +209,21 @@ def check_transcripts(folder: Path, written: Path) -> None:
 
 
 def check_finetuned(folder: Path) -> None:
-    """A stock model again: the student's class and vocabulary, other weights, and exported once more without paths."""
+    """A stock model again: the student's class and vocabulary, other weights, and exported once more without
+    paths.
+    """
     (written,) = (folder / "runs" / "finetuned" / "checkpoints").glob("*.nemo")
-    before, after = (ASRModel.restore_from(str(path), map_location="cpu") for path in (folder / "student.nemo", written))
+    before, after = (
+        ASRModel.restore_from(str(path), map_location="cpu") for path in (folder / "student.nemo", written)
+    )
     assert type(before) is type(after) and list(before.decoder.vocabulary) == list(after.decoder.vocabulary)
     assert before.cfg.get("labels") == after.cfg.get("labels")
     if "tokenizer" in before.cfg:
         assert before.tokenizer.text_to_ids("ab cd") == after.tokenizer.text_to_ids("ab cd")
-    same = [torch.equal(a, b) for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True)]
+    same = [
+        torch.equal(a, b)
+        for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True)
+    ]
     assert not all(same)
     assert read_nemo_config(written).train_ds.manifest_filepath == "train.jsonl"
     again = export_student(written, folder / "student2.nemo")
@@ -206,18 +236,25 @@ def check_graph(folder: Path) -> None:
 
     graph = onnx.load(str(folder / "student.onnx"))
     assert [(operators.domain, operators.version) for operators in graph.opset_import] == [("", 17)]
-    ((name, shape),) = [(i.name, [d.dim_value for d in i.type.tensor_type.shape.dim]) for i in graph.graph.input]
+    ((name, shape),) = [
+        (i.name, [d.dim_value for d in i.type.tensor_type.shape.dim]) for i in graph.graph.input
+    ]
     assert name == "audio_signal" and shape[1] == MEL_BINS
-    ((name, shape),) = [(o.name, [d.dim_value for d in o.type.tensor_type.shape.dim]) for o in graph.graph.output]
+    ((name, shape),) = [
+        (o.name, [d.dim_value for d in o.type.tensor_type.shape.dim]) for o in graph.graph.output
+    ]
     labels = len(restore_ctc(folder / "student.nemo").decoder.vocabulary)
     assert name == "logprobs" and shape[2] == labels + 1
 
 
-# --- The page, where NeMo's sources are --------------------------------------------------------------------------------------
+# --- The page, where NeMo's sources are
+# --------------------------------------------------------------------------------------
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
 
 
 def commands(script: str) -> list[str]:
@@ -228,30 +265,43 @@ def commands(script: str) -> list[str]:
 
 def test_the_page_names_each_script():
     counts = {
-        name: len(commands(name)) for name in ("transcribe_speech", "speech_to_text_eval", "speech_to_text_finetune", "export")
+        name: len(commands(name))
+        for name in ("transcribe_speech", "speech_to_text_eval", "speech_to_text_finetune", "export")
     }
-    assert counts == {"transcribe_speech": 1, "speech_to_text_eval": 2, "speech_to_text_finetune": 1, "export": 1}
+    assert counts == {
+        "transcribe_speech": 1,
+        "speech_to_text_eval": 2,
+        "speech_to_text_finetune": 1,
+        "export": 1,
+    }
     assert len(blocks("python")) == 1
 
 
 @pytest.mark.skipif(
-    "NEMO_REPO" not in os.environ, reason="NEMO_REPO names no checkout of NeMo, whose scripts pip does not install"
+    "NEMO_REPO" not in os.environ,
+    reason="NEMO_REPO names no checkout of NeMo, whose scripts pip does not install",
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_page_as_it_is_written(kind, tmp_path):
     folder = folder_with(kind, tmp_path)
     (folder / "NeMo").symlink_to(Path(os.environ["NEMO_REPO"]).resolve())
     (folder / "python").mkdir()
-    (folder / "python" / "sitecustomize.py").write_text('import sys\nsys.modules["nemo_tutornet"] = None\n', encoding="utf-8")
+    (folder / "python" / "sitecustomize.py").write_text(
+        'import sys\nsys.modules["nemo_tutornet"] = None\n', encoding="utf-8"
+    )
 
     def run(*command: str) -> str:
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         environment = {**os.environ, "PYTHONPATH": str(folder / "python"), "PATH": path}
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+        )
         assert done.returncode == 0, (command, (done.stdout + done.stderr)[-3000:])
         return done.stdout + done.stderr
 
-    assert "halted" in run("python", "-c", "try:\n import nemo_tutornet\nexcept ImportError as error: print(error)")
+    assert "halted" in run(
+        "python", "-c", "try:\n import nemo_tutornet\nexcept ImportError as error: print(error)"
+    )
     (transcribe,) = commands("transcribe_speech")
     run("bash", "-c", transcribe)
     check_transcripts(folder, folder / "transcripts.jsonl")

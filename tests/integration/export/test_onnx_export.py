@@ -29,7 +29,8 @@ from tests.integration.conftest import REPOSITORY
 from tests.integration.students import build
 
 EXAMPLES = REPOSITORY / "examples" / "onnx"
-# Whole frames and parts of one, shorter and longer than the padding to 16 frames; the last two differ by less than a frame.
+# Whole frames and parts of one, shorter and longer than the padding to 16 frames; the last two differ by less
+# than a frame.
 SAMPLES = [16000, 12345, 8000, 20000, 3999, 1120, 48000, 48079]
 # Runs a script as a user would, and fails where it needed NeMo or torch.
 WITHOUT_NEMO = """
@@ -51,7 +52,9 @@ def masked(model: Any, audio: list[np.ndarray]) -> list[np.ndarray]:
     for row, samples in zip(signal, audio, strict=True):
         row[: len(samples)] = torch.from_numpy(samples)
     with torch.no_grad():
-        log_probs, lengths = model.eval()(input_signal=signal, input_signal_length=torch.tensor([len(a) for a in audio]))[:2]
+        log_probs, lengths = model.eval()(
+            input_signal=signal, input_signal_length=torch.tensor([len(a) for a in audio])
+        )[:2]
     return [row[: int(length)].numpy() for row, length in zip(log_probs, lengths, strict=True)]
 
 
@@ -70,7 +73,12 @@ def test_a_graph_on_valid_frames_equals_the_masked_model_on_a_padded_batch(expor
     kind, folder = exported
     model, audio = restore_ctc(folder / "run.nemo"), noise()
     expected = masked(model, audio)
-    for suffix, tolerance in ((".onnx", 1e-4), (".sherpa.onnx", 1e-4), (".fp16.onnx", 0.02), (".int8.onnx", 0.5)):
+    for suffix, tolerance in (
+        (".onnx", 1e-4),
+        (".sherpa.onnx", 1e-4),
+        (".fp16.onnx", 0.02),
+        (".int8.onnx", 0.5),
+    ):
         recogniser = OnnxRecogniser(folder / f"student{suffix}")
         for samples, log_probs in zip(audio, expected, strict=True):
             features = recogniser.features(samples)
@@ -101,10 +109,14 @@ def test_files_say_what_they_are(exported):
         onnx.checker.check_model(proto)
         assert [item.version for item in proto.opset_import if not item.domain] == [OPSET]
         wants_length = kind in ("citrinet", "conformer") or name == "student.sherpa.onnx"
-        assert [item.name for item in proto.graph.input] == ["audio_signal", *(["length"] if wants_length else [])]
+        assert [item.name for item in proto.graph.input] == [
+            "audio_signal",
+            *(["length"] if wants_length else []),
+        ]
         assert [item.name for item in proto.graph.output] == ["logprobs"]
         assert all(
-            item.type.tensor_type.elem_type != onnx.TensorProto.FLOAT16 for item in [*proto.graph.input, *proto.graph.output]
+            item.type.tensor_type.elem_type != onnx.TensorProto.FLOAT16
+            for item in [*proto.graph.input, *proto.graph.output]
         )
         assert str(folder).encode() not in proto.SerializeToString()
 
@@ -142,8 +154,9 @@ def test_subwords_become_text_as_in_nemo(tmp_path):
 class Trained:
     """The trained student's files, and what NeMo makes of the validation set.
 
-    `sure` are the 20 utterances in which NeMo's choice is clearest: the smallest distance, over the frames, between the
-    probabilities of the best label and of the next. A coin that NeMo itself tosses proves nothing about the other runtime.
+    `sure` are the 20 utterances in which NeMo's choice is clearest: the smallest distance, over the frames,
+    between the probabilities of the best label and of the next. A coin that NeMo itself tosses proves nothing
+    about the other runtime.
     """
 
     folder: Path
@@ -160,7 +173,9 @@ class Trained:
 def trained(an4_student, an4_files, tmp_path_factory) -> Trained:
     folder = tmp_path_factory.mktemp("trained")
     graphs = write_onnx(an4_student, folder / "student.onnx", ["fp32", "fp16", "int8"], sherpa=True)
-    outputs = restore_ctc(an4_student).transcribe([str(path) for path in an4_files], batch_size=4, verbose=False)
+    outputs = restore_ctc(an4_student).transcribe(
+        [str(path) for path in an4_files], batch_size=4, verbose=False
+    )
     texts = [output.text.strip() for output in outputs]
     recogniser = OnnxRecogniser(graphs[0].path)
     margins = []
@@ -175,7 +190,9 @@ def trained(an4_student, an4_files, tmp_path_factory) -> Trained:
 
 def run_example(script: str, *arguments: Any) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_NEMO, str(EXAMPLES / script), *map(str, arguments)], capture_output=True, text=True
+        [sys.executable, "-c", WITHOUT_NEMO, str(EXAMPLES / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return [line.split(": ", 1)[1].strip() for line in done.stdout.splitlines()]
@@ -191,11 +208,15 @@ def load_example(script: str) -> Any:
 
 def test_the_onnxruntime_example_transcribes_as_nemo_does(trained):
     for suffix in (".onnx", ".fp16.onnx"):
-        found = run_example("transcribe_onnxruntime.py", trained.folder / f"student{suffix}", *trained.of_sure(trained.files))
+        found = run_example(
+            "transcribe_onnxruntime.py", trained.folder / f"student{suffix}", *trained.of_sure(trained.files)
+        )
         assert found == trained.of_sure(trained.texts), suffix
 
 
-@pytest.mark.parametrize("changes", [{}, {"window_size": 0.02, "log_zero_guard_type": "clamp", "log_zero_guard_value": "eps"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"window_size": 0.02, "log_zero_guard_type": "clamp", "log_zero_guard_value": "eps"}]
+)
 def test_the_onnxruntime_example_computes_nemos_features(trained, changes):
     from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 
@@ -205,7 +226,9 @@ def test_the_onnxruntime_example_computes_nemos_features(trained, changes):
     features = load_example("transcribe_onnxruntime").features
     for path in trained.files[:20]:
         samples = librosa.load(path, sr=16000)[0]
-        expected, length = preprocessor(input_signal=torch.from_numpy(samples)[None], length=torch.tensor([len(samples)]))
+        expected, length = preprocessor(
+            input_signal=torch.from_numpy(samples)[None], length=torch.tensor([len(samples)])
+        )
         found = features(samples, front_end)
         assert found.shape == (1, 64, int(length))
         assert np.abs(found - expected[:, :, : int(length)].numpy()).max() <= 1e-3
@@ -217,7 +240,9 @@ def test_the_onnxruntime_example_computes_nemos_features(trained, changes):
 )
 def test_the_onnxruntime_example_joins_labels_as_evaluate_does(tokenizer, labels):
     best = [0, len(labels), 1, 1, 2, len(labels), 3]
-    found = load_example("transcribe_onnxruntime").text(np.eye(len(labels) + 1)[best], list(labels), tokenizer)
+    found = load_example("transcribe_onnxruntime").text(
+        np.eye(len(labels) + 1)[best], list(labels), tokenizer
+    )
     assert found == join_labels([labels[i] for i in (0, 1, 2, 3)], tokenizer) and found
 
 
@@ -232,6 +257,10 @@ def test_sherpa_onnx_transcribes_as_nemo_does(trained):
     pytest.importorskip("sherpa_onnx", minversion="2.0")
     sherpa = trained.graphs[3]
     assert sherpa.path.name == "student.sherpa.onnx" and sherpa.note is None
-    found = run_example("transcribe_sherpa_onnx.py", sherpa.path, trained.folder / "student.tokens.txt", *trained.files)
+    found = run_example(
+        "transcribe_sherpa_onnx.py", sherpa.path, trained.folder / "student.tokens.txt", *trained.files
+    )
     assert trained.of_sure(found) == trained.of_sure(trained.texts)
-    assert jiwer.wer(" ".join(trained.texts), " ".join(found)) <= 0.04  # without the half hop of silence in front: 0.13
+    assert (
+        jiwer.wer(" ".join(trained.texts), " ".join(found)) <= 0.04
+    )  # without the half hop of silence in front: 0.13

@@ -1,13 +1,16 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What an export takes along: nothing of the exporting machine by somebody's config, and no path of the training one."""
+"""What an export takes along: nothing of the exporting machine by somebody's config, and no path of the
+training one.
+"""
 
 from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -57,7 +60,8 @@ def subword_model(tmp_path: Path, tokenizer: dict[str, Any]) -> Any:
     return TutorCTCModelBPE(OmegaConf.create({"model": config}).model).eval()
 
 
-# --- Somebody's config ------------------------------------------------------------------------------------------------
+# --- Somebody's config
+# ------------------------------------------------------------------------------------------------
 
 
 def of_tokenizer(*gone: str, **values: str) -> Change:
@@ -71,7 +75,10 @@ def of_tokenizer(*gone: str, **values: str) -> Change:
 
 def aggregate(config: dict) -> None:
     tokenizer = config["tokenizer"]
-    config["tokenizer"] = {"type": "agg", "langs": {"en": {**tokenizer, "spe_tokenizer_vocab": "{here}/secret"}}}
+    config["tokenizer"] = {
+        "type": "agg",
+        "langs": {"en": {**tokenizer, "spe_tokenizer_vocab": "{here}/secret"}},
+    }
 
 
 @pytest.mark.parametrize(
@@ -105,10 +112,14 @@ def test_a_file_of_this_machine_is_not_packed(
 
 def paths_of_the_training(config: dict) -> None:
     """As NeMo wrote them before `nemo:`; the last part is the member's name."""
-    config["tokenizer"] = {key: value.replace("nemo:", "/gone/") for key, value in config["tokenizer"].items()}
+    config["tokenizer"] = {
+        key: value.replace("nemo:", "/gone/") for key, value in config["tokenizer"].items()
+    }
 
 
-@pytest.mark.parametrize("old", ["a stale folder that is still here", "no SentencePiece vocabulary", "no nemo:"])
+@pytest.mark.parametrize(
+    "old", ["a stale folder that is still here", "no SentencePiece vocabulary", "no nemo:"]
+)
 def test_what_nemo_saved_earlier_is_exported(folder: Path, tmp_path: Path, old: str) -> None:
     change = {
         "a stale folder that is still here": of_tokenizer(dir=str(write_tokenizer(tmp_path / "tokenizer"))),
@@ -119,7 +130,9 @@ def test_what_nemo_saved_earlier_is_exported(folder: Path, tmp_path: Path, old: 
     done = export_student(source, tmp_path / "student.nemo")
     config = read_nemo_config(done.path)
     assert config.tokenizer.dir == "" and config.tokenizer.model_path.startswith("nemo:")
-    assert tokenizer_of(done.path)[1]["vocab.txt"] == (folder / "bpe" / "tokenizer" / "vocab.txt").read_bytes()
+    assert (
+        tokenizer_of(done.path)[1]["vocab.txt"] == (folder / "bpe" / "tokenizer" / "vocab.txt").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("text", ["${oc.env:MY_TOKEN}", "a ${ oc.env : MY_TOKEN}", "${${o}.env:MY_TOKEN}"])
@@ -145,17 +158,23 @@ def test_keys_of_the_config_may_be_named_in_it(folder: Path, tmp_path: Path) -> 
 
     source = repack(folder / "char" / "run.nemo", tmp_path / "run.nemo", change)
     done = export_student(source, tmp_path / "student.nemo")
-    assert read_nemo_config(done.path).preprocessor == {"sample_rate": 16000, **read_nemo_config(done.path).preprocessor}
+    assert read_nemo_config(done.path).preprocessor == {
+        "sample_rate": 16000,
+        **read_nemo_config(done.path).preprocessor,
+    }
     source = repack(source, tmp_path / "broken.nemo", lambda config: config.update(comment="${nowhere}"))
     assert "nowhere" in refusal(export_student, source, tmp_path / "other.nemo")
 
 
 def test_what_is_checked_is_what_nemo_restores(folder: Path, tmp_path: Path) -> None:
-    source = repack(folder / "bpe" / "run.nemo", tmp_path / "evil.nemo", lambda config: config.update(model=dict(config)))
+    source = repack(
+        folder / "bpe" / "run.nemo", tmp_path / "evil.nemo", lambda config: config.update(model=dict(config))
+    )
     assert "section `model`" in refusal(export_student, source, tmp_path / "student.nemo")
 
 
-# --- The training's machine -------------------------------------------------------------------------------------------
+# --- The training's machine
+# -------------------------------------------------------------------------------------------
 
 
 def test_a_sentencepiece_model_may_have_any_name(tmp_path: Path) -> None:
@@ -167,7 +186,10 @@ def test_a_sentencepiece_model_may_have_any_name(tmp_path: Path) -> None:
 
 
 def test_an_aggregate_tokenizer_leaves_without_its_folders(tmp_path: Path) -> None:
-    langs = {"en": write_tokenizer(tmp_path / "en"), "de": write_tokenizer(tmp_path / "de", "zz y\nxx w\nzy wx\nzyx w\n" * 20)}
+    langs = {
+        "en": write_tokenizer(tmp_path / "en"),
+        "de": write_tokenizer(tmp_path / "de", "zz y\nxx w\nzy wx\nzyx w\n" * 20),
+    }
     sections = {lang: {"dir": str(path), "type": "BPE"} for lang, path in langs.items()}
     student = subword_model(tmp_path, {"type": "agg", "langs": sections})
     done = export_student(student, tmp_path / "student.nemo", verify=True)
@@ -190,9 +212,13 @@ def test_a_language_model_is_not_named(folder: Path, tmp_path: Path, strategy: s
     (tmp_path / "lm.bin").touch()
     decoding = OmegaConf.to_container(OmegaConf.structured(CTCDecodingConfig(strategy=strategy)))
     assert isinstance(decoding, dict)
-    decoding["beam"].update(beam_size=4, kenlm_path=str(tmp_path / "lm.bin"))  # which NeMo 3 copies into ngram_lm_model
-    source = repack(folder / "char" / "run.nemo", tmp_path / "run.nemo", lambda config: config.update(decoding=decoding))
+    decoding["beam"].update(
+        beam_size=4, kenlm_path=str(tmp_path / "lm.bin")
+    )  # which NeMo 3 copies into ngram_lm_model
+    source = repack(
+        folder / "char" / "run.nemo", tmp_path / "run.nemo", lambda config: config.update(decoding=decoding)
+    )
     done = export_student(source, tmp_path / "student.nemo", verify=True)
     assert str(tmp_path).encode() not in done.path.read_bytes()
-    found: Optional[str] = read_nemo_config(done.path).decoding.beam.kenlm_path
+    found: str | None = read_nemo_config(done.path).decoding.beam.kenlm_path
     assert found is None

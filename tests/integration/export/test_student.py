@@ -35,8 +35,10 @@ with torch.no_grad():
     log_probs = model(input_signal=signal, input_signal_length=torch.tensor([signal.shape[1]]))[0]
 numpy.save(sys.argv[3], log_probs.numpy())
 print("RESULT", json.dumps({
-    "class": type(model).__module__ + "." + type(model).__name__, "target": model.cfg.target, "tutor": "tutor" in model.cfg,
-    "keys": list(model.state_dict()), "text": model.transcribe([sys.argv[2]], batch_size=1, verbose=False)[0].text,
+    "class": type(model).__module__ + "." + type(model).__name__, "target": model.cfg.target,
+    "tutor": "tutor" in model.cfg,
+    "keys": list(model.state_dict()),
+    "text": model.transcribe([sys.argv[2]], batch_size=1, verbose=False)[0].text,
 }))
 """
 
@@ -52,12 +54,18 @@ class StopIn(Callback):
 
 @pytest.fixture(scope="module")
 def interrupted(corpus, teacher_file, make_student, tmp_path_factory) -> dict[str, Any]:
-    """For either stage, a run that was interrupted in it: its `last.ckpt`, and the model's state at that checkpoint."""
+    """For either stage, a run that was interrupted in it: its `last.ckpt`, and the model's state at that
+    checkpoint.
+    """
     runs = {}
     for stage, step in (("rkd", 3), ("skd", 7)):
         folder = tmp_path_factory.mktemp(stage)
         model = make_student(
-            student_config(corpus, teacher_file), folder=folder, max_epochs=3, val_check_interval=1, callbacks=[StopIn(step)]
+            student_config(corpus, teacher_file),
+            folder=folder,
+            max_epochs=3,
+            val_check_interval=1,
+            callbacks=[StopIn(step)],
         )
         with contextlib.suppress(KeyboardInterrupt, SystemExit):
             model.trainer.fit(model)
@@ -78,7 +86,9 @@ def test_an_interrupted_run_leaves_as_a_stock_student(interrupted, corpus, make_
 
     audio, result = corpus / "valid0.wav", tmp_path / "log_probs.npy"
     process = subprocess.run(
-        [sys.executable, "-c", STOCK_PROCESS, str(done.path), str(audio), str(result)], capture_output=True, text=True
+        [sys.executable, "-c", STOCK_PROCESS, str(done.path), str(audio), str(result)],
+        capture_output=True,
+        text=True,
     )
     assert process.returncode == 0, process.stderr[-2000:]
     told = json.loads(next(line for line in process.stdout.splitlines() if line.startswith("RESULT "))[7:])
@@ -98,7 +108,10 @@ def test_the_training_model_is_untouched_by_an_export_of_its_nemo(corpus, make_s
     model.save_to(str(tmp_path / "run.nemo"))
     export_student(tmp_path / "run.nemo", tmp_path / "student.nemo")
     again = restore_ctc(tmp_path / "student.nemo")
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
     assert again.cfg.train_ds.manifest_filepath is None and again.cfg.train_ds.batch_size == 2
 
 
@@ -107,9 +120,14 @@ def test_an_exported_student_can_be_trained_on_by_nemo(corpus, make_student, tmp
     model.save_to(str(tmp_path / "run.nemo"))
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "v1.nemo").write_bytes(b"an older one")
-    (tmp_path / "student.nemo").symlink_to("store/v1.nemo")  # a link is replaced as a file is; what it pointed to stays
+    (tmp_path / "student.nemo").symlink_to(
+        "store/v1.nemo"
+    )  # a link is replaced as a file is; what it pointed to stays
     student = restore_ctc(export_student(tmp_path / "run.nemo", tmp_path / "student.nemo").path)
-    assert not (tmp_path / "student.nemo").is_symlink() and (tmp_path / "store" / "v1.nemo").read_bytes() == b"an older one"
+    assert (
+        not (tmp_path / "student.nemo").is_symlink()
+        and (tmp_path / "store" / "v1.nemo").read_bytes() == b"an older one"
+    )
     data = student.cfg.train_ds
     data.manifest_filepath = str(corpus / "train.jsonl")
     student.setup_training_data(data)
@@ -150,7 +168,10 @@ def test_what_cannot_be_exported_leaves_nothing_behind(interrupted, tmp_path, da
     elif damage == "suffix":
         destination, words = destination.with_suffix(".zip"), "must end in .nemo"
     elif damage == "full":
-        monkeypatch.setattr("tarfile.TarFile.add", lambda *a, **kw: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        monkeypatch.setattr(
+            "tarfile.TarFile.add",
+            lambda *a, **kw: (_ for _ in ()).throw(OSError(28, "No space left on device")),
+        )
         words = "No space left on device"
     with pytest.raises(TutorError, match=words):
         export_student(source, destination)
@@ -184,7 +205,9 @@ def test_a_refusal_names_the_users_file(corpus, make_student, tmp_path):
 def test_the_random_numbers_of_a_training_go_on(corpus, make_student, tmp_path):
     model = make_student(student_config(corpus, None)).train()
     before = torch.get_rng_state()
-    export_student(model, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", precisions=("fp32", "int8"))
+    export_student(
+        model, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", precisions=("fp32", "int8")
+    )
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(TutorError):
         export_student(tmp_path / "no.nemo", tmp_path / "student.nemo")
@@ -197,7 +220,8 @@ def test_one_rank_exports_while_the_others_train_on(corpus, make_student, tmp_pa
     assert sorted(p.name for p in tmp_path.iterdir()) == ["student.json", "student.nemo", "student.onnx"]
 
 
-# --- The command line ----------------------------------------------------------------------------------------------------
+# --- The command line
+# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The proof of an exported student, on good files and on damaged ones, and that exporting leaves its source alone."""
+"""The proof of an exported student, on good files and on damaged ones, and that exporting leaves its source
+alone.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,9 @@ import json
 import os
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
@@ -53,8 +56,14 @@ def state(model: Any) -> tuple:
     """Everything about a model that an export could change."""
     return (
         [(name, tensor.clone()) for name, tensor in model.state_dict().items()],
-        [(name, p.requires_grad, None if p.grad is None else p.grad.clone()) for name, p in model.named_parameters()],
-        [(name, module.training, getattr(module, "use_mask", None)) for name, module in model.named_modules()],
+        [
+            (name, p.requires_grad, None if p.grad is None else p.grad.clone())
+            for name, p in model.named_parameters()
+        ],
+        [
+            (name, module.training, getattr(module, "use_mask", None))
+            for name, module in model.named_modules()
+        ],
         OmegaConf.to_yaml(model.cfg),
     )
 
@@ -71,17 +80,32 @@ def test_a_model_in_training_is_unchanged_by_its_export(model: Any, tmp_path: Pa
     before = copy.deepcopy(state(model))
     assert any(mask for _, _, mask in before[2]) and not all(asks for _, asks, _ in before[1])
     done = export_student(
-        model, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", precisions=("fp32", "int8"), verify=True
+        model,
+        tmp_path / "student.nemo",
+        onnx=tmp_path / "student.onnx",
+        precisions=("fp32", "int8"),
+        verify=True,
     )
     assert same(before, state(model))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["student.int8.onnx", "student.json", "student.nemo", "student.onnx"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "student.int8.onnx",
+        "student.json",
+        "student.nemo",
+        "student.onnx",
+    ]
     assert [graph.path for graph in done.onnx] == [tmp_path / "student.onnx", tmp_path / "student.int8.onnx"]
     told = json.loads((tmp_path / "student.json").read_text())
     assert [entry["name"] for entry in told["files"]] == ["student.nemo", "student.int8.onnx", "student.onnx"]
     assert told["student"]["class"] == done.target and told["student"]["frame_ms"] == 20.0
-    assert told["student"]["parameters"] == done.parameters and len(told["student"]["vocabulary"]) == done.labels
+    assert (
+        told["student"]["parameters"] == done.parameters and len(told["student"]["vocabulary"]) == done.labels
+    )
     names = [check["name"] for check in told["checks"]]
-    of_graphs = [f"student{suffix}: {what}" for suffix in (".onnx", ".int8.onnx") for what in ("graph", "agrees", "metadata")]
+    of_graphs = [
+        f"student{suffix}: {what}"
+        for suffix in (".onnx", ".int8.onnx")
+        for what in ("graph", "agrees", "metadata")
+    ]
     for expected in ("keys", "restore", "no plugin", "log-probabilities", *of_graphs):
         assert expected in names
     assert all(check["passed"] for check in told["checks"])
@@ -94,7 +118,9 @@ def test_a_subword_model_in_memory_leaves_with_its_tokenizer(tmp_path: Path) -> 
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TutorError, match=r"a dict cannot be exported; give a .ckpt, a .nemo or a NeMo CTC model"):
+    with pytest.raises(
+        TutorError, match=r"a dict cannot be exported; give a .ckpt, a .nemo or a NeMo CTC model"
+    ):
         export_student({}, tmp_path / "student.nemo")
     assert not list(tmp_path.iterdir())
 
@@ -103,20 +129,29 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
 def test_every_kind_of_student_passes(kind: str, tmp_path: Path) -> None:
     source = build(kind, tmp_path)
     graph = tmp_path / "out" / "student.onnx"
-    done = export_student(source, graph.with_suffix(".nemo"), onnx=graph, precisions=PRECISIONS, sherpa=True, verify=True)
+    done = export_student(
+        source, graph.with_suffix(".nemo"), onnx=graph, precisions=PRECISIONS, sherpa=True, verify=True
+    )
     assert done.verification is not None and done.verification.passed, done.verification
     facts = done.verification.facts
     assert facts["frame_ms"] == STUDENTS[kind].frame_ms
-    assert (facts["kind"], facts["tokenizer"]) == (("subword", "bpe") if kind.endswith("bpe") else ("character", None))
+    assert (facts["kind"], facts["tokenizer"]) == (
+        ("subword", "bpe") if kind.endswith("bpe") else ("character", None)
+    )
     if facts["kind"] == "subword":
         left, came = (restore_ctc(path).tokenizer for path in (done.path, source))
-        assert [left.text_to_ids(text) for text in ("ab cd", "aa c")] == [came.text_to_ids(text) for text in ("ab cd", "aa c")]
-        assert str(tmp_path).encode() in source.read_bytes() and str(tmp_path).encode() not in done.path.read_bytes()
+        assert [left.text_to_ids(text) for text in ("ab cd", "aa c")] == [
+            came.text_to_ids(text) for text in ("ab cd", "aa c")
+        ]
+        assert (
+            str(tmp_path).encode() in source.read_bytes()
+            and str(tmp_path).encode() not in done.path.read_bytes()
+        )
     agrees = next(check for check in done.verification.checks if check.name == "student.onnx: agrees")
     assert ", ".join(str(int(seconds * 100)) for seconds in PROBE_SECONDS) in agrees.found
 
 
-# --- Damage ---------------------------------------------------------------------------------------------------------------
+# --- Damage
 
 
 def repack(source: Path, destination: Path, change: Callable[[dict, dict], None]) -> Path:
@@ -153,7 +188,9 @@ def failures(
     student: Path, monkeypatch: pytest.MonkeyPatch, graphs: list[Path] | None = None, reference: Any = None
 ) -> list[str]:
     checks = verified(student, monkeypatch, graphs, reference).checks
-    return [f"{check.name}: {check.found}" for check in checks if not check.passed and check.name != "no plugin"]
+    return [
+        f"{check.name}: {check.found}" for check in checks if not check.passed and check.name != "no plugin"
+    ]
 
 
 def shorter_labels(config: dict, weights: dict) -> None:
@@ -178,29 +215,42 @@ DAMAGE: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
         lambda c, w: w.pop("decoder.decoder_layers.0.bias"),
         "keys: NeMo's decoder.decoder_layers.0.bias is missing in the file",
     ),
-    "a key too many": (lambda c, w: w.update(teacher=torch.zeros(1)), "keys: teacher is in the file but not NeMo's"),
+    "a key too many": (
+        lambda c, w: w.update(teacher=torch.zeros(1)),
+        "keys: teacher is in the file but not NeMo's",
+    ),
     "another shape": (
         lambda c, w: w.update({"encoder.encoder.2.mconv.0.conv.weight": torch.zeros(20, 16, 3)}),
-        "encoder.encoder.2.mconv.0.conv.weight is of another shape ([20, 16, 3] in the file, [16, 1, 1] in NeMo's)",
+        "encoder.encoder.2.mconv.0.conv.weight is of another shape ([20, 16, 3] in the file, [16, 1, 1] in "
+        "NeMo's)",
     ),
     "fewer labels": (
         shorter_labels,
         "labels: the config has 27 labels, but the decoder's weights give 29 outputs (28 and the blank)",
     ),
-    "labels in disorder": (other_labels, "labels: the config's labels are not those of its decoder.vocabulary"),
+    "labels in disorder": (
+        other_labels,
+        "labels: the config's labels are not those of its decoder.vocabulary",
+    ),
     "the plugin's class": (
         lambda c, w: c.update(target="nemo_tutornet.models.TutorCTCModel"),
         "target: the config's target is nemo_tutornet.models.TutorCTCModel, but a student is one of NeMo's",
     ),
     "no class": (lambda c, w: c.pop("target"), "target: the config's target is nothing"),
-    "a teacher's trace": (lambda c, w: c.update(tutor={"teacher": 1}), "config: the config still tells of the training: tutor"),
+    "a teacher's trace": (
+        lambda c, w: c.update(tutor={"teacher": 1}),
+        "config: the config still tells of the training: tutor",
+    ),
     "a path": (lambda c, w: c["optim"].update(init="/data/x.bin"), "the training: optim.init=/data/x.bin"),
     "a path as a URL": (
         lambda c, w: c["optim"].update(init="file:///data/x.bin"),
         "the training: optim.init=file:///data/x.bin",
     ),
     "a path under a number": (lambda c, w: c.update({7: "/data/x.bin"}), "the training: 7=/data/x.bin"),
-    "data": (lambda c, w: c["train_ds"].update(cuts_path="a.jsonl"), "the training: train_ds.cuts_path=a.jsonl"),
+    "data": (
+        lambda c, w: c["train_ds"].update(cuts_path="a.jsonl"),
+        "the training: train_ds.cuts_path=a.jsonl",
+    ),
     "a lost artifact": (
         lambda c, w: c.update(lexicon="nemo:abc_lexicon.txt"),
         "artifacts: the config names abc_lexicon.txt, which the archive does not hold",
@@ -213,7 +263,10 @@ DAMAGE: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
         lambda c, w: c["encoder"].update(activation="none"),
         "builds: stock NeMo cannot build a model from the file's config",
     ),
-    "a class that is not there": (lambda c, w: c.update(target="${nowhere}"), "target: the config's target is a class that its"),
+    "a class that is not there": (
+        lambda c, w: c.update(target="${nowhere}"),
+        "target: the config's target is a class that its",
+    ),
     "no front end": (no_front_end, "builds: stock NeMo cannot build a model from the file's config"),
     **{
         f"a rate of {rate}": (lambda c, w, rate=rate: c.update(sample_rate=rate), NO_RATE)
@@ -223,7 +276,9 @@ DAMAGE: dict[str, tuple[Callable[[dict, dict], Any], str]] = {
 
 
 @pytest.mark.parametrize("damage", list(DAMAGE))
-def test_each_damage_has_its_sentence(damage: str, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_damage_has_its_sentence(
+    damage: str, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     change, words = DAMAGE[damage]
     damaged = repack(exported, tmp_path / "damaged.nemo", change)
     found = failures(damaged, monkeypatch)
@@ -232,20 +287,36 @@ def test_each_damage_has_its_sentence(damage: str, exported: Path, tmp_path: Pat
 
 
 def test_an_undamaged_repack_passes(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    harmless = {"kenlm_path": "", "drop_path": 0.1, "lexicon_path": None}  # the names of paths, and none of them one
+    harmless = {
+        "kenlm_path": "",
+        "drop_path": 0.1,
+        "lexicon_path": None,
+    }  # the names of paths, and none of them one
     again = repack(exported, tmp_path / "again.nemo", lambda c, w: c["optim"].update(harmless))
     assert failures(again, monkeypatch, [exported.with_suffix(".onnx")]) == []
 
 
-def test_a_tokenizer_that_tells_of_its_training_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (found,) = [f for f in failures(build("quartznet bpe", tmp_path), monkeypatch) if f.startswith("tokenizer")]
-    assert f"the tokenizer still tells of its training: {tmp_path}/tokenizer/text.txt, {tmp_path}/tokenizer/tokenizer" in found
+def test_a_tokenizer_that_tells_of_its_training_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (found,) = [
+        f for f in failures(build("quartznet bpe", tmp_path), monkeypatch) if f.startswith("tokenizer")
+    ]
+    assert (
+        f"the tokenizer still tells of its training: {tmp_path}/tokenizer/text.txt, "
+        f"{tmp_path}/tokenizer/tokenizer" in found
+    )
 
 
-def test_truncated_and_foreign_archives(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_truncated_and_foreign_archives(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cut = tmp_path / "cut.nemo"
     cut.write_bytes(exported.read_bytes()[:-20000])
-    assert "archive: " in failures(cut, monkeypatch)[0] and "not a readable .nemo file" in failures(cut, monkeypatch)[0]
+    assert (
+        "archive: " in failures(cut, monkeypatch)[0]
+        and "not a readable .nemo file" in failures(cut, monkeypatch)[0]
+    )
     empty = repack(exported, tmp_path / "empty.nemo", lambda c, w: None)
     with tarfile.open(empty, "w") as archive:
         archive.add(tmp_path / "empty" / "model_config.yaml", arcname="./model_config.yaml")
@@ -257,8 +328,14 @@ def test_truncated_and_foreign_archives(exported: Path, tmp_path: Path, monkeypa
     assert "weights: model_weights.ckpt cannot be read" in failures(empty, monkeypatch)[0]
 
 
-def test_other_weights_than_the_source(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = repack(exported, tmp_path / "other.nemo", lambda c, w: w["decoder.decoder_layers.0.bias"].add_(torch.randn(29)))
+def test_other_weights_than_the_source(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = repack(
+        exported,
+        tmp_path / "other.nemo",
+        lambda c, w: w["decoder.decoder_layers.0.bias"].add_(torch.randn(29)),
+    )
     reference = restore_ctc(exported)
     assert failures(exported, monkeypatch, reference=reference) == []
     (found,) = failures(other, monkeypatch, reference=reference)
@@ -267,7 +344,9 @@ def test_other_weights_than_the_source(exported: Path, tmp_path: Path, monkeypat
     def sick(input_signal: Any, input_signal_length: Any) -> Any:
         """Not a number on one probe of three, and not on the first."""
         log_probs, *rest = reference(input_signal=input_signal, input_signal_length=input_signal_length)
-        return log_probs * (float("nan") if input_signal.shape[1] == int(PROBE_SECONDS[1] * 16000) else 1), *rest
+        return log_probs * (
+            float("nan") if input_signal.shape[1] == int(PROBE_SECONDS[1] * 16000) else 1
+        ), *rest
 
     (found,) = failures(exported, monkeypatch, reference=sick)
     assert found.startswith("log-probabilities: largest difference from the source inf")
@@ -279,14 +358,26 @@ def test_a_process_that_dies_is_a_failed_check(exported: Path, monkeypatch: pyte
 
     monkeypatch.setattr("nemo_tutornet.export.verify.subprocess.run", die)
     checks = verify_student(exported).checks
-    assert checks[-1].name == "restore" and checks[-1].found.endswith("ended with -9: Killed") and not checks[-1].passed
+    assert (
+        checks[-1].name == "restore"
+        and checks[-1].found.endswith("ended with -9: Killed")
+        and not checks[-1].passed
+    )
 
 
-def test_what_fails_its_verification_is_not_written(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_its_verification_is_not_written(
+    model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "student.nemo").write_bytes(b"old")
-    monkeypatch.setattr("nemo_tutornet.export.student.stock_config", lambda config: config)  # an export that forgets to clean up
-    with pytest.raises(TutorError, match=r"student.nemo failed its verification and was not written: config: .* tutor"):
-        export_student(_with_tutor(model), tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", verify=True)
+    monkeypatch.setattr(
+        "nemo_tutornet.export.student.stock_config", lambda config: config
+    )  # an export that forgets to clean up
+    with pytest.raises(
+        TutorError, match=r"student.nemo failed its verification and was not written: config: .* tutor"
+    ):
+        export_student(
+            _with_tutor(model), tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", verify=True
+        )
     assert os.listdir(tmp_path) == ["student.nemo"] and (tmp_path / "student.nemo").read_bytes() == b"old"
 
 
@@ -305,7 +396,7 @@ def test_probes_are_the_same_each_time_and_of_odd_lengths() -> None:
     assert any(len(signal) // 160 % 2 for signal in first) and max(signal.abs().max() for signal in first) < 1
 
 
-# --- The command line -----------------------------------------------------------------------------------------------------
+# --- The command line
 
 
 def test_export_verify_and_sign_on_the_command_line(exported: Path, tmp_path: Path) -> None:
@@ -313,10 +404,20 @@ def test_export_verify_and_sign_on_the_command_line(exported: Path, tmp_path: Pa
     subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True)
     subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True)
     student = tmp_path / "out" / "student.nemo"
-    arguments = ["export", str(exported), str(student), "--onnx", str(student.with_suffix(".onnx")), "--fp16", "--verify"]
+    arguments = [
+        "export",
+        str(exported),
+        str(student),
+        "--onnx",
+        str(student.with_suffix(".onnx")),
+        "--fp16",
+        "--verify",
+    ]
     done = CliRunner().invoke(app, [*arguments, "--sign", str(key)])
     assert done.exit_code == 0, done.output
-    assert "student.json: signed summary" in done.output and "fp16" in done.output and "WRONG" not in done.output
+    assert (
+        "student.json: signed summary" in done.output and "fp16" in done.output and "WRONG" not in done.output
+    )
 
     check = ["verify", str(student), "--onnx", str(student.with_suffix(".onnx")), "--signed-by", str(public)]
     received = CliRunner().invoke(app, check)
@@ -325,7 +426,10 @@ def test_export_verify_and_sign_on_the_command_line(exported: Path, tmp_path: Pa
     student.write_bytes(student.read_bytes()[:-20000])
     received = CliRunner().invoke(app, check)
     assert received.exit_code == 2 and "Traceback" not in received.output
-    assert "student.nemo is not the file that was verified" in received.output and "it may be truncated" in received.output
+    assert (
+        "student.nemo is not the file that was verified" in received.output
+        and "it may be truncated" in received.output
+    )
 
 
 @pytest.mark.parametrize(
@@ -335,13 +439,21 @@ def test_export_verify_and_sign_on_the_command_line(exported: Path, tmp_path: Pa
         (["export", "{file}", "{tmp}/s.nemo", "--fp16"], "say where with --onnx OUT.onnx"),
         (["export", "{file}", "{tmp}/s.nemo", "--sherpa"], "say where with --onnx OUT.onnx"),
         (["export", "{file}", "{tmp}/s.nemo", "--sign", "{tmp}/key.pem"], "add --verify"),
-        (["export", "{file}", "{tmp}/s.nemo", "--verify", "--sign", "{tmp}/key.pem"], "not a readable private key"),
+        (
+            ["export", "{file}", "{tmp}/s.nemo", "--verify", "--sign", "{tmp}/key.pem"],
+            "not a readable private key",
+        ),
         (["verify", "{tmp}/none.nemo"], "there is no file"),
         (["verify", "{file}", "--onnx", "{tmp}/none.onnx"], "there is no file"),
-        (["verify", "{file}", "--signed-by", "{tmp}/key.pub"], "student.json is not there, so no signature can be checked"),
+        (
+            ["verify", "{file}", "--signed-by", "{tmp}/key.pub"],
+            "student.json is not there, so no signature can be checked",
+        ),
     ],
 )
-def test_mistakes_on_the_command_line(arguments: list[str], words: str, exported: Path, tmp_path: Path) -> None:
+def test_mistakes_on_the_command_line(
+    arguments: list[str], words: str, exported: Path, tmp_path: Path
+) -> None:
     result = CliRunner().invoke(app, [a.format(file=exported, tmp=tmp_path) for a in arguments])
     assert result.exit_code == 2 and "Traceback" not in result.output
     assert words in " ".join(result.output.split())

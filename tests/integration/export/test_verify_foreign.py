@@ -24,14 +24,20 @@ from tests.unit.nemo_io.test_checkpoints import Calls
 __all__ = ["exported", "model"]  # fixtures
 
 
-def test_an_archive_with_more_than_a_student_fails(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_with_more_than_a_student_fails(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What nobody reads goes on to whoever gets the file."""
     stuffed = tmp_path / "stuffed.nemo"
     shutil.copyfile(exported, stuffed)
     with tarfile.open(stuffed, "a") as archive:
         for name in ("teacher.nemo", "../../evil", "notes/alice.jsonl"):
             archive.addfile(tarfile.TarInfo(name))
-    words = "artifacts: the archive holds ../../evil, notes/alice.jsonl, teacher.nemo, which the config does not name"
+    words = (
+        "artifacts: the archive holds ../../evil, notes/alice.jsonl, teacher.nemo, which the config "
+        "does "
+        "not name"
+    )
     assert failures(stuffed, monkeypatch) == [words]
 
 

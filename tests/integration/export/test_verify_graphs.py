@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import onnx
 import pytest
@@ -24,7 +25,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`student.nemo` and its graphs, `student.onnx`, `student.fp16.onnx` and `student.int8.onnx`."""
     folder = tmp_path_factory.mktemp("exported")
     run = build("quartznet", folder)
-    return export_student(run, folder / "student.nemo", onnx=folder / "student.onnx", precisions=PRECISIONS).path
+    return export_student(
+        run, folder / "student.nemo", onnx=folder / "student.onnx", precisions=PRECISIONS
+    ).path
 
 
 def tell(**entries: str) -> Callable[[onnx.ModelProto], None]:
@@ -44,7 +47,9 @@ def weigh(change: Callable[[Any], Any]) -> Callable[[onnx.ModelProto], None]:
         for tensor in proto.graph.initializer:
             weights = onnx.numpy_helper.to_array(tensor)
             if weights.size > 20:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(change(weights).astype(weights.dtype), tensor.name))
+                tensor.CopyFrom(
+                    onnx.numpy_helper.from_array(change(weights).astype(weights.dtype), tensor.name)
+                )
 
     return change_all
 
@@ -62,20 +67,37 @@ def fix_length(proto: onnx.ModelProto) -> None:
 @pytest.mark.parametrize(
     ("precision", "change", "words"),
     [
-        ("", rename, "graph: opset 17, features -> logprobs; NeMo's clients feed audio_signal (and length) and read logprobs"),
+        (
+            "",
+            rename,
+            "graph: opset 17, features -> logprobs; NeMo's clients feed audio_signal (and length) and read "
+            "logprobs",
+        ),
         ("", tell(labels=json.dumps(LABELS[::-1])), "labels: its metadata has other labels than the student"),
         ("", tell(labels="a b c"), "labels: its metadata has other labels than the student"),
         ("", fix_length, "agrees: ONNX Runtime cannot run it: "),
         # A thousandth is far more than rounding and would never show in a transcript.
         ("", weigh(lambda weights: weights * 1.001), "agrees: largest difference from PyTorch"),
         ("", weigh(lambda weights: weights * float("nan")), "agrees: largest difference from PyTorch inf"),
-        (".fp16", weigh(lambda weights: weights * float("nan")), "agrees: root mean square difference from PyTorch inf"),
+        (
+            ".fp16",
+            weigh(lambda weights: weights * float("nan")),
+            "agrees: root mean square difference from PyTorch inf",
+        ),
         (".fp16", weigh(lambda weights: weights * 0), "agrees: root mean square difference from PyTorch"),
         (".int8", weigh(lambda weights: weights * 0), "agrees: root mean square difference from PyTorch"),
         ("", tell(precision="int8"), "metadata: wrong in it: precision"),
         (".int8", tell(precision="fp32"), "metadata: wrong in it: precision"),
-        ("", tell(preprocessor="{}", subsampling_factor="4"), "metadata: wrong in it: preprocessor, subsampling_factor"),
-        ("", tell(blank_id="0", tokenizer="wpe", ms_per_frame="80"), "metadata: wrong in it: blank_id, tokenizer, ms_per_frame"),
+        (
+            "",
+            tell(preprocessor="{}", subsampling_factor="4"),
+            "metadata: wrong in it: preprocessor, subsampling_factor",
+        ),
+        (
+            "",
+            tell(blank_id="0", tokenizer="wpe", ms_per_frame="80"),
+            "metadata: wrong in it: blank_id, tokenizer, ms_per_frame",
+        ),
     ],
 )
 def test_graphs_that_are_not_the_students(
@@ -122,7 +144,9 @@ def test_wordpieces_are_listed_by_output(tmp_path: Path, monkeypatch: pytest.Mon
             return dict(reversed(super().get_vocab().items()))
 
     monkeypatch.setattr(
-        transformers.AutoTokenizer, "from_pretrained", staticmethod(lambda *_, vocab_file=None, **__: Reversed(vocab_file))
+        transformers.AutoTokenizer,
+        "from_pretrained",
+        staticmethod(lambda *_, vocab_file=None, **__: Reversed(vocab_file)),
     )
     (tmp_path / "tokenizer").mkdir()
     pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcd", *("##" + letter for letter in "abcd")]

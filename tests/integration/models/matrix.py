@@ -1,6 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What goes together, as a table: test_matrix.py runs each cell of it, and the README's support matrix is made of it.
+"""What goes together, as a table: test_matrix.py runs each cell of it, and the README's support matrix is
+made of it.
 
 python -m tests.integration.matrix      writes the tables into README.md
 """
@@ -130,22 +131,26 @@ RULES = {
     "no tokenizer": Rule(
         lambda cell: cell.labels == "borrowed" and TEACHERS[cell.teacher].units == "characters",
         ("rkd", "skd", "pseudo"),
-        r"^model\.tokenizer takes the tokenizer of .* characters and no tokenizer; give a checkpoint with one",
+        r"^model\.tokenizer takes the tokenizer of .* characters and no tokenizer; give a checkpoint with "
+        r"one",
     ),
     "pool": Rule(
         lambda cell: cell.rate < 1 and not cell.pool_frames,
         ("rkd", "skd"),
-        r"^a frame of the student's (encoder|guided layer) lasts 80 ms, longer than .* set model\.tutor\.pool_frames to true",
+        r"^a frame of the student's (encoder|guided layer) lasts 80 ms, longer than .* set "
+        r"model\.tutor\.pool_frames to true",
     ),
     "no posteriors": Rule(
         lambda cell: TEACHERS[cell.teacher].head == "transducer",
         ("skd",),
-        r"^SKD compares posteriors, but the teacher is a transducer.* leave skd out of model\.tutor\.stages\.$",
+        r"^SKD compares posteriors, but the teacher is a transducer.* leave skd out of "
+        r"model\.tutor\.stages\.$",
     ),
     "other labels": Rule(
         lambda cell: LABELS[cell.labels] == "other labels",
         ("skd",),
-        r"^SKD compares posteriors, but the label sets differ: .* leave skd out of model\.tutor\.stages, or give",
+        r"^SKD compares posteriors, but the label sets differ: .* leave skd out of model\.tutor\.stages, or "
+        r"give",
     ),
 }
 
@@ -174,7 +179,8 @@ def cells() -> list[Cell]:
     return list(dict.fromkeys([*plain, *slower, *labels, *silent]))
 
 
-# --- The README's tables -----------------------------------------------------------------------------------------------------
+# --- The README's tables
+# -----------------------------------------------------------------------------------------------------
 
 
 def _one(values: Iterable[str]) -> str:
@@ -190,16 +196,27 @@ def _losses(cell: Cell) -> str:
 
 
 def _label_table() -> list[str]:
-    """Rows of teachers of which the same holds; frames are the other table's, so cells without pooling are left out."""
+    """Rows of teachers of which the same holds; frames are the other table's, so cells without pooling are
+    left out.
+    """
     columns = list(dict.fromkeys(LABELS.values()))
     rows: dict[tuple[str, ...], list[str]] = {}
     for (head, units), name in CLASSES.items():
-        mine = [cell for cell in cells() if (TEACHERS[cell.teacher].head, TEACHERS[cell.teacher].units) == (head, units)]
+        mine = [
+            cell
+            for cell in cells()
+            if (TEACHERS[cell.teacher].head, TEACHERS[cell.teacher].units) == (head, units)
+        ]
         mine = [cell for cell in mine if refusal(cell, "rkd") != "pool"]
-        row = tuple(_one(_losses(cell) for cell in mine if LABELS[cell.labels] == column) for column in columns)
+        row = tuple(
+            _one(_losses(cell) for cell in mine if LABELS[cell.labels] == column) for column in columns
+        )
         # Units are part of the key, so that a row is of one of them.
         rows.setdefault((units, *row), []).append(f"{head} (`{name}`)")
-    lines = ["| teacher | " + " | ".join(f"student with {column}" for column in columns) + " |", "|---" * 4 + "|"]
+    lines = [
+        "| teacher | " + " | ".join(f"student with {column}" for column in columns) + " |",
+        "|---" * 4 + "|",
+    ]
     for (units, *row), kinds in sorted(rows.items()):
         lines.append(f"| {units}: {', '.join(kinds)} | " + " | ".join(row) + " |")
     return lines
@@ -216,7 +233,9 @@ def _by_frame(kinds: Iterable[tuple[str, float]]) -> dict[float, str]:
     titles: dict[float, list[str]] = {}
     for title, frame_ms in sorted(kinds, key=lambda kind: kind[1]):
         titles.setdefault(frame_ms, []).append(title)
-    return {frame_ms: f"{', '.join(dict.fromkeys(alike))}: {frame_ms:g} ms" for frame_ms, alike in titles.items()}
+    return {
+        frame_ms: f"{', '.join(dict.fromkeys(alike))}: {frame_ms:g} ms" for frame_ms, alike in titles.items()
+    }
 
 
 def _frame_table() -> list[str]:
@@ -238,17 +257,25 @@ def _notes() -> str:
     unpooled = _one(_losses(cell) for cell in cells() if refusal(cell, "rkd") == "pool")
     everything = max(cells(), key=lambda cell: (not cell.transcripts, len(works(cell))))
     return (
-        f"Without `pool_frames` a student with longer frames gets {unpooled} only. Audio without transcripts: "
-        f"{_losses(everything)} as in the first table, and no CTC.\nWhere SKD works the decoder is warm-started too, as long "
-        "as hint and guided layer are the encoders' outputs. What does not go together is refused with a sentence before "
+        f"Without `pool_frames` a student with longer frames gets {unpooled} only. Audio without "
+        "transcripts: "
+        f"{_losses(everything)} as in the first table, and no CTC.\nWhere SKD works the decoder is "
+        "warm-started too, as long "
+        "as hint and guided layer are the encoders' outputs. What does not go together is refused with a "
+        "sentence before "
         "the first step."
     )
 
 
 def markdown() -> str:
     """The README's block."""
-    losses, frames = "Which losses work, whatever the architectures and frames:", "How frames meet, whatever the labels:"
-    return "\n\n".join([BEGIN, losses, "\n".join(_label_table()), frames, "\n".join(_frame_table()), _notes(), END])
+    losses, frames = (
+        "Which losses work, whatever the architectures and frames:",
+        "How frames meet, whatever the labels:",
+    )
+    return "\n\n".join(
+        [BEGIN, losses, "\n".join(_label_table()), frames, "\n".join(_frame_table()), _notes(), END]
+    )
 
 
 def rewritten(readme: str) -> str:

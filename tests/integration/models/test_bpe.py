@@ -34,7 +34,9 @@ def teacher(corpus: Path, tokenizer: Path, tmp_path: Path) -> Path:
     return tmp_path / "teacher.nemo"
 
 
-def test_a_student_takes_its_teachers_tokenizer(corpus, tokenizer, teacher, make_student, tmp_path, monkeypatch):
+def test_a_student_takes_its_teachers_tokenizer(
+    corpus, tokenizer, teacher, make_student, tmp_path, monkeypatch
+):
     """The student trains with it, resumes after the teacher's folder is gone, and leaves on its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     borrowing = subword(student_config(corpus, teacher), tokenizer)
@@ -43,7 +45,10 @@ def test_a_student_takes_its_teachers_tokenizer(corpus, tokenizer, teacher, make
     student = TutorCTCModelBPE(OmegaConf.create({"model": borrowing}).model, trainer=trainer)
     trainer.fit(student)
     theirs = ASRModel.restore_from(str(teacher), map_location="cpu")
-    assert list(student.decoder.vocabulary) == list(theirs.decoder.vocabulary) and student.tutor.pairing.label_order is None
+    assert (
+        list(student.decoder.vocabulary) == list(theirs.decoder.vocabulary)
+        and student.tutor.pairing.label_order is None
+    )
     done = export_student(student, tmp_path / "student.nemo")
     shutil.rmtree(tmp_path / "cache")
     teacher.unlink()
@@ -96,16 +101,23 @@ def test_a_subword_student_trains_and_leaves(corpus, tokenizer, make_student, tm
         assert type(restored) is EncDecCTCModelBPE and "tutor" not in restored.cfg
         assert str(tokenizer) not in OmegaConf.to_yaml(read_nemo_config(done.path))
         assert restored.tokenizer.text_to_ids("ab cd") == student.tokenizer.text_to_ids("ab cd")
-        assert all(torch.equal(a, b) for a, b in zip(restored.state_dict().values(), student.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(restored.state_dict().values(), student.state_dict().values(), strict=True)
+        )
         restored.transcribe([str(corpus / "valid0.wav")], batch_size=1, verbose=False)
     gone = tokenizer.rename(tmp_path / "gone")
-    with pytest.raises(TutorError, match=rf"names its tokenizer in {tokenizer}, which is not here; export the run's \.nemo"):
+    with pytest.raises(
+        TutorError, match=rf"names its tokenizer in {tokenizer}, which is not here; export the run's \.nemo"
+    ):
         export_student(last, tmp_path / "student.nemo")
     gone.rename(tokenizer)
 
 
 def test_wordpieces_are_matched_by_output(corpus, tmp_path, monkeypatch):
-    """NeMo lists a WordPiece model's vocabulary in an order of its own; the hub, which NeMo asks for the rules, is replaced."""
+    """NeMo lists a WordPiece model's vocabulary in an order of its own; the hub, which NeMo asks for the
+    rules, is replaced.
+    """
     transformers = pytest.importorskip("transformers")
 
     def local(*_: object, vocab_file: str | None = None, **__: object) -> object:
@@ -122,7 +134,10 @@ def test_wordpieces_are_matched_by_output(corpus, tmp_path, monkeypatch):
     mine = subword(student_config(corpus, tmp_path / "teacher.nemo"), tmp_path / "tokenizer")
     mine["tokenizer"] = "teacher"
     cfg = OmegaConf.create({"model": mine}).model
-    student, teacher = TutorCTCModelBPE(cfg), Teacher.from_config(TeacherConfig(model_path=str(tmp_path / "teacher.nemo")))
+    student, teacher = (
+        TutorCTCModelBPE(cfg),
+        Teacher.from_config(TeacherConfig(model_path=str(tmp_path / "teacher.nemo"))),
+    )
     assert teacher.labels == pieces
     student.decoder._ConvASRDecoder__vocabulary = pieces[::-1]  # as another process may list it
     assert pair(student, teacher, parse_tutor(cfg)).label_order is None

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes with NeMo's usual `strategy: ddp`: every stage leaves some parameters without a gradient, DDP must not mind."""
+"""Two processes with NeMo's usual `strategy: ddp`: every stage leaves some parameters without a gradient, DDP
+must not mind.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,30 @@ def run(folder: Path, model: dict[str, Any], epochs: int, **checkpoints: Any) ->
         "seed": 1,
         "model": model,
         "trainer": {
-            "max_epochs": epochs, "accelerator": "cpu", "devices": 2, "strategy": "ddp", "logger": False,
-            "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0,
+            "max_epochs": epochs,
+            "accelerator": "cpu",
+            "devices": 2,
+            "strategy": "ddp",
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "num_sanity_val_steps": 0,
         },
         "exp_manager": {
-            "exp_dir": str(folder), "name": "run", "create_tensorboard_logger": False, "create_checkpoint_callback": True,
-            "checkpoint_callback_params": {"monitor": "val_wer", "mode": "min", "save_top_k": -1, **checkpoints},
-            "resume_if_exists": True, "resume_ignore_no_checkpoint": True,
+            "exp_dir": str(folder),
+            "name": "run",
+            "create_tensorboard_logger": False,
+            "create_checkpoint_callback": True,
+            "checkpoint_callback_params": {
+                "monitor": "val_wer",
+                "mode": "min",
+                "save_top_k": -1,
+                **checkpoints,
+            },
+            "resume_if_exists": True,
+            "resume_ignore_no_checkpoint": True,
         },
-    }  # fmt: skip
+    }
     OmegaConf.save(OmegaConf.create(config), folder / "student.yaml")
     command = [sys.executable, str(SCRIPT), f"--config-path={folder}", "--config-name=student"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=900)
@@ -48,11 +65,15 @@ def test_two_ranks_go_through_every_stage(corpus, teacher_file, tmp_path):
         {"name": "ctc", "epochs": 1, "weights": {"ctc": 1.0}},
         {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}},
     ]
-    printed = run(tmp_path, student_config(corpus, teacher_file, stages, rkd={"warm_start_decoder": False}), epochs=3)
+    printed = run(
+        tmp_path, student_config(corpus, teacher_file, stages, rkd={"warm_start_decoder": False}), epochs=3
+    )
     assert "Stage 'skd' (3 of 3)" in printed
     checkpoints = {
         torch_load["epoch"]: torch_load
-        for torch_load in (load_lightning_checkpoint(path) for path in tmp_path.rglob("*.ckpt") if "-last" not in path.name)
+        for torch_load in (
+            load_lightning_checkpoint(path) for path in tmp_path.rglob("*.ckpt") if "-last" not in path.name
+        )
     }
     assert sorted(checkpoints) == [0, 1, 2]
     assert checkpoints[0]["global_step"] == 2, "two ranks share four batches"
@@ -75,7 +96,9 @@ def test_two_ranks_save_in_the_middle_of_rkd(corpus, teacher_file, tmp_path):
     printed = run(tmp_path, student_config(corpus, teacher_file), epochs=2, **saving)
     assert "Stage 'skd' (2 of 2)" in printed
     head = pointwise_decoder(restore_ctc(teacher_file).decoder)
-    saved = [load_lightning_checkpoint(path) for step in (1, 2) for path in tmp_path.rglob(f"step={step}.ckpt")]
+    saved = [
+        load_lightning_checkpoint(path) for step in (1, 2) for path in tmp_path.rglob(f"step={step}.ckpt")
+    ]
     assert [one["global_step"] for one in saved] == [1, 2]
     for one in saved:
         projection = torch.nn.Conv1d(20, 24, 1)

@@ -1,19 +1,22 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The support matrix (matrix.py): each cell trains and leaves, or is refused with its sentence, and the README says the same.
+"""The support matrix (matrix.py): each cell trains and leaves, or is refused with its sentence, and the
+README says the same.
 
-How the cells were chosen. What a teacher's labels allow does not depend on the student's architecture, and what its frames allow
-does not depend on labels. So every kind of teacher meets
+How the cells were chosen. What a teacher's labels allow does not depend on the student's architecture, and
+what its frames allow does not depend on labels. So every kind of teacher meets
 
-- every architecture of student with the labels that suit it best (its own, or its tokenizer), which are all relations of frames:
-  the student faster, as fast, slower with pooling, and slower without (where only pseudo-labels work);
+- every architecture of student with the labels that suit it best (its own, or its tokenizer), which are all
+  relations of frames: the student faster, as fast, slower with pooling, and slower without (where only
+      pseudo-labels work);
 - every relation of labels with one architecture;
 
 and each kind of head meets a corpus without transcripts. Every loss that the rules refuse is asked for too.
 
-A cell that works trains on one batch over and over, without dither, dropout and SpecAugment, three steps with each of its losses
-alone (the losses before, between and after two steps) and then with all of them together, as a training from a `.nemo` file with
-a `tutor:` section does; then it is exported and restored by NeMo's own class.
+A cell that works trains on one batch over and over, without dither, dropout and SpecAugment, three steps with
+each of its losses alone (the losses before, between and after two steps) and then with all of them together,
+as a training from a `.nemo` file with a `tutor:` section does; then it is exported and restored by NeMo's own
+class.
 """
 
 from __future__ import annotations
@@ -49,7 +52,9 @@ REFUSED = [
     (cell, loss)
     for cell in CELLS
     for loss in matrix.LOSSES
-    if cell.transcripts and (rule := matrix.refusal(cell, loss)) and (cell.student == "quartznet" or rule == "pool")
+    if cell.transcripts
+    and (rule := matrix.refusal(cell, loss))
+    and (cell.student == "quartznet" or rule == "pool")
 ]
 # The same pieces as those of `write_tokenizer`, in another order; and other pieces.
 REORDERED, OTHER = "aa c\nbb d\nab cd\nabc d\n" * 20 + "bb d\n" * 5, "aa c\nbb d\ncab bad\n" * 20
@@ -63,10 +68,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three utterances, over and over, in `train.jsonl` with transcripts and in `silent.jsonl` without; tokenizers."""
+    """Three utterances, over and over, in `train.jsonl` with transcripts and in `silent.jsonl` without;
+    tokenizers.
+    """
     folder = tmp_path_factory.mktemp("matrix")
     path = write_manifest(folder, "train", [0.9, 1.31, 1.02])
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] * (STEPS * (len(matrix.LOSSES) + 1))
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] * (
+        STEPS * (len(matrix.LOSSES) + 1)
+    )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     silent = [{name: value for name, value in row.items() if name != "text"} for row in rows]
     (folder / "silent.jsonl").write_text("".join(json.dumps(row) + "\n" for row in silent), encoding="utf-8")
@@ -80,7 +89,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def teacher_of(folder: Path) -> Callable[[str], Path]:
     """The `.nemo` of a kind in the matrix, made when it is first asked for."""
     waves = [torch.tensor(soundfile.read(folder / f"train{i}.wav", dtype="float32")[0]) for i in range(3)]
-    signals = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True), torch.tensor([len(wave) for wave in waves])
+    signals = (
+        torch.nn.utils.rnn.pad_sequence(waves, batch_first=True),
+        torch.tensor([len(wave) for wave in waves]),
+    )
 
     @functools.cache
     def save(name: str) -> Path:
@@ -90,7 +102,9 @@ def teacher_of(folder: Path) -> Callable[[str], Path]:
     return save
 
 
-def student_of(cell: Cell, folder: Path, teacher: Path, stages: list[dict[str, Any]], recorder: Recorder) -> Any:
+def student_of(
+    cell: Cell, folder: Path, teacher: Path, stages: list[dict[str, Any]], recorder: Recorder
+) -> Any:
     """The student of a cell with its trainer."""
     config = of_kind(cell.student, student_config(folder, teacher, stages, pool_frames=cell.pool_frames))
     del config["spec_augment"], config["validation_ds"]
@@ -105,13 +119,24 @@ def student_of(cell: Cell, folder: Path, teacher: Path, stages: list[dict[str, A
         if cell.labels == "borrowed":
             config["tokenizer"] = "teacher"
     else:
-        labels = {"reordered": FEW_LABELS[::-1], "other characters": [*FEW_LABELS[:-1], "ä"]}.get(cell.labels, FEW_LABELS)
+        labels = {"reordered": FEW_LABELS[::-1], "other characters": [*FEW_LABELS[:-1], "ä"]}.get(
+            cell.labels, FEW_LABELS
+        )
         config["labels"] = config["train_ds"]["labels"] = config["decoder"]["vocabulary"] = labels
         config["decoder"]["num_classes"] = len(labels)
     trainer = pl.Trainer(
-        max_epochs=1, accelerator=ACCELERATOR, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=0, log_every_n_steps=1, callbacks=[recorder],
-    )  # fmt: skip
+        max_epochs=1,
+        accelerator=ACCELERATOR,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        callbacks=[recorder],
+    )
     torch.manual_seed(0)
     model_class = TutorCTCModelBPE if cell.subwords else TutorCTCModel
     return model_class(OmegaConf.create({"model": config}).model, trainer=trainer)
@@ -136,7 +161,9 @@ def test_a_cell_that_works(cell, folder, teacher_of, tmp_path):
     for i, stage in enumerate(stages):
         steps = recorder.steps[STEPS * i : STEPS * (i + 1)]
         terms = {f"train_{loss}" for loss in stage["weights"]}
-        assert all(set(step) == terms | {"train_loss", "tutor_stage"} and step["tutor_stage"] == i for step in steps), steps
+        assert all(
+            set(step) == terms | {"train_loss", "tutor_stage"} and step["tutor_stage"] == i for step in steps
+        ), steps
         assert torch.isfinite(torch.tensor([list(step.values()) for step in steps])).all(), steps
         losses = [step["train_loss"] for step in steps]
         assert losses[0] > losses[1] > losses[2] > 0, (stage["name"], losses)
@@ -164,7 +191,9 @@ def test_a_cell_that_works(cell, folder, teacher_of, tmp_path):
 def test_a_cell_that_is_refused(cell, loss, folder, teacher_of):
     recorder = Recorder()
     with pytest.raises(TutorError, match=matrix.RULES[matrix.refusal(cell, loss)].sentence) as error:
-        student = student_of(cell, folder, teacher_of(cell.teacher), [{"name": "asked", "weights": {loss: 1.0}}], recorder)
+        student = student_of(
+            cell, folder, teacher_of(cell.teacher), [{"name": "asked", "weights": {loss: 1.0}}], recorder
+        )
         student.trainer.fit(student)
     assert "\n" not in str(error.value) and str(error.value).endswith(".") and not recorder.steps
 

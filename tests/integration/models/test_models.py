@@ -23,15 +23,20 @@ from tests.integration.recorder import RKD, SKD, Recorder, same, state_of
 
 def test_each_stage_computes_its_losses_and_no_others(corpus, teacher_file, make_student, monkeypatch):
     recorder = Recorder()
-    stages = [RKD | {"steps": 3}, {"name": "ctc", "weights": {"ctc": 0.5}, "steps": 2}, SKD | {"name": "last"}]
+    stages = [
+        RKD | {"steps": 3},
+        {"name": "ctc", "weights": {"ctc": 0.5}, "steps": 2},
+        SKD | {"name": "last"},
+    ]
     model = make_student(student_config(corpus, teacher_file, stages), max_epochs=2, callbacks=[recorder])
     calls = {"ctc": 0, "teacher": 0}
     ctc = model.loss.forward
-    monkeypatch.setattr(model.loss, "forward", lambda **kw: (calls.__setitem__("ctc", calls["ctc"] + 1), ctc(**kw))[1])
+    monkeypatch.setattr(
+        model.loss, "forward", lambda **kw: (calls.__setitem__("ctc", calls["ctc"] + 1), ctc(**kw))[1]
+    )
     model.setup("fit")
     monkeypatch.setattr(
-        "nemo_tutornet.teachers.live.Teacher.__call__",
-        _counting(type(model.tutor.teacher).__call__, calls),
+        "nemo_tutornet.teachers.live.Teacher.__call__", _counting(type(model.tutor.teacher).__call__, calls)
     )
     model.trainer.limit_val_batches = 0
     model.trainer.fit(model)
@@ -65,13 +70,17 @@ def test_validation_and_transcription_do_not_run_the_teacher(corpus, teacher_fil
     model.setup("fit")
     teacher = model.tutor.teacher.model
     encoder = teacher.encoder.forward_internal
-    teacher.encoder.forward_internal = lambda *a, **kw: encoder(*a, **kw) if model.training else pytest.fail("the teacher ran")
+    teacher.encoder.forward_internal = lambda *a, **kw: (
+        encoder(*a, **kw) if model.training else pytest.fail("the teacher ran")
+    )
     model.trainer.fit(model)
     model.trainer.validate(model, verbose=False)
     model.transcribe([str(corpus / "train0.wav")], batch_size=1, verbose=False)
 
 
-def test_the_teacher_stays_as_the_file_has_it_and_out_of_everything(corpus, teacher_file, make_student, tmp_path):
+def test_the_teacher_stays_as_the_file_has_it_and_out_of_everything(
+    corpus, teacher_file, make_student, tmp_path
+):
     model = make_student(student_config(corpus, teacher_file), folder=tmp_path, max_epochs=2)
     model.trainer.fit(model)
     model.trainer.validate(model, verbose=False)
@@ -96,7 +105,9 @@ def test_the_teacher_stays_as_the_file_has_it_and_out_of_everything(corpus, teac
     assert str(teacher_file).encode() not in nemo.read_bytes()
     assert str(corpus).encode() not in nemo.read_bytes()
     exported = EncDecCTCModel.restore_from(str(nemo), map_location="cpu")
-    assert type(exported) is EncDecCTCModel and exported.cfg.target == STOCK_CHAR and "tutor" not in exported.cfg
+    assert (
+        type(exported) is EncDecCTCModel and exported.cfg.target == STOCK_CHAR and "tutor" not in exported.cfg
+    )
     assert list(exported.state_dict()) == list(fresh.state_dict())
 
 
@@ -189,7 +200,9 @@ def test_distillation_lowers_each_loss(corpus, teacher_file, make_student):
     for stage, term in ((RKD, "train_rkd"), ({"name": "skd", "weights": {"skd": 1.0}}, "train_skd")):
         recorder = Recorder()
         model = make_student(
-            student_config(corpus, teacher_file, [stage], skd={"divergence": "kl"}), max_epochs=15, callbacks=[recorder]
+            student_config(corpus, teacher_file, [stage], skd={"divergence": "kl"}),
+            max_epochs=15,
+            callbacks=[recorder],
         )
         model.trainer.limit_val_batches = 0
         model.trainer.fit(model)
@@ -210,7 +223,9 @@ def test_every_divergence_and_frame_selection_trains(corpus, teacher_file, make_
 
 
 def test_matched_frames_are_what_skd_compares(corpus, teacher_file, make_student):
-    """A shift makes SKD of the same student on the same batch smaller, for it includes the frame itself, and still trains."""
+    """A shift makes SKD of the same student on the same batch smaller, for it includes the frame itself, and
+    still trains.
+    """
     values = {}
     for shift in (0, 2):
         recorder = Recorder()

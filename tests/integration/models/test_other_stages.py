@@ -50,7 +50,9 @@ def test_it_goes_on_in_the_stage_of_that_name(corpus, teacher_file, make_student
     assert run(make_student, student_config(corpus, teacher_file, stages), in_skd, 5) == found
 
 
-def test_a_decoder_that_a_dropped_stage_trained_is_not_overwritten(corpus, teacher_file, make_student, tmp_path):
+def test_a_decoder_that_a_dropped_stage_trained_is_not_overwritten(
+    corpus, teacher_file, make_student, tmp_path
+):
     more = RKD | {"name": "more"}
     run(make_student, student_config(corpus, teacher_file, [CTC | {"epochs": 1}, more]), tmp_path, 2)
     resumed = make_student(student_config(corpus, teacher_file, [more]), folder=tmp_path, max_epochs=3)
@@ -62,6 +64,7 @@ def test_a_decoder_that_a_dropped_stage_trained_is_not_overwritten(corpus, teach
 def test_a_stage_that_is_gone_is_refused(corpus, teacher_file, make_student, in_skd):
     stages = [RKD | {"epochs": 1}, CTC]
     with pytest.raises(
-        TutorError, match=r"^the checkpoint was saved in stage 'skd', but model\.tutor\.stages has only 'rkd', 'ctc'; "
+        TutorError,
+        match=r"^the checkpoint was saved in stage 'skd', but model\.tutor\.stages has only 'rkd', 'ctc'; ",
     ):
         run(make_student, student_config(corpus, teacher_file, stages), in_skd, 5)

@@ -23,12 +23,17 @@ from tests.integration.recorder import RKD, SKD, Recorder, same
 
 
 @pytest.mark.parametrize("stop_after", [2, 6])
-def test_an_interrupted_run_resumes_inside_its_stage(corpus, teacher_file, make_student, tmp_path, stop_after):
+def test_an_interrupted_run_resumes_inside_its_stage(
+    corpus, teacher_file, make_student, tmp_path, stop_after
+):
     """Epochs of 4 steps, RKD for 5 steps and then SKD; interrupted in the first or the second stage."""
     stages = [RKD | {"steps": 5}, SKD]
     saving = {"val_check_interval": 1, "max_epochs": 3}
     model = make_student(
-        student_config(corpus, teacher_file, stages), folder=tmp_path, callbacks=[Recorder(stop_after)], **saving
+        student_config(corpus, teacher_file, stages),
+        folder=tmp_path,
+        callbacks=[Recorder(stop_after)],
+        **saving,
     )
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         model.trainer.fit(model)
@@ -39,19 +44,26 @@ def test_an_interrupted_run_resumes_inside_its_stage(corpus, teacher_file, make_
     assert saved["tutor"]["stage"] == ("rkd" if reached <= 5 else "skd")
 
     recorder = Recorder()
-    resumed = make_student(student_config(corpus, teacher_file, stages), folder=tmp_path, callbacks=[recorder], **saving)
+    resumed = make_student(
+        student_config(corpus, teacher_file, stages), folder=tmp_path, callbacks=[recorder], **saving
+    )
     seen: dict[str, Any] = {}
 
     class AtStart(Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
-            seen["projection"] = {name: p.detach().clone() for name, p in module.tutor_projection.named_parameters()}
+            seen["projection"] = {
+                name: p.detach().clone() for name, p in module.tutor_projection.named_parameters()
+            }
             seen["stage"] = stages[module.tutor.stage]["name"]
             seen["step"] = trainer.global_step
 
     resumed.trainer.callbacks.append(AtStart())
     composed: list[int] = []
     warm_start = resumed._warm_start_decoder
-    resumed._warm_start_decoder = lambda tutor: (composed.append(resumed.trainer.global_step), warm_start(tutor))
+    resumed._warm_start_decoder = lambda tutor: (
+        composed.append(resumed.trainer.global_step),
+        warm_start(tutor),
+    )
     resumed.trainer.fit(resumed)
     assert seen["step"] == reached and seen["stage"] == saved["tutor"]["stage"]
     assert same(seen["projection"], saved["tutor"]["projection"])
@@ -62,7 +74,9 @@ def test_an_interrupted_run_resumes_inside_its_stage(corpus, teacher_file, make_
     assert all(step <= 5 for step in composed)
 
 
-def test_loading_a_checkpoint_first_and_fitting_later_keeps_the_projection(corpus, teacher_file, make_student, tmp_path):
+def test_loading_a_checkpoint_first_and_fitting_later_keeps_the_projection(
+    corpus, teacher_file, make_student, tmp_path
+):
     model = make_student(student_config(corpus, teacher_file), folder=tmp_path, max_epochs=1)
     model.trainer.fit(model)
     (last,) = tmp_path.rglob("*-last.ckpt")
@@ -82,14 +96,18 @@ def test_resuming_with_other_layers_is_refused(corpus, teacher_file, make_studen
 
 
 @pytest.mark.parametrize("began", ["with a teacher", "without a teacher"])
-def test_resuming_without_the_teacher_or_with_a_new_one_is_refused(corpus, teacher_file, make_student, tmp_path, began):
+def test_resuming_without_the_teacher_or_with_a_new_one_is_refused(
+    corpus, teacher_file, make_student, tmp_path, began
+):
     """Both write to the same folder when only `model.tutor=null` is added to a command."""
     teachers = (teacher_file, None) if began == "with a teacher" else (None, teacher_file)
     first, second = (student_config(corpus, teacher) for teacher in teachers)
     model = make_student(first, folder=tmp_path, max_epochs=1)
     model.trainer.fit(model)
     resumed = make_student(second, folder=tmp_path, max_epochs=2)
-    with pytest.raises(TutorError, match=rf"^the run in this folder began {began}, .* another exp_manager\.name"):
+    with pytest.raises(
+        TutorError, match=rf"^the run in this folder began {began}, .* another exp_manager\.name"
+    ):
         resumed.trainer.fit(resumed)
 
 
@@ -119,7 +137,9 @@ def test_a_failed_save_leaves_the_old_file_whole(corpus, make_student, tmp_path,
     path = tmp_path / "student.nemo"
     model.save_to(str(path))
     old = path.read_bytes()
-    monkeypatch.setattr("tarfile.TarFile.add", lambda *a, **kw: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        "tarfile.TarFile.add", lambda *a, **kw: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space"):
         model.save_to(str(path))
     assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["student.nemo"]
@@ -135,7 +155,9 @@ def test_another_training_of_a_resumed_student_begins_anew(corpus, teacher_file,
         model.trainer.fit(model)
     else:
         (last,) = tmp_path.rglob("*-last.ckpt")
-        model = TutorCTCModel.load_from_checkpoint(str(last), map_location="cpu", weights_only=False)  # this test's own file
+        model = TutorCTCModel.load_from_checkpoint(
+            str(last), map_location="cpu", weights_only=False
+        )  # this test's own file
         model.setup_training_data(OmegaConf.create(config["train_ds"]))
         model.set_trainer(make_student(config, max_epochs=1, limit_val_batches=0).trainer)
         model.trainer.fit(model)

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files written in the middle of an RKD stage: the student in them is usable, and the training does not notice."""
+"""Files written in the middle of an RKD stage: the student in them is usable, and the training does not
+notice.
+"""
 
 from __future__ import annotations
 
@@ -35,13 +37,17 @@ def assert_composed(model: Any, state: dict[str, torch.Tensor], saved: dict[str,
     """The decoder in `state` is the teacher's on the projection that was saved beside it."""
     projection = torch.nn.Conv1d(*reversed(saved["tutor"]["projection"]["weight"].shape[:2]), 1)
     projection.load_state_dict(saved["tutor"]["projection"])
-    expected = compose_decoder(pointwise_decoder(model.tutor.teacher.head), projection, model.tutor.pairing.label_order)
+    expected = compose_decoder(
+        pointwise_decoder(model.tutor.teacher.head), projection, model.tutor.pairing.label_order
+    )
     for name, value in zip(DECODER, expected, strict=True):
         assert torch.equal(state[name], value)
 
 
 @pytest.mark.parametrize("more", [[], [EMA(0.5)]], ids=["plain", "ema"])
-def test_every_file_of_an_rkd_stage_holds_a_composed_decoder(corpus, teacher_file, make_student, tmp_path, more):
+def test_every_file_of_an_rkd_stage_holds_a_composed_decoder(
+    corpus, teacher_file, make_student, tmp_path, more
+):
     config = student_config(corpus, teacher_file, [RKD])
     model = make_student(config, max_steps=3, callbacks=[*more, saver(tmp_path)], enable_checkpointing=True)
     model.trainer.limit_val_batches = 0
@@ -64,7 +70,9 @@ def test_saving_does_not_change_what_is_trained(corpus, teacher_file, make_stude
     found = []
     for savers in ([], [saver(tmp_path)]):
         recorder = Recorder()
-        model = make_student(config, max_epochs=2, callbacks=[recorder, *more(), *savers], enable_checkpointing=bool(savers))
+        model = make_student(
+            config, max_epochs=2, callbacks=[recorder, *more(), *savers], enable_checkpointing=bool(savers)
+        )
         torch.manual_seed(3)
         model.trainer.fit(model)
         found.append((state_of(model), [step["train_loss"] for step in recorder.steps]))
@@ -81,7 +89,9 @@ def test_save_to_in_the_middle_of_rkd_leaves_the_model_as_it_is(corpus, teacher_
             module.save_to(str(path))
             assert same(before, state_of(module))
             module.on_save_checkpoint(saved)
-            assert_composed(module, EncDecCTCModel.restore_from(str(path), map_location="cpu").state_dict(), saved)
+            assert_composed(
+                module, EncDecCTCModel.restore_from(str(path), map_location="cpu").state_dict(), saved
+            )
 
     model = make_student(student_config(corpus, teacher_file, [RKD]), max_steps=2, callbacks=[Saving()])
     model.trainer.limit_val_batches = 0
@@ -106,9 +116,18 @@ def test_weights_put_in_after_the_training_are_what_is_saved(corpus, teacher_fil
 
 
 def test_the_best_model_may_be_one_of_rkd(corpus, teacher_file, make_student, tmp_path):
-    """With NeMo's `save_best_model` the `.nemo` of a finished run is the best `.ckpt`'s model, not the last one's."""
-    kept: dict[str, Any] = {"monitor": "val_loss", "mode": "max", "save_top_k": 1, "save_last": True}  # the first epoch's is best
-    saving = NeMoModelCheckpoint(dirpath=str(tmp_path), prefix="run", always_save_nemo=True, save_best_model=True, **kept)
+    """With NeMo's `save_best_model` the `.nemo` of a finished run is the best `.ckpt`'s model, not the last
+    one's.
+    """
+    kept: dict[str, Any] = {
+        "monitor": "val_loss",
+        "mode": "max",
+        "save_top_k": 1,
+        "save_last": True,
+    }  # the first epoch's is best
+    saving = NeMoModelCheckpoint(
+        dirpath=str(tmp_path), prefix="run", always_save_nemo=True, save_best_model=True, **kept
+    )
     stages = [RKD | {"epochs": 1}, {"name": "ctc", "weights": {"ctc": 1.0}}]
     config = student_config(corpus, teacher_file, stages)
     model = make_student(config, max_epochs=3, callbacks=[saving], enable_checkpointing=True)

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Stages whose lengths are shares of the training: where they end, and what a longer training makes of them."""
+"""Stages whose lengths are shares of the training: where they end, and what a longer training makes of
+them.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,12 @@ def stages_run(model: Any, recorder: Recorder) -> list[float]:
         ({"max_epochs": 1}, 0.25, 1, 4),
         ({"max_epochs": -1, "max_steps": 6}, 0.5, 3, 6),
         ({"max_epochs": 100, "max_steps": 6}, 0.5, 3, 6),
-        ({"max_epochs": 2, "accumulate_grad_batches": 2}, 0.3, 4, 8),  # batches; an optimizer step is not divided
+        (
+            {"max_epochs": 2, "accumulate_grad_batches": 2},
+            0.3,
+            4,
+            8,
+        ),  # batches; an optimizer step is not divided
     ],
 )
 def test_a_share_ends_where_it_should(corpus, teacher_file, make_student, limits, share, first, steps):

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training from a cache of the teacher's targets: the same lesson without a teacher, whatever reads the audio."""
+"""Training from a cache of the teacher's targets: the same lesson without a teacher, whatever reads the
+audio.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ STAGES = [
 
 def whole(model: dict[str, Any]) -> Any:
     """A training script's config."""
-    return OmegaConf.create({"model": model, "trainer": {"max_epochs": 2, "accelerator": ACCELERATOR, "devices": 1}})
+    return OmegaConf.create(
+        {"model": model, "trainer": {"max_epochs": 2, "accelerator": ACCELERATOR, "devices": 1}}
+    )
 
 
 def cached(corpus: Path, folder: Path, stages: list | None = None, **tutor: Any) -> dict[str, Any]:
@@ -57,8 +61,12 @@ def check_against(teacher: Teacher, found: list[tuple[Any, Any]], utterances: in
     """Every row has what the teacher says of its audio alone."""
     seen = 0
     for targets, batch in found:
-        for row, (frames, samples) in enumerate(zip(targets.lengths.tolist(), batch[1].tolist(), strict=True)):
-            alone = teacher(batch[0][row : row + 1, :samples], batch[1][row : row + 1], hidden=False, posteriors=True)
+        for row, (frames, samples) in enumerate(
+            zip(targets.lengths.tolist(), batch[1].tolist(), strict=True)
+        ):
+            alone = teacher(
+                batch[0][row : row + 1, :samples], batch[1][row : row + 1], hidden=False, posteriors=True
+            )
             assert frames == int(alone.lengths[0])
             difference = targets.log_probs[row, :frames].exp() - alone.log_probs[0, :frames].exp()
             assert float(difference.abs().max()) < 2e-3
@@ -101,7 +109,8 @@ def test_it_resumes_from_a_cache(corpus, cache, make_student, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"num_workers": 2}, {"use_semi_sorted_batching": True, "randomization_factor": 0.1, "drop_last": False}]
+    "settings",
+    [{"num_workers": 2}, {"use_semi_sorted_batching": True, "randomization_factor": 0.1, "drop_last": False}],
 )
 def test_shuffled_files(corpus, teacher_file, cache, make_student, settings):
     config = cached(corpus, cache)
@@ -114,7 +123,9 @@ def test_noise_and_masks_do_not_disturb(corpus, cache, make_student):
     config = cached(corpus, cache)
     config["train_ds"]["augmentor"] = {"white_noise": {"prob": 1.0, "min_level": -40, "max_level": -20}}
     clean, noisy = heard(make_student(cached(corpus, cache))), heard(make_student(config))
-    lengths = [sorted(samples for _, batch in found for samples in batch[1].tolist()) for found in (clean, noisy)]
+    lengths = [
+        sorted(samples for _, batch in found for samples in batch[1].tolist()) for found in (clean, noisy)
+    ]
     assert lengths[0] == lengths[1]
     assert not any(torch.equal(a[1][0], b[1][0]) for a in clean for b in noisy)
 
@@ -127,7 +138,9 @@ def tar(corpus: Path, folder: Path, names: list[str], number: int) -> dict[str, 
             if row["audio_filepath"] in names:
                 archive.add(corpus / row["audio_filepath"], arcname=row["audio_filepath"])
     kept = [{**row, "shard_id": 0} for row in rows if row["audio_filepath"] in names]
-    (folder / f"tarred_{number}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    (folder / f"tarred_{number}.jsonl").write_text(
+        "".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8"
+    )
     return {
         "manifest_filepath": str(folder / f"tarred_{number}.jsonl"),
         "tarred_audio_filepaths": str(folder / f"audio_{number}.tar"),
@@ -143,7 +156,9 @@ def test_tarred_sets(corpus, teacher_file, make_student, tmp_path, buckets):
         source = {key: [[part[key]] for part in parts] for key in parts[0]}
 
     def tarred(config: dict[str, Any]) -> dict[str, Any]:
-        config["train_ds"].update(source, is_tarred=True, shuffle_n=4, bucketing_batch_size=[3, 2] if buckets > 1 else None)
+        config["train_ds"].update(
+            source, is_tarred=True, shuffle_n=4, bucketing_batch_size=[3, 2] if buckets > 1 else None
+        )
         config["train_ds"]["batch_size"] = 1 if buckets > 1 else 2
         return config
 
@@ -163,9 +178,16 @@ def test_lhotse(corpus, teacher_file, make_student, tmp_path, tarred):
         return config
 
     folder = tmp_path / "cache"
-    assert build_cache(whole(lhotse(student_config(corpus, teacher_file, STAGES))), folder, progress=False).utterances == 8
+    assert (
+        build_cache(
+            whole(lhotse(student_config(corpus, teacher_file, STAGES))), folder, progress=False
+        ).utterances
+        == 8
+    )
     # NeMo wants a number of batches for a tarred Lhotse set.
-    found = heard(make_student(lhotse(cached(corpus, folder)), **({"limit_train_batches": 9} if tarred else {})))
+    found = heard(
+        make_student(lhotse(cached(corpus, folder)), **({"limit_train_batches": 9} if tarred else {}))
+    )
     check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
     config = lhotse(cached(corpus, folder))
     config["train_ds"]["perturb_speed"] = True
@@ -195,13 +217,26 @@ def test_a_subword_student_finds_its_tokenizer_in_the_cache(corpus, make_student
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda c: c["train_ds"].update(augmentor={"speed": {"prob": 1.0, "sr": 16000, "resample_type": "scipy"}}),
-         r"model\.train_ds\.augmentor\.speed may change the audio's time"),
-        (lambda c: c["tutor"].update(rkd={"hint_layer": "encoder.layers.0"}), r"the layer 'encoder', but .*'encoder\.layers"),
-        (lambda c: c["tutor"]["teacher"].update(sha256="ab"), r"model\.tutor\.teacher\.sha256 is ab, but .* was built with"),
-        (lambda c: c["tutor"]["teacher"].update(cache="/no/cache"), r"model\.tutor\.teacher\.cache is /no/cache, and there"),
+        (
+            lambda c: c["train_ds"].update(
+                augmentor={"speed": {"prob": 1.0, "sr": 16000, "resample_type": "scipy"}}
+            ),
+            r"model\.train_ds\.augmentor\.speed may change the audio's time",
+        ),
+        (
+            lambda c: c["tutor"].update(rkd={"hint_layer": "encoder.layers.0"}),
+            r"the layer 'encoder', but .*'encoder\.layers",
+        ),
+        (
+            lambda c: c["tutor"]["teacher"].update(sha256="ab"),
+            r"model\.tutor\.teacher\.sha256 is ab, but .* was built with",
+        ),
+        (
+            lambda c: c["tutor"]["teacher"].update(cache="/no/cache"),
+            r"model\.tutor\.teacher\.cache is /no/cache, and there",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_refused(corpus, cache, make_student, change, words):
     config = cached(corpus, cache)
     change(config)
@@ -230,19 +265,24 @@ def test_a_cache_without_what_a_stage_reads_is_refused(corpus, teacher_file, mak
         make_student(cached(corpus, tmp_path / "cache")).setup("fit")
 
 
-def test_an_utterance_that_is_missing_and_one_that_changed(corpus, teacher_file, cache, make_student, tmp_path):
+def test_an_utterance_that_is_missing_and_one_that_changed(
+    corpus, teacher_file, cache, make_student, tmp_path
+):
     shutil.copytree(corpus, tmp_path / "corpus")
     moved = tmp_path / "corpus"
     config = cached(moved, cache)
     with pytest.raises(
-        TutorError, match=r"has no targets for .*corpus/train0\.wav .* and 7 more of 8; run `nemo-tutornet cache`"
+        TutorError,
+        match=r"has no targets for .*corpus/train0\.wav .* and 7 more of 8; run `nemo-tutornet cache`",
     ):
         make_student(config).setup("fit")
     build_cache(whole(student_config(moved, teacher_file, STAGES)), tmp_path / "mine", progress=False)
     audio, rate = soundfile.read(moved / "train3.wav")
     soundfile.write(moved / "train3.wav", audio[:-400], rate)
     model = make_student(cached(moved, tmp_path / "mine"))
-    with pytest.raises(TutorError, match=r"train3\.wav .* has 23600 samples in training, but the teacher heard 24000"):
+    with pytest.raises(
+        TutorError, match=r"train3\.wav .* has 23600 samples in training, but the teacher heard 24000"
+    ):
         model.trainer.fit(model)
 
 
@@ -267,7 +307,10 @@ def test_several_cached_teachers(corpus, teacher_file, cache, make_student):
 
 def test_a_transducers_hypotheses(corpus, make_student, tmp_path):
     path = teachers.save("transducer", corpus, tmp_path / "transducer.nemo")
-    stages = [{"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}}, {"name": "b", "weights": {"ctc": 1.0, "pseudo": 1.0}}]
+    stages = [
+        {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},
+        {"name": "b", "weights": {"ctc": 1.0, "pseudo": 1.0}},
+    ]
     build_cache(whole(student_config(corpus, path, stages)), tmp_path / "cache", progress=False)
     model = make_student(cached(corpus, tmp_path / "cache", stages))
     model.trainer.fit(model)
@@ -282,7 +325,9 @@ def test_slower_students_and_inner_layers(corpus, teacher_file, make_student, tm
     recorder = Recorder()
     model = make_student(config, max_epochs=3, callbacks=[recorder])
     model.trainer.fit(model)
-    assert model.tutor.pairing.hint.path == "encoder.layers.0" and all(step["train_loss"] < 1e4 for step in recorder.steps)
+    assert model.tutor.pairing.hint.path == "encoder.layers.0" and all(
+        step["train_loss"] < 1e4 for step in recorder.steps
+    )
 
 
 @pytest.fixture
@@ -290,8 +335,12 @@ def run(tmp_path):
     """The command on a config of the tests."""
 
     def call(config: dict[str, Any], *arguments: str) -> Any:
-        (tmp_path / "student.yaml").write_text(yaml.safe_dump(OmegaConf.to_container(whole(config))), encoding="utf-8")
-        result = CliRunner().invoke(app, ["cache", "--config-path", str(tmp_path), "--config-name", "student", *arguments])
+        (tmp_path / "student.yaml").write_text(
+            yaml.safe_dump(OmegaConf.to_container(whole(config))), encoding="utf-8"
+        )
+        result = CliRunner().invoke(
+            app, ["cache", "--config-path", str(tmp_path), "--config-name", "student", *arguments]
+        )
         assert "Traceback" not in result.output
         return result
 
@@ -302,15 +351,23 @@ def test_the_command(run, corpus, teacher_file, tmp_path):
     config, output = student_config(corpus, teacher_file, STAGES), ["--output", str(tmp_path / "cache")]
     result = run(config, *output, "--batch-size", "3")
     assert result.exit_code == 0, result.output
-    assert "8 utterances" in result.stdout and f"model.tutor.teacher.cache={tmp_path / 'cache'}" in result.stdout
+    assert (
+        "8 utterances" in result.stdout and f"model.tutor.teacher.cache={tmp_path / 'cache'}" in result.stdout
+    )
     assert json.loads(run(config, *output, "--json").stdout)["added"] == 0
     short = run({**config, "train_ds": {**config["train_ds"], "max_duration": 1.0}}, *output)
     assert "model.train_ds leaves out 5 of 8 rows" in short.stderr
     for change, words in (
         ({"tutor": None}, "model.tutor is not there"),
         ({"tutor": {"teacher": {"cache": "c"}}}, "model.tutor.teacher.cache is set"),
-        ({"train_ds": {**config["train_ds"], "manifest_filepath": None}}, "model.train_ds.manifest_filepath is not set"),
-        ({"tutor": {**config["tutor"], "stages": [{"name": "ctc", "weights": {"ctc": 1.0}}]}}, "reads anything of the teacher"),
+        (
+            {"train_ds": {**config["train_ds"], "manifest_filepath": None}},
+            "model.train_ds.manifest_filepath is not set",
+        ),
+        (
+            {"tutor": {**config["tutor"], "stages": [{"name": "ctc", "weights": {"ctc": 1.0}}]}},
+            "reads anything of the teacher",
+        ),
     ):
         result = run({**config, **change}, *output)
         assert result.exit_code == 2 and words in result.output

@@ -49,7 +49,9 @@ def write(config: dict, folder: Path, **more: dict) -> Path:
 
 def call(*arguments: str, folder: Path) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=folder, env=environment, timeout=900)
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=folder, env=environment, timeout=900
+    )
 
 
 def test_a_killed_builder_goes_on_where_it_was(corpus, teacher_file, tmp_path, monkeypatch):
@@ -62,30 +64,54 @@ def test_a_killed_builder_goes_on_where_it_was(corpus, teacher_file, tmp_path, m
     real = Teacher.__call__
 
     def listen(self: Teacher, signal: Any, lengths: Any, **wanted: bool) -> Any:
-        heard.extend(lengths.tolist() if wanted.get("hypotheses") else [])  # silence, for matching, is heard without
+        heard.extend(
+            lengths.tolist() if wanted.get("hypotheses") else []
+        )  # silence, for matching, is heard without
         return real(self, signal, lengths, **wanted)
 
     monkeypatch.setattr(Teacher, "__call__", listen)
     built = build_cache(whole(config), folder, progress=False)
     assert (built.utterances, built.added, len(heard)) == (8, 3, 3)
-    assert all(path.stat().st_mtime_ns == written for path, written in shards.items()), "a finished shard was written again"
+    assert all(path.stat().st_mtime_ns == written for path, written in shards.items()), (
+        "a finished shard was written again"
+    )
     assert len(CacheReader(folder)) == 8 and not list(folder.glob("*.tmp"))
 
 
 def test_two_ranks_write_their_own_shards(corpus, teacher_file, tmp_path):
     config = student_config(corpus, teacher_file, STAGES)
-    rows = (corpus / "train.jsonl").read_text(encoding="utf-8").replace("train", str(corpus / "train")).splitlines()
+    rows = (
+        (corpus / "train.jsonl")
+        .read_text(encoding="utf-8")
+        .replace("train", str(corpus / "train"))
+        .splitlines()
+    )
     manifest = tmp_path / "train.jsonl"
     config["train_ds"]["manifest_filepath"] = str(manifest)
     write(config, tmp_path, trainer={"max_epochs": 2, "accelerator": "cpu", "devices": 2, "strategy": "ddp"})
-    arguments = ["-m", "nemo_tutornet", "cache", "--config-path", str(tmp_path), "--config-name", "student", "--output", "cache"]
+    arguments = [
+        "-m",
+        "nemo_tutornet",
+        "cache",
+        "--config-path",
+        str(tmp_path),
+        "--config-name",
+        "student",
+        "--output",
+        "cache",
+    ]
     for many in (7, 8):  # one more is less than one for each rank
         manifest.write_text("\n".join(rows[:many]) + "\n", encoding="utf-8")
         done = call(*arguments, folder=tmp_path)
-        assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, (done.stdout + done.stderr)[-3000:]
+        assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, (
+            done.stdout + done.stderr
+        )[-3000:]
         names = sorted(path.name for path in (tmp_path / "cache").glob("shard-*-00000.safetensors"))
         assert names == ["shard-00000-00000.safetensors", "shard-00001-00000.safetensors"]
-        assert len(CacheReader(tmp_path / "cache")) == many and len(re.findall(f"{many} utterances", done.stdout)) == 1
+        assert (
+            len(CacheReader(tmp_path / "cache")) == many
+            and len(re.findall(f"{many} utterances", done.stdout)) == 1
+        )
 
 
 def test_a_killed_training_resumes_from_its_cache(corpus, teacher_file, make_student, tmp_path):
@@ -95,14 +121,28 @@ def test_a_killed_training_resumes_from_its_cache(corpus, teacher_file, make_stu
     script = ROOT / "examples" / "speech_to_text_ctc_tutornet.py"
     config = cached(corpus, folder)
     manager = {
-        "exp_dir": str(tmp_path), "name": "run", "create_tensorboard_logger": False, "create_checkpoint_callback": True,
-        "checkpoint_callback_params": {"monitor": "val_wer", "mode": "min", "save_top_k": 1, "always_save_nemo": True},
-        "resume_if_exists": True, "resume_ignore_no_checkpoint": True,
-    }  # fmt: skip
+        "exp_dir": str(tmp_path),
+        "name": "run",
+        "create_tensorboard_logger": False,
+        "create_checkpoint_callback": True,
+        "checkpoint_callback_params": {
+            "monitor": "val_wer",
+            "mode": "min",
+            "save_top_k": 1,
+            "always_save_nemo": True,
+        },
+        "resume_if_exists": True,
+        "resume_ignore_no_checkpoint": True,
+    }
     trainer = {
-        "max_epochs": 5000, "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
-        "enable_progress_bar": False, "num_sanity_val_steps": 0,
-    }  # fmt: skip
+        "max_epochs": 5000,
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "num_sanity_val_steps": 0,
+    }
     write(config, tmp_path, exp_manager=manager, trainer=trainer)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(script), f"--config-path={tmp_path}", "--config-name=student"]
@@ -117,7 +157,11 @@ def test_a_killed_training_resumes_from_its_cache(corpus, teacher_file, make_stu
                 break
         run.kill()
     assert "Epoch 3, global step" in told[-1], "".join(told)[-3000:]
-    last = max(int(found) for path in tmp_path.rglob("*-last.ckpt") for found in re.findall(r"epoch=(\d+)", path.name))
+    last = max(
+        int(found)
+        for path in tmp_path.rglob("*-last.ckpt")
+        for found in re.findall(r"epoch=(\d+)", path.name)
+    )
     resumed = make_student(config, folder=tmp_path, max_epochs=last + 3)
     begun = []
     resumed.on_train_start = lambda: begun.append(resumed.trainer.current_epoch)
@@ -130,7 +174,8 @@ def test_an_error_lets_the_folder_go(corpus, teacher_file, tmp_path, monkeypatch
     config, folder = whole(student_config(corpus, teacher_file, STAGES)), tmp_path / "cache"
     with monkeypatch.context() as broken:
         broken.setattr(
-            "nemo_tutornet.commands.cache_targets._split", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+            "nemo_tutornet.commands.cache_targets._split",
+            lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")),
         )
         with pytest.raises(OSError, match="Input/output"):
             build_cache(config, folder, progress=False)

@@ -30,7 +30,11 @@ def musan(folder: Path) -> Path:
     random = np.random.default_rng(0)
     cuts = []
     for seconds in (3.0, 0.4):
-        soundfile.write(folder / f"noise{seconds}.wav", 0.2 * random.standard_normal(int(seconds * SAMPLE_RATE)), SAMPLE_RATE)
+        soundfile.write(
+            folder / f"noise{seconds}.wav",
+            0.2 * random.standard_normal(int(seconds * SAMPLE_RATE)),
+            SAMPLE_RATE,
+        )
         cuts.append(Recording.from_file(folder / f"noise{seconds}.wav").to_cut())
     CutSet.from_cuts(cuts).to_file(folder / "musan.jsonl")
     return folder / "musan.jsonl"
@@ -97,10 +101,26 @@ def test_a_changed_sound_keeps_the_targets_of_the_clean_one(
 def test_two_ranks_share_the_cuts(corpus, teacher_file, tmp_path, tarred):
     source = tar(corpus, tmp_path, [f"train{i}.wav" for i in range(7)], 0) if tarred else {}
     config = lhotse(student_config(corpus, teacher_file, STAGES), **source)
-    write(config, tmp_path, trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp", "use_distributed_sampler": False})
-    arguments = ["-m", "nemo_tutornet", "cache", "--config-path", str(tmp_path), "--config-name", "student", "--output", "cache"]
+    write(
+        config,
+        tmp_path,
+        trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp", "use_distributed_sampler": False},
+    )
+    arguments = [
+        "-m",
+        "nemo_tutornet",
+        "cache",
+        "--config-path",
+        str(tmp_path),
+        "--config-name",
+        "student",
+        "--output",
+        "cache",
+    ]
     done = call(*arguments, folder=tmp_path)
-    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, (done.stdout + done.stderr)[-3000:]
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, (done.stdout + done.stderr)[
+        -3000:
+    ]
     header = read_header(tmp_path / "cache")
     counts = [shard["utterances"] for shard in header["shards"]]
     assert len(counts) == 2 and sum(counts) == header["totals"]["utterances"] == (7 if tarred else 8)
@@ -130,7 +150,9 @@ build.build_cache(OmegaConf.load(sys.argv[1]), build.Path(sys.argv[2]), progress
 
 def test_two_ranks_keep_to_one_floor(corpus, teacher_file, tmp_path):
     path = write(
-        student_config(corpus, teacher_file, STAGES), tmp_path, trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp"}
+        student_config(corpus, teacher_file, STAGES),
+        tmp_path,
+        trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp"},
     )
     (tmp_path / "build.py").write_text(OWN_FLOORS, encoding="utf-8")
     done = call(str(tmp_path / "build.py"), str(path), str(tmp_path / "cache"), folder=tmp_path)

@@ -32,7 +32,11 @@ def tarred(config: dict[str, Any], source: dict[str, Any]) -> dict[str, Any]:
 def test_a_manifest_of_more_than_its_tars(corpus, teacher_file, make_student, tmp_path, capsys):
     source = tar(corpus, tmp_path, NAMES, 0)
     source["tarred_audio_filepaths"] = tar(corpus, tmp_path, NAMES[:5], 1)["tarred_audio_filepaths"]
-    built = build_cache(whole(tarred(student_config(corpus, teacher_file, STAGES), source)), tmp_path / "cache", progress=False)
+    built = build_cache(
+        whole(tarred(student_config(corpus, teacher_file, STAGES), source)),
+        tmp_path / "cache",
+        progress=False,
+    )
     assert (built.utterances, built.unheard) == (5, 3)
     told = capsys.readouterr().err
     assert "The manifest has train5.wav from 0 s for 0.68 s and 2 more of 8, but no tar has" in told, told
@@ -42,7 +46,9 @@ def test_a_manifest_of_more_than_its_tars(corpus, teacher_file, make_student, tm
 
 def test_an_utterance_that_a_tar_has_and_the_cache_has_not(corpus, teacher_file, make_student, tmp_path):
     less, all_of_it = tar(corpus, tmp_path, NAMES[:7], 0), tar(corpus, tmp_path, NAMES, 1)
-    build_cache(whole(tarred(student_config(corpus, teacher_file, STAGES), less)), tmp_path / "cache", progress=False)
+    build_cache(
+        whole(tarred(student_config(corpus, teacher_file, STAGES), less)), tmp_path / "cache", progress=False
+    )
     with pytest.raises(TutorError, match=r"has no targets for train7\.wav .*; run `nemo-tutornet cache`"):
         heard(make_student(tarred(cached(corpus, tmp_path / "cache"), all_of_it)))
 
@@ -56,7 +62,9 @@ def test_tars_that_the_ranks_cannot_share(corpus, teacher_file, tmp_path, bucket
         source = {"manifest_filepath": [["m.jsonl"], ["m.jsonl"]], "tarred_audio_filepaths": [even, [tars]]}
     config = whole(tarred(student_config(corpus, teacher_file, STAGES), source))
     config.trainer = OmegaConf.create({"accelerator": "cpu", "devices": 4, "strategy": "ddp"})
-    with pytest.raises(TutorError, match=r"has 10 tars, of which 4 ranks would leave 2 out .*trainer\.devices"):
+    with pytest.raises(
+        TutorError, match=r"has 10 tars, of which 4 ranks would leave 2 out .*trainer\.devices"
+    ):
         build_cache(config, tmp_path / "cache", progress=False)
     assert not (tmp_path / "cache").exists()
 
@@ -64,9 +72,14 @@ def test_tars_that_the_ranks_cannot_share(corpus, teacher_file, tmp_path, bucket
 def test_workers_whose_last_batches_are_not_full(corpus, teacher_file, tmp_path):
     rows = (corpus / "train.jsonl").read_text(encoding="utf-8")
     (tmp_path / "tarred.jsonl").write_text(rows, encoding="utf-8")
-    for number, names in enumerate((NAMES[:5], NAMES[5:])):  # three batches of one worker, two of the other; not 8 / 2
+    for number, names in enumerate(
+        (NAMES[:5], NAMES[5:])
+    ):  # three batches of one worker, two of the other; not 8 / 2
         tar(corpus, tmp_path, names, number)
-    source = {"manifest_filepath": f"{tmp_path}/tarred.jsonl", "tarred_audio_filepaths": f"{tmp_path}/audio__OP_0..1_CL_.tar"}
+    source = {
+        "manifest_filepath": f"{tmp_path}/tarred.jsonl",
+        "tarred_audio_filepaths": f"{tmp_path}/audio__OP_0..1_CL_.tar",
+    }
     config = tarred(student_config(corpus, teacher_file, STAGES), {**source, "num_workers": 2})
     built = build_cache(whole(config), tmp_path / "cache", progress=False)
     assert (built.utterances, built.unheard) == (8, 0)
@@ -76,9 +89,21 @@ def test_two_ranks_that_read_the_same_tars(corpus, teacher_file, tmp_path):
     config = tarred(student_config(corpus, teacher_file, STAGES), tar(corpus, tmp_path, NAMES, 0))
     config["train_ds"]["tarred_shard_strategy"] = "replicate"
     write(config, tmp_path, trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp"})
-    arguments = ["-m", "nemo_tutornet", "cache", "--config-path", str(tmp_path), "--config-name", "student", "--output", "cache"]
+    arguments = [
+        "-m",
+        "nemo_tutornet",
+        "cache",
+        "--config-path",
+        str(tmp_path),
+        "--config-name",
+        "student",
+        "--output",
+        "cache",
+    ]
     done = call(*arguments, folder=tmp_path)
-    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, (done.stdout + done.stderr)[-3000:]
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr, (done.stdout + done.stderr)[
+        -3000:
+    ]
     header = read_header(tmp_path / "cache")
     counts = [shard["utterances"] for shard in header["shards"]]
     assert len(counts) == 2 and sum(counts) == header["totals"]["utterances"] == 8
@@ -90,10 +115,14 @@ def test_the_same_buckets_are_heard_twice(corpus, teacher_file, make_student, tm
     source = {key: [[part[key]] for part in parts] for key in parts[0]}
 
     def tarred(config):
-        config["train_ds"].update(source, is_tarred=True, shuffle_n=4, bucketing_batch_size=[3, 2], batch_size=1)
+        config["train_ds"].update(
+            source, is_tarred=True, shuffle_n=4, bucketing_batch_size=[3, 2], batch_size=1
+        )
         return config
 
-    build_cache(whole(tarred(student_config(corpus, teacher_file, STAGES))), tmp_path / "cache", progress=False)
+    build_cache(
+        whole(tarred(student_config(corpus, teacher_file, STAGES))), tmp_path / "cache", progress=False
+    )
     model = make_student(tarred(cached(corpus, tmp_path / "cache")))
     heard(model)
     check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), heard(model), 8)
@@ -134,6 +163,11 @@ def test_a_loss_that_a_cache_does_not_hold_is_refused(corpus, teacher_file, make
     rkd = [{"name": "rkd", "weights": {"rkd": 1.0}}]
     uniform = student_config(corpus, teacher_file, rkd, rkd={"frame_weighting": "uniform"})
     build_cache(whole(uniform), tmp_path / "cache", progress=False)
-    for loss, words in (("skd", "does not hold posteriors, which skd"), ("pseudo", "does not hold hypotheses, which pseudo")):
+    for loss, words in (
+        ("skd", "does not hold posteriors, which skd"),
+        ("pseudo", "does not hold hypotheses, which pseudo"),
+    ):
         with pytest.raises(TutorError, match=words):
-            make_student(cached(corpus, tmp_path / "cache", [{"name": "a", "weights": {loss: 1.0}}])).setup("fit")
+            make_student(cached(corpus, tmp_path / "cache", [{"name": "a", "weights": {loss: 1.0}}])).setup(
+                "fit"
+            )

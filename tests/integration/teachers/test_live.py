@@ -46,7 +46,10 @@ def test_bf16_only_where_the_gpu_has_it(teacher_file, monkeypatch, major, precis
 
 
 def test_targets_are_the_models_own_outputs(teacher_file):
-    teacher, model = Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), restore_ctc(teacher_file)
+    teacher, model = (
+        Teacher.from_config(TeacherConfig(model_path=str(teacher_file))),
+        restore_ctc(teacher_file),
+    )
     signal, lengths = torch.randn(2, 20000), torch.tensor([20000, 13000])
     targets = teacher(signal, lengths, hidden=True, posteriors=True)
     with torch.no_grad():
@@ -97,8 +100,12 @@ def test_a_student_meets_its_teacher_without_the_other_ranks(corpus, teacher_fil
 
 
 def test_a_conformer_teaches_a_conformer(corpus, teacher_file, make_student):
-    """NeMo's Conformers share an activation with each other; a student in train mode must not take its teacher's there."""
-    config = teacher_config(corpus) | {name: student_config(corpus, teacher_file)[name] for name in ("train_ds", "tutor")}
+    """NeMo's Conformers share an activation with each other; a student in train mode must not take its
+    teacher's there.
+    """
+    config = teacher_config(corpus) | {
+        name: student_config(corpus, teacher_file)[name] for name in ("train_ds", "tutor")
+    }
     student = make_student(config, max_epochs=2, limit_val_batches=0)
     student.setup("fit")
     assert not any(module.training for module in student.train().tutor.teacher.model.modules())
@@ -106,7 +113,8 @@ def test_a_conformer_teaches_a_conformer(corpus, teacher_file, make_student):
     assert torch.isfinite(student.trainer.logged_metrics["train_skd"])
 
 
-# --- Hybrids and transducers ------------------------------------------------------------------------------------------------
+# --- Hybrids and transducers
+# ------------------------------------------------------------------------------------------------
 
 RKD = [{"name": "rkd", "epochs": 2, "weights": {"rkd": 1.0}}]
 
@@ -140,14 +148,18 @@ def test_a_transducer_teaches_by_its_encoder(corpus, make_student, tmp_path):
     assert torch.isfinite(student.trainer.logged_metrics["train_rkd"])
     for config, words in (
         (student_config(corpus, path), "SKD compares posteriors, but the teacher is a transducer"),
-        (student_config(corpus, path, stages=RKD, rkd={"frame_weighting": "nonblank"}), "take energy or uniform"),
+        (
+            student_config(corpus, path, stages=RKD, rkd={"frame_weighting": "nonblank"}),
+            "take energy or uniform",
+        ),
     ):
         refused = make_student(config)
         with pytest.raises(TutorError, match=words):
             refused.trainer.fit(refused)
 
 
-# --- No further than the hint layer -----------------------------------------------------------------------------------------
+# --- No further than the hint layer
+# -----------------------------------------------------------------------------------------
 
 FAST = {"subsampling": "dw_striding", "subsampling_factor": 8}
 REDUCED = {"reduction": "pooling", "reduction_position": 1, "reduction_factor": 2}
@@ -176,7 +188,9 @@ def blocks_of(teacher):
 
 
 def layers_that_run(teacher):
-    """Names of the encoder's layers and `decoder`, in the order in which they run; filled while the teacher is used."""
+    """Names of the encoder's layers and `decoder`, in the order in which they run; filled while the teacher
+    is used.
+    """
     ran = []
     for name, module in [*enumerate(blocks_of(teacher)), ("decoder", teacher.model.decoder)]:
         module.register_forward_hook(lambda *_, name=name: ran.append(name))
@@ -197,7 +211,9 @@ def layers_that_run(teacher):
     ],
 )
 def test_the_encoder_stops_behind_the_hint_layer_when_nothing_else_is_read(corpus, make, encoder, hint, last):
-    """And gives what the whole encoder gives, lengths and dtypes included; where it could not, it does not stop."""
+    """And gives what the whole encoder gives, lengths and dtypes included; where it could not, it does not
+    stop.
+    """
     teacher = build(make(corpus, **encoder), hint)
     ran = layers_that_run(teacher)
     for precision in ("fp32", "bf16"):
@@ -221,7 +237,9 @@ def test_an_encoder_that_is_wanted_whole_has_no_short_way(corpus):
 
 
 def test_a_layer_that_runs_several_times_is_no_end(corpus):
-    """NeMo's convolutional encoders share one activation; what counts of it is its last output, as in a whole run."""
+    """NeMo's convolutional encoders share one activation; what counts of it is its last output, as in a whole
+    run.
+    """
     teacher = build(student_config(corpus, None), "encoder.encoder.0.mout.0")
     assert teacher._cut is None
     signal, lengths = torch.randn(2, 16000), torch.tensor([16000, 9000])
@@ -244,7 +262,9 @@ def test_a_stage_of_rkd_alone_stops_there_and_the_next_one_does_not(corpus, make
         student.trainer.fit(student)
         batches = len(student.trainer.train_dataloader)
         later = 1 if short else 2  # epochs in which the layers behind run
-        assert [ran.count(name) for name in (0, 1, 2, 3, "decoder")] == [2 * batches] * 2 + [later * batches] * 2 + [batches]
+        assert [ran.count(name) for name in (0, 1, 2, 3, "decoder")] == [2 * batches] * 2 + [
+            later * batches
+        ] * 2 + [batches]
         losses.append(student.trainer.logged_metrics["train_loss"])
     assert losses[0] == losses[1]
 

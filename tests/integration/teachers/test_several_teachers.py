@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Several teachers: their posteriors are averaged on the student's frames and labels, RKD hears one of them."""
+"""Several teachers: their posteriors are averaged on the student's frames and labels, RKD hears one of
+them.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,12 @@ def other_file(corpus, tmp_path_factory):
     return save_teacher(config, tmp_path_factory.mktemp("other") / "other.nemo")
 
 
-def test_posteriors_are_averaged_on_the_students_frames_and_labels(corpus, teacher_file, other_file, make_student):
-    config = student_config(corpus, teacher_file, STAGES, other_teachers=[{"model_path": str(other_file), "weight": 3.0}])
+def test_posteriors_are_averaged_on_the_students_frames_and_labels(
+    corpus, teacher_file, other_file, make_student
+):
+    config = student_config(
+        corpus, teacher_file, STAGES, other_teachers=[{"model_path": str(other_file), "weight": 3.0}]
+    )
     recorder = Recorder()
     model = make_student(config, callbacks=[recorder])
     model.trainer.fit(model)
@@ -61,8 +67,15 @@ def test_posteriors_are_averaged_on_the_students_frames_and_labels(corpus, teach
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("labels", r"model\.tutor\.other_teachers\[0\] \(.*: SKD compares posteriors, but the label sets differ"),
-        ("transducer", r"model\.tutor\.other_teachers\[0\] \(.*: SKD compares posteriors, but the teacher is a transducer"),
+        (
+            "labels",
+            r"model\.tutor\.other_teachers\[0\] \(.*: SKD compares posteriors, but the label sets differ",
+        ),
+        (
+            "transducer",
+            r"model\.tutor\.other_teachers\[0\] \(.*: SKD compares posteriors, but the teacher is a "
+            r"transducer",
+        ),
         ("absent", r"there is no file .*gone\.nemo"),
         ("sha256", r"model\.tutor\.other_teachers\[0\]\.sha256 is abc, but the sha256 of"),
     ],
@@ -70,7 +83,9 @@ def test_posteriors_are_averaged_on_the_students_frames_and_labels(corpus, teach
 def test_one_that_cannot_help_is_refused(corpus, teacher_file, make_student, tmp_path, kind, words):
     other = {"model_path": str(tmp_path / "gone.nemo")}
     if kind == "labels":
-        other["model_path"] = str(save_teacher(teacher_config(corpus, labels=[*LABELS[:-1], "ä"]), tmp_path / "umlaut.nemo"))
+        other["model_path"] = str(
+            save_teacher(teacher_config(corpus, labels=[*LABELS[:-1], "ä"]), tmp_path / "umlaut.nemo")
+        )
     elif kind == "transducer":
         other["model_path"] = str(teachers.save("transducer", corpus, tmp_path / "transducer.nemo"))
     elif kind == "sha256":

@@ -2,15 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A live teacher on a CUDA stream of its own: who waits for whom, and whose memory is kept.
 
-Without a GPU the streams are imitated: what is launched on which, and what is asked of PyTorch, is written down in order.
+Without a GPU the streams are imitated: what is launched on which, and what is asked of PyTorch, is written
+down in order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +72,9 @@ def streams(monkeypatch) -> Streams:
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: seen.current)
     monkeypatch.setattr(torch.cuda, "stream", seen.on)
     monkeypatch.setattr(
-        torch.Tensor, "record_stream", lambda tensor, stream: seen.events.append(("record", stream.name, tensor.data_ptr()))
+        torch.Tensor,
+        "record_stream",
+        lambda tensor, stream: seen.events.append(("record", stream.name, tensor.data_ptr())),
     )
     monkeypatch.setattr(torch.Tensor, "clone", cloned)
     return seen
@@ -94,11 +98,15 @@ class SomeTeacher:
 
 
 def some_targets(**more: Any) -> TeacherTargets:
-    return TeacherTargets(lengths=torch.ones(2), log_probs=torch.ones(2, 3, 4), hidden=torch.ones(2, 5, 3), **more)
+    return TeacherTargets(
+        lengths=torch.ones(2), log_probs=torch.ones(2, 3, 4), hidden=torch.ones(2, 5, 3), **more
+    )
 
 
 def test_every_wait_and_every_tensor_that_crosses_over(streams):
-    targets = some_targets(others=(some_targets(), TeacherTargets(lengths=torch.ones(2), others=(some_targets(),))))
+    targets = some_targets(
+        others=(some_targets(), TeacherTargets(lengths=torch.ones(2), others=(some_targets(),)))
+    )
     teacher, beside = SomeTeacher(streams, targets), Beside()
     assert beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=True, hypotheses=False) is targets
     heard, lengths, wanted = teacher.heard[0]
@@ -106,14 +114,22 @@ def test_every_wait_and_every_tensor_that_crosses_over(streams):
     assert wanted == {"hidden": True, "posteriors": True, "hypotheses": False}
     ran = streams.at("teacher", "side", heard.data_ptr(), LENGTHS.data_ptr())
     forked = streams.at("wait", "side", "main")
-    assert max(streams.at("clone", "main", SIGNAL.data_ptr(), heard.data_ptr()), streams.at("move", "main")) < forked < ran
+    assert (
+        max(streams.at("clone", "main", SIGNAL.data_ptr(), heard.data_ptr()), streams.at("move", "main"))
+        < forked
+        < ran
+    )
     for tensor in (heard, LENGTHS):
         streams.at("record", "side", tensor.data_ptr())
     assert streams.current.name == "main" and ("wait", "main", "side") not in streams.events
 
     beside.join(targets)
     streams.at("wait", "main", "side")
-    tensors = [tensor for one in (targets, *targets.others, *targets.others[1].others) for tensor in vars(one).values()]
+    tensors = [
+        tensor
+        for one in (targets, *targets.others, *targets.others[1].others)
+        for tensor in vars(one).values()
+    ]
     handed_over = {tensor.data_ptr() for tensor in tensors if isinstance(tensor, torch.Tensor)}
     assert len(handed_over) == 10
     for address in handed_over:
@@ -125,12 +141,16 @@ def test_a_student_that_has_left_the_gpu(streams):
     teacher, beside = SomeTeacher(streams, some_targets()), Beside()
     beside.join(beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=True))
     streams.events.clear()
-    beside.join(TeacherTargets(lengths=torch.ones(2, device="meta"), log_probs=torch.ones(2, 3, 4, device="meta")))
+    beside.join(
+        TeacherTargets(lengths=torch.ones(2, device="meta"), log_probs=torch.ones(2, 3, 4, device="meta"))
+    )
     assert not [event for event in streams.events if event[0] == "record"]
 
 
 def test_what_a_failing_teacher_leaves(streams):
-    """An error on the side leaves the main stream current, and the memory that side kernels may still read is kept."""
+    """An error on the side leaves the main stream current, and the memory that side kernels may still read is
+    kept.
+    """
 
     class Failing(SomeTeacher):
         def __call__(self, signal, lengths, **wanted):
@@ -163,9 +183,11 @@ def test_on_a_cpu_the_teacher_is_simply_called(monkeypatch):
     assert targets is teacher.targets and teacher.heard[0][0] is SIGNAL and teacher.heard[0][1] is LENGTHS
 
 
-# --- In training --------------------------------------------------------------------------------------------------------------
+# --- In training
 
-STAGES = [{"name": "both", "weights": {"rkd": 1.0, "skd": 1.0}}]  # without CTC, whose gradient on a GPU differs from run to run
+STAGES = [
+    {"name": "both", "weights": {"rkd": 1.0, "skd": 1.0}}
+]  # without CTC, whose gradient on a GPU differs from run to run
 
 
 def ready(student, device="cpu"):
@@ -177,7 +199,9 @@ def ready(student, device="cpu"):
     return student.train()
 
 
-@pytest.mark.parametrize("stages", [STAGES, [{"name": "ctc", "weights": {"ctc": 1.0, "skd": 1.0}}]], ids=["without ctc", "ctc"])
+@pytest.mark.parametrize(
+    "stages", [STAGES, [{"name": "ctc", "weights": {"ctc": 1.0, "skd": 1.0}}]], ids=["without ctc", "ctc"]
+)
 def test_the_losses_wait_for_both_teachers_and_nothing_else_does(
     corpus, teacher_file, make_student, request, monkeypatch, stages
 ):
@@ -201,13 +225,20 @@ def test_the_losses_wait_for_both_teachers_and_nothing_else_does(
         return terms(self, stage, outputs, targets, ctc)
 
     monkeypatch.setattr(Objective, "terms", noted)
-    for name, model in (("student", student), ("first", student.tutor.teacher.model), ("second", student.tutor.others[0].model)):
+    for name, model in (
+        ("student", student),
+        ("first", student.tutor.teacher.model),
+        ("second", student.tutor.others[0].model),
+    ):
         model.encoder.register_forward_hook(lambda *_, name=name: streams.note(name))
     assert torch.equal(step(), alone)
     order = [streams.at(*event) for event in (("first", "side"), ("second", "side"), ("student", "main"))]
     order += [streams.at("wait", "main", "side"), streams.at("losses", "main")]
     assert order == sorted(order), streams.events
-    assert streams.events.count(("wait", "side", "main")) == 2 and streams.events.index(("wait", "side", "main")) < order[0]
+    assert (
+        streams.events.count(("wait", "side", "main")) == 2
+        and streams.events.index(("wait", "side", "main")) < order[0]
+    )
     for tensor in given[0].tensors():
         assert streams.at("record", "main", tensor.data_ptr()) < order[-1]
 
@@ -215,7 +246,9 @@ def test_the_losses_wait_for_both_teachers_and_nothing_else_does(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device, so there are no real streams")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_on_a_gpu_the_losses_are_the_same_to_the_bit(corpus, make_student, tmp_path, monkeypatch, precision):
-    """A loud dither and a teacher much slower than its student: whoever reads too early or too late, reads something else."""
+    """A loud dither and a teacher much slower than its student: whoever reads too early or too late, reads
+    something else.
+    """
     compare(corpus, make_student, tmp_path, monkeypatch, precision, "cuda", batches=20)
 
 
@@ -236,10 +269,14 @@ def compare(corpus, make_student, folder, monkeypatch, precision, device, batche
         random.manual_seed(2)
         found = []
         for i in range(batches):
-            signal = torch.randn(8, 40000 + 400 * i, generator=random).to(device)  # other sizes, so that memory changes hands
+            signal = torch.randn(8, 40000 + 400 * i, generator=random).to(
+                device
+            )  # other sizes, so that memory changes hands
             lengths = torch.linspace(40000, 30000, 8).long().to(device)
             labels = torch.ones(8, 5, dtype=torch.long, device=device)
-            loss = student.training_step((signal, lengths, labels, torch.full((8,), 5, device=device)), i)["loss"]
+            loss = student.training_step((signal, lengths, labels, torch.full((8,), 5, device=device)), i)[
+                "loss"
+            ]
             loss.backward()  # the weights stay, because not every gradient on a GPU is the same twice
             found.append(loss.detach())
         student.zero_grad()

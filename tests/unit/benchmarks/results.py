@@ -7,9 +7,10 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, Iterator, List
+from typing import Any
 
 import pytest
 import typer
@@ -20,7 +21,7 @@ MODULES = ("recipes", "runs", "run", "table", "plots", "speeds", "subwords")
 
 
 @pytest.fixture(scope="module")
-def tools() -> Iterator[Dict[str, ModuleType]]:
+def tools() -> Iterator[dict[str, ModuleType]]:
     """The scripts as modules; they import each other by their plain names."""
     sys.path.insert(0, str(FOLDER))
     yield {name: importlib.import_module(name) for name in MODULES}
@@ -29,20 +30,32 @@ def tools() -> Iterator[Dict[str, ModuleType]]:
         sys.modules.pop(name)
 
 
-def line(recipe: str, seed: int, wer: float, **other: Any) -> Dict[str, Any]:
-    run = {"student": "small", "teacher": "none" if recipe == "ctc" else "t", "epochs": 30, "share": 1.0, "cached": False}
+def line(recipe: str, seed: int, wer: float, **other: Any) -> dict[str, Any]:
+    run = {
+        "student": "small",
+        "teacher": "none" if recipe == "ctc" else "t",
+        "epochs": 30,
+        "share": 1.0,
+        "cached": False,
+    }
     name = "-".join([recipe, str(seed), *map(str, other.values())])
     return {
-        **run, "recipe": recipe, "seed": seed, "changes": [], "teacher_file": "t.nemo", "model": f"{name}.nemo",
-        "valid": {"wer": wer, "parameters": 280_000}, **other,
-    }  # fmt: skip
+        **run,
+        "recipe": recipe,
+        "seed": seed,
+        "changes": [],
+        "teacher_file": "t.nemo",
+        "model": f"{name}.nemo",
+        "valid": {"wer": wer, "parameters": 280_000},
+        **other,
+    }
 
 
-def write(folder: Path, lines: List[Dict[str, Any]]) -> None:
+def write(folder: Path, lines: list[dict[str, Any]]) -> None:
     (folder / "runs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
 
 
-def table(tools: Dict[str, ModuleType], folder: Path, *arguments: str) -> List[str]:
+def table(tools: dict[str, ModuleType], folder: Path, *arguments: str) -> list[str]:
     app = typer.Typer()
     app.command()(tools["table"].main)
     done = CliRunner().invoke(app, [str(folder), *arguments], catch_exceptions=False)

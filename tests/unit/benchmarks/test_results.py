@@ -8,9 +8,10 @@ import json
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Set
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,49 +28,64 @@ from tests.unit.benchmarks.results import FOLDER, tools
 __all__ = ["tools"]  # a fixture
 
 
-def test_every_run_has_a_folder_of_its_own(tools: Dict[str, ModuleType]) -> None:
+def test_every_run_has_a_folder_of_its_own(tools: dict[str, ModuleType]) -> None:
     plain = {"recipe": "ctc", "student": "small", "teacher": "none", "epochs": 30, "seed": 1}
     varied = [
-        {}, {"seed": 2}, {"epochs": 12}, {"share": 0.25}, {"share": 0.5}, {"cached": True}, {"perturbed": True},
-        {"share": 0.5, "untranscribed": 0.5}, {"share": 0.5, "untranscribed": 0.25},
-        {"further": ("a", "b"), "further_share": 0.25}, {"further": ("a",), "further_share": 0.25},
+        {},
+        {"seed": 2},
+        {"epochs": 12},
+        {"share": 0.25},
+        {"share": 0.5},
+        {"cached": True},
+        {"perturbed": True},
+        {"share": 0.5, "untranscribed": 0.5},
+        {"share": 0.5, "untranscribed": 0.25},
+        {"further": ("a", "b"), "further_share": 0.25},
+        {"further": ("a",), "further_share": 0.25},
         {"further": ("a",), "further_share": 0.5},
         {"student": "large"},
-        {"teacher": "other"}, {"changes": ("model.optim.lr=8e-3",)}, {"changes": ("model.optim.lr=8e-3", "a=[b,c]")},
-    ]  # fmt: skip
+        {"teacher": "other"},
+        {"changes": ("model.optim.lr=8e-3",)},
+        {"changes": ("model.optim.lr=8e-3", "a=[b,c]")},
+    ]
     runs = [tools["runs"].Run(**{**plain, **change}) for change in varied]
     folders = [run.folder for run in runs]
     assert len(set(folders)) == len(varied)
-    assert not any(set("=[],{}$ ") & set(str(folder)) for folder in folders)  # Hydra reads the path as a value
+    assert not any(
+        set("=[],{}$ ") & set(str(folder)) for folder in folders
+    )  # Hydra reads the path as a value
     # No run's folder lies where another's checkpoints would be.
     assert not any(one in other.parents for one in folders for other in folders)
     assert [tools["runs"].run_of({**run.as_dict(), "more": 1}) for run in runs] == runs
 
 
 @pytest.mark.parametrize("cut", ['{"corpus": "an4", "rec', "{}", '"ctc"', ""])
-def test_a_line_that_a_full_disk_cut(tools: Dict[str, ModuleType], tmp_path: Path, cut: str) -> None:
+def test_a_line_that_a_full_disk_cut(tools: dict[str, ModuleType], tmp_path: Path, cut: str) -> None:
     run = tools["runs"].Run("ctc", "small", "none", 30, 1)
     (tmp_path / "runs.jsonl").write_text(f"{json.dumps(run.as_dict())}\n{cut}\n")
     with pytest.raises(typer.BadParameter, match=r"runs\.jsonl, line 2 is not the line of a run; delete it"):
         tools["runs"].read_lines(tmp_path)
 
 
-def test_every_recipe_fits_its_config(tools: Dict[str, ModuleType]) -> None:
+def test_every_recipe_fits_its_config(tools: dict[str, ModuleType]) -> None:
     conf = FOLDER.parents[1] / "conf" / "small"
     recipes = tools["recipes"]
     with initialize_config_dir(str(conf), version_base=None):
         for name, recipe in recipes.RECIPES.items():
             config, overrides = recipes.STUDENTS.get(recipe.student, (recipe.student, ()))
-            arguments = [argument.replace("{teacher}", "teacher.nemo") for argument in recipe.arguments("teacher.nemo")]
+            arguments = [
+                argument.replace("{teacher}", "teacher.nemo") for argument in recipe.arguments("teacher.nemo")
+            ]
             composed = compose(config, [*overrides, *arguments])
             assert (parse_tutor(composed.model) is None) == recipe.alone, name
 
 
-def test_every_student_has_its_encoder(tools: Dict[str, ModuleType]) -> None:
+def test_every_student_has_its_encoder(tools: dict[str, ModuleType]) -> None:
     conf = FOLDER.parents[1] / "conf"
     with initialize_config_dir(str(conf / "small"), version_base=None):
         composed = {
-            name: compose(config, list(overrides)).model for name, (config, overrides) in tools["recipes"].STUDENTS.items()
+            name: compose(config, list(overrides)).model
+            for name, (config, overrides) in tools["recipes"].STUDENTS.items()
         }
     stock = OmegaConf.load(conf / "quartznet_5x5.yaml").model
     assert composed["quartznet_5x5"].encoder == stock.encoder
@@ -79,7 +95,9 @@ def test_every_student_has_its_encoder(tools: Dict[str, ModuleType]) -> None:
 
 
 @pytest.mark.parametrize("share, rows", [(0.25, 2), (0.5, 5), (1.0, 10)])
-def test_shares_are_nested_and_heard_from_anywhere(tools: Dict[str, ModuleType], tmp_path: Path, share: float, rows: int) -> None:
+def test_shares_are_nested_and_heard_from_anywhere(
+    tools: dict[str, ModuleType], tmp_path: Path, share: float, rows: int
+) -> None:
     data = tmp_path / "data"
     data.mkdir()
     entries = [{"audio_filepath": f"a/{i}.wav", "duration": 1.0, "text": f"t{i}"} for i in range(10)]
@@ -88,7 +106,7 @@ def test_shares_are_nested_and_heard_from_anywhere(tools: Dict[str, ModuleType],
     runner = tools["run"].Runner(data, tmp_path / "out", "c", {}, None)
     assert runner.train_set(0.12, True) != runner.train_set(0.125, True)
 
-    def read(share: float, labelled: bool = True, untranscribed: float = 0.0) -> Dict[str, Any]:
+    def read(share: float, labelled: bool = True, untranscribed: float = 0.0) -> dict[str, Any]:
         found = map(json.loads, runner.train_set(share, labelled, untranscribed).read_text().splitlines())
         return {str((data / row["audio_filepath"]).resolve()): row.get("text") for row in found}
 
@@ -96,19 +114,32 @@ def test_shares_are_nested_and_heard_from_anywhere(tools: Dict[str, ModuleType],
     assert read(share).items() <= read(1.0).items()
     assert read(share, labelled=False) == dict.fromkeys(read(share))
     whole = read(share, untranscribed=1 - share)
-    assert whole == {**dict.fromkeys(read(1.0)), **read(share)} and list(whole.values()).count(None) == 10 - rows
-    if share == 0.25:  # what is heard without transcripts is nothing that a teacher of half of the corpus has heard
-        assert {path for path, text in read(share, untranscribed=0.5).items() if text is None} == read(1.0).keys() - read(
-            0.5
-        ).keys()
+    assert (
+        whole == {**dict.fromkeys(read(1.0)), **read(share)} and list(whole.values()).count(None) == 10 - rows
+    )
+    if (
+        share == 0.25
+    ):  # what is heard without transcripts is nothing that a teacher of half of the corpus has heard
+        assert {path for path, text in read(share, untranscribed=0.5).items() if text is None} == read(
+            1.0
+        ).keys() - read(0.5).keys()
 
 
 @pytest.fixture
-def asked(tools: Dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> List[Dict[str, Any]]:
+def asked(tools: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The trainings that a runner would have run."""
-    found: List[Dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
 
-    def script(self: Any, folder: Path, name: str, config: str, train: Any, epochs: int, seed: int, overrides: List[str]) -> Path:
+    def script(
+        self: Any,
+        folder: Path,
+        name: str,
+        config: str,
+        train: Any,
+        epochs: int,
+        seed: int,
+        overrides: list[str],
+    ) -> Path:
         found.append({"name": name, "train": train, "epochs": epochs, "seed": seed, "overrides": overrides})
         return folder / f"{name}.nemo"
 
@@ -119,10 +150,12 @@ def asked(tools: Dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> List
 
 @pytest.mark.parametrize("recipe", ["ctc", "rkd_kept_ctc"])
 def test_further_speech_is_heard_in_a_training_before(
-    tools: Dict[str, ModuleType], tmp_path: Path, asked: List[Dict[str, Any]], recipe: str
+    tools: dict[str, ModuleType], tmp_path: Path, asked: list[dict[str, Any]], recipe: str
 ) -> None:
     """As many steps in all as without it; with a teacher no transcript is read before."""
-    (tmp_path / "c_train.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "a"}\n' * 17)  # three batches
+    (tmp_path / "c_train.jsonl").write_text(
+        '{"audio_filepath": "a.wav", "duration": 1, "text": "a"}\n' * 17
+    )  # three batches
     (tmp_path / "c_valid.jsonl").touch()
     further = [tmp_path / "d.jsonl", tmp_path / "e.jsonl"]
     for manifest in further:
@@ -132,21 +165,34 @@ def test_further_speech_is_heard_in_a_training_before(
     runner.student(run, None if recipe == "ctc" else tmp_path / "c_valid.jsonl", None)
     before, after = asked
     corpus = tmp_path / "c_train.jsonl"
-    assert (before["train"], after["train"]) == ([corpus, *further], corpus) and before["seed"] == after["seed"] == 7
+    assert (before["train"], after["train"]) == ([corpus, *further], corpus) and before["seed"] == after[
+        "seed"
+    ] == 7
     assert (before["epochs"], after["epochs"]) == (-1, 15) and "trainer.max_steps=15" in before["overrides"]
-    assert f"+init_from_nemo_model='{runner.output / run.folder / f'{recipe}_before.nemo'}'" in after["overrides"]
+    assert (
+        f"+init_from_nemo_model='{runner.output / run.folder / f'{recipe}_before.nemo'}'"
+        in after["overrides"]
+    )
     stages = [[one for one in training["overrides"] if "stages" in one][-1:] for training in asked]
     if recipe == "ctc":
         assert stages == [[], []] and all("model.tutor=null" in training["overrides"] for training in asked)
     else:
-        assert stages[0] == ["model.tutor.stages=[{name:rkd,weights:{rkd:1.0}}]"] and "ctc:1.0" in stages[1][0]
+        assert (
+            stages[0] == ["model.tutor.stages=[{name:rkd,weights:{rkd:1.0}}]"] and "ctc:1.0" in stages[1][0]
+        )
     (found,) = tools["runs"].read_lines(runner.output)
     assert tools["runs"].run_of(found) == run and found["model"].endswith(f"{recipe}.nemo")
 
 
-@pytest.mark.parametrize("recipe, only_second", [("rkd_restart_ctc", set()), ("rkd_restart_low_ctc", {"model.optim.lr=1e-3"})])
+@pytest.mark.parametrize(
+    "recipe, only_second", [("rkd_restart_ctc", set()), ("rkd_restart_low_ctc", {"model.optim.lr=1e-3"})]
+)
 def test_a_restart_is_two_trainings(
-    tools: Dict[str, ModuleType], tmp_path: Path, asked: List[Dict[str, Any]], recipe: str, only_second: Set[str]
+    tools: dict[str, ModuleType],
+    tmp_path: Path,
+    asked: list[dict[str, Any]],
+    recipe: str,
+    only_second: set[str],
 ) -> None:
     (tmp_path / "c_train.jsonl").touch()
     (tmp_path / "c_valid.jsonl").touch()
@@ -170,8 +216,12 @@ def test_a_restart_is_two_trainings(
 
 
 @pytest.fixture
-def trained(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
-    """`trained("--seed", "1", code=0)` runs run.py, whose trainings write an empty model; what it said, after its exit code."""
+def trained(
+    tools: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., str]]:
+    """`trained("--seed", "1", code=0)` runs run.py, whose trainings write an empty model; what it said, after
+    its exit code.
+    """
     for part in ("train", "valid"):
         (tmp_path / f"c_{part}.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "a"}\n')
     (tmp_path / "t.nemo").write_text("teacher")
@@ -187,15 +237,28 @@ def trained(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.Mo
     app.command()(tools["run"].main)
 
     def run(*arguments: str, code: int = 0) -> str:
-        fixed = [str(tmp_path), str(tmp_path / "out"), "--corpus", "c", "--seed", "1", "--char-teacher", str(tmp_path / "t.nemo")]
+        fixed = [
+            str(tmp_path),
+            str(tmp_path / "out"),
+            "--corpus",
+            "c",
+            "--seed",
+            "1",
+            "--char-teacher",
+            str(tmp_path / "t.nemo"),
+        ]
         done = CliRunner().invoke(app, [*fixed, *arguments])
-        assert done.exit_code == code and (done.exception is None or isinstance(done.exception, SystemExit)), done.output
+        assert done.exit_code == code and (
+            done.exception is None or isinstance(done.exception, SystemExit)
+        ), done.output
         return " ".join(done.output.replace("│", " ").split())
 
     yield run
 
 
-def test_mistakes_of_a_command_are_told_before_anything_is_trained(trained: Callable[..., str], tmp_path: Path) -> None:
+def test_mistakes_of_a_command_are_told_before_anything_is_trained(
+    trained: Callable[..., str], tmp_path: Path
+) -> None:
     for arguments, words in [
         (["--recipe", "rkd_ctcc"], "there is no recipe rkd_ctcc; there are ctc, skd_l2"),
         (["--student", "huge"], "there is no student huge"),
@@ -203,7 +266,10 @@ def test_mistakes_of_a_command_are_told_before_anything_is_trained(trained: Call
         (["--corpus", "d"], "d_train.jsonl"),
         (["--cached", "--perturbed"], "a cache knows every utterance at one speed only"),
         (["--further", "absent.jsonl", "--recipe", "ctc"], "there is no file absent.jsonl"),
-        (["--further", str(tmp_path / "c_train.jsonl"), "--recipe", "rkd_restart_ctc"], "leave it or --further out"),
+        (
+            ["--further", str(tmp_path / "c_train.jsonl"), "--recipe", "rkd_restart_ctc"],
+            "leave it or --further out",
+        ),
         (
             ["--further", str(tmp_path / "c_train.jsonl"), "--recipe", "ctc", "--epochs", "1"],
             "leaves one of the two trainings none",
@@ -226,11 +292,13 @@ def test_a_folder_is_of_one_corpus_and_one_teacher(trained: Callable[..., str], 
     assert "has runs with another manifest d; give another OUTPUT." in trained(*before, "--seed", "2", code=1)
     (tmp_path / "d.jsonl").write_text("{}\n")
     (tmp_path / "c_valid.jsonl").write_text("")
-    assert "has runs of other manifests; give another OUTPUT." in trained("--recipe", "ctc", "--seed", "2", code=1)
+    assert "has runs of other manifests; give another OUTPUT." in trained(
+        "--recipe", "ctc", "--seed", "2", code=1
+    )
 
 
 def test_a_teacher_is_prepared_by_one_command_at_a_time(
-    tools: Dict[str, ModuleType], trained: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tools: dict[str, ModuleType], trained: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "out" / "c").mkdir(parents=True)
     held = threading.Event()
@@ -246,20 +314,25 @@ def test_a_teacher_is_prepared_by_one_command_at_a_time(
     assert trained("--recipe", "rkd_ctc").startswith("waiting for another command")
     other.join()
 
-    def fails(command: List[str], **_: Any) -> subprocess.CompletedProcess[str]:
+    def fails(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 2, stderr="INFO\nerror: c_train.jsonl is empty.\n")
 
     monkeypatch.setattr(tools["run"].subprocess, "run", fails)
-    assert trained("--recipe", "skd_kl", "--cached", code=1) == "error: the cache was not made: error: c_train.jsonl is empty."
+    assert (
+        trained("--recipe", "skd_kl", "--cached", code=1)
+        == "error: the cache was not made: error: c_train.jsonl is empty."
+    )
 
 
-def test_a_corpus_at_other_speeds(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+def test_a_corpus_at_other_speeds(tools: dict[str, ModuleType], tmp_path: Path) -> None:
     seconds = np.arange(16000) / 16000
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", np.sin(2 * np.pi * 1000 * seconds), 16000)
     for part, name in (("train", "a"), ("valid", "b")):
         row = {"audio_filepath": f"{name}.wav", "duration": 1.0, "text": name, "speaker": "s\u2028"}
-        (tmp_path / f"an4_{part}.jsonl").write_text(json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8")
+        (tmp_path / f"an4_{part}.jsonl").write_text(
+            json.dumps(row, ensure_ascii=False) + "\n\n", encoding="utf-8"
+        )
     output = tmp_path / "speeds"
     tools["speeds"].main(tmp_path, output, "an4", [0.8, 1.25])
     rows = {
@@ -275,11 +348,19 @@ def test_a_corpus_at_other_speeds(tools: Dict[str, ModuleType], tmp_path: Path) 
         assert np.abs(np.fft.rfft(heard)).argmax() * rate / len(heard) == pytest.approx(pitch, abs=2)
     with pytest.raises(SystemExit, match=r"there is no .*other_train\.jsonl"):
         tools["speeds"].main(tmp_path, output, "other", [0.8])
-    (tmp_path / "cut_train.jsonl").write_text(json.dumps({"audio_filepath": "a.wav", "offset": 0.5, "duration": 0.5}) + "\n")
+    (tmp_path / "cut_train.jsonl").write_text(
+        json.dumps({"audio_filepath": "a.wav", "offset": 0.5, "duration": 0.5}) + "\n"
+    )
     soundfile.write(tmp_path / "two.wav", np.zeros((16000, 2)), 16000)
     for row, words in (
-        ({"audio_filepath": "a.wav", "offset": 0.5, "duration": 0.5}, r"has a part of .*a\.wav; only whole files"),
-        ({"audio_filepath": "a.wav", "offset": 0.0, "duration": 0.5}, r"has a part of .*a\.wav; only whole files"),
+        (
+            {"audio_filepath": "a.wav", "offset": 0.5, "duration": 0.5},
+            r"has a part of .*a\.wav; only whole files",
+        ),
+        (
+            {"audio_filepath": "a.wav", "offset": 0.0, "duration": 0.5},
+            r"has a part of .*a\.wav; only whole files",
+        ),
         ({"audio_filepath": "two.wav", "duration": 1.0}, r"two\.wav, which has 2 channels; make it mono"),
         ({"audio_filepath": "gone.wav", "duration": 1.0}, r"gone\.wav, which is not readable audio"),
     ):

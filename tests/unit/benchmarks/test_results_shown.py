@@ -7,7 +7,7 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from matplotlib import pyplot
@@ -18,13 +18,13 @@ from tests.unit.benchmarks.results import line, table, tools, write
 __all__ = ["tools"]  # a fixture
 
 
-def test_interval_is_students_t(tools: Dict[str, ModuleType]) -> None:
+def test_interval_is_students_t(tools: dict[str, ModuleType]) -> None:
     # By hand: mean 2, deviation 1, t(0.975; 2) = 4.3027, divided by the root of 3.
     assert tools["table"].interval([1.0, 2.0, 3.0]) == pytest.approx(4.30265 / 3**0.5, rel=1e-5)
     assert tools["table"].interval([5.0]) is None
 
 
-def test_change_is_against_the_best_tuned_baseline(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+def test_change_is_against_the_best_tuned_baseline(tools: dict[str, ModuleType], tmp_path: Path) -> None:
     lines = [line("ctc", seed, wer) for seed, wer in enumerate((0.12, 0.14))]
     lines += [line("ctc", seed, wer, changes=["model.optim.lr=1"]) for seed, wer in enumerate((0.09, 0.11))]
     # One lucky seed is not a baseline while others have two; nor are other data, epochs or students.
@@ -54,7 +54,7 @@ def test_change_is_against_the_best_tuned_baseline(tools: Dict[str, ModuleType],
     ]
 
 
-def test_more_seeds_than_three_make_no_baseline(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+def test_more_seeds_than_three_make_no_baseline(tools: dict[str, ModuleType], tmp_path: Path) -> None:
     """Five of the untuned one, three of the tuned one; a line that stands twice is one seed."""
     lines = [line("ctc", seed, 0.2 + seed / 100) for seed in range(5)]
     lines += [line("ctc", seed, 0.1, changes=["model.optim.lr=1"]) for seed in range(3)]
@@ -66,9 +66,16 @@ def test_more_seeds_than_three_make_no_baseline(tools: Dict[str, ModuleType], tm
     assert rows["CTC only; optim.lr=2"].endswith("| 1 | 1.00, -90 % |")
 
 
-def test_further_speech_is_told_and_shown_with_its_transcripts(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+def test_further_speech_is_told_and_shown_with_its_transcripts(
+    tools: dict[str, ModuleType], tmp_path: Path
+) -> None:
     heard = {"further": ["a", "b"], "further_share": 0.5}
-    lines = [line("ctc", 1, 0.2), line("ctc", 1, 0.1, **heard), line("rkd_ctc", 1, 0.15, **heard), line("rkd_ctc", 1, 0.18)]
+    lines = [
+        line("ctc", 1, 0.2),
+        line("ctc", 1, 0.1, **heard),
+        line("rkd_ctc", 1, 0.15, **heard),
+        line("rkd_ctc", 1, 0.18),
+    ]
     write(tmp_path, lines)
     rows = {row.split(" | ")[1]: row.split(" | ")[-1] for row in table(tools, tmp_path)}
     words = "; 50 % of the steps on a, b, too"
@@ -80,32 +87,39 @@ def test_further_speech_is_told_and_shown_with_its_transcripts(tools: Dict[str, 
     }
 
 
-def test_overrides_choose_rows_and_what_they_are_measured_against(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+def test_overrides_choose_rows_and_what_they_are_measured_against(
+    tools: dict[str, ModuleType], tmp_path: Path
+) -> None:
     dropout, decay = "model.dropout=0.1", "model.optim.weight_decay=2e-2"
     lines = [line(name, 1, wer, changes=[decay]) for name, wer in (("ctc", 0.4), ("rkd_ctc", 0.2))]
     lines += [line(name, 1, wer, changes=[decay, dropout]) for name, wer in (("ctc", 0.2), ("rkd_ctc", 0.15))]
     lines += [line("ctc", 1, 0.1, changes=[dropout])]
     write(tmp_path, lines)
 
-    def changes(*arguments: str) -> List[str]:
-        return [row.split(" | ")[-1].removesuffix(" |") for row in table(tools, tmp_path, "--recipe", "rkd_ctc", *arguments)]
+    def changes(*arguments: str) -> list[str]:
+        return [
+            row.split(" | ")[-1].removesuffix(" |")
+            for row in table(tools, tmp_path, "--recipe", "rkd_ctc", *arguments)
+        ]
 
     assert changes() == ["20.00, +100 %", "15.00, +50 %"]
     assert changes("--change", decay, "--change", dropout) == ["15.00, -25 %"]
     assert changes("--without", dropout) == ["20.00, -50 %"]
 
 
-def test_test_set_is_read_once(tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: List[str] = []
+def test_test_set_is_read_once(
+    tools: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
 
     class Found:
         def __init__(self, model: Path, wer: float) -> None:
             self.model, self.wer = str(model), wer
 
-        def as_dict(self) -> Dict[str, Any]:
+        def as_dict(self) -> dict[str, Any]:
             return {"model": self.model, "wer": self.wer}
 
-    def evaluate(models: List[Path], manifest: Path) -> List[Found]:
+    def evaluate(models: list[Path], manifest: Path) -> list[Found]:
         asked.extend(map(str, models))
         return [Found(model, 0.2 if manifest.name == "an4_test.jsonl" else 0.4) for model in models]
 
@@ -134,7 +148,9 @@ def test_test_set_is_read_once(tools: Dict[str, ModuleType], tmp_path: Path, mon
     assert asked == [str(models["ctc-1.nemo"])]
 
 
-def test_untranscribed_audio_is_measured_against_as_many_steps(tools: Dict[str, ModuleType], tmp_path: Path) -> None:
+def test_untranscribed_audio_is_measured_against_as_many_steps(
+    tools: dict[str, ModuleType], tmp_path: Path
+) -> None:
     write(
         tmp_path,
         [
@@ -156,7 +172,7 @@ def test_untranscribed_audio_is_measured_against_as_many_steps(tools: Dict[str, 
 
 
 def test_pictures_show_epochs_shares_and_sizes(
-    tools: Dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tools: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -167,51 +183,119 @@ def test_pictures_show_epochs_shares_and_sizes(
             with SummaryWriter(str(folder / "version_0")) as writer:
                 for epoch in range(3):
                     writer.add_scalar("val_wer", start / (epoch + 1), 10 * epoch)
-            lines.append(line(recipe, seed, start / 3, model=str(folder / "checkpoints" / "x.nemo"), student="quartznet_small"))
+            lines.append(
+                line(
+                    recipe,
+                    seed,
+                    start / 3,
+                    model=str(folder / "checkpoints" / "x.nemo"),
+                    student="quartznet_small",
+                )
+            )
             lines.append({**lines[-1], "share": 0.25})
     write(tmp_path, lines)
     found = tools["plots"].curve(lines[0])
     assert [epoch for epoch, _ in found] == [1, 2, 3]
     assert [wer for _, wer in found] == pytest.approx([40.0, 20.0, 40 / 3])
     for name in ("first", "second"):
-        tools["plots"].main(tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False)
+        tools["plots"].main(
+            tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False
+        )
     written = sorted(path.name for path in (tmp_path / "first").iterdir())
     assert written == ["wer-by-epoch.svg", "wer-by-recipe.svg", "wer-by-share.svg"]
     assert "<svg" in (tmp_path / "first" / written[0]).read_text()
     write(tmp_path, lines + [{**one, "student": "jasper_small"} for one in lines])
-    tools["plots"].main(tmp_path, tmp_path / "other family", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False)
+    tools["plots"].main(
+        tmp_path,
+        tmp_path / "other family",
+        30,
+        "quartznet_small",
+        ["ctc", "rkd_skd_kl"],
+        2,
+        None,
+        [],
+        [],
+        False,
+    )
     assert not (tmp_path / "other family" / "wer-by-size.svg").exists()
     larger = {"student": "quartznet_1m", "valid": {"wer": 0.1, "parameters": 1_050_000}}
     write(tmp_path, lines + [{**one, **larger} for one in lines])
-    tools["plots"].main(tmp_path, tmp_path / "sizes", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False)
+    tools["plots"].main(
+        tmp_path, tmp_path / "sizes", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False
+    )
     assert (tmp_path / "sizes" / "wer-by-size.svg").exists()
     # With equal steps a quarter of the data is trained for four times as many epochs.
-    means: List[List[float]] = []
-    monkeypatch.setattr(Axes, "errorbar", lambda self, _, y, *__, **___: (means.append(list(y)), self.plot([1], [1], label="x")))
+    means: list[list[float]] = []
+    monkeypatch.setattr(
+        Axes,
+        "errorbar",
+        lambda self, _, y, *__, **___: (means.append(list(y)), self.plot([1], [1], label="x")),
+    )
     longer = {"epochs": 120, "valid": {"wer": 0.05, "parameters": 280_000}}
     write(tmp_path, lines + [{**one, **longer} for one in lines if one.get("share") == 0.25])
     for equal_steps, quarter in ((True, 5.0), (False, 40 / 3)):
-        tools["plots"].main(tmp_path, tmp_path / "steps", 30, "quartznet_small", ["ctc"], 2, None, [], [], equal_steps)
+        tools["plots"].main(
+            tmp_path, tmp_path / "steps", 30, "quartznet_small", ["ctc"], 2, None, [], [], equal_steps
+        )
         assert means.pop() == pytest.approx([quarter, 40 / 3])
     # Only runs with a change.
     write(
-        tmp_path, lines + [{**one, **longer, "epochs": 30, "share": 1.0, "changes": ["model.dropout=0.1"]} for one in lines[:4:2]]
+        tmp_path,
+        lines
+        + [
+            {**one, **longer, "epochs": 30, "share": 1.0, "changes": ["model.dropout=0.1"]}
+            for one in lines[:4:2]
+        ],
     )
-    shown: List[List[str]] = []
+    shown: list[list[str]] = []
     monkeypatch.setattr(
-        tools["plots"], "draw_epochs", lambda _, groups: shown.append([tools["plots"].title(one) for one in groups])
+        tools["plots"],
+        "draw_epochs",
+        lambda _, groups: shown.append([tools["plots"].title(one) for one in groups]),
     )
-    tools["plots"].main(tmp_path, tmp_path / "change", 30, "quartznet_small", ["ctc"], 2, None, ["model.dropout=0.1"], [], False)
-    tools["plots"].main(tmp_path, tmp_path / "without", 30, "quartznet_small", ["ctc"], 2, None, [], ["model.dropout=0.1"], False)
+    tools["plots"].main(
+        tmp_path,
+        tmp_path / "change",
+        30,
+        "quartznet_small",
+        ["ctc"],
+        2,
+        None,
+        ["model.dropout=0.1"],
+        [],
+        False,
+    )
+    tools["plots"].main(
+        tmp_path,
+        tmp_path / "without",
+        30,
+        "quartznet_small",
+        ["ctc"],
+        2,
+        None,
+        [],
+        ["model.dropout=0.1"],
+        False,
+    )
     assert shown == [["CTC only; dropout=0.1"], ["CTC only"]]
     # Two teachers are two lines.
-    drawn: List[str] = []
+    drawn: list[str] = []
     monkeypatch.setattr(tools["plots"], "draw_recipes", lambda axes, _: axes.plot([1], [1]))
-    monkeypatch.setattr(Axes, "errorbar", lambda self, *_, label, **__: (drawn.append(label), self.plot([1], [1], label=label)))
+    monkeypatch.setattr(
+        Axes,
+        "errorbar",
+        lambda self, *_, label, **__: (drawn.append(label), self.plot([1], [1], label=label)),
+    )
     two = [{**one, "teacher": "other", "cached": True} for one in lines if one["recipe"] != "ctc"]
     write(tmp_path, [*lines, *two, *({**one, **larger} for one in lines)])
-    tools["plots"].main(tmp_path, tmp_path / "teachers", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False)
-    assert sorted(label.split("; ")[-1] for label in drawn if "RKD" in label) == ["teacher other", "teacher t", "teacher t"]
+    tools["plots"].main(
+        tmp_path, tmp_path / "teachers", 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False
+    )
+    assert sorted(label.split("; ")[-1] for label in drawn if "RKD" in label) == [
+        "teacher other",
+        "teacher t",
+        "teacher t",
+    ]
     with pytest.raises(SystemExit, match="none of these runs is of jasper_mini"):
         tools["plots"].main(tmp_path, tmp_path, 30, "jasper_mini", ["ctc"], 2, None, [], [], False)
     with pytest.raises(SystemExit, match="no run of these recipes with 60 epochs"):
@@ -220,12 +304,17 @@ def test_pictures_show_epochs_shares_and_sizes(
         tools["plots"].main(tmp_path, tmp_path, 30, "quartznet_small", ["ctc"], 2, True, [], [], False)
 
 
-def test_recipes_are_drawn_beside_the_undistilled_student(tools: Dict[str, ModuleType]) -> None:
+def test_recipes_are_drawn_beside_the_undistilled_student(tools: dict[str, ModuleType]) -> None:
     run, seeds = tools["runs"].Run, {"ctc": (0.1, 0.12, 0.08), "rkd_ctc": (0.05, 0.06), "skd_kl": (0.2,)}
     groups = {
-        run(name, "quartznet_small", "none" if name == "ctc" else "t", 30, 0, changes=("model.dropout=0.1", *more)): [
-            line(name, seed, wer) for seed, wer in enumerate(wers)
-        ]
+        run(
+            name,
+            "quartznet_small",
+            "none" if name == "ctc" else "t",
+            30,
+            0,
+            changes=("model.dropout=0.1", *more),
+        ): [line(name, seed, wer) for seed, wer in enumerate(wers)]
         for name, wers in seeds.items()
         for more in ([("model.optim.lr=1e-3",)] if name == "skd_kl" else [()])
     }

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -19,12 +19,14 @@ from nemo_tutornet.commands import demo
 from tests.conftest import refusal, write_manifest
 
 
-def test_another_teacher_is_another_distilled_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_teacher_is_another_distilled_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for split in demo.SPLITS:
         (tmp_path / f"{split}.jsonl").touch()
-    trained: List[Dict[str, Path]] = []
+    trained: list[dict[str, Path]] = []
 
-    def train(planned: List[demo.Run], *_: Any) -> List[Path]:
+    def train(planned: list[demo.Run], *_: Any) -> list[Path]:
         for run in planned:
             run.trained.parent.mkdir(parents=True, exist_ok=True)
             run.trained.touch()
@@ -44,7 +46,9 @@ def test_another_teacher_is_another_distilled_student(tmp_path: Path, monkeypatc
     assert len({runs["undistilled"] for runs in trained}) == 1
 
 
-def test_another_version_or_config_trains_everything_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_version_or_config_trains_everything_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for split in demo.SPLITS:
         (tmp_path / f"{split}.jsonl").touch()
     config = tmp_path / "config.yaml"
@@ -61,17 +65,21 @@ def test_another_version_or_config_trains_everything_anew(tmp_path: Path, monkey
 
 
 def test_what_is_done_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    started: List[str] = []
+    started: list[str] = []
 
     def start(run: demo.Run, *_: Any) -> subprocess.Popen:
         started.append(run.name)
         run.trained.parent.mkdir(parents=True, exist_ok=True)
         if run.name != "without a file":
             run.trained.touch()
-        return subprocess.Popen([sys.executable, "-c", f"exit({int(run.name == 'failing')})"], stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [sys.executable, "-c", f"exit({int(run.name == 'failing')})"], stdout=subprocess.PIPE, text=True
+        )
 
     monkeypatch.setattr(demo, "_start", start)
-    one, two, failing, empty = (demo.Run(name, tmp_path, "", 1, []) for name in ("one", "two", "failing", "without a file"))
+    one, two, failing, empty = (
+        demo.Run(name, tmp_path, "", 1, []) for name in ("one", "two", "failing", "without a file")
+    )
     console = Console(quiet=True)
     assert demo._train([one], tmp_path, 1, console) == [one.trained]
     assert demo._train([one, two], tmp_path, 1, console) == [one.trained, two.trained]
@@ -97,7 +105,9 @@ def test_a_corpus_is_checked_before_anything_is_trained(tmp_path: Path) -> None:
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, left)), encoding="utf-8")
 
     written("test", without="text")
-    assert f"{tmp_path / 'test.jsonl'} has no transcripts;" in refusal(demo._corpus, str(tmp_path), tmp_path / "out", console)
+    assert f"{tmp_path / 'test.jsonl'} has no transcripts;" in refusal(
+        demo._corpus, str(tmp_path), tmp_path / "out", console
+    )
     written("test", without="")
     written("valid", without="duration")
     message = refusal(demo._corpus, str(tmp_path), tmp_path / "out", console)

@@ -7,14 +7,20 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Dict, List
 
 import numpy as np
 import pytest
 import soundfile
 
 from nemo_tutornet.commands import demo_corpus as embedded
-from nemo_tutornet.commands.demo_corpus import SAMPLE_RATE, SPEAKERS, Espeak, Speaker, corpus_is_complete, write_corpus
+from nemo_tutornet.commands.demo_corpus import (
+    SAMPLE_RATE,
+    SPEAKERS,
+    Espeak,
+    Speaker,
+    corpus_is_complete,
+    write_corpus,
+)
 from nemo_tutornet.data.manifest import read_manifest
 from nemo_tutornet.errors import TutorError
 
@@ -25,7 +31,9 @@ except ImportError:
 else:
     HAS_ESPEAK = True
 
-needs_espeak = pytest.mark.skipif(not HAS_ESPEAK, reason="espeakng-loader is not installed (the extra named demo)")
+needs_espeak = pytest.mark.skipif(
+    not HAS_ESPEAK, reason="espeakng-loader is not installed (the extra named demo)"
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +47,24 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shrinks the corpus to one utterance per speaker."""
-    monkeypatch.setattr(embedded, "UTTERANCES", {split: len(speakers) for split, speakers in SPEAKERS.items()})
+    monkeypatch.setattr(
+        embedded, "UTTERANCES", {split: len(speakers) for split, speakers in SPEAKERS.items()}
+    )
 
 
-def rows_of(folder: Path) -> Dict[str, List[dict]]:
+def rows_of(folder: Path) -> dict[str, list[dict]]:
     return {
-        split: [json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
+        split: [
+            json.loads(line) for line in (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
         for split in ("train", "valid", "test")
     }
 
 
-def bytes_of(folder: Path) -> Dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 @needs_espeak
@@ -64,7 +78,9 @@ def test_splits_have_their_sizes_and_share_no_speaker(corpus: Path) -> None:
 
 def test_no_two_splits_share_a_variant() -> None:
     variants = [
-        variant for speakers in SPEAKERS.values() for variant in {speaker.voice.partition("+")[2] for speaker in speakers}
+        variant
+        for speakers in SPEAKERS.values()
+        for variant in {speaker.voice.partition("+")[2] for speaker in speakers}
     ]
     assert len(variants) == len(set(variants)) == 17
 
@@ -125,7 +141,7 @@ def test_a_seed_decides_every_byte(tmp_path: Path, small: None) -> None:
 
 @needs_espeak
 def test_progress_counts_to_the_end(tmp_path: Path, small: None) -> None:
-    seen: List[tuple] = []
+    seen: list[tuple] = []
     write_corpus(tmp_path / "corpus", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 17) for done in range(1, 18)]
 
@@ -177,21 +193,31 @@ def test_speakers_differ_in_spectrum_and_rate() -> None:
     def spectrum(speaker: Speaker, espeak: Espeak) -> np.ndarray:
         """Log power in nine bands, its mean removed, `[9]` dB."""
         power = np.abs(np.fft.rfft(espeak.speak("open the garden window please", speaker), n=1 << 17)) ** 2
-        edges = np.array([150, 300, 500, 750, 1000, 1500, 2200, 3000, 4000, 6000]) * (1 << 17) // espeak.sample_rate
+        edges = (
+            np.array([150, 300, 500, 750, 1000, 1500, 2200, 3000, 4000, 6000])
+            * (1 << 17)
+            // espeak.sample_rate
+        )
         bands = 10 * np.log10(np.add.reduceat(power, edges)[:-1])
         return bands - bands.mean()
 
     espeak = Espeak()
     speakers = [speaker._replace(rate=175, pitch=50) for split in SPEAKERS.values() for speaker in split]
     spectra = [spectrum(speaker, espeak) for speaker in speakers]
-    repeat = max(np.abs(spectrum(speaker, espeak) - spectra[number]).max() for number, speaker in enumerate(speakers))
+    repeat = max(
+        np.abs(spectrum(speaker, espeak) - spectra[number]).max() for number, speaker in enumerate(speakers)
+    )
     between = min(np.abs(one - two).max() for number, one in enumerate(spectra) for two in spectra[:number])
     assert between > 2 * repeat
-    slow, fast = (espeak.speak("open the garden window please", speakers[0]._replace(rate=rate)) for rate in (140, 220))
+    slow, fast = (
+        espeak.speak("open the garden window please", speakers[0]._replace(rate=rate)) for rate in (140, 220)
+    )
     assert len(slow) > 1.3 * len(fast)
 
 
-def test_without_the_package_the_message_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_message_says_how_to_get_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(TutorError, match=r'pip install "nemo_tutornet\[demo\]"'):
         write_corpus(tmp_path / "corpus")

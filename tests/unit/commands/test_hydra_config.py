@@ -18,7 +18,10 @@ from nemo_tutornet.commands.hydra_config import compose_config, find_config, hyd
 from nemo_tutornet.errors import exit_on_user_error
 from tests.conftest import refusal
 
-NAMES = st.text(st.one_of(st.sampled_from("'\\\\\"=,()[]{}#&~!:$ "), st.characters(exclude_categories=("C", "Z"))), min_size=1)
+NAMES = st.text(
+    st.one_of(st.sampled_from("'\\\\\"=,()[]{}#&~!:$ "), st.characters(exclude_categories=("C", "Z"))),
+    min_size=1,
+)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -28,12 +31,17 @@ NAMES = st.text(st.one_of(st.sampled_from("'\\\\\"=,()[]{}#&~!:$ "), st.characte
 @example(name="end\\")
 @example(name="a\\\\'b")
 def test_any_path_is_a_value(name: str) -> None:
-    for value, text in ((f"k={hydra_value(Path(name))}", "{}"), (f"k=[x,{hydra_value(Path(name))}]", "['x', {}]")):
+    for value, text in (
+        (f"k={hydra_value(Path(name))}", "{}"),
+        (f"k=[x,{hydra_value(Path(name))}]", "['x', {}]"),
+    ):
         found = OverridesParser.create().parse_override(value).value()
         assert (found if text == "{}" else found[1]) == str(Path(name))
 
 
-def test_a_relative_config_path_is_the_training_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_config_path_is_the_training_scripts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Hydra starts at the script; a `conf` beside the working directory is somebody else's."""
     (tmp_path / "conf").mkdir()
     (tmp_path / "work" / "mine").mkdir(parents=True)
@@ -47,7 +55,9 @@ def test_a_relative_config_path_is_the_training_scripts(tmp_path: Path, monkeypa
 
 
 def test_a_copy_of_the_script_brings_its_own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python examples/speech_to_text_ctc_tutornet.py --config-path=../conf` reads the copy's, so `check` and `cache` must."""
+    """`python examples/speech_to_text_ctc_tutornet.py --config-path=../conf` reads the copy's, so `check` and
+    `cache` must.
+    """
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf" / "quartznet_5x5.yaml").write_text("name: copy\nmodel: {}")
     (tmp_path / "examples").mkdir()
@@ -57,7 +67,10 @@ def test_a_copy_of_the_script_brings_its_own_configs(tmp_path: Path, monkeypatch
     assert name_of("../conf") == "copy"
     assert find_config("../conf", "quartznet_5x5") == find_config("../conf", "quartznet_5x5.yaml")
     sentence = refusal(find_config, "../conf", "quartznet")
-    assert f"there is no {tmp_path / 'conf' / 'quartznet.yaml'}" in sentence and "there: quartznet_5x5." in sentence
+    assert (
+        f"there is no {tmp_path / 'conf' / 'quartznet.yaml'}" in sentence
+        and "there: quartznet_5x5." in sentence
+    )
 
 
 def name_of(config_path: str) -> str:
@@ -72,7 +85,11 @@ def test_an_override_that_hydra_refuses_names_the_file() -> None:
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"a: [", "while parsing"), (b"name: \xff\n", "codec can't decode"), (b"name: x\n", "has no section `model`")],
+    [
+        (b"a: [", "while parsing"),
+        (b"name: \xff\n", "codec can't decode"),
+        (b"name: x\n", "has no section `model`"),
+    ],
 )
 def test_a_file_that_is_no_config_is_named(tmp_path: Path, content: bytes, words: str) -> None:
     yaml = tmp_path / "mine.yaml"
@@ -90,7 +107,8 @@ def test_a_file_without_permission_is_one_sentence(capsys: pytest.CaptureFixture
         command("Permission denied", "m.jsonl")
     assert ended.value.code == 2
     assert (
-        capsys.readouterr().err == "error: m.jsonl is not for this user (Permission denied); change its mode or name another.\n"
+        capsys.readouterr().err
+        == "error: m.jsonl is not for this user (Permission denied); change its mode or name another.\n"
     )
     with pytest.raises(PermissionError):  # of no file: nobody's mistake that is known
         command("Permission denied")

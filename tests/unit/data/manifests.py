@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -22,11 +22,14 @@ def write_audio(path: Path, seconds: float) -> Path:
 
 def manifest(folder: Path, *lines: Any, name: str = "m.jsonl") -> Path:
     """Writes a manifest; a line is an object, or a string or bytes as they are."""
-    raw = [line if isinstance(line, bytes) else (line if isinstance(line, str) else json.dumps(line)).encode() for line in lines]
+    raw = [
+        line if isinstance(line, bytes) else (line if isinstance(line, str) else json.dumps(line)).encode()
+        for line in lines
+    ]
     path = folder / name
     path.write_bytes(b"\n".join(raw))
     return path
 
 
-def row(**changes: Any) -> Dict[str, Any]:
+def row(**changes: Any) -> dict[str, Any]:
     return {"audio_filepath": "a.wav", "text": "x", **changes}

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +19,16 @@ from tests import conftest
 from tests.unit.data.manifests import AUDIO, manifest, row
 
 
-def block(stride: int = 1, repeat: int = 1, **more: Any) -> Dict[str, Any]:
+def block(stride: int = 1, repeat: int = 1, **more: Any) -> dict[str, Any]:
     return {"stride": [stride], "repeat": repeat, **more}
 
 
-def model(path: Optional[Any], encoder: Optional[Dict[str, Any]] = None, **train_ds: Any) -> Any:
+def model(path: Any | None, encoder: dict[str, Any] | None = None, **train_ds: Any) -> Any:
     config = {
-        "train_ds": {"manifest_filepath": path if path is None or isinstance(path, list) else str(path), **train_ds},
+        "train_ds": {
+            "manifest_filepath": path if path is None or isinstance(path, list) else str(path),
+            **train_ds,
+        },
         "validation_ds": {"use_lhotse": True},  # there is one, and it is NeMo's business
         "preprocessor": {"window_stride": 0.01},
         "encoder": encoder or {"jasper": [block(2), block()]},
@@ -35,8 +38,13 @@ def model(path: Optional[Any], encoder: Optional[Dict[str, Any]] = None, **train
 
 def test_nemos_other_names_pass(folder: Path) -> None:
     (folder / "t.txt").touch()
-    texts = [{**AUDIO, "duration": 1.0, **text} for text in ({"text_filepath": str(folder / "t.txt")}, {"normalized_text": "n"})]
-    path = manifest(folder, row(context_duration=0.5), {"audio_filename": "a.wav", "duration": 1.0, "text": "a"}, *texts)
+    texts = [
+        {**AUDIO, "duration": 1.0, **text}
+        for text in ({"text_filepath": str(folder / "t.txt")}, {"normalized_text": "n"})
+    ]
+    path = manifest(
+        folder, row(context_duration=0.5), {"audio_filename": "a.wav", "duration": 1.0, "text": "a"}, *texts
+    )
     assert check_manifests(model(path)) == []
 
 
@@ -45,7 +53,9 @@ def test_good_manifests_pass(folder: Path) -> None:
     check_manifests(model(path))
     check_manifests(model([str(path), str(path)]))
     check_manifests(model(f"{path},{path}"))
-    check_manifests(OmegaConf.merge(model(path), {"validation_ds": {"manifest_filepath": None}, "test_ds": None}))
+    check_manifests(
+        OmegaConf.merge(model(path), {"validation_ds": {"manifest_filepath": None}, "test_ds": None})
+    )
 
 
 @pytest.mark.parametrize("section", ["train_ds", "validation_ds", "test_ds"])
@@ -67,7 +77,9 @@ def test_a_comma_ends_a_path_in_lists_too(folder: Path) -> None:
     """As in NeMo, which would look for the file `FOLDER/a`."""
     path = manifest(folder, row(duration=1.0), name="a, b.jsonl")
     for found in (str(path), [str(path)]):
-        with pytest.raises(TutorError, match=r"there is no manifest .*/a; .* names 2, for NeMo ends a path at a comma"):
+        with pytest.raises(
+            TutorError, match=r"there is no manifest .*/a; .* names 2, for NeMo ends a path at a comma"
+        ):
             check_manifests(model(found))
 
 
@@ -82,7 +94,9 @@ def test_a_training_without_validation_is_told(folder: Path) -> None:
     assert check_manifests(config) == []
 
 
-@pytest.mark.parametrize("config", [model("???"), model(None), model([]), OmegaConf.merge(model(None), {"train_ds": None})])
+@pytest.mark.parametrize(
+    "config", [model("???"), model(None), model([]), OmegaConf.merge(model(None), {"train_ds": None})]
+)
 def test_a_manifest_left_to_fill_in_is_named(config: Any) -> None:
     with pytest.raises(TutorError, match=r"^model\.train_ds\.manifest_filepath is not set"):
         check_manifests(config)
@@ -109,7 +123,9 @@ def test_sets_without_audio_files_are_left_to_nemo(folder: Path, kind: str) -> N
         ({"subsampling_factor": None}, 10),
     ],
 )
-def test_the_shortest_utterance_is_one_frame_of_the_encoder(folder: Path, encoder: Dict[str, Any], milliseconds: int) -> None:
+def test_the_shortest_utterance_is_one_frame_of_the_encoder(
+    folder: Path, encoder: dict[str, Any], milliseconds: int
+) -> None:
     check_manifests(model(manifest(folder, row(duration=milliseconds / 1000)), encoder))
     with pytest.raises(TutorError, match=f"{milliseconds} ms"):
         check_manifests(model(manifest(folder, row(duration=milliseconds / 1000 - 0.001)), encoder))
@@ -124,7 +140,9 @@ def test_the_shortest_utterance_is_one_frame_of_the_encoder(folder: Path, encode
         {"window_stride": None, "n_window_stride": 80, "sample_rate": 8000},
     ],
 )
-def test_a_front_end_says_its_stride_in_seconds_or_samples_or_not_at_all(folder: Path, front: Optional[Dict[str, Any]]) -> None:
+def test_a_front_end_says_its_stride_in_seconds_or_samples_or_not_at_all(
+    folder: Path, front: dict[str, Any] | None
+) -> None:
     config = model(manifest(folder, row(duration=0.019)))
     config.preprocessor = front
     with pytest.raises(TutorError, match="20 ms"):
@@ -133,7 +151,11 @@ def test_a_front_end_says_its_stride_in_seconds_or_samples_or_not_at_all(folder:
 
 def test_rows_that_nemo_leaves_out_are_counted(folder: Path) -> None:
     path = manifest(folder, row(duration=1.0), row(duration=0.05), row(duration=1.0), row(duration=0.9))
-    assert check_manifests(model(path)) == check_manifests(model(path, min_duration=0.05, max_duration=1.0)) == []
+    assert (
+        check_manifests(model(path))
+        == check_manifests(model(path, min_duration=0.05, max_duration=1.0))
+        == []
+    )
     limits = "it keeps those of at least 0.1 s (min_duration) and of at most 0.95 s (max_duration)."
     assert check_manifests(model(path, min_duration=0.1, max_duration=0.95)) == [
         f"model.train_ds leaves out 3 of 4 rows of {path}: {limits}"
@@ -146,38 +168,60 @@ def test_rows_that_nemo_leaves_out_are_counted(folder: Path) -> None:
 def test_a_set_has_at_least_one_utterance(folder: Path) -> None:
     """NeMo reads a training set's manifests as one; validation has a set of its own for each in a list."""
     good, long = manifest(folder, row(duration=0.5)), manifest(folder, row(duration=1.0), name="long.jsonl")
-    key, none = "model.train_ds.manifest_filepath", "has no utterance of at most 0.6 s (max_duration); give at least one."
+    key, none = (
+        "model.train_ds.manifest_filepath",
+        "has no utterance of at most 0.6 s (max_duration); give at least one.",
+    )
     assert conftest.refusal(check_manifests, model(long, max_duration=0.6)) == f"{key}: {long} {none}"
     message = conftest.refusal(check_manifests, model([str(long), str(long)], max_duration=0.6))
     assert message == f"{key}: {long}, {long} {none}"
     for both in ([str(good), str(long)], f"{good},{long}", ["s3://bucket/a.json", str(long)]):
         check_manifests(model(both, max_duration=0.6))
-    with pytest.raises(TutorError, match=r"^model\.train_ds\.manifest_filepath: \S*long\.jsonl has no utterance"):
+    with pytest.raises(
+        TutorError, match=r"^model\.train_ds\.manifest_filepath: \S*long\.jsonl has no utterance"
+    ):
         check_manifests(model([[str(good)], [str(long)]], max_duration=0.6, is_concat=True))
     config = model(good)
     config.validation_ds = {"manifest_filepath": f"{good},{long}", "max_duration": 0.6}
     check_manifests(config)
     config.validation_ds.manifest_filepath = [str(good), str(long)]
-    with pytest.raises(TutorError, match=r"^model\.validation_ds\.manifest_filepath: \S*long\.jsonl has no utterance"):
+    with pytest.raises(
+        TutorError, match=r"^model\.validation_ds\.manifest_filepath: \S*long\.jsonl has no utterance"
+    ):
         check_manifests(config)
 
 
 def test_empty_texts_of_a_training_with_a_teacher_are_counted(folder: Path) -> None:
-    """CTC skips them then: in a batch NeMo has the same empty transcript for them and for rows without one."""
+    """CTC skips them then: in a batch NeMo has the same empty transcript for them and for rows without
+    one.
+    """
     path = manifest(
-        folder, row(duration=1.0), row(duration=1.0, text=""), row(duration=1.0, text=" "), {**AUDIO, "duration": 1.0}
+        folder,
+        row(duration=1.0),
+        row(duration=1.0, text=""),
+        row(duration=1.0, text=" "),
+        {**AUDIO, "duration": 1.0},
     )
     config = model(path)
     assert not any("empty text" in one for one in check_manifests(config))
     config.tutor = {"teacher": {}}
     (told,) = check_manifests(config)
     assert told.startswith(f"1 rows of {path} have an empty text: ")  # a space is a label
-    config.validation_ds, config.train_ds.manifest_filepath = config.train_ds, str(manifest(folder, row(duration=1.0), name="t"))
+    config.validation_ds, config.train_ds.manifest_filepath = (
+        config.train_ds,
+        str(manifest(folder, row(duration=1.0), name="t")),
+    )
     assert check_manifests(config) == []
 
 
 def test_rows_without_a_text_are_told_where_nobody_teaches(folder: Path) -> None:
-    path = manifest(folder, row(duration=1.0), row(duration=1.0, text=""), {**AUDIO, "duration": 1.0}, {**AUDIO, "duration": 1.0})
+    path = manifest(
+        folder,
+        row(duration=1.0),
+        row(duration=1.0, text=""),
+        {**AUDIO, "duration": 1.0},
+        {**AUDIO, "duration": 1.0},
+    )
     (told,) = check_manifests(model(path))
     assert told == (
         f"2 of 4 rows of {path} have no text: without a teacher the student learns silence from them; "
@@ -186,7 +230,8 @@ def test_rows_without_a_text_are_told_where_nobody_teaches(folder: Path) -> None
     taught = check_manifests(OmegaConf.merge(model(path), {"tutor": {"teacher": {}}}))
     assert not any("no text" in one for one in taught)
     heard = OmegaConf.merge(
-        model(manifest(folder, row(duration=1.0), name="t.jsonl")), {"test_ds": {"manifest_filepath": str(path)}}
+        model(manifest(folder, row(duration=1.0), name="t.jsonl")),
+        {"test_ds": {"manifest_filepath": str(path)}},
     )
     assert check_manifests(heard) == []
 
@@ -194,12 +239,16 @@ def test_rows_without_a_text_are_told_where_nobody_teaches(folder: Path) -> None
 def test_training_needs_durations(folder: Path) -> None:
     path = manifest(folder, row(duration=1.0), row())
     assert len(read_manifest(path)) == 2
-    assert conftest.refusal(check_manifests, model(path)).startswith(f"{path} line 2 has no duration, which NeMo needs to train;")
+    assert conftest.refusal(check_manifests, model(path)).startswith(
+        f"{path} line 2 has no duration, which NeMo needs to train;"
+    )
 
 
 def test_training_refuses_a_transcript_that_is_null(folder: Path) -> None:
     path = manifest(folder, row(duration=1.0), row(duration=1.0, text=None))
-    assert conftest.refusal(check_manifests, model(path)).startswith(f"{path} line 2: text is null, which NeMo cannot train on;")
+    assert conftest.refusal(check_manifests, model(path)).startswith(
+        f"{path} line 2: text is null, which NeMo cannot train on;"
+    )
 
 
 def test_an_object_store_is_left_to_nemo(folder: Path) -> None:
@@ -211,7 +260,9 @@ def test_an_object_store_is_left_to_nemo(folder: Path) -> None:
     )  # it would have to be opened here
 
 
-@pytest.mark.parametrize("named", ["file:///tmp/a.wav", "C://a.wav", "s3://bucket", "http://[a.wav", "a.wav", "/a:b//a.wav"])
+@pytest.mark.parametrize(
+    "named", ["file:///tmp/a.wav", "C://a.wav", "s3://bucket", "http://[a.wav", "a.wav", "/a:b//a.wav"]
+)
 def test_what_is_no_object_store(folder: Path, named: str) -> None:
     assert not in_store(named)
     with pytest.raises(TutorError, match="line 1: there is no audio file"):
@@ -221,7 +272,9 @@ def test_what_is_no_object_store(folder: Path, named: str) -> None:
 def test_lists_of_concatenated_sets_are_checked(folder: Path) -> None:
     good, bad = manifest(folder, row(duration=1.0)), manifest(folder, "{", name="bad.jsonl")
     check_manifests(model([[str(good), str(good)], [str(good)]]))
-    assert "bad.jsonl line 1 " in conftest.refusal(check_manifests, model([[str(good)], [str(good), str(bad)]]))
+    assert "bad.jsonl line 1 " in conftest.refusal(
+        check_manifests, model([[str(good)], [str(good), str(bad)]])
+    )
 
 
 def test_rows_that_nemo_drops_may_be_short(folder: Path) -> None:
@@ -249,16 +302,31 @@ def test_audio_with_several_channels_is_refused_unless_one_is_chosen(folder: Pat
             "model.train_ds is train.jsonl, but it is a section; give a manifest as model.train_ds.mani",
         ),
         ({"validation_ds": ["valid.jsonl"]}, "model.validation_ds is ['valid.jsonl'], but it is a section"),
-        ({"train_ds": {"manifest_filepath": 3}}, "model.train_ds.manifest_filepath holds 3, which is no path"),
-        ({"train_ds": {"manifest_filepath": ["{good}", None]}}, "model.train_ds.manifest_filepath holds None, which is no path"),
-        ({"train_ds": {"manifest_filepath": [["{good}"], 3]}}, "model.train_ds.manifest_filepath holds 3, which is no path"),
-        ({"train_ds": {"manifest_filepath": "${oc.env:NOT_SET_ANYWHERE}/a.jsonl"}}, "model.train_ds cannot be read: "),
+        (
+            {"train_ds": {"manifest_filepath": 3}},
+            "model.train_ds.manifest_filepath holds 3, which is no path",
+        ),
+        (
+            {"train_ds": {"manifest_filepath": ["{good}", None]}},
+            "model.train_ds.manifest_filepath holds None, which is no path",
+        ),
+        (
+            {"train_ds": {"manifest_filepath": [["{good}"], 3]}},
+            "model.train_ds.manifest_filepath holds 3, which is no path",
+        ),
+        (
+            {"train_ds": {"manifest_filepath": "${oc.env:NOT_SET_ANYWHERE}/a.jsonl"}},
+            "model.train_ds cannot be read: ",
+        ),
         ({"train_ds": {"manifest_filepath": "${nowhere}"}}, "model.train_ds cannot be read: "),
-        ({"train_ds": {"max_duration": "long"}}, "model.train_ds.max_duration is long, but it must be a number of seconds"),
+        (
+            {"train_ds": {"max_duration": "long"}},
+            "model.train_ds.max_duration is long, but it must be a number of seconds",
+        ),
         ({"validation_ds": {"min_duration": True}}, "model.validation_ds.min_duration is True, but"),
     ],
 )
-def test_a_section_that_makes_no_sense_is_named(folder: Path, changes: Dict[str, Any], words: str) -> None:
+def test_a_section_that_makes_no_sense_is_named(folder: Path, changes: dict[str, Any], words: str) -> None:
     good = manifest(folder, row(duration=1.0))
     config = OmegaConf.to_container(OmegaConf.merge(model(good), {"validation_ds": {"use_lhotse": False}}))
     config["validation_ds"]["manifest_filepath"] = str(good)

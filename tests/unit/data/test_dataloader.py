@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, List, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +23,12 @@ from tests.conftest import refusal
 RATE = 16000
 
 
-def keys(cuts: Sequence[Any]) -> List[str]:
+def keys(cuts: Sequence[Any]) -> list[str]:
     rows = Rows(SimpleNamespace(dataset=SimpleNamespace(return_cuts=False)))
-    return [utterance.key for utterance in rows([None, None, None, None, [cut.drop_in_memory_data() for cut in cuts]])]
+    return [
+        utterance.key
+        for utterance in rows([None, None, None, None, [cut.drop_in_memory_data() for cut in cuts]])
+    ]
 
 
 def write(path: Path, seconds: float) -> Path:
@@ -33,14 +37,17 @@ def write(path: Path, seconds: float) -> Path:
     return path
 
 
-def nemo(folder: Path, rows: List[dict]) -> CutSet:
+def nemo(folder: Path, rows: list[dict]) -> CutSet:
     manifest = folder / "manifest.json"
     manifest.write_text("".join(json.dumps({"text": "a", **row}) + "\n" for row in rows), encoding="utf-8")
     return CutSet(LazyNeMoIterator(manifest))
 
 
 def test_what_augmentation_and_ranks_do_to_ids(tmp_path):
-    rows = [{"audio_filepath": str(write(tmp_path / f"{i}.wav", 1.0)), "duration": 0.5, "offset": i / 4} for i in range(3)]
+    rows = [
+        {"audio_filepath": str(write(tmp_path / f"{i}.wav", 1.0)), "duration": 0.5, "offset": i / 4}
+        for i in range(3)
+    ]
     cuts = nemo(tmp_path, rows)
     noise = CutSet.from_cuts([Recording.from_file(write(tmp_path / "noise.wav", 2.0)).to_cut()])
     expected = [f"{row['audio_filepath']}|{250 * i}|500" for i, row in enumerate(rows)]
@@ -51,10 +58,15 @@ def test_what_augmentation_and_ranks_do_to_ids(tmp_path):
 
 
 def test_files_of_one_name_in_two_folders(tmp_path):
-    rows = [{"audio_filepath": str(write(tmp_path / name / "1.wav", 1.0)), "duration": 1.0} for name in ("yes", "no")]
+    rows = [
+        {"audio_filepath": str(write(tmp_path / name / "1.wav", 1.0)), "duration": 1.0}
+        for name in ("yes", "no")
+    ]
     assert len(set(keys(nemo(tmp_path, rows)))) == 2
     with_rate = [{**row, "sampling_rate": RATE} for row in rows]
-    assert keys(nemo(tmp_path, rows)) == keys(nemo(tmp_path, with_rate)), "its rate in the manifest makes it no other utterance"
+    assert keys(nemo(tmp_path, rows)) == keys(nemo(tmp_path, with_rate)), (
+        "its rate in the manifest makes it no other utterance"
+    )
 
 
 def test_channels_of_a_file(tmp_path):
@@ -68,7 +80,10 @@ def test_equally_long_parts_of_a_file_in_a_tar(tmp_path):
     audio = write(tmp_path / "a.wav", 2.0)
     with tarfile.open(tmp_path / "audio_0.tar", "w") as archive:
         archive.add(audio, arcname="a.wav")
-    rows = [{"audio_filepath": f"a-sub{i}.wav", "text": "a", "duration": 0.5, "offset": i / 2, "shard_id": 0} for i in range(3)]
+    rows = [
+        {"audio_filepath": f"a-sub{i}.wav", "text": "a", "duration": 0.5, "offset": i / 2, "shard_id": 0}
+        for i in range(3)
+    ]
     (tmp_path / "tarred.json").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     cuts = list(LazyNeMoTarredIterator(str(tmp_path / "tarred.json"), str(tmp_path / "audio_0.tar")))
     assert keys(cuts) == ["a.wav|0|500", "a.wav|500|500", "a.wav|1000|500"]

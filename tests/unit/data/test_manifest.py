@@ -8,7 +8,7 @@ import gzip
 import json
 import math
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,12 +25,17 @@ def refusal(path: Path, shortest: float = 0.0) -> str:
     return message
 
 
-# --- What is read ----------------------------------------------------------------------------------------------------
+# --- What is read
+# ----------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_read_in_order(folder: Path) -> None:
     write_audio(folder / "b.wav", 2.0)
-    path = manifest(folder, row(duration=0.9), row(audio_filepath="b.wav", text="y z", duration=1.0, offset=0.5, lang="en"))
+    path = manifest(
+        folder,
+        row(duration=0.9),
+        row(audio_filepath="b.wav", text="y z", duration=1.0, offset=0.5, lang="en"),
+    )
     assert read_manifest(path) == [
         Utterance(folder / "a.wav", 0.9, "x", 0.0),
         Utterance(folder / "b.wav", 1.0, "y z", 0.5),
@@ -44,7 +49,13 @@ def test_a_missing_duration_is_that_of_the_file_after_the_offset(folder: Path) -
 
 def test_a_duration_is_what_is_heard(folder: Path) -> None:
     """1000 stands for the whole file in manifests that people share; NeMo takes 0 and -1 for it, too."""
-    path = manifest(folder, row(duration=1000), row(duration=1000, offset=0.25), row(duration=0), row(duration=-1, offset=0.5))
+    path = manifest(
+        folder,
+        row(duration=1000),
+        row(duration=1000, offset=0.25),
+        row(duration=0),
+        row(duration=-1, offset=0.5),
+    )
     assert [utterance.duration for utterance in read_manifest(path)] == pytest.approx([1.0, 0.75, 1.0, 0.5])
 
 
@@ -54,19 +65,33 @@ def test_nemos_other_name_of_a_duration_comes_second(folder: Path) -> None:
 
 
 def test_text_may_be_missing_and_may_be_unicode(folder: Path) -> None:
-    lines = [{"audio_filepath": "a.wav"}, row(text=None), '{"audio_filepath": "a.wav", "text": "čau\u2028über"}']
-    assert [utterance.text for utterance in read_manifest(manifest(folder, *lines))] == [None, None, "čau\u2028über"]
+    lines = [
+        {"audio_filepath": "a.wav"},
+        row(text=None),
+        '{"audio_filepath": "a.wav", "text": "čau\u2028über"}',
+    ]
+    assert [utterance.text for utterance in read_manifest(manifest(folder, *lines))] == [
+        None,
+        None,
+        "čau\u2028über",
+    ]
 
 
 def test_nemos_other_places_of_a_transcript_are_read(folder: Path) -> None:
     (folder / "t.txt").write_text("from a\n file\n", encoding="utf-8")
     audio, file = {"audio_filepath": "a.wav", "duration": 1.0}, {"text_filepath": str(folder / "t.txt")}
-    lines = [{**audio, **file, "normalized_text": "n"}, {**audio, "normalized_text": "n"}, {**audio, **file, "text": "x"}]
+    lines = [
+        {**audio, **file, "normalized_text": "n"},
+        {**audio, "normalized_text": "n"},
+        {**audio, **file, "text": "x"},
+    ]
     path = manifest(folder, *lines)
     assert [utterance.text for utterance in read_manifest(path)] == ["from a file", "n", "x"]
     gone = manifest(folder, row(), {**audio, "text_filepath": "gone.txt"})
     assert "line 2: text_filepath gone.txt is no file" in refusal(gone)
-    assert "text_filepath /dev/zero is no file" in refusal(manifest(folder, {**audio, "text_filepath": "/dev/zero"}))
+    assert "text_filepath /dev/zero is no file" in refusal(
+        manifest(folder, {**audio, "text_filepath": "/dev/zero"})
+    )
     assert "text_filepath [3] is no file" in refusal(manifest(folder, {**audio, "text_filepath": [3]}))
     (folder / "t.txt").write_bytes(b"\xff\xfe")
     assert "t.txt cannot be read ('utf-8'" in refusal(manifest(folder, {**audio, **file}))
@@ -88,7 +113,10 @@ def test_relative_paths_start_at_the_manifest(folder: Path, monkeypatch: pytest.
     (folder / "sub" / "wavs").mkdir(parents=True)
     inner = write_audio(folder / "sub" / "wavs" / "b.wav", 0.5)
     path = manifest(
-        folder / "sub", row(audio_filepath="wavs/b.wav"), row(audio_filepath="../a.wav"), row(audio_filepath=str(inner))
+        folder / "sub",
+        row(audio_filepath="wavs/b.wav"),
+        row(audio_filepath="../a.wav"),
+        row(audio_filepath=str(inner)),
     )
     for working in (folder, folder / "sub" / "wavs"):
         monkeypatch.chdir(working)
@@ -97,7 +125,9 @@ def test_relative_paths_start_at_the_manifest(folder: Path, monkeypatch: pytest.
         assert second.audio.resolve() == folder / "a.wav"
 
 
-def test_the_manifests_folder_comes_before_the_working_directory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_manifests_folder_comes_before_the_working_directory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "here").mkdir()
     write_audio(folder / "here" / "a.wav", 2.0)
     write_audio(folder / "here" / "b.wav", 2.0)
@@ -120,7 +150,8 @@ def test_other_formats_are_read(folder: Path, name: str) -> None:
     assert read_manifest(manifest(folder, row(audio_filepath=name)))[0].duration == pytest.approx(0.5)
 
 
-# --- What is refused -------------------------------------------------------------------------------------------------
+# --- What is refused
+# -------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
@@ -184,9 +215,13 @@ def test_a_bad_row_is_refused_with_its_line(folder: Path, line: Any, words: str)
     assert words in message
 
 
-@pytest.mark.parametrize("name", ["text.wav", "zero.wav", "text.raw", "text.mp3", "header.wav", "samples.wav"])
+@pytest.mark.parametrize(
+    "name", ["text.wav", "zero.wav", "text.raw", "text.mp3", "header.wav", "samples.wav"]
+)
 def test_audio_that_is_none_is_refused_with_its_line(folder: Path, name: str) -> None:
-    content = {"zero.wav": b"", "header.wav": (folder / "a.wav").read_bytes()[:44]}.get(name, b"not audio at all" * 9)
+    content = {"zero.wav": b"", "header.wav": (folder / "a.wav").read_bytes()[:44]}.get(
+        name, b"not audio at all" * 9
+    )
     (folder / name).write_bytes(content)
     if name == "samples.wav":
         write_audio(folder / name, 0.0)
@@ -210,7 +245,7 @@ def test_a_folder_is_no_audio(folder: Path) -> None:
         ({"offset": 0.99, "duration": 0.5}, False),
     ],
 )
-def test_an_utterance_has_at_least_one_frame(folder: Path, changes: Dict[str, float], fits: bool) -> None:
+def test_an_utterance_has_at_least_one_frame(folder: Path, changes: dict[str, float], fits: bool) -> None:
     path = manifest(folder, row(**changes))
     assert len(read_manifest(path)) == 1
     if fits:

@@ -52,12 +52,20 @@ def test_the_manifest_itself_is_kept(source: Path, monkeypatch: pytest.MonkeyPat
 def test_filters_and_transcripts(source: Path, tmp_path: Path) -> None:
     assert pseudo_manifest(source, tmp_path / "a.jsonl", max_wer=0.4) == {"kept": 2, "wrong": 1, "empty": 1}
     assert pseudo_manifest(source, tmp_path / "b.jsonl", max_wer=0.5) == {"kept": 3, "empty": 1}
-    assert pseudo_manifest(source, tmp_path / "c.jsonl", keep_transcripts=True) == {"kept": 1, "transcript": 2, "empty": 1}
+    assert pseudo_manifest(source, tmp_path / "c.jsonl", keep_transcripts=True) == {
+        "kept": 1,
+        "transcript": 2,
+        "empty": 1,
+    }
     assert [row["text"] for row in rows(tmp_path / "c.jsonl")] == ["one two", "one two", "three"]
 
 
-def test_audio_is_found_from_another_folder(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As NeMo finds it: beside the transcribed manifest, or from the working directory; a path to nowhere stays as it is."""
+def test_audio_is_found_from_another_folder(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As NeMo finds it: beside the transcribed manifest, or from the working directory; a path to nowhere
+    stays as it is.
+    """
     written, working = tmp_path / "elsewhere" / "train.jsonl", tmp_path / "working"
     working.mkdir()
     monkeypatch.chdir(working)
@@ -66,7 +74,11 @@ def test_audio_is_found_from_another_folder(source: Path, tmp_path: Path, monkey
     assert [row["audio_filepath"] for row in rows(written)] == [str(tmp_path / "a.wav"), "b.wav", "/x/c.wav"]
     (working / "b.wav").touch()
     assert pseudo_manifest(source, written) == {"kept": 3, "empty": 1}
-    assert [row["audio_filepath"] for row in rows(written)] == [str(tmp_path / "a.wav"), str(working / "b.wav"), "/x/c.wav"]
+    assert [row["audio_filepath"] for row in rows(written)] == [
+        str(tmp_path / "a.wav"),
+        str(working / "b.wav"),
+        "/x/c.wav",
+    ]
     result = CliRunner().invoke(app, ["pseudo-labels", str(source), str(tmp_path / "third" / "train.jsonl")])
     assert "note" not in result.output
     (tmp_path / "a.wav").unlink()
@@ -107,5 +119,7 @@ def test_the_command_counts(source: Path, tmp_path: Path) -> None:
     arguments = ["pseudo-labels", str(source), str(tmp_path / "train.jsonl"), "--max-wer", "0.4"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    assert "2 rows with the teacher's text, 0 with their transcript; dropped: 1 empty, 1 wrong." in result.output
+    assert (
+        "2 rows with the teacher's text, 0 with their transcript; dropped: 1 empty, 1 wrong." in result.output
+    )
     assert CliRunner().invoke(app, ["pseudo-labels", "/no/m.jsonl", "x.jsonl"]).exit_code == 2

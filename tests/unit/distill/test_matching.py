@@ -23,7 +23,9 @@ def test_each_layer_has_its_own_lengths() -> None:
 
 @pytest.mark.parametrize("halvings", [1, 2, 3])
 def test_no_padding_is_among_the_frames_of_an_inner_layer(halvings: int) -> None:
-    """For every length: at most a frame of the encoder's output is missing, and nothing is there that the layer has not."""
+    """For every length: at most a frame of the encoder's output is missing, and nothing is there that the
+    layer has not.
+    """
     true = torch.arange(200)
     encoder, inner = Layer("encoder", 1, 2, 10.0 * 2**halvings), Layer("h", 1, 2, 10.0)
     encoder_lengths = true
@@ -50,7 +52,9 @@ def test_at_rest_leaves_each_module_in_its_mode() -> None:
     assert (model.training, model[0].training, model[1].training) == (True, True, False)
 
 
-@pytest.mark.parametrize("layers", [[torch.nn.Conv1d(2, 3, 3)], [torch.nn.Conv1d(2, 3, 1)] * 2, [torch.nn.Linear(2, 3)], []])
+@pytest.mark.parametrize(
+    "layers", [[torch.nn.Conv1d(2, 3, 3)], [torch.nn.Conv1d(2, 3, 1)] * 2, [torch.nn.Linear(2, 3)], []]
+)
 def test_only_one_pointwise_convolution_is_composed(layers):
     assert pointwise_decoder(SimpleNamespace(decoder_layers=layers)) is None
 

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The objective by hand: targets put on each layer's own frames, and every key of `tutor.skd` reaching its function."""
+"""The objective by hand: targets put on each layer's own frames, and every key of `tutor.skd` reaching its
+function.
+"""
 
 from __future__ import annotations
 
@@ -28,24 +30,39 @@ def noise(*shape: int, seed: int) -> torch.Tensor:
 def build(reduction: str = "mean_batch", heads: bool = False, **skd: object) -> Objective:
     """A student of 80 ms, guided at 40 and with a head at 20; a teacher of 40 ms with a hint layer at 10."""
     pairing = Pairing(
-        student_encoder=Layer("encoder", WIDTH, 2, 80.0), guided=Layer("g", WIDTH, 2, 40.0),
-        heads=(Layer("h", WIDTH, 2, 20.0),) if heads else (), teacher_encoder=Layer("encoder", HINT, 2, 40.0),
-        hint=Layer("t", HINT, 2, 10.0), label_order=None, frame_weighting="nonblank", no_warm_start=None,
-    )  # fmt: skip
+        student_encoder=Layer("encoder", WIDTH, 2, 80.0),
+        guided=Layer("g", WIDTH, 2, 40.0),
+        heads=(Layer("h", WIDTH, 2, 20.0),) if heads else (),
+        teacher_encoder=Layer("encoder", HINT, 2, 40.0),
+        hint=Layer("t", HINT, 2, 10.0),
+        label_order=None,
+        frame_weighting="nonblank",
+        no_warm_start=None,
+    )
     config = TutorConfig(teacher=TeacherConfig(model_path="t"), skd=SKDConfig(**skd))
     torch.manual_seed(0)
-    return Objective(config, pairing, (), Projection(WIDTH, HINT), [Head(WIDTH, LABELS)] if heads else [], reduction)
+    return Objective(
+        config, pairing, (), Projection(WIDTH, HINT), [Head(WIDTH, LABELS)] if heads else [], reduction
+    )
 
 
 STUDENT = StudentOutputs(
-    log_probs=noise(3, 4, LABELS, seed=1).log_softmax(-1), lengths=LENGTHS, guided=noise(3, WIDTH, 8, seed=2),
-    inside=(noise(3, WIDTH, 16, seed=3),), transcripts=torch.zeros(3, 2, dtype=torch.long),
+    log_probs=noise(3, 4, LABELS, seed=1).log_softmax(-1),
+    lengths=LENGTHS,
+    guided=noise(3, WIDTH, 8, seed=2),
+    inside=(noise(3, WIDTH, 16, seed=3),),
+    transcripts=torch.zeros(3, 2, dtype=torch.long),
     target_lengths=torch.tensor([0, 3, 1]),
-)  # fmt: skip
-TEACHER = TeacherTargets(lengths=HEARD, log_probs=noise(3, 8, LABELS, seed=4).log_softmax(-1), hidden=noise(3, HINT, 32, seed=5))
+)
+TEACHER = TeacherTargets(
+    lengths=HEARD, log_probs=noise(3, 8, LABELS, seed=4).log_softmax(-1), hidden=noise(3, HINT, 32, seed=5)
+)
 HEARING = (HEARD > 0)[:, None]
-# Of the two teacher frames under one of the student the less blank one; the last valid one where it has no more.
-POOLED = torch.stack([torch.stack([pair[pair[:, -1].argmin()] for pair in row.split(2)]) for row in TEACHER.log_probs])
+# Of the two teacher frames under one of the student the less blank one; the last valid one where it has no
+# more.
+POOLED = torch.stack(
+    [torch.stack([pair[pair[:, -1].argmin()] for pair in row.split(2)]) for row in TEACHER.log_probs]
+)
 
 
 def terms(objective: Objective, ctc: object = None, /, **weights: float) -> dict[str, torch.Tensor]:
@@ -65,7 +82,9 @@ def test_rkd_is_on_the_guided_layers_frames() -> None:
 @pytest.mark.parametrize("frames", ["all", "nonblank", "symmetric"])
 @pytest.mark.parametrize("around, shift", [(0, 0), (1, 3), (2, 2)])
 @pytest.mark.parametrize("divergence, temperature", [("kl", 2.0), ("l2", 1.0)])
-def test_skd_takes_every_key(reduction: str, frames: str, around: int, shift: int, divergence: str, temperature: float) -> None:
+def test_skd_takes_every_key(
+    reduction: str, frames: str, around: int, shift: int, divergence: str, temperature: float
+) -> None:
     valid = losses.frame_mask(LENGTHS, 4) & HEARING
     match = losses.match_frames(STUDENT.log_probs, POOLED, valid, shift)
     matched = STUDENT.log_probs.gather(1, match[..., None].expand_as(STUDENT.log_probs))
@@ -74,7 +93,14 @@ def test_skd_takes_every_key(reduction: str, frames: str, around: int, shift: in
     heard = losses.greedy_lengths(POOLED, valid)[0]
     assert heard > 1
     expected = losses.reduce_like_ctc(each, torch.stack([heard, torch.tensor(3), torch.tensor(1)]), reduction)
-    objective = build(reduction, divergence=divergence, temperature=temperature, frames=frames, frames_around=around, shift=shift)
+    objective = build(
+        reduction,
+        divergence=divergence,
+        temperature=temperature,
+        frames=frames,
+        frames_around=around,
+        shift=shift,
+    )
     torch.testing.assert_close(terms(objective, skd=1.0)["skd"], expected)
 
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import math
-from typing import List, Optional
 
 import pytest
 import torch
@@ -20,7 +19,7 @@ from nemo_tutornet.teachers.targets import Hypothesis
 LABELS = "ab "
 
 
-def encode(text: str) -> Optional[List[int]]:
+def encode(text: str) -> list[int] | None:
     return None if "!" in text else [LABELS.index(c) for c in text if c in LABELS]
 
 
@@ -46,7 +45,11 @@ def test_each_fate_and_its_count() -> None:
     rows, counts = labels.targets(hypotheses, transcripts, lengths, frames)
     assert counts.tolist() == [3, 0, 0, 0, 0, 0, 5, 0]
     assert rows[0, :3].tolist() == [0, 2, 1] and rows[6].tolist() == [1, 2, 0, 2, 1]
-    assert labels.report() == "pseudo-labels: 2 of 8 hypotheses used, dropped: 1 empty, 1 unsure, 2 unspeakable, 1 wrong, 1 long."
+    assert (
+        labels.report()
+        == "pseudo-labels: 2 of 8 hypotheses used, dropped: 1 empty, 1 unsure, 2 unspeakable, 1 wrong, 1 "
+        "long."
+    )
     assert not labels.counts
 
 
@@ -54,7 +57,12 @@ def test_the_error_rate_is_of_the_transcript() -> None:
     """`a b` for `a` is one error in one word, not in two; at the limit a hypothesis stays."""
     for text, transcript, fate in (("a b", [0], "wrong"), ("a a", [0, 2, 1], "kept")):
         labels = pseudo(max_wer=0.5)
-        labels.targets([Hypothesis(text, 0.9)], torch.tensor([transcript]), torch.tensor([len(transcript)]), torch.tensor([9]))
+        labels.targets(
+            [Hypothesis(text, 0.9)],
+            torch.tensor([transcript]),
+            torch.tensor([len(transcript)]),
+            torch.tensor([9]),
+        )
         assert dict(labels.counts) == {fate: 1}
 
 
@@ -62,14 +70,19 @@ def test_labels_of_spaces_alone_say_nothing() -> None:
     """What is left of `- -` or `12 3` where the student has no label for the rest."""
     labels = pseudo(max_wer=0.5)
     hypotheses = [Hypothesis("a b", 0.9), Hypothesis("x y", 0.9)]
-    _, counts = labels.targets(hypotheses, torch.tensor([[2], [2]]), torch.tensor([1, 1]), torch.tensor([9, 9]))
+    _, counts = labels.targets(
+        hypotheses, torch.tensor([[2], [2]]), torch.tensor([1, 1]), torch.tensor([9, 9])
+    )
     assert counts.tolist() == [3, 0] and dict(labels.counts) == {"kept": 1, "unspeakable": 1}
 
 
 def test_without_filters_only_what_cannot_be_used_is_dropped() -> None:
     labels = pseudo()
     rows, counts = labels.targets(
-        [Hypothesis("b", 0.0), Hypothesis("", 1.0)], torch.tensor([[0], [0]]), torch.tensor([1, 1]), torch.tensor([1, 1])
+        [Hypothesis("b", 0.0), Hypothesis("", 1.0)],
+        torch.tensor([[0], [0]]),
+        torch.tensor([1, 1]),
+        torch.tensor([1, 1]),
     )
     assert counts.tolist() == [1, 0] and rows.shape == (2, 1)
     assert labels.report() == "pseudo-labels: 1 of 2 hypotheses used, dropped: 1 empty."

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Labels become the text that NeMo's own decoding makes of them, in the package and in the example that does without NeMo."""
+"""Labels become the text that NeMo's own decoding makes of them, in the package and in the example that does
+without NeMo.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ from tests.conftest import LABELS
 from tests.unit.export.test_onnx_export import METADATA, graph, write
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "onnx" / "transcribe_onnxruntime.py"
-# Marks that are special in a regular expression; a no-break space, which NeMo takes for one too; labels that look special.
+# Marks that are special in a regular expression; a no-break space, which NeMo takes for one too; labels that
+# look special.
 ODD = [" ", "\u00a0", "a", "b", *"[]^-\\.,?'", "[.]", "<!>", "##;", "a:"]
 
 
@@ -74,7 +77,9 @@ def test_characters_become_the_text_that_nemo_makes_of_them(page, labels):
     check()
 
 
-@pytest.fixture(scope="module", params=["a , b . 'c d'e\n", "aa c\nbb d\nab cd\nabc d\n"], ids=["punctuation", "none"])
+@pytest.fixture(
+    scope="module", params=["a , b . 'c d'e\n", "aa c\nbb d\nab cd\nabc d\n"], ids=["punctuation", "none"]
+)
 def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """NeMo's tokenizer with a SentencePiece model that spells letters it has not learnt as bytes."""
     import sentencepiece
@@ -83,9 +88,14 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("tokenizer")
     (folder / "text.txt").write_text(request.param * 20, encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(folder / "text.txt"), model_prefix=str(folder / "m"), vocab_size=275, model_type="bpe", minloglevel=2,
-        byte_fallback=True, hard_vocab_limit=False,
-    )  # fmt: skip
+        input=str(folder / "text.txt"),
+        model_prefix=str(folder / "m"),
+        vocab_size=275,
+        model_type="bpe",
+        minloglevel=2,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+    )
     return SentencePieceTokenizer(str(folder / "m.model"))
 
 
@@ -99,12 +109,20 @@ def test_pieces_become_the_text_that_nemo_makes_of_them(page, tokenizer):
     whole = [piece for piece in pieces if not piece.startswith("<0x")]
     letters = st.characters(exclude_categories=["Cs"]).map(as_bytes)
 
-    @given(st.lists(st.sampled_from(whole).map(lambda piece: [piece]) | letters | letters.map(lambda run: run[:-1])))
+    @given(
+        st.lists(
+            st.sampled_from(whole).map(lambda piece: [piece]) | letters | letters.map(lambda run: run[:-1])
+        )
+    )
     @example([["<unk>"], as_bytes("\u00e9"), ["\u2581", "<s>"], as_bytes("\u2581 \n'")])
-    @example([as_bytes("\u20ac")[:2], ["\u2581a"], as_bytes("\U0001f600")[1:], ["<0xED>", "<0xA0>", "<0x80>"]])
+    @example(
+        [as_bytes("\u20ac")[:2], ["\u2581a"], as_bytes("\U0001f600")[1:], ["<0xED>", "<0xA0>", "<0x80>"]]
+    )
     def check(drawn: list[list[str]]) -> None:
         labels = list(chain.from_iterable(drawn))
-        expected = decoding.decode_tokens_to_str_with_strip_punctuation([pieces.index(label) for label in labels])
+        expected = decoding.decode_tokens_to_str_with_strip_punctuation(
+            [pieces.index(label) for label in labels]
+        )
         assert join_labels(labels, "bpe", punctuation) == expected
 
     check()

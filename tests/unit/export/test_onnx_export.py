@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Metadata of ONNX files, text from labels, what sherpa-onnx can run, and files that are not what they say."""
+"""Metadata of ONNX files, text from labels, what sherpa-onnx can run, and files that are not what they
+say.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,28 @@ from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR
 
 PATH = Path("student.onnx")
 FRONT_END = {
-    "sample_rate": 16000, "window_size": 0.025, "window_stride": 0.01, "n_window_size": None, "n_window_stride": None,
-    "features": 8, "n_fft": 512, "preemph": 0.97, "lowfreq": 0, "highfreq": None, "log_zero_guard_value": 2**-24, "dither": 0,
-    "pad_to": 0, "frame_splicing": 1, "mag_power": 2.0, "window": "hann", "normalize": "per_feature", "log": True,
-    "log_zero_guard_type": "add", "exact_pad": False, "mel_norm": "slaney",
-}  # fmt: skip
+    "sample_rate": 16000,
+    "window_size": 0.025,
+    "window_stride": 0.01,
+    "n_window_size": None,
+    "n_window_stride": None,
+    "features": 8,
+    "n_fft": 512,
+    "preemph": 0.97,
+    "lowfreq": 0,
+    "highfreq": None,
+    "log_zero_guard_value": 2**-24,
+    "dither": 0,
+    "pad_to": 0,
+    "frame_splicing": 1,
+    "mag_power": 2.0,
+    "window": "hann",
+    "normalize": "per_feature",
+    "log": True,
+    "log_zero_guard_type": "add",
+    "exact_pad": False,
+    "mel_norm": "slaney",
+}
 LABELS = list(" abcdef")
 METADATA = OnnxMetadata(STOCK_CHAR, LABELS, "char", 1234, FRONT_END, 2, "fp32")
 
@@ -52,7 +71,10 @@ def flat() -> Any:
     """A graph of two dimensions."""
     import onnx
 
-    items = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8]) for name in ("audio_signal", "logprobs")]
+    items = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 8])
+        for name in ("audio_signal", "logprobs")
+    ]
     node = onnx.helper.make_node("Identity", ["audio_signal"], ["logprobs"])
     made = onnx.helper.make_graph([node], "graph", items[:1], items[1:])
     return onnx.helper.make_model(made, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
@@ -69,14 +91,29 @@ def test_metadata_come_back_as_they_went():
     assert OnnxMetadata.from_strings(entries, PATH) == METADATA
     assert METADATA.ms_per_frame == 20.0 and entries["ms_per_frame"] == "20"
     in_samples = with_front_end(window_stride=None, n_window_stride=160)
-    assert in_samples.ms_per_frame == 20.0 and OnnxMetadata.from_strings(in_samples.as_strings(), PATH) == in_samples
+    assert (
+        in_samples.ms_per_frame == 20.0
+        and OnnxMetadata.from_strings(in_samples.as_strings(), PATH) == in_samples
+    )
 
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        *[(key, None, f"no {key}") for key in METADATA.as_strings() if key not in
-          ("ms_per_frame", "vocab_size", "normalize_type", "model_type", "version", "model_author", "comment")],
+        *[
+            (key, None, f"no {key}")
+            for key in METADATA.as_strings()
+            if key
+            not in (
+                "ms_per_frame",
+                "vocab_size",
+                "normalize_type",
+                "model_type",
+                "version",
+                "model_author",
+                "comment",
+            )
+        ],
         ("labels", "[1, 2", "no JSON"),
         ("labels", "{}", "no list of texts"),
         ("labels", "[]", "no list of texts"),
@@ -98,14 +135,26 @@ def test_metadata_come_back_as_they_went():
         ("preprocessor", json.dumps({**FRONT_END, "lowfreq": float("nan")}), "lowfreq is nan"),
         ("preprocessor", json.dumps({**FRONT_END, "window": ["hann"]}), "window is ['hann']"),
         ("preprocessor", json.dumps({**FRONT_END, "log": 1}), "log is 1"),
-        ("preprocessor", json.dumps({**FRONT_END, "normalize": {"fixed_mean": [0], "fixed_std": [1]}}), "normalize is"),
+        (
+            "preprocessor",
+            json.dumps({**FRONT_END, "normalize": {"fixed_mean": [0], "fixed_std": [1]}}),
+            "normalize is",
+        ),
         ("preprocessor", json.dumps({**FRONT_END, "pad_to": 16}), "pad_to is 16"),
-        ("preprocessor", json.dumps({**FRONT_END, "window_size": None}), "neither window_size nor n_window_size"),
-        ("preprocessor", json.dumps({**FRONT_END, "n_window_stride": 160}), "both window_stride and n_window_stride"),
+        (
+            "preprocessor",
+            json.dumps({**FRONT_END, "window_size": None}),
+            "neither window_size nor n_window_size",
+        ),
+        (
+            "preprocessor",
+            json.dumps({**FRONT_END, "n_window_stride": 160}),
+            "both window_stride and n_window_stride",
+        ),
         ("preprocessor", json.dumps({**FRONT_END, "n_fft": 256}), "n_fft is 256, shorter than the window"),
         ("preprocessor", json.dumps({**FRONT_END, "highfreq": 9000}), "highfreq 9000"),
     ],
-)  # fmt: skip
+)
 def test_metadata_that_cannot_be_are_refused(key, value, words):
     entries = METADATA.as_strings()
     if value is None:
@@ -118,15 +167,27 @@ def test_metadata_that_cannot_be_are_refused(key, value, words):
 
 
 def test_a_front_end_travels_with_nemos_defaults_and_without_what_belongs_to_training():
-    section = {"_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor", "sample_rate": 16000, "features": 80,
-               "dither": 1e-5, "pad_to": 16, "stft_conv": False}  # fmt: skip
+    section = {
+        "_target_": "nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor",
+        "sample_rate": 16000,
+        "features": 80,
+        "dither": 1e-5,
+        "pad_to": 16,
+        "stft_conv": False,
+    }
     front_end = front_end_of(OmegaConf.create(section), PATH)
-    assert front_end["features"] == 80 and front_end["window_size"] == 0.02 and front_end["log_zero_guard_value"] == 2**-24
+    assert (
+        front_end["features"] == 80
+        and front_end["window_size"] == 0.02
+        and front_end["log_zero_guard_value"] == 2**-24
+    )
     assert front_end["dither"] == front_end["pad_to"] == 0 and "stft_conv" not in front_end
     section["_target_"] = "nemo.collections.asr.modules.AudioToMFCCPreprocessor"
     with pytest.raises(TutorError, match="AudioToMFCCPreprocessor"):
         front_end_of(OmegaConf.create(section), PATH)
-    section.update(_target_="nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor", frame_splicing=3)
+    section.update(
+        _target_="nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor", frame_splicing=3
+    )
     with pytest.raises(TutorError, match="frame_splicing is 3"):
         front_end_of(OmegaConf.create(section), PATH)
 
@@ -136,7 +197,11 @@ def test_pieces_become_the_text_that_sentencepiece_makes_of_them(tmp_path):
 
     (tmp_path / "text.txt").write_text("aa c\nbb d\nab cd\nabc d\n" * 20, encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(tmp_path / "text.txt"), model_prefix=str(tmp_path / "m"), vocab_size=11, model_type="bpe", minloglevel=2
+        input=str(tmp_path / "text.txt"),
+        model_prefix=str(tmp_path / "m"),
+        vocab_size=11,
+        model_type="bpe",
+        minloglevel=2,
     )
     processor = sentencepiece.SentencePieceProcessor(str(tmp_path / "m.model"))
     pieces = [processor.id_to_piece(i) for i in range(processor.get_piece_size())]
@@ -186,8 +251,11 @@ def test_a_batch_is_run_without_its_padding(tmp_path):
 )
 def test_a_file_that_is_not_what_it_says_is_refused(tmp_path, damage, words):
     entries = METADATA.as_strings()
-    changes: dict[str, Any] = {"mel bins": {"features": 16}, "inputs": {"inputs": "features"},
-                               "outputs": {"outputs": "posteriors"}}.get(damage, {})  # fmt: skip
+    changes: dict[str, Any] = {
+        "mel bins": {"features": 16},
+        "inputs": {"inputs": "features"},
+        "outputs": {"outputs": "posteriors"},
+    }.get(damage, {})
     if damage == "no metadata":
         entries = {}
     elif damage == "labels":
@@ -234,7 +302,9 @@ def test_sherpa_notes_what_differs_and_refuses_what_it_cannot_do():
 
 def test_sherpa_gets_its_tokens_and_its_second_input():
     assert sherpa_tokens(METADATA) == "\u2581 0\na 1\nb 2\nc 3\nd 4\ne 5\nf 6\n<blk> 7\n"
-    pieces = dataclasses.replace(METADATA, target=STOCK_BPE, tokenizer="bpe", labels=["<unk>", "\u2581a", "b"])
+    pieces = dataclasses.replace(
+        METADATA, target=STOCK_BPE, tokenizer="bpe", labels=["<unk>", "\u2581a", "b"]
+    )
     assert sherpa_tokens(pieces) == "<unk> 0\n\u2581a 1\nb 2\n<blk> 3\n"
     plain = graph()
     two = with_length(plain)
@@ -258,5 +328,7 @@ def test_a_bad_name_is_refused_before_anything_is_read(tmp_path):
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(TutorError, match=rf'^{package} cannot be imported.*pip install "nemo_tutornet\[onnx\]"'):
+    with pytest.raises(
+        TutorError, match=rf'^{package} cannot be imported.*pip install "nemo_tutornet\[onnx\]"'
+    ):
         write_onnx(tmp_path / "absent.nemo", tmp_path / "student.onnx")

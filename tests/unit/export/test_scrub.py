@@ -34,12 +34,21 @@ def content(path: Path, name: str) -> bytes:
 def test_paths_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
     model = (write_tokenizer(tmp_path / "tokenizer") / "tokenizer.model").read_bytes()
     student = archive(
-        tmp_path / "student.nemo", model_config__yaml=b"a: 1\n", ab12_tokenizer__model=model, model_weights__ckpt=b"\0" * 3000
+        tmp_path / "student.nemo",
+        model_config__yaml=b"a: 1\n",
+        ab12_tokenizer__model=model,
+        model_weights__ckpt=b"\0" * 3000,
     )
-    assert paths_in_tokenizers(student) == [f"{tmp_path}/tokenizer/text.txt", f"{tmp_path}/tokenizer/tokenizer"]
+    assert paths_in_tokenizers(student) == [
+        f"{tmp_path}/tokenizer/text.txt",
+        f"{tmp_path}/tokenizer/tokenizer",
+    ]
     forget_machine(student)
     assert paths_in_tokenizers(student) == [] and str(tmp_path).encode() not in student.read_bytes()
-    assert content(student, "./model_config.yaml") == b"a: 1\n" and content(student, "./model_weights.ckpt") == b"\0" * 3000
+    assert (
+        content(student, "./model_config.yaml") == b"a: 1\n"
+        and content(student, "./model_weights.ckpt") == b"\0" * 3000
+    )
     cleaned = content(student, "./ab12_tokenizer.model")
     # SentencePiece's own reader sees the same model but for the two fields.
     expected = sentencepiece_model_pb2.ModelProto.FromString(model)
@@ -47,15 +56,20 @@ def test_paths_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
         expected.trainer_spec.ClearField(field)
     assert sentencepiece_model_pb2.ModelProto.FromString(cleaned) == expected
     before, after = (sentencepiece.SentencePieceProcessor(model_proto=proto) for proto in (model, cleaned))
-    assert [after.encode(text) for text in ("ab cd", "aa c x")] == [before.encode(text) for text in ("ab cd", "aa c x")]
+    assert [after.encode(text) for text in ("ab cd", "aa c x")] == [
+        before.encode(text) for text in ("ab cd", "aa c x")
+    ]
 
 
 def test_a_tokenizer_may_have_any_name(tmp_path: Path) -> None:
     model = (write_tokenizer(tmp_path / "tokenizer") / "tokenizer.model").read_bytes()
     config = (
-        b"tokenizer: {type: agg, langs: {en: {model_path: 'nemo:ab12_english.spm'}, de: {model_path: 'nemo:spe_v11.model'}}}\n"
+        b"tokenizer: {type: agg, langs: {en: {model_path: 'nemo:ab12_english.spm'}, de: {model_path: "
+        b"'nemo:spe_v11.model'}}}\n"
     )
-    student = archive(tmp_path / "student.nemo", model_config__yaml=config, ab12_english__spm=model, spe_v11__model=model)
+    student = archive(
+        tmp_path / "student.nemo", model_config__yaml=config, ab12_english__spm=model, spe_v11__model=model
+    )
     assert len(paths_in_tokenizers(student)) == 4
     forget_machine(student)
     assert paths_in_tokenizers(student) == [] and str(tmp_path).encode() not in student.read_bytes()
@@ -73,9 +87,18 @@ def test_what_has_nothing_to_forget_stays_as_it_is(tmp_path: Path) -> None:
 def test_the_user_is_forgotten(tmp_path: Path) -> None:
     student = tmp_path / "student.nemo"
     with tarfile.open(student, "w:") as file:
-        for name, content_ in (("./model_config.yaml", b"a: 1\n"), ("./model_weights.ckpt", bytes(range(256)) * 100)):
+        for name, content_ in (
+            ("./model_config.yaml", b"a: 1\n"),
+            ("./model_weights.ckpt", bytes(range(256)) * 100),
+        ):
             info = tarfile.TarInfo(name)
-            info.uid, info.gid, info.uname, info.gname, info.size = 1234, 5678, "alice", "staff", len(content_)
+            info.uid, info.gid, info.uname, info.gname, info.size = (
+                1234,
+                5678,
+                "alice",
+                "staff",
+                len(content_),
+            )
             file.addfile(info, io.BytesIO(content_))
     forget_machine(student)
     with tarfile.open(student) as file:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -33,7 +33,9 @@ def key(tmp_path: Path) -> Path:
 def write_key(path: Path) -> Path:
     key = Ed25519PrivateKey.generate()
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    path.with_suffix(".pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    path.with_suffix(".pub").write_bytes(
+        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
     return path
 
 
@@ -43,7 +45,9 @@ def student(tmp_path: Path, key: Path) -> Path:
     for name in ("student.nemo", "student.onnx", "run.ckpt"):
         (tmp_path / name).write_bytes(name.encode())
     path = tmp_path / "student.nemo"
-    verification = Verification(path, [Check("keys", True, "31")], {"parameters": 3497, "vocabulary": ["a", "é"]})
+    verification = Verification(
+        path, [Check("keys", True, "31")], {"parameters": 3497, "vocabulary": ["a", "é"]}
+    )
     write_summary(summary_path(path), verification, [tmp_path / "student.onnx"], tmp_path / "run.ckpt", key)
     return path
 
@@ -58,7 +62,10 @@ def failed(student: Path, public_key: Path | None = None) -> list[str]:
 
 def test_what_it_says(student: Path) -> None:
     content = json.loads(summary_path(student).read_text(encoding="utf-8"))
-    sha256 = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("student.nemo", "student.onnx", "run.ckpt")}
+    sha256 = {
+        name: hashlib.sha256(name.encode()).hexdigest()
+        for name in ("student.nemo", "student.onnx", "run.ckpt")
+    }
     assert {entry["name"]: entry["sha256"] for entry in content["files"] + [content["source"]]} == sha256
     assert content["student"] == {"parameters": 3497, "vocabulary": ["a", "é"]}
     assert content["checks"] == [{"name": "keys", "passed": True, "found": "31"}]
@@ -148,7 +155,10 @@ def test_no_summary_at_all(student: Path, content: str) -> None:
 def test_bad_keys(student: Path, key: Path, tmp_path: Path) -> None:
     verification = Verification(student, [], {})
     (tmp_path / "bad.pem").write_text("no key", encoding="utf-8")
-    for path, words in ((tmp_path / "bad.pem", "not a readable private key"), (tmp_path / "none.pem", "none.pem")):
+    for path, words in (
+        (tmp_path / "bad.pem", "not a readable private key"),
+        (tmp_path / "none.pem", "none.pem"),
+    ):
         with pytest.raises(TutorError, match=words):
             write_summary(tmp_path / "new.json", verification, signing_key=path)
     assert not (tmp_path / "new.json").exists()
@@ -160,7 +170,9 @@ def test_bad_keys(student: Path, key: Path, tmp_path: Path) -> None:
     locked = BestAvailableEncryption(b"password")
     (tmp_path / "ec.pem").write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     (tmp_path / "locked.pem").write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, locked))
-    (tmp_path / "ec.pub").write_bytes(other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    (tmp_path / "ec.pub").write_bytes(
+        other.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
     for name, words in (("ec.pem", "is not an Ed25519 key"), ("locked.pem", "not a readable private key")):
         with pytest.raises(TutorError, match=words):
             write_summary(tmp_path / "new.json", verification, signing_key=tmp_path / name)

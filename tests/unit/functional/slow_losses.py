@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slow references of the losses, batches for their tests, and the losses by name.
 
-The references are plain Python (`math`, loops over b, t, v), written from the formulas of the docstrings and from nothing else.
+The references are plain Python (`math`, loops over b, t, v), written from the formulas of the docstrings and
+from nothing else.
 
 Legend: `B` utterances, `T` frames, `D` width of the hint layer, `V` labels with the blank last.
 """
@@ -11,8 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Optional, Sequence
 
 import pytest
 import torch
@@ -26,10 +27,11 @@ FRAMES, WIDTH, LABELS = 7, 3, 5
 BLANK = LABELS - 1
 QUICK = settings(max_examples=80, deadline=None, derandomize=True)
 
-# --- Slow references -------------------------------------------------------------------------------------------------
+# --- Slow references
+# -------------------------------------------------------------------------------------------------
 
 
-def slow_mask(lengths: Sequence[int], frames: int) -> List[List[bool]]:
+def slow_mask(lengths: Sequence[int], frames: int) -> list[list[bool]]:
     return [[t < length for t in range(frames)] for length in lengths]
 
 
@@ -38,13 +40,15 @@ def slow_rkd(student: list, teacher: list, weights: list, mask: list) -> float:
     for b in range(len(mask)):
         for t in range(len(mask[b])):
             if mask[b][t]:
-                error = sum((teacher[b][d][t] - student[b][d][t]) ** 2 for d in range(len(teacher[b]))) / len(teacher[b])
+                error = sum((teacher[b][d][t] - student[b][d][t]) ** 2 for d in range(len(teacher[b]))) / len(
+                    teacher[b]
+                )
                 total += weights[b][t] * error
                 count += 1
     return total / count if count else 0.0
 
 
-def slow_mean_one(raw: Callable[[int, int], float], mask: list) -> List[List[float]]:
+def slow_mean_one(raw: Callable[[int, int], float], mask: list) -> list[list[float]]:
     rows = []
     for b in range(len(mask)):
         valid = [t for t in range(len(mask[b])) if mask[b][t]]
@@ -53,7 +57,7 @@ def slow_mean_one(raw: Callable[[int, int], float], mask: list) -> List[List[flo
     return rows
 
 
-def slow_weights(weighting: str, log_probs: list, hidden: list, mask: list) -> List[List[float]]:
+def slow_weights(weighting: str, log_probs: list, hidden: list, mask: list) -> list[list[float]]:
     if weighting == "nonblank":
         return slow_mean_one(lambda b, t: 1 - math.exp(log_probs[b][t][-1]) + 0.05, mask)
     if weighting == "energy":
@@ -61,13 +65,13 @@ def slow_weights(weighting: str, log_probs: list, hidden: list, mask: list) -> L
     return slow_mean_one(lambda b, t: 1.0, mask)
 
 
-def slow_tempered(row: List[float], temperature: float) -> List[float]:
+def slow_tempered(row: list[float], temperature: float) -> list[float]:
     top = max(row)
     powers = [math.exp((value - top) / temperature) for value in row]
     return [power / sum(powers) for power in powers]
 
 
-def slow_best(row: List[float]) -> int:
+def slow_best(row: list[float]) -> int:
     best = 0
     for v in range(1, len(row)):
         if row[v] > row[best]:
@@ -75,17 +79,21 @@ def slow_best(row: List[float]) -> int:
     return best
 
 
-def slow_distance(divergence: str, student: List[float], teacher: List[float], temperature: float) -> float:
+def slow_distance(divergence: str, student: list[float], teacher: list[float], temperature: float) -> float:
     if divergence == "l2":
         return sum((math.exp(s) - math.exp(t)) ** 2 for s, t in zip(student, teacher, strict=True))
     if divergence == "kl":
         p, q = slow_tempered(student, temperature), slow_tempered(teacher, temperature)
-        return temperature**2 * sum(b * (math.log(b) - math.log(a)) for a, b in zip(p, q, strict=True) if b > 0)
+        return temperature**2 * sum(
+            b * (math.log(b) - math.log(a)) for a, b in zip(p, q, strict=True) if b > 0
+        )
     best = slow_best(teacher)
     return -math.exp(student[best]) if best != len(teacher) - 1 else 0.0
 
 
-def slow_skd(divergence: str, student: list, teacher: list, mask: list, temperature: float = 1.0) -> List[float]:
+def slow_skd(
+    divergence: str, student: list, teacher: list, mask: list, temperature: float = 1.0
+) -> list[float]:
     sums = []
     for b in range(len(mask)):
         total = 0.0
@@ -96,7 +104,7 @@ def slow_skd(divergence: str, student: list, teacher: list, mask: list, temperat
     return sums
 
 
-def slow_select(frames: str, teacher: list, mask: list, around: int) -> List[List[bool]]:
+def slow_select(frames: str, teacher: list, mask: list, around: int) -> list[list[bool]]:
     chosen = []
     for b in range(len(mask)):
         row = []
@@ -105,14 +113,17 @@ def slow_select(frames: str, teacher: list, mask: list, around: int) -> List[Lis
             if frames != "all":
                 reach = range(t - around, t + around + 1) if frames == "symmetric" else [t]
                 keep = keep and any(
-                    0 <= n < len(mask[b]) and mask[b][n] and slow_best(teacher[b][n]) != len(teacher[b][n]) - 1 for n in reach
+                    0 <= n < len(mask[b])
+                    and mask[b][n]
+                    and slow_best(teacher[b][n]) != len(teacher[b][n]) - 1
+                    for n in reach
                 )
             row.append(keep)
         chosen.append(row)
     return chosen
 
 
-def slow_match(student: list, teacher: list, mask: list, shift: int) -> List[List[int]]:
+def slow_match(student: list, teacher: list, mask: list, shift: int) -> list[list[int]]:
     matched = []
     for p, q, valid in zip(student, teacher, mask, strict=True):
         row = []
@@ -124,7 +135,8 @@ def slow_match(student: list, teacher: list, mask: list, shift: int) -> List[Lis
     return matched
 
 
-# --- Batches and the losses by name ----------------------------------------------------------------------------------
+# --- Batches and the losses by name
+# ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -147,7 +159,7 @@ class Batch:
     def to(self, dtype: torch.dtype) -> Batch:
         return Batch(*(t.to(dtype) for t in self.tensors()), self.lengths)
 
-    def tensors(self) -> List[Tensor]:
+    def tensors(self) -> list[Tensor]:
         return [self.student_hidden, self.teacher_hidden, self.student, self.teacher]
 
     def leaves(self) -> Batch:
@@ -172,8 +184,10 @@ def make_batch(
     )
 
 
-def fill_padding(batch: Batch, extra: int, value: Optional[float]) -> Batch:
-    """The batch with `extra` more frames, and `value` (None: large random numbers) in every frame beyond a length."""
+def fill_padding(batch: Batch, extra: int, value: float | None) -> Batch:
+    """The batch with `extra` more frames, and `value` (None: large random numbers) in every frame beyond a
+    length.
+    """
     generator = torch.Generator().manual_seed(99)
     frames = batch.mask.shape[1]
     valid = losses.frame_mask(batch.lengths, frames + extra)
@@ -184,7 +198,9 @@ def fill_padding(batch: Batch, extra: int, value: Optional[float]) -> Batch:
         garbage = 50 * torch.randn(shape, generator=generator, dtype=torch.float64).to(tensor.dtype)
         garbage = garbage if value is None else torch.full_like(garbage, value)
         garbage.narrow(time_axis, 0, frames).copy_(
-            torch.where(valid[:, :frames].unsqueeze(3 - time_axis), tensor, garbage.narrow(time_axis, 0, frames))
+            torch.where(
+                valid[:, :frames].unsqueeze(3 - time_axis), tensor, garbage.narrow(time_axis, 0, frames)
+            )
         )
         return garbage
 
@@ -213,7 +229,7 @@ def skd_of(divergence: str, frames: str, temperature: float = 1.0) -> Callable[[
     return run
 
 
-SKD: Dict[str, Callable[[Batch], Tensor]] = {
+SKD: dict[str, Callable[[Batch], Tensor]] = {
     f"skd-{divergence}-{frames}": skd_of(divergence, frames)
     for divergence in losses.DIVERGENCE
     for frames in losses.FRAME_SELECTION

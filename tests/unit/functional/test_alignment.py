@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames are matched by time and inside each utterance; labels are matched by name.
 
-Legend: `B` utterances, `S` frames of the student's grid, `T` frames of the teacher's, `D` width, `V` labels with the blank last.
+Legend: `B` utterances, `S` frames of the student's grid, `T` frames of the teacher's, `D` width, `V` labels
+with the blank last.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import itertools
 import math
 from fractions import Fraction
-from typing import List, Tuple
 
 import pytest
 import torch
@@ -34,22 +34,27 @@ SHIFTS = (10, 20, 30, 40, 60, 80, 160)
 
 
 @st.composite
-def shift_pairs(draw: st.DrawFn) -> Tuple[int, int]:
+def shift_pairs(draw: st.DrawFn) -> tuple[int, int]:
     """Frame shifts (student, teacher), the student's not longer: what `pair` lets through."""
     student, teacher = sorted((draw(st.sampled_from(SHIFTS)), draw(st.sampled_from(SHIFTS))))
     return student, teacher
 
 
-def frames_of(student_frames: int, lengths: List[int], rate: float) -> List[List[int]]:
+def frames_of(student_frames: int, lengths: list[int], rate: float) -> list[list[int]]:
     return teacher_frames(student_frames, torch.tensor(lengths, dtype=torch.int64), rate).tolist()
 
 
-# --- teacher_frames --------------------------------------------------------------------------------------------------
+# --- teacher_frames
+# --------------------------------------------------------------------------------------------------
 
 
 @QUICK
-@given(st.integers(0, 60), st.lists(st.integers(0, 70), min_size=1, max_size=4), st.sampled_from([0.125, 0.25, 0.5, 1.0, 2.0]))
-def test_teacher_frames_agree_with_loops(student_frames: int, lengths: List[int], rate: float) -> None:
+@given(
+    st.integers(0, 60),
+    st.lists(st.integers(0, 70), min_size=1, max_size=4),
+    st.sampled_from([0.125, 0.25, 0.5, 1.0, 2.0]),
+)
+def test_teacher_frames_agree_with_loops(student_frames: int, lengths: list[int], rate: float) -> None:
     expected = []
     for length in lengths:
         row = []
@@ -62,7 +67,9 @@ def test_teacher_frames_agree_with_loops(student_frames: int, lengths: List[int]
 
 @QUICK
 @given(st.integers(0, 200), st.lists(st.integers(0, 250), min_size=1, max_size=4), shift_pairs())
-def test_teacher_frames_are_in_range_and_monotone(student_frames: int, lengths: List[int], shifts: Tuple[int, int]) -> None:
+def test_teacher_frames_are_in_range_and_monotone(
+    student_frames: int, lengths: list[int], shifts: tuple[int, int]
+) -> None:
     index = teacher_frames(student_frames, torch.tensor(lengths), shifts[0] / shifts[1])
     assert index.shape == (len(lengths), student_frames)
     assert index.dtype == torch.int64
@@ -73,7 +80,7 @@ def test_teacher_frames_are_in_range_and_monotone(student_frames: int, lengths: 
 
 @QUICK
 @given(st.integers(1, 200), shift_pairs())
-def test_a_teacher_frame_covers_the_middle_of_its_student_frame(frames: int, shifts: Tuple[int, int]) -> None:
+def test_a_teacher_frame_covers_the_middle_of_its_student_frame(frames: int, shifts: tuple[int, int]) -> None:
     mine, theirs = shifts
     for s, t in enumerate(frames_of(frames, [10_000], mine / theirs)[0]):
         assert t * theirs - 1e-6 <= (s + 0.5) * mine <= (t + 1) * theirs + 1e-6
@@ -82,9 +89,11 @@ def test_a_teacher_frame_covers_the_middle_of_its_student_frame(frames: int, shi
 @QUICK
 @given(st.integers(1, 20_000), shift_pairs(), st.booleans(), st.booleans())
 def test_matched_frames_are_within_one_frame_in_time(
-    milliseconds: int, shifts: Tuple[int, int], student_up: bool, teacher_up: bool
+    milliseconds: int, shifts: tuple[int, int], student_up: bool, teacher_up: bool
 ) -> None:
-    """However the two encoders round the same audio, no student frame is given one further away than a teacher frame."""
+    """However the two encoders round the same audio, no student frame is given one further away than a
+    teacher frame.
+    """
     mine, theirs = shifts
     student_length = -(-milliseconds // mine) if student_up else milliseconds // mine
     teacher_length = max(-(-milliseconds // theirs) if teacher_up else milliseconds // theirs, 1)
@@ -95,7 +104,7 @@ def test_matched_frames_are_within_one_frame_in_time(
 
 @QUICK
 @given(st.integers(1, 120), shift_pairs())
-def test_frames_repeat_only_where_the_student_is_faster(teacher_length: int, shifts: Tuple[int, int]) -> None:
+def test_frames_repeat_only_where_the_student_is_faster(teacher_length: int, shifts: tuple[int, int]) -> None:
     mine, theirs = shifts
     student_length = teacher_length * theirs // mine
     row = frames_of(student_length, [teacher_length], mine / theirs)[0]
@@ -111,7 +120,9 @@ def test_frames_repeat_only_where_the_student_is_faster(teacher_length: int, shi
 
 @QUICK
 @given(st.integers(1, 50), st.lists(st.integers(0, 60), min_size=2, max_size=5), shift_pairs())
-def test_an_utterance_is_matched_by_its_own_length(frames: int, lengths: List[int], shifts: Tuple[int, int]) -> None:
+def test_an_utterance_is_matched_by_its_own_length(
+    frames: int, lengths: list[int], shifts: tuple[int, int]
+) -> None:
     rate = shifts[0] / shifts[1]
     together = frames_of(frames, lengths, rate)
     for row, length in zip(together, lengths, strict=True):
@@ -125,23 +136,30 @@ def test_lengths_may_be_int32() -> None:
     assert index.tolist() == [[0, 0, 1, 1], [0, 0, 0, 0]]
 
 
-# --- covered_frames and pooling --------------------------------------------------------------------------------------
+# --- covered_frames and pooling
+# --------------------------------------------------------------------------------------
 
 
 @QUICK
-@given(st.integers(1, 40), st.lists(st.integers(0, 90), min_size=1, max_size=4), st.sampled_from([1.0, 1.5, 2.0, 4.0, 8.0 / 3]))
-def test_covered_frames_agree_with_loops(student_frames: int, lengths: List[int], rate: float) -> None:
+@given(
+    st.integers(1, 40),
+    st.lists(st.integers(0, 90), min_size=1, max_size=4),
+    st.sampled_from([1.0, 1.5, 2.0, 4.0, 8.0 / 3]),
+)
+def test_covered_frames_agree_with_loops(student_frames: int, lengths: list[int], rate: float) -> None:
     index, counts = covered_frames(student_frames, torch.tensor(lengths), rate)
     for b, length in enumerate(lengths):
         for s in range(student_frames):
-            covered = [t for t in range(length) if s * rate <= t + 0.5 < (s + 1) * rate] or [max(length - 1, 0)]
+            covered = [t for t in range(length) if s * rate <= t + 0.5 < (s + 1) * rate] or [
+                max(length - 1, 0)
+            ]
             assert index[b, s][counts[b, s]].tolist() == covered
         assert ((index[b] >= 0) & (index[b] < max(length, 1))).all()
 
 
 @QUICK
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=3), shift_pairs())
-def test_each_teacher_frame_is_covered_once(lengths: List[int], shifts: Tuple[int, int]) -> None:
+def test_each_teacher_frame_is_covered_once(lengths: list[int], shifts: tuple[int, int]) -> None:
     rate = shifts[1] / shifts[0]
     index, counts = covered_frames(math.ceil(max(lengths) / rate), torch.tensor(lengths), rate)
     for b, length in enumerate(lengths):
@@ -153,7 +171,9 @@ def test_each_teacher_frame_is_covered_once(lengths: List[int], shifts: Tuple[in
 
 @QUICK
 @given(st.integers(1, 12), st.integers(1, 30), st.sampled_from([1.5, 2.0, 4.0]), st.integers(0, 10_000))
-def test_pooling_agrees_with_loops_and_keeps_spikes(student_frames: int, length: int, rate: float, seed: int) -> None:
+def test_pooling_agrees_with_loops_and_keeps_spikes(
+    student_frames: int, length: int, rate: float, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     log_probs = torch.randn(2, 30, 5, generator=generator, dtype=torch.float64).mul(3).log_softmax(-1)
     hidden = torch.randn(2, 3, 30, generator=generator, dtype=torch.float64)
@@ -176,7 +196,8 @@ def test_at_the_same_rate_pooling_changes_nothing() -> None:
     assert torch.equal(pool_hidden(hidden, index, counts), hidden)
 
 
-# --- repeat_frames ---------------------------------------------------------------------------------------------------
+# --- repeat_frames
+# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dim", [1, 2])
@@ -195,7 +216,7 @@ def test_repeat_frames_agrees_with_loops(dim: int) -> None:
 
 @QUICK
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=4), st.integers(1, 40), shift_pairs())
-def test_the_teachers_padding_is_never_read(lengths: List[int], frames: int, shifts: Tuple[int, int]) -> None:
+def test_the_teachers_padding_is_never_read(lengths: list[int], frames: int, shifts: tuple[int, int]) -> None:
     teacher = torch.full((len(lengths), 15, 2), math.nan)
     for b, length in enumerate(lengths):
         teacher[b, :length] = 1.0
@@ -204,12 +225,15 @@ def test_the_teachers_padding_is_never_read(lengths: List[int], frames: int, shi
     assert torch.isfinite(repeat_frames(teacher.transpose(1, 2), index, dim=2)).all()
 
 
-# --- check_lengths ---------------------------------------------------------------------------------------------------
+# --- check_lengths
+# ---------------------------------------------------------------------------------------------------
 
 
 @QUICK
 @given(st.integers(1, 20_000), shift_pairs(), st.booleans(), st.booleans())
-def test_lengths_that_differ_by_rounding_pass(ms: int, shifts: Tuple[int, int], student_up: bool, teacher_up: bool) -> None:
+def test_lengths_that_differ_by_rounding_pass(
+    ms: int, shifts: tuple[int, int], student_up: bool, teacher_up: bool
+) -> None:
     mine, theirs = shifts
     student = -(-ms // mine) if student_up else ms // mine
     teacher = -(-ms // theirs) if teacher_up else ms // theirs
@@ -218,7 +242,9 @@ def test_lengths_that_differ_by_rounding_pass(ms: int, shifts: Tuple[int, int], 
 
 @QUICK
 @given(st.integers(0, 500), shift_pairs(), st.integers(3, 50), st.booleans())
-def test_lengths_that_differ_by_three_frames_are_refused(s: int, shifts: Tuple[int, int], off: int, more: bool) -> None:
+def test_lengths_that_differ_by_three_frames_are_refused(
+    s: int, shifts: tuple[int, int], off: int, more: bool
+) -> None:
     rate = shifts[0] / shifts[1]
     teacher = math.ceil(s * rate) + off if more else math.floor(s * rate) - off
     with pytest.raises(TutorError, match=rf"student has {s} frames and the teacher {teacher} "):
@@ -226,10 +252,12 @@ def test_lengths_that_differ_by_three_frames_are_refused(s: int, shifts: Tuple[i
 
 
 @pytest.mark.parametrize("shifts", [(80, 20), (160, 20), (80, 30)])
-def test_a_slower_student_rounds_too(shifts: Tuple[int, int]) -> None:
+def test_a_slower_student_rounds_too(shifts: tuple[int, int]) -> None:
     mine, theirs = shifts
     for ms in range(1, 2000):
-        for student, teacher in itertools.product((-(-ms // mine), ms // mine), (-(-ms // theirs), ms // theirs)):
+        for student, teacher in itertools.product(
+            (-(-ms // mine), ms // mine), (-(-ms // theirs), ms // theirs)
+        ):
             check_lengths([student], [teacher], mine / theirs)
 
 
@@ -244,20 +272,23 @@ def test_lengths_that_nemo_gives_pass(student: int, teacher: int) -> None:
     check_lengths([student], [teacher], 0.5)
 
 
-# --- label_order -----------------------------------------------------------------------------------------------------
+# --- label_order
+# -----------------------------------------------------------------------------------------------------
 
 LABEL_SETS = st.lists(st.text(min_size=1, max_size=3), unique=True, max_size=8)
 
 
 @QUICK
 @given(LABEL_SETS)
-def test_equal_labels_need_no_order(labels: List[str]) -> None:
+def test_equal_labels_need_no_order(labels: list[str]) -> None:
     assert label_order(labels, tuple(labels)) is None
 
 
 @QUICK
 @given(LABEL_SETS.flatmap(lambda labels: st.tuples(st.just(labels), st.permutations(labels))))
-def test_label_order_puts_the_teachers_outputs_in_the_students_order(case: Tuple[List[str], List[str]]) -> None:
+def test_label_order_puts_the_teachers_outputs_in_the_students_order(
+    case: tuple[list[str], list[str]],
+) -> None:
     student, teacher = case
     order = label_order(student, teacher)
     if student == teacher:
@@ -280,7 +311,9 @@ def test_label_order_puts_the_teachers_outputs_in_the_students_order(case: Tuple
         (["a", "a", "b"], ["b", "a", "a"], ["['a'] stand twice"]),
     ],
 )
-def test_different_label_sets_are_refused_and_shown(student: List[str], teacher: List[str], named: List[str]) -> None:
+def test_different_label_sets_are_refused_and_shown(
+    student: list[str], teacher: list[str], named: list[str]
+) -> None:
     with pytest.raises(TutorError) as error:
         label_order(student, teacher)
     for words in named:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, List, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -19,16 +19,24 @@ from nemo_tutornet.functional.fft_depthwise import FourierConv1d, depthwise_conv
 QUICK = settings(max_examples=150, deadline=None, derandomize=True)
 
 
-def gradients(output: Tensor, *inputs: Optional[Tensor]) -> List[Tensor]:
+def gradients(output: Tensor, *inputs: Tensor | None) -> list[Tensor]:
     weights = torch.arange(output.numel(), dtype=output.dtype).reshape(output.shape).sin()
-    return list(torch.autograd.grad((output * weights).sum(), [given for given in inputs if given is not None]))
+    return list(
+        torch.autograd.grad((output * weights).sum(), [given for given in inputs if given is not None])
+    )
 
 
 @QUICK
 @given(
-    batch=st.integers(1, 3), width=st.integers(1, 4), frames=st.integers(1, 60), kernel=st.integers(1, 40),
-    stride=st.integers(1, 4), padding=st.integers(0, 45), dilation=st.integers(1, 4), biased=st.booleans(),
-)  # fmt: skip
+    batch=st.integers(1, 3),
+    width=st.integers(1, 4),
+    frames=st.integers(1, 60),
+    kernel=st.integers(1, 40),
+    stride=st.integers(1, 4),
+    padding=st.integers(0, 45),
+    dilation=st.integers(1, 4),
+    biased=st.booleans(),
+)
 def test_equals_pytorch(
     batch: int, width: int, frames: int, kernel: int, stride: int, padding: int, dilation: int, biased: bool
 ) -> None:
@@ -38,7 +46,9 @@ def test_equals_pytorch(
     bias = torch.randn(width, dtype=torch.float64, generator=random, requires_grad=True) if biased else None
     given = signal, weight, bias, stride, padding, dilation
     if dilation * (kernel - 1) + 1 > frames + 2 * padding:
-        with pytest.raises(ValueError, match=f"{dilation * (kernel - 1) + 1} frames does not fit into {frames + 2 * padding}"):
+        with pytest.raises(
+            ValueError, match=f"{dilation * (kernel - 1) + 1} frames does not fit into {frames + 2 * padding}"
+        ):
             depthwise_conv1d(*given)
         return
     mine, theirs = depthwise_conv1d(*given), nn.functional.conv1d(*given, groups=width)
@@ -48,7 +58,9 @@ def test_equals_pytorch(
 
 
 def depthwise_layer(**different: Any) -> nn.Conv1d:
-    return nn.Conv1d(**{"in_channels": 6, "out_channels": 6, "groups": 6, "kernel_size": 33, "padding": 16, **different})
+    return nn.Conv1d(
+        **{"in_channels": 6, "out_channels": 6, "groups": 6, "kernel_size": 33, "padding": 16, **different}
+    )
 
 
 @pytest.fixture
@@ -69,10 +81,12 @@ def model() -> nn.Sequential:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> List[tuple]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """What went through the Fourier transform."""
-    found: List[tuple] = []
-    monkeypatch.setattr(depthwise, "depthwise_conv1d", lambda *given: found.append(given) or depthwise_conv1d(*given))
+    found: list[tuple] = []
+    monkeypatch.setattr(
+        depthwise, "depthwise_conv1d", lambda *given: found.append(given) or depthwise_conv1d(*given)
+    )
     return found
 
 
@@ -86,7 +100,7 @@ def test_touches_what_it_should(model: nn.Sequential) -> None:
     assert fourier_depthwise(model) == 0, "what is fast already is not counted again"
 
 
-def test_trains_as_pytorch_and_leaves_as_pytorch(model: nn.Sequential, calls: List[tuple]) -> None:
+def test_trains_as_pytorch_and_leaves_as_pytorch(model: nn.Sequential, calls: list[tuple]) -> None:
     plain, signal = copy.deepcopy(model), torch.randn(2, 6, 300)
     fourier_depthwise(model)
 
@@ -104,7 +118,7 @@ def test_trains_as_pytorch_and_leaves_as_pytorch(model: nn.Sequential, calls: Li
     assert torch.equal(model(signal.double()), plain.double()(signal.double())) and len(calls) == 2
 
 
-def test_half_precision_and_single_signals_stay_pytorchs(calls: List[tuple]) -> None:
+def test_half_precision_and_single_signals_stay_pytorchs(calls: list[tuple]) -> None:
     layer = depthwise_layer()
     fourier_depthwise(layer)
     signal = torch.randn(2, 6, 50)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import List
 
 import pytest
 import torch
@@ -35,12 +34,13 @@ from tests.unit.functional.slow_losses import (
     slow_weights,
 )
 
-# --- Agreement with the slow references ------------------------------------------------------------------------------
+# --- Agreement with the slow references
+# ------------------------------------------------------------------------------
 
 
 @QUICK
 @given(st.lists(st.integers(0, 9), max_size=5), st.integers(0, 9))
-def test_frame_mask_agrees_with_loops(lengths: List[int], frames: int) -> None:
+def test_frame_mask_agrees_with_loops(lengths: list[int], frames: int) -> None:
     mask = losses.frame_mask(torch.tensor(lengths, dtype=torch.int64), frames)
     assert mask.dtype == torch.bool
     assert mask.tolist() == slow_mask(lengths, frames)
@@ -51,7 +51,9 @@ def test_frame_mask_agrees_with_loops(lengths: List[int], frames: int) -> None:
 def test_frame_weights_agree_with_loops(weighting: str, dtype: torch.dtype, tolerance: float) -> None:
     batch = make_batch(dtype=dtype)
     weights = losses.FRAME_WEIGHTING[weighting](batch.teacher, batch.teacher_hidden, batch.mask)
-    expected = slow_weights(weighting, batch.teacher.tolist(), batch.teacher_hidden.tolist(), batch.mask.tolist())
+    expected = slow_weights(
+        weighting, batch.teacher.tolist(), batch.teacher_hidden.tolist(), batch.mask.tolist()
+    )
     for row, slow in zip(weights.tolist(), expected, strict=True):
         assert row == pytest.approx(slow, rel=tolerance, abs=0)
 
@@ -62,15 +64,23 @@ def test_rkd_agrees_with_loops(weighting: str, dtype: torch.dtype, tolerance: fl
     batch = make_batch(dtype=dtype, seed=1)
     value = rkd_of(weighting)(batch)
     assert value.dtype == dtype
-    weights = slow_weights(weighting, batch.teacher.tolist(), batch.teacher_hidden.tolist(), batch.mask.tolist())
-    expected = slow_rkd(batch.student_hidden.tolist(), batch.teacher_hidden.tolist(), weights, batch.mask.tolist())
+    weights = slow_weights(
+        weighting, batch.teacher.tolist(), batch.teacher_hidden.tolist(), batch.mask.tolist()
+    )
+    expected = slow_rkd(
+        batch.student_hidden.tolist(), batch.teacher_hidden.tolist(), weights, batch.mask.tolist()
+    )
     assert value.item() == pytest.approx(expected, rel=tolerance, abs=0)
 
 
 @pytest.mark.parametrize("frames", losses.FRAME_SELECTION)
-@pytest.mark.parametrize("divergence, temperature", [("l2", 1.0), ("kl", 1.0), ("kl", 0.5), ("kl", 3.0), ("guided", 1.0)])
+@pytest.mark.parametrize(
+    "divergence, temperature", [("l2", 1.0), ("kl", 1.0), ("kl", 0.5), ("kl", 3.0), ("guided", 1.0)]
+)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-5)])
-def test_skd_agrees_with_loops(divergence: str, temperature: float, frames: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_skd_agrees_with_loops(
+    divergence: str, temperature: float, frames: str, dtype: torch.dtype, tolerance: float
+) -> None:
     batch = make_batch(dtype=dtype, seed=2)
     value = skd_of(divergence, frames, temperature)(batch)
     assert value.dtype == dtype
@@ -96,7 +106,9 @@ def test_matched_frames_agree_with_loops(shift: int) -> None:
     for seed in range(5):
         batch = make_batch(seed=seed, frames=12, lengths=(12, 0, 1, 8))
         found = losses.match_frames(batch.student, batch.teacher, batch.mask, shift)
-        assert found.tolist() == slow_match(batch.student.tolist(), batch.teacher.tolist(), batch.mask.tolist(), shift)
+        assert found.tolist() == slow_match(
+            batch.student.tolist(), batch.teacher.tolist(), batch.mask.tolist(), shift
+        )
 
 
 @pytest.mark.parametrize("late", [-2, -1, 1, 2])
@@ -135,13 +147,19 @@ def test_impossible_labels_do_not_keep_frames_from_being_matched() -> None:
 def test_greedy_lengths_merge_repeats_and_leave_out_blanks_and_padding() -> None:
     best = torch.tensor([[0, 0, 4, 0, 1, 1], [4, 4, 4, 2, 2, 2], [3, 1, 3, 1, 3, 1]])
     log_probs = torch.nn.functional.one_hot(best, 5).float().log_softmax(-1)
-    assert losses.greedy_lengths(log_probs, losses.frame_mask(torch.tensor([6, 3, 2]), 6)).tolist() == [3, 0, 2]
+    assert losses.greedy_lengths(log_probs, losses.frame_mask(torch.tensor([6, 3, 2]), 6)).tolist() == [
+        3,
+        0,
+        2,
+    ]
 
 
 @pytest.mark.parametrize("divergence", losses.DIVERGENCE)
 def test_kl_alone_reads_the_temperature(divergence: str) -> None:
     batch = make_batch(seed=3)
-    plain, tempered = (losses.DIVERGENCE[divergence](batch.student, batch.teacher, batch.mask, tau) for tau in (1.0, 2.0))
+    plain, tempered = (
+        losses.DIVERGENCE[divergence](batch.student, batch.teacher, batch.mask, tau) for tau in (1.0, 2.0)
+    )
     assert torch.equal(plain, tempered) == (divergence != "kl")
 
 
@@ -163,16 +181,25 @@ def test_reduction_is_that_of_ctc(reduction: str) -> None:
     arguments = (batch.student.transpose(0, 1), targets, batch.lengths, target_lengths, LABELS - 1)
     each = torch.nn.functional.ctc_loss(*arguments, reduction="none")
     expected = torch.nn.functional.ctc_loss(*arguments, reduction=reduction)
-    assert losses.reduce_like_ctc(each, target_lengths, reduction).item() == pytest.approx(expected.item(), rel=1e-12)
+    assert losses.reduce_like_ctc(each, target_lengths, reduction).item() == pytest.approx(
+        expected.item(), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize(
     "reduction, expected",
-    [("mean_batch", (2 + 3 + 7) / 3), ("mean_volume", 12 / 5), ("mean", (2 / 1 + 3 / 4 + 7 / 1) / 3), ("sum", 12.0)],
+    [
+        ("mean_batch", (2 + 3 + 7) / 3),
+        ("mean_volume", 12 / 5),
+        ("mean", (2 / 1 + 3 / 4 + 7 / 1) / 3),
+        ("sum", 12.0),
+    ],
 )
 def test_reduction_by_hand(reduction: str, expected: float) -> None:
     each = torch.tensor([2.0, 3.0, 7.0], dtype=torch.float64)
-    assert losses.reduce_like_ctc(each, torch.tensor([1, 4, 0]), reduction).item() == pytest.approx(expected, rel=1e-12)
+    assert losses.reduce_like_ctc(each, torch.tensor([1, 4, 0]), reduction).item() == pytest.approx(
+        expected, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("reduction", ["mean_batch", "mean_volume", "mean", "sum"])
@@ -189,18 +216,23 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(lambda student: LOSSES[name](batch.with_(**{key: student})), (start,))
 
 
-# --- Several teachers ------------------------------------------------------------------------------------------------
+# --- Several teachers
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 def test_mixed_posteriors_agree_with_loops(dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(3)
     teachers = [torch.randn(2, 3, 4, dtype=dtype).log_softmax(dim=-1) for _ in range(3)]
-    teachers[0][0, 0] = torch.tensor([0.0, -math.inf, -math.inf, -math.inf], dtype=dtype)  # sure beyond what floats hold
+    teachers[0][0, 0] = torch.tensor(
+        [0.0, -math.inf, -math.inf, -math.inf], dtype=dtype
+    )  # sure beyond what floats hold
     weights = [1.0, 0.5, 3.0]
     mixed = losses.mix_posteriors(teachers, weights).exp()
     for b, t, v in itertools.product(range(2), range(3), range(4)):
-        expected = sum(w * math.exp(float(p[b, t, v])) for w, p in zip(weights, teachers, strict=True)) / sum(weights)
+        expected = sum(w * math.exp(float(p[b, t, v])) for w, p in zip(weights, teachers, strict=True)) / sum(
+            weights
+        )
         assert float(mixed[b, t, v]) == pytest.approx(expected, rel=10 * tolerance, abs=tolerance)
     assert torch.allclose(mixed.sum(dim=-1), torch.ones(2, 3, dtype=dtype))
 

@@ -8,7 +8,7 @@ Legend: `B` utterances, `T` frames, `D` width of the hint layer, `V` labels with
 from __future__ import annotations
 
 import math
-from typing import Callable, Dict, List, Optional, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -40,7 +40,8 @@ from tests.unit.functional.slow_losses import (
     student_of,
 )
 
-# --- Invariants ------------------------------------------------------------------------------------------------------
+# --- Invariants
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if "guided" not in name])
@@ -56,7 +57,11 @@ def test_guided_ctc_of_identical_networks_is_minus_their_confidence(frames: str)
     batch = make_batch(seed=7)
     value = skd_of("guided", frames)(batch.with_(student=batch.teacher))
     for b, length in enumerate(LENGTHS):
-        best = [batch.teacher[b, t].exp().max().item() for t in range(length) if batch.teacher[b, t].argmax() < LABELS - 1]
+        best = [
+            batch.teacher[b, t].exp().max().item()
+            for t in range(length)
+            if batch.teacher[b, t].argmax() < LABELS - 1
+        ]
         assert value[b].item() == pytest.approx(-sum(best), rel=1e-12, abs=0)
         assert -len(best) <= value[b].item() <= 0
 
@@ -64,7 +69,7 @@ def test_guided_ctc_of_identical_networks_is_minus_their_confidence(frames: str)
 @every_loss
 @pytest.mark.parametrize("extra", [0, 4])
 @pytest.mark.parametrize("garbage", [None, 0.0, math.nan, math.inf, -math.inf])
-def test_padding_changes_nothing(name: str, extra: int, garbage: Optional[float]) -> None:
+def test_padding_changes_nothing(name: str, extra: int, garbage: float | None) -> None:
     batch = make_batch(seed=8)
     padded = fill_padding(batch, extra, garbage)
     assert padded.mask.shape[1] == FRAMES + extra
@@ -116,7 +121,9 @@ def test_no_gradient_reaches_the_teacher(name: str) -> None:
 def test_frame_weights_of_padding_do_not_count() -> None:
     batch = make_batch(seed=13)
     weights = torch.rand(batch.mask.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    expected = slow_rkd(batch.student_hidden.tolist(), batch.teacher_hidden.tolist(), weights.tolist(), batch.mask.tolist())
+    expected = slow_rkd(
+        batch.student_hidden.tolist(), batch.teacher_hidden.tolist(), weights.tolist(), batch.mask.tolist()
+    )
     for garbage in (0.0, 1e9, math.nan, math.inf):
         filled = torch.where(batch.mask, weights, garbage)
         value = losses.rkd(batch.student_hidden, batch.teacher_hidden, filled, batch.mask)
@@ -142,24 +149,30 @@ def test_gradient_flows_at_the_frames_that_count_and_nowhere_else(name: str) -> 
 
 
 def extreme(lengths: Sequence[int], frames: int, labels: Sequence[int], floor: float) -> Tensor:
-    """Log-probabilities of a network that is certain of `labels` in turn and gives every other label `floor`."""
+    """Log-probabilities of a network that is certain of `labels` in turn and gives every other label
+    `floor`.
+    """
     log_probs = torch.full((len(lengths), frames, LABELS), floor, dtype=torch.float64)
     for t in range(frames):
         log_probs[:, t, labels[t % len(labels)]] = 0.0
     return log_probs
 
 
-EDGES: Dict[str, Callable[[], Batch]] = {
+EDGES: dict[str, Callable[[], Batch]] = {
     "ordinary": make_batch,
     "one empty utterance": lambda: make_batch(lengths=(0, 7)),
     "nothing but empty utterances": lambda: make_batch(lengths=(0, 0)),
     "one frame": lambda: make_batch(lengths=(1,), frames=1),
-    "teacher is sure it is all blank": lambda: make_batch().with_(teacher=extreme(LENGTHS, FRAMES, [BLANK], -math.inf)),
+    "teacher is sure it is all blank": lambda: make_batch().with_(
+        teacher=extreme(LENGTHS, FRAMES, [BLANK], -math.inf)
+    ),
     "both are sure it is all blank": lambda: make_batch().with_(
-        teacher=extreme(LENGTHS, FRAMES, [BLANK], -math.inf), student=extreme(LENGTHS, FRAMES, [BLANK], -math.inf)
+        teacher=extreme(LENGTHS, FRAMES, [BLANK], -math.inf),
+        student=extreme(LENGTHS, FRAMES, [BLANK], -math.inf),
     ),
     "sure of different labels": lambda: make_batch().with_(
-        teacher=extreme(LENGTHS, FRAMES, [0, BLANK], -math.inf), student=extreme(LENGTHS, FRAMES, [1, 0], -math.inf)
+        teacher=extreme(LENGTHS, FRAMES, [0, BLANK], -math.inf),
+        student=extreme(LENGTHS, FRAMES, [1, 0], -math.inf),
     ),
     "far but finite": lambda: make_batch().with_(
         teacher=extreme(LENGTHS, FRAMES, [0, BLANK], -6e4), student=extreme(LENGTHS, FRAMES, [1, 0], -6e4)
@@ -195,19 +208,26 @@ def test_nothing_to_learn_from_empty_utterances(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @every_loss
 def test_half_precision_is_only_in_the_inputs(name: str, dtype: torch.dtype) -> None:
-    """The half-precision inputs, widened by hand, give the same value: nothing is computed in half precision."""
+    """The half-precision inputs, widened by hand, give the same value: nothing is computed in half
+    precision.
+    """
     batch = make_batch(seed=15).to(dtype)
     torch.testing.assert_close(LOSSES[name](batch), LOSSES[name](batch.to(torch.float32)), rtol=0, atol=0)
 
 
-# --- What each one promises besides ----------------------------------------------------------------------------------
+# --- What each one promises besides
+# ----------------------------------------------------------------------------------
 
 
 @st.composite
 def posteriors(draw: st.DrawFn, frames: int = 4) -> Tensor:
     """Log-probabilities `[1, T, V]` from flat to certain, with zeros among them."""
     sharpness = draw(st.sampled_from([0.0, 1.0, 20.0, 3000.0]))
-    rows = draw(st.lists(st.lists(st.floats(-1, 1), min_size=LABELS, max_size=LABELS), min_size=frames, max_size=frames))
+    rows = draw(
+        st.lists(
+            st.lists(st.floats(-1, 1), min_size=LABELS, max_size=LABELS), min_size=frames, max_size=frames
+        )
+    )
     log_probs = (sharpness * torch.tensor([rows], dtype=torch.float64)).log_softmax(-1)
     return torch.where(log_probs < -700, -math.inf, log_probs)
 
@@ -234,7 +254,9 @@ def test_kl_is_not_negative(student: Tensor, teacher: Tensor, temperature: float
 
 @QUICK
 @given(posteriors(), posteriors(), st.integers(0, 4))
-def test_guided_ctc_lies_between_minus_the_spikes_and_zero(student: Tensor, teacher: Tensor, length: int) -> None:
+def test_guided_ctc_lies_between_minus_the_spikes_and_zero(
+    student: Tensor, teacher: Tensor, length: int
+) -> None:
     mask = losses.frame_mask(torch.tensor([length]), 4)
     spikes = sum(row.argmax() != BLANK for row in teacher[0, :length])
     assert -float(spikes) * (1 + 1e-12) <= losses.skd_guided(student, teacher, mask).item() <= 0
@@ -242,9 +264,15 @@ def test_guided_ctc_lies_between_minus_the_spikes_and_zero(student: Tensor, teac
 
 def test_kl_pulls_a_student_back_from_far_away() -> None:
     student = torch.tensor([[[-500.0, 0.0]]], requires_grad=True)
-    value = losses.skd_kl(student, torch.tensor([[[0.0, -math.inf]]]), torch.ones(1, 1, dtype=torch.bool)).sum()
+    value = losses.skd_kl(
+        student, torch.tensor([[[0.0, -math.inf]]]), torch.ones(1, 1, dtype=torch.bool)
+    ).sum()
     value.backward()
-    assert value.item() == pytest.approx(500, rel=1e-3) and student.grad is not None and student.grad.abs().sum() > 0
+    assert (
+        value.item() == pytest.approx(500, rel=1e-3)
+        and student.grad is not None
+        and student.grad.abs().sum() > 0
+    )
 
 
 def test_guided_ctc_of_an_all_blank_teacher_is_zero() -> None:
@@ -261,7 +289,7 @@ def test_guided_ctc_of_an_all_blank_teacher_is_zero() -> None:
     st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
 )
 def test_frame_weights_have_mean_one_over_valid_frames(
-    weighting: str, lengths: List[int], seed: int, loudness: float, dtype: torch.dtype
+    weighting: str, lengths: list[int], seed: int, loudness: float, dtype: torch.dtype
 ) -> None:
     batch = fill_padding(make_batch(lengths=lengths, seed=seed), 2, math.nan)
     batch = batch.with_(teacher_hidden=batch.teacher_hidden * loudness).to(dtype)
@@ -295,7 +323,9 @@ def test_a_silent_utterance_is_weighted_uniformly() -> None:
 @given(st.integers(0, 1000), st.integers(0, 4))
 def test_frame_selections_are_nested(seed: int, around: int) -> None:
     batch = make_batch(seed=seed)
-    chosen = {name: select(batch.teacher, batch.mask, around) for name, select in losses.FRAME_SELECTION.items()}
+    chosen = {
+        name: select(batch.teacher, batch.mask, around) for name, select in losses.FRAME_SELECTION.items()
+    }
     assert torch.equal(chosen["all"], batch.mask)
     assert not (chosen["nonblank"] & ~chosen["symmetric"]).any()
     assert not (chosen["symmetric"] & ~batch.mask).any()

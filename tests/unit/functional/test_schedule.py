@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError
-from typing import Dict, List, Optional
 
 import pytest
 from hypothesis import given, settings
@@ -18,17 +17,21 @@ from tests.conftest import refusal
 QUICK = settings(max_examples=100, deadline=None, derandomize=True)
 
 
-def stage(name: str, length: Optional[float] = None, **weights: float) -> Stage:
+def stage(name: str, length: float | None = None, **weights: float) -> Stage:
     return Stage(name, weights or {"ctc": 1.0}, length)
 
 
-def stages_of(lengths: List[int], last: Optional[int]) -> List[Stage]:
+def stages_of(lengths: list[int], last: int | None) -> list[Stage]:
     return [stage(f"s{i}", length) for i, length in enumerate([*lengths, last])]
 
 
 @QUICK
-@given(st.lists(st.integers(1, 9), max_size=4), st.none() | st.integers(1, 9), st.sampled_from(["epochs", "steps"]))
-def test_index_agrees_with_the_stages_written_out(lengths: List[int], last: Optional[int], unit: str) -> None:
+@given(
+    st.lists(st.integers(1, 9), max_size=4),
+    st.none() | st.integers(1, 9),
+    st.sampled_from(["epochs", "steps"]),
+)
+def test_index_agrees_with_the_stages_written_out(lengths: list[int], last: int | None, unit: str) -> None:
     schedule = Schedule(stages_of(lengths, last), unit)
     written = [i for i, length in enumerate(lengths) for _ in range(length)]
     written += [len(lengths)] * ((last or 0) + 5)  # the last one runs on, with or without a length
@@ -51,7 +54,9 @@ def test_boundaries_in_steps(step: int, expected: int) -> None:
     assert schedule.index(epoch=0, step=step) == expected
 
 
-@pytest.mark.parametrize("share, expected", [(0.0, 0), (0.2499, 0), (0.25, 1), (0.7499, 1), (0.75, 2), (1.0, 2)])
+@pytest.mark.parametrize(
+    "share, expected", [(0.0, 0), (0.2499, 0), (0.25, 1), (0.7499, 1), (0.75, 2), (1.0, 2)]
+)
 def test_boundaries_in_shares(share: float, expected: int) -> None:
     schedule = Schedule([stage("a", 0.25), stage("b", 0.5), stage("c")], "share")
     assert schedule.index(10_000, 10_000, share) == expected
@@ -87,13 +92,13 @@ def test_a_share_takes_as_many_steps_in_epochs_as_in_steps(epochs: int, batches:
     ],
 )
 def test_progress_is_towards_the_nearer_limit(
-    epochs: float, steps: int, max_epochs: Optional[int], max_steps: Optional[int], expected: Optional[float]
+    epochs: float, steps: int, max_epochs: int | None, max_steps: int | None, expected: float | None
 ) -> None:
     assert progress(epochs, steps, max_epochs, max_steps) == expected
 
 
 @pytest.mark.parametrize("length", [None, 1, 7])
-def test_a_single_stage_never_ends(length: Optional[int]) -> None:
+def test_a_single_stage_never_ends(length: int | None) -> None:
     for unit in ("epochs", "steps", "share"):
         assert {Schedule([stage("only", length)], unit).index(n, n, n / 20) for n in range(20)} == {0}
 
@@ -109,7 +114,7 @@ def test_resuming_in_the_middle_needs_the_position_only() -> None:
 
 
 @pytest.mark.parametrize("stages", [[], [stage("a"), stage("b", 1)], [stage("a", 1), stage("b"), stage("c")]])
-def test_an_impossible_schedule_is_refused(stages: List[Stage]) -> None:
+def test_an_impossible_schedule_is_refused(stages: list[Stage]) -> None:
     with pytest.raises(ValueError, match="stage"):
         Schedule(stages)
 
@@ -123,10 +128,13 @@ def test_the_schedule_keeps_its_own_stages() -> None:
         schedule.stages[0].name = "x"  # type: ignore[misc]
 
 
-# --- From the config -------------------------------------------------------------------------------------------------
+# --- From the config
+# -------------------------------------------------------------------------------------------------
 
 
-def config_stage(name: str, epochs: Optional[int] = None, steps: Optional[int] = None, **weights: float) -> StageConfig:
+def config_stage(
+    name: str, epochs: int | None = None, steps: int | None = None, **weights: float
+) -> StageConfig:
     return StageConfig(name=name, weights=weights, epochs=epochs, steps=steps)
 
 
@@ -153,7 +161,9 @@ def test_steps_of_the_last_stage_alone_make_a_schedule_of_steps() -> None:
 
 
 def test_a_last_stage_with_a_length_runs_on() -> None:
-    schedule = Schedule.from_config([config_stage("a", epochs=1, rkd=1.0), config_stage("b", epochs=2, ctc=1.0)])
+    schedule = Schedule.from_config(
+        [config_stage("a", epochs=1, rkd=1.0), config_stage("b", epochs=2, ctc=1.0)]
+    )
     assert [schedule.index(epoch, 0) for epoch in range(6)] == [0, 1, 1, 1, 1, 1]
 
 
@@ -163,12 +173,12 @@ def test_a_weight_of_zero_is_no_loss() -> None:
     assert dict(only.weights) == {"ctc": 1.0}
 
 
-# --- Resuming ---------------------------------------------------------------------------------------------------------
+# --- Resuming
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "names, expected",
-    [("abc", 1), ("b", 0), ("bc", 0), ("xabc", 2), ("cba", 1), ("axb", 2)],
+    "names, expected", [("abc", 1), ("b", 0), ("bc", 0), ("xabc", 2), ("cba", 1), ("axb", 2)]
 )
 def test_a_resumed_run_is_in_the_stage_of_the_same_name(names: str, expected: int) -> None:
     schedule = Schedule([stage(name, 1) for name in names])
@@ -183,7 +193,8 @@ def test_a_stage_that_is_gone_is_named() -> None:
     )
 
 
-# --- The training's limits ---------------------------------------------------------------------------------------------
+# --- The training's limits
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -192,16 +203,30 @@ def test_a_stage_that_is_gone_is_named() -> None:
         ("epochs", [5, None], (5, -1), ["Stage 'b' is never reached: those before it take 5 of 5 epochs."]),
         ("epochs", [5, None], (6, -1), []),
         ("epochs", [5, None], (-1, 3), []),  # how many epochs three steps are nobody knows here
-        ("epochs", [5, 2, None], (5, None), ["Stage 'b' is never", "Stage 'c' is never reached: those before it take 7 of 5"]),
-        ("steps", [10, None], (None, 10), ["Stage 'b' is never reached: those before it take 10 of 10 steps."]),
+        (
+            "epochs",
+            [5, 2, None],
+            (5, None),
+            ["Stage 'b' is never", "Stage 'c' is never reached: those before it take 7 of 5"],
+        ),
+        (
+            "steps",
+            [10, None],
+            (None, 10),
+            ["Stage 'b' is never reached: those before it take 10 of 10 steps."],
+        ),
         ("steps", [10, None], (1, -1), []),
         ("share", [0.25, None], (1, -1), []),
         ("share", [0.25, None], (-1, 100), []),
     ],
 )
-def test_a_stage_that_is_never_reached_is_told(unit: str, lengths: list, limits: tuple, never: List[str]) -> None:
+def test_a_stage_that_is_never_reached_is_told(
+    unit: str, lengths: list, limits: tuple, never: list[str]
+) -> None:
     told = Schedule([stage("abc"[i], length) for i, length in enumerate(lengths)], unit).check(*limits)
-    assert len(told) == len(never) and all(one.startswith(words) for one, words in zip(told, never, strict=True))
+    assert len(told) == len(never) and all(
+        one.startswith(words) for one, words in zip(told, never, strict=True)
+    )
 
 
 @pytest.mark.parametrize("limits", [(-1, -1), (None, None), (None, -1)])
@@ -212,7 +237,8 @@ def test_a_share_of_an_endless_training_is_refused(limits: tuple) -> None:
     assert Schedule([stage("a", 5), stage("b")]).check(*limits) == []
 
 
-# --- The decoder -----------------------------------------------------------------------------------------------------
+# --- The decoder
+# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -226,5 +252,5 @@ def test_a_share_of_an_endless_training_is_refused(limits: tuple) -> None:
         ({"ctc": 1.0, "rkd": 5.0}, False),
     ],
 )
-def test_the_decoder_is_idle_without_ctc_and_skd(weights: Dict[str, float], idle: bool) -> None:
+def test_the_decoder_is_idle_without_ctc_and_skd(weights: dict[str, float], idle: bool) -> None:
     assert stage("a", 1, **weights).decoder_is_idle is idle

@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`.nemo` files are untrusted input: damaged ones are refused in one sentence, other classes too; and what leaves of a config."""
+"""`.nemo` files are untrusted input: damaged ones are refused in one sentence, other classes too; and what
+leaves of a config.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,13 @@ def write_tar(path: Path, *members: tuple, mode: str = "w") -> Path:
 
 
 def nemo_file(folder: Path, config: bytes = CONFIG, mode: str = "w") -> Path:
-    return write_tar(folder / "m.nemo", ("./model_config.yaml", config), ("./model_weights.ckpt", WEIGHTS), mode=mode)
+    return write_tar(
+        folder / "m.nemo", ("./model_config.yaml", config), ("./model_weights.ckpt", WEIGHTS), mode=mode
+    )
 
 
-# --- read_nemo_config ------------------------------------------------------------------------------------------------
+# --- read_nemo_config
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -65,9 +70,13 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_truncated_archive_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
     whole, cut = nemo_file(tmp_path).read_bytes(), tmp_path / "cut.nemo"
-    end = 3 * 512 + -(-len(WEIGHTS) // 512) * 512  # two headers, one block of config, the weights; then zeros to the end
+    end = (
+        3 * 512 + -(-len(WEIGHTS) // 512) * 512
+    )  # two headers, one block of config, the weights; then zeros to the end
     assert any(whole[:end]) and not any(whole[end:])
-    for size in sorted({*range(0, end, 97), *range(0, end + 1, 512), *range(1, end, 512), end - 1, end + 511}):
+    for size in sorted(
+        {*range(0, end, 97), *range(0, end + 1, 512), *range(1, end, 512), end - 1, end + 511}
+    ):
         cut.write_bytes(whole[:size])
         assert str(cut) in refusal(read_nemo_config, cut), f"cut at {size}"
     cut.write_bytes(whole[: end + 512])
@@ -108,7 +117,9 @@ def test_a_lightning_checkpoint_is_sent_to_export(tmp_path: Path) -> None:
 
 
 def test_an_archive_without_a_config_is_refused(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "m.nemo", ("./model_weights.ckpt", WEIGHTS), ("./other/model_config.yaml", CONFIG))
+    path = write_tar(
+        tmp_path / "m.nemo", ("./model_weights.ckpt", WEIGHTS), ("./other/model_config.yaml", CONFIG)
+    )
     assert "holds no model_config.yaml" in refusal(read_nemo_config, path)
 
 
@@ -123,7 +134,9 @@ def test_an_archive_without_a_config_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_config_that_is_no_file_is_refused(tmp_path: Path, kind: bytes, link: str) -> None:
-    path = write_tar(tmp_path / "m.nemo", ("./model_config.yaml", kind, link), ("./model_weights.ckpt", WEIGHTS))
+    path = write_tar(
+        tmp_path / "m.nemo", ("./model_config.yaml", kind, link), ("./model_weights.ckpt", WEIGHTS)
+    )
     assert str(path) in refusal(read_nemo_config, path)
 
 
@@ -160,7 +173,11 @@ def test_a_config_runs_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz", "w:bz2"])
 def test_a_damaged_archive_never_raises_anything_else(tmp_path: Path, mode: str) -> None:
-    whole, damaged, chance = nemo_file(tmp_path, mode=mode).read_bytes(), tmp_path / "d.nemo", random.Random(1)
+    whole, damaged, chance = (
+        nemo_file(tmp_path, mode=mode).read_bytes(),
+        tmp_path / "d.nemo",
+        random.Random(1),
+    )
     refused = 0
     for _ in range(150):
         content = bytearray(whole)
@@ -175,7 +192,8 @@ def test_a_damaged_archive_never_raises_anything_else(tmp_path: Path, mode: str)
     assert refused > 10
 
 
-# --- ctc_class -------------------------------------------------------------------------------------------------------
+# --- ctc_class
+# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -230,7 +248,8 @@ def test_no_other_class_can_teach(target: Any) -> None:
     assert "some/t.nemo" in message and "a teacher must be a NeMo recogniser" in message
 
 
-# --- stock_config ----------------------------------------------------------------------------------------------------
+# --- stock_config
+# ----------------------------------------------------------------------------------------------------
 
 
 def student_config() -> DictConfig:
@@ -238,7 +257,11 @@ def student_config() -> DictConfig:
         "target": "nemo.collections.asr.models.EncDecCTCModel",
         "sample_rate": 16000,
         "tutor": {"teacher": {"model_path": "/home/me/t.nemo"}},
-        "train_ds": {"manifest_filepath": "/home/me/a.jsonl", "sample_rate": "${sample_rate}", "batch_size": 8},
+        "train_ds": {
+            "manifest_filepath": "/home/me/a.jsonl",
+            "sample_rate": "${sample_rate}",
+            "batch_size": 8,
+        },
         "validation_ds": {"manifest_filepath": ["/home/me/b.jsonl", "/home/me/c.jsonl"], "shuffle": False},
         "test_ds": {
             "manifest_filepath": "???",
@@ -265,7 +288,10 @@ def test_a_students_config_leaves_without_the_tutor_and_without_paths() -> None:
     assert stock.train_ds == {"manifest_filepath": None, "sample_rate": 16000, "batch_size": 8}
     assert stock.validation_ds == {"manifest_filepath": None, "shuffle": False}
     assert set(stock.test_ds.values()) == {None}
-    assert stock.decoding == {"strategy": "greedy", "beam": {"kenlm_path": None, "flashlight_cfg": {"lexicon_path": None}}}
+    assert stock.decoding == {
+        "strategy": "greedy",
+        "beam": {"kenlm_path": None, "flashlight_cfg": {"lexicon_path": None}},
+    }
     assert stock.encoder == student_config().encoder and stock.optim == student_config().optim
 
 
@@ -276,7 +302,8 @@ def test_nemos_own_decoding_names_no_file() -> None:
         section.update(ngram_lm_model="/home/me/lm.arpa")
         section["boosting_tree"].update(model_path="/home/me/b.nemo", key_phrases_file="/home/me/phrases.txt")
     decoding["beam"].update(
-        kenlm_path="/home/me/lm.bin", flashlight_cfg={"lexicon_path": "/home/me/l", "boost_path": "/home/me/b"}
+        kenlm_path="/home/me/lm.bin",
+        flashlight_cfg={"lexicon_path": "/home/me/l", "boost_path": "/home/me/b"},
     )
     decoding["wfst"].update(arpa_lm_path="/home/me/lm.arpa", wfst_lm_path="/home/me/lm.fst")
     config.decoding = decoding
@@ -288,11 +315,19 @@ def test_nemos_own_decoding_names_no_file() -> None:
 def test_no_tokenizer_tells_its_folder() -> None:
     config = student_config()
     config.tokenizer = {"dir": "/home/me/a", "type": "BPE", "model_path": "nemo:a_tokenizer.model"}
-    assert stock_config(config).tokenizer == {"dir": "", "type": "bpe", "model_path": "nemo:a_tokenizer.model"}
-    config.tokenizer = {"type": "agg", "langs": {"en": {"dir": "/home/me/a", "type": "bpe"}, "de": {"dir": "", "type": "WPE"}}}
     assert stock_config(config).tokenizer == {
-        "type": "agg", "langs": {"en": {"dir": "", "type": "bpe"}, "de": {"dir": "", "type": "wpe"}},
-    }  # fmt: skip
+        "dir": "",
+        "type": "bpe",
+        "model_path": "nemo:a_tokenizer.model",
+    }
+    config.tokenizer = {
+        "type": "agg",
+        "langs": {"en": {"dir": "/home/me/a", "type": "bpe"}, "de": {"dir": "", "type": "WPE"}},
+    }
+    assert stock_config(config).tokenizer == {
+        "type": "agg",
+        "langs": {"en": {"dir": "", "type": "bpe"}, "de": {"dir": "", "type": "wpe"}},
+    }
 
 
 def test_paths_of_augmentation_leave_too() -> None:
@@ -306,7 +341,9 @@ def test_paths_of_augmentation_leave_too() -> None:
             "bg_noise_manifest_paths": ["home/me/b.jsonl"],
         },
     }
-    config.train_ds.update(use_lhotse=True, noise_path="/home/me/musan.jsonl", rir_path="/home/me/rirs", noise_mix_prob=0.3)
+    config.train_ds.update(
+        use_lhotse=True, noise_path="/home/me/musan.jsonl", rir_path="/home/me/rirs", noise_mix_prob=0.3
+    )
     stock = stock_config(config)
     assert "home/me" not in OmegaConf.to_yaml(stock)
     assert stock.train_ds.noise_mix_prob == 0.3 and stock.train_ds.augmentor.noise.prob == 0.5
@@ -326,7 +363,10 @@ def test_the_config_of_the_model_in_training_is_not_changed(read_only: bool, str
 
 def test_interpolations_that_point_out_of_the_model_are_resolved() -> None:
     whole = OmegaConf.create(
-        {"rate": 8000, "model": {"sample_rate": "${rate}", "train_ds": {"sample_rate": "${model.sample_rate}"}}}
+        {
+            "rate": 8000,
+            "model": {"sample_rate": "${rate}", "train_ds": {"sample_rate": "${model.sample_rate}"}},
+        }
     )
     stock = stock_config(whole.model)
     assert OmegaConf.to_container(stock, resolve=False)["train_ds"] == {"sample_rate": 8000}
@@ -335,8 +375,14 @@ def test_interpolations_that_point_out_of_the_model_are_resolved() -> None:
 def test_sections_may_be_absent_or_null() -> None:
     stock = stock_config(OmegaConf.create({"target": STOCK_CHAR, "train_ds": None}))
     assert stock == {"target": STOCK_CHAR, "train_ds": None}
-    assert stock_config(OmegaConf.create({"target": STOCK_CHAR, "decoder": {"vocabulary": ["a"]}})).labels == ["a"]
-    changed = {"target": STOCK_CHAR, "labels": ["a"], "decoder": {"vocabulary": ["a", "é"]}}  # as change_vocabulary leaves it
+    assert stock_config(
+        OmegaConf.create({"target": STOCK_CHAR, "decoder": {"vocabulary": ["a"]}})
+    ).labels == ["a"]
+    changed = {
+        "target": STOCK_CHAR,
+        "labels": ["a"],
+        "decoder": {"vocabulary": ["a", "é"]},
+    }  # as change_vocabulary leaves it
     assert stock_config(OmegaConf.create(changed)).labels == ["a", "é"]
     subword = stock_config(OmegaConf.create({"target": STOCK_BPE, "validation_ds": None}))
     assert subword == {"target": STOCK_BPE, "validation_ds": {"manifest_filepath": None}}

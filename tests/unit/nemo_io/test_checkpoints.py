@@ -1,6 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Lightning checkpoints are untrusted input: damaged ones are refused in one sentence, malicious ones run nothing."""
+"""Lightning checkpoints are untrusted input: damaged ones are refused in one sentence, malicious ones run
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ import pickle
 import tarfile
 import types
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +28,8 @@ from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.utils.files import written_whole
 from tests.conftest import refusal
 
-# --- load_lightning_checkpoint ---------------------------------------------------------------------------------------
+# --- load_lightning_checkpoint
+# ---------------------------------------------------------------------------------------
 
 
 class Calls:
@@ -44,7 +48,13 @@ def content(**changes: Any) -> Any:
         "hyper_parameters": OmegaConf.create({"cfg": {"labels": ["a", "b"], "lr": 0.1, "path": "${cfg.lr}"}}),
         "epoch": 3,
         "tutor": {"projection": {"weight": torch.ones(2)}, "stage": 1},
-        "others": [collections.OrderedDict(a=1), collections.defaultdict(int), (1, 2.5, "x", None, True), {1, 2}, Path("/x")],
+        "others": [
+            collections.OrderedDict(a=1),
+            collections.defaultdict(int),
+            (1, 2.5, "x", None, True),
+            {1, 2},
+            Path("/x"),
+        ],
         **changes,
     }
 
@@ -73,7 +83,9 @@ def test_a_checkpoint_is_read(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("where", ["hyper_parameters", "extra"])
-def test_a_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, function: Any, name: str, where: str) -> None:
+def test_a_malicious_checkpoint_is_refused_and_runs_nothing(
+    tmp_path: Path, function: Any, name: str, where: str
+) -> None:
     proof = tmp_path / "ran"
     victim = tmp_path / "victim"
     victim.touch()
@@ -92,7 +104,9 @@ def test_a_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path: Path, func
 
 
 def test_the_malicious_checkpoint_of_this_test_does_work(tmp_path: Path) -> None:
-    """What `weights_only=False` would have done: without this, the test above could pass for the wrong reason."""
+    """What `weights_only=False` would have done: without this, the test above could pass for the wrong
+    reason.
+    """
     proof = tmp_path / "ran"
     path = save(tmp_path / "evil.ckpt", content(hyper_parameters=Calls(os.system, f"touch {proof}")))
     torch.load(path, weights_only=False)
@@ -118,7 +132,9 @@ def call_of(path: Path, name: str) -> Path:
     with zipfile.ZipFile(path.with_suffix(".plain")) as plain, zipfile.ZipFile(path, "w") as evil:
         for entry in plain.namelist():
             call = f"c{module}\n{attribute}\n".encode() + pickle.EMPTY_TUPLE + pickle.REDUCE
-            evil.writestr(entry, pickle.PROTO + b"\2" + call + b"." if entry.endswith("data.pkl") else plain.read(entry))
+            evil.writestr(
+                entry, pickle.PROTO + b"\2" + call + b"." if entry.endswith("data.pkl") else plain.read(entry)
+            )
     return path
 
 
@@ -139,7 +155,9 @@ def test_names_near_the_allowed_ones_are_refused(tmp_path: Path, name: str) -> N
     assert f"wants to load {name}, " in message and "not opened" in message
 
 
-@pytest.mark.parametrize("name", ["omegaconf.nowhere.Nothing", "omegaconf.omegaconf.Nothing", "nemo.nowhere.Nothing"])
+@pytest.mark.parametrize(
+    "name", ["omegaconf.nowhere.Nothing", "omegaconf.omegaconf.Nothing", "nemo.nowhere.Nothing"]
+)
 def test_allowed_packages_may_lack_a_name(tmp_path: Path, name: str) -> None:
     path = call_of(tmp_path / "a.ckpt", name)
     assert str(path) in refusal(load_lightning_checkpoint, path)
@@ -177,9 +195,13 @@ def test_a_truncated_checkpoint_is_refused(tmp_path: Path, fraction: float) -> N
     assert str(cut) in message and "truncated" in message
 
 
-@pytest.mark.parametrize("value", [{"a": 1}, {"state_dict": {}}, {"hyper_parameters": {}}, [1], torch.ones(2), 3])
+@pytest.mark.parametrize(
+    "value", [{"a": 1}, {"state_dict": {}}, {"hyper_parameters": {}}, [1], torch.ones(2), 3]
+)
 def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, value: Any) -> None:
-    assert "not a checkpoint of a NeMo model" in refusal(load_lightning_checkpoint, save(tmp_path / "a.ckpt", value))
+    assert "not a checkpoint of a NeMo model" in refusal(
+        load_lightning_checkpoint, save(tmp_path / "a.ckpt", value)
+    )
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
@@ -187,7 +209,8 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
         assert f"no file {path}" in refusal(load_lightning_checkpoint, path)
 
 
-# --- read_nemo_config ------------------------------------------------------------------------------------------------
+# --- read_nemo_config
+# ------------------------------------------------------------------------------------------------
 
 
 def nemo(path: Path, config: str) -> Path:
@@ -204,7 +227,8 @@ def test_aliases_are_read(tmp_path: Path) -> None:
     assert config == {"a": [1, 2], "b": [1, 2], "c": {"d": 1}, "e": "*"}
 
 
-# Ten of ten of ten ...: 300 bytes, of which OmegaConf would make ten thousand million nodes; and a list that holds itself.
+# Ten of ten of ten ...: 300 bytes, of which OmegaConf would make ten thousand million nodes; and a list that
+# holds itself.
 LAUGHS = "a0: &a0 x\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 11))
 
 
@@ -226,16 +250,22 @@ def test_a_config_too_large_to_be_one_is_not_read(tmp_path: Path, monkeypatch: p
     assert "no file of a config's size" in refusal(read_nemo_config, path)
 
 
-def test_a_file_of_another_user_is_not_called_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_of_another_user_is_not_called_truncated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     path = nemo(tmp_path / "a.nemo", "a: 1\n")
     monkeypatch.setattr("nemo_tutornet.nemo_io.archive.tarfile.open", refuse)
-    assert refusal(read_nemo_config, path) == f"{path} is not for this user (Permission denied); change its mode or name another."
+    assert (
+        refusal(read_nemo_config, path)
+        == f"{path} is not for this user (Permission denied); change its mode or name another."
+    )
 
 
-# --- The rest ---------------------------------------------------------------------------------------------------------
+# --- The rest
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_link_to_a_folder_is_replaced_like_any_file(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ Legend: `B` utterances, `T` frames, `D` width.
 
 from __future__ import annotations
 
-from typing import Any, Callable, List
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -35,10 +36,12 @@ class Toy(nn.Module):
 
     def __init__(self, form: Callable[[Tensor, Tensor], Any], shift: float = 20.0) -> None:
         super().__init__()
-        self.encoder = nn.ModuleDict({"layers": nn.ModuleList([nn.Identity(), Returns(form)]), "unused": nn.Identity()})
+        self.encoder = nn.ModuleDict(
+            {"layers": nn.ModuleList([nn.Identity(), Returns(form)]), "unused": nn.Identity()}
+        )
         self.shift = shift
-        self.seconds: List[float] = []
-        self.grad_enabled: List[bool] = []
+        self.seconds: list[float] = []
+        self.grad_enabled: list[bool] = []
 
     def forward(self, x: Tensor) -> Any:
         layers = self.encoder["layers"]
@@ -68,7 +71,8 @@ def hooks(model: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
-# --- Capture ---------------------------------------------------------------------------------------------------------
+# --- Capture
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -131,7 +135,8 @@ def test_two_captures_of_one_layer_do_not_meet() -> None:
     assert outer.tensor(2) is inner.tensor(2) is x
 
 
-# --- find_module -----------------------------------------------------------------------------------------------------
+# --- find_module
+# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_module_is_found_by_its_path() -> None:
@@ -142,7 +147,12 @@ def test_a_module_is_found_by_its_path() -> None:
 
 @pytest.mark.parametrize(
     "path, nearest",
-    [("encoder.layer.1", LAYER), ("encoder.layers.2", LAYER), ("encodr", "encoder"), ("encoder.unusd", "encoder.unused")],
+    [
+        ("encoder.layer.1", LAYER),
+        ("encoder.layers.2", LAYER),
+        ("encodr", "encoder"),
+        ("encoder.unusd", "encoder.unused"),
+    ],
 )
 def test_a_missing_path_names_the_nearest(path: str, nearest: str) -> None:
     for look in (find_module, Capture, lambda model, path: measure(model, path, model.run)):
@@ -159,7 +169,8 @@ def test_a_path_like_no_other_still_gets_an_answer(path: str) -> None:
     assert "'encoder'" in str(error.value)
 
 
-# --- measure ---------------------------------------------------------------------------------------------------------
+# --- measure
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -180,7 +191,9 @@ def test_padding_to_a_multiple_does_not_change_the_shift() -> None:
 
 
 def test_a_width_that_equals_a_frame_count_is_no_riddle() -> None:
-    model = Toy(lambda x, n: x.expand(1, WIDTH, x.shape[2]).transpose(1, 2)[:, :, :1].expand(1, x.shape[2], 128), 20.0)
+    model = Toy(
+        lambda x, n: x.expand(1, WIDTH, x.shape[2]).transpose(1, 2)[:, :, :1].expand(1, x.shape[2], 128), 20.0
+    )
     assert measure(model, LAYER, model.run) == Layer(LAYER, 128, 1, 20.0)
 
 
@@ -208,8 +221,12 @@ def test_a_layer_that_does_not_run_is_refused() -> None:
         measure(model, "encoder.unused", model.run)
 
 
-@pytest.mark.parametrize("form", [lambda x, n: {"x": x}, lambda x, n: None, lambda x, n: [], lambda x, n: (None, n)])
-def test_a_layer_without_a_tensor_is_refused_and_not_said_to_be_idle(form: Callable[[Tensor, Tensor], Any]) -> None:
+@pytest.mark.parametrize(
+    "form", [lambda x, n: {"x": x}, lambda x, n: None, lambda x, n: [], lambda x, n: (None, n)]
+)
+def test_a_layer_without_a_tensor_is_refused_and_not_said_to_be_idle(
+    form: Callable[[Tensor, Tensor], Any],
+) -> None:
     model = Toy(form)
     with pytest.raises(TutorError) as error:
         measure(model, LAYER, model.run)

@@ -51,20 +51,28 @@ def network(
     out = helper.make_tensor_value_info(names[1], TensorProto.FLOAT, ["B", "U", labels + 1])
     weight = numpy_helper.from_array(np.zeros((labels + 1, features, 1), np.float32), "weight")
     nodes = [
-        helper.make_node("Conv", [names[0], "weight"], ["hidden"], name=scope, strides=[stride], doc_string=doc),
+        helper.make_node(
+            "Conv", [names[0], "weight"], ["hidden"], name=scope, strides=[stride], doc_string=doc
+        ),
         helper.make_node("Transpose", ["hidden"], ["turned"], perm=[0, 2, 1]),
         helper.make_node("LogSoftmax", ["turned"], [names[1]], axis=-1),
     ]
     graph = helper.make_graph(nodes, "main", [signal, *([lengths] if length else [])], [out], [weight])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8).SerializeToString()
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 16)], ir_version=8
+    ).SerializeToString()
 
 
 class Files:
-    """A student and its archive in memory, right until a test changes something; `check` writes and checks them."""
+    """A student and its archive in memory, right until a test changes something; `check` writes and checks
+    them.
+    """
 
     def __init__(self, folder: Path, tokenizer: Path | None = None) -> None:
         self.folder = folder
-        self.tokenizer = {} if tokenizer is None else {f"0a_{p.name}": p.read_bytes() for p in sorted(tokenizer.iterdir())}
+        self.tokenizer = (
+            {} if tokenizer is None else {f"0a_{p.name}": p.read_bytes() for p in sorted(tokenizer.iterdir())}
+        )
         pieces = self.tokenizer.get("0a_vocab.txt", b"").decode().split("\n")[:-1]
         self.labels = pieces or LABELS
         bpe = "BPE" if tokenizer else ""
@@ -78,15 +86,25 @@ class Files:
             self.config["tokenizer"] = {"dir": "", "type": "bpe", "model_path": "nemo:0a_tokenizer.model"}
         self.student_config = copy.deepcopy(self.config)
         self.manifest: dict[str, Any] = {
-            "artifacts": {"model_config.yaml": {"description": ""}, "model_graph.onnx": {"description": "Exported model"}},
+            "artifacts": {
+                "model_config.yaml": {"description": ""},
+                "model_graph.onnx": {"description": "Exported model"},
+            },
             "metadata": {"obj_cls": f"nemo.collections.asr.models.EncDecCTCModel{bpe}", "runtime": "ONNX"},
         }
         self.archived = {**self.tokenizer, "model_graph.onnx": network(len(self.labels))}
 
     def write(self) -> tuple[Path, Path]:
         student, archive = self.folder / "student.nemo", self.folder / "student.riva"
-        self._tar(student, "w", {"model_config.yaml": self._yaml(self.student_config), "w.ckpt": b"0", **self.tokenizer}, "./")
-        self._tar(archive, "w:gz", {"model_config.yaml": self._yaml(self.config), **self.archived}, "artifacts/")
+        self._tar(
+            student,
+            "w",
+            {"model_config.yaml": self._yaml(self.student_config), "w.ckpt": b"0", **self.tokenizer},
+            "./",
+        )
+        self._tar(
+            archive, "w:gz", {"model_config.yaml": self._yaml(self.config), **self.archived}, "artifacts/"
+        )
         return student, archive
 
     @staticmethod

@@ -1,13 +1,16 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The check of a `.riva` archive (examples/riva), on archives made by hand: a right one passes, each fault has its sentence."""
+"""The check of a `.riva` archive (examples/riva), on archives made by hand: a right one passes, each fault
+has its sentence.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable
+from typing import Any
 
 import pytest
 
@@ -22,12 +25,16 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tokenizer_files(folder: Path, clean: bool) -> Path:
-    """`tokenizer.model` and `vocab.txt`; SentencePiece leaves the path of its training text in the first unless it is cleaned."""
+    """`tokenizer.model` and `vocab.txt`; SentencePiece leaves the path of its training text in the first
+    unless it is cleaned.
+    """
     model = (write_tokenizer(folder) / "tokenizer.model").read_bytes()
     for path in folder.iterdir():
         path.unlink()
     (folder / "tokenizer.model").write_bytes(_without_paths(model) if clean else model)
-    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in check_riva._pieces(model)), encoding="utf-8")
+    (folder / "vocab.txt").write_text(
+        "".join(f"{piece}\n" for piece in check_riva._pieces(model)), encoding="utf-8"
+    )
     return folder
 
 
@@ -66,15 +73,27 @@ def graph(**changes: Any) -> Callable[[Files], None]:
 
 
 FAULTS: dict[str, tuple[Callable[[Files], Any], str]] = {
-    "class": (lambda f: f.manifest["metadata"].update(obj_cls="in_house.CTCModel"), "obj_cls is in_house.CTCModel"),
+    "class": (
+        lambda f: f.manifest["metadata"].update(obj_cls="in_house.CTCModel"),
+        "obj_cls is in_house.CTCModel",
+    ),
     "no class": (lambda f: f.manifest["metadata"].pop("obj_cls"), "obj_cls is None"),
     "class of the other kind": (
         lambda f: f.manifest["metadata"].update(obj_cls="nemo.collections.asr.models.EncDecCTCModelBPE"),
         "knows a student like this as nemo.collections.asr.models.EncDecCTCModel only",
     ),
-    "target": (lambda f: f.config.update(target="in_house.CTCModel"), "model_config.yaml names the class in_house.CTCModel"),
-    "labels in another order": (lambda f: f.config["decoder"]["vocabulary"].reverse(), "its 4 labels are not the student's 4"),
-    "a label short": (lambda f: f.config["decoder"]["vocabulary"].pop(), "its 3 labels are not the student's 4"),
+    "target": (
+        lambda f: f.config.update(target="in_house.CTCModel"),
+        "model_config.yaml names the class in_house.CTCModel",
+    ),
+    "labels in another order": (
+        lambda f: f.config["decoder"]["vocabulary"].reverse(),
+        "its 4 labels are not the student's 4",
+    ),
+    "a label short": (
+        lambda f: f.config["decoder"]["vocabulary"].pop(),
+        "its 3 labels are not the student's 4",
+    ),
     "number of classes": (lambda f: f.config["decoder"].update(num_classes=-1), "decoder.num_classes is -1"),
     "input name": (graph(names=("input", "logprobs")), "inputs are input, not audio_signal"),
     "features": (graph(features=80), "audio_signal is float [*, 80, *] and must be float [*, 8, *]"),
@@ -82,24 +101,33 @@ FAULTS: dict[str, tuple[Callable[[Files], Any], str]] = {
     "output name": (graph(names=("audio_signal", "y")), "outputs are y, not logprobs"),
     "output width": (graph(labels=28), "logprobs is float [*, *, 29] and must be float [*, *, 5]"),
     "no graph": (lambda f: f.archived.pop("model_graph.onnx"), "holds no model_graph.onnx"),
-    "no ONNX": (lambda f: f.archived.update({"model_graph.onnx": b"half a file"}), "not a readable ONNX file"),
+    "no ONNX": (
+        lambda f: f.archived.update({"model_graph.onnx": b"half a file"}),
+        "not a readable ONNX file",
+    ),
     "no config": (lambda f: setattr(f, "config", None), "holds no readable model_config.yaml"),
     "no manifest": (lambda f: f.manifest.clear(), "holds no readable manifest.yaml"),
     "path in the config": (
         lambda f: f.config.update(train_ds={"manifest_filepath": "/data/an4/train.jsonl"}),
-        "model_config.yaml shows the customer the absolute path /data/an4/train.jsonl (train_ds.manifest_filepath)",
+        "model_config.yaml shows the customer the absolute path /data/an4/train.jsonl "
+        "(train_ds.manifest_filepath)",
     ),
     "path at the root": (lambda f: f.config.update(log_dir="/runs"), "absolute path /runs (log_dir)"),
     "path of Windows": (lambda f: f.config.update(log_dir="C:\\runs"), "absolute path C:"),
     "path in the manifest": (
-        lambda f: f.manifest["artifacts"]["model_config.yaml"].update(description="from /home/someone/student.nemo"),
+        lambda f: f.manifest["artifacts"]["model_config.yaml"].update(
+            description="from /home/someone/student.nemo"
+        ),
         "manifest.yaml shows the customer the absolute path /home/someone/student.nemo",
     ),
     "path in the graph": (
         graph(doc="File /home/someone/model.py, line 3"),
         "model_graph.onnx shows the customer the absolute path",
     ),
-    "tutor in the config": (lambda f: f.config.update(tutor={"stages": []}), "model_config.yaml names the tutor"),
+    "tutor in the config": (
+        lambda f: f.config.update(tutor={"stages": []}),
+        "model_config.yaml names the tutor",
+    ),
     "tutor in the graph": (graph(scope="/tutor/Conv"), "model_graph.onnx names the tutor"),
     "graph that does not run": (graph(stride=0), "does not run in ONNX Runtime"),
 }
@@ -119,7 +147,10 @@ def test_each_fault_has_its_sentence(tmp_path, monkeypatch, capsys, fault):
     [
         (lambda f: f.archived.pop("0a_tokenizer.model"), "0a_tokenizer.model is missing in the archive"),
         (lambda f: f.archived.update({"0a_vocab.txt": b"?"}), "0a_vocab.txt differs in the archive"),
-        (lambda f: [c["decoder"]["vocabulary"].reverse() for c in (f.config, f.student_config)], "pieces of the tokenizer"),
+        (
+            lambda f: [c["decoder"]["vocabulary"].reverse() for c in (f.config, f.student_config)],
+            "pieces of the tokenizer",
+        ),
         (
             lambda f: [d.update({"0a_n.txt": b"\x20/home/me/text.txt"}) for d in (f.tokenizer, f.archived)],
             "path /home/me/text.txt",
@@ -157,13 +188,17 @@ def test_unreadable_files_have_their_sentence(tmp_path, monkeypatch, capsys, nam
             path.unlink()
         elif path.name == name:
             path.write_bytes(path.read_bytes()[:400])
-    monkeypatch.setattr(sys, "argv", ["check_riva.py", str(tmp_path / "student.nemo"), str(tmp_path / "student.riva")])
+    monkeypatch.setattr(
+        sys, "argv", ["check_riva.py", str(tmp_path / "student.nemo"), str(tmp_path / "student.riva")]
+    )
     assert check_riva.main() == 2
     _one_sentence(capsys, f"{tmp_path / name} is not a readable archive")
 
 
 def test_nvidia_s_reader_must_see_the_same_manifest(tmp_path, monkeypatch, capsys):
-    seen: dict[str, Any] = {"metadata": {"obj_cls": "nemo.collections.asr.models.EncDecCTCModel", "runtime": "ONNX"}}
+    seen: dict[str, Any] = {
+        "metadata": {"obj_cls": "nemo.collections.asr.models.EncDecCTCModel", "runtime": "ONNX"}
+    }
     reader = ModuleType("eff.core")
     reader.Archive = type("Archive", (), {"restore_manifest": staticmethod(lambda restore_path: seen)})
     monkeypatch.setitem(sys.modules, "eff.core", reader)

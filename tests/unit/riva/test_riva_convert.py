@@ -8,8 +8,8 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import pytest
 
@@ -18,14 +18,21 @@ from tests.unit.riva.files import RIVA, Files
 
 @pytest.fixture
 def convert(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs riva_check.sh with an environment whose nemo2riva is `does`, a line of shell; `$out` is the file it is to write."""
+    """Runs riva_check.sh with an environment whose nemo2riva is `does`, a line of shell; `$out` is the file
+    it is to write.
+    """
 
     def run(*arguments: str, does: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
         folder = tmp_path / "environment" / "bin"
         folder.mkdir(parents=True)
-        requirements = [RIVA / name for name in ("requirements.txt", "requirements-no-deps.txt", "constraints.txt")]
+        requirements = [
+            RIVA / name for name in ("requirements.txt", "requirements-no-deps.txt", "constraints.txt")
+        ]
         (folder.parent / ".installed").write_bytes(b"".join(path.read_bytes() for path in requirements))
-        scripts = {"python": f'exec "{sys.executable}" "$@"', "nemo2riva": f'[ "$1$2$3" = --devicecpu--out ]; out=$4; {does}'}
+        scripts = {
+            "python": f'exec "{sys.executable}" "$@"',
+            "nemo2riva": f'[ "$1$2$3" = --devicecpu--out ]; out=$4; {does}',
+        }
         for name, line in scripts.items():
             (folder / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
             (folder / name).chmod(0o755)
@@ -49,7 +56,10 @@ def test_an_archive_appears_only_when_it_is_right(tmp_path, convert):
     ("does", "words"),
     [
         ('cp wrong "$out"', "obj_cls is in_house.CTCModel"),
-        ('cp wrong "$out"; echo out of memory; exit 1', "did not convert student.nemo (exit code 1: out of memory)"),
+        (
+            'cp wrong "$out"; echo out of memory; exit 1',
+            "did not convert student.nemo (exit code 1: out of memory)",
+        ),
         (":", "did not convert student.nemo (exit code 0"),
     ],
     ids=["a wrong archive and exit code 0", "an archive and exit code 1", "no archive and exit code 0"],
@@ -83,6 +93,12 @@ def test_without_python_3_10_it_says_what_to_do(tmp_path, convert):
     tools.mkdir()
     for tool in ("bash", "dirname", "mkdir", "cat", "cmp"):
         (tools / tool).symlink_to(str(shutil.which(tool)))
-    done = convert("student.nemo", PATH=str(tools), PYENV_ROOT=str(tmp_path), PYTHON310="", VENV_RIVA=str(tmp_path / "new"))
+    done = convert(
+        "student.nemo",
+        PATH=str(tools),
+        PYENV_ROOT=str(tmp_path),
+        PYTHON310="",
+        VENV_RIVA=str(tmp_path / "new"),
+    )
     assert done.returncode == 2 and "no Python 3.10" in done.stderr and "PYTHON310=" in done.stderr
     assert len(done.stderr.splitlines()) == 1 and not (tmp_path / "new").exists()

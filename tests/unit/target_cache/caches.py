@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Sequence
 
 import pytest
 import torch
@@ -24,11 +24,13 @@ SPARSE = Coding(labels=300, floor=1e-4, width=4)
 RATE = 16000
 
 
-def utterances(count: int, audio: str = "a.wav") -> List[Utterance]:
+def utterances(count: int, audio: str = "a.wav") -> list[Utterance]:
     return [Utterance(audio, offset=float(i), duration=1.0) for i in range(count)]
 
 
-def targets(utterance: Utterance, coding: Coding, frames: int = 5, hidden_frames: int = 7, text: str = "hé") -> UtteranceTargets:
+def targets(
+    utterance: Utterance, coding: Coding, frames: int = 5, hidden_frames: int = 7, text: str = "hé"
+) -> UtteranceTargets:
     generator = torch.Generator().manual_seed(key_hash(key_bytes(utterance)) % 2**31)
     log_probs = hidden = None
     if coding.labels is not None:
@@ -38,7 +40,9 @@ def targets(utterance: Utterance, coding: Coding, frames: int = 5, hidden_frames
     return UtteranceTargets(frames * 640, frames, log_probs, hidden, text if coding.hypotheses else None, 0.5)
 
 
-def build(folder: Path, coding: Coding = FULL, count: int = 5, most_bytes: int = 1, **files: bytes) -> List[Utterance]:
+def build(
+    folder: Path, coding: Coding = FULL, count: int = 5, most_bytes: int = 1, **files: bytes
+) -> list[Utterance]:
     """A finished cache; of one utterance a shard unless told otherwise."""
     keys = utterances(count)
     with CacheWriter(folder, BINDING, coding, RATE, most_bytes=most_bytes) as writer:
@@ -48,7 +52,7 @@ def build(folder: Path, coding: Coding = FULL, count: int = 5, most_bytes: int =
     return keys
 
 
-def shards(folder: Path) -> List[Path]:
+def shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("shard-*.safetensors"))
 
 

@@ -1,6 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The codec of cached targets: what comes back, and what that does to the losses, by slow references in plain Python.
+"""The codec of cached targets: what comes back, and what that does to the losses, by slow references in plain
+Python.
 
 Legend: `T` frames, `V` labels with the blank last, `D` width of the hint layer.
 """
@@ -8,7 +9,6 @@ Legend: `T` frames, `V` labels with the blank last, `D` width of the hint layer.
 from __future__ import annotations
 
 import math
-from typing import List
 
 import pytest
 import torch
@@ -39,18 +39,27 @@ def posteriors(frames: int, labels: int, seed: int = 0, sharpness: float = 3.0) 
     return logits.log_softmax(dim=-1)
 
 
-# --- Slow references -------------------------------------------------------------------------------------------------
+# --- Slow references
+# -------------------------------------------------------------------------------------------------
 
 
-def slow_l2(student: List[List[float]], teacher: List[List[float]]) -> float:
-    return sum((math.exp(s) - math.exp(t)) ** 2 for p, q in zip(student, teacher, strict=True) for s, t in zip(p, q, strict=True))
+def slow_l2(student: list[list[float]], teacher: list[list[float]]) -> float:
+    return sum(
+        (math.exp(s) - math.exp(t)) ** 2
+        for p, q in zip(student, teacher, strict=True)
+        for s, t in zip(p, q, strict=True)
+    )
 
 
-def slow_kl(student: List[List[float]], teacher: List[List[float]]) -> float:
-    return sum(math.exp(t) * (t - s) for p, q in zip(student, teacher, strict=True) for s, t in zip(p, q, strict=True))
+def slow_kl(student: list[list[float]], teacher: list[list[float]]) -> float:
+    return sum(
+        math.exp(t) * (t - s)
+        for p, q in zip(student, teacher, strict=True)
+        for s, t in zip(p, q, strict=True)
+    )
 
 
-def slow_guided(student: List[List[float]], teacher: List[List[float]]) -> float:
+def slow_guided(student: list[list[float]], teacher: list[list[float]]) -> float:
     best = [max(range(len(q)), key=q.__getitem__) for q in teacher]
     return -sum(math.exp(p[i]) for p, q, i in zip(student, teacher, best, strict=True) if i != len(q) - 1)
 
@@ -58,18 +67,21 @@ def slow_guided(student: List[List[float]], teacher: List[List[float]]) -> float
 SLOW = {"l2": slow_l2, "kl": slow_kl, "guided": slow_guided}
 
 
-def slow_rkd(student: Tensor, teacher: Tensor, weights: List[float]) -> float:
+def slow_rkd(student: Tensor, teacher: Tensor, weights: list[float]) -> float:
     width, frames = teacher.shape
     s, t = student.tolist(), teacher.tolist()
-    return sum(weights[f] * sum((t[d][f] - s[d][f]) ** 2 for d in range(width)) / width for f in range(frames)) / frames
+    return (
+        sum(weights[f] * sum((t[d][f] - s[d][f]) ** 2 for d in range(width)) / width for f in range(frames))
+        / frames
+    )
 
 
-def slow_weights(log_probs: Tensor) -> List[float]:
+def slow_weights(log_probs: Tensor) -> list[float]:
     raw = [1 - math.exp(row[-1]) + losses.BLANK_FLOOR for row in log_probs.tolist()]
     return [value * len(raw) / sum(raw) for value in raw]
 
 
-def slow_sparse(coded: codec.SparsePosteriors, labels: int) -> List[List[float]]:
+def slow_sparse(coded: codec.SparsePosteriors, labels: int) -> list[list[float]]:
     rows, at = [], 0
     ids, values = coded.ids.tolist(), coded.values.tolist()
     for count, rest in zip(coded.counts.tolist(), coded.rest.tolist(), strict=True):
@@ -81,19 +93,28 @@ def slow_sparse(coded: codec.SparsePosteriors, labels: int) -> List[List[float]]
     return rows
 
 
-def students(teacher: Tensor) -> List[List[List[float]]]:
+def students(teacher: Tensor) -> list[list[list[float]]]:
     """One that knows nothing, and one a frame late and a tenth unsure."""
     uniform = torch.full_like(teacher, -math.log(teacher.shape[1]))
     late = torch.logaddexp(teacher.roll(1, 0) + math.log(0.9), uniform + math.log(0.1))
     return [uniform.double().tolist(), late.double().tolist()]
 
 
-# --- Posteriors ------------------------------------------------------------------------------------------------------
+# --- Posteriors
+# ------------------------------------------------------------------------------------------------------
 
 
 @QUICK
-@given(frames=st.integers(0, 12), labels=st.integers(1, 40), sharpness=st.floats(0.1, 400), seed=SEEDS, half=st.booleans())
-def test_whole_posteriors_come_back(frames: int, labels: int, sharpness: float, seed: int, half: bool) -> None:
+@given(
+    frames=st.integers(0, 12),
+    labels=st.integers(1, 40),
+    sharpness=st.floats(0.1, 400),
+    seed=SEEDS,
+    half=st.booleans(),
+)
+def test_whole_posteriors_come_back(
+    frames: int, labels: int, sharpness: float, seed: int, half: bool
+) -> None:
     exact = posteriors(frames, labels, seed, sharpness)
     coded = codec.encode_whole(exact.bfloat16() if half else exact)
     decoded = codec.decode_whole(coded)
@@ -103,15 +124,29 @@ def test_whole_posteriors_come_back(frames: int, labels: int, sharpness: float, 
 
 
 @QUICK
-@given(frames=st.integers(0, 9), labels=st.integers(1, 50), log_floor=st.floats(-7, -1), sharpness=st.floats(0.1, 99), seed=SEEDS)
-def test_sparse_posteriors_come_back(frames: int, labels: int, log_floor: float, sharpness: float, seed: int) -> None:
+@given(
+    frames=st.integers(0, 9),
+    labels=st.integers(1, 50),
+    log_floor=st.floats(-7, -1),
+    sharpness=st.floats(0.1, 99),
+    seed=SEEDS,
+)
+def test_sparse_posteriors_come_back(
+    frames: int, labels: int, log_floor: float, sharpness: float, seed: int
+) -> None:
     exact, floor = posteriors(frames, labels, seed, sharpness), 10**log_floor
     coded = codec.encode_sparse(exact, floor)
     decoded = codec.decode_sparse(coded, labels)
-    assert coded.counts.dtype == coded.ids.dtype == torch.uint16 and coded.counts.sum(dtype=torch.long) == len(coded.ids)
+    assert coded.counts.dtype == coded.ids.dtype == torch.uint16 and coded.counts.sum(
+        dtype=torch.long
+    ) == len(coded.ids)
     assert decoded.shape == exact.shape and decoded.isfinite().all()
-    torch.testing.assert_close(decoded.double().exp(), torch.tensor(slow_sparse(coded, labels)).double().view(frames, labels),
-                               rtol=1e-3, atol=1e-6)  # fmt: skip
+    torch.testing.assert_close(
+        decoded.double().exp(),
+        torch.tensor(slow_sparse(coded, labels)).double().view(frames, labels),
+        rtol=1e-3,
+        atol=1e-6,
+    )
     torch.testing.assert_close(decoded.exp().sum(-1), torch.ones(frames), rtol=0, atol=1e-4)
     kept = exact >= math.log(floor)
     assert (coded.counts.long() == kept.sum(-1).clamp(min=1)).all()
@@ -120,13 +155,18 @@ def test_sparse_posteriors_come_back(frames: int, labels: int, log_floor: float,
 
 def test_an_impossible_label_is_no_infinity() -> None:
     exact = torch.tensor([[-math.inf, 0.0, -math.inf], [0.0, -math.inf, -3e5]])
-    for decoded in (codec.decode_whole(codec.encode_whole(exact)), codec.decode_sparse(codec.encode_sparse(exact, 0.1), 3)):
+    for decoded in (
+        codec.decode_whole(codec.encode_whole(exact)),
+        codec.decode_sparse(codec.encode_sparse(exact, 0.1), 3),
+    ):
         assert decoded.isfinite().all() and torch.equal(decoded.exp(), exact.exp())
 
 
 @pytest.mark.parametrize("winner", [0, 1, 2])
 def test_rounding_makes_no_other_label_the_best(winner: int) -> None:
-    """In fp16 both are -0.6934: the argmax, which `guided` and `nonblank` read, would be the first of them."""
+    """In fp16 both are -0.6934: the argmax, which `guided` and `nonblank` read, would be the first of
+    them.
+    """
     exact = torch.full((1, 3), math.log(0.49999 / 1))
     exact[0, (winner + 1) % 3] = -20.0
     exact[0, winner] = math.log(0.50001)
@@ -155,7 +195,9 @@ def test_skd_keeps_its_value(name: tuple, labels: int) -> None:
 
 def test_the_largest_good_floor_is_chosen() -> None:
     samples = [posteriors(60, 300, seed) for seed in range(3)]
-    chosen = {name: posterior_floor.choose_floor(samples, [(name, 1.0)]) for name, _ in posterior_floor.DIVERGENCES}
+    chosen = {
+        name: posterior_floor.choose_floor(samples, [(name, 1.0)]) for name, _ in posterior_floor.DIVERGENCES
+    }
     strict = posterior_floor.choose_floor(samples)
     assert strict == min(chosen.values())
     looser = posterior_floor.FLOORS[posterior_floor.FLOORS.index(strict) - 1]
@@ -173,8 +215,12 @@ def test_the_largest_good_floor_is_chosen() -> None:
 
 
 def test_posteriors_that_no_floor_serves_stay_whole() -> None:
-    assert posterior_floor.choose_floor([posteriors(20, 300)], [("kl", 4.0)]) is None  # a temperature weighs what a floor drops
-    assert posterior_floor.choose_floor([noise(20, 300).log_softmax(-1)]) is None  # a teacher that is sure of nothing
+    assert (
+        posterior_floor.choose_floor([posteriors(20, 300)], [("kl", 4.0)]) is None
+    )  # a temperature weighs what a floor drops
+    assert (
+        posterior_floor.choose_floor([noise(20, 300).log_softmax(-1)]) is None
+    )  # a teacher that is sure of nothing
     assert posterior_floor.choose_floor([posteriors(20, 128)]) is None
 
 
@@ -185,22 +231,40 @@ def test_frame_weights_keep_their_value() -> None:
             decoded = codec.decode_whole(codec.encode_whole(exact))
         else:
             decoded = codec.decode_sparse(codec.encode_sparse(exact, floor), labels)
-        torch.testing.assert_close(torch.tensor(slow_weights(decoded)), torch.tensor(slow_weights(exact)), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            torch.tensor(slow_weights(decoded)), torch.tensor(slow_weights(exact)), rtol=1e-3, atol=1e-4
+        )
 
 
-# --- Hidden vectors --------------------------------------------------------------------------------------------------
+# --- Hidden vectors
+# --------------------------------------------------------------------------------------------------
 
 
 @QUICK
-@given(width=st.integers(0, 9), frames=st.integers(0, 9), scale=st.floats(-25, 25), spread=st.floats(0, 8), seed=SEEDS)
+@given(
+    width=st.integers(0, 9),
+    frames=st.integers(0, 9),
+    scale=st.floats(-25, 25),
+    spread=st.floats(0, 8),
+    seed=SEEDS,
+)
 def test_hidden_vectors_come_back(width: int, frames: int, scale: float, spread: float, seed: int) -> None:
     exact = noise(width, frames, seed=seed) * 2.0**scale
-    exact = exact * (spread * noise(width, 1, seed=seed + 1)).exp2() * (spread * noise(1, frames, seed=seed + 2)).exp2()
+    exact = (
+        exact
+        * (spread * noise(width, 1, seed=seed + 1)).exp2()
+        * (spread * noise(1, frames, seed=seed + 2)).exp2()
+    )
     coded = codec.encode_hidden(exact)
     decoded = codec.decode_hidden(coded)
-    assert coded.values.dtype == torch.int8 and coded.values.shape == (frames, width) and decoded.shape == exact.shape
+    assert (
+        coded.values.dtype == torch.int8
+        and coded.values.shape == (frames, width)
+        and decoded.shape == exact.shape
+    )
     if exact.numel():
-        # Half a step of 127 of the frame's largest under the channels' gains; a frame's may waste an eighth of an octave.
+        # Half a step of 127 of the frame's largest under the channels' gains; a frame's may waste an eighth
+        # of an octave.
         gains = torch.exp2(-coded.channels.double() / 8)[:, None]
         bound = 0.5 / 127 * 2**0.125 * gains * ((exact / gains).abs().amax(dim=0) + coded.peak * 2.0**-31)
         assert ((decoded - exact).abs() <= 1.001 * bound).all()
@@ -216,7 +280,9 @@ def test_zeros_and_one_value() -> None:
 
 @pytest.mark.parametrize("level", [1.0, 0.37])
 def test_rkd_keeps_its_value(level: float) -> None:
-    """Layer-normalised vectors; 0.37 of their variance is what a linear map from a trained QuartzNet's features leaves."""
+    """Layer-normalised vectors; 0.37 of their variance is what a linear map from a trained QuartzNet's
+    features leaves.
+    """
     exact = torch.nn.functional.layer_norm(noise(150, 64), (64,)).T.contiguous()
     student = exact + math.sqrt(level) * noise(64, 150, seed=3)
     decoded = codec.decode_hidden(codec.encode_hidden(exact))

@@ -1,12 +1,14 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The cache on disk: nothing wrong is read, whether it was damaged, belongs to another teacher or was made up."""
+"""The cache on disk: nothing wrong is read, whether it was damaged, belongs to another teacher or was made
+up.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +23,21 @@ from nemo_tutornet.target_cache.layout import Coding
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.writer import CacheWriter, read_coding
 from nemo_tutornet.teachers.cached import CachedTeacher
-from tests.unit.target_cache.caches import BINDING, FULL, RATE, SPARSE, build, read_all, refused, shards, targets, utterances
+from tests.unit.target_cache.caches import (
+    BINDING,
+    FULL,
+    RATE,
+    SPARSE,
+    build,
+    read_all,
+    refused,
+    shards,
+    targets,
+    utterances,
+)
 
-# --- Damage, and what belongs elsewhere ------------------------------------------------------------------------------
+# --- Damage, and what belongs elsewhere
+# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("coding", [FULL, SPARSE], ids=["whole", "sparse"])
@@ -50,7 +64,10 @@ def test_damage_is_found_before_the_cache_is_finished(tmp_path: Path) -> None:
         writer.add(key, targets(key, FULL))
     path = shards(tmp_path)[0]
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
-    with refused(path.name, "utterance 0", "a.wav|0|1000"), CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+    with (
+        refused(path.name, "utterance 0", "a.wav|0|1000"),
+        CacheWriter(tmp_path, BINDING, FULL, RATE) as writer,
+    ):
         writer.finish()
     path.unlink()  # as the message says
     with CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
@@ -146,7 +163,8 @@ def test_a_flipped_bit_anywhere_in_the_header(tmp_path: Path) -> None:
                 read_all(tmp_path, keys)
 
 
-# --- Made up ---------------------------------------------------------------------------------------------------------
+# --- Made up
+# ---------------------------------------------------------------------------------------------------------
 
 
 def rewrite_header(folder: Path, **changes: Any) -> None:
@@ -156,7 +174,9 @@ def rewrite_header(folder: Path, **changes: Any) -> None:
     (folder / "cache.json").write_bytes(layout.header_bytes({**header, **changes}))
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"null", b'"x"', b"{}", b"\xff", b"[" * 100000, b'{"checksum": 0}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"null", b'"x"', b"{}", b"\xff", b"[" * 100000, b'{"checksum": 0}']
+)
 def test_a_header_that_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "cache.json").write_bytes(content)
     with refused("cache.json", "not readable"):
@@ -165,8 +185,10 @@ def test_a_header_that_is_none(tmp_path: Path, content: bytes) -> None:
         CacheWriter(tmp_path, BINDING, FULL, RATE)
 
 
-def entry(**changes: Any) -> List[Dict[str, Any]]:
-    return [{"name": "shard-00000-00000.safetensors", "bytes": 1, "utterances": 1, "header_crc32": 0, **changes}]
+def entry(**changes: Any) -> list[dict[str, Any]]:
+    return [
+        {"name": "shard-00000-00000.safetensors", "bytes": 1, "utterances": 1, "header_crc32": 0, **changes}
+    ]
 
 
 @pytest.mark.parametrize(
@@ -194,8 +216,8 @@ def entry(**changes: Any) -> List[Dict[str, Any]]:
         ({"version": 2}, "version 2"),
         ({"coding": {"labels": 7, "floor": None, "width": 4, "hypotheses": True}}, "another cache"),
     ],
-)  # fmt: skip
-def test_a_made_up_header(tmp_path: Path, changes: Dict[str, Any], word: str) -> None:
+)
+def test_a_made_up_header(tmp_path: Path, changes: dict[str, Any], word: str) -> None:
     build(tmp_path)
     rewrite_header(tmp_path, **changes)
     with refused(word):
@@ -207,11 +229,15 @@ def forge(folder: Path, **changes: np.ndarray) -> None:
     (path,) = shards(folder)
     tensors = {**load_file(path), **{name.replace("__", "."): value for name, value in changes.items()}}
     coding = read_coding(folder)
-    tensors["index.checksum"] = np.array([shard.checksum([tensors[name] for name in layout.arrays_of(coding)])], np.uint32)
+    tensors["index.checksum"] = np.array(
+        [shard.checksum([tensors[name] for name in layout.arrays_of(coding)])], np.uint32
+    )
     belongs = layout.description(BINDING, coding, RATE)
     index = str(shard.checksum([tensors[name] for name in layout.index_of(coding)]))
     path.write_bytes(
-        save_tensors(tensors, metadata={"format": "nemo_tutornet.cache 1", "belongs": belongs, "index_crc32": index})
+        save_tensors(
+            tensors, metadata={"format": "nemo_tutornet.cache 1", "belongs": belongs, "index_crc32": index}
+        )
     )
     crc = shard._header_crc32(path)
     rewrite_header(folder, shards=entry(name=path.name, bytes=path.stat().st_size, header_crc32=crc))
@@ -256,7 +282,7 @@ def test_a_made_up_shard(tmp_path: Path, name: str, value: float) -> None:
     ],
     ids=str,
 )
-def test_a_made_up_index(tmp_path: Path, changes: Dict[str, np.ndarray]) -> None:
+def test_a_made_up_index(tmp_path: Path, changes: dict[str, np.ndarray]) -> None:
     build(tmp_path, SPARSE, count=1)
     forge(tmp_path, **changes)
     with refused("shard-00000-00000", "not readable"):

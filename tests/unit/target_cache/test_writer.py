@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any
 
 import pytest
 import torch
@@ -28,9 +28,20 @@ from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
 from nemo_tutornet.target_cache.writer import CacheWriter, read_coding
 from nemo_tutornet.utils import files
-from tests.unit.target_cache.caches import BINDING, FULL, RATE, build, read_all, refused, shards, targets, utterances
+from tests.unit.target_cache.caches import (
+    BINDING,
+    FULL,
+    RATE,
+    build,
+    read_all,
+    refused,
+    shards,
+    targets,
+    utterances,
+)
 
-# --- What is written comes back --------------------------------------------------------------------------------------
+# --- What is written comes back
+# --------------------------------------------------------------------------------------
 
 
 def decoded(given: UtteranceTargets, coding: Coding) -> UtteranceTargets:
@@ -45,14 +56,17 @@ def decoded(given: UtteranceTargets, coding: Coding) -> UtteranceTargets:
     return UtteranceTargets(given.samples, given.frames, log_probs, hidden, given.text, given.confidence)
 
 
-def some_coding(labels: Optional[int], sparse: bool, width: Optional[int], hypotheses: bool) -> Coding:
+def some_coding(labels: int | None, sparse: bool, width: int | None, hypotheses: bool) -> Coding:
     return Coding(labels, 1e-3 if labels and sparse else None, width, hypotheses)
 
 
 CODINGS = st.builds(
     some_coding,
-    labels=st.none() | st.integers(1, 40), sparse=st.booleans(), width=st.none() | st.integers(1, 9), hypotheses=st.booleans(),
-)  # fmt: skip
+    labels=st.none() | st.integers(1, 40),
+    sparse=st.booleans(),
+    width=st.none() | st.integers(1, 9),
+    hypotheses=st.booleans(),
+)
 NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12)
 
 
@@ -61,15 +75,29 @@ def key_of(row: tuple) -> str:
 
 
 ROWS = st.lists(
-    st.tuples(NAMES, st.floats(0, 1e5), st.none() | st.floats(0, 100), st.integers(0, 5), st.integers(0, 5), st.text(max_size=5)),
-    min_size=1, max_size=6, unique_by=key_of,
-)  # fmt: skip
+    st.tuples(
+        NAMES,
+        st.floats(0, 1e5),
+        st.none() | st.floats(0, 100),
+        st.integers(0, 5),
+        st.integers(0, 5),
+        st.text(max_size=5),
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=key_of,
+)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
-@given(coding=CODINGS, rows=ROWS, most_bytes=st.sampled_from([1, 300, 10**6]), order=st.randoms(use_true_random=False))
+@given(
+    coding=CODINGS,
+    rows=ROWS,
+    most_bytes=st.sampled_from([1, 300, 10**6]),
+    order=st.randoms(use_true_random=False),
+)
 def test_what_is_written_comes_back(coding: Coding, rows: list, most_bytes: int, order: Any) -> None:
-    expected: Dict[Utterance, UtteranceTargets] = {}
+    expected: dict[Utterance, UtteranceTargets] = {}
     with tempfile.TemporaryDirectory() as name:
         with CacheWriter(Path(name) / "new", BINDING, coding, RATE, most_bytes=most_bytes) as writer:
             for audio, offset, duration, frames, hidden_frames, text in rows:
@@ -92,13 +120,21 @@ def test_what_is_written_comes_back(coding: Coding, rows: list, most_bytes: int,
             assert (length, int(found.samples[i])) == (wanted.frames, wanted.samples)
             if wanted.log_probs is not None:
                 torch.testing.assert_close(found.log_probs[i, :length], wanted.log_probs, rtol=0, atol=1e-5)
-                assert (found.log_probs[i, length:, -1] == 0).all() and (found.log_probs[i, length:, :-1] < -1000).all()
+                assert (found.log_probs[i, length:, -1] == 0).all() and (
+                    found.log_probs[i, length:, :-1] < -1000
+                ).all()
             if wanted.hidden is not None:
                 width = wanted.hidden.shape[1]
-                assert torch.equal(found.hidden[i, :, :width], wanted.hidden) and not found.hidden[i, :, width:].any()
+                assert (
+                    torch.equal(found.hidden[i, :, :width], wanted.hidden)
+                    and not found.hidden[i, :, width:].any()
+                )
             if coding.hypotheses:
                 assert (found.texts[i], found.confidences[i]) == (wanted.text, 0.5)
-        assert (found.log_probs is None, found.hidden is None) == (coding.labels is None, coding.width is None)
+        assert (found.log_probs is None, found.hidden is None) == (
+            coding.labels is None,
+            coding.width is None,
+        )
 
 
 def test_a_transducer_has_no_confidence(tmp_path: Path) -> None:
@@ -116,12 +152,22 @@ def test_certainty_and_half_a_character_come_back(tmp_path: Path) -> None:
         writer.add(Utterance("a"), UtteranceTargets(640, 1, sure, None, "a\ud800", 0.5))
         writer.finish()
     found = CacheReader(tmp_path).read([Utterance("a")])
-    assert found.log_probs is not None and torch.equal(found.log_probs[0].exp(), sure.exp()) and found.texts == ["a?"]
+    assert (
+        found.log_probs is not None
+        and torch.equal(found.log_probs[0].exp(), sure.exp())
+        and found.texts == ["a?"]
+    )
 
 
 def test_keys_forgive_rounding_and_nothing_else() -> None:
     assert Utterance("a", 1.0004, 2.4996).key == Utterance("a", 1.0, 2.5).key
-    different = [Utterance("a"), Utterance("a", 0.0, 0.0), Utterance("a", 1.0), Utterance("a|1000"), Utterance("a", 0.0, 1.0)]
+    different = [
+        Utterance("a"),
+        Utterance("a", 0.0, 0.0),
+        Utterance("a", 1.0),
+        Utterance("a|1000"),
+        Utterance("a", 0.0, 1.0),
+    ]
     assert len({key_hash(key_bytes(one)) for one in different}) == len(different)
 
 
@@ -147,7 +193,8 @@ def test_files_beside_the_shards(tmp_path: Path) -> None:
         reader.path("head.safetensors")
 
 
-# --- Nothing finished is lost ----------------------------------------------------------------------------------------
+# --- Nothing finished is lost
+# ----------------------------------------------------------------------------------------
 
 KILLED = """
 import os, signal, sys
@@ -172,7 +219,9 @@ for key in utterances(6):
 def test_a_killed_builder_goes_on(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[3]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])}
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(root)], env=environment, capture_output=True)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path), str(root)], env=environment, capture_output=True
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     finished = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in shards(tmp_path)}
     assert len(finished) == 3 and list(tmp_path.glob(".shard-*.tmp"))
@@ -227,7 +276,9 @@ def test_ranks_write_side_by_side(tmp_path: Path) -> None:
     second.close()
     totals = first.finish()
     first.close()
-    assert totals["utterances"] == 6 and totals["seconds"] == 6 * 5 * 640 / RATE and len(shards(tmp_path)) == 2
+    assert (
+        totals["utterances"] == 6 and totals["seconds"] == 6 * 5 * 640 / RATE and len(shards(tmp_path)) == 2
+    )
     reader = CacheReader(tmp_path)
     assert len(reader) == 6 and reader.read(keys).texts == ["first"] * 4 + ["second"] * 2
 
@@ -249,7 +300,9 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) 
     reason = os.strerror(errno.ENOSPC if how == "no space" else errno.EFBIG)
     if how == "no space":
         with monkeypatch.context() as patch:
-            patch.setattr(files.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.ENOSPC, reason)))
+            patch.setattr(
+                files.os, "fsync", lambda file: (_ for _ in ()).throw(OSError(errno.ENOSPC, reason))
+            )
             with refused("cannot be written", reason, "shard-00000-00001", "again"):
                 writer.add(keys[1], targets(keys[1], FULL))
     else:  # the system's own refusal, in the middle of a file
@@ -260,7 +313,10 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) 
                 writer.add(keys[1], targets(keys[1], FULL))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert not list(tmp_path.glob(".*.tmp")) and {path: path.read_bytes() for path in shards(tmp_path)} == finished
+    assert (
+        not list(tmp_path.glob(".*.tmp"))
+        and {path: path.read_bytes() for path in shards(tmp_path)} == finished
+    )
     with pytest.raises(TutorError), writer:  # and what left the writer so can go on
         raise TutorError("full")
     with CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1) as writer:
@@ -271,7 +327,8 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) 
     read_all(tmp_path, keys)
 
 
-# --- What a builder must not do --------------------------------------------------------------------------------------
+# --- What a builder must not do
+# --------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:

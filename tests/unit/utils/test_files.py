@@ -11,13 +11,14 @@ import signal
 import stat
 import threading
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 import pytest
 
 from nemo_tutornet.utils.files import sha256_of, staged, staged_in, uninterrupted, written_whole
 
-# --- Files -----------------------------------------------------------------------------------------------------------
+# --- Files
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1])
@@ -27,14 +28,15 @@ def test_sha256(tmp_path: Path, size: int) -> None:
     assert sha256_of(tmp_path / "a") == hashlib.sha256(data).hexdigest()
 
 
-def listing(folder: Path) -> List[str]:
+def listing(folder: Path) -> list[str]:
     return sorted(os.listdir(folder))
 
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "m.nemo"
     with written_whole(path) as temporary:
-        # The same file system, so that renaming is atomic; the same name, so that messages about it are right.
+        # The same file system, so that renaming is atomic; the same name, so that messages about it are
+        # right.
         assert temporary.parent.parent == path.parent and temporary.name == path.name
         temporary.write_bytes(b"new")
         assert not path.exists()
@@ -115,7 +117,9 @@ def test_files_of_several_folders_appear_together_or_not_at_all(tmp_path: Path) 
     assert listing(a) == ["m.nemo"] and listing(b) == ["m.onnx", "n.onnx"]
 
 
-def test_an_interrupt_while_files_appear_waits_for_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_files_appear_waits_for_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     replace = os.replace
 
     def interrupted(source: Path, target: Path) -> None:
@@ -136,7 +140,7 @@ def test_an_interrupt_while_files_appear_waits_for_the_last(tmp_path: Path, monk
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN, "own"])
 def test_an_interrupt_is_put_off_and_not_lost(number: int, handler: Any) -> None:
-    told: List[int] = []
+    told: list[int] = []
     own = (lambda got, _: told.append(got)) if handler == "own" else handler
     before = signal.signal(number, own)
     steps = []
