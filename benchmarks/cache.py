@@ -37,7 +37,7 @@ from timing import ROOT
 from nemo_tutornet import TutorCTCModel
 from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.config import TeacherConfig
-from nemo_tutornet.data.dataloader import Rows
+from nemo_tutornet.data.dataloader import UtteranceResolver
 from nemo_tutornet.distill.objective import needs
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.cached import CachedTeacher
@@ -180,7 +180,7 @@ def read_rate(config: Any, folder: Path) -> float:
     alone.
     """
     model = TutorCTCModel(config.model, trainer=pl.Trainer(logger=False, accelerator="cpu"))
-    reader, rows = CacheReader(folder), Rows(model._train_dl)
+    reader, rows = CacheReader(folder), UtteranceResolver(model._train_dl)
     alone = both = 0.0
     start = time.perf_counter()
     for batch in model._train_dl:
@@ -275,7 +275,7 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> list[dict[str
             given, step = tutor.targets, tutor.step
             cached, rows = (
                 CachedTeacher(TeacherConfig(model_path="", cache=str(folder))),
-                Rows(model._train_dl),
+                UtteranceResolver(model._train_dl),
             )
             last: list[Any] = []
 

@@ -34,7 +34,7 @@ from nemo_tutornet.commands import posterior_floor
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.functional import losses
 from nemo_tutornet.target_cache import codec
-from nemo_tutornet.target_cache.layout import Coding
+from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets, encode
 from nemo_tutornet.target_cache.writer import CacheWriter
@@ -194,9 +194,9 @@ def hidden_codings(targets: Targets) -> list[dict[str, Any]]:
 # -------------------------------------------------------------------------------------------------------
 
 
-def coded(targets: Targets) -> tuple[list[Arrays], Coding]:
+def coded(targets: Targets) -> tuple[list[Arrays], CacheSchema]:
     assert targets[0].log_probs is not None and targets[0].hidden is not None
-    coding = Coding(labels=targets[0].log_probs.shape[1], width=targets[0].hidden.shape[0])
+    coding = CacheSchema(labels=targets[0].log_probs.shape[1], width=targets[0].hidden.shape[0])
     return [encode(key(i), one, coding) for i, one in enumerate(targets)], coding
 
 
@@ -277,7 +277,7 @@ def lilcom(targets: Targets) -> Storage:
     return store
 
 
-def ours(targets: Targets, coding: Coding) -> Storage:
+def ours(targets: Targets, coding: CacheSchema) -> Storage:
     """`nemo_tutornet.target_cache`: index, checksums written and verified, coding and decoding included."""
 
     def store(folder: Path, arrays: list[Arrays]) -> Callable[[Sequence[int]], list[Any]]:

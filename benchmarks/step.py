@@ -42,7 +42,7 @@ PLAIN, FRONT_END = "plain CTC step", "teacher's front end"
 
 
 class OneStream:
-    """In place of `live.Beside`: the teacher on the student's own stream."""
+    """In place of `live.SideStream`: the teacher on the student's own stream."""
 
     def __call__(self, teacher: Teacher, *heard: Any, **wanted: bool) -> TeacherTargets:
         """What the teacher gives."""

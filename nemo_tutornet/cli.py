@@ -177,11 +177,12 @@ def pseudo_labels(
     typer.echo(
         f"{destination}: {fates['kept']} rows with the teacher's text, {fates['transcript']} with their "
         "transcript; "
-        f"dropped: {fates['empty']} empty, {fates['wrong']} wrong."
+        f"dropped: {fates['empty']} empty, {fates['high_wer']} with a high WER."
     )
-    if fates["unfound"]:
+    if fates["audio_not_found"]:
         typer.echo(
-            f"note: the audio of {fates['unfound']} rows was not found; their paths are those of {source}.",
+            f"note: the audio of {fates['audio_not_found']} rows was not found; their paths are those of "
+            f"{source}.",
             err=True,
         )
 

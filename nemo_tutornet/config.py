@@ -20,9 +20,16 @@ from nemo_tutornet.errors import TutorError
 LOSSES = ("ctc", "rkd", "skd", "pseudo")
 PRECISIONS = ("auto", "fp32", "bf16")
 FRAME_WEIGHTINGS = ("auto", "nonblank", "energy", "uniform")
-DIVERGENCES = ("l2", "kl", "guided")
+DIVERGENCES = ("l2", "kl", "guided_ctc")
 FRAME_SELECTIONS = ("all", "nonblank", "symmetric")
 STAGE_UNITS = ("epochs", "steps", "share")
+# Keys and values of earlier versions, and what replaces them.
+RENAMED_KEYS = {
+    "model.tutor.skd.shift": "match_window",
+    "model.tutor.skd.at_layers": "intermediate_layers",
+    "model.tutor.skd.at_layers_weight": "intermediate_weight",
+}
+RENAMED_DIVERGENCES = {"guided": "guided_ctc"}
 
 
 @dataclass
@@ -67,15 +74,15 @@ class SKDConfig:
     """Softmax-level distillation: the divergence between posteriors, and the frames that count.
 
     Attributes:
-        divergence: `l2` (the paper), `kl` or `guided`.
+        divergence: `l2` (the paper), `kl` or `guided_ctc`.
         temperature: softens both posteriors; only `kl` has one.
         frames: `all` (the paper), `nonblank` or `symmetric`.
         frames_around: for `symmetric`, the frames kept on each side of a non-blank one.
-        shift: compare a teacher frame with the student's most similar one at most so many frames away
+        match_window: compare a teacher frame with the student's most similar one at most so many frames away
             (`losses.match_frames`).
-        at_layers: module paths in the student that get a head of their own, with CTC and SKD (Inter-KD, arXiv
-            2211.15075).
-        at_layers_weight: of the heads' losses, averaged over the heads, relative to those of the student's
+        intermediate_layers: module paths in the student that get a head of their own, with CTC and SKD
+            (Inter-KD, arXiv 2211.15075).
+        intermediate_weight: of the heads' losses, averaged over the heads, relative to those of the student's
         output.
     """
 
@@ -83,9 +90,9 @@ class SKDConfig:
     temperature: float = 1.0
     frames: str = "all"
     frames_around: int = 4
-    shift: int = 0
-    at_layers: List[str] = field(default_factory=list)
-    at_layers_weight: float = 1.0
+    match_window: int = 0
+    intermediate_layers: List[str] = field(default_factory=list)
+    intermediate_weight: float = 1.0
 
 
 @dataclass
@@ -264,6 +271,9 @@ def _first_line(error: Exception) -> str:
 def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) -> None:
     types = {f.name: f for f in fields(schema)}
     for key, value in section.items():
+        if f"{path}.{key}" in RENAMED_KEYS:
+            new = f"{path}.{RENAMED_KEYS[f'{path}.{key}']}"
+            raise TutorError(f"{path}.{key} is now called {new}; rename the key.")
         if key not in types:
             near = difflib.get_close_matches(str(key), types, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(types)}."
@@ -302,7 +312,10 @@ def _check(config: TutorConfig) -> None:
     _check_teacher(config.teacher, "teacher")
     for i, teacher in enumerate(config.other_teachers):
         _check_teacher(teacher, f"other_teachers[{i}]")
-    for key, value in (("other_teachers", config.other_teachers), ("skd.at_layers", config.skd.at_layers)):
+    for key, value in (
+        ("other_teachers", config.other_teachers),
+        ("skd.intermediate_layers", config.skd.intermediate_layers),
+    ):
         if value and not config.uses("skd"):
             raise TutorError(
                 f"model.tutor.{key} is for skd, and no stage uses it; drop the key or give a stage in "
@@ -310,6 +323,11 @@ def _check(config: TutorConfig) -> None:
                 f"weight for skd, e.g. {{name: skd, weights: {{ctc: 1.0, skd: 0.25}}}}."
             )
     _one_of("rkd.frame_weighting", config.rkd.frame_weighting, FRAME_WEIGHTINGS)
+    if config.skd.divergence in RENAMED_DIVERGENCES:
+        new = RENAMED_DIVERGENCES[config.skd.divergence]
+        raise TutorError(
+            f"model.tutor.skd.divergence: {config.skd.divergence} is now called {new}; rename the value."
+        )
     _one_of("skd.divergence", config.skd.divergence, DIVERGENCES)
     _one_of("skd.frames", config.skd.frames, FRAME_SELECTIONS)
     if not (config.skd.temperature > 0 and math.isfinite(config.skd.temperature)):
@@ -323,18 +341,19 @@ def _check(config: TutorConfig) -> None:
         )
     if config.skd.frames_around < 0:
         raise TutorError(f"model.tutor.skd.frames_around must be 0 or more, not {config.skd.frames_around}.")
-    if config.skd.shift < 0:
-        raise TutorError(f"model.tutor.skd.shift must be 0 or more, not {config.skd.shift}.")
-    layers = config.skd.at_layers
+    if config.skd.match_window < 0:
+        raise TutorError(f"model.tutor.skd.match_window must be 0 or more, not {config.skd.match_window}.")
+    layers = config.skd.intermediate_layers
     if len(set(layers)) < len(layers):
         raise TutorError(
-            f"model.tutor.skd.at_layers names a layer twice ({', '.join(layers)}); name each once."
+            f"model.tutor.skd.intermediate_layers names a layer twice ({', '.join(layers)}); name each once."
         )
-    if not (config.skd.at_layers_weight > 0 and math.isfinite(config.skd.at_layers_weight)):
+    if not (config.skd.intermediate_weight > 0 and math.isfinite(config.skd.intermediate_weight)):
         raise TutorError(
-            f"model.tutor.skd.at_layers_weight must be above 0, not {config.skd.at_layers_weight}; without "
+            f"model.tutor.skd.intermediate_weight must be above 0, not {config.skd.intermediate_weight}; "
+            "without "
             "heads, leave "
-            f"model.tutor.skd.at_layers empty."
+            f"model.tutor.skd.intermediate_layers empty."
         )
     if not 0 <= config.pseudo_labels.min_confidence <= 1:
         raise TutorError(

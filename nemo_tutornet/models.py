@@ -21,17 +21,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from nemo_tutornet.config import TutorConfig, parse_tutor
-from nemo_tutornet.data.dataloader import plain
-from nemo_tutornet.distill.distiller import Step, Tutor
+from nemo_tutornet.data.dataloader import drop_sample_ids
+from nemo_tutornet.distill.distiller import Distiller, Step
 from nemo_tutornet.distill.projections import Projection
-from nemo_tutornet.distill.unused_parameters import reached_by
+from nemo_tutornet.distill.unused_parameters import parameters_with_grad
 from nemo_tutornet.distill.warm_start import compose_decoder
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule, Stage, progress
 from nemo_tutornet.nemo_io.restore import pointwise_decoder
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR, stock_config
-from nemo_tutornet.teachers.tokenizer import borrow_tokenizer
-from nemo_tutornet.utils.files import written_whole
+from nemo_tutornet.teachers.tokenizer import resolve_teacher_tokenizer
+from nemo_tutornet.utils.files import atomic_write
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecCTCModel as _Host  # what the mixin is mixed into
@@ -88,15 +88,15 @@ class TutorMixin(_Host):
                 _leave_out_files(cfg.tutor)
         super().__init__(cfg=cfg, trainer=trainer)
         self._tutor_config: TutorConfig | None = config
-        self._tutor: Tutor | None = None
+        self._tutor: Distiller | None = None
         self._tutor_state: dict[str, Any] | None = None
         self._step: Step | None = None
-        self._out_of_reach: dict[str, list[nn.Parameter]] = {}  # by stage
+        self._unused_parameters: dict[str, list[nn.Parameter]] = {}  # by stage
         self.tutor_projection: Projection | None = None
         self.tutor_heads = nn.ModuleList()
 
     @property
-    def tutor(self) -> Tutor | None:
+    def tutor(self) -> Distiller | None:
         """The teacher and what belongs to it; None before training starts or without a `tutor:` section."""
         return self._tutor
 
@@ -113,30 +113,31 @@ class TutorMixin(_Host):
             return
         begins = not (self.trainer.current_epoch or self.trainer.global_step)
         if self._tutor is not None and not (begins and self._tutor.stage is not None):
-            self._tutor.hear(self)  # the training set may be another now
+            self._tutor.attach_train_data(self)  # the training set may be another now
         else:
             # Restoring a model draws random numbers; the student must see the same data with and without a
             # teacher.
             with torch.random.fork_rng(devices=[]):
-                self._meet_teacher(self._tutor_config)
+                self._setup_distillation(self._tutor_config)
 
-    def _meet_teacher(self, config: TutorConfig) -> None:
+    def _setup_distillation(self, config: TutorConfig) -> None:
         for told in config.unused() + Schedule.from_config(config.stages).check(
             self.trainer.max_epochs, self.trainer.max_steps
         ):
             logging.warning(told)
-        tutor = Tutor(self, config)
+        tutor = Distiller(self, config)
         pairing, device = tutor.pairing, next(self.parameters()).device
         self.tutor_projection = tutor.projection.to(device)
         self.tutor_heads = nn.ModuleList(tutor.heads).to(device)
-        self._tutor, self._out_of_reach = tutor, {}
+        self._tutor, self._unused_parameters = tutor, {}
         if self._tutor_state is not None:
             tutor.restore(self._tutor_state)
             self._tutor_state = None  # it is of one training
         logging.info(
             f"Teacher {config.teacher.cache or config.teacher.model_path}: hint layer {pairing.hint.path!r} "
-            f"({pairing.hint.width} wide, {pairing.hint.shift:g} ms), guided layer {pairing.guided.path!r} "
-            f"({pairing.guided.width} wide, {pairing.guided.shift:g} ms), frame weighting "
+            f"({pairing.hint.width} wide, {pairing.hint.frame_ms:g} ms), guided layer "
+            f"{pairing.guided.path!r} "
+            f"({pairing.guided.width} wide, {pairing.guided.frame_ms:g} ms), frame weighting "
             f"{pairing.frame_weighting!r}."
         )
         for one in config.other_teachers:
@@ -145,7 +146,7 @@ class TutorMixin(_Host):
                 f"{config.teacher.weight:g}."
             )
         for layer in pairing.heads:
-            logging.info(f"Inter-KD: a head at {layer.path!r} ({layer.width} wide, {layer.shift:g} ms).")
+            logging.info(f"Inter-KD: a head at {layer.path!r} ({layer.width} wide, {layer.frame_ms:g} ms).")
         if config.rkd.warm_start_decoder and config.uses("rkd") and pairing.no_warm_start:
             logging.warning(f"The decoder is not warm-started after RKD: {pairing.no_warm_start}")
 
@@ -160,7 +161,7 @@ class TutorMixin(_Host):
             return super().training_step(batch, batch_nb)
         stage = self._enter_stage(tutor, batch_nb)
         targets = tutor.targets(stage, batch)
-        batch = plain(batch)
+        batch = drop_sample_ids(batch)
         with tutor.watch(self, batch) as watch:
             step = tutor.step(stage, targets, watch)
             if stage.uses("ctc"):
@@ -175,7 +176,7 @@ class TutorMixin(_Host):
                     "log": {"train_loss": loss, "learning_rate": rate, "global_step": global_step},
                 }
         output["log"].update(step.logs, tutor_stage=float(tutor.stage or 0))
-        return self._ready_for_ddp(output, stage)
+        return self._touch_unused_parameters(output, stage)
 
     def _step_with_ctc(self, step: Step, batch: Any, batch_nb: int) -> dict[str, Any]:
         self._step = step
@@ -191,14 +192,14 @@ class TutorMixin(_Host):
         loss = super().add_auxiliary_losses(loss, reset_registry)
         return loss if self._step is None else self._step.total(ctc=loss)
 
-    def _ready_for_ddp(self, output: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    def _touch_unused_parameters(self, output: dict[str, Any], stage: Stage) -> dict[str, Any]:
         # DDP waits for a gradient of every parameter; a stage leaves some out (the decoder in RKD, the
         # projection after it).
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             trained = [p for p in self.parameters() if p.requires_grad]
-            if stage.decoder_is_idle and stage.name not in self._out_of_reach:
-                reached = reached_by(output["loss"])
-                self._out_of_reach[stage.name] = [p for p in trained if p not in reached]
+            if stage.decoder_is_idle and stage.name not in self._unused_parameters:
+                reached = parameters_with_grad(output["loss"])
+                self._unused_parameters[stage.name] = [p for p in trained if p not in reached]
             output["loss"] = output["loss"] + 0.0 * sum(p.sum() for p in trained)
         return output
 
@@ -210,7 +211,7 @@ class TutorMixin(_Host):
         stage = self._tutor.schedule.stages[self._tutor.stage]
         idle = [parameter for module in self._tutor.idle(stage) for parameter in module.parameters()]
         # While the decoder is idle, also what lies behind a guided layer in the middle of the encoder.
-        for parameter in [*idle, *self._out_of_reach.get(stage.name, [])]:
+        for parameter in [*idle, *self._unused_parameters.get(stage.name, [])]:
             parameter.grad = None
 
     # --- Stages and the decoder's warm start
@@ -226,7 +227,7 @@ class TutorMixin(_Host):
             trainer.current_epoch + part, trainer.global_step, trainer.max_epochs, trainer.max_steps
         )
 
-    def _enter_stage(self, tutor: Tutor, batch_nb: int) -> Stage:
+    def _enter_stage(self, tutor: Distiller, batch_nb: int) -> Stage:
         share = self._progress(batch_nb) or 0.0
         index = tutor.schedule.index(self.trainer.current_epoch, self.trainer.global_step, share)
         # A run that is made longer has its boundaries later, if they are shares; it stays in the stage that
@@ -242,7 +243,7 @@ class TutorMixin(_Host):
         tutor.decoder_trained |= not stage.decoder_is_idle
         return stage
 
-    def _warm_start_decoder(self, tutor: Tutor) -> None:
+    def _warm_start_decoder(self, tutor: Distiller) -> None:
         assert self._tutor_config is not None and self.tutor_projection is not None
         if not self._tutor_config.rkd.warm_start_decoder or tutor.pairing.no_warm_start:
             return
@@ -254,7 +255,7 @@ class TutorMixin(_Host):
             mine.weight.copy_(weight)
             mine.bias.copy_(bias)
 
-    def _decoder_rests(self) -> bool:
+    def _decoder_is_untrained(self) -> bool:
         # Not once the training is over: weights may be put in then that the projection does not belong to.
         tutor, trainer = self._tutor, self._trainer
         if tutor is None or tutor.stage is None or trainer is None or trainer.state.fn != TrainerFn.FITTING:
@@ -266,7 +267,7 @@ class TutorMixin(_Host):
         """While RKD runs alone, keeps the decoder composed, so that validation and every checkpoint show a
         usable student.
         """
-        if self._decoder_rests():
+        if self._decoder_is_untrained():
             assert self._tutor is not None
             self._warm_start_decoder(self._tutor)
 
@@ -331,13 +332,13 @@ class TutorMixin(_Host):
         The file has the decoder composed while it is idle; the model itself stays as it is.
         """
         packed = self._save_restore_connector.pack_nemo_file
-        kept = deepcopy(self.decoder.state_dict()) if self._decoder_rests() else None
+        kept = deepcopy(self.decoder.state_dict()) if self._decoder_is_untrained() else None
         self._refresh_idle_decoder()
         try:
             if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
                 super().save_to(save_path)
                 return
-            with written_whole(Path(save_path).expanduser().resolve()) as temporary:
+            with atomic_write(Path(save_path).expanduser().resolve()) as temporary:
                 super().save_to(str(temporary))
         finally:
             if kept is not None:
@@ -362,7 +363,7 @@ class TutorCTCModelBPE(TutorMixin, EncDecCTCModelBPE):
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
         cfg = convert_model_config_to_dict_config(cfg)
-        borrow_tokenizer(cfg)
+        resolve_teacher_tokenizer(cfg)
         super().__init__(cfg=cfg, trainer=trainer)
 
     @classmethod

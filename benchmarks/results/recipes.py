@@ -86,12 +86,12 @@ RKD = ("rkd", {"rkd": 1.0})
 CTC = ("ctc", {"ctc": 1.0})
 SKD = ("skd", {"ctc": 1.0, "skd": 0.25})
 PSEUDO = ("pseudo", {"ctc": 0.5, "pseudo": 0.5})
-L2, KL, GUIDED = (f"model.tutor.skd.divergence={name}" for name in ("l2", "kl", "guided"))
+L2, KL, GUIDED = (f"model.tutor.skd.divergence={name}" for name in ("l2", "kl", "guided_ctc"))
 WEAK = ("skd", {"ctc": 1.0, "skd": 0.05})
 STRONG = ("skd", {"ctc": 1.0, "skd": 1.0})
 SYMMETRIC = "model.tutor.skd.frames=symmetric"
-INTER = "++model.tutor.skd.at_layers=[encoder.encoder.1,encoder.encoder.3]"
-SHIFT = "++model.tutor.skd.shift=4"
+INTER = "++model.tutor.skd.intermediate_layers=[encoder.encoder.1,encoder.encoder.3]"
+SHIFT = "++model.tutor.skd.match_window=4"
 UNIFORM, ENERGY = (f"model.tutor.rkd.frame_weighting={name}" for name in ("uniform", "energy"))
 COLD = "model.tutor.rkd.warm_start_decoder=false"
 
@@ -133,7 +133,7 @@ RECIPES: dict[str, Recipe] = {
     "rkd_energy_ctc": Recipe("RKD with energy frame weights, then CTC only", (RKD, CTC), (ENERGY,)),
     "rkd_cold_ctc": Recipe("RKD without decoder warm start, then CTC only", (RKD, CTC), (COLD,)),
     "ctc_rkd": Recipe("CTC + RKD from the first epoch", (("ctc", {"ctc": 1.0, "rkd": 5.0}),)),
-    "skd_guided": Recipe("CTC + SKD guided", (SKD,), (GUIDED,)),
+    "skd_guided": Recipe("CTC + SKD guided_ctc", (SKD,), (GUIDED,)),
     "skd_kl_symmetric": Recipe("CTC + SKD kl on symmetric frames", (SKD,), (KL, SYMMETRIC)),
     "skd_kl_inter": Recipe("CTC + SKD kl, Inter-KD", (SKD,), (KL, INTER)),
     "pseudo": Recipe("CTC + pseudo-labels", (PSEUDO,)),

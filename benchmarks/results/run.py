@@ -33,7 +33,7 @@ from runs import Run, read_lines, read_rows, run_of
 from subwords import write_tokenizer
 
 from nemo_tutornet.commands.hydra_config import hydra_value
-from nemo_tutornet.utils.files import sha256_of, written_whole
+from nemo_tutornet.utils.files import atomic_write, sha256_of
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7}"
@@ -302,7 +302,7 @@ class Runner:
         about = "" if labelled else "_without_text"
         about += f"_{100 * untranscribed:g}_untranscribed" if untranscribed else ""
         path = self.output / f"{self.corpus}_train_{100 * share:g}{about}.jsonl"
-        with written_whole(path) as temporary:  # another run may be reading it
+        with atomic_write(path) as temporary:  # another run may be reading it
             temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         return path
 

@@ -21,7 +21,7 @@ import typer
 from rich.progress import track
 from runs import read_rows
 
-from nemo_tutornet.utils.files import written_whole
+from nemo_tutornet.utils.files import atomic_write
 
 
 def copied(source: Path, target: Path, speed: float) -> float:
@@ -32,7 +32,7 @@ def copied(source: Path, target: Path, speed: float) -> float:
             samples[:, 0], orig_sr=round(rate * speed), target_sr=rate, res_type="polyphase"
         )
         target.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(target) as temporary:
+        with atomic_write(target) as temporary:
             soundfile.write(temporary, faster, rate, subtype="PCM_16")
     return float(soundfile.info(target).duration)
 
@@ -93,7 +93,7 @@ def main(
                 )
         output.mkdir(parents=True, exist_ok=True)
         path = output / f"{corpus}-speeds_{part}.jsonl"
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
         typer.echo(f"wrote {path}: {len(written)} utterances")
 

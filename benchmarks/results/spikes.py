@@ -27,7 +27,7 @@ def spikes(teacher: Teacher, signal: torch.Tensor) -> list[tuple[Any, float]]:
     given = teacher(signal[None], torch.tensor([len(signal)]), hidden=False, posteriors=True)
     assert given.log_probs is not None
     best = given.log_probs[0, : int(given.lengths[0])].argmax(dim=-1).tolist()
-    labels, shift = teacher.labels, teacher.encoder_layer.shift
+    labels, shift = teacher.labels, teacher.encoder_layer.frame_ms
     begins = [t for t, label in enumerate(best) if label != len(labels) and (t == 0 or best[t - 1] != label)]
     return [(labels[best[t]], (t + 0.5) * shift) for t in begins]
 

@@ -34,20 +34,26 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from nemo_tutornet.commands.posterior_floor import WHOLE_LABELS, choose_floor
 from nemo_tutornet.config import TutorConfig, parse_tutor
-from nemo_tutornet.data.dataloader import CHANGES_SOUND, LEAVES_OUT, MOVES_TIME, Rows, check_tars
+from nemo_tutornet.data.dataloader import (
+    ACOUSTIC_AUGMENTATIONS,
+    SUBSETTING_OPTIONS,
+    TIMING_AUGMENTATIONS,
+    UtteranceResolver,
+    check_tars,
+)
 from nemo_tutornet.data.manifest import check_manifests
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
-from nemo_tutornet.distill.matching import layer_lengths, pair
+from nemo_tutornet.distill.matching import layer_lengths, match_models
 from nemo_tutornet.distill.objective import needs
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule
 from nemo_tutornet.models import TutorCTCModel, TutorCTCModelBPE
-from nemo_tutornet.nemo_io.isolation import quiet_nemo
+from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import locate
 from nemo_tutornet.nemo_io.tokenizer_files import tokenizer_of
-from nemo_tutornet.target_cache.layout import Coding
+from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.records import UtteranceTargets
-from nemo_tutornet.target_cache.writer import CacheWriter, Finished, read_coding
+from nemo_tutornet.target_cache.writer import CacheWriter, FinishedUtterances, read_schema
 from nemo_tutornet.teachers.cached import binding, head_file
 from nemo_tutornet.teachers.live import Teacher
 from nemo_tutornet.teachers.targets import TeacherTargets
@@ -59,7 +65,7 @@ _TRAINER = ("devices", "num_nodes", "accelerator", "strategy")
 
 
 @dataclass(frozen=True)
-class Built:
+class CacheBuildResult:
     """What a run of the builder did.
 
     Attributes:
@@ -79,7 +85,9 @@ class Built:
     unheard: int = 0
 
 
-def build_cache(cfg: Any, folder: Path, batch_size: int | None = None, progress: bool = True) -> Built:
+def build_cache(
+    cfg: Any, folder: Path, batch_size: int | None = None, progress: bool = True
+) -> CacheBuildResult:
     """Runs the teacher of a training config over its training set and writes what the stages will read.
 
     Args:
@@ -105,7 +113,7 @@ def build_cache(cfg: Any, folder: Path, batch_size: int | None = None, progress:
     start = time.monotonic()
     # What Lightning says of GPUs and TPUs belongs to trainings.
     rank_zero_module.log.setLevel(logging.WARNING)
-    with quiet_nemo():
+    with suppress_nemo_logs():
         options = {
             key: value
             for key, value in resolve_trainer_cfg(cfg.get("trainer", {})).items()
@@ -126,7 +134,7 @@ def build_cache(cfg: Any, folder: Path, batch_size: int | None = None, progress:
         check_tars(cfg.model.train_ds, trainer.world_size)
         student = _student(cfg.model, trainer, batch_size)
         teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
-        pairing = pair(student, teacher, config)
+        pairing = match_models(student, teacher, config)
     wanted = needs(Schedule.from_config(config.stages).stages, pairing)
     if not any(wanted.values()):
         raise TutorError(
@@ -137,8 +145,8 @@ def build_cache(cfg: Any, folder: Path, batch_size: int | None = None, progress:
     facts = binding(
         teacher, path, trainer.strategy.root_device, wanted["hidden"], kind if tokenizer else None
     )
-    rows = Rows(loader)
-    coding = read_coding(folder)
+    rows = UtteranceResolver(loader)
+    coding = read_schema(folder)
     files = {**head_file(teacher), **tokenizer}
     train_ds = cfg.model.train_ds
     # Out of tars Lhotse reads everything on every rank, and so does NeMo where it is told to.
@@ -154,7 +162,7 @@ def build_cache(cfg: Any, folder: Path, batch_size: int | None = None, progress:
         files=files,
         whole_on_each_rank=whole,
     )
-    done = Finished(folder, facts, coding, teacher.sample_rate) if coding is not None else ()
+    done = FinishedUtterances(folder, facts, coding, teacher.sample_rate) if coding is not None else ()
     remaining = [i for i, utterance in enumerate(rows.known) if utterance not in done]
     totals: dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
     if remaining or not rows.known:
@@ -173,10 +181,10 @@ def build_cache(cfg: Any, folder: Path, batch_size: int | None = None, progress:
             totals = writer.finish(files)
     unheard = 0
     if rows.streamed and rank_zero_only.rank == 0:
-        written = read_coding(folder)
+        written = read_schema(folder)
         assert written is not None, "a cache was finished"
-        unheard = _tell_unheard(rows.known, Finished(folder, facts, written, teacher.sample_rate))
-    return Built(
+        unheard = _tell_unheard(rows.known, FinishedUtterances(folder, facts, written, teacher.sample_rate))
+    return CacheBuildResult(
         folder=str(folder),
         utterances=totals["utterances"],
         hours=totals["seconds"] / 3600,
@@ -195,10 +203,10 @@ class _Builder(pl.LightningModule):
     def __init__(
         self,
         teacher: Teacher,
-        rows: Rows,
+        rows: UtteranceResolver,
         wanted: Mapping[str, bool],
-        coding: Callable[[torch.device], Coding],
-        writer_of: Callable[[int, Coding], CacheWriter],
+        coding: Callable[[torch.device], CacheSchema],
+        writer_of: Callable[[int, CacheSchema], CacheWriter],
         files: Mapping[str, bytes],
         whole_on_each_rank: bool,
     ) -> None:
@@ -284,7 +292,7 @@ def _split(given: TeacherTargets, lengths: Tensor, teacher: Teacher) -> Iterator
         )
 
 
-def _tell_unheard(known: Sequence[Utterance], done: Finished) -> int:
+def _tell_unheard(known: Sequence[Utterance], done: FinishedUtterances) -> int:
     """Counts, and says once, what a manifest has and no tar."""
     unheard = [utterance for utterance in known if utterance not in done]
     if unheard:
@@ -307,7 +315,9 @@ def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: int | None)
     if batch_size is not None:
         train.batch_size = batch_size
     if train.get("use_lhotse"):
-        train.update(force_finite=True, **MOVES_TIME, **CHANGES_SOUND, **LEAVES_OUT)
+        train.update(
+            force_finite=True, **TIMING_AUGMENTATIONS, **ACOUSTIC_AUGMENTATIONS, **SUBSETTING_OPTIONS
+        )
     for name in ("validation_ds", "test_ds"):
         cfg.pop(name, None)
     return (TutorCTCModelBPE if cfg.get("tokenizer") else TutorCTCModel)(cfg=cfg, trainer=trainer)
@@ -315,7 +325,7 @@ def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: int | None)
 
 def _coding(
     teacher: Teacher, loader: Any, wanted: Mapping[str, bool], config: TutorConfig, device: torch.device
-) -> Coding:
+) -> CacheSchema:
     """What is kept of each utterance; a large label set's posteriors only as far as SKD can tell."""
     labels = floor = None
     if wanted["posteriors"]:
@@ -332,8 +342,10 @@ def _coding(
             log_probs = given.log_probs.float().cpu()
             samples += [row[:length] for row, length in zip(log_probs, given.lengths.tolist(), strict=True)]
         temperatures = sorted({1.0, config.skd.temperature})
-        floor = choose_floor(samples, [("l2", 1.0), ("guided", 1.0), *(("kl", one) for one in temperatures)])
-    return Coding(
+        floor = choose_floor(
+            samples, [("l2", 1.0), ("guided_ctc", 1.0), *(("kl", one) for one in temperatures)]
+        )
+    return CacheSchema(
         labels=labels,
         floor=floor,
         width=teacher.hint_layer.width if wanted["hidden"] else None,
@@ -341,7 +353,7 @@ def _coding(
     )
 
 
-def _remaining(loader: Any, rows: Rows, remaining: Sequence[int], ranks: int) -> Any:
+def _remaining(loader: Any, rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> Any:
     """A loader of what is not there yet, the longest first; tars and Lhotse are gone through whole."""
     known = rows.known
     if isinstance(loader.dataset, _AudioTextDataset):
@@ -369,7 +381,7 @@ class _Unsized(IterableDataset):
         return iter(self._tars)
 
 
-def _bar(rows: Rows, remaining: Sequence[int], ranks: int) -> tuple[Progress, TaskID]:
+def _bar(rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> tuple[Progress, TaskID]:
     """Hours of audio that rank 0 has behind it, and how many an hour."""
     known = rows.known
     hours = sum(known[i].duration or 0.0 for i in remaining) / 3600 / ranks if known else None

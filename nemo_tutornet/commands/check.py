@@ -18,15 +18,15 @@ import torch
 from torch import Tensor
 
 from nemo_tutornet.config import TutorConfig, parse_tutor
-from nemo_tutornet.data.dataloader import plain
+from nemo_tutornet.data.dataloader import drop_sample_ids
 from nemo_tutornet.data.manifest import check_manifests
-from nemo_tutornet.distill.distiller import Tutor
-from nemo_tutornet.distill.matching import Pairing
+from nemo_tutornet.distill.distiller import Distiller
+from nemo_tutornet.distill.matching import ModelMatch
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import add, count_errors
 from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.models import TutorCTCModel, TutorCTCModelBPE
-from nemo_tutornet.nemo_io.isolation import quiet_nemo
+from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.teachers.cached import CachedTeacher
 from nemo_tutornet.teachers.live import Teacher
 
@@ -53,7 +53,7 @@ class StageCost:
 
 
 @dataclass(frozen=True)
-class Report:
+class PreflightReport:
     """What `check` found.
 
     Attributes:
@@ -88,7 +88,7 @@ class Report:
         return asdict(self)
 
 
-def check_training(cfg: Any, batches: int = 4) -> Report:
+def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
     """Builds student and teacher as the training script would, and looks at them; nothing is trained and
     nothing written.
 
@@ -113,11 +113,11 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
         epochs = 1000  # Lightning's
     told = config.unused() + Schedule.from_config(config.stages).check(epochs, steps)
     told += check_manifests(cfg.model)
-    with quiet_nemo():
+    with suppress_nemo_logs():
         model: Any = (TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel)(cfg=cfg.model)
         if cfg.model.train_ds.get("defer_setup"):
             model.setup_training_data(cfg.model.train_ds)
-    tutor = Tutor(model, config)
+    tutor = Distiller(model, config)
     teacher, pairing, schedule = tutor.teacher, tutor.pairing, tutor.schedule
     batch = next(iter(model._train_dl))
     student_ms = _median_ms(lambda: model(input_signal=batch[0], input_signal_length=batch[1]), model)
@@ -132,7 +132,7 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
         )
     costs = [_cost(model, tutor, stage, batch) for stage in schedule.stages]
     wer, heard = _teacher_wer(model, tutor, batches)
-    return Report(
+    return PreflightReport(
         student=_facts(model, cfg.model),
         teacher=facts,
         matches=_matches(tutor, config),
@@ -148,7 +148,7 @@ def check_training(cfg: Any, batches: int = 4) -> Report:
     )
 
 
-def _unused(tutor: Tutor) -> list[str]:
+def _unused(tutor: Distiller) -> list[str]:
     """Whether the student can learn from no hypothesis of the first training batch."""
     counts = tutor.pseudo_labels.counts
     if not counts or counts["kept"]:
@@ -173,11 +173,11 @@ def _facts(model: Any, config: Any) -> dict[str, str]:
     }
 
 
-def _matches(tutor: Tutor, config: TutorConfig) -> dict[str, str]:
+def _matches(tutor: Distiller, config: TutorConfig) -> dict[str, str]:
     teacher, pairing = tutor.teacher, tutor.pairing
 
     def layer(found: Any) -> str:
-        return f"{found.path} ({found.width} wide, {found.shift:g} ms)"
+        return f"{found.path} ({found.width} wide, {found.frame_ms:g} ms)"
 
     def frames(mine: float, theirs: float) -> str:
         if mine == theirs:
@@ -192,13 +192,13 @@ def _matches(tutor: Tutor, config: TutorConfig) -> dict[str, str]:
     if config.uses("rkd"):
         matched["RKD"] = (
             f"{layer(pairing.hint)} -> {layer(pairing.guided)}, "
-            f"{frames(pairing.guided.shift, pairing.hint.shift)}"
+            f"{frames(pairing.guided.frame_ms, pairing.hint.frame_ms)}"
         )
         matched["frame weighting"] = pairing.frame_weighting
         if config.rkd.warm_start_decoder:
             matched["decoder warm start"] = f"no: {pairing.no_warm_start}" if pairing.no_warm_start else "yes"
     if config.uses("skd"):
-        rates = frames(pairing.student_encoder.shift, pairing.teacher_encoder.shift)
+        rates = frames(pairing.student_encoder.frame_ms, pairing.teacher_encoder.frame_ms)
         order = "the same order" if pairing.label_order is None else "another order"
         matched["SKD"] = (
             f"{config.skd.divergence}, {len(teacher.labels)} labels in {order} and the blank, {rates}"
@@ -209,9 +209,9 @@ def _matches(tutor: Tutor, config: TutorConfig) -> dict[str, str]:
                 f"{config.teacher.weight:g})"
             )
         if pairing.heads:
-            weight = f"weight {config.skd.at_layers_weight:g}"
+            weight = f"weight {config.skd.intermediate_weight:g}"
             matched["Inter-KD"] = "; ".join(
-                f"{layer(head)}, {frames(head.shift, pairing.teacher_encoder.shift)}, {weight}"
+                f"{layer(head)}, {frames(head.frame_ms, pairing.teacher_encoder.frame_ms)}, {weight}"
                 for head in pairing.heads
             )
     if config.uses("pseudo"):
@@ -219,11 +219,11 @@ def _matches(tutor: Tutor, config: TutorConfig) -> dict[str, str]:
     return matched
 
 
-def _cost(model: Any, tutor: Tutor, stage: Stage, batch: Sequence[Tensor]) -> StageCost:
+def _cost(model: Any, tutor: Distiller, stage: Stage, batch: Sequence[Tensor]) -> StageCost:
     """One stage's losses on a batch, forward and backward, a few times; gradients are dropped and nothing
     moves.
     """
-    signal, lengths, transcripts, transcript_lengths = plain(batch)
+    signal, lengths, transcripts, transcript_lengths = drop_sample_ids(batch)
 
     def once() -> dict[str, float]:
         targets = tutor.targets(stage, batch)
@@ -282,7 +282,7 @@ def _median_ms(run: Callable[[], Any], model: Any) -> float:
     return statistics.median(times[1:])
 
 
-def _teacher_wer(model: Any, tutor: Tutor, batches: int) -> Any:
+def _teacher_wer(model: Any, tutor: Distiller, batches: int) -> Any:
     """WER of the teacher's own decoding on the first validation batches, and the first pair of texts."""
     loaders = model._validation_dl
     loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
@@ -302,7 +302,7 @@ def _teacher_wer(model: Any, tutor: Tutor, batches: int) -> Any:
 
 
 def _remarks(
-    pairing: Pairing,
+    pairing: ModelMatch,
     config: TutorConfig,
     student_ms: float,
     teacher_ms: float | None,

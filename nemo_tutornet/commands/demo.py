@@ -29,7 +29,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from nemo_tutornet import __version__
 from nemo_tutornet.commands.hydra_config import hydra_value, project_folder
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.utils.files import sha256_of, uninterrupted, written_whole
+from nemo_tutornet.utils.files import atomic_write, defer_signals, sha256_of
 
 SPLITS = ("train", "valid", "test")
 TEACHER_EPOCHS, STUDENT_EPOCHS = 25, 10
@@ -140,7 +140,7 @@ def _finish(folder: Path, output: Path, teacher: Path, students: list[Path], con
             f"Distillation changed the student's WER by {100 * (distilled.wer / plain.wer - 1):+.0f} % "
             "(relative)."
         )
-    with written_whole(output / "report.json") as temporary:
+    with atomic_write(output / "report.json") as temporary:
         temporary.write_text(
             json.dumps([result.as_dict() for result in results], indent=2) + "\n", encoding="utf-8"
         )
@@ -214,7 +214,7 @@ def _teacher(folder: Path, epochs: int, beside: Run, seed: int, cache: Path, con
     trained, _ = _train(
         [Run("teacher", kept.parent, "conformer_ctc_small", epochs, []), beside], folder, seed, console
     )
-    with written_whole(kept) as temporary:
+    with atomic_write(kept) as temporary:
         shutil.copyfile(trained, temporary)
     return kept
 
@@ -231,7 +231,7 @@ def _train(planned: list[Run], folder: Path, seed: int, console: Console) -> lis
                 if (run.folder / f"{run.name}.done").is_file() and run.trained.is_file():
                     console.print(f"{run.name}: reused from {run.trained}")
                     continue
-                with uninterrupted():  # a process that has started is on record, or it would be left behind
+                with defer_signals():  # a process that has started is on record, or it would be left behind
                     processes[run.name] = _start(run, folder, seed)
                 task = progress.add_task(run.name, total=run.epochs, note="starting")
                 arguments = (processes[run.name], run.folder / f"{run.name}.log", progress, task)

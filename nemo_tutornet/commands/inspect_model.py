@@ -50,7 +50,7 @@ class FrontEnd:
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelSetInfo:
     """What it writes.
 
     Attributes:
@@ -67,7 +67,7 @@ class Labels:
 
 
 @dataclass(frozen=True)
-class Matchable:
+class LayerInfo:
     """A layer that `model.tutor.rkd` takes, as hint layer of a teacher or as guided layer of a student.
 
     Attributes:
@@ -105,11 +105,11 @@ class Inspection:
     target: str
     parameters: int
     front_end: FrontEnd
-    labels: Labels
+    labels: LabelSetInfo
     frame_ms: float
     frame_weighting: str
     skd: bool
-    layers: list[Matchable]
+    layers: list[LayerInfo]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -146,15 +146,15 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
         parameters=sum(parameter.numel() for parameter in teacher.model.parameters()),
         front_end=front_end,
         labels=_labels(teacher),
-        frame_ms=teacher.encoder_layer.shift,
+        frame_ms=teacher.encoder_layer.frame_ms,
         frame_weighting=_auto_weighting(teacher, teacher.encoder_layer),
         skd=teacher.head is not None,
         layers=[
-            Matchable(
+            LayerInfo(
                 path=layer.path,
                 width=layer.width,
-                frame_ms=layer.shift,
-                stride=round(layer.shift / front_end.stride_ms, 3),
+                frame_ms=layer.frame_ms,
+                stride=round(layer.frame_ms / front_end.stride_ms, 3),
                 frame_weighting=_auto_weighting(teacher, layer),
             )
             for layer in layers
@@ -203,10 +203,10 @@ def _front_end(teacher: Teacher) -> FrontEnd:
     )
 
 
-def _labels(teacher: Teacher) -> Labels:
+def _labels(teacher: Teacher) -> LabelSetInfo:
     tokenizer = teacher.model.cfg.get("tokenizer")
     labels = list(teacher.model.joint.vocabulary) if teacher.head is None else teacher.labels
-    return Labels(
+    return LabelSetInfo(
         kind="characters" if tokenizer is None else "subwords",
         tokenizer=None if tokenizer is None else str(tokenizer.get("type")),
         size=len(labels),

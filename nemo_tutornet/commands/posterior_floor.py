@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nemo_tutornet.functional.losses import DIVERGENCE
-from nemo_tutornet.target_cache.codec import MOST_LABELS, _clamped, decode_sparse, encode_sparse
+from nemo_tutornet.target_cache.codec import MOST_LABELS, clamp_log_probs, decode_sparse, encode_sparse
 
 # Up to this many outputs posteriors are kept whole: 29 are 5.2 MB an hour at 40 ms.
 WHOLE_LABELS = 128
@@ -41,7 +41,7 @@ def choose_floor(
     labels = samples[0].shape[-1]
     if not WHOLE_LABELS < labels <= MOST_LABELS:
         return None
-    exact = reference_losses([_clamped(sample) for sample in samples], samples, divergences)
+    exact = reference_losses([clamp_log_probs(sample) for sample in samples], samples, divergences)
     for floor in FLOORS:
         coded = [encode_sparse(sample, floor) for sample in samples]
         if sum(4 * len(one.counts) + 4 * len(one.ids) for one in coded) >= sum(
@@ -63,7 +63,7 @@ def reference_losses(
     sums: dict[tuple[str, str, float], float] = {}
     for teacher, sample in zip(teachers, samples, strict=True):
         valid = torch.ones(1, len(teacher), dtype=torch.bool)
-        for student, log_probs in reference_students(_clamped(sample)):
+        for student, log_probs in reference_students(clamp_log_probs(sample)):
             for name, temperature in divergences:
                 key = (student, name, temperature)
                 loss = DIVERGENCE[name](log_probs[None], teacher[None], valid, temperature)

@@ -17,7 +17,7 @@ from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster
 from nemo_tutornet.export.summary import Verification
 
 if TYPE_CHECKING:  # they import torch or NeMo, seconds that a mistake in an argument should not cost
-    from nemo_tutornet.commands.check import Report
+    from nemo_tutornet.commands.check import PreflightReport
     from nemo_tutornet.commands.inspect_model import Inspection
 
 
@@ -123,7 +123,7 @@ def inspection_table(inspection: Inspection, console: Console | None = None) -> 
     console.print(table)
 
 
-def check_tables(found: Report, console: Console | None = None) -> None:
+def check_tables(found: PreflightReport, console: Console | None = None) -> None:
     """Prints both sides, what is matched, what each stage costs, and what a person should know.
 
     Args:

@@ -19,9 +19,9 @@ from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.errors import TutorError
 
 # What NeMo's `augmentor` may do to a waveform without moving anything in time.
-KEEPS_TIME = ("white_noise", "noise", "noise_norm", "gain")
+TIME_PRESERVING_AUGMENTATIONS = ("white_noise", "noise", "noise_norm", "gain")
 # Settings of NeMo's Lhotse dataloader that move or join what is heard, and their harmless value.
-MOVES_TIME = {
+TIMING_AUGMENTATIONS = {
     "perturb_speed": False,
     "concatenate_samples": False,
     "truncate_duration": None,
@@ -30,14 +30,14 @@ MOVES_TIME = {
     "rir_enabled": False,
 }
 # Those that change how it sounds, which a student may hear and the teacher of a cache does not.
-CHANGES_SOUND = {
+ACOUSTIC_AUGMENTATIONS = {
     "noise_path": None,
     "lowpass_enabled": False,
     "clipping_enabled": False,
     "compression_enabled": False,
 }
 # Those with which it does not read every utterance once.
-LEAVES_OUT = {"slice_length": None, "max_open_streams": None}
+SUBSETTING_OPTIONS = {"slice_length": None, "max_open_streams": None}
 
 
 def check_augmentation(train_ds: Mapping[str, Any]) -> None:
@@ -47,16 +47,16 @@ def check_augmentation(train_ds: Mapping[str, Any]) -> None:
         TutorError: names the key.
     """
     for name in train_ds.get("augmentor") or {}:
-        if name not in KEEPS_TIME:
+        if name not in TIME_PRESERVING_AUGMENTATIONS:
             raise TutorError(
                 f"model.train_ds.augmentor.{name} may change the audio's time, and the cached teacher heard "
                 "it as it is; drop "
                 "it, or train with the teacher itself (model.tutor.teacher.cache=null); "
-                f"{', '.join(KEEPS_TIME)} and SpecAugment "
+                f"{', '.join(TIME_PRESERVING_AUGMENTATIONS)} and SpecAugment "
                 f"do no harm."
             )
     if train_ds.get("use_lhotse"):
-        for name, harmless in MOVES_TIME.items():
+        for name, harmless in TIMING_AUGMENTATIONS.items():
             if train_ds.get(name, harmless) not in (harmless, None):
                 raise TutorError(
                     f"model.train_ds.{name} changes the audio's time, and the cached teacher heard it as it "
@@ -95,12 +95,12 @@ def check_tars(train_ds: Mapping[str, Any], ranks: int) -> None:
             )
 
 
-def plain(batch: Sequence[Any]) -> tuple[Any, ...]:
+def drop_sample_ids(batch: Sequence[Any]) -> tuple[Any, ...]:
     """A batch as NeMo's training step wants it: signal, its lengths, transcripts and theirs, and no ids."""
     return tuple(batch[:4])
 
 
-class Rows:
+class UtteranceResolver:
     """Tells which utterance each row of a batch is.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 
 from nemo_tutornet.data.manifest import find_audio, in_store, json_row
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.utils.files import written_whole
+from nemo_tutornet.utils.files import atomic_write
 
 
 def pseudo_manifest(
@@ -33,9 +33,9 @@ def pseudo_manifest(
         keep_transcripts: where there is a transcript, train on that; hypotheses are for the other rows.
 
     Returns:
-        Rows by their fate: `kept`, `transcript` (kept with it), `empty` (the teacher heard nothing), `wrong`
-        (above `max_wer`). `unfound` are those of the first two whose relative path leads to no file here, and
-        is left as it is.
+        Rows by their fate: `kept`, `transcript` (kept with it), `empty` (the teacher heard nothing),
+        `high_wer` (above `max_wer`). `audio_not_found` are those of the first two whose relative path leads
+        to no file here, and is left as it is.
 
     Raises:
         TutorError: no such manifest, a bad line, nothing left, or the manifest itself as destination.
@@ -67,14 +67,14 @@ def pseudo_manifest(
                 # member has no file.
                 audio = find_audio(row["audio_filepath"], source.parent)
                 row["audio_filepath"] = row["audio_filepath"] if audio is None else os.path.abspath(audio)
-                fates.update(["unfound"] if audio is None else [])
+                fates.update(["audio_not_found"] if audio is None else [])
             rows.append(row)
     if not rows:
         raise TutorError(
             f"{source} leaves no row to train on; loosen the filter, or transcribe with another teacher."
         )
     try:
-        with written_whole(destination) as temporary:
+        with atomic_write(destination) as temporary:
             temporary.write_text(
                 "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
             )
@@ -109,5 +109,5 @@ def _judge(row: dict[str, Any], max_wer: float | None, keep_transcripts: bool) -
         from jiwer import wer
 
         if wer(reference, hypothesis) > max_wer:
-            return "wrong", ""
+            return "high_wer", ""
     return "kept", hypothesis

@@ -13,21 +13,21 @@ from nemo.utils import logging
 from torch import Tensor
 
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
-from nemo_tutornet.data.dataloader import Rows, check_augmentation
-from nemo_tutornet.distill.matching import Pairing, pair
+from nemo_tutornet.data.dataloader import UtteranceResolver, check_augmentation
+from nemo_tutornet.distill.matching import ModelMatch, match_models
 from nemo_tutornet.distill.objective import Objective, needs
-from nemo_tutornet.distill.projections import Head, Projection, TrainingOnly
+from nemo_tutornet.distill.projections import Head, Projection, TrainingOnlyConv1d
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
-from nemo_tutornet.distill.student_capture import StudentOutputs, Watch
+from nemo_tutornet.distill.student_capture import StudentCapture, StudentOutputs
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.teachers.cached import CachedTeacher
 from nemo_tutornet.teachers.live import Teacher
-from nemo_tutornet.teachers.side_stream import Beside
+from nemo_tutornet.teachers.side_stream import SideStream
 from nemo_tutornet.teachers.targets import TeacherTargets
 
 
-class Tutor:
+class Distiller:
     """A student's teachers, schedule and objective: a plain object, so that nothing of it is registered in
     the student.
 
@@ -57,9 +57,9 @@ class Tutor:
         # or cached.
         with torch.random.fork_rng(devices=[]):
             self.teacher = _teacher(config.teacher, config.rkd.hint_layer, "model.tutor.teacher")
-            self.pairing = pair(student, self.teacher, config)
+            self.pairing = match_models(student, self.teacher, config)
             self.others, others = _others(student, config)
-        self.beside = Beside()
+        self.beside = SideStream()
         self.projection = Projection(self.pairing.guided.width, self.pairing.hint.width)
         labels = len(student.decoder.vocabulary) + 1
         self.heads = [Head(layer.width, labels) for layer in self.pairing.heads]
@@ -67,19 +67,19 @@ class Tutor:
         self.objective = Objective(config, self.pairing, others, self.projection, self.heads, reduction)
         self.schedule = Schedule.from_config(config.stages)
         self.pseudo_labels = PseudoLabels.for_student(config.pseudo_labels, student)
-        self.hear(student)
+        self.attach_train_data(student)
         self.stage: int | None = None
         self.decoder_trained = False
         self._reduction = reduction
 
-    def hear(self, student: Any) -> None:
+    def attach_train_data(self, student: Any) -> None:
         """Takes note of the student's training set: where targets are cached, which of them belongs to a row
         of a batch.
         """
-        self._rows = self._meet_caches(student)
+        self._rows = self._setup_cached_targets(student)
 
     @property
-    def modules(self) -> dict[str, TrainingOnly]:
+    def modules(self) -> dict[str, TrainingOnlyConv1d]:
         """What trains with the student and does not leave with it, by the names that a `.ckpt` has for it."""
         heads = {
             f"head {layer.path}": head for layer, head in zip(self.pairing.heads, self.heads, strict=True)
@@ -139,7 +139,7 @@ class Tutor:
         # Not told by the stages: the one that trained the decoder may have been left out since.
         self.decoder_trained = state["decoder_trained"]
 
-    def _meet_caches(self, student: Any) -> Rows | None:
+    def _setup_cached_targets(self, student: Any) -> UtteranceResolver | None:
         """Where targets are cached: checks that they are there, and how a batch's rows are told apart."""
         cached = [one for one in (self.teacher, *self.others) if isinstance(one, CachedTeacher)]
         if not cached:
@@ -148,7 +148,7 @@ class Tutor:
         wanted = needs(self.schedule.stages, self.pairing)
         if isinstance(self.teacher, CachedTeacher):
             self.teacher.check_holds(**wanted)
-        rows = Rows(student._train_dl)
+        rows = UtteranceResolver(student._train_dl)
         if (
             not rows.streamed
         ):  # tars may hold less than their manifest; an utterance that is missing is named when it is read
@@ -177,11 +177,11 @@ class Tutor:
         assert self._rows is not None
         return teacher(self._rows(batch), batch[1], **wanted)
 
-    def watch(self, student: Any, batch: Sequence[Tensor]) -> Watch:
+    def watch(self, student: Any, batch: Sequence[Tensor]) -> StudentCapture:
         """A context in which the student runs once on a batch; what the losses read of it is kept."""
-        return Watch(student, self.pairing, self._reduction, batch)
+        return StudentCapture(student, self.pairing, self._reduction, batch)
 
-    def step(self, stage: Stage, targets: TeacherTargets | None, watch: Watch) -> Step:
+    def step(self, stage: Stage, targets: TeacherTargets | None, watch: StudentCapture) -> Step:
         """One training step of a student that is being watched."""
         return Step(self, stage, targets, watch)
 
@@ -198,14 +198,14 @@ def _listed(files: Sequence[str | None]) -> str:
     return ", ".join(str(one)[:12] for one in files)
 
 
-def _others(student: Any, config: TutorConfig) -> tuple[list[Teacher | CachedTeacher], list[Pairing]]:
+def _others(student: Any, config: TutorConfig) -> tuple[list[Teacher | CachedTeacher], list[ModelMatch]]:
     """The other teachers, each matched with the student as for a run with nothing but SKD."""
     alone = replace(config, stages=[StageConfig(name="skd", weights={"skd": 1.0})])
     teachers, pairings = [], []
     for i, one in enumerate(config.other_teachers):
         teacher = _teacher(one, None, f"model.tutor.other_teachers[{i}]")
         try:
-            pairings.append(pair(student, teacher, alone))
+            pairings.append(match_models(student, teacher, alone))
             if isinstance(teacher, CachedTeacher):
                 teacher.check_holds(hidden=False, posteriors=True, hypotheses=False)
         except TutorError as error:
@@ -229,7 +229,9 @@ class Step:
         logs: the terms, not weighted, by the names that they are logged under.
     """
 
-    def __init__(self, tutor: Tutor, stage: Stage, targets: TeacherTargets | None, watch: Watch) -> None:
+    def __init__(
+        self, tutor: Distiller, stage: Stage, targets: TeacherTargets | None, watch: StudentCapture
+    ) -> None:
         self._tutor, self._stage, self._targets, self._watch = tutor, stage, targets, watch
         self.logs: dict[str, Tensor] = {}
 

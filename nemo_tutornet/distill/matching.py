@@ -38,12 +38,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Pairing:
+class ModelMatch:
     """The settled match.
 
     Attributes:
         student_encoder, guided: layers of the student.
-        heads: layers of the student that get a head of their own (`tutor.skd.at_layers`).
+        heads: layers of the student that get a head of their own (`tutor.skd.intermediate_layers`).
         teacher_encoder, hint: layers of the teacher.
         label_order: teacher output of each student output, None where equal.
         frame_weighting: `nonblank`, `energy` or `uniform`; `auto` is resolved.
@@ -65,7 +65,7 @@ class Pairing:
         """
         if self.label_order is not None:
             log_probs = log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
-        rate = layer.shift / self.teacher_encoder.shift
+        rate = layer.frame_ms / self.teacher_encoder.frame_ms
         if rate > 1:
             return pool_posteriors(log_probs, *covered_frames(frames, teacher_lengths, rate))
         return repeat_frames(log_probs, teacher_frames(frames, teacher_lengths, rate), dim=1)
@@ -73,7 +73,7 @@ class Pairing:
     def hidden(self, hidden: Tensor, teacher_lengths: Tensor, frames: int) -> Tensor:
         """The hint layer `[B, D, T]` on the `frames` frames of the guided layer, `[B, D, S]`."""
         lengths = layer_lengths(teacher_lengths, self.teacher_encoder, self.hint, hidden.shape[2])
-        rate = self.guided.shift / self.hint.shift
+        rate = self.guided.frame_ms / self.hint.frame_ms
         if rate > 1:
             return pool_hidden(hidden, *covered_frames(frames, lengths, rate))
         return repeat_frames(hidden, teacher_frames(frames, lengths, rate), dim=2)
@@ -86,14 +86,14 @@ def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames:
     A stride that halves the frames makes as many of `2 n - 1` as of `2 n`; the one that may be padding does
     not count, so that no loss of an utterance depends on its neighbours in the batch.
     """
-    if layer.shift == encoder.shift:
+    if layer.frame_ms == encoder.frame_ms:
         return encoder_lengths
-    return (((encoder_lengths - 1) * (encoder.shift / layer.shift)).floor().long() + 1).clamp(
+    return (((encoder_lengths - 1) * (encoder.frame_ms / layer.frame_ms)).floor().long() + 1).clamp(
         min=0, max=frames
     )
 
 
-def pair(student: Any, teacher: Teacher | CachedTeacher, config: TutorConfig) -> Pairing:
+def match_models(student: Any, teacher: Teacher | CachedTeacher, config: TutorConfig) -> ModelMatch:
     """Matches a student with its teacher and refuses what cannot be distilled.
 
     Args:
@@ -121,24 +121,24 @@ def pair(student: Any, teacher: Teacher | CachedTeacher, config: TutorConfig) ->
             encoder if path in (None, ENCODER) else layer_of(str(path), key="model.tutor.rkd.guided_layer")
         )
         heads = tuple(
-            layer_of(path, key=f"model.tutor.skd.at_layers[{i}]")
-            for i, path in enumerate(config.skd.at_layers)
+            layer_of(path, key=f"model.tutor.skd.intermediate_layers[{i}]")
+            for i, path in enumerate(config.skd.intermediate_layers)
         )
         lengths = [silence(seconds) for seconds in CHECKED_SECONDS]
     hint = teacher.hint_layer
     matches = [("skd", encoder, teacher.encoder_layer, "encoder"), ("rkd", guided, hint, "guided layer")]
     matches += [("skd", head, teacher.encoder_layer, f"layer {head.path!r}") for head in heads]
     for loss, layer, other, where in matches:
-        if config.uses(loss) and layer.shift > other.shift and not config.pool_frames:
+        if config.uses(loss) and layer.frame_ms > other.frame_ms and not config.pool_frames:
             raise TutorError(
-                f"a frame of the student's {where} lasts {layer.shift:g} ms, longer than the teacher's "
-                f"{other.shift:g} ms "
+                f"a frame of the student's {where} lasts {layer.frame_ms:g} ms, longer than the teacher's "
+                f"{other.frame_ms:g} ms "
                 f"({other.path!r}), so several teacher frames fall on one student frame; set "
                 "model.tutor.pool_frames to true "
                 f"to pool them, or take shorter frames."
             )
     teacher_lengths = [teacher.frames_of(seconds) for seconds in CHECKED_SECONDS]
-    check_lengths(lengths, teacher_lengths, encoder.shift / teacher.encoder_layer.shift)
+    check_lengths(lengths, teacher_lengths, encoder.frame_ms / teacher.encoder_layer.frame_ms)
     order, mismatch = _match_labels(student, teacher)
     if mismatch and config.uses("skd"):
         remedy = "." if teacher.head is None else ", or give the student the teacher's labels."
@@ -153,7 +153,7 @@ def pair(student: Any, teacher: Teacher | CachedTeacher, config: TutorConfig) ->
             "hypotheses have no "
             "confidence here; leave it at 0 or filter by max_wer."
         )
-    return Pairing(
+    return ModelMatch(
         student_encoder=encoder,
         guided=guided,
         heads=heads,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nemo_tutornet.config import TutorConfig
-from nemo_tutornet.distill.matching import Pairing, layer_lengths
+from nemo_tutornet.distill.matching import ModelMatch, layer_lengths
 from nemo_tutornet.distill.projections import Head, Projection
 from nemo_tutornet.distill.student_capture import StudentOutputs
 from nemo_tutornet.functional import losses
@@ -26,7 +26,7 @@ from nemo_tutornet.teachers.targets import TeacherTargets
 CTC = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def needs(stages: Sequence[Stage], pairing: Pairing) -> dict[str, bool]:
+def needs(stages: Sequence[Stage], pairing: ModelMatch) -> dict[str, bool]:
     """What some stages read of the teacher: its hint layer, its posteriors (for SKD or as frame weights), its
     hypotheses.
     """
@@ -54,8 +54,8 @@ class Objective:
     def __init__(
         self,
         config: TutorConfig,
-        pairing: Pairing,
-        others: Sequence[Pairing],
+        pairing: ModelMatch,
+        others: Sequence[ModelMatch],
         projection: Projection,
         heads: Sequence[Head],
         ctc_reduction: str,
@@ -68,12 +68,12 @@ class Objective:
 
     def weights(self, stage: Stage) -> dict[str, float]:
         """The weight of each term; a head's losses count as those of the output do, times
-        `tutor.skd.at_layers_weight`.
+        `tutor.skd.intermediate_weight`.
         """
         weights = dict(stage.weights)
         if self._heads and stage.uses("skd"):
             inside = {
-                f"inter_{loss}": stage.weights.get(loss, 0.0) * self._skd.at_layers_weight
+                f"inter_{loss}": stage.weights.get(loss, 0.0) * self._skd.intermediate_weight
                 for loss in ("ctc", "skd")
             }
             weights.update({loss: weight for loss, weight in inside.items() if weight > 0})
@@ -137,8 +137,8 @@ class Objective:
             target_lengths = torch.where(
                 target_lengths > 0, target_lengths, losses.greedy_lengths(posteriors, mask)
             )
-        if self._skd.shift:
-            match = losses.match_frames(log_probs, posteriors, mask, self._skd.shift)
+        if self._skd.match_window:
+            match = losses.match_frames(log_probs, posteriors, mask, self._skd.match_window)
             log_probs = log_probs.gather(1, match[..., None].expand_as(log_probs))
         mask = losses.FRAME_SELECTION[self._skd.frames](posteriors, mask, self._skd.frames_around)
         distance = losses.DIVERGENCE[self._skd.divergence](log_probs, posteriors, mask, self._skd.temperature)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class TrainingOnly(nn.Conv1d):
+class TrainingOnlyConv1d(nn.Conv1d):
     """A linear 1x1 convolution that a student has in training and loses when it leaves.
 
     A registered module of the student, so that the optimizer, DDP and device moves see it; but it keeps
@@ -34,13 +34,13 @@ class TrainingOnly(nn.Conv1d):
         """Nothing: see the class."""
 
 
-class Projection(TrainingOnly):
+class Projection(TrainingOnlyConv1d):
     """f, the learned linear map from the guided layer's width `D_S` to the hint layer's `D_T` (student side;
     TutorNet).
     """
 
 
-class Head(TrainingOnly):
+class Head(TrainingOnlyConv1d):
     """Posteriors from a layer inside the student (Inter-KD, arXiv 2211.15075)."""
 
     def forward(self, layer: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from nemo_tutornet.config import PseudoLabelsConfig
 from nemo_tutornet.teachers.targets import Hypothesis
 
 # Why an utterance's hypothesis was not used, and `kept`.
-FATES = ("kept", "empty", "unsure", "unspeakable", "wrong", "long")
+FATES = ("kept", "empty", "low_confidence", "not_in_vocabulary", "high_wer", "too_long")
 
 
 class PseudoLabels:
@@ -35,9 +35,9 @@ class PseudoLabels:
     Attributes:
         decode: as given.
         counts: utterances by their fate since the last `report`: `kept`; `empty` (the teacher heard nothing);
-            `unsure` (below `min_confidence`); `unspeakable` (the student has no labels for it, in lower case
-            neither); `wrong` (above `max_wer` against the transcript); `long` (more labels than CTC can put
-            on the student's frames).
+            `low_confidence` (below `min_confidence`); `not_in_vocabulary` (the student has no labels for it,
+            in lower case neither); `high_wer` (above `max_wer` against the transcript); `too_long` (more
+            labels than CTC can put on the student's frames).
     """
 
     def __init__(
@@ -115,11 +115,11 @@ class PseudoLabels:
         if not hypothesis.text.strip():
             return "empty", []
         if hypothesis.confidence is not None and hypothesis.confidence < self._config.min_confidence:
-            return "unsure", []
+            return "low_confidence", []
         # Most students of characters have no capitals.
         labels = self._encode(hypothesis.text) or self._encode(hypothesis.text.lower())
         if not labels or not self.decode(labels).strip():
-            return "unspeakable", []
+            return "not_in_vocabulary", []
         # Both as the student would write them: without the capitals and punctuation that it has not. A
         # transcript of nothing else is none to judge by.
         told = self.decode(reference)
@@ -127,11 +127,11 @@ class PseudoLabels:
             from jiwer import wer
 
             if wer(told, self.decode(labels)) > self._config.max_wer:
-                return "wrong", []
+                return "high_wer", []
         # CTC needs a blank between equal neighbours; what does not fit would teach nothing (NeMo's loss is
         # then 0).
         needed = len(labels) + sum(a == b for a, b in pairwise(labels))
-        return ("kept", list(labels)) if needed <= frames else ("long", [])
+        return ("kept", list(labels)) if needed <= frames else ("too_long", [])
 
     def report(self) -> str:
         """One line about what was kept and dropped since the last one."""

@@ -14,12 +14,12 @@ from typing import Any
 
 from torch import Tensor
 
-from nemo_tutornet.distill.matching import Pairing
-from nemo_tutornet.distill.untranscribed import only_labelled
+from nemo_tutornet.distill.matching import ModelMatch
+from nemo_tutornet.distill.untranscribed import ctc_on_transcribed_only
 from nemo_tutornet.nemo_io.layers import ENCODER, Capture
 
 
-class Watch:
+class StudentCapture:
     """Captures what the losses read of a student; rows without a transcript do not count in its CTC
     meanwhile.
 
@@ -30,13 +30,13 @@ class Watch:
         batch: signal, its lengths, transcripts and theirs.
     """
 
-    def __init__(self, student: Any, pairing: Pairing, reduction: str, batch: Sequence[Tensor]) -> None:
+    def __init__(self, student: Any, pairing: ModelMatch, reduction: str, batch: Sequence[Tensor]) -> None:
         self._student, self._pairing, self._reduction, self._batch = student, pairing, reduction, batch
         self._stack = ExitStack()
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> StudentCapture:
         enter = self._stack.enter_context
-        enter(only_labelled(self._student.loss, self._reduction))
+        enter(ctc_on_transcribed_only(self._student.loss, self._reduction))
         self._encoder, self._decoder = (
             enter(Capture(self._student, ENCODER)),
             enter(Capture(self._student, "decoder")),

@@ -20,7 +20,7 @@ _BY_UTTERANCE = ("mean_batch", "mean")
 
 
 @contextmanager
-def only_labelled(loss: nn.Module, reduction: str) -> Iterator[None]:
+def ctc_on_transcribed_only(loss: nn.Module, reduction: str) -> Iterator[None]:
     """While open, NeMo's CTC loss counts the utterances that have a transcript (ours).
 
     A labelled utterance weighs as much as in a batch without unlabelled ones: what is divided by the number

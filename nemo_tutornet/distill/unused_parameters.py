@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch import Tensor
 
 
-def reached_by(loss: Tensor) -> set[Tensor]:
+def parameters_with_grad(loss: Tensor) -> set[Tensor]:
     """The parameters that a backward of `loss` gives a gradient: the leaves of its graph. Nothing is
     computed.
     """

@@ -13,7 +13,7 @@ RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
-class Errors:
+class ErrorCounts:
     """Error counts of one or many utterances.
 
     Attributes:
@@ -33,7 +33,7 @@ class Errors:
         return total / self.reference if self.reference else float("nan")
 
 
-def count_errors(reference: str, hypothesis: str, unit: str = "word") -> Errors:
+def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCounts:
     """Substitutions, deletions and insertions by jiwer's alignment.
 
     Args:
@@ -47,15 +47,15 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> Errors:
     if unit == "word":  # jiwer divides words at U+0020 only, not at a tab or a no-break space
         reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
     if not reference.strip():  # jiwer 3 refuses an empty reference
-        return Errors(0, 0, len(hypothesis.split() if unit == "word" else hypothesis.strip()), 0)
+        return ErrorCounts(0, 0, len(hypothesis.split() if unit == "word" else hypothesis.strip()), 0)
     counted = (jiwer.process_words if unit == "word" else jiwer.process_characters)(reference, hypothesis)
     length = counted.hits + counted.substitutions + counted.deletions
-    return Errors(counted.substitutions, counted.deletions, counted.insertions, length)
+    return ErrorCounts(counted.substitutions, counted.deletions, counted.insertions, length)
 
 
-def add(errors: Sequence[Errors]) -> Errors:
+def add(errors: Sequence[ErrorCounts]) -> ErrorCounts:
     """The sum of counts."""
-    return Errors(
+    return ErrorCounts(
         sum(e.substitutions for e in errors),
         sum(e.deletions for e in errors),
         sum(e.insertions for e in errors),
@@ -64,7 +64,7 @@ def add(errors: Sequence[Errors]) -> Errors:
 
 
 def bootstrap_interval(
-    errors: Sequence[Errors], resamples: int = RESAMPLES, seed: int = 0
+    errors: Sequence[ErrorCounts], resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile bootstrap interval of an error rate, utterances drawn with replacement (Bisani and Ney,
     2004).

@@ -18,10 +18,10 @@ import numpy as np
 from nemo_tutornet.data.manifest import Utterance, read_manifest
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import add, bootstrap_interval, count_errors
-from nemo_tutornet.evaluation.onnx_model import OnnxRecogniser
+from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.export.onnx_export import PRECISIONS, write_onnx
 from nemo_tutornet.nemo_io.archive import read_nemo_config
-from nemo_tutornet.nemo_io.isolation import quiet_nemo
+from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
 
@@ -152,7 +152,7 @@ def _evaluate_nemo(path: Path, rows: Sequence[Utterance], batch_size: int) -> Ev
 
 
 def _evaluate_graph(name: Path, graph: Path, rows: Sequence[Utterance]) -> Evaluation:
-    recogniser = OnnxRecogniser(graph)
+    recogniser = OnnxCTCModel(graph)
     audio = [_samples(row, recogniser.sample_rate) for row in rows]
     recogniser.transcribe([max(audio, key=len)])  # the first call pays for warming up
     start = time.perf_counter()
@@ -214,7 +214,7 @@ def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> tuple[
     audio = [_samples(row, int(model.preprocessor._sample_rate)) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: len(audio[i]))  # like lengths together: less padding
     hypotheses = [""] * len(rows)
-    with quiet_nemo():
+    with suppress_nemo_logs():
         try:
             model.transcribe(
                 [audio[order[-1]]], override_config=_as_is(model, 1)

@@ -20,7 +20,7 @@ _SURFACE = {"<unk>": " \u2047 ", "<s>": "", "</s>": ""}
 _BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 
 
-class OnnxRecogniser:
+class OnnxCTCModel:
     """A CTC recogniser from an `.onnx` file that `write_onnx` wrote.
 
     Everything is read from the file's metadata; NeMo computes the features and nothing else. The graph has no
@@ -247,7 +247,7 @@ def _open(path: Path) -> Any:
 def _build(front_end: Mapping[str, Any]) -> Any:
     from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 
-    from nemo_tutornet.nemo_io.isolation import quiet_nemo
+    from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 
-    with quiet_nemo():
+    with suppress_nemo_logs():
         return AudioToMelSpectrogramPreprocessor(**front_end).eval()

@@ -17,10 +17,10 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
 from nemo_tutornet.nemo_io.archive import read_nemo_config
-from nemo_tutornet.nemo_io.isolation import quiet_nemo
+from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import labels_of, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
-from nemo_tutornet.utils.files import staged
+from nemo_tutornet.utils.files import staging_directory
 
 # What NeMo 3.0.0's exporter takes by itself; nemo2riva makes its own graph, with opset 16.
 OPSET = 17
@@ -134,7 +134,7 @@ def write_onnx(
             with_length(plain), metadata.as_strings()
         )
     try:
-        with staged(destination.expanduser().parent.resolve()) as stage:
+        with staging_directory(destination.expanduser().parent.resolve()) as stage:
             for path, proto in files.items():
                 (stage / path.name).write_bytes(proto.SerializeToString())
             if sherpa:
@@ -158,7 +158,7 @@ def _graph(model: Any, called: Path) -> Any:
             f"{called} has {size / 1e9:.1f} GB of weights; one ONNX file holds 2 GB at most, so it was not "
             "written."
         )
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet_nemo():
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), suppress_nemo_logs():
         warnings.simplefilter("ignore")  # the tracer's remarks about NeMo's code
         path = str(Path(folder) / "model.onnx")
         model.export(path, onnx_opset_version=OPSET)

@@ -17,7 +17,7 @@ from typing import IO, Any
 from omegaconf import OmegaConf
 
 from nemo_tutornet.nemo_io.archive import read_nemo_config
-from nemo_tutornet.utils.files import written_whole
+from nemo_tutornet.utils.files import atomic_write
 
 _FIELDS = ("input", "model_prefix", "seed_sentencepieces_file")
 
@@ -27,7 +27,7 @@ def paths_in_tokenizers(student: Path) -> list[str]:
     return [path for _, content in _tokenizers(student) for path in _paths(_parsed(content))]
 
 
-def forget_machine(student: Path) -> None:
+def strip_training_paths(student: Path) -> None:
     """Takes the paths out of the tokenizers of a `.nemo`, and the user out of its members; everything else
     stays as it is.
 
@@ -38,7 +38,7 @@ def forget_machine(student: Path) -> None:
         name: _without_paths(content) for name, content in _tokenizers(student) if _paths(_parsed(content))
     }
     with (
-        written_whole(student) as temporary,
+        atomic_write(student) as temporary,
         tarfile.open(student, "r:*") as old,
         tarfile.open(temporary, "w:") as new,
     ):

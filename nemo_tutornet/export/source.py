@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.archive import read_nemo_config
-from nemo_tutornet.nemo_io.isolation import quiet_nemo, untouched_app_state
+from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
@@ -31,7 +31,7 @@ def _from_model(source: Any, copy: Path) -> Any:
         raise TutorError(
             f"a {type(source).__name__} cannot be exported; give a .ckpt, a .nemo or a NeMo CTC model."
         )
-    with quiet_nemo():
+    with suppress_nemo_logs():
         source.save_to(str(copy))
     return _from_nemo(copy)
 
@@ -131,7 +131,7 @@ def _fresh(config: DictConfig, target: str, state: dict[str, Any], source: Path)
     folder = OmegaConf.select(config, "tokenizer.dir")
     data = {name: config.pop(name) for name in ("train_ds", "validation_ds", "test_ds") if name in config}
     try:
-        with untouched_app_state(), quiet_nemo():
+        with preserve_app_state(), suppress_nemo_logs():
             model = model_class(cfg=config)
         model.load_state_dict(state)
     except Exception as error:  # a missing tokenizer, a key too many, whatever the config makes NeMo raise

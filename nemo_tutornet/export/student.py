@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.export.scrub import forget_machine
+from nemo_tutornet.export.scrub import strip_training_paths
 from nemo_tutornet.export.source import _from_file, _from_model
 from nemo_tutornet.export.summary import Verification, is_summary, summary_path, write_summary
-from nemo_tutornet.nemo_io.isolation import alone, quiet_nemo
+from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs, without_process_group
 from nemo_tutornet.nemo_io.stock_config import stock_config
-from nemo_tutornet.utils.files import staged_in
+from nemo_tutornet.utils.files import staging_directories
 
 if TYPE_CHECKING:
     from nemo_tutornet.export.onnx_export import OnnxFile
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was written.
 
     Attributes:
@@ -59,7 +59,7 @@ def export_student(
     sherpa: bool = False,
     verify: bool = False,
     signing_key: str | Path | None = None,
-) -> Exported:
+) -> ExportResult:
     """Writes a stock `.nemo` from a student, finished or interrupted, and optionally its ONNX graphs and the
     proof of both.
 
@@ -91,19 +91,19 @@ def export_student(
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(source)))
-            stack.enter_context(alone())  # the other ranks go on with the training
+            stack.enter_context(without_process_group())  # the other ranks go on with the training
             # NeMo takes a subword model's tokenizer out of the file that it was restored from, so a copy must
             # last as long.
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
             model = _from_model(source, copy) if file is None else _from_file(file)
             model.cfg = stock_config(model.cfg)
             stages = stack.enter_context(
-                staged_in(*(_folder(path) for path in (destination, graph) if path is not None))
+                staging_directories(*(_folder(path) for path in (destination, graph) if path is not None))
             )
             student = stages[_folder(destination)] / destination.name
-            with quiet_nemo():
+            with suppress_nemo_logs():
                 model.save_to(str(student))
-            forget_machine(student)
+            strip_training_paths(student)
             graphs: list[OnnxFile] = []
             if graph is not None:
                 from nemo_tutornet.export.onnx_export import write_onnx
@@ -124,7 +124,7 @@ def export_student(
         raise TutorError(
             f"{destination} cannot be written ({error.strerror or error}); nothing was changed there."
         ) from None
-    return Exported(
+    return ExportResult(
         path=destination,
         target=str(model.cfg.target),
         parameters=sum(p.numel() for p in model.parameters()),

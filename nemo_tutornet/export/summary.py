@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.utils.files import sha256_of, written_whole
+from nemo_tutornet.utils.files import atomic_write, sha256_of
 
 FORMAT = "nemo_tutornet student summary, version 1"
 _PACKAGES = ("nemo_tutornet", "nemo_toolkit", "torch", "lightning", "onnx", "onnxruntime")
@@ -113,7 +113,7 @@ def write_summary(
     content["digest"] = _digest(content)
     if signing_key is not None:
         content["signature"] = _sign(content["digest"], signing_key)
-    with written_whole(destination) as temporary:
+    with atomic_write(destination) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -153,7 +153,7 @@ def skd_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 
     return temperature**2 * (log_q.exp() * (log_q - log_p)).sum(dim=-1).sum(dim=1)
 
 
-def skd_guided(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
+def skd_guided_ctc(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Softmax-level distillation, guided CTC (Kurata and Audhkhasi, arXiv 1904.08311).
 
         d[b, t] = - p_S[b, t, argmax_v p_T] where that argmax is not blank, else 0      loss[b] = sum_t m d
@@ -187,11 +187,11 @@ def select_symmetric(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
     return mask & (widened > 0)
 
 
-def match_frames(student: Tensor, teacher: Tensor, mask: Tensor, shift: int) -> Tensor:
-    """For each frame of the teacher, the student's frame that says most nearly the same, at most `shift`
+def match_frames(student: Tensor, teacher: Tensor, mask: Tensor, window: int) -> Tensor:
+    """For each frame of the teacher, the student's frame that says most nearly the same, at most `window`
     frames away.
 
-        match[b, t] = argmin_s - sum_v p_T[b, t, v] log p_S[b, s, v]        |s - t| <= shift, s valid; the
+        match[b, t] = argmin_s - sum_v p_T[b, t, v] log p_S[b, s, v]        |s - t| <= window, s valid; the
         nearest among equals
 
     CTC does not say where a label's spike lies, and two networks place it differently; SKD on matched frames
@@ -202,7 +202,7 @@ def match_frames(student: Tensor, teacher: Tensor, mask: Tensor, shift: int) -> 
         student: log-probabilities of the student `[B, T, V]`.
         teacher: of the teacher, on the student's frames and labels `[B, T, V]`.
         mask: valid frames `[B, T]`, bool.
-        shift: 0 or more frames of the student.
+        window: 0 or more frames of the student.
 
     Returns:
         Frames of the student `[B, T]`, int64; a frame of padding is matched with itself.
@@ -213,7 +213,7 @@ def match_frames(student: Tensor, teacher: Tensor, mask: Tensor, shift: int) -> 
     here = torch.arange(frames, device=student.device)
     best = -(q * log_p).sum(dim=-1)
     match = here.expand_as(mask)
-    for step in (sign * far for far in range(1, min(shift, frames - 1) + 1) for sign in (1, -1)):
+    for step in (sign * far for far in range(1, min(window, frames - 1) + 1) for sign in (1, -1)):
         there = (here + step).clamp(0, frames - 1)
         cost = -(q * log_p[:, there]).sum(dim=-1)
         nearer = mask & mask[:, there] & (there == here + step) & (cost < best)
@@ -269,7 +269,7 @@ FRAME_WEIGHTING: dict[str, Callable[[Tensor | None, Tensor, Tensor], Tensor]] = 
 DIVERGENCE: dict[str, Callable[[Tensor, Tensor, Tensor, float], Tensor]] = {
     "l2": skd_l2,
     "kl": skd_kl,
-    "guided": skd_guided,
+    "guided_ctc": skd_guided_ctc,
 }
 FRAME_SELECTION: dict[str, Callable[[Tensor, Tensor, int], Tensor]] = {
     "all": select_all,

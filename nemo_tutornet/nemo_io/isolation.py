@@ -10,7 +10,7 @@ from typing import Any
 
 
 @contextmanager
-def untouched_app_state() -> Iterator[None]:
+def preserve_app_state() -> Iterator[None]:
     """Lets a model be restored inside another's life.
 
     NeMo keeps the path and the mode of the restore in progress in a global; a second restore would overwrite
@@ -31,7 +31,7 @@ def untouched_app_state() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_nemo() -> Iterator[None]:
+def suppress_nemo_logs() -> Iterator[None]:
     """Silences NeMo below errors while a model that is only going to be run is restored."""
     from nemo.utils import logging
 
@@ -40,7 +40,7 @@ def quiet_nemo() -> Iterator[None]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def without_process_group() -> Iterator[None]:
     """Inside, NeMo's encoders see no process group, so they do not ask all ranks for the longest batch of
     all.
 

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.isolation import alone
+from nemo_tutornet.nemo_io.isolation import without_process_group
 
 ENCODER = "encoder"
-# Audio of two lengths tells the axis of time and the frame shift. In hops of the model's own front end both
-# are multiples of every stride and padding in use, so that padding adds the same to either.
+# Audio of two lengths tells the axis of time and the frame's length. In hops of the model's own front end
+# both are multiples of every stride and padding in use, so that padding adds the same to either.
 PROBE_HOPS = (256, 512)
 # The shape of a layer's tensor, or in words what it returned instead.
 _Returned = tuple[int, ...] | str
@@ -41,13 +41,13 @@ class Layer:
         path: module path in the model, e.g. `encoder.layers.3`.
         width: `D`.
         time_axis: 2 for `[B, D, T]`, 1 for `[B, T, D]`.
-        shift: milliseconds per frame.
+        frame_ms: milliseconds from one frame to the next.
     """
 
     path: str
     width: int
     time_axis: int
-    shift: float
+    frame_ms: float
 
 
 class Capture:
@@ -101,7 +101,7 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
 def measure(
     model: nn.Module, path: str, run: Callable[[float], Any], key: str | None = None, hop: float = 0.01
 ) -> Layer:
-    """Measures a layer's width, axis of time and frame shift by running the model on audio of two lengths.
+    """Measures a layer's width, axis of time and frame length by running the model on audio of two lengths.
 
     Args:
         model: the root of the path.
@@ -160,7 +160,7 @@ def encode_silence(model: Any, seconds: float, batch: int = 1) -> int:
     device = next(model.parameters()).device
     signal, lengths = torch.zeros(1, samples, device=device), torch.tensor([samples], device=device)
     features, lengths = model.preprocessor(input_signal=signal, length=lengths)
-    with alone():
+    with without_process_group():
         return int(
             model.encoder(audio_signal=features.repeat(batch, 1, 1), length=lengths.repeat(batch))[1][0]
         )
@@ -218,8 +218,8 @@ def _as_layer(owner: str, path: str, returned: Sequence[_Returned], hop: float) 
         )
     (axis,) = axes
     frames = shapes[1][axis] - shapes[0][axis]
-    shift = 1000 * (PROBE_HOPS[1] - PROBE_HOPS[0]) * hop / frames
-    return Layer(path=path, width=shapes[0][3 - axis], time_axis=axis, shift=round(shift, 3))
+    frame_ms = 1000 * (PROBE_HOPS[1] - PROBE_HOPS[0]) * hop / frames
+    return Layer(path=path, width=shapes[0][3 - axis], time_axis=axis, frame_ms=round(frame_ms, 3))
 
 
 def _unwrap(output: Any) -> Tensor | None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.archive import read_nemo_config
-from nemo_tutornet.nemo_io.isolation import quiet_nemo, untouched_app_state
+from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 
 
 def ctc_head(model: Any) -> nn.Module | None:
@@ -55,7 +55,7 @@ def restore_ctc(path: Path) -> Any:
     if path.is_dir():
         connector.model_extracted_dir = str(path)
     try:
-        with untouched_app_state(), quiet_nemo():
+        with preserve_app_state(), suppress_nemo_logs():
             model = model_class.restore_from(str(path), map_location="cpu", save_restore_connector=connector)
     except Exception as error:  # NeMo raises whatever the damaged part makes it raise
         detail = (

@@ -77,7 +77,7 @@ def encode_whole(log_probs: Tensor) -> Tensor:
     """Log-probabilities `[T, V]` as fp16 `[T, V]`, nowhere -inf; each frame's best label stays its only best
     one.
     """
-    log_probs = _clamped(log_probs)
+    log_probs = clamp_log_probs(log_probs)
     return _best_alone(log_probs.half(), log_probs.argmax(dim=-1))
 
 
@@ -90,7 +90,7 @@ def encode_sparse(log_probs: Tensor, floor: float) -> SparsePosteriors:
     """Keeps of log-probabilities `[T, V]` those whose posterior is at least `floor`, and each frame's
     best.
     """
-    log_probs = _clamped(log_probs)
+    log_probs = clamp_log_probs(log_probs)
     best = log_probs.argmax(dim=-1, keepdim=True)
     kept = (log_probs >= math.log(floor)).scatter(-1, best, True)
     coded = _best_alone(log_probs.half(), best[:, 0])
@@ -120,7 +120,8 @@ def decode_sparse(coded: SparsePosteriors, labels: int, out: Tensor | None = Non
     return log_probs
 
 
-def _clamped(log_probs: Tensor) -> Tensor:
+def clamp_log_probs(log_probs: Tensor) -> Tensor:
+    """Log-probabilities detached, in fp32, on the CPU, and nowhere -inf."""
     return log_probs.detach().float().cpu().clamp(min=MIN_LOG_PROB)
 
 

@@ -32,7 +32,7 @@ REBUILD = "remove the folder and run `nemo-tutornet cache` again"
 
 
 @dataclass(frozen=True)
-class Coding:
+class CacheSchema:
     """What a cache holds of each utterance, and how it is coded (`codec`).
 
     Attributes:
@@ -88,7 +88,7 @@ NUMPY = {
 }
 
 
-def arrays_of(coding: Coding) -> dict[str, Array]:
+def arrays_of(coding: CacheSchema) -> dict[str, Array]:
     """The arrays of a shard's utterances, in the order of their checksum."""
     arrays = {"keys": Array("U8", "key_bytes")}
     if coding.labels is not None and coding.floor is None:
@@ -109,7 +109,7 @@ def arrays_of(coding: Coding) -> dict[str, Array]:
     return arrays
 
 
-def index_of(coding: Coding) -> dict[str, str]:
+def index_of(coding: CacheSchema) -> dict[str, str]:
     """The arrays of a shard's index `[U]` and their dtypes, in the order of its checksum."""
     units = [array.unit for array in arrays_of(coding).values() if array.unit != "utterances"]
     sizes = dict.fromkeys(["samples", "frames", *units])
@@ -163,7 +163,7 @@ def _reason(error: Exception) -> str:
 
 
 def _check_header(header: dict[str, Any]) -> None:
-    coding_of(header)
+    schema_of(header)
     if (
         not isinstance(header["binding"], dict)
         or type(header["complete"]) is not bool
@@ -200,18 +200,18 @@ def is_plain_name(name: Any) -> bool:
     )
 
 
-def coding_of(header: Mapping[str, Any]) -> Coding:
+def schema_of(header: Mapping[str, Any]) -> CacheSchema:
     """The coding that a header states.
 
     Raises:
         ValueError: it is none.
     """
-    if set(header["coding"]) != {field.name for field in fields(Coding)}:
+    if set(header["coding"]) != {field.name for field in fields(CacheSchema)}:
         raise ValueError("its coding is unknown")
-    return Coding(**header["coding"])
+    return CacheSchema(**header["coding"])
 
 
-def description(binding: Mapping[str, Any], coding: Coding, sample_rate: int) -> str:
+def description(binding: Mapping[str, Any], coding: CacheSchema, sample_rate: int) -> str:
     """What every shard of a cache says that it belongs to, as canonical JSON."""
     return json.dumps(
         {"binding": binding, "coding": asdict(coding), "sample_rate": sample_rate}, sort_keys=True

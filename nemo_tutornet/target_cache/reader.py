@@ -18,8 +18,8 @@ import numpy as np
 
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.target_cache.layout import REBUILD, Coding, coding_of, description, read_header
-from nemo_tutornet.target_cache.records import BatchTargets, decode, is_sound
+from nemo_tutornet.target_cache.layout import REBUILD, CacheSchema, description, read_header, schema_of
+from nemo_tutornet.target_cache.records import BatchTargets, decode, validate_record
 from nemo_tutornet.target_cache.shard import Record, Shard
 
 
@@ -49,7 +49,7 @@ class CacheReader:
             )
         self.folder = folder
         self.binding: dict[str, Any] = header["binding"]
-        self.coding: Coding = coding_of(header)
+        self.coding: CacheSchema = schema_of(header)
         self.sample_rate: int = header["sample_rate"]
         self.totals: dict[str, Any] = header["totals"]
         self._files: dict[str, str] = {file["name"]: file["sha256"] for file in header["files"]}
@@ -118,7 +118,7 @@ class CacheReader:
                 found[number, row] = record
         for utterance, place in zip(utterances, places, strict=True):
             record, shard = found[place], self._shards[place[0]]
-            if record["keys"].tobytes() != key_bytes(utterance) or not is_sound(record, self.coding):
+            if record["keys"].tobytes() != key_bytes(utterance) or not validate_record(record, self.coding):
                 raise TutorError(
                     f"{shard.path} holds no targets at utterance {place[1]} that could be {utterance}; "
                     f"{REBUILD}."

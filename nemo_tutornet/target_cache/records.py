@@ -19,7 +19,7 @@ from torch import Tensor
 from nemo_tutornet.data.utterances import Utterance, key_bytes
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache import codec
-from nemo_tutornet.target_cache.layout import Coding, arrays_of
+from nemo_tutornet.target_cache.layout import CacheSchema, arrays_of
 from nemo_tutornet.target_cache.shard import Record
 
 
@@ -66,7 +66,7 @@ class BatchTargets:
     confidences: list[float | None] | None = None
 
 
-def encode(utterance: Utterance, targets: UtteranceTargets, coding: Coding) -> Record:
+def encode(utterance: Utterance, targets: UtteranceTargets, coding: CacheSchema) -> Record:
     """The arrays of one utterance, as `arrays_of` names them.
 
     Raises:
@@ -117,7 +117,7 @@ def _not_finite(utterance: Utterance, what: str) -> TutorError:
     )
 
 
-def is_sound(record: Record, coding: Coding) -> bool:
+def validate_record(record: Record, coding: CacheSchema) -> bool:
     """Whether decoding may trust the arrays; a cache whose checksums are right may still be made up."""
     if coding.floor is not None:
         assert coding.labels is not None
@@ -134,7 +134,7 @@ def is_sound(record: Record, coding: Coding) -> bool:
 
 
 def decode(
-    records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], coding: Coding
+    records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], coding: CacheSchema
 ) -> BatchTargets:
     """The targets of a batch.
 
@@ -159,7 +159,7 @@ def decode(
     )
 
 
-def _log_probs(records: Sequence[Record], frames: Sequence[int], coding: Coding) -> Tensor | None:
+def _log_probs(records: Sequence[Record], frames: Sequence[int], coding: CacheSchema) -> Tensor | None:
     if coding.labels is None:
         return None
     blank = np.full(coding.labels, codec.MIN_LOG_PROB, dtype=np.float32)
@@ -177,7 +177,7 @@ def _log_probs(records: Sequence[Record], frames: Sequence[int], coding: Coding)
     return log_probs
 
 
-def _hidden(records: Sequence[Record], coding: Coding) -> Tensor | None:
+def _hidden(records: Sequence[Record], coding: CacheSchema) -> Tensor | None:
     if coding.width is None:
         return None
     lengths = [len(record["hidden.values"]) for record in records]

@@ -18,7 +18,7 @@ from safetensors.numpy import save
 
 from nemo_tutornet.data.utterances import key_hash
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.target_cache.layout import FORMAT, NUMPY, VERSION, Array, Coding, arrays_of, index_of
+from nemo_tutornet.target_cache.layout import FORMAT, NUMPY, VERSION, Array, CacheSchema, arrays_of, index_of
 
 Record = dict[str, np.ndarray]
 
@@ -32,7 +32,11 @@ def checksum(arrays: Sequence[np.ndarray]) -> int:
 
 
 def shard_bytes(
-    records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], coding: Coding, belongs: str
+    records: Sequence[Record],
+    samples: Sequence[int],
+    frames: Sequence[int],
+    coding: CacheSchema,
+    belongs: str,
 ) -> bytes:
     """A shard as it stands on disk.
 
@@ -79,7 +83,7 @@ class Shard:
     path: Path
     size: int
     header_crc32: int
-    coding: Coding
+    coding: CacheSchema
     hashes: np.ndarray
     samples: np.ndarray
     frames: np.ndarray
@@ -90,7 +94,7 @@ class Shard:
         return len(self.hashes)
 
     @classmethod
-    def open(cls, path: Path, coding: Coding, belongs: str, header_crc32: int | None = None) -> Shard:
+    def open(cls, path: Path, coding: CacheSchema, belongs: str, header_crc32: int | None = None) -> Shard:
         """Checks everything but the utterances' own arrays, and keeps the index.
 
         Args:
@@ -176,7 +180,7 @@ def _header_crc32(path: Path) -> int:
         return zlib.crc32(file.read(length), zlib.crc32(start))
 
 
-def _index(file: Any, coding: Coding) -> dict[str, np.ndarray]:
+def _index(file: Any, coding: CacheSchema) -> dict[str, np.ndarray]:
     """Reads a shard's index and holds every array's type and shape against it."""
     arrays, dtypes = arrays_of(coding), index_of(coding)
     if set(file.keys()) != {*arrays, *dtypes}:

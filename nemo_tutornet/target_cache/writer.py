@@ -29,30 +29,30 @@ from nemo_tutornet.target_cache.layout import (
     HEADER,
     SHARD,
     VERSION,
-    Coding,
-    coding_of,
+    CacheSchema,
     description,
     differences,
     header_bytes,
     is_plain_name,
     read_header,
+    schema_of,
 )
 from nemo_tutornet.target_cache.records import UtteranceTargets, encode
 from nemo_tutornet.target_cache.shard import Record, Shard, shard_bytes
 from nemo_tutornet.utils.files import write_file
 
 
-def read_coding(folder: Path) -> Coding | None:
+def read_schema(folder: Path) -> CacheSchema | None:
     """The coding of a cache in a folder, finished or not, so that a builder that goes on need not choose one;
     None without one.
 
     Raises:
         TutorError: its `cache.json` is damaged or of another version.
     """
-    return coding_of(read_header(folder)) if (folder / HEADER).is_file() else None
+    return schema_of(read_header(folder)) if (folder / HEADER).is_file() else None
 
 
-class Finished:
+class FinishedUtterances:
     """The utterances in a folder's finished shards, of all ranks.
 
     Args:
@@ -63,7 +63,9 @@ class Finished:
         TutorError: a shard is damaged or belongs to another cache.
     """
 
-    def __init__(self, folder: Path, binding: Mapping[str, Any], coding: Coding, sample_rate: int) -> None:
+    def __init__(
+        self, folder: Path, binding: Mapping[str, Any], coding: CacheSchema, sample_rate: int
+    ) -> None:
         belongs = description(json.loads(json.dumps(dict(binding))), coding, sample_rate)
         _refuse_other(folder, belongs)
         self._hashes = {int(value) for shard in _shards(folder, coding, belongs) for value in shard.hashes}
@@ -99,7 +101,7 @@ class CacheWriter:
         self,
         folder: Path,
         binding: Mapping[str, Any],
-        coding: Coding,
+        coding: CacheSchema,
         sample_rate: int,
         rank: int = 0,
         most_bytes: int = 2**24,
@@ -275,7 +277,7 @@ def _refuse_other(folder: Path, belongs: str) -> None:
         return
     header = read_header(folder)
     found = differences(
-        _parsed(description(header["binding"], coding_of(header), header["sample_rate"])), _parsed(belongs)
+        _parsed(description(header["binding"], schema_of(header), header["sample_rate"])), _parsed(belongs)
     )
     if found:
         raise TutorError(
@@ -284,7 +286,7 @@ def _refuse_other(folder: Path, belongs: str) -> None:
         )
 
 
-def _shards(folder: Path, coding: Coding, belongs: str) -> list[Shard]:
+def _shards(folder: Path, coding: CacheSchema, belongs: str) -> list[Shard]:
     paths = sorted(path for path in folder.glob("shard-*") if SHARD.fullmatch(path.name))
     return [Shard.open(path, coding, belongs) for path in paths]
 

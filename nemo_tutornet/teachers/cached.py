@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +52,8 @@ def binding(
         "sample_rate": teacher.sample_rate,
         "labels": teacher.labels,
         "transducer": teacher.head is None,
-        "encoder": asdict(teacher.encoder_layer),
-        "hint": asdict(teacher.hint_layer) if hidden else None,
+        "encoder": _layer_to_disk(teacher.encoder_layer),
+        "hint": _layer_to_disk(teacher.hint_layer) if hidden else None,
         "ends_in_layer_norm": teacher.ends_in_layer_norm,
         "frames": [[seconds, teacher.frames_of(seconds)] for seconds in CHECKED_SECONDS],
         "tokenizer": tokenizer,
@@ -98,7 +97,7 @@ class CachedTeacher:
         self.reader = CacheReader(folder)
         self._facts = _checked(self.reader.binding, folder)
         self._check_teacher(config, key)
-        self.encoder_layer = Layer(**self._facts["encoder"])
+        self.encoder_layer = _layer_from_disk(self._facts["encoder"])
         asked = hint_layer or ENCODER
         hint = self._facts["hint"]
         if hint is not None and hint["path"] != asked:
@@ -107,7 +106,7 @@ class CachedTeacher:
                 "build a cache of that "
                 f"layer, or take this one's."
             )
-        self.hint_layer = Layer(**hint) if hint is not None else self.encoder_layer
+        self.hint_layer = _layer_from_disk(hint) if hint is not None else self.encoder_layer
         self.head: nn.Module | None = None if self._facts["transducer"] else self._head()
 
     @property
@@ -265,6 +264,15 @@ class CachedTeacher:
                 "it again with this "
                 f"one, or leave {key}.model_path out."
             )
+
+
+def _layer_to_disk(layer: Layer) -> dict[str, Any]:
+    """A layer in the names of the format on disk, where `frame_ms` is called `shift`."""
+    return {"path": layer.path, "width": layer.width, "time_axis": layer.time_axis, "shift": layer.frame_ms}
+
+
+def _layer_from_disk(stored: Mapping[str, Any]) -> Layer:
+    return Layer(stored["path"], stored["width"], stored["time_axis"], stored["shift"])
 
 
 def _checked(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:

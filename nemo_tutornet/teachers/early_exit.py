@@ -24,7 +24,7 @@ class _Reached(Exception):
 
 
 @dataclass(frozen=True)
-class Cut:
+class EarlyExit:
     """A way through an encoder that ends behind one of its layers and still knows the lengths of the
     encoder's output.
 
@@ -52,12 +52,12 @@ class Cut:
             with suppress(_Reached):
                 model.encoder(audio_signal=features, length=lengths)
         found = lengths if source is None else _lengths_in(source.output, len(lengths))
-        assert found is not None, "find_cut() accepted this module"
+        assert found is not None, "find_early_exit() accepted this module"
         return hidden.tensor(self.layer.time_axis), found.to(self.lengths_dtype)
 
 
 @torch.no_grad()
-def find_cut(model: Any, layer: Layer, features: Tensor, lengths: Tensor) -> Cut | None:
+def find_early_exit(model: Any, layer: Layer, features: Tensor, lengths: Tensor) -> EarlyExit | None:
     """Looks for a cut by running the whole encoder, and keeps it only if it gives the very same tensors.
 
     Args:
@@ -93,7 +93,7 @@ def find_cut(model: Any, layer: Layer, features: Tensor, lengths: Tensor) -> Cut
         )  # the outermost: what is inside may work through parts of a batch
     else:
         return None
-    cut = Cut(layer, source, expected.dtype)
+    cut = EarlyExit(layer, source, expected.dtype)
     hidden, found = cut.run(model, features, lengths)
     return (
         cut if torch.equal(hidden, whole.tensor(layer.time_axis)) and torch.equal(found, expected) else None

@@ -15,11 +15,11 @@ from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.losses import confidence
 from nemo_tutornet.nemo_io.archive import read_nemo_config
-from nemo_tutornet.nemo_io.isolation import alone
+from nemo_tutornet.nemo_io.isolation import without_process_group
 from nemo_tutornet.nemo_io.layers import ENCODER, Capture, Layer, encode_silence, hop_of, measure
 from nemo_tutornet.nemo_io.restore import ctc_head, labels_of, locate, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
-from nemo_tutornet.teachers.early_exit import Cut, find_cut
+from nemo_tutornet.teachers.early_exit import EarlyExit, find_early_exit
 from nemo_tutornet.teachers.targets import Hypothesis, TeacherTargets
 from nemo_tutornet.utils.files import sha256_of
 
@@ -64,7 +64,7 @@ class Teacher:
             self.hint_layer = measure(
                 model, str(hint_layer), silence, "model.tutor.rkd.hint_layer", hop_of(model)
             )
-        self._cut = self._find_cut()
+        self._cut = self._find_early_exit()
 
     @classmethod
     def from_config(
@@ -157,10 +157,10 @@ class Teacher:
             # Alone, because the host would wait for every other rank once more in each step, for a buffer
             # that grows by itself.
             if self._cut is not None and hidden and not (posteriors or hypotheses):
-                with alone():
+                with without_process_group():
                     layer, encoded_lengths = self._cut.run(model, features, feature_lengths)
                 return TeacherTargets(lengths=encoded_lengths, hidden=layer)
-            with Capture(model, self.hint_layer.path) as captured, alone():
+            with Capture(model, self.hint_layer.path) as captured, without_process_group():
                 encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
             log_probs = None
             if posteriors or (hypotheses and self.head is not None):
@@ -196,7 +196,7 @@ class Teacher:
             return torch.bfloat16 if fast else None
         return torch.bfloat16 if self._precision == "bf16" else None
 
-    def _find_cut(self) -> Cut | None:
+    def _find_early_exit(self) -> EarlyExit | None:
         """Where the encoder can stop when only the hint layer is wanted; None where it cannot."""
         if not self.hint_layer.path.startswith(f"{ENCODER}."):
             return None
@@ -207,8 +207,8 @@ class Teacher:
         features, feature_lengths = self.model.preprocessor(
             input_signal=noise.to(parameter.device), length=lengths
         )
-        with alone():
-            return find_cut(self.model, self.hint_layer, features, feature_lengths)
+        with without_process_group():
+            return find_early_exit(self.model, self.hint_layer, features, feature_lengths)
 
 
 def _own_activations(model: nn.Module) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nemo_tutornet.teachers.live import Teacher
 
 
-class Beside:
+class SideStream:
     """Runs live teachers on a CUDA stream of their own, so that they overlap the student's forward (ours).
 
     The teacher is launched first, on the side stream; the student's kernels follow on the current stream,

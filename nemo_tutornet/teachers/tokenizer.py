@@ -16,10 +16,10 @@ from omegaconf import DictConfig, open_dict
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.restore import locate
 from nemo_tutornet.nemo_io.tokenizer_files import TOKENIZER_FILES, tokenizer_of
-from nemo_tutornet.utils.files import staged
+from nemo_tutornet.utils.files import staging_directory
 
 
-def borrow_tokenizer(cfg: DictConfig) -> None:
+def resolve_teacher_tokenizer(cfg: DictConfig) -> None:
     """Replaces `tokenizer: teacher` in a student's config by the teacher's tokenizer, in place.
 
     The files are copied out of the teacher's archive into the user's cache, named by their content: a resumed
@@ -107,7 +107,7 @@ def _kept(files: dict[str, bytes]) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "nemo_tutornet" / "tokenizers" / digest.hexdigest()[:16]
     try:
-        with staged(folder) as stage:  # several ranks write the same bytes
+        with staging_directory(folder) as stage:  # several ranks write the same bytes
             for name, content in files.items():
                 (stage / name).write_bytes(content)
     except OSError as error:

@@ -28,16 +28,16 @@ def sha256_of(path: Path) -> str:
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staging_directory(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder inside `folder`; at the end its files are renamed into `folder`, after an
     error none is.
     """
-    with staged_in(folder) as stages:
+    with staging_directories(folder) as stages:
         yield stages[folder]
 
 
 @contextmanager
-def staged_in(*folders: Path) -> Iterator[dict[Path, Path]]:
+def staging_directories(*folders: Path) -> Iterator[dict[Path, Path]]:
     """`staged` for several folders, whose files appear together: yields the temporary folder of each."""
     with ExitStack() as stack:
         stages: dict[Path, Path] = {}
@@ -53,13 +53,13 @@ def staged_in(*folders: Path) -> Iterator[dict[Path, Path]]:
         for target in targets.values():
             if target.is_dir() and not target.is_symlink():  # the one name that no file can take
                 raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
-        with uninterrupted():
+        with defer_signals():
             for path, target in targets.items():
                 os.replace(path, target)
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def defer_signals() -> Iterator[None]:
     """Puts an interrupt or a plain kill off until a step that must not be left half done is over."""
     seen: list[int] = []
     handlers: dict[int, Any] = {}  # what stood before
@@ -82,11 +82,11 @@ def uninterrupted() -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary place for a file and renames it at the end, so that no half-written file stays
     behind.
     """
-    with staged(path.parent) as folder:
+    with staging_directory(path.parent) as folder:
         yield folder / path.name
 
 

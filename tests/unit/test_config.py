@@ -53,7 +53,7 @@ def test_the_teachers_path_is_enough() -> None:
     assert (config.teacher.sha256, config.teacher.precision) == (None, "auto")
     assert (config.rkd.hint_layer, config.rkd.guided_layer) == (None, None)
     assert (config.rkd.frame_weighting, config.rkd.warm_start_decoder) == ("auto", True)
-    assert config.skd == SKDConfig("l2", 1.0, "all", 4, at_layers=[], at_layers_weight=1.0)
+    assert config.skd == SKDConfig("l2", 1.0, "all", 4, intermediate_layers=[], intermediate_weight=1.0)
     assert config.other_teachers == [] and config.teacher.weight == 1.0
     assert [(s.name, s.weights, s.share, s.epochs, s.steps) for s in config.stages] == [
         ("rkd", {"rkd": 1.0}, 0.25, None, None),
@@ -66,12 +66,12 @@ def test_the_teachers_path_is_enough() -> None:
     [
         ("skd: {divergence: kl, temperature: 2}", ["model.tutor.skd changes divergence, temperature, but"]),
         ("pseudo_labels: {max_wer: 0.2}", ["model.tutor.pseudo_labels changes max_wer, but"]),
-        ("skd: {divergence: l2, at_layers: []}, rkd: {frame_weighting: uniform}", []),
+        ("skd: {divergence: l2, intermediate_layers: []}, rkd: {frame_weighting: uniform}", []),
         (
-            "skd: {shift: 4}, rkd: {hint_layer: a}, stages: [{name: b, weights: {ctc: 1, rkd: 0}}]",
-            ["model.tutor.rkd changes hint_layer, but", "model.tutor.skd changes shift, but"],
+            "skd: {match_window: 4}, rkd: {hint_layer: a}, stages: [{name: b, weights: {ctc: 1, rkd: 0}}]",
+            ["model.tutor.rkd changes hint_layer, but", "model.tutor.skd changes match_window, but"],
         ),
-        ("skd: {shift: 4}, stages: [{name: b, weights: {skd: 1}}]", []),
+        ("skd: {match_window: 4}, stages: [{name: b, weights: {skd: 1}}]", []),
     ],
 )
 def test_settings_of_a_loss_that_no_stage_uses_are_told(section: str, told: list[str]) -> None:
@@ -86,7 +86,7 @@ def test_every_key_is_read() -> None:
         "teacher: {model_path: a.nemo, sha256: ab12, precision: bf16},"
         "rkd: {hint_layer: encoder.layers.3, guided_layer: encoder.encoder.1, frame_weighting: energy,"
         "  warm_start_decoder: false},"
-        "skd: {divergence: kl, temperature: 2, frames: symmetric, frames_around: 0, shift: 3},"
+        "skd: {divergence: kl, temperature: 2, frames: symmetric, frames_around: 0, match_window: 3},"
         "stages: [{name: one, weights: {rkd: 1, skd: 0.5}, steps: 100}, {name: two, weights: {ctc: 1e-1}, "
         "steps: 7}]"
     )
@@ -157,7 +157,7 @@ def test_a_last_stage_may_have_a_length() -> None:
         ),
         (
             f"{TEACHER}, skd: {{zzz: 2}}",
-            ["model.tutor.skd.zzz ", "divergence, temperature, frames, frames_around, shift"],
+            ["model.tutor.skd.zzz ", "divergence, temperature, frames, frames_around, match_window"],
         ),
         (f"{TEACHER}, 7: x", ["model.tutor.7 "]),
         (
@@ -277,13 +277,32 @@ def test_a_section_left_to_fill_in_is_not_no_section() -> None:
             f"{TEACHER}, rkd: {{frame_weighting: Energy}}",
             ["model.tutor.rkd.frame_weighting ", "auto, nonblank, energy, uniform"],
         ),
-        (f"{TEACHER}, skd: {{divergence: js}}", ["model.tutor.skd.divergence ", "'js'", "l2, kl, guided"]),
+        (
+            f"{TEACHER}, skd: {{shift: 4}}",
+            ["model.tutor.skd.shift is now called model.tutor.skd.match_window; rename the key."],
+        ),
+        (
+            f"{TEACHER}, skd: {{at_layers: []}}",
+            ["model.tutor.skd.at_layers is now called model.tutor.skd.intermediate_layers;"],
+        ),
+        (
+            f"{TEACHER}, skd: {{at_layers_weight: 1}}",
+            ["model.tutor.skd.at_layers_weight is now called model.tutor.skd.intermediate_weight;"],
+        ),
+        (
+            f"{TEACHER}, skd: {{divergence: guided}}",
+            ["model.tutor.skd.divergence: guided is now called guided_ctc;"],
+        ),
+        (
+            f"{TEACHER}, skd: {{divergence: js}}",
+            ["model.tutor.skd.divergence ", "'js'", "l2, kl, guided_ctc"],
+        ),
         (
             f"{TEACHER}, skd: {{frames: some}}",
             ["model.tutor.skd.frames ", "'some'", "all, nonblank, symmetric"],
         ),
         (f"{TEACHER}, skd: {{frames_around: -1}}", ["model.tutor.skd.frames_around ", "-1"]),
-        (f"{TEACHER}, skd: {{shift: -2}}", ["model.tutor.skd.shift ", "-2"]),
+        (f"{TEACHER}, skd: {{match_window: -2}}", ["model.tutor.skd.match_window ", "-2"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: 0}}", ["model.tutor.skd.temperature ", "above 0"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: -2}}", ["model.tutor.skd.temperature ", "-2"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: .nan}}", ["model.tutor.skd.temperature ", "nan"]),
@@ -293,17 +312,20 @@ def test_a_section_left_to_fill_in_is_not_no_section() -> None:
             ["model.tutor.skd.temperature ", "'kl'", "model.tutor.skd.divergence is 'l2'"],
         ),
         (
-            f"{TEACHER}, skd: {{divergence: guided, temperature: 2}}",
-            ["model.tutor.skd.temperature ", "'guided'"],
-        ),
-        (f"{stages(SKD)}, skd: {{at_layers: [a, b, a]}}", ["model.tutor.skd.at_layers ", "twice", "a, b, a"]),
-        (
-            f"{stages(SKD)}, skd: {{at_layers: [a], at_layers_weight: 0}}",
-            ["model.tutor.skd.at_layers_weight ", "above 0"],
+            f"{TEACHER}, skd: {{divergence: guided_ctc, temperature: 2}}",
+            ["model.tutor.skd.temperature ", "'guided_ctc'"],
         ),
         (
-            f"{TEACHER}, skd: {{at_layers: [a]}}",
-            ["model.tutor.skd.at_layers ", "no stage", "weights: {ctc: 1.0, skd: 0.25}"],
+            f"{stages(SKD)}, skd: {{intermediate_layers: [a, b, a]}}",
+            ["model.tutor.skd.intermediate_layers ", "twice", "a, b, a"],
+        ),
+        (
+            f"{stages(SKD)}, skd: {{intermediate_layers: [a], intermediate_weight: 0}}",
+            ["model.tutor.skd.intermediate_weight ", "above 0"],
+        ),
+        (
+            f"{TEACHER}, skd: {{intermediate_layers: [a]}}",
+            ["model.tutor.skd.intermediate_layers ", "no stage", "weights: {ctc: 1.0, skd: 0.25}"],
         ),
         ("teacher: {model_path: t, weight: 0}", ["model.tutor.teacher.weight ", "above 0"]),
         (
@@ -411,8 +433,8 @@ def test_an_impossible_value_is_refused_with_its_path(section: str, words: list[
             "model.tutor.pseudo_labels.max_wer must be 0 or more",
         ),
         (
-            f"{stages('name: b, weights: {skd: 1}')}, skd: {{at_layers: [a], at_layers_weight: .inf}}",
-            "model.tutor.skd.at_layers_weight ",
+            f"{stages(SKD)}, skd: {{intermediate_layers: [a], intermediate_weight: .inf}}",
+            "model.tutor.skd.intermediate_weight ",
         ),
         ("teacher: {model_path: t, weight: .inf}", "model.tutor.teacher.weight "),
     ],

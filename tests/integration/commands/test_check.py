@@ -117,7 +117,7 @@ def test_heads_and_several_teachers_are_told(run, corpus, teacher_file, tmp_path
         "weight": 2.0,
     }
     config = student_config(
-        corpus, teacher_file, skd={"at_layers": ["encoder.encoder.0"]}, other_teachers=[other]
+        corpus, teacher_file, skd={"intermediate_layers": ["encoder.encoder.0"]}, other_teachers=[other]
     )
     told = json.loads(run("--json", config=config).stdout)
     assert (
@@ -168,10 +168,12 @@ def test_a_stage_that_is_never_reached_and_deferred_data(run):
 
 def test_a_setting_of_a_loss_that_no_stage_uses(run):
     told = json.loads(
-        run("--json", "model.tutor.stages=[{name:a,weights:{rkd:1.0}}]", "+model.tutor.skd.shift=4").stdout
+        run(
+            "--json", "model.tutor.stages=[{name:a,weights:{rkd:1.0}}]", "+model.tutor.skd.match_window=4"
+        ).stdout
     )
     assert any(
-        remark.startswith("model.tutor.skd changes shift, but no stage") for remark in told["remarks"]
+        remark.startswith("model.tutor.skd changes match_window, but no stage") for remark in told["remarks"]
     ), told["remarks"]
 
 

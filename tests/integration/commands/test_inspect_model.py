@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 
 from nemo_tutornet import Teacher
 from nemo_tutornet.cli import app
-from nemo_tutornet.commands.inspect_model import FrontEnd, Inspection, Labels, inspect_model
+from nemo_tutornet.commands.inspect_model import FrontEnd, Inspection, LabelSetInfo, inspect_model
 from nemo_tutornet.config import parse_tutor
-from nemo_tutornet.distill.matching import pair
+from nemo_tutornet.distill.matching import match_models
 from nemo_tutornet.nemo_io.layers import Capture
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import LABELS, SAMPLE_RATE, student_config
@@ -78,7 +78,7 @@ def found(files: dict[str, Path]) -> Callable[[str, bool], Inspection]:
 
 def test_what_is_said_of_each_kind(found, files):
     conformer = FrontEnd(SAMPLE_RATE, 80, 25.0, 10.0, "per_feature")
-    characters = Labels("characters", None, len(LABELS), LABELS[:8])
+    characters = LabelSetInfo("characters", None, len(LABELS), LABELS[:8])
     for kind, target, front_end, labels, frame_ms, weighting, skd, layers in (
         ("conformer", "EncDecCTCModel", conformer, characters, 40.0, "nonblank", True, CONFORMER),
         ("hybrid", "EncDecHybridRNNTCTCModel", conformer, characters, 40.0, "nonblank", True, CONFORMER),
@@ -113,7 +113,7 @@ def test_what_is_said_of_each_kind(found, files):
         assert told.parameters == sum(p.numel() for p in model.parameters())
         if labels is None:
             pieces = list(model.decoder.vocabulary)
-            labels = Labels("subwords", "bpe", len(pieces), pieces[:8])
+            labels = LabelSetInfo("subwords", "bpe", len(pieces), pieces[:8])
         assert told.labels == labels
 
 
@@ -128,7 +128,7 @@ def test_every_listed_layer_is_taken_as_hint_layer(found, files, kind):
     signal, lengths = torch.randn(3, 20000), torch.tensor([20000, 13000, 7000])
     for layer in told.layers:
         teacher = Teacher(model, hint_layer=layer.path)
-        assert (teacher.hint_layer.width, teacher.hint_layer.shift) == (layer.width, layer.frame_ms)
+        assert (teacher.hint_layer.width, teacher.hint_layer.frame_ms) == (layer.width, layer.frame_ms)
         hidden = teacher(signal, lengths, hidden=True, posteriors=False).hidden
         assert hidden.shape[:2] == (3, layer.width)
         assert (
@@ -155,8 +155,8 @@ def test_every_listed_layer_is_taken_as_guided_layer(found, files, corpus, kind)
     for layer in found(kind).layers:
         config = student_config(corpus, files["conformer"], stages=[{"name": "rkd", "weights": {"rkd": 1.0}}])
         config["tutor"].update(rkd={"guided_layer": layer.path}, pool_frames=True)
-        guided = pair(student, teacher, parse_tutor(OmegaConf.create(config))).guided
-        assert (guided.path, guided.width, guided.shift) == (layer.path, layer.width, layer.frame_ms)
+        guided = match_models(student, teacher, parse_tutor(OmegaConf.create(config))).guided
+        assert (guided.path, guided.width, guided.frame_ms) == (layer.path, layer.width, layer.frame_ms)
 
 
 def test_json_is_all_of_standard_output(found, files):

@@ -37,7 +37,10 @@ def same(a, b):
 
 def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file, make_student):
     config = student_config(
-        corpus, teacher_file, SKD, skd={"divergence": "kl", "at_layers": LAYERS, "at_layers_weight": 0.5}
+        corpus,
+        teacher_file,
+        SKD,
+        skd={"divergence": "kl", "intermediate_layers": LAYERS, "intermediate_weight": 0.5},
     )
     config.pop("spec_augment")
     model = make_student(config)
@@ -87,7 +90,7 @@ def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file,
 
 def test_heads_move_in_their_stage_and_rest_in_the_others(corpus, teacher_file, make_student, tmp_path):
     recorder, heads = Recorder(), []
-    config = student_config(corpus, teacher_file, THREE, skd={"at_layers": LAYERS})
+    config = student_config(corpus, teacher_file, THREE, skd={"intermediate_layers": LAYERS})
     model = make_student(config, max_epochs=3, callbacks=[recorder], folder=tmp_path)
     recorder.on_train_epoch_end = lambda trainer, module: heads.append(heads_of(module))
     recorder.on_train_start = lambda trainer, module: heads.append(heads_of(module))
@@ -122,13 +125,15 @@ def test_heads_move_in_their_stage_and_rest_in_the_others(corpus, teacher_file, 
 
 def test_resuming_with_another_layer_is_refused(corpus, teacher_file, make_student, tmp_path):
     model = make_student(
-        student_config(corpus, teacher_file, SKD, skd={"at_layers": LAYERS[:1]}),
+        student_config(corpus, teacher_file, SKD, skd={"intermediate_layers": LAYERS[:1]}),
         max_epochs=1,
         folder=tmp_path,
     )
     model.trainer.fit(model)
     other = make_student(
-        student_config(corpus, teacher_file, SKD, skd={"at_layers": LAYERS}), max_epochs=2, folder=tmp_path
+        student_config(corpus, teacher_file, SKD, skd={"intermediate_layers": LAYERS}),
+        max_epochs=2,
+        folder=tmp_path,
     )
     with pytest.raises(TutorError, match=r"the checkpoint's head encoder\.encoder\.1 is not there"):
         other.trainer.fit(other)
@@ -137,19 +142,22 @@ def test_resuming_with_another_layer_is_refused(corpus, teacher_file, make_stude
 def test_a_head_on_frames_of_another_rate(corpus, teacher_file, make_student):
     """Inside a Citrinet frames are 20 and 40 ms long before they are 80."""
     config = of_kind("citrinet", student_config(corpus, teacher_file, SKD, pool_frames=True))
-    config["tutor"]["skd"] = {"at_layers": ["encoder.encoder.1", "encoder.encoder.2"]}
+    config["tutor"]["skd"] = {"intermediate_layers": ["encoder.encoder.1", "encoder.encoder.2"]}
     recorder = Recorder()
     model = make_student(config, max_epochs=1, callbacks=[recorder])
     model.trainer.fit(model)
-    assert [layer.shift for layer in model.tutor.pairing.heads] == [20.0, 40.0]
+    assert [layer.frame_ms for layer in model.tutor.pairing.heads] == [20.0, 40.0]
     assert all(
         0 < step["train_inter_skd"] < 1e4 and 0 < step["train_inter_ctc"] < 1e4 for step in recorder.steps
     )
 
 
 def test_a_layer_that_does_not_exist(corpus, teacher_file, make_student):
-    model = make_student(student_config(corpus, teacher_file, SKD, skd={"at_layers": ["encoder.encoder.7"]}))
+    model = make_student(
+        student_config(corpus, teacher_file, SKD, skd={"intermediate_layers": ["encoder.encoder.7"]})
+    )
     with pytest.raises(
-        TutorError, match=r"^model\.tutor\.skd\.at_layers\[0\]: there is no layer 'encoder\.encoder\.7'"
+        TutorError,
+        match=r"^model\.tutor\.skd\.intermediate_layers\[0\]: there is no layer 'encoder\.encoder\.7'",
     ):
         model.setup("fit")

@@ -65,7 +65,7 @@ def test_a_frame_lasts_as_many_hops_of_the_front_end_as_the_encoder_joins(rate, 
     )
     model.encoder = encoder_of(kind)
     layer = measure(model.eval(), ENCODER, partial(encode_silence, model), hop=hop_of(model))
-    assert layer.shift == round(1000 * factor * int(stride * rate) / rate, 3)
+    assert layer.frame_ms == round(1000 * factor * int(stride * rate) / rate, 3)
 
 
 def test_a_slower_student_is_refused_by_default(corpus, teacher_file, make_student):
@@ -81,7 +81,7 @@ def test_a_slower_student_learns_from_pooled_frames(corpus, teacher_file, make_s
     student = make_student(of_kind("citrinet", student_config(corpus, teacher_file, pool_frames=True)))
     student.trainer.fit(student)
     pairing, logged = student.tutor.pairing, student.trainer.logged_metrics
-    assert (pairing.student_encoder.shift, pairing.teacher_encoder.shift) == (80.0, 40.0)
+    assert (pairing.student_encoder.frame_ms, pairing.teacher_encoder.frame_ms) == (80.0, 40.0)
     assert torch.isfinite(logged["train_skd"]) and logged["train_skd"] > 0
 
     signal, lengths = torch.randn(2, 20000), torch.tensor([20000, 13000])

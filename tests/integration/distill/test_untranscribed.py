@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from nemo.collections.asr.losses.ctc import CTCLoss
 
-from nemo_tutornet.distill.untranscribed import only_labelled
+from nemo_tutornet.distill.untranscribed import ctc_on_transcribed_only
 from tests.conftest import student_config, write_manifest
 
 CTC_AND_SKD = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
@@ -46,7 +46,7 @@ def each(given: dict[str, torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("reduction", ["mean_batch", "mean_volume", "sum", "mean"])
 def test_ctc_counts_what_has_a_transcript(reduction):
     loss, given = CTCLoss(num_classes=4, reduction=reduction), batch([3, 0, 2, 0])
-    with only_labelled(loss, reduction):
+    with ctc_on_transcribed_only(loss, reduction):
         value = loss(**given)
     value.backward()
     alone = each(given).detach()[[0, 2]]
@@ -64,12 +64,12 @@ def test_ctc_counts_what_has_a_transcript(reduction):
 def test_a_batch_without_transcripts_gives_nothing_and_one_with_all_is_nemos():
     loss, given = CTCLoss(num_classes=4, reduction="mean_batch"), batch([0, 0])
     given["input_lengths"] = torch.tensor([12, 0])
-    with only_labelled(loss, "mean_batch"):
+    with ctc_on_transcribed_only(loss, "mean_batch"):
         value = loss(**given)
     value.backward()
     assert value == 0 and not given["log_probs"].grad.any()
     given = batch([3, 2])
-    with only_labelled(loss, "mean_batch"):
+    with ctc_on_transcribed_only(loss, "mean_batch"):
         inside = loss(**given)
     assert torch.equal(inside, loss(**given)) and not loss._forward_hooks and not loss._forward_pre_hooks
 
@@ -90,13 +90,13 @@ def mixed(tmp_path: Path) -> Path:
 def test_a_mixed_corpus_trains_in_one_run(mixed, teacher_file, make_student, reduction):
     seen = []
 
-    class Watch(Callback):
+    class StudentCapture(Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
             logged = trainer.logged_metrics
             seen.append((int((batch[3] > 0).sum()), float(logged["train_ctc"]), float(logged["train_skd"])))
 
     config = {**student_config(mixed, teacher_file, CTC_AND_SKD), "ctc_reduction": reduction}
-    model = make_student(config, max_epochs=4, callbacks=[Watch()])
+    model = make_student(config, max_epochs=4, callbacks=[StudentCapture()])
     model.trainer.fit(model)
     assert {labelled for labelled, _, _ in seen} >= {0, 1}, (
         "no batch without a transcript came; take another seed"
@@ -121,6 +121,6 @@ def test_a_corpus_without_any_transcript_trains_a_student(mixed, teacher_file, m
 def test_a_batch_without_transcripts_does_not_silence_the_next_call():
     loss = CTCLoss(num_classes=4, reduction="mean_batch")
     expected = loss(**batch([3, 2]))
-    with only_labelled(loss, "mean_batch"):
+    with ctc_on_transcribed_only(loss, "mean_batch"):
         assert loss(**batch([0, 0])) == 0
         assert torch.equal(loss(**batch([3, 2])), expected)

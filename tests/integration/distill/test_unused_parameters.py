@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import distributed
 
-from nemo_tutornet.distill.unused_parameters import reached_by
+from nemo_tutornet.distill.unused_parameters import parameters_with_grad
 from tests.conftest import ACCELERATOR, student_config
 from tests.integration.recorder import RKD, SKD, same, state_of
 
@@ -71,7 +71,7 @@ def test_reached_by_agrees_with_a_backward():
     middle = layers[1](layers[0](torch.ones(2, 3)).relu())
     layers[2](middle)
     loss = middle.square().sum() + middle.mean()
-    reached = reached_by(loss)
+    reached = parameters_with_grad(loss)
     loss.backward()
     assert reached == {p for p in layers.parameters() if p.grad is not None}
     assert len(reached) == 3

@@ -21,7 +21,7 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorError
-from nemo_tutornet.evaluation.onnx_model import OnnxRecogniser, join_labels
+from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, join_labels
 from nemo_tutornet.export.onnx_export import OPSET, OnnxFile, write_onnx
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import save_teacher, teacher_config
@@ -79,14 +79,14 @@ def test_a_graph_on_valid_frames_equals_the_masked_model_on_a_padded_batch(expor
         (".fp16.onnx", 0.02),
         (".int8.onnx", 0.5),
     ):
-        recogniser = OnnxRecogniser(folder / f"student{suffix}")
+        recogniser = OnnxCTCModel(folder / f"student{suffix}")
         for samples, log_probs in zip(audio, expected, strict=True):
             features = recogniser.features(samples)
             found = recogniser.log_probs(features, [features.shape[2]])[0]
             assert found.shape == log_probs.shape, (kind, suffix, len(samples))
             assert np.abs(found - log_probs).max() <= tolerance, (kind, suffix, len(samples))
     # The trap: the front end's own padding, given to the graph as if it were speech.
-    recogniser = OnnxRecogniser(folder / "student.onnx")
+    recogniser = OnnxCTCModel(folder / "student.onnx")
     padded = np.pad(recogniser.features(audio[1]), ((0, 0), (0, 0), (0, 16)))
     with_padding = recogniser.log_probs(padded, [padded.shape[2]])[0][: len(expected[1])]
     assert np.abs(with_padding - expected[1]).max() > 10 * 1e-4
@@ -100,7 +100,7 @@ def test_files_say_what_they_are(exported):
     names = ["student.onnx", "student.fp16.onnx", "student.int8.onnx", "student.sherpa.onnx"]
     assert sorted(path.name for path in folder.glob("student*")) == sorted([*names, "student.tokens.txt"])
     for name, precision in zip(names, ["fp32", "fp16", "int8", "fp32"], strict=True):
-        recogniser = OnnxRecogniser(folder / name)
+        recogniser = OnnxCTCModel(folder / name)
         assert recogniser.precision == precision
         assert recogniser.labels == list(model.decoder.vocabulary)
         assert recogniser.parameters == sum(p.numel() for p in model.parameters())
@@ -123,7 +123,7 @@ def test_files_say_what_they_are(exported):
 
 def test_what_a_graph_cannot_take_is_told_in_one_sentence(exported):
     kind, folder = exported
-    recogniser = OnnxRecogniser(folder / "student.onnx")
+    recogniser = OnnxCTCModel(folder / "student.onnx")
     bins = recogniser.features(noise()[0]).shape[1]
     with pytest.raises(TutorError, match="does not take 100 frames of 3 mel bins"):
         recogniser.log_probs(np.zeros((1, 3, 100), np.float32), [100])
@@ -145,9 +145,9 @@ def test_subwords_become_text_as_in_nemo(tmp_path):
     model.cfg.validation_ds = {}  # NeMo's subword model asks it how to read files
     expected = [hypothesis.text for hypothesis in model.transcribe(files, batch_size=4, verbose=False)]
     done: list[int] = []
-    assert OnnxRecogniser(tmp_path / "student.onnx").transcribe(noise(), progress=done.append) == expected
+    assert OnnxCTCModel(tmp_path / "student.onnx").transcribe(noise(), progress=done.append) == expected
     assert any(expected) and done == list(range(1, len(SAMPLES) + 1))
-    assert OnnxRecogniser(tmp_path / "student.onnx").transcribe([np.zeros(100, np.float32)]) == [""]
+    assert OnnxCTCModel(tmp_path / "student.onnx").transcribe([np.zeros(100, np.float32)]) == [""]
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def trained(an4_student, an4_files, tmp_path_factory) -> Trained:
         [str(path) for path in an4_files], batch_size=4, verbose=False
     )
     texts = [output.text.strip() for output in outputs]
-    recogniser = OnnxRecogniser(graphs[0].path)
+    recogniser = OnnxCTCModel(graphs[0].path)
     margins = []
     for path in an4_files:
         features = recogniser.features(librosa.load(path, sr=16000)[0])

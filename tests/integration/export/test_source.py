@@ -19,7 +19,7 @@ from nemo.collections.asr.parts.submodules.ctc_decoding import CTCDecodingConfig
 from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModelBPE, export_student
-from nemo_tutornet.evaluation.onnx_model import OnnxRecogniser
+from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.nemo_io.archive import read_nemo_config
 from nemo_tutornet.nemo_io.stock_config import STOCK_CHAR
 from nemo_tutornet.nemo_io.tokenizer_files import tokenizer_of
@@ -202,7 +202,7 @@ def test_a_tokenizers_type_is_read_as_nemo_reads_it(tmp_path: Path) -> None:
     student = subword_model(tmp_path, {"dir": str(write_tokenizer(tmp_path / "tokenizer")), "type": "BPE"})
     done = export_student(student, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", verify=True)
     assert read_nemo_config(done.path).tokenizer.type == "bpe"
-    assert OnnxRecogniser(done.onnx[0].path).labels == list(student.decoder.vocabulary)
+    assert OnnxCTCModel(done.onnx[0].path).labels == list(student.decoder.vocabulary)
     kind, files = tokenizer_of(repack(done.path, tmp_path / "upper.nemo", of_tokenizer(type="BPE")))
     assert kind == "bpe" and set(files) == {"tokenizer.model", "vocab.txt", "tokenizer.vocab"}
 

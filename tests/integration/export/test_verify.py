@@ -27,7 +27,7 @@ from nemo_tutornet.export import verify_worker
 from nemo_tutornet.export.onnx_metadata import PRECISIONS
 from nemo_tutornet.export.summary import Verification
 from nemo_tutornet.export.verify import PROBE_SECONDS, probe_signals
-from nemo_tutornet.nemo_io.isolation import untouched_app_state
+from nemo_tutornet.nemo_io.isolation import preserve_app_state
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import student_config
 from tests.integration.students import STUDENTS, build
@@ -176,7 +176,7 @@ def verified(
     """The other process's program runs in this one, where it takes seconds less."""
 
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess:
-        with untouched_app_state():  # in a process of its own, whatever fails in it leaves nothing
+        with preserve_app_state():  # in a process of its own, whatever fails in it leaves nothing
             verify_worker.main(*command[2:])
         return subprocess.CompletedProcess(command, 0, "", "")
 

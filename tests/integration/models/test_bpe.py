@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet import Teacher, TutorCTCModelBPE, TutorError, export_student
 from nemo_tutornet.config import TeacherConfig, parse_tutor
-from nemo_tutornet.distill.matching import pair
+from nemo_tutornet.distill.matching import match_models
 from nemo_tutornet.nemo_io.archive import read_nemo_config
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE
 from tests.conftest import student_config, teacher_config
@@ -140,4 +140,4 @@ def test_wordpieces_are_matched_by_output(corpus, tmp_path, monkeypatch):
     )
     assert teacher.labels == pieces
     student.decoder._ConvASRDecoder__vocabulary = pieces[::-1]  # as another process may list it
-    assert pair(student, teacher, parse_tutor(cfg)).label_order is None
+    assert match_models(student, teacher, parse_tutor(cfg)).label_order is None

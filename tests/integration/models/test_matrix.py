@@ -172,7 +172,7 @@ def test_a_cell_that_works(cell, folder, teacher_of, tmp_path):
 
     pairing, kind = student.tutor.pairing, matrix.TEACHERS[cell.teacher]
     assert type(student.tutor.teacher.model).__name__ == matrix.CLASSES[kind.head, kind.units]
-    assert (pairing.teacher_encoder.shift, pairing.student_encoder.shift) == (
+    assert (pairing.teacher_encoder.frame_ms, pairing.student_encoder.frame_ms) == (
         kind.frame_ms,
         matrix.STUDENTS[cell.student].frame_ms,
     )

@@ -210,7 +210,7 @@ def test_distillation_lowers_each_loss(corpus, teacher_file, make_student):
         assert sum(values[-8:]) < 0.8 * sum(values[:8]), (term, values)
 
 
-@pytest.mark.parametrize("divergence", ["l2", "kl", "guided"])
+@pytest.mark.parametrize("divergence", ["l2", "kl", "guided_ctc"])
 @pytest.mark.parametrize("frames", ["all", "nonblank", "symmetric"])
 def test_every_divergence_and_frame_selection_trains(corpus, teacher_file, make_student, divergence, frames):
     recorder = Recorder()
@@ -229,7 +229,7 @@ def test_matched_frames_are_what_skd_compares(corpus, teacher_file, make_student
     values = {}
     for shift in (0, 2):
         recorder = Recorder()
-        config = student_config(corpus, teacher_file, [SKD], skd={"divergence": "kl", "shift": shift})
+        config = student_config(corpus, teacher_file, [SKD], skd={"divergence": "kl", "match_window": shift})
         model = make_student(config, max_steps=2, callbacks=[recorder])
         model.trainer.limit_val_batches = 0
         model.trainer.fit(model)
@@ -241,8 +241,10 @@ def test_what_the_schedule_makes_useless_is_told(corpus, teacher_file, make_stud
     told: list[str] = []
     monkeypatch.setattr(logging, "warning", lambda message, *_, **__: told.append(str(message)))
     stages = [RKD | {"epochs": 2}, {"name": "ctc", "weights": {"ctc": 1.0}}]
-    make_student(student_config(corpus, teacher_file, stages, skd={"shift": 2}), max_epochs=1).setup("fit")
-    for words in ("model.tutor.skd changes shift, but no stage", "Stage 'ctc' is never reached"):
+    make_student(student_config(corpus, teacher_file, stages, skd={"match_window": 2}), max_epochs=1).setup(
+        "fit"
+    )
+    for words in ("model.tutor.skd changes match_window, but no stage", "Stage 'ctc' is never reached"):
         assert sum(one.startswith(words) for one in told) == 1, told
 
 

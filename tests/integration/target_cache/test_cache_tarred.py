@@ -150,7 +150,7 @@ def test_a_hint_layer_of_more_frames_than_the_output(corpus, make_student, tmp_p
     found = heard(model)
     beside.setup("fit")
     teacher = beside.tutor.teacher
-    assert teacher.hint_layer.shift == 20.0 and teacher.encoder_layer.shift == 80.0
+    assert teacher.hint_layer.frame_ms == 20.0 and teacher.encoder_layer.frame_ms == 80.0
     for targets, batch in found:
         one = teacher(batch[0], batch[1], hidden=True, posteriors=False)
         frames = 4 * int(one.lengths.max()) - 3

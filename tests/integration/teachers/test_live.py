@@ -91,7 +91,7 @@ def test_a_teacher_waits_for_no_other_rank(teacher_file, tmp_path, request, kind
 def test_a_student_meets_its_teacher_without_the_other_ranks(corpus, teacher_file, make_student, request):
     """Its layers are measured in `setup`, when it is still on the CPU, whatever it will train on."""
     config = student_config(corpus, teacher_file, rkd={"guided_layer": "encoder.encoder.1"})
-    config["tutor"]["skd"] = {"at_layers": ["encoder.encoder.0"]}
+    config["tutor"]["skd"] = {"intermediate_layers": ["encoder.encoder.0"]}
     expected, student = make_student(config), make_student(config)
     expected.setup("fit")
     request.getfixturevalue("many_ranks")

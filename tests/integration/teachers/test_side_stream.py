@@ -19,7 +19,7 @@ import torch
 
 from nemo_tutornet.distill.objective import Objective
 from nemo_tutornet.teachers import side_stream
-from nemo_tutornet.teachers.side_stream import Beside
+from nemo_tutornet.teachers.side_stream import SideStream
 from nemo_tutornet.teachers.targets import TeacherTargets
 from tests.conftest import save_teacher, student_config, teacher_config
 
@@ -107,7 +107,7 @@ def test_every_wait_and_every_tensor_that_crosses_over(streams):
     targets = some_targets(
         others=(some_targets(), TeacherTargets(lengths=torch.ones(2), others=(some_targets(),)))
     )
-    teacher, beside = SomeTeacher(streams, targets), Beside()
+    teacher, beside = SomeTeacher(streams, targets), SideStream()
     assert beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=True, hypotheses=False) is targets
     heard, lengths, wanted = teacher.heard[0]
     assert torch.equal(heard, SIGNAL) and lengths is LENGTHS
@@ -138,7 +138,7 @@ def test_every_wait_and_every_tensor_that_crosses_over(streams):
 
 def test_a_student_that_has_left_the_gpu(streams):
     """After a training Lightning brings the student home; what a teacher gives there belongs to no stream."""
-    teacher, beside = SomeTeacher(streams, some_targets()), Beside()
+    teacher, beside = SomeTeacher(streams, some_targets()), SideStream()
     beside.join(beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=True))
     streams.events.clear()
     beside.join(
@@ -159,13 +159,13 @@ def test_what_a_failing_teacher_leaves(streams):
 
     teacher = Failing(streams, some_targets())
     with pytest.raises(RuntimeError, match="out of memory"):
-        Beside()(teacher, SIGNAL, LENGTHS, hidden=True)
+        SideStream()(teacher, SIGNAL, LENGTHS, hidden=True)
     streams.at("record", "side", teacher.heard[0][0].data_ptr())
     assert streams.current.name == "main"
 
 
 def test_hypotheses_are_waited_for_where_they_are(streams):
-    teacher, beside = SomeTeacher(streams, some_targets()), Beside()
+    teacher, beside = SomeTeacher(streams, some_targets()), SideStream()
     beside.join(beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=False, hypotheses=True))
     assert streams.events == [("teacher", "main", SIGNAL.data_ptr(), LENGTHS.data_ptr())]
 
@@ -177,7 +177,7 @@ def test_on_a_cpu_the_teacher_is_simply_called(monkeypatch):
     for name in ("Stream", "current_stream", "stream"):
         monkeypatch.setattr(torch.cuda, name, never)
     monkeypatch.setattr(torch.Tensor, "record_stream", never)
-    teacher, beside = SomeTeacher(None, some_targets()), Beside()
+    teacher, beside = SomeTeacher(None, some_targets()), SideStream()
     targets = beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=True)
     beside.join(targets)
     assert targets is teacher.targets and teacher.heard[0][0] is SIGNAL and teacher.heard[0][1] is LENGTHS

@@ -26,5 +26,5 @@ def test_repeats_are_one_token_and_padding_is_none() -> None:
         def __call__(self, signal: torch.Tensor, lengths: torch.Tensor, **_: bool) -> TeacherTargets:
             return TeacherTargets(torch.tensor([7]), torch.nn.functional.one_hot(path, 3).float().log())
 
-    speaker = Speaker(labels=["a", "b"], encoder_layer=SimpleNamespace(shift=40.0))
+    speaker = Speaker(labels=["a", "b"], encoder_layer=SimpleNamespace(frame_ms=40.0))
     assert module.spikes(speaker, torch.zeros(1000)) == [("a", 20.0), ("a", 140.0), ("b", 180.0)]

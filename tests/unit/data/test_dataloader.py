@@ -17,14 +17,14 @@ import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 from nemo.collections.common.data.lhotse.nemo_adapters import LazyNeMoIterator, LazyNeMoTarredIterator
 
-from nemo_tutornet.data.dataloader import Rows, check_augmentation
+from nemo_tutornet.data.dataloader import UtteranceResolver, check_augmentation
 from tests.conftest import refusal
 
 RATE = 16000
 
 
 def keys(cuts: Sequence[Any]) -> list[str]:
-    rows = Rows(SimpleNamespace(dataset=SimpleNamespace(return_cuts=False)))
+    rows = UtteranceResolver(SimpleNamespace(dataset=SimpleNamespace(return_cuts=False)))
     return [
         utterance.key
         for utterance in rows([None, None, None, None, [cut.drop_in_memory_data() for cut in cuts]])

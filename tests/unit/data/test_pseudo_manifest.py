@@ -50,7 +50,11 @@ def test_the_manifest_itself_is_kept(source: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_filters_and_transcripts(source: Path, tmp_path: Path) -> None:
-    assert pseudo_manifest(source, tmp_path / "a.jsonl", max_wer=0.4) == {"kept": 2, "wrong": 1, "empty": 1}
+    assert pseudo_manifest(source, tmp_path / "a.jsonl", max_wer=0.4) == {
+        "kept": 2,
+        "high_wer": 1,
+        "empty": 1,
+    }
     assert pseudo_manifest(source, tmp_path / "b.jsonl", max_wer=0.5) == {"kept": 3, "empty": 1}
     assert pseudo_manifest(source, tmp_path / "c.jsonl", keep_transcripts=True) == {
         "kept": 1,
@@ -70,7 +74,7 @@ def test_audio_is_found_from_another_folder(
     working.mkdir()
     monkeypatch.chdir(working)
     (tmp_path / "a.wav").touch()
-    assert pseudo_manifest(source, written) == {"kept": 3, "empty": 1, "unfound": 1}
+    assert pseudo_manifest(source, written) == {"kept": 3, "empty": 1, "audio_not_found": 1}
     assert [row["audio_filepath"] for row in rows(written)] == [str(tmp_path / "a.wav"), "b.wav", "/x/c.wav"]
     (working / "b.wav").touch()
     assert pseudo_manifest(source, written) == {"kept": 3, "empty": 1}
@@ -120,6 +124,7 @@ def test_the_command_counts(source: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert (
-        "2 rows with the teacher's text, 0 with their transcript; dropped: 1 empty, 1 wrong." in result.output
+        "2 rows with the teacher's text, 0 with their transcript; dropped: 1 empty, 1 with a high WER."
+        in result.output
     )
     assert CliRunner().invoke(app, ["pseudo-labels", "/no/m.jsonl", "x.jsonl"]).exit_code == 2

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from nemo_tutornet.config import SKDConfig, TeacherConfig, TutorConfig
-from nemo_tutornet.distill.matching import Pairing
+from nemo_tutornet.distill.matching import ModelMatch
 from nemo_tutornet.distill.objective import Objective
 from nemo_tutornet.distill.projections import Head, Projection
 from nemo_tutornet.distill.student_capture import StudentOutputs
@@ -29,7 +29,7 @@ def noise(*shape: int, seed: int) -> torch.Tensor:
 
 def build(reduction: str = "mean_batch", heads: bool = False, **skd: object) -> Objective:
     """A student of 80 ms, guided at 40 and with a head at 20; a teacher of 40 ms with a hint layer at 10."""
-    pairing = Pairing(
+    pairing = ModelMatch(
         student_encoder=Layer("encoder", WIDTH, 2, 80.0),
         guided=Layer("g", WIDTH, 2, 40.0),
         heads=(Layer("h", WIDTH, 2, 20.0),) if heads else (),
@@ -99,7 +99,7 @@ def test_skd_takes_every_key(
         temperature=temperature,
         frames=frames,
         frames_around=around,
-        shift=shift,
+        match_window=shift,
     )
     torch.testing.assert_close(terms(objective, skd=1.0)["skd"], expected)
 
@@ -121,7 +121,7 @@ def test_a_head_is_compared_on_its_own_frames() -> None:
 
 
 def test_heads_count_where_the_stage_has_skd_and_their_ctc_where_it_has_ctc() -> None:
-    objective = build(heads=True, at_layers_weight=0.5)
+    objective = build(heads=True, intermediate_weight=0.5)
     assert objective.weights(Stage("s", {"ctc": 1.0})) == {"ctc": 1.0}
     assert objective.weights(Stage("s", {"skd": 1.0})) == {"skd": 1.0, "inter_skd": 0.5}
     assert set(terms(objective, skd=1.0)) == {"skd", "inter_skd"}  # without CTC nobody asks for it

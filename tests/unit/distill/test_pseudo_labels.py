@@ -47,15 +47,16 @@ def test_each_fate_and_its_count() -> None:
     assert rows[0, :3].tolist() == [0, 2, 1] and rows[6].tolist() == [1, 2, 0, 2, 1]
     assert (
         labels.report()
-        == "pseudo-labels: 2 of 8 hypotheses used, dropped: 1 empty, 1 unsure, 2 unspeakable, 1 wrong, 1 "
-        "long."
+        == "pseudo-labels: 2 of 8 hypotheses used, dropped: 1 empty, 1 low_confidence, 2 not_in_vocabulary, "
+        "1 high_wer, "
+        "1 too_long."
     )
     assert not labels.counts
 
 
 def test_the_error_rate_is_of_the_transcript() -> None:
     """`a b` for `a` is one error in one word, not in two; at the limit a hypothesis stays."""
-    for text, transcript, fate in (("a b", [0], "wrong"), ("a a", [0, 2, 1], "kept")):
+    for text, transcript, fate in (("a b", [0], "high_wer"), ("a a", [0, 2, 1], "kept")):
         labels = pseudo(max_wer=0.5)
         labels.targets(
             [Hypothesis(text, 0.9)],
@@ -73,7 +74,7 @@ def test_labels_of_spaces_alone_say_nothing() -> None:
     _, counts = labels.targets(
         hypotheses, torch.tensor([[2], [2]]), torch.tensor([1, 1]), torch.tensor([9, 9])
     )
-    assert counts.tolist() == [3, 0] and dict(labels.counts) == {"kept": 1, "unspeakable": 1}
+    assert counts.tolist() == [3, 0] and dict(labels.counts) == {"kept": 1, "not_in_vocabulary": 1}
 
 
 def test_without_filters_only_what_cannot_be_used_is_dropped() -> None:

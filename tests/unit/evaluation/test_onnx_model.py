@@ -18,7 +18,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nemo_tutornet.evaluation.onnx_model import OnnxRecogniser, join_labels
+from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, join_labels
 from tests.conftest import LABELS
 from tests.unit.export.test_onnx_export import METADATA, graph, write
 
@@ -135,7 +135,7 @@ def test_pieces_become_the_text_that_nemo_makes_of_them(page, tokenizer):
 def test_the_best_path_is_spelt_as_nemo_spells_it(tmp_path, page, strategy):
     labels = [" ", "a", "b", "'", ",", "."]
     metadata = dataclasses.replace(METADATA, labels=labels, front_end={**METADATA.front_end, "features": 7})
-    recogniser = OnnxRecogniser(write(tmp_path / "student.onnx", graph(features=7), metadata.as_strings()))
+    recogniser = OnnxCTCModel(write(tmp_path / "student.onnx", graph(features=7), metadata.as_strings()))
     log_probs = torch.randn(40, 200, 7, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     told = nemo_decoding(labels, strategy).ctc_decoder_predictions_tensor(log_probs, torch.full((40,), 200))
     expected = [hypothesis.text for hypothesis in told]
@@ -152,6 +152,6 @@ def test_word_pieces_lose_the_space_before_a_mark_too(page):
 
 
 def test_audio_without_samples_has_no_frames(tmp_path):
-    recogniser = OnnxRecogniser(write(tmp_path / "student.onnx", graph(), METADATA.as_strings()))
+    recogniser = OnnxCTCModel(write(tmp_path / "student.onnx", graph(), METADATA.as_strings()))
     assert recogniser.features(np.zeros(0, np.float32)).shape == (1, 8, 0)
     assert recogniser.transcribe([np.zeros(0, np.float32), np.zeros(159, np.float32)]) == ["", ""]

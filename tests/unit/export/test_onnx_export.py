@@ -18,7 +18,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorError
-from nemo_tutornet.evaluation.onnx_model import OnnxRecogniser, join_labels
+from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, join_labels
 from nemo_tutornet.export.onnx_export import with_metadata, write_onnx
 from nemo_tutornet.export.onnx_metadata import OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
@@ -218,7 +218,7 @@ def test_characters_and_word_pieces_become_text():
 
 def test_the_best_path_merges_repeats_and_then_drops_blanks(tmp_path):
     path = write(tmp_path / "student.onnx", graph(), METADATA.as_strings())
-    recogniser = OnnxRecogniser(path)
+    recogniser = OnnxCTCModel(path)
     best = [7, 1, 1, 7, 1, 0, 0, 2, 7, 7]
     assert recogniser.decode(np.eye(8)[best]) == "aa b"
     assert recogniser.decode(np.zeros((0, 8))) == ""
@@ -229,7 +229,7 @@ def test_the_best_path_merges_repeats_and_then_drops_blanks(tmp_path):
 def test_a_batch_is_run_without_its_padding(tmp_path):
     path = write(tmp_path / "student.onnx", graph(), METADATA.as_strings())
     features = np.random.default_rng(0).standard_normal((2, 8, 5)).astype(np.float32)
-    log_probs = OnnxRecogniser(path).log_probs(features, [5, 3])
+    log_probs = OnnxCTCModel(path).log_probs(features, [5, 3])
     assert log_probs.shape == (2, 5, 8) and np.isnan(log_probs[1, 3:]).all()
     assert np.array_equal(log_probs[1, :3], features[1, :, :3].T)
 
@@ -272,7 +272,7 @@ def test_a_file_that_is_not_what_it_says_is_refused(tmp_path, damage, words):
     elif damage == "truncated":
         path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(TutorError) as error:
-        OnnxRecogniser(path)
+        OnnxCTCModel(path)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
-from nemo_tutornet.export.scrub import forget_machine, paths_in_tokenizers
+from nemo_tutornet.export.scrub import paths_in_tokenizers, strip_training_paths
 from tests.integration.students import write_tokenizer
 
 
@@ -43,7 +43,7 @@ def test_paths_are_forgotten_and_nothing_else(tmp_path: Path) -> None:
         f"{tmp_path}/tokenizer/text.txt",
         f"{tmp_path}/tokenizer/tokenizer",
     ]
-    forget_machine(student)
+    strip_training_paths(student)
     assert paths_in_tokenizers(student) == [] and str(tmp_path).encode() not in student.read_bytes()
     assert (
         content(student, "./model_config.yaml") == b"a: 1\n"
@@ -71,7 +71,7 @@ def test_a_tokenizer_may_have_any_name(tmp_path: Path) -> None:
         tmp_path / "student.nemo", model_config__yaml=config, ab12_english__spm=model, spe_v11__model=model
     )
     assert len(paths_in_tokenizers(student)) == 4
-    forget_machine(student)
+    strip_training_paths(student)
     assert paths_in_tokenizers(student) == [] and str(tmp_path).encode() not in student.read_bytes()
 
 
@@ -80,7 +80,7 @@ def test_what_has_nothing_to_forget_stays_as_it_is(tmp_path: Path) -> None:
         members = {"model_config__yaml": b"a: 1\n", **({} if model is None else {"tokenizer__model": model})}
         student = archive(tmp_path / f"{name}.nemo", **members)
         before = student.read_bytes()
-        forget_machine(student)
+        strip_training_paths(student)
         assert student.read_bytes() == before
 
 
@@ -100,7 +100,7 @@ def test_the_user_is_forgotten(tmp_path: Path) -> None:
                 len(content_),
             )
             file.addfile(info, io.BytesIO(content_))
-    forget_machine(student)
+    strip_training_paths(student)
     with tarfile.open(student) as file:
         assert [(m.uid, m.gid, m.uname, m.gname) for m in file.getmembers()] == 2 * [(0, 0, "", "")]
     assert b"alice" not in student.read_bytes() and b"staff" not in student.read_bytes()

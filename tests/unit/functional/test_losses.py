@@ -75,7 +75,7 @@ def test_rkd_agrees_with_loops(weighting: str, dtype: torch.dtype, tolerance: fl
 
 @pytest.mark.parametrize("frames", losses.FRAME_SELECTION)
 @pytest.mark.parametrize(
-    "divergence, temperature", [("l2", 1.0), ("kl", 1.0), ("kl", 0.5), ("kl", 3.0), ("guided", 1.0)]
+    "divergence, temperature", [("l2", 1.0), ("kl", 1.0), ("kl", 0.5), ("kl", 3.0), ("guided_ctc", 1.0)]
 )
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-11), (torch.float32, 1e-5)])
 def test_skd_agrees_with_loops(

@@ -55,7 +55,7 @@ def test_identical_networks_give_zero_and_no_gradient(name: str) -> None:
 @pytest.mark.parametrize("frames", losses.FRAME_SELECTION)
 def test_guided_ctc_of_identical_networks_is_minus_their_confidence(frames: str) -> None:
     batch = make_batch(seed=7)
-    value = skd_of("guided", frames)(batch.with_(student=batch.teacher))
+    value = skd_of("guided_ctc", frames)(batch.with_(student=batch.teacher))
     for b, length in enumerate(LENGTHS):
         best = [
             batch.teacher[b, t].exp().max().item()
@@ -259,7 +259,7 @@ def test_guided_ctc_lies_between_minus_the_spikes_and_zero(
 ) -> None:
     mask = losses.frame_mask(torch.tensor([length]), 4)
     spikes = sum(row.argmax() != BLANK for row in teacher[0, :length])
-    assert -float(spikes) * (1 + 1e-12) <= losses.skd_guided(student, teacher, mask).item() <= 0
+    assert -float(spikes) * (1 + 1e-12) <= losses.skd_guided_ctc(student, teacher, mask).item() <= 0
 
 
 def test_kl_pulls_a_student_back_from_far_away() -> None:
@@ -277,7 +277,7 @@ def test_kl_pulls_a_student_back_from_far_away() -> None:
 
 def test_guided_ctc_of_an_all_blank_teacher_is_zero() -> None:
     batch = EDGES["teacher is sure it is all blank"]()
-    assert (skd_of("guided", "all")(batch) == 0).all()
+    assert (skd_of("guided_ctc", "all")(batch) == 0).all()
 
 
 @QUICK

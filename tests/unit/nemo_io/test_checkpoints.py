@@ -23,9 +23,9 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_tutornet.nemo_io.archive import read_nemo_config
-from nemo_tutornet.nemo_io.isolation import untouched_app_state
+from nemo_tutornet.nemo_io.isolation import preserve_app_state
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
-from nemo_tutornet.utils.files import written_whole
+from nemo_tutornet.utils.files import atomic_write
 from tests.conftest import refusal
 
 # --- load_lightning_checkpoint
@@ -271,7 +271,7 @@ def test_a_file_of_another_user_is_not_called_truncated(
 def test_a_link_to_a_folder_is_replaced_like_any_file(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "m.nemo").symlink_to("folder")
-    with written_whole(tmp_path / "m.nemo") as temporary:
+    with atomic_write(tmp_path / "m.nemo") as temporary:
         temporary.write_bytes(b"new")
     assert not (tmp_path / "m.nemo").is_symlink() and (tmp_path / "m.nemo").read_bytes() == b"new"
 
@@ -281,7 +281,7 @@ def test_every_part_of_a_restore_in_progress_comes_back() -> None:
 
     state = AppState()
     before = {**state.__dict__, "_all_model_restore_paths": list(state._all_model_restore_paths)}
-    with untouched_app_state():
+    with preserve_app_state():
         state.is_model_being_restored, state._nemo_file_folder = True, "other"
         state.model_restore_path = "other.nemo"
     assert dict(state.__dict__) == before

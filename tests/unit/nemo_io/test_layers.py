@@ -187,7 +187,7 @@ def test_a_layer_is_measured(form: str, shift: float) -> None:
 def test_padding_to_a_multiple_does_not_change_the_shift() -> None:
     """A front end that pads to 16 hops adds the same to both lengths."""
     model = Toy(lambda x, n: nn.functional.pad(x, (0, 3)), 20.0)
-    assert measure(model, LAYER, model.run).shift == 20.0
+    assert measure(model, LAYER, model.run).frame_ms == 20.0
 
 
 def test_a_width_that_equals_a_frame_count_is_no_riddle() -> None:

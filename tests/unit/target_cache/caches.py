@@ -13,14 +13,14 @@ import torch
 
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.target_cache.layout import Coding
+from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
 from nemo_tutornet.target_cache.writer import CacheWriter
 
 BINDING = {"teacher": "ab12", "front_end": {"features": 80, "window": "hann"}, "layer": None}
-FULL = Coding(labels=6, width=4, hypotheses=True)
-SPARSE = Coding(labels=300, floor=1e-4, width=4)
+FULL = CacheSchema(labels=6, width=4, hypotheses=True)
+SPARSE = CacheSchema(labels=300, floor=1e-4, width=4)
 RATE = 16000
 
 
@@ -29,7 +29,7 @@ def utterances(count: int, audio: str = "a.wav") -> list[Utterance]:
 
 
 def targets(
-    utterance: Utterance, coding: Coding, frames: int = 5, hidden_frames: int = 7, text: str = "hé"
+    utterance: Utterance, coding: CacheSchema, frames: int = 5, hidden_frames: int = 7, text: str = "hé"
 ) -> UtteranceTargets:
     generator = torch.Generator().manual_seed(key_hash(key_bytes(utterance)) % 2**31)
     log_probs = hidden = None
@@ -41,7 +41,7 @@ def targets(
 
 
 def build(
-    folder: Path, coding: Coding = FULL, count: int = 5, most_bytes: int = 1, **files: bytes
+    folder: Path, coding: CacheSchema = FULL, count: int = 5, most_bytes: int = 1, **files: bytes
 ) -> list[Utterance]:
     """A finished cache; of one utterance a shard unless told otherwise."""
     keys = utterances(count)

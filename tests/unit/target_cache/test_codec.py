@@ -64,7 +64,7 @@ def slow_guided(student: list[list[float]], teacher: list[list[float]]) -> float
     return -sum(math.exp(p[i]) for p, q, i in zip(student, teacher, best, strict=True) if i != len(q) - 1)
 
 
-SLOW = {"l2": slow_l2, "kl": slow_kl, "guided": slow_guided}
+SLOW = {"l2": slow_l2, "kl": slow_kl, "guided_ctc": slow_guided}
 
 
 def slow_rkd(student: Tensor, teacher: Tensor, weights: list[float]) -> float:
@@ -164,7 +164,7 @@ def test_an_impossible_label_is_no_infinity() -> None:
 
 @pytest.mark.parametrize("winner", [0, 1, 2])
 def test_rounding_makes_no_other_label_the_best(winner: int) -> None:
-    """In fp16 both are -0.6934: the argmax, which `guided` and `nonblank` read, would be the first of
+    """In fp16 both are -0.6934: the argmax, which `guided_ctc` and `nonblank` read, would be the first of
     them.
     """
     exact = torch.full((1, 3), math.log(0.49999 / 1))

@@ -19,9 +19,9 @@ from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache import layout, shard
-from nemo_tutornet.target_cache.layout import Coding
+from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.target_cache.writer import CacheWriter, read_coding
+from nemo_tutornet.target_cache.writer import CacheWriter, read_schema
 from nemo_tutornet.teachers.cached import CachedTeacher
 from tests.unit.target_cache.caches import (
     BINDING,
@@ -41,7 +41,7 @@ from tests.unit.target_cache.caches import (
 
 
 @pytest.mark.parametrize("coding", [FULL, SPARSE], ids=["whole", "sparse"])
-def test_a_flipped_bit_anywhere_in_a_shard(tmp_path: Path, coding: Coding) -> None:
+def test_a_flipped_bit_anywhere_in_a_shard(tmp_path: Path, coding: CacheSchema) -> None:
     keys = build(tmp_path, coding, count=2, most_bytes=10**6)
     (path,) = shards(tmp_path)
     content = path.read_bytes()
@@ -121,7 +121,7 @@ def test_a_cache_of_another_teacher(tmp_path: Path) -> None:
     with refused('binding.teacher is "ab12" there and "cd34" here', "--output"):
         CacheWriter(tmp_path, {**BINDING, "teacher": "cd34"}, FULL, RATE)
     with refused("coding.width is 4 there and null here"):
-        CacheWriter(tmp_path, BINDING, Coding(labels=6, hypotheses=True), RATE)
+        CacheWriter(tmp_path, BINDING, CacheSchema(labels=6, hypotheses=True), RATE)
 
 
 def test_a_shard_of_another_cache(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def forge(folder: Path, **changes: np.ndarray) -> None:
     """A cache of one shard with other arrays, whose checksums are all right."""
     (path,) = shards(folder)
     tensors = {**load_file(path), **{name.replace("__", "."): value for name, value in changes.items()}}
-    coding = read_coding(folder)
+    coding = read_schema(folder)
     tensors["index.checksum"] = np.array(
         [shard.checksum([tensors[name] for name in layout.arrays_of(coding)])], np.uint32
     )

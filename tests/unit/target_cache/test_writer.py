@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache import codec
-from nemo_tutornet.target_cache.layout import Coding
+from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
-from nemo_tutornet.target_cache.writer import CacheWriter, read_coding
+from nemo_tutornet.target_cache.writer import CacheWriter, read_schema
 from nemo_tutornet.utils import files
 from tests.unit.target_cache.caches import (
     BINDING,
@@ -44,7 +44,7 @@ from tests.unit.target_cache.caches import (
 # --------------------------------------------------------------------------------------
 
 
-def decoded(given: UtteranceTargets, coding: Coding) -> UtteranceTargets:
+def decoded(given: UtteranceTargets, coding: CacheSchema) -> UtteranceTargets:
     """What the codec makes of targets without any storage."""
     log_probs = hidden = None
     if given.log_probs is not None and coding.floor is None:
@@ -56,8 +56,8 @@ def decoded(given: UtteranceTargets, coding: Coding) -> UtteranceTargets:
     return UtteranceTargets(given.samples, given.frames, log_probs, hidden, given.text, given.confidence)
 
 
-def some_coding(labels: int | None, sparse: bool, width: int | None, hypotheses: bool) -> Coding:
-    return Coding(labels, 1e-3 if labels and sparse else None, width, hypotheses)
+def some_coding(labels: int | None, sparse: bool, width: int | None, hypotheses: bool) -> CacheSchema:
+    return CacheSchema(labels, 1e-3 if labels and sparse else None, width, hypotheses)
 
 
 CODINGS = st.builds(
@@ -67,7 +67,11 @@ CODINGS = st.builds(
     width=st.none() | st.integers(1, 9),
     hypotheses=st.booleans(),
 )
-NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=12)
+# What the system can call a file: text, and bytes that are not UTF-8, which Python has as U+DC80 to U+DCFF.
+BYTES = st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"])
+NAMES = st.text(
+    st.characters(exclude_characters="\0", exclude_categories=["Cs"]) | BYTES, min_size=1, max_size=12
+)
 
 
 def key_of(row: tuple) -> str:
@@ -96,7 +100,7 @@ ROWS = st.lists(
     most_bytes=st.sampled_from([1, 300, 10**6]),
     order=st.randoms(use_true_random=False),
 )
-def test_what_is_written_comes_back(coding: Coding, rows: list, most_bytes: int, order: Any) -> None:
+def test_what_is_written_comes_back(coding: CacheSchema, rows: list, most_bytes: int, order: Any) -> None:
     expected: dict[Utterance, UtteranceTargets] = {}
     with tempfile.TemporaryDirectory() as name:
         with CacheWriter(Path(name) / "new", BINDING, coding, RATE, most_bytes=most_bytes) as writer:
@@ -138,7 +142,7 @@ def test_what_is_written_comes_back(coding: Coding, rows: list, most_bytes: int,
 
 
 def test_a_transducer_has_no_confidence(tmp_path: Path) -> None:
-    with CacheWriter(tmp_path, BINDING, Coding(hypotheses=True), RATE) as writer:
+    with CacheWriter(tmp_path, BINDING, CacheSchema(hypotheses=True), RATE) as writer:
         writer.add(Utterance("a"), UtteranceTargets(640, 1, text="", confidence=None))
         writer.finish()
     found = CacheReader(tmp_path).read([Utterance("a")])
@@ -148,7 +152,7 @@ def test_a_transducer_has_no_confidence(tmp_path: Path) -> None:
 def test_certainty_and_half_a_character_come_back(tmp_path: Path) -> None:
     """A label that cannot be has -inf; a surrogate alone is no text that UTF-8 has."""
     sure = torch.tensor([[0.0, -torch.inf, -torch.inf]])
-    with CacheWriter(tmp_path, BINDING, Coding(labels=3, hypotheses=True), RATE) as writer:
+    with CacheWriter(tmp_path, BINDING, CacheSchema(labels=3, hypotheses=True), RATE) as writer:
         writer.add(Utterance("a"), UtteranceTargets(640, 1, sure, None, "a\ud800", 0.5))
         writer.finish()
     found = CacheReader(tmp_path).read([Utterance("a")])
@@ -229,7 +233,7 @@ def test_a_killed_builder_goes_on(tmp_path: Path) -> None:
         CacheReader(tmp_path)
 
     keys = utterances(6)
-    assert read_coding(tmp_path) == FULL
+    assert read_schema(tmp_path) == FULL
     with CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1) as writer:
         assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
         assert [key in writer for key in keys] == [i < len(finished) for i in range(6)]

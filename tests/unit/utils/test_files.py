@@ -15,7 +15,13 @@ from typing import Any
 
 import pytest
 
-from nemo_tutornet.utils.files import sha256_of, staged, staged_in, uninterrupted, written_whole
+from nemo_tutornet.utils.files import (
+    atomic_write,
+    defer_signals,
+    sha256_of,
+    staging_directories,
+    staging_directory,
+)
 
 # --- Files
 # -----------------------------------------------------------------------------------------------------------
@@ -34,7 +40,7 @@ def listing(folder: Path) -> list[str]:
 
 def test_a_file_is_written_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "m.nemo"
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         # The same file system, so that renaming is atomic; the same name, so that messages about it are
         # right.
         assert temporary.parent.parent == path.parent and temporary.name == path.name
@@ -45,12 +51,12 @@ def test_a_file_is_written_whole(tmp_path: Path) -> None:
 
 
 def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
-    with staged(tmp_path) as folder:
+    with staging_directory(tmp_path) as folder:
         (folder / "a").write_bytes(b"1")
         (folder / "b").write_bytes(b"2")
         assert listing(tmp_path) == [folder.name]
     assert listing(tmp_path) == ["a", "b"]
-    with pytest.raises(RuntimeError), staged(tmp_path) as folder:
+    with pytest.raises(RuntimeError), staging_directory(tmp_path) as folder:
         (folder / "a").write_bytes(b"3")
         raise RuntimeError
     assert listing(tmp_path) == ["a", "b"] and (tmp_path / "a").read_bytes() == b"1"
@@ -59,7 +65,7 @@ def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
 def test_an_old_file_is_replaced_at_the_end_only(tmp_path: Path) -> None:
     path = tmp_path / "m.nemo"
     path.write_bytes(b"old")
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(b"new")
         assert path.read_bytes() == b"old"
     assert path.read_bytes() == b"new"
@@ -72,7 +78,7 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path, error
     path = tmp_path / "m.nemo"
     if old:
         path.write_bytes(b"old")
-    with pytest.raises(error), written_whole(path) as temporary:
+    with pytest.raises(error), atomic_write(path) as temporary:
         temporary.write_bytes(b"half")
         raise error
     assert listing(tmp_path) == (["m.nemo"] if old else [])
@@ -83,7 +89,7 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path: Path, error
 def test_a_writer_that_removes_its_file_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "m.nemo"
     path.write_bytes(b"old")
-    with pytest.raises(FileNotFoundError), written_whole(path) as temporary:
+    with pytest.raises(FileNotFoundError), atomic_write(path) as temporary:
         temporary.unlink()
     assert path.read_bytes() == b"old" and listing(tmp_path) == ["m.nemo"]
 
@@ -92,7 +98,7 @@ def test_a_writer_that_removes_its_file_leaves_the_old_one(tmp_path: Path) -> No
 def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
-        with written_whole(tmp_path / "m.nemo") as temporary:
+        with atomic_write(tmp_path / "m.nemo") as temporary:
             temporary.write_bytes(b"new")
         after = os.umask(umask)
     finally:
@@ -104,12 +110,12 @@ def test_permissions_follow_the_umask(tmp_path: Path, umask: int) -> None:
 def test_files_of_several_folders_appear_together_or_not_at_all(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     for _ in range(2):
-        with staged_in(a, b, a) as stages:
+        with staging_directories(a, b, a) as stages:
             assert list(stages) == [a, b]
             (stages[a] / "m.nemo").write_bytes(b"old")
             (stages[b] / "m.onnx").write_bytes(b"old")
     (b / "n.onnx").mkdir()
-    with pytest.raises(IsADirectoryError) as error, staged_in(a, b) as stages:
+    with pytest.raises(IsADirectoryError) as error, staging_directories(a, b) as stages:
         for path in (stages[a] / "m.nemo", stages[b] / "m.onnx", stages[b] / "n.onnx"):
             path.write_bytes(b"new")
     assert error.value.strerror == f"{b / 'n.onnx'} is a folder"
@@ -129,7 +135,7 @@ def test_an_interrupt_while_files_appear_waits_for_the_last(
     monkeypatch.setattr("nemo_tutornet.utils.files.os.replace", interrupted)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     try:
-        with pytest.raises(KeyboardInterrupt), staged(tmp_path) as folder:
+        with pytest.raises(KeyboardInterrupt), staging_directory(tmp_path) as folder:
             (folder / "a").touch()
             (folder / "b").touch()
     finally:
@@ -145,7 +151,7 @@ def test_an_interrupt_is_put_off_and_not_lost(number: int, handler: Any) -> None
     before = signal.signal(number, own)
     steps = []
     try:
-        with uninterrupted():
+        with defer_signals():
             os.kill(os.getpid(), number)
             steps.append("done")
             assert not told
@@ -159,7 +165,7 @@ def test_an_interrupt_is_put_off_and_not_lost(number: int, handler: Any) -> None
 
 def test_files_appear_in_any_thread(tmp_path: Path) -> None:
     def write() -> None:
-        with written_whole(tmp_path / "m.nemo") as temporary:
+        with atomic_write(tmp_path / "m.nemo") as temporary:
             temporary.touch()
 
     thread = threading.Thread(target=write)
