@@ -31,6 +31,7 @@ from rich.table import Table
 from torch import Tensor
 
 from nemo_tutornet.commands import posterior_floor
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.functional import losses
 from nemo_tutornet.target_cache import codec
@@ -38,6 +39,8 @@ from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets, encode
 from nemo_tutornet.target_cache.writer import CacheWriter
+from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.targets import TargetRequest
 
 RATE, FRAMES_PER_HOUR, BATCH = 16000, 90000, 16
 Targets = list[UtteranceTargets]
@@ -67,14 +70,16 @@ def real(teacher: Path, manifest: Path) -> Targets:
 
     from nemo_tutornet.data.manifest import read_manifest
     from nemo_tutornet.nemo_io.restore import restore_ctc
-    from nemo_tutornet.teachers.live import Teacher
 
-    model, targets = Teacher(restore_ctc(teacher), "fp32"), []
+    model, targets = LiveTeacher(restore_ctc(teacher), "fp32"), []
     for row in read_manifest(manifest):
         audio, _ = librosa.load(
             str(row.audio), sr=model.sample_rate, offset=row.offset, duration=row.duration
         )
-        found = model(torch.from_numpy(audio)[None], torch.tensor([len(audio)]), hidden=True, posteriors=True)
+        found = model.targets(
+            TrainingBatch(torch.from_numpy(audio)[None], torch.tensor([len(audio)])),
+            TargetRequest(hidden=True, posteriors=True),
+        )
         assert found.log_probs is not None and found.hidden is not None
         frames = int(found.lengths[0])
         targets.append(
@@ -86,7 +91,6 @@ def real(teacher: Path, manifest: Path) -> Targets:
 
 
 # --- Codings
-# ---------------------------------------------------------------------------------------------------------
 
 
 def top(log_probs: Tensor, count: int) -> tuple[Tensor, int]:
@@ -191,7 +195,6 @@ def hidden_codings(targets: Targets) -> list[dict[str, Any]]:
 
 
 # --- Libraries
-# -------------------------------------------------------------------------------------------------------
 
 
 def coded(targets: Targets) -> tuple[list[Arrays], CacheSchema]:
@@ -354,7 +357,6 @@ def timed(read: Callable[[Sequence[int]], Any], count: int, rounds: int, before:
 
 
 # --- Tables
-# ----------------------------------------------------------------------------------------------------------
 
 
 def show(title: str, rows: list[dict[str, Any]]) -> None:

@@ -34,11 +34,11 @@ from nemo.utils.exp_manager import exp_manager
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import OmegaConf
 
-from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE
-from nemo_tutornet.config import parse_tutor
 from nemo_tutornet.data.manifest import check_manifests
+from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.errors import exit_on_user_error
 from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
+from nemo_tutornet.models import model_class_for
 
 
 @hydra_runner(config_path="../conf", config_name="quartznet_5x5")
@@ -47,7 +47,7 @@ def main(cfg):
     logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
     # Mistakes show before anything is built: the tutor section at once, the manifests in less than a
     # millisecond a row.
-    parse_tutor(cfg.model)
+    read_tutor_section(cfg.model)
     logging.info("Checking the manifests")
     for told in check_manifests(cfg.model):
         logging.warning(told)
@@ -56,8 +56,7 @@ def main(cfg):
 
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     exp_manager(trainer, cfg.get("exp_manager", None))
-    model_class = TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel
-    model = model_class(cfg=cfg.model, trainer=trainer)
+    model = model_class_for(cfg.model)(cfg=cfg.model, trainer=trainer)
 
     # Initialize the weights of the model from another model, if provided via config
     model.maybe_init_from_pretrained_checkpoint(cfg)

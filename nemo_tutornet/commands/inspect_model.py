@@ -21,7 +21,7 @@ from nemo_tutornet.nemo_io.archive import read_nemo_config
 from nemo_tutornet.nemo_io.layers import ENCODER, Layer, encode_silence, hop_of, measure_all
 from nemo_tutornet.nemo_io.restore import locate, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
-from nemo_tutornet.teachers.live import Teacher
+from nemo_tutornet.teachers.live import LiveTeacher
 
 FIRST_LABELS = 8
 # What people choose from: the encoder's output, its blocks (of a ConvASREncoder, of Conformers), and what
@@ -130,7 +130,7 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
     path = locate(str(source), "MODEL")
     config = read_nemo_config(path)
     check_teacher(config, path)
-    teacher = Teacher(_restore(path))
+    teacher = LiveTeacher(_restore(path))
     front_end = _front_end(teacher)
     modules = {
         name: module
@@ -148,7 +148,7 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
         labels=_labels(teacher),
         frame_ms=teacher.encoder_layer.frame_ms,
         frame_weighting=_auto_weighting(teacher, teacher.encoder_layer),
-        skd=teacher.head is not None,
+        skd=teacher.has_posteriors,
         layers=[
             LayerInfo(
                 path=layer.path,
@@ -190,7 +190,7 @@ def _import_nemo() -> None:
             gc.enable()
 
 
-def _front_end(teacher: Teacher) -> FrontEnd:
+def _front_end(teacher: LiveTeacher) -> FrontEnd:
     preprocessor = teacher.model.preprocessor
     featurizer = preprocessor.featurizer
     normalize = getattr(featurizer, "normalize", None)
@@ -203,9 +203,9 @@ def _front_end(teacher: Teacher) -> FrontEnd:
     )
 
 
-def _labels(teacher: Teacher) -> LabelSetInfo:
+def _labels(teacher: LiveTeacher) -> LabelSetInfo:
     tokenizer = teacher.model.cfg.get("tokenizer")
-    labels = list(teacher.model.joint.vocabulary) if teacher.head is None else teacher.labels
+    labels = list(teacher.model.joint.vocabulary) if not teacher.has_posteriors else teacher.labels
     return LabelSetInfo(
         kind="characters" if tokenizer is None else "subwords",
         tokenizer=None if tokenizer is None else str(tokenizer.get("type")),
@@ -214,6 +214,6 @@ def _labels(teacher: Teacher) -> LabelSetInfo:
     )
 
 
-def _auto_weighting(teacher: Teacher, layer: Layer) -> str:
+def _auto_weighting(teacher: LiveTeacher, layer: Layer) -> str:
     teacher.hint_layer = layer
     return frame_weighting(teacher, "auto")

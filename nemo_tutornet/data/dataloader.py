@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from nemo_tutornet.data.utterances import Utterance
@@ -95,9 +97,36 @@ def check_tars(train_ds: Mapping[str, Any], ranks: int) -> None:
             )
 
 
-def drop_sample_ids(batch: Sequence[Any]) -> tuple[Any, ...]:
-    """A batch as NeMo's training step wants it: signal, its lengths, transcripts and theirs, and no ids."""
-    return tuple(batch[:4])
+@dataclass(frozen=True)
+class TrainingBatch:
+    """A batch of a training set, its parts by name.
+
+    Legend: `B` utterances, `N` samples, `L` labels.
+
+    Attributes:
+        signal: waveform `[B, N]`.
+        signal_lengths: valid samples `[B]`.
+        transcripts: labels `[B, L]`; None where only audio is wanted.
+        transcript_lengths: valid labels `[B]`, 0 where there is no transcript.
+        sample_ids: what NeMo's dataset gives to tell the rows apart; None where it was not asked for.
+        utterances: the utterance of each row (`UtteranceResolver`); None where nobody has to know.
+    """
+
+    signal: Tensor
+    signal_lengths: Tensor
+    transcripts: Any = None
+    transcript_lengths: Any = None
+    sample_ids: Any = None
+    utterances: Sequence[Utterance] | None = None
+
+    @classmethod
+    def from_nemo(cls, batch: Sequence[Any]) -> TrainingBatch:
+        """Names the parts of a batch of NeMo's dataloader."""
+        return cls(*batch[:5])
+
+    def for_nemo(self) -> tuple[Any, ...]:
+        """Returns the batch as NeMo's training step takes it, without ids."""
+        return self.signal, self.signal_lengths, self.transcripts, self.transcript_lengths
 
 
 class UtteranceResolver:
@@ -127,11 +156,11 @@ class UtteranceResolver:
             self._starts.append(start)
             self._collections.append(leaf.manifest_processor.collection)
 
-    def __call__(self, batch: Sequence[Any]) -> list[Utterance]:
-        """The utterances of a batch's rows."""
+    def __call__(self, batch: TrainingBatch) -> list[Utterance]:
+        """Returns the utterances of a batch's rows."""
         if not self._collections:
-            return [_of_cut(cut) for cut in batch[4]]
-        return [self._of_sample(int(sample)) for sample in batch[4]]
+            return [_of_cut(cut) for cut in batch.sample_ids]
+        return [self._of_sample(int(sample)) for sample in batch.sample_ids]
 
     @property
     def known(self) -> list[Utterance]:

@@ -39,7 +39,6 @@ def _masked(x: Tensor, mask: Tensor) -> Tensor:
 
 
 # --- Representation-level distillation (RKD)
-# -------------------------------------------------------------------------
 
 
 def rkd(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
@@ -92,7 +91,6 @@ def _mean_one(raw: Tensor, mask: Tensor) -> Tensor:
 
 
 # --- Softmax-level distillation (SKD)
-# --------------------------------------------------------------------------------
 
 
 def mix_posteriors(log_probs: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

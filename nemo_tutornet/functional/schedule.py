@@ -52,11 +52,6 @@ class Stage:
         """True when `loss` counts in this stage."""
         return loss in self.weights
 
-    @property
-    def decoder_is_idle(self) -> bool:
-        """True when no loss of this stage reaches the student's decoder."""
-        return not (self.uses("ctc") or self.uses("skd") or self.uses("pseudo"))
-
 
 class Schedule:
     """Stages one after the other, measured in epochs, in optimizer steps, or in shares of the whole training.

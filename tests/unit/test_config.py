@@ -37,7 +37,6 @@ def stages(*items: str) -> str:
 
 
 # --- What is accepted
-# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -142,7 +141,6 @@ def test_a_last_stage_may_have_a_length() -> None:
 
 
 # --- What is refused
-# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -361,10 +359,6 @@ def test_a_section_left_to_fill_in_is_not_no_section() -> None:
         (stages(SECOND, "name: b, weights: {ctc: -1}"), ["model.tutor.stages[1].weights.ctc ", "-1"]),
         (stages(SECOND, "name: b, weights: {ctc: .nan}"), ["model.tutor.stages[1].weights.ctc ", "nan"]),
         (stages(SECOND, "name: b, weights: {ctc: .inf}"), ["model.tutor.stages[1].weights.ctc ", "inf"]),
-        (
-            stages(SECOND, "name: b, weights: {mse: 1}"),
-            ["model.tutor.stages[1].weights.mse ", "ctc, rkd, skd"],
-        ),
         (stages(SECOND, "name: b, weights: {}"), ["model.tutor.stages[1].weights ", "'b'"]),
         (stages(SECOND, "name: b, weights: {ctc: 0, skd: 0.0}"), ["model.tutor.stages[1].weights ", "'b'"]),
         (

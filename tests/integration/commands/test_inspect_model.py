@@ -19,15 +19,17 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-from nemo_tutornet import Teacher
+from nemo_tutornet import LiveTeacher
 from nemo_tutornet.cli import app
 from nemo_tutornet.commands.inspect_model import FrontEnd, Inspection, LabelSetInfo, inspect_model
 from nemo_tutornet.config import parse_tutor
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.matching import match_models
 from nemo_tutornet.nemo_io.layers import Capture
 from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.teachers.targets import TargetRequest
 from tests.conftest import LABELS, SAMPLE_RATE, student_config
-from tests.integration import students, teachers
+from tests.integration import students, teacher_models
 from tests.integration.commands.test_bad_input import archive
 
 CONFORMER = [
@@ -56,8 +58,8 @@ def files(corpus: Path, teacher_file: Path, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("inspect")
     return {
         "conformer": teacher_file,
-        "hybrid": teachers.save("hybrid", corpus, folder / "hybrid.nemo"),
-        "transducer": teachers.save("transducer", corpus, folder / "transducer.nemo"),
+        "hybrid": teacher_models.save("hybrid", corpus, folder / "hybrid.nemo"),
+        "transducer": teacher_models.save("transducer", corpus, folder / "transducer.nemo"),
         "quartznet": students.build("quartznet", folder / "quartznet"),
         "citrinet bpe": students.build("citrinet bpe", folder / "citrinet"),
     }
@@ -127,9 +129,9 @@ def test_every_listed_layer_is_taken_as_hint_layer(found, files, kind):
     assert {layer.path for layer in found(kind).layers} < {layer.path for layer in told.layers}
     signal, lengths = torch.randn(3, 20000), torch.tensor([20000, 13000, 7000])
     for layer in told.layers:
-        teacher = Teacher(model, hint_layer=layer.path)
+        teacher = LiveTeacher(model, hint_layer=layer.path)
         assert (teacher.hint_layer.width, teacher.hint_layer.frame_ms) == (layer.width, layer.frame_ms)
-        hidden = teacher(signal, lengths, hidden=True, posteriors=False).hidden
+        hidden = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True)).hidden
         assert hidden.shape[:2] == (3, layer.width)
         assert (
             abs(hidden.shape[2] - 1250 / layer.frame_ms) <= 16
@@ -151,7 +153,7 @@ def test_a_layer_that_is_left_out_returns_no_frames_of_each_utterance(found, fil
 
 @pytest.mark.parametrize("kind", ["quartznet", "citrinet bpe"])
 def test_every_listed_layer_is_taken_as_guided_layer(found, files, corpus, kind):
-    student, teacher = restore_ctc(files[kind]), Teacher(restore_ctc(files["conformer"]))
+    student, teacher = restore_ctc(files[kind]), LiveTeacher(restore_ctc(files["conformer"]))
     for layer in found(kind).layers:
         config = student_config(corpus, files["conformer"], stages=[{"name": "rkd", "weights": {"rkd": 1.0}}])
         config["tutor"].update(rkd={"guided_layer": layer.path}, pool_frames=True)

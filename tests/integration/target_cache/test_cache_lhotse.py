@@ -14,6 +14,7 @@ import soundfile
 from lhotse import CutSet, Recording
 
 from nemo_tutornet.commands.cache_targets import build_cache
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.target_cache.layout import read_header
 from tests.conftest import SAMPLE_RATE, student_config
 from tests.integration.target_cache.test_cache import STAGES, cached, tar, whole
@@ -55,10 +56,11 @@ def parts(corpus: Path, folder: Path) -> Path:
 def by_key(model: Any) -> dict[str, tuple[Any, Any]]:
     """Each utterance's waveform and cached posteriors."""
     model.setup("fit")
-    tutor, rows = model.tutor, {}
+    distiller, rows = model.distiller, {}
     for batch in model._train_dl:
-        targets = tutor.targets(tutor.schedule.stages[-1], batch)
-        for row, utterance in enumerate(tutor._rows(batch)):
+        named = TrainingBatch.from_nemo(batch)
+        targets = distiller.teacher_targets(distiller.schedule.stages[-1], named)
+        for row, utterance in enumerate(distiller._resolver(named)):
             samples, frames = int(batch[1][row]), int(targets.lengths[row])
             rows[utterance.key] = (batch[0][row, :samples], targets.log_probs[row, :frames])
     return rows

@@ -26,7 +26,6 @@ def refusal(path: Path, shortest: float = 0.0) -> str:
 
 
 # --- What is read
-# ----------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_read_in_order(folder: Path) -> None:
@@ -151,7 +150,6 @@ def test_other_formats_are_read(folder: Path, name: str) -> None:
 
 
 # --- What is refused
-# -------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from nemo_tutornet.utils.files import atomic_write
 from tests.conftest import refusal
 
 # --- load_lightning_checkpoint
-# ---------------------------------------------------------------------------------------
 
 
 class Calls:
@@ -210,7 +209,6 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 
 
 # --- read_nemo_config
-# ------------------------------------------------------------------------------------------------
 
 
 def nemo(path: Path, config: str) -> Path:
@@ -265,7 +263,6 @@ def test_a_file_of_another_user_is_not_called_truncated(
 
 
 # --- The rest
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_link_to_a_folder_is_replaced_like_any_file(tmp_path: Path) -> None:

@@ -72,7 +72,6 @@ def hooks(model: nn.Module) -> int:
 
 
 # --- Capture
-# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -136,7 +135,6 @@ def test_two_captures_of_one_layer_do_not_meet() -> None:
 
 
 # --- find_module
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_module_is_found_by_its_path() -> None:
@@ -170,7 +168,6 @@ def test_a_path_like_no_other_still_gets_an_answer(path: str) -> None:
 
 
 # --- measure
-# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -40,7 +40,6 @@ def posteriors(frames: int, labels: int, seed: int = 0, sharpness: float = 3.0) 
 
 
 # --- Slow references
-# -------------------------------------------------------------------------------------------------
 
 
 def slow_l2(student: list[list[float]], teacher: list[list[float]]) -> float:
@@ -101,7 +100,6 @@ def students(teacher: Tensor) -> list[list[list[float]]]:
 
 
 # --- Posteriors
-# ------------------------------------------------------------------------------------------------------
 
 
 @QUICK
@@ -237,7 +235,6 @@ def test_frame_weights_keep_their_value() -> None:
 
 
 # --- Hidden vectors
-# --------------------------------------------------------------------------------------------------
 
 
 @QUICK

@@ -37,7 +37,6 @@ from tests.unit.target_cache.caches import (
 )
 
 # --- Damage, and what belongs elsewhere
-# ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("coding", [FULL, SPARSE], ids=["whole", "sparse"])
@@ -164,7 +163,6 @@ def test_a_flipped_bit_anywhere_in_the_header(tmp_path: Path) -> None:
 
 
 # --- Made up
-# ---------------------------------------------------------------------------------------------------------
 
 
 def rewrite_header(folder: Path, **changes: Any) -> None:

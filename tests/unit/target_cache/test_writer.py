@@ -41,7 +41,6 @@ from tests.unit.target_cache.caches import (
 )
 
 # --- What is written comes back
-# --------------------------------------------------------------------------------------
 
 
 def decoded(given: UtteranceTargets, coding: CacheSchema) -> UtteranceTargets:
@@ -198,7 +197,6 @@ def test_files_beside_the_shards(tmp_path: Path) -> None:
 
 
 # --- Nothing finished is lost
-# ----------------------------------------------------------------------------------------
 
 KILLED = """
 import os, signal, sys
@@ -332,7 +330,6 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) 
 
 
 # --- What a builder must not do
-# --------------------------------------------------------------------------------------
 
 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
