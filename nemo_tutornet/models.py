@@ -39,15 +39,6 @@ else:
     _Host = object
 
 
-def _leave_out_files(section: DictConfig) -> None:
-    """A config leaves `model_path` to be filled in (???), and with a cache nobody fills it in; NeMo refuses
-    what is left so.
-    """
-    for teacher in (section.teacher, *(section.get("other_teachers") or [])):
-        if teacher.get("cache") and OmegaConf.is_missing(teacher, "model_path"):
-            teacher.model_path = None
-
-
 class TutorMixin(_Host):
     """Adds a teacher and the TutorNet losses to a NeMo CTC model (Yoon et al., arXiv 2008.00671).
 
@@ -84,8 +75,6 @@ class TutorMixin(_Host):
         # allow-list.
         with open_dict(cfg):
             cfg.target = self._stock_target
-            if config is not None:
-                _leave_out_files(cfg.tutor)
         super().__init__(cfg=cfg, trainer=trainer)
         self._tutor_config: TutorConfig | None = config
         self._tutor: Distiller | None = None
