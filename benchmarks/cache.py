@@ -274,7 +274,7 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> list[dict[str
             tutor = model.tutor
             given, step = tutor.targets, tutor.step
             cached, rows = (
-                CachedTeacher(TeacherConfig(cache=str(folder))),
+                CachedTeacher(TeacherConfig(model_path="", cache=str(folder))),
                 UtteranceResolver(model._train_dl),
             )
             last: list[Any] = []
