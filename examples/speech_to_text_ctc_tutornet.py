@@ -27,6 +27,8 @@ The config is a stock NeMo config with a `tutor:` section (see `nemo_tutornet.Tu
 Run the same command again: `exp_manager` resumes in the middle of the stage it was in.
 """
 
+import sys
+
 import lightning.pytorch as pl
 from nemo.core.config import hydra_runner
 from nemo.utils import logging
@@ -34,6 +36,7 @@ from nemo.utils.exp_manager import exp_manager
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import OmegaConf
 
+from nemo_tutornet.config import check_renamed_overrides
 from nemo_tutornet.data.manifest import check_manifests
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.errors import exit_on_user_error
@@ -77,4 +80,5 @@ def main(cfg):
 
 
 if __name__ == "__main__":
+    exit_on_user_error(check_renamed_overrides)(sys.argv[1:])
     main()

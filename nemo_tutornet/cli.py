@@ -201,10 +201,11 @@ def check(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
 ) -> None:
     """Say what a training would do, before it does it; takes the training script's arguments."""
+    cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
     from nemo_tutornet.commands.check import check_training
     from nemo_tutornet.commands.tables import check_tables
 
-    found = check_training(_composed(config_path, config_name, overrides or []), batches)
+    found = check_training(cfg, batches)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:
@@ -232,11 +233,12 @@ def cache(
     """Run the teacher once over the training set and keep what it says; takes the training script's
     arguments.
     """
+    cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
     from lightning.pytorch.utilities import rank_zero_only
 
     from nemo_tutornet.commands.cache_targets import build_cache
 
-    built = build_cache(_composed(config_path, config_name, overrides or []), output, batch_size)
+    built = build_cache(cfg, output, batch_size)
     if rank_zero_only.rank != 0:
         return
     if as_json:

@@ -39,15 +39,6 @@ else:
     _Host = object
 
 
-def _leave_out_files(section: DictConfig) -> None:
-    """A config leaves `model_path` to be filled in (???), and with a cache nobody fills it in; NeMo refuses
-    what is left so.
-    """
-    for teacher in (section.teacher, *(section.get("other_teachers") or [])):
-        if teacher.get("cache") and OmegaConf.is_missing(teacher, "model_path"):
-            teacher.model_path = None
-
-
 def model_class_for(model_cfg: Any) -> type[TutorCTCModel] | type[TutorCTCModelBPE]:
     """Returns the class of a student's config: subwords where it has a tokenizer, else characters."""
     return TutorCTCModelBPE if model_cfg.get("tokenizer") else TutorCTCModel
@@ -89,8 +80,6 @@ class TutorMixin(_Host):
         # allow-list.
         with open_dict(cfg):
             cfg.target = self._stock_target
-            if config is not None:
-                _leave_out_files(cfg.tutor)
         super().__init__(cfg=cfg, trainer=trainer)
         self._tutor_config: TutorConfig | None = config
         self._distiller: Distiller | None = None

@@ -257,8 +257,8 @@ def reduce_like_ctc(per_utterance: Tensor, target_lengths: Tensor, reduction: st
     return per_utterance.mean()
 
 
-# What varies is chosen by name in these tables; their keys are the config's (config.py checks them against
-# its own lists).
+# What varies is chosen by name in these tables; their keys are the config's (`nemo_tutornet.config` checks
+# them against its own lists).
 FRAME_WEIGHTING: dict[str, Callable[[Tensor | None, Tensor, Tensor], Tensor]] = {
     "nonblank": weigh_nonblank,
     "energy": weigh_energy,

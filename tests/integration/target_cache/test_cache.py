@@ -48,7 +48,7 @@ def whole(model: dict[str, Any]) -> Any:
 def cached(corpus: Path, folder: Path, stages: list | None = None, **tutor: Any) -> dict[str, Any]:
     """A student that learns from a cache, without a word about the teacher's file."""
     config = student_config(corpus, Path("nowhere.nemo"), stages or STAGES, **tutor)
-    config["tutor"]["teacher"] = {"model_path": "???", "cache": str(folder)}  # as in conf/*.yaml
+    config["tutor"]["teacher"] = {"model_path": "???", "cache": str(folder)}  # as in earlier YAMLs
     return config
 
 
