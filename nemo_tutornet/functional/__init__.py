@@ -1,3 +1,5 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""functional"""
+"""Pure functions on tensors and numbers: losses, alignment, schedule, depthwise convolutions. No NeMo, no
+Lightning.
+"""
