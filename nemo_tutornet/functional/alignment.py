@@ -72,8 +72,7 @@ def repeat_frames(teacher: Tensor, index: Tensor, dim: int) -> Tensor:
 
 
 def covered_frames(student_frames: int, teacher_lengths: Tensor, frame_ratio: float) -> tuple[Tensor, Tensor]:
-    """Finds, for each frame of a student with longer frames, the teacher frames whose middle it covers
-    (ours).
+    """Finds the teacher frames whose middle each frame of a student with longer frames covers (ours).
 
     Each teacher frame belongs to one student frame.
 

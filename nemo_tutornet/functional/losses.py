@@ -322,8 +322,7 @@ def select_symmetric(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
 
 
 def match_frames(student: Tensor, teacher: Tensor, mask: Tensor, window: int) -> Tensor:
-    """Finds, for each frame of the teacher, the student frame with the most similar posteriors within a
-    window.
+    """Finds, for each teacher frame, the student frame with the most similar posteriors within a window.
 
         match[b, t] = argmin_s - sum_v p_T[b, t, v] log p_S[b, s, v]        |s - t| <= window, s valid
 
