@@ -136,8 +136,7 @@ class Espeak:
             except OSError as error:
                 raise TutorError(
                     f"espeak-ng does not load ({error}); set TMPDIR to a folder that programs may be run "
-                    "from, "
-                    "or reinstall espeakng-loader."
+                    "from, or reinstall espeakng-loader."
                 ) from None
         self._library.espeak_Synth.argtypes = [
             ctypes.c_char_p,
@@ -156,8 +155,7 @@ class Espeak:
         if self.sample_rate <= 0:
             raise TutorError(
                 f"espeak-ng cannot read its data in {self._data}; reinstall espeakng-loader where that path "
-                "has fewer than 160 "
-                "characters."
+                "has fewer than 160 characters."
             )
         self._library.espeak_ng_SetRandSeed(0)  # else the clock's
         self._blocks: list[bytes] = []

@@ -225,8 +225,7 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
     if rules.one_channel and info.channels > 1:
         raise TutorError(
             f"{where}: {audio} has {info.channels} channels, but an ASR model reads one; convert it to mono, "
-            "or "
-            "set channel_selector next to manifest_filepath (a channel's number, or average)."
+            "or set channel_selector next to manifest_filepath (a channel's number, or average)."
         )
     duration = info.duration - offset
     if declared_duration is not None and declared_duration > 0:  # to NeMo, 0 and -1 mean the whole file
@@ -327,8 +326,7 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
     if not manifests and name == "validation_ds":
         warnings.append(
             f"{key} is not set, so no checkpoint can be selected by its WER; ignore val_wer=0.0000 in the "
-            "names "
-            "of checkpoints."
+            "names of checkpoints."
         )
     empty = []
     for manifest in manifests:
@@ -338,8 +336,7 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
         if len(manifests) > 1 and not path.is_file():
             raise TutorError(
                 f"there is no manifest {path}; {key} names {len(manifests)} manifests, because NeMo ends a "
-                "path "
-                "at a comma."
+                "path at a comma."
             )
         rows, left_out = _read(path, rules)
         if left_out:
@@ -354,15 +351,13 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
         if without_text and name == "train_ds" and not model_cfg.get("tutor"):
             warnings.append(
                 f"{without_text} of {len(rows)} rows of {manifest} have no text: without a teacher the "
-                "student "
-                f"learns to output silence for them; remove them from {key}."
+                f"student learns to output silence for them; remove them from {key}."
             )
         if empty_texts and name == "train_ds" and model_cfg.get("tutor"):
             warnings.append(
                 f"{empty_texts} rows of {manifest} have an empty text: NeMo cannot distinguish them from "
-                "rows "
-                "without a text, so CTC skips them with a teacher; without a teacher the student learns to "
-                "output silence for them."
+                "rows without a text, so CTC skips them with a teacher; without a teacher the student learns "
+                "to output silence for them."
             )
     # NeMo joins the manifests of a training set, and those in one string; elsewhere each manifest of a list
     # is a data set of its own.
@@ -402,8 +397,7 @@ def _flat(found: Any, key: str) -> Iterator[str]:
         else:
             raise TutorError(
                 f"{key} holds {str(item)[:100]}, which is not a path; give the path of a manifest, or a list "
-                "of "
-                "paths."
+                "of paths."
             )
 
 

@@ -179,9 +179,8 @@ class OnnxCTCModel:
         except Exception as error:  # ONNX Runtime's own classes have no common base but this
             raise TutorError(
                 f"{self.path} does not take {frames} frames of {features.shape[1]} mel bins "
-                f"({_first_line(error)}); graphs with "
-                "attention or squeeze-and-excitation end where NeMo's exporter ended, so cut the audio into "
-                "shorter utterances."
+                f"({_first_line(error)}); graphs with attention or squeeze-and-excitation end where NeMo's "
+                "exporter ended, so cut the audio into shorter utterances."
             ) from None
 
 

@@ -69,8 +69,7 @@ def sherpa_note(metadata: OnnxMetadata, path: Path) -> str | None:
         return None
     return (
         f"sherpa-onnx will compute {' and '.join(differing)}, so its transcripts can differ from NeMo's; a "
-        "student trained with "
-        f"window_size=0.025 and NeMo's own log_zero_guard has no such difference."
+        "student trained with window_size=0.025 and NeMo's own log_zero_guard has no such difference."
     )
 
 

@@ -307,8 +307,8 @@ def _agreement(
     else:
         what, (worst, limit) = "root mean square", _rounding(expected, found, ROUNDED[precision])
     words = (
-        f"{what} difference from PyTorch {worst:.1e} on {', '.join(map(str, lengths))} feature frames "
-        f"(limit {limit:.0e})"
+        f"{what} difference from PyTorch {worst:.1e} on {', '.join(map(str, lengths))} feature frames (limit "
+        f"{limit:.0e})"
     )
     check(name, worst <= limit, words)
 

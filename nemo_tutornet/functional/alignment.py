@@ -200,8 +200,7 @@ def label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ..
     if Counter(student) != Counter(teacher):
         raise TutorError(
             f"the label sets differ: the student has {len(student)} labels {_shown(student)}, the teacher "
-            "has "
-            f"{len(teacher)} {_shown(teacher)}; only the student's: "
+            f"has {len(teacher)} {_shown(teacher)}; only the student's: "
             f"{_shown(sorted(set(student) - set(teacher)))}, only the teacher's: "
             f"{_shown(sorted(set(teacher) - set(student)))}."
         )

@@ -213,8 +213,7 @@ def _as_layer(owner: str, path: str, returned: Sequence[_Returned], hop: float) 
         short, long = (f"{hops * hop:g} s" for hops in PROBE_HOPS)
         raise TutorError(
             f"layer {path!r} of {owner} returns {list(shapes[0])} and {list(shapes[1])} for {short} and "
-            f"{long} of audio; "
-            f"choose a layer with one axis of time and one of width."
+            f"{long} of audio; choose a layer with one axis of time and one of width."
         )
     (axis,) = axes
     frames = shapes[1][axis] - shapes[0][axis]
