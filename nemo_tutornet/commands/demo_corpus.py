@@ -296,9 +296,7 @@ def _record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(length: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws Gaussian noise `[length]` of unit power; its spectrum falls by 0 (white) to 3 dB (pink) per
-    octave.
-    """
+    """Draws Gaussian noise `[length]` of unit power; it falls by 0 (white) to 3 dB (pink) per octave."""
     size = 1 << length.bit_length()  # a Fourier transform of a power of two is fast
     spectrum = np.fft.rfft(rng.standard_normal(size))
     spectrum[0] = 0

@@ -29,7 +29,7 @@ TIMING_AUGMENTATIONS = {
     "pad_min_duration": None,
     "rir_enabled": False,
 }
-# Settings that change the sound only: allowed for the student, but not while a cache is built.
+# Settings that change the sound only: allowed for the student, but turned off while a cache is built.
 ACOUSTIC_AUGMENTATIONS = {
     "noise_path": None,
     "lowpass_enabled": False,
@@ -41,8 +41,9 @@ SUBSETTING_OPTIONS = {"slice_length": None, "max_open_streams": None}
 
 
 def check_augmentation(train_ds: Mapping[str, Any]) -> None:
-    """Rejects augmentation that changes the timing of the audio, because cached targets are of the original
-    audio.
+    """Rejects augmentation that changes the timing of the audio.
+
+    Cached targets are of the original audio, so their frames would no longer match.
 
     Args:
         train_ds: section of the model's config.
@@ -152,9 +153,7 @@ class UtteranceResolver:
 
     @property
     def known(self) -> list[Utterance]:
-        """Every utterance of the manifests, in their order; empty for Lhotse, which reads manifests
-        lazily.
-        """
+        """All utterances of the manifests, in order; empty for Lhotse, which reads manifests lazily."""
         return [_of_entry(entry) for collection in self._collections for entry in collection]
 
     @property

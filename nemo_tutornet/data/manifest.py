@@ -386,9 +386,7 @@ def _manifests_of(section: Any, key: str) -> list[str]:
 
 
 def _flat(found: Any, key: str) -> Iterator[str]:
-    """Yields every path, also of the nested lists of NeMo's concatenated data sets and of commas in a
-    string.
-    """
+    """Yields every path in a string with commas, a list, or the nested lists of concatenated data sets."""
     for item in found:
         if isinstance(item, str):
             yield from item.split(",")

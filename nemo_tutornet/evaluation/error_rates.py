@@ -84,7 +84,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Computes the 95 % bootstrap interval of an error rate over utterances (Bisani and Ney, 2004).
 
-    Utterances are drawn with replacement; the interval is the range between two percentiles of the drawn
+    Utterances are drawn with replacement. The interval reaches from the 2.5th to the 97.5th percentile of the
     rates.
 
     Args:

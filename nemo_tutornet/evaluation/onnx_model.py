@@ -233,9 +233,7 @@ def join_labels(labels: Sequence[str], tokenizer: str, punctuation: Collection[s
 
 
 def _from_bytes(pieces: re.Match[str]) -> str:
-    """Decodes SentencePiece's byte pieces, e.g. `<0xC3><0xA9>`, as UTF-8; each invalid byte becomes
-    U+FFFD.
-    """
+    """Decodes SentencePiece's byte pieces, e.g. `<0xC3><0xA9>`; each invalid byte becomes U+FFFD."""
     # Python's errors="replace" would write one U+FFFD for an incomplete character of several bytes.
     text = bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="surrogateescape")
     return re.sub("[\udc80-\udcff]", "\ufffd", text)

@@ -101,8 +101,6 @@ def with_length(graph: Any) -> Any:
 
 
 def sherpa_tokens(metadata: OnnxMetadata) -> str:
-    """Returns the content of `tokens.txt`: on each line a label and its number; a space as U+2581; the blank
-    last.
-    """
+    """Returns the content of `tokens.txt`: a label and its number on each line, a space as U+2581."""
     labels = ["\u2581" if label == " " else label for label in metadata.labels]
     return "".join(f"{label} {number}\n" for number, label in enumerate([*labels, "<blk>"]))

@@ -1,5 +1,3 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Pure functions on tensors and numbers: losses, alignment, schedule, depthwise convolutions. No NeMo, no
-Lightning.
-"""
+"""Pure functions on tensors and numbers, without NeMo: losses, alignment, schedule, convolutions."""

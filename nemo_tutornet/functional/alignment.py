@@ -101,8 +101,7 @@ def covered_frames(student_frames: int, teacher_lengths: Tensor, frame_ratio: fl
 
 
 def pool_posteriors(log_probs: Tensor, index: Tensor, counts: Tensor) -> Tensor:
-    """Selects, among the teacher frames that one student frame covers, the one with the lowest blank
-    posterior (ours).
+    """Selects, of the teacher frames under a student frame, the one with the lowest blank posterior (ours).
 
     Averaging would weaken the spikes of non-blank labels. Of two spikes under one student frame, one is lost.
 

@@ -55,8 +55,9 @@ def _masked(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def rkd(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
-    """Computes representation-level distillation with frame weighting (TutorNet's RKD; the mean over `D` is
-    ours).
+    """Computes representation-level distillation with frame weighting (TutorNet's RKD).
+
+    The mean over `D` is ours: the loss does not grow with the width.
 
         e[b, t] = mean_d (teacher[b, d, t] - student[b, d, t])^2      loss = sum_bt m w e / sum_bt m
 
@@ -207,8 +208,7 @@ def skd_l2(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 
 
 
 def skd_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
-    """Computes softmax-level distillation with the Kullback-Leibler divergence (Hinton et al., arXiv
-    1503.02531).
+    """Computes softmax-level distillation with the KL divergence (Hinton et al., arXiv 1503.02531).
 
         d[b, t] = tau^2 sum_v p_T^tau (log p_T^tau - log p_S^tau)     loss[b] = sum_t m d
 
@@ -281,8 +281,8 @@ def select_all(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
 
 
 def select_nonblank(teacher: Tensor, mask: Tensor, around: int) -> Tensor:
-    """Selects the valid frames on which the teacher's best label is not blank (`select_symmetric` without
-    neighbours).
+    """Selects the valid frames on which the teacher's best label is not blank.
+
 
     Args:
         teacher: log-probabilities of the teacher on the student's frames and labels `[B, T, V]`.

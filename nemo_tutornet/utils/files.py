@@ -100,12 +100,12 @@ def defer_signals() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    for number in received:
-        if callable(handlers[number]):
-            handlers[number](number, None)
-        elif handlers[number] == signal.SIG_DFL:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    for signum in received:
+        if callable(handlers[signum]):
+            handlers[signum](signum, None)
+        elif handlers[signum] == signal.SIG_DFL:
             raise KeyboardInterrupt
 
 
