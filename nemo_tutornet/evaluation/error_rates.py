@@ -17,8 +17,10 @@ class ErrorCounts:
     """Error counts of one or many utterances.
 
     Attributes:
-        substitutions, deletions, insertions: of words or characters.
-        reference: words or characters of the references.
+        substitutions: replaced words or characters.
+        deletions: words or characters of the reference that the hypothesis lacks.
+        insertions: words or characters of the hypothesis that the reference lacks.
+        reference: number of words or characters of the reference.
     """
 
     substitutions: int
@@ -34,19 +36,28 @@ class ErrorCounts:
 
 
 def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCounts:
-    """Substitutions, deletions and insertions by jiwer's alignment.
+    """Counts substitutions, deletions and insertions by jiwer's alignment.
 
     Args:
-        reference: transcript.
-        hypothesis: what the model made of it.
-        unit: `word`, what stands between white space of any kind, as in NeMo's WER, or `character`, where a
-        space counts as one.
+        reference: the transcript.
+        hypothesis: the output of the model.
+        unit: `word` splits at white space of any kind, as NeMo's WER does; `character` counts a space as a
+            character.
+
+    Returns:
+        The counts of this utterance.
+
+    Example:
+        >>> count_errors("turn on the light", "turn the lights")
+        ErrorCounts(substitutions=1, deletions=1, insertions=0, reference=4)
+        >>> count_errors("turn on the light", "turn the lights").rate
+        0.5
     """
     import jiwer
 
-    if unit == "word":  # jiwer divides words at U+0020 only, not at a tab or a no-break space
+    if unit == "word":  # jiwer splits at U+0020 only, not at a tab or a no-break space
         reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
-    if not reference.strip():  # jiwer 3 refuses an empty reference
+    if not reference.strip():  # jiwer 3 rejects an empty reference
         return ErrorCounts(0, 0, len(hypothesis.split() if unit == "word" else hypothesis.strip()), 0)
     counted = (jiwer.process_words if unit == "word" else jiwer.process_characters)(reference, hypothesis)
     length = counted.hits + counted.substitutions + counted.deletions
@@ -54,7 +65,12 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCo
 
 
 def add(errors: Sequence[ErrorCounts]) -> ErrorCounts:
-    """The sum of counts."""
+    """Adds the counts of several utterances.
+
+    Example:
+        >>> add([count_errors("a b", "a b"), count_errors("c d", "c")])
+        ErrorCounts(substitutions=0, deletions=1, insertions=0, reference=4)
+    """
     return ErrorCounts(
         sum(e.substitutions for e in errors),
         sum(e.deletions for e in errors),
@@ -66,16 +82,22 @@ def add(errors: Sequence[ErrorCounts]) -> ErrorCounts:
 def bootstrap_interval(
     errors: Sequence[ErrorCounts], resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of an error rate, utterances drawn with replacement (Bisani and Ney,
-    2004).
+    """Computes the 95 % bootstrap interval of an error rate over utterances (Bisani and Ney, 2004).
+
+    Utterances are drawn with replacement. The interval reaches from the 2.5th to the 97.5th percentile of the
+    rates.
 
     Args:
         errors: counts of each utterance.
         resamples: number of draws.
-        seed: of the draws, so that a table can be made again.
+        seed: seed of the draws, so that the interval is reproducible.
 
     Returns:
-        Low and high end, as fractions.
+        Lower and upper end, as fractions; NaN where no utterance has a reference.
+
+    Example:
+        >>> bootstrap_interval([count_errors("a b", "a c")] * 100)
+        (0.5, 0.5)
     """
     wrong = np.array([e.substitutions + e.deletions + e.insertions for e in errors])
     reference = np.array([e.reference for e in errors])

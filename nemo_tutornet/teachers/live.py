@@ -113,7 +113,7 @@ class LiveTeacher:
             )
         check_teacher(read_nemo_config(path), path)
         teacher = cls(restore_ctc(path), config.precision, hint_layer, side_stream)
-        teacher.sha256, teacher.source = found, config.model_path
+        teacher.sha256, teacher.source = found, str(config.model_path)
         return teacher
 
     @property

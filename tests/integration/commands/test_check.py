@@ -163,7 +163,7 @@ def test_a_contradiction_ends_with_2_and_a_sentence(run, overrides, words):
 
 def test_a_stage_that_is_never_reached_and_deferred_data(run):
     told = json.loads(run("--json", "trainer.max_epochs=1", "+model.train_ds.defer_setup=true").stdout)
-    assert "Stage 'skd' is never reached: those before it take 1 of 1 epochs." in told["remarks"]
+    assert "Stage 'skd' is never reached: the stages before it take 1 of 1 epochs." in told["remarks"]
 
 
 def test_a_setting_of_a_loss_that_no_stage_uses(run):

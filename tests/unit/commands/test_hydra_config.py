@@ -185,9 +185,9 @@ def test_a_file_without_permission_is_one_sentence(capsys: pytest.CaptureFixture
     assert ended.value.code == 2
     assert (
         capsys.readouterr().err
-        == "error: m.jsonl is not for this user (Permission denied); change its mode or name another.\n"
+        == "error: permission denied: m.jsonl; change its mode or give another path.\n"
     )
-    with pytest.raises(PermissionError):  # of no file: nobody's mistake that is known
+    with pytest.raises(PermissionError):  # names no file, so it may be no mistake of the user
         command("Permission denied")
 
 

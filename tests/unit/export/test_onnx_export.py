@@ -245,8 +245,8 @@ def test_a_batch_is_run_without_its_padding(tmp_path):
         ("labels", "has 8 labels in its graph and 4 in its metadata"),
         ("inputs", "has the inputs features"),
         ("outputs", "has the inputs audio_signal and the outputs posteriors"),
-        ("rank", "not three dimensions each"),
-        ("bytes", "metadata that are no text"),
+        ("rank", "both must have three dimensions"),
+        ("bytes", "metadata that are not text"),
     ],
 )
 def test_a_file_that_is_not_what_it_says_is_refused(tmp_path, damage, words):

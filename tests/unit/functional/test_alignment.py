@@ -303,7 +303,7 @@ def test_label_order_puts_the_teachers_outputs_in_the_students_order(
         (["a"], ["A"], ["only the student's: ['a']", "only the teacher's: ['A']"]),
         (["a", "a"], ["a", "b"], ["['a', 'a']", "only the teacher's: ['b']"]),
         ([], ["a"], ["0 labels []", "only the teacher's: ['a']"]),
-        (["a", "a", "b"], ["b", "a", "a"], ["['a'] stand twice"]),
+        (["a", "a", "b"], ["b", "a", "a"], ["['a'] occur twice"]),
     ],
 )
 def test_different_label_sets_are_refused_and_shown(

@@ -197,20 +197,25 @@ def test_a_stage_that_is_gone_is_named() -> None:
 @pytest.mark.parametrize(
     "unit, lengths, limits, never",
     [
-        ("epochs", [5, None], (5, -1), ["Stage 'b' is never reached: those before it take 5 of 5 epochs."]),
+        (
+            "epochs",
+            [5, None],
+            (5, -1),
+            ["Stage 'b' is never reached: the stages before it take 5 of 5 epochs."],
+        ),
         ("epochs", [5, None], (6, -1), []),
         ("epochs", [5, None], (-1, 3), []),  # how many epochs three steps are nobody knows here
         (
             "epochs",
             [5, 2, None],
             (5, None),
-            ["Stage 'b' is never", "Stage 'c' is never reached: those before it take 7 of 5"],
+            ["Stage 'b' is never", "Stage 'c' is never reached: the stages before it take 7 of 5"],
         ),
         (
             "steps",
             [10, None],
             (None, 10),
-            ["Stage 'b' is never reached: those before it take 10 of 10 steps."],
+            ["Stage 'b' is never reached: the stages before it take 10 of 10 steps."],
         ),
         ("steps", [10, None], (1, -1), []),
         ("share", [0.25, None], (1, -1), []),
