@@ -27,6 +27,7 @@ from nemo_tutornet.evaluation.error_rates import add, count_errors
 from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.models import TutorCTCModel, TutorCTCModelBPE
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
+from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.teachers.cached import CachedTeacher
 from nemo_tutornet.teachers.live import Teacher
 
@@ -162,15 +163,7 @@ def _unused(tutor: Distiller) -> list[str]:
 
 
 def _facts(model: Any, config: Any) -> dict[str, str]:
-    parameters = sum(p.numel() for p in model.parameters())
-    preprocessor = config.preprocessor
-    labels = getattr(getattr(model, "ctc_decoder", None) or model.decoder, "vocabulary", None)
-    return {
-        "class": type(model).__name__,
-        "parameters": f"{parameters / 1e6:.2f} M ({parameters * 4 / 1e6:.0f} MB in fp32)",
-        "front end": f"{model.preprocessor._sample_rate} Hz, {preprocessor.get('features')} mel bins",
-        "labels": "none on frames" if labels is None else f"{len(labels)} and the blank",
-    }
+    return describe_model(model).as_facts()
 
 
 def _matches(tutor: Distiller, config: TutorConfig) -> dict[str, str]:

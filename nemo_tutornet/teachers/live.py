@@ -16,7 +16,15 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.losses import confidence
 from nemo_tutornet.nemo_io.archive import read_nemo_config
 from nemo_tutornet.nemo_io.isolation import without_process_group
-from nemo_tutornet.nemo_io.layers import ENCODER, Capture, Layer, encode_silence, hop_of, measure
+from nemo_tutornet.nemo_io.layers import (
+    ENCODER,
+    Capture,
+    Layer,
+    encode_silence,
+    ends_in_layer_norm,
+    hop_of,
+    measure,
+)
 from nemo_tutornet.nemo_io.restore import ctc_head, labels_of, locate, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
 from nemo_tutornet.teachers.early_exit import EarlyExit, find_early_exit
@@ -106,16 +114,8 @@ class Teacher:
 
     @property
     def ends_in_layer_norm(self) -> bool:
-        """True where the hint layer's output is layer-normalised (the Conformer family), so its energy is
-        nearly constant.
-        """
-        module = self.model.get_submodule(self.hint_layer.path)
-        if self.hint_layer.path == ENCODER and hasattr(module, "layers"):
-            if getattr(module, "out_proj", None) is not None:
-                return False
-            module = module.layers[-1]
-        children = list(module.children())
-        return isinstance(module, nn.LayerNorm) or (bool(children) and isinstance(children[-1], nn.LayerNorm))
+        """True where the hint layer's output is layer-normalised."""
+        return ends_in_layer_norm(self.model, self.hint_layer)
 
     def precision_on(self, device: torch.device) -> str:
         """`fp32` or `bf16`: what it computes in on a device."""
