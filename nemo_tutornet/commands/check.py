@@ -25,7 +25,7 @@ from nemo_tutornet.evaluation.error_rates import add, count_errors
 from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
-from nemo_tutornet.teachers.live import model_facts
+from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.teachers.targets import TargetRequest
 
 _ROUNDS = 3
@@ -129,7 +129,7 @@ def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
     warnings += _warnings(distiller, student_ms, teacher_ms, wer, costs)
     seconds = batch.signal.shape[1] / teacher.sample_rate
     return PreflightReport(
-        student=model_facts(model),
+        student=describe_model(model).as_facts(),
         teacher=teacher.describe(),
         matches=_matches(distiller),
         stages=costs,

@@ -158,7 +158,9 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
         teacher_encoder=teacher.encoder_layer,
         hint=hint,
         label_order=order,
-        frame_weighting=frame_weighting(teacher, config.rkd.frame_weighting),
+        frame_weighting=resolve_frame_weighting(
+            config.rkd.frame_weighting, teacher.has_posteriors, teacher.ends_in_layer_norm
+        ),
         no_warm_start=mismatch or _no_warm_start(student, teacher, guided, hint),
     )
 
@@ -173,13 +175,18 @@ def _match_labels(student: Any, teacher: Teacher) -> tuple[tuple[int, ...] | Non
         return None, str(error)
 
 
-def frame_weighting(teacher: Teacher, asked: str) -> str:
-    """Returns the frame weighting that a config names, with `auto` resolved for the teacher's hint layer.
+def resolve_frame_weighting(asked: str, has_posteriors: bool, ends_in_layer_norm: bool) -> str:
+    """The frame weighting that a config asks for, with `auto` resolved for a teacher and its hint layer.
+
+    Args:
+        asked: `auto`, `nonblank`, `energy` or `uniform`.
+        has_posteriors: whether the teacher has posteriors on frames; a transducer has none.
+        ends_in_layer_norm: whether the hint layer's output is layer-normalised.
 
     Raises:
         TutorError: `nonblank` with a transducer.
     """
-    if asked == "nonblank" and not teacher.has_posteriors:
+    if asked == "nonblank" and not has_posteriors:
         raise TutorError(
             "model.tutor.rkd.frame_weighting is nonblank, but the teacher is a transducer, which has no "
             "posteriors on frames; "
@@ -187,11 +194,9 @@ def frame_weighting(teacher: Teacher, asked: str) -> str:
         )
     if asked != "auto":
         return asked
-    if not teacher.ends_in_layer_norm:
+    if not ends_in_layer_norm:
         return "energy"
-    return (
-        "uniform" if not teacher.has_posteriors else "nonblank"
-    )  # energy is nearly constant after a LayerNorm
+    return "nonblank" if has_posteriors else "uniform"  # energy is nearly constant after a LayerNorm
 
 
 def _no_warm_start(student: Any, teacher: Teacher, guided: Layer, hint: Layer) -> str | None:

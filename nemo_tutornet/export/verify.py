@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -254,13 +254,14 @@ def _metadata(
     from nemo_tutornet.export.onnx_metadata import OnnxMetadata, front_end_of
 
     name, told = f"{graph['name']}: metadata", graph["metadata"]
+    section = cast("dict[str, Any]", OmegaConf.to_container(config.preprocessor, resolve=True))
     try:
         expected = OnnxMetadata(
             target=facts["class"],
             labels=facts["vocabulary"],
             tokenizer=facts["tokenizer"] or "char",
             parameters=facts["parameters"],
-            front_end=front_end_of(config.preprocessor, student),
+            front_end=front_end_of(section, student),
             subsampling_factor=subsampling_factor,
             precision=graph["precision"],
         ).as_strings()

@@ -194,6 +194,28 @@ def hop_of(model: Any) -> float:
     return int(samples) / int(model.preprocessor._sample_rate) if samples else 0.01
 
 
+def measure_encoder(model: Any) -> Layer:
+    """The output of a NeMo model's encoder, measured on silence.
+
+    Raises:
+        TutorError: its output is not a sequence of frames.
+    """
+    return measure(model, ENCODER, partial(encode_silence, model), hop=hop_of(model))
+
+
+def ends_in_layer_norm(model: Any, layer: Layer) -> bool:
+    """True where a layer's output is layer-normalised (the Conformer family), so its energy is nearly
+    constant.
+    """
+    module = model.get_submodule(layer.path)
+    if layer.path == ENCODER and hasattr(module, "layers"):
+        if getattr(module, "out_proj", None) is not None:
+            return False
+        module = module.layers[-1]
+    children = list(module.children())
+    return isinstance(module, nn.LayerNorm) or (bool(children) and isinstance(children[-1], nn.LayerNorm))
+
+
 def _observe(
     modules: Mapping[str, nn.Module], run: Callable[[float], Any], hop: float
 ) -> dict[str, list[_Returned]]:

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import nn
 
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, ENCODER, Layer
+from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
@@ -42,15 +42,15 @@ def binding(
         tokenizer: NeMo's type of the teacher's tokenizer, whose files lie beside the shards; None for
         characters.
     """
-    front_end = OmegaConf.to_container(teacher.model.cfg.preprocessor, resolve=True)
+    info = describe_model(teacher.model)
     return {
         "sha256": sha256_of(path) if path.is_file() else None,
-        "class": type(teacher.model).__name__,
-        "front_end": front_end,
+        "class": info.class_name,
+        "front_end": info.preprocessor,
         "precision": teacher.precision_on(device),
-        "sample_rate": teacher.sample_rate,
-        "labels": teacher.labels,
-        "transducer": not teacher.has_posteriors,
+        "sample_rate": info.front_end.sample_rate,
+        "labels": list(info.posterior_labels),
+        "transducer": not info.has_ctc_head,
         "encoder": _layer_to_disk(teacher.encoder_layer),
         "hint": _layer_to_disk(teacher.hint_layer) if hidden else None,
         "ends_in_layer_norm": teacher.ends_in_layer_norm,

@@ -19,7 +19,16 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.losses import confidence
 from nemo_tutornet.nemo_io.archive import read_nemo_config
 from nemo_tutornet.nemo_io.isolation import without_process_group
-from nemo_tutornet.nemo_io.layers import ENCODER, Capture, Layer, encode_silence, hop_of, measure
+from nemo_tutornet.nemo_io.layers import (
+    ENCODER,
+    Capture,
+    Layer,
+    encode_silence,
+    ends_in_layer_norm,
+    hop_of,
+    measure,
+)
+from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.nemo_io.restore import ctc_head, labels_of, locate, pointwise_decoder, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
 from nemo_tutornet.teachers.early_exit import EarlyExit, find_early_exit
@@ -133,16 +142,8 @@ class LiveTeacher:
 
     @property
     def ends_in_layer_norm(self) -> bool:
-        """True where the hint layer's output is layer-normalised (the Conformer family), so its energy is
-        nearly constant.
-        """
-        module = self.model.get_submodule(self.hint_layer.path)
-        if self.hint_layer.path == ENCODER and hasattr(module, "layers"):
-            if getattr(module, "out_proj", None) is not None:
-                return False
-            module = module.layers[-1]
-        children = list(module.children())
-        return isinstance(module, nn.LayerNorm) or (bool(children) and isinstance(children[-1], nn.LayerNorm))
+        """True where the hint layer's output is layer-normalised."""
+        return ends_in_layer_norm(self.model, self.hint_layer)
 
     def precision_on(self, device: torch.device) -> str:
         """`fp32` or `bf16`: what it computes in on a device."""
@@ -215,7 +216,7 @@ class LiveTeacher:
 
     def describe(self) -> dict[str, str]:
         """Returns what the teacher is, in words, for `nemo-tutornet check`."""
-        return {"file": self.source, **model_facts(self.model)}
+        return {"file": self.source, **describe_model(self.model).as_facts()}
 
     def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Tensor | None) -> list[Hypothesis]:
         if log_probs is None:
@@ -291,16 +292,3 @@ def _best(found: Any) -> Any:
 
 def _text(entry: Any) -> str:
     return entry if isinstance(entry, str) else str(entry.text)
-
-
-def model_facts(model: Any) -> dict[str, str]:
-    """Returns what a recogniser is, in words."""
-    parameters = sum(p.numel() for p in model.parameters())
-    labels = getattr(getattr(model, "ctc_decoder", None) or model.decoder, "vocabulary", None)
-    return {
-        "class": type(model).__name__,
-        "parameters": f"{parameters / 1e6:.2f} M ({parameters * 4 / 1e6:.0f} MB in fp32)",
-        "front "
-        "end": f"{model.preprocessor._sample_rate} Hz, {model.cfg.preprocessor.get('features')} mel bins",
-        "labels": "none on frames" if labels is None else f"{len(labels)} and the blank",
-    }

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nemo_tutornet.distill.matching import _eval_mode, _no_warm_start, layer_lengths
+from nemo_tutornet.distill.matching import _eval_mode, _no_warm_start, layer_lengths, resolve_frame_weighting
 from nemo_tutornet.distill.warm_start import compose_decoder
+from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import Layer
 from nemo_tutornet.nemo_io.restore import pointwise_decoder
 
@@ -33,6 +34,33 @@ def test_no_padding_is_among_the_frames_of_an_inner_layer(halvings: int) -> None
         encoder_lengths = (encoder_lengths + 1) // 2  # a convolution of stride 2
     found = layer_lengths(encoder_lengths, encoder, inner, 208)
     assert torch.all(found <= true) and torch.all(true - found < 2**halvings)
+
+
+@pytest.mark.parametrize(
+    ("asked", "has_posteriors", "ends_in_layer_norm", "weighting"),
+    [
+        ("auto", True, True, "nonblank"),
+        ("auto", True, False, "energy"),
+        ("auto", False, True, "uniform"),
+        ("auto", False, False, "energy"),
+        *[
+            (asked, True, norm, asked)
+            for asked in ("nonblank", "energy", "uniform")
+            for norm in (True, False)
+        ],
+        *[(asked, False, norm, asked) for asked in ("energy", "uniform") for norm in (True, False)],
+    ],
+)
+def test_a_frame_weighting_is_resolved(
+    asked: str, has_posteriors: bool, ends_in_layer_norm: bool, weighting: str
+) -> None:
+    assert resolve_frame_weighting(asked, has_posteriors, ends_in_layer_norm) == weighting
+
+
+def test_a_transducer_has_no_nonblank_weighting() -> None:
+    for norm in (True, False):
+        with pytest.raises(TutorError, match="frame_weighting is nonblank, but the teacher is a transducer"):
+            resolve_frame_weighting("nonblank", False, norm)
 
 
 def test_a_decoder_is_composed_between_the_ends_of_both_encoders_only() -> None:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorError
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, join_labels
@@ -175,7 +174,7 @@ def test_a_front_end_travels_with_nemos_defaults_and_without_what_belongs_to_tra
         "pad_to": 16,
         "stft_conv": False,
     }
-    front_end = front_end_of(OmegaConf.create(section), PATH)
+    front_end = front_end_of(section, PATH)
     assert (
         front_end["features"] == 80
         and front_end["window_size"] == 0.02
@@ -184,12 +183,12 @@ def test_a_front_end_travels_with_nemos_defaults_and_without_what_belongs_to_tra
     assert front_end["dither"] == front_end["pad_to"] == 0 and "stft_conv" not in front_end
     section["_target_"] = "nemo.collections.asr.modules.AudioToMFCCPreprocessor"
     with pytest.raises(TutorError, match="AudioToMFCCPreprocessor"):
-        front_end_of(OmegaConf.create(section), PATH)
+        front_end_of(section, PATH)
     section.update(
         _target_="nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor", frame_splicing=3
     )
     with pytest.raises(TutorError, match="frame_splicing is 3"):
-        front_end_of(OmegaConf.create(section), PATH)
+        front_end_of(section, PATH)
 
 
 def test_pieces_become_the_text_that_sentencepiece_makes_of_them(tmp_path):
