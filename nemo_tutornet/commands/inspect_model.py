@@ -17,7 +17,7 @@ from typing import Any
 from torch.utils import serialization
 
 from nemo_tutornet.distill.matching import frame_weighting
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.layers import ENCODER, Layer, encode_silence, hop_of, measure_all
 from nemo_tutornet.nemo_io.restore import locate, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
@@ -127,10 +127,9 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
     Raises:
         TutorError: no such file or name, unreadable, or no recogniser that can teach.
     """
-    path = locate(str(source), "MODEL")
-    config = read_nemo_config(path)
-    check_teacher(config, path)
-    teacher = Teacher(_restore(path))
+    archive = NemoArchive(locate(str(source), "MODEL"))
+    check_teacher(archive.config, archive.path)
+    teacher = Teacher(_restore(archive))
     front_end = _front_end(teacher)
     modules = {
         name: module
@@ -141,8 +140,8 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
         modules, partial(encode_silence, teacher.model, batch=_BATCH), _BATCH, hop_of(teacher.model)
     )
     return Inspection(
-        model=str(path),
-        target=str(config.target),
+        model=str(archive.path),
+        target=archive.target,
         parameters=sum(parameter.numel() for parameter in teacher.model.parameters()),
         front_end=front_end,
         labels=_labels(teacher),
@@ -162,14 +161,14 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
     )
 
 
-def _restore(path: Path) -> Any:
+def _restore(archive: NemoArchive) -> Any:
     """`restore_ctc` in less time and memory: to look at a large model, a small machine must do."""
     if "nemo.collections.asr" not in sys.modules:
         _import_nemo()
     mapped = serialization.config.load.mmap
     serialization.config.load.mmap = True
     try:
-        model = restore_ctc(path)
+        model = restore_ctc(archive)
     finally:
         serialization.config.load.mmap = mapped
     gc.collect()  # the mapped weights: NeMo has copied them into the model and left them in a cycle
