@@ -134,14 +134,14 @@ class UtteranceResolver:
         return [self._of_sample(int(sample)) for sample in batch[4]]
 
     @property
-    def known(self) -> list[Utterance]:
+    def manifest_utterances(self) -> list[Utterance]:
         """Every utterance of the manifests, in their order; none where a dataloader reads them as it goes
         (Lhotse).
         """
         return [_of_entry(entry) for collection in self._collections for entry in collection]
 
     @property
-    def streamed(self) -> bool:
+    def is_iterable(self) -> bool:
         """Whether audio comes out of tars, which need not hold all that the manifests name."""
         return isinstance(self._dataset, IterableDataset)
 

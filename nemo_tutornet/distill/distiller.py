@@ -150,10 +150,10 @@ class Distiller:
             self.teacher.check_holds(**wanted)
         rows = UtteranceResolver(student._train_dl)
         if (
-            not rows.streamed
+            not rows.is_iterable
         ):  # tars may hold less than their manifest; an utterance that is missing is named when it is read
             for one in cached:
-                one.check_utterances(rows.known)
+                one.check_utterances(rows.manifest_utterances)
         return rows
 
     def targets(self, stage: Stage, batch: Sequence[Any]) -> TeacherTargets | None:

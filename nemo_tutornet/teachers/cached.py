@@ -95,7 +95,7 @@ class CachedTeacher:
                 "one."
             )
         self.reader = CacheReader(folder)
-        self._facts = _checked(self.reader.binding, folder)
+        self._facts = _checked(self.reader.provenance, folder)
         self._check_teacher(config, key)
         self.encoder_layer = _layer_from_disk(self._facts["encoder"])
         asked = hint_layer or ENCODER
@@ -153,7 +153,7 @@ class CachedTeacher:
         Raises:
             TutorError: names what is not there.
         """
-        coding = self.reader.coding
+        coding = self.reader.schema
         missing = [
             what
             for what, needed, there in (
