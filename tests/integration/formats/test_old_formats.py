@@ -62,9 +62,16 @@ def run(*callbacks: Callback) -> tuple[Any, Any]:
     """The student of `data/student.yaml` and its trainer, in the corpus's folder."""
     torch.manual_seed(0)
     trainer = pl.Trainer(
-        max_epochs=3, accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, log_every_n_steps=1, callbacks=list(callbacks),
-    )  # fmt: skip
+        max_epochs=3,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+        callbacks=list(callbacks),
+    )
     # The key has another name since; the sentence that says so has its own test.
     config = Path("student.yaml").read_text(encoding="utf-8").replace("at_layers:", "intermediate_layers:")
     return TutorCTCModel(OmegaConf.create(config), trainer=trainer), trainer
@@ -113,9 +120,7 @@ def test_an_old_cache_is_read(folder: Path) -> None:
     teacher = CachedTeacher(TeacherConfig(model_path="", cache="cache"))
     keys = [Utterance(f"audio/{name}.wav", 0.0, samples / RATE) for name, samples, _ in SPOKEN]
     everything = TargetRequest(hidden=True, posteriors=True, hypotheses=True)
-    teacher.check(
-        everything, SimpleNamespace(is_iterable=False, manifest_utterances=keys, streamed=False, known=keys)
-    )
+    teacher.check(everything, SimpleNamespace(is_iterable=False, manifest_utterances=keys))
     lengths = torch.tensor([samples for _, samples, _ in SPOKEN])
     batch = TrainingBatch(torch.zeros(len(keys), 1), lengths, utterances=keys)
     given = teacher.targets(batch, everything)
