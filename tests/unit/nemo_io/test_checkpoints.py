@@ -259,8 +259,7 @@ def test_a_file_of_another_user_is_not_called_truncated(
     path = nemo(tmp_path / "a.nemo", "a: 1\n")
     monkeypatch.setattr("nemo_tutornet.nemo_io.archive.tarfile.open", refuse)
     assert (
-        refusal(read_nemo_config, path)
-        == f"{path} is not for this user (Permission denied); change its mode or name another."
+        refusal(read_nemo_config, path) == f"permission denied: {path}; change its mode or give another path."
     )
 
 
