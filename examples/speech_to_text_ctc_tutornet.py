@@ -27,6 +27,8 @@ The config is a stock NeMo config with a `tutor:` section (see `nemo_tutornet.Tu
 Run the same command again: `exp_manager` resumes in the middle of the stage it was in.
 """
 
+from pathlib import Path
+
 import lightning.pytorch as pl
 from nemo.core.config import hydra_runner
 from nemo.utils import logging
@@ -39,6 +41,7 @@ from nemo_tutornet.config import parse_tutor
 from nemo_tutornet.data.manifest import check_manifests
 from nemo_tutornet.errors import exit_on_user_error
 from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
+from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint, initial_checkpoints
 
 
 @hydra_runner(config_path="../conf", config_name="quartznet_5x5")
@@ -56,6 +59,9 @@ def main(cfg):
 
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     exp_manager(trainer, cfg.get("exp_manager", None))
+    # Lightning unpickles the checkpoint that it resumes from, and a pickle can run anything.
+    for path in (*initial_checkpoints(cfg), *([Path(trainer.ckpt_path)] if trainer.ckpt_path else ())):
+        check_lightning_checkpoint(path)
     model_class = TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel
     model = model_class(cfg=cfg.model, trainer=trainer)
 
