@@ -38,7 +38,6 @@ from nemo_tutornet import TutorCTCModel
 from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import UtteranceResolver
-from nemo_tutornet.distill.objective import needs
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.cached import CachedTeacher
 
@@ -138,9 +137,9 @@ class counted:
         self._seconds = seconds
 
     def __enter__(self) -> None:
-        from nemo_tutornet.commands import cache_targets as build
+        from nemo_tutornet.teachers.live import LiveTeacher
 
-        seconds, self._old = self._seconds, (build.Teacher.__call__, pl.Trainer.predict)
+        seconds, self._old = self._seconds, (LiveTeacher.targets, pl.Trainer.predict)
         call, predict = self._old
         inside = [False]
 
@@ -167,12 +166,12 @@ class counted:
             seconds["predict"], inside[0] = time.perf_counter() - start, False
             return given
 
-        build.Teacher.__call__, pl.Trainer.predict = timed_call, timed_predict  # type: ignore[method-assign]
+        LiveTeacher.targets, pl.Trainer.predict = timed_call, timed_predict  # type: ignore[method-assign]
 
     def __exit__(self, *_: object) -> None:
-        from nemo_tutornet.commands import cache_targets as build
+        from nemo_tutornet.teachers.live import LiveTeacher
 
-        build.Teacher.__call__, pl.Trainer.predict = self._old  # type: ignore[method-assign]
+        LiveTeacher.targets, pl.Trainer.predict = self._old  # type: ignore[method-assign]
 
 
 def read_rate(config: Any, folder: Path) -> float:
@@ -271,17 +270,15 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> list[dict[str
         """Looks into each step."""
 
         def on_train_start(self, trainer: Any, model: Any) -> None:
-            tutor = model.tutor
-            given, step = tutor.targets, tutor.step
-            cached, rows = (
-                CachedTeacher(TeacherConfig(model_path="", cache=str(folder))),
-                UtteranceResolver(model._train_dl),
-            )
+            distiller = model.distiller
+            targets_of, losses_of = distiller.teacher_targets, distiller.losses
+            cached = CachedTeacher(TeacherConfig(model_path="", cache=str(folder)))
+            utterances = UtteranceResolver(model._train_dl)
             last: list[Any] = []
 
             def targets(stage: Any, batch: Any) -> Any:
                 last[:] = [batch]
-                found = given(stage, batch)
+                found = targets_of(stage, batch)
                 if name != "nudged":
                     return found
                 scaled = {key: getattr(found, key) for key in ("log_probs", "hidden")}
@@ -290,26 +287,21 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> list[dict[str
                     **{key: None if value is None else value * (1 + 1e-5) for key, value in scaled.items()},
                 )
 
-            def both(stage: Any, found: Any, watch: Any) -> Any:
-                real = step(stage, found, watch)
-                total = real.total
+            def losses(stage: Any, student: Any, found: Any, ctc: Any = None) -> Any:
+                terms = losses_of(stage, student, found, ctc)
+                line = {f"train_{key}": float(value) for key, value in terms.items() if key != "loss"}
+                if name == "live":
+                    with torch.no_grad():
+                        batch = replace(last[0], utterances=utterances(last[0]))
+                        read = cached.targets(batch, distiller.objective.request([stage]))
+                        again = losses_of(stage, student, read, None if ctc is None else ctc.detach())
+                    line.update(
+                        {f"cached train_{key}": float(value) for key, value in again.items() if key != "loss"}
+                    )
+                kept.append(line)
+                return terms
 
-                def totals(ctc: Any = None) -> Any:
-                    loss = total(ctc)
-                    line = {key: float(value) for key, value in real.logs.items()}
-                    if name == "live":
-                        with torch.no_grad():
-                            read = cached(rows(last[0]), last[0][1], **needs([stage], tutor.pairing))
-                            again = step(stage, read, watch)
-                            again.total(None if ctc is None else ctc.detach())
-                        line.update({f"cached {key}": float(value) for key, value in again.logs.items()})
-                    kept.append(line)
-                    return loss
-
-                real.total = totals
-                return real
-
-            tutor.targets, tutor.step = targets, both
+            distiller.teacher_targets, distiller.losses = targets, losses
 
     trainer.callbacks.append(Keep())
     trainer.fit(model)

@@ -179,7 +179,6 @@ def settled_teacher(config: DictConfig, where: Setting, path: Path) -> Path:
 
 
 # --- What the ways leave behind
-# -----------------------------------------------------------------------------------------------
 
 
 def statistics_of(teacher: Any) -> Tensor:
@@ -190,7 +189,7 @@ def statistics_of(teacher: Any) -> Tensor:
 
 def teacher_of(model: Any) -> Any:
     """The teacher's model."""
-    return model.teacher if isinstance(model, TeacherInside) else model.tutor.teacher.model
+    return model.teacher if isinstance(model, TeacherInside) else model.distiller.teacher.model
 
 
 def with_padding(model: Any, where: Setting) -> dict[str, float]:

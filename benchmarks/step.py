@@ -25,31 +25,21 @@ from omegaconf import DictConfig
 from rich.table import Table
 from timing import ROOT, Setting
 
-from nemo_tutornet.teachers.live import Teacher
-from nemo_tutornet.teachers.targets import TeacherTargets
+from nemo_tutornet.data.dataloader import TrainingBatch
+from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.targets import TargetRequest
 
 # Stages by name: the losses' weights, and what the stage reads of the teacher.
 STAGES: dict[str, dict[str, Any]] = {
-    "rkd": {"weights": {"rkd": 1.0}, "reads": {"hidden": True, "posteriors": True}},
-    "rkd, layer inside": {"weights": {"rkd": 1.0}, "reads": {"hidden": True, "posteriors": False}},
+    "rkd": {"weights": {"rkd": 1.0}, "reads": TargetRequest(hidden=True, posteriors=True)},
+    "rkd, layer inside": {"weights": {"rkd": 1.0}, "reads": TargetRequest(hidden=True)},
     "ctc + rkd": {
         "weights": {"ctc": 1.0, "rkd": 5.0},
-        "reads": {"hidden": True, "posteriors": True},
+        "reads": TargetRequest(hidden=True, posteriors=True),
     },  # the configs' second
-    "ctc + skd": {"weights": {"ctc": 1.0, "skd": 0.25}, "reads": {"hidden": False, "posteriors": True}},
+    "ctc + skd": {"weights": {"ctc": 1.0, "skd": 0.25}, "reads": TargetRequest(posteriors=True)},
 }
 PLAIN, FRONT_END = "plain CTC step", "teacher's front end"
-
-
-class OneStream:
-    """In place of `live.SideStream`: the teacher on the student's own stream."""
-
-    def __call__(self, teacher: Teacher, *heard: Any, **wanted: bool) -> TeacherTargets:
-        """What the teacher gives."""
-        return teacher(*heard, **wanted)
-
-    def join(self, targets: TeacherTargets) -> None:
-        """Nothing to wait for."""
 
 
 def measure(
@@ -59,6 +49,7 @@ def measure(
     file = timing.save_teacher(teacher_config, folder / "teacher.nemo")
     batch = where.batch()
     signal, lengths = batch[:2]
+    audio = TrainingBatch(signal, lengths)
     plain = timing.student(config, where.device)
     work: dict[str, Callable[[], Any]] = {PLAIN: timing.one_step(plain, batch, where)}
     against: dict[str, list[str]] = {}
@@ -71,11 +62,11 @@ def measure(
             "stages": [{"name": "it", "weights": stage["weights"]}],
         }
         live = timing.student(config, where.device, tutor)
-        teacher, forward = live.tutor.teacher, f"teacher's forward ({name})"
+        teacher, forward = live.distiller.teacher, f"teacher's forward ({name})"
         if FRONT_END not in work:
             work[FRONT_END] = front_end(teacher, signal, lengths)
             sizes = {"student": timing.parameters(plain), "teacher": timing.parameters(teacher.model)}
-        work[forward] = lambda teacher=teacher, reads=stage["reads"]: teacher(signal, lengths, **reads)
+        work[forward] = lambda teacher=teacher, reads=stage["reads"]: teacher.targets(audio, reads)
         work[f"live ({name})"] = timing.one_step(live, batch, where)
         against[f"live ({name})"] = [PLAIN, forward]
         if where.device.type == "cuda":
@@ -100,7 +91,7 @@ def measure(
     }
 
 
-def front_end(teacher: Teacher, signal: Any, lengths: Any) -> Callable[[], Any]:
+def front_end(teacher: LiveTeacher, signal: Any, lengths: Any) -> Callable[[], Any]:
     """The mel spectrogram that the teacher makes for itself."""
     teacher.move_to(signal.device)
     return lambda: teacher.model.preprocessor(input_signal=signal, length=lengths)
@@ -110,9 +101,10 @@ def on_one_stream(live: Any, step: Callable[[], Any]) -> Callable[[], Any]:
     """A step of a student whose teacher runs on the student's own CUDA stream this time."""
 
     def run() -> None:
-        beside, live.tutor.beside = live.tutor.beside, OneStream()
+        teacher = live.distiller.teacher
+        side_stream, teacher.side_stream = teacher.side_stream, None
         step()
-        live.tutor.beside = beside
+        teacher.side_stream = side_stream
 
     return run
 

@@ -27,6 +27,7 @@ The config is a stock NeMo config with a `tutor:` section (see `nemo_tutornet.Tu
 Run the same command again: `exp_manager` resumes in the middle of the stage it was in.
 """
 
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -36,11 +37,12 @@ from nemo.utils.exp_manager import exp_manager
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import OmegaConf
 
-from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE
-from nemo_tutornet.config import parse_tutor
+from nemo_tutornet.config import check_renamed_overrides
 from nemo_tutornet.data.manifest import check_manifests
+from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.errors import exit_on_user_error
 from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
+from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint, initial_checkpoints
 
 
@@ -50,7 +52,7 @@ def main(cfg):
     logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
     # Mistakes show before anything is built: the tutor section at once, the manifests in less than a
     # millisecond a row.
-    parse_tutor(cfg.model)
+    read_tutor_section(cfg.model)
     logging.info("Checking the manifests")
     for told in check_manifests(cfg.model):
         logging.warning(told)
@@ -62,8 +64,7 @@ def main(cfg):
     # Lightning unpickles the checkpoint that it resumes from, and a pickle can run anything.
     for path in (*initial_checkpoints(cfg), *([Path(trainer.ckpt_path)] if trainer.ckpt_path else ())):
         check_lightning_checkpoint(path)
-    model_class = TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel
-    model = model_class(cfg=cfg.model, trainer=trainer)
+    model = model_class_for(cfg.model)(cfg=cfg.model, trainer=trainer)
 
     # Initialize the weights of the model from another model, if provided via config
     model.maybe_init_from_pretrained_checkpoint(cfg)
@@ -84,4 +85,5 @@ def main(cfg):
 
 
 if __name__ == "__main__":
+    exit_on_user_error(check_renamed_overrides)(sys.argv[1:])
     main()

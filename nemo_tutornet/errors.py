@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The one exception for a user's mistake."""
+"""The exception for a user's mistake, and how a command reports it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class TutorError(ValueError):
-    """A user's mistake. The message is one sentence: what is wrong, where, and what to do."""
+    """A user's mistake. The message is one sentence that says what is wrong, where, and what to do."""
 
 
 def exit_on_user_error(function: F) -> F:
-    """Makes a command print a `TutorError`, or a file without permission, as one line on standard error and
-    exit with 2.
+    """Makes a command report a user's mistake as one line on standard error and exit with 2.
+
+    A `TutorError` and a `PermissionError` that names a file are such mistakes. Every other exception passes.
+
+    Args:
+        function: the command.
+
+    Returns:
+        The wrapped command.
     """
 
     @functools.wraps(function)
@@ -32,8 +39,7 @@ def exit_on_user_error(function: F) -> F:
             if error.filename is None:
                 raise
             print(
-                f"error: {error.filename} is not for this user ({error.strerror}); change its mode or name "
-                "another.",
+                f"error: permission denied: {error.filename}; change its mode or give another path.",
                 file=sys.stderr,
             )
             sys.exit(2)

@@ -16,15 +16,19 @@ import librosa
 import torch
 import typer
 
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest import read_manifest
 from nemo_tutornet.nemo_io.layers import ENCODER
 from nemo_tutornet.nemo_io.restore import restore_ctc
-from nemo_tutornet.teachers.live import Teacher
+from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.targets import TargetRequest
 
 
-def spikes(teacher: Teacher, signal: torch.Tensor) -> list[tuple[Any, float]]:
+def spikes(teacher: LiveTeacher, signal: torch.Tensor) -> list[tuple[Any, float]]:
     """Tokens of the best path and the middle of the frame in which each begins, in ms."""
-    given = teacher(signal[None], torch.tensor([len(signal)]), hidden=False, posteriors=True)
+    given = teacher.targets(
+        TrainingBatch(signal[None], torch.tensor([len(signal)])), TargetRequest(posteriors=True)
+    )
     assert given.log_probs is not None
     best = given.log_probs[0, : int(given.lengths[0])].argmax(dim=-1).tolist()
     labels, shift = teacher.labels, teacher.encoder_layer.frame_ms
@@ -34,7 +38,7 @@ def spikes(teacher: Teacher, signal: torch.Tensor) -> list[tuple[Any, float]]:
 
 def main(teacher: Path, student: Path, manifest: Path) -> None:
     """Prints quantiles over the manifest."""
-    models = [Teacher(restore_ctc(path), "fp32", ENCODER) for path in (teacher, student)]
+    models = [LiveTeacher(restore_ctc(path), "fp32", ENCODER) for path in (teacher, student)]
     apart: list[float] = []
     for row in read_manifest(manifest):
         audio, _ = librosa.load(

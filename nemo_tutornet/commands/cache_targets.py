@@ -32,22 +32,23 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from nemo_tutornet.commands.posterior_floor import WHOLE_LABELS, choose_floor
-from nemo_tutornet.config import TutorConfig, parse_tutor
+from nemo_tutornet.commands.min_posterior import WHOLE_LABELS, choose_min_posterior
+from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.dataloader import (
     ACOUSTIC_AUGMENTATIONS,
     SUBSETTING_OPTIONS,
     TIMING_AUGMENTATIONS,
+    TrainingBatch,
     UtteranceResolver,
     check_tars,
 )
 from nemo_tutornet.data.manifest import check_manifests
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.distill.matching import layer_lengths, match_models
-from nemo_tutornet.distill.objective import needs
+from nemo_tutornet.distill.objective import LossContext, Objective, read_tutor_section
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule
-from nemo_tutornet.models import TutorCTCModel, TutorCTCModelBPE
+from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import locate
 from nemo_tutornet.nemo_io.tokenizer_files import tokenizer_of
@@ -55,8 +56,8 @@ from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.records import UtteranceTargets
 from nemo_tutornet.target_cache.writer import CacheWriter, FinishedUtterances, read_schema
 from nemo_tutornet.teachers.cached import binding, head_file
-from nemo_tutornet.teachers.live import Teacher
-from nemo_tutornet.teachers.targets import TeacherTargets
+from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
 
 # Batches of the training set by which the floor of large label sets is chosen.
 _SAMPLE_BATCHES = 4
@@ -100,7 +101,7 @@ def build_cache(
     Raises:
         TutorError: whatever would stop the training, a folder of something else, or a full disk.
     """
-    config = parse_tutor(cfg.model)
+    config = read_tutor_section(cfg.model)
     if config is None:
         raise TutorError("model.tutor is not there, so there is no teacher whose targets could be kept.")
     if config.teacher.cache is not None:
@@ -133,39 +134,41 @@ def build_cache(
         )
         check_tars(cfg.model.train_ds, trainer.world_size)
         student = _student(cfg.model, trainer, batch_size)
-        teacher = Teacher.from_config(config.teacher, config.rkd.hint_layer)
-        pairing = match_models(student, teacher, config)
-    wanted = needs(Schedule.from_config(config.stages).stages, pairing)
-    if not any(wanted.values()):
+        teacher = LiveTeacher.from_config(config.teacher, config.rkd.hint_layer)
+        match = match_models(student, teacher, config)
+    outputs = len(student.decoder.vocabulary) + 1
+    objective = Objective(
+        LossContext(config, match, (), outputs, student.cfg.get("ctc_reduction", "mean_batch"))
+    )
+    request = objective.request(Schedule.from_config(config.stages).stages)
+    if not request:
         raise TutorError(
             "no stage in model.tutor.stages reads anything of the teacher, so there is nothing to keep."
         )
     path, loader = locate(config.teacher.model_path), student._train_dl
     kind, tokenizer = tokenizer_of(path)
-    facts = binding(
-        teacher, path, trainer.strategy.root_device, wanted["hidden"], kind if tokenizer else None
-    )
+    facts = binding(teacher, path, trainer.strategy.root_device, request.hidden, kind if tokenizer else None)
     rows = UtteranceResolver(loader)
     coding = read_schema(folder)
     files = {**head_file(teacher), **tokenizer}
     train_ds = cfg.model.train_ds
     # Out of tars Lhotse reads everything on every rank, and so does NeMo where it is told to.
-    whole = rows.streamed and bool(
+    whole = rows.is_iterable and bool(
         train_ds.get("use_lhotse") or train_ds.get("tarred_shard_strategy") == "replicate"
     )
     builder = _Builder(
         teacher,
         rows,
-        wanted,
-        coding=lambda device: coding or _coding(teacher, loader, wanted, config, device),
+        request,
+        coding=lambda device: coding or _coding(teacher, loader, request, config, device),
         writer_of=lambda rank, coding: CacheWriter(folder, facts, coding, teacher.sample_rate, rank),
         files=files,
         whole_on_each_rank=whole,
     )
     done = FinishedUtterances(folder, facts, coding, teacher.sample_rate) if coding is not None else ()
-    remaining = [i for i, utterance in enumerate(rows.known) if utterance not in done]
+    remaining = [i for i, utterance in enumerate(rows.manifest_utterances) if utterance not in done]
     totals: dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
-    if remaining or not rows.known:
+    if remaining or not rows.manifest_utterances:
         if progress and rank_zero_only.rank == 0:
             builder.bar = _bar(rows, remaining, trainer.world_size)
         try:
@@ -180,10 +183,12 @@ def build_cache(
         with builder.writer_of(0, coding) as writer:
             totals = writer.finish(files)
     unheard = 0
-    if rows.streamed and rank_zero_only.rank == 0:
+    if rows.is_iterable and rank_zero_only.rank == 0:
         written = read_schema(folder)
         assert written is not None, "a cache was finished"
-        unheard = _tell_unheard(rows.known, FinishedUtterances(folder, facts, written, teacher.sample_rate))
+        unheard = _tell_unheard(
+            rows.manifest_utterances, FinishedUtterances(folder, facts, written, teacher.sample_rate)
+        )
     return CacheBuildResult(
         folder=str(folder),
         utterances=totals["utterances"],
@@ -202,9 +207,9 @@ class _Builder(pl.LightningModule):
 
     def __init__(
         self,
-        teacher: Teacher,
+        teacher: LiveTeacher,
         rows: UtteranceResolver,
-        wanted: Mapping[str, bool],
+        request: TargetRequest,
         coding: Callable[[torch.device], CacheSchema],
         writer_of: Callable[[int, CacheSchema], CacheWriter],
         files: Mapping[str, bytes],
@@ -212,7 +217,7 @@ class _Builder(pl.LightningModule):
     ) -> None:
         super().__init__()
         self._whole_on_each_rank = whole_on_each_rank
-        self._teacher, self._rows, self._wanted, self._files = teacher, rows, dict(wanted), dict(files)
+        self._teacher, self._rows, self._request, self._files = teacher, rows, request, dict(files)
         self._coding, self.writer_of = coding, writer_of
         self.bar: tuple[Progress, TaskID] | None = None
         self.totals: dict[str, Any] = {}
@@ -241,11 +246,12 @@ class _Builder(pl.LightningModule):
         """The teacher's targets of a batch, but for rows of a finished shard or of another rank. Returns how
         many were kept.
         """
-        utterances = self._rows(batch)
+        utterances = self._rows(TrainingBatch.from_nemo(batch))
         todo = [i for i, one in enumerate(utterances) if self._is_ours(one) and one not in self._writer]
         signal, lengths = batch[0][todo], batch[1][todo]
         if todo:
-            given = self._teacher(signal[:, : int(lengths.max())], lengths, **self._wanted)
+            part = TrainingBatch(signal[:, : int(lengths.max())], lengths)
+            given = self._teacher.targets(part, self._request)
             for row, targets in zip(todo, _split(given, lengths, self._teacher), strict=True):
                 self._writer.add(utterances[row], targets)
         if self.bar is not None:
@@ -270,7 +276,7 @@ class _Builder(pl.LightningModule):
         self._stack.__exit__(*sys.exc_info())
 
 
-def _split(given: TeacherTargets, lengths: Tensor, teacher: Teacher) -> Iterator[UtteranceTargets]:
+def _split(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) -> Iterator[UtteranceTargets]:
     """A batch's targets utterance by utterance, without padding, on the CPU."""
     log_probs = None if given.log_probs is None else given.log_probs.float().cpu()
     hidden = None if given.hidden is None else given.hidden.float().cpu()
@@ -320,15 +326,15 @@ def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: int | None)
         )
     for name in ("validation_ds", "test_ds"):
         cfg.pop(name, None)
-    return (TutorCTCModelBPE if cfg.get("tokenizer") else TutorCTCModel)(cfg=cfg, trainer=trainer)
+    return model_class_for(cfg)(cfg=cfg, trainer=trainer)
 
 
 def _coding(
-    teacher: Teacher, loader: Any, wanted: Mapping[str, bool], config: TutorConfig, device: torch.device
+    teacher: LiveTeacher, loader: Any, request: TargetRequest, config: TutorConfig, device: torch.device
 ) -> CacheSchema:
     """What is kept of each utterance; a large label set's posteriors only as far as SKD can tell."""
     labels = floor = None
-    if wanted["posteriors"]:
+    if request.posteriors:
         labels = len(teacher.labels) + 1
     if labels is not None and labels > WHOLE_LABELS:
         if hasattr(
@@ -337,25 +343,26 @@ def _coding(
             loader.dataset.reset_on_iter = True
         samples: list[Tensor] = []
         for batch in islice(loader, _SAMPLE_BATCHES):
-            given = teacher(batch[0].to(device), batch[1].to(device), hidden=False, posteriors=True)
+            audio = TrainingBatch(batch[0].to(device), batch[1].to(device))
+            given = teacher.targets(audio, TargetRequest(posteriors=True))
             assert given.log_probs is not None
             log_probs = given.log_probs.float().cpu()
             samples += [row[:length] for row, length in zip(log_probs, given.lengths.tolist(), strict=True)]
         temperatures = sorted({1.0, config.skd.temperature})
-        floor = choose_floor(
+        floor = choose_min_posterior(
             samples, [("l2", 1.0), ("guided_ctc", 1.0), *(("kl", one) for one in temperatures)]
         )
     return CacheSchema(
         labels=labels,
-        floor=floor,
-        width=teacher.hint_layer.width if wanted["hidden"] else None,
-        hypotheses=wanted["hypotheses"],
+        min_posterior=floor,
+        width=teacher.hint_layer.width if request.hidden else None,
+        hypotheses=request.hypotheses,
     )
 
 
 def _remaining(loader: Any, rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> Any:
     """A loader of what is not there yet, the longest first; tars and Lhotse are gone through whole."""
-    known = rows.known
+    known = rows.manifest_utterances
     if isinstance(loader.dataset, _AudioTextDataset):
         longest_first = sorted(remaining, key=lambda i: -(known[i].duration or math.inf))
         # Lightning wants something for each rank; what two of them write counts once.
@@ -383,7 +390,7 @@ class _Unsized(IterableDataset):
 
 def _bar(rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> tuple[Progress, TaskID]:
     """Hours of audio that rank 0 has behind it, and how many an hour."""
-    known = rows.known
+    known = rows.manifest_utterances
     hours = sum(known[i].duration or 0.0 for i in remaining) / 3600 / ranks if known else None
     bar = Progress(
         TextColumn("{task.description}"),

@@ -15,20 +15,18 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from nemo_tutornet.config import TutorConfig, parse_tutor
-from nemo_tutornet.data.dataloader import drop_sample_ids
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest import check_manifests
 from nemo_tutornet.distill.distiller import Distiller
-from nemo_tutornet.distill.matching import ModelMatch
+from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.evaluation.error_rates import add, count_errors
+from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.schedule import Schedule, Stage
-from nemo_tutornet.models import TutorCTCModel, TutorCTCModelBPE
+from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
-from nemo_tutornet.teachers.cached import CachedTeacher
-from nemo_tutornet.teachers.live import Teacher
+from nemo_tutornet.nemo_io.model_info import describe_model
+from nemo_tutornet.teachers.targets import TargetRequest
 
 _ROUNDS = 3
 
@@ -68,7 +66,7 @@ class PreflightReport:
         teacher_wer: on the first validation batches; None for audio without transcripts and for a cached
             teacher.
         heard: reference and the teacher's hypothesis of the first utterance.
-        remarks: sentences that a person should read before the night.
+        remarks: problems worth knowing before a long run.
     """
 
     student: dict[str, str]
@@ -99,7 +97,7 @@ def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
     Raises:
         TutorError: whatever would stop the training, or would have it train nothing.
     """
-    config = parse_tutor(cfg.model)
+    config = read_tutor_section(cfg.model)
     if config is None:
         raise TutorError(
             "model.tutor is not there, so there is nothing to check: this config trains without a teacher."
@@ -111,70 +109,42 @@ def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
             raise TutorError(f"trainer.{key} is {str(value)[:100]}, but it must be a number.")
     if epochs is None and steps == -1 and limits.get("max_time") is None:
         epochs = 1000  # Lightning's
-    told = config.unused() + Schedule.from_config(config.stages).check(epochs, steps)
-    told += check_manifests(cfg.model)
+    warnings = config.unused() + Schedule.from_config(config.stages).check(epochs, steps)
+    warnings += check_manifests(cfg.model)
     with suppress_nemo_logs():
-        model: Any = (TutorCTCModelBPE if cfg.model.get("tokenizer") else TutorCTCModel)(cfg=cfg.model)
+        model: Any = model_class_for(cfg.model)(cfg=cfg.model)
         if cfg.model.train_ds.get("defer_setup"):
             model.setup_training_data(cfg.model.train_ds)
-    tutor = Distiller(model, config)
-    teacher, pairing, schedule = tutor.teacher, tutor.pairing, tutor.schedule
-    batch = next(iter(model._train_dl))
-    student_ms = _median_ms(lambda: model(input_signal=batch[0], input_signal_length=batch[1]), model)
-    teacher_ms, facts = (
-        None,
-        teacher.facts if isinstance(teacher, CachedTeacher) else _facts(teacher.model, teacher.model.cfg),
-    )
-    if isinstance(teacher, Teacher):
-        facts = {"file": config.teacher.model_path, **facts}
-        teacher_ms = _median_ms(
-            lambda: teacher(batch[0], batch[1], hidden=True, posteriors=teacher.head is not None), None
-        )
-    costs = [_cost(model, tutor, stage, batch) for stage in schedule.stages]
-    wer, heard = _teacher_wer(model, tutor, batches)
+    distiller = Distiller(model, config)
+    teacher = distiller.teacher
+    batch = TrainingBatch.from_nemo(next(iter(model._train_dl)))
+    audio = {"input_signal": batch.signal, "input_signal_length": batch.signal_lengths}
+    student_ms = _median_ms(lambda: model(**audio), model)
+    teacher_ms = None
+    if not teacher.from_cache:
+        everything = TargetRequest(hidden=True, posteriors=teacher.has_posteriors)
+        teacher_ms = _median_ms(lambda: teacher.targets(batch, everything), None)
+    costs = [_cost(model, distiller, stage, batch) for stage in distiller.schedule.stages]
+    wer, first_pair = _teacher_wer(model, distiller, batches)
+    warnings += _warnings(distiller, student_ms, teacher_ms, wer, costs)
+    seconds = batch.signal.shape[1] / teacher.sample_rate
     return PreflightReport(
-        student=_facts(model, cfg.model),
-        teacher=facts,
-        matches=_matches(tutor, config),
+        student=describe_model(model).as_facts(),
+        teacher=teacher.describe(),
+        matches=_matches(distiller),
         stages=costs,
-        batch=f"{batch[0].shape[0]} utterances of up to {batch[0].shape[1] / teacher.sample_rate:.1f} s, on "
-        "the CPU",
+        batch=f"{batch.signal.shape[0]} utterances of up to {seconds:.1f} s, on the CPU",
         plain_ms=student_ms,
         teacher_ms=teacher_ms,
         peak_mb=_peak_mb(),
         teacher_wer=wer,
-        heard=heard,
-        remarks=told + _remarks(pairing, config, student_ms, teacher_ms, wer, costs) + _unused(tutor),
+        heard=first_pair,
+        remarks=warnings,
     )
 
 
-def _unused(tutor: Distiller) -> list[str]:
-    """Whether the student can learn from no hypothesis of the first training batch."""
-    counts = tutor.pseudo_labels.counts
-    if not counts or counts["kept"]:
-        return []
-    return [
-        "None of the teacher's hypotheses on the first training batch can be used "
-        f"({', '.join(sorted(counts))}): see "
-        "model.tutor.pseudo_labels, and model.train_ds.normalize_transcripts for a teacher that writes "
-        "figures and signs."
-    ]
-
-
-def _facts(model: Any, config: Any) -> dict[str, str]:
-    parameters = sum(p.numel() for p in model.parameters())
-    preprocessor = config.preprocessor
-    labels = getattr(getattr(model, "ctc_decoder", None) or model.decoder, "vocabulary", None)
-    return {
-        "class": type(model).__name__,
-        "parameters": f"{parameters / 1e6:.2f} M ({parameters * 4 / 1e6:.0f} MB in fp32)",
-        "front end": f"{model.preprocessor._sample_rate} Hz, {preprocessor.get('features')} mel bins",
-        "labels": "none on frames" if labels is None else f"{len(labels)} and the blank",
-    }
-
-
-def _matches(tutor: Distiller, config: TutorConfig) -> dict[str, str]:
-    teacher, pairing = tutor.teacher, tutor.pairing
+def _matches(distiller: Distiller) -> dict[str, str]:
+    teacher, match, config = distiller.teacher, distiller.match, distiller.config
 
     def layer(found: Any) -> str:
         return f"{found.path} ({found.width} wide, {found.frame_ms:g} ms)"
@@ -191,15 +161,15 @@ def _matches(tutor: Distiller, config: TutorConfig) -> dict[str, str]:
     matched = {}
     if config.uses("rkd"):
         matched["RKD"] = (
-            f"{layer(pairing.hint)} -> {layer(pairing.guided)}, "
-            f"{frames(pairing.guided.frame_ms, pairing.hint.frame_ms)}"
+            f"{layer(match.hint)} -> {layer(match.guided)}, "
+            f"{frames(match.guided.frame_ms, match.hint.frame_ms)}"
         )
-        matched["frame weighting"] = pairing.frame_weighting
+        matched["frame weighting"] = match.frame_weighting
         if config.rkd.warm_start_decoder:
-            matched["decoder warm start"] = f"no: {pairing.no_warm_start}" if pairing.no_warm_start else "yes"
+            matched["decoder warm start"] = f"no: {match.no_warm_start}" if match.no_warm_start else "yes"
     if config.uses("skd"):
-        rates = frames(pairing.student_encoder.frame_ms, pairing.teacher_encoder.frame_ms)
-        order = "the same order" if pairing.label_order is None else "another order"
+        rates = frames(match.student_encoder.frame_ms, match.teacher_encoder.frame_ms)
+        order = "the same order" if match.label_order is None else "another order"
         matched["SKD"] = (
             f"{config.skd.divergence}, {len(teacher.labels)} labels in {order} and the blank, {rates}"
         )
@@ -208,33 +178,31 @@ def _matches(tutor: Distiller, config: TutorConfig) -> dict[str, str]:
                 f"; averaged with {other.model_path or other.cache} ({other.weight:g} to "
                 f"{config.teacher.weight:g})"
             )
-        if pairing.heads:
+        if match.heads:
             weight = f"weight {config.skd.intermediate_weight:g}"
             matched["Inter-KD"] = "; ".join(
-                f"{layer(head)}, {frames(head.frame_ms, pairing.teacher_encoder.frame_ms)}, {weight}"
-                for head in pairing.heads
+                f"{layer(head)}, {frames(head.frame_ms, match.teacher_encoder.frame_ms)}, {weight}"
+                for head in match.heads
             )
     if config.uses("pseudo"):
         matched["pseudo-labels"] = "the teacher's text in the student's labels"
     return matched
 
 
-def _cost(model: Any, tutor: Distiller, stage: Stage, batch: Sequence[Tensor]) -> StageCost:
-    """One stage's losses on a batch, forward and backward, a few times; gradients are dropped and nothing
-    moves.
-    """
-    signal, lengths, transcripts, transcript_lengths = drop_sample_ids(batch)
+def _cost(model: Any, distiller: Distiller, stage: Stage, batch: TrainingBatch) -> StageCost:
+    """Runs one stage's losses on a batch, forward and backward, a few times; no parameter changes."""
 
     def once() -> dict[str, float]:
-        targets = tutor.targets(stage, batch)
-        with tutor.watch(model, batch) as watch:
-            log_probs, frames, _ = model(input_signal=signal, input_signal_length=lengths)
-            step = tutor.step(stage, targets, watch)
-            step.total(
-                watch.ctc(log_probs, frames, transcripts, transcript_lengths) if stage.uses("ctc") else None
-            ).backward()
+        targets = distiller.teacher_targets(stage, batch)
+        with distiller.capture(model, batch) as student:
+            log_probs, frames, _ = model(input_signal=batch.signal, input_signal_length=batch.signal_lengths)
+            ctc = None
+            if stage.uses("ctc"):
+                ctc = student.ctc_loss(log_probs, frames, batch.transcripts, batch.transcript_lengths)
+            terms = distiller.losses(stage, student, targets, ctc)
+            terms.pop("loss").backward()
         model.zero_grad(set_to_none=True)
-        return {name.removeprefix("train_"): float(value) for name, value in step.logs.items()}
+        return {name: float(value) for name, value in terms.items()}
 
     terms = once()
     wrong = [name for name, value in terms.items() if not torch.isfinite(torch.tensor(value))]
@@ -247,7 +215,7 @@ def _cost(model: Any, tutor: Distiller, stage: Stage, batch: Sequence[Tensor]) -
         start = time.perf_counter()
         once()
         times.append(1000 * (time.perf_counter() - start))
-    length = _length(stage, tutor.schedule.unit)
+    length = _length(stage, distiller.schedule.unit)
     weights = ", ".join(f"{weight:g} x {name}" for name, weight in stage.weights.items())
     return StageCost(stage.name, length, weights, terms, statistics.median(times))
 
@@ -282,47 +250,58 @@ def _median_ms(run: Callable[[], Any], model: Any) -> float:
     return statistics.median(times[1:])
 
 
-def _teacher_wer(model: Any, tutor: Distiller, batches: int) -> Any:
-    """WER of the teacher's own decoding on the first validation batches, and the first pair of texts."""
-    loaders = model._validation_dl
+def _teacher_wer(
+    model: Any, distiller: Distiller, batches: int
+) -> tuple[float, list[str]] | tuple[None, None]:
+    """Returns the WER of a live teacher on the first validation batches, and the first pair of texts."""
+    loaders, teacher = model._validation_dl, distiller.teacher
     loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
-    if loader is None or isinstance(tutor.teacher, CachedTeacher):
+    if loader is None or teacher.from_cache:
         return None, None
     pairs = []
-    for signal, lengths, transcripts, transcript_lengths, *_ in islice(loader, batches):
-        given = tutor.teacher(signal, lengths, hidden=False, posteriors=False, hypotheses=True)
-        assert given.hypotheses is not None
-        for i, hypothesis in enumerate(given.hypotheses):
-            if transcript_lengths[i] > 0:
-                reference = tutor.pseudo_labels.decode(transcripts[i, : int(transcript_lengths[i])].tolist())
-                pairs.append((reference, hypothesis.text))
+    for batch in map(TrainingBatch.from_nemo, islice(loader, batches)):
+        hypotheses = teacher.targets(batch, TargetRequest(hypotheses=True)).hypotheses
+        assert hypotheses is not None
+        for i, hypothesis in enumerate(hypotheses):
+            if batch.transcript_lengths[i] > 0:
+                labels = batch.transcripts[i, : int(batch.transcript_lengths[i])].tolist()
+                pairs.append((distiller.pseudo_labels.decode(labels), hypothesis.text))
     if not pairs:
         return None, None
-    return add([count_errors(reference, hypothesis) for reference, hypothesis in pairs]).rate, list(pairs[0])
+    return sum_errors([count_errors(reference, hypothesis) for reference, hypothesis in pairs]).rate, list(
+        pairs[0]
+    )
 
 
-def _remarks(
-    pairing: ModelMatch,
-    config: TutorConfig,
+def _warnings(
+    distiller: Distiller,
     student_ms: float,
     teacher_ms: float | None,
     wer: float | None,
     costs: Sequence[StageCost],
 ) -> list[str]:
-    remarks = []
+    warnings = []
+    config, match = distiller.config, distiller.match
     if wer is not None and wer > 0.5:
-        remarks.append(
+        warnings.append(
             f"The teacher's WER on your validation data is {100 * wer:.0f} %: it may be the wrong teacher "
-            "(language, casing, "
-            f"sample rate), and a student learns its mistakes."
+            "(language, casing, sample rate), and a student learns its mistakes."
         )
     if teacher_ms is not None and student_ms >= teacher_ms:
-        remarks.append(
+        warnings.append(
             f"The student is no faster than its teacher here ({student_ms:.0f} ms against {teacher_ms:.0f} "
-            "ms on the same batch)."
+            "ms "
+            "on the same batch)."
         )
-    if config.uses("rkd") and config.rkd.warm_start_decoder and pairing.no_warm_start:
-        remarks.append(f"The decoder will not be warm-started after RKD: {pairing.no_warm_start}")
+    if config.uses("rkd") and config.rkd.warm_start_decoder and match.no_warm_start:
+        warnings.append(f"The decoder will not be warm-started after RKD: {match.no_warm_start}")
     if any("ctc" in cost.terms and cost.terms["ctc"] == 0 for cost in costs):
-        remarks.append("The first training batch has no transcript, so CTC counted nothing in it.")
-    return remarks
+        warnings.append("The first training batch has no transcript, so CTC counted nothing in it.")
+    dropped = distiller.pseudo_labels.counts
+    if dropped and not dropped["kept"]:
+        warnings.append(
+            "None of the teacher's hypotheses on the first training batch can be used "
+            f"({', '.join(sorted(dropped))}): see model.tutor.pseudo_labels, and "
+            "model.train_ds.normalize_transcripts for a teacher that writes figures and signs."
+        )
+    return warnings

@@ -1,9 +1,9 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's speech corpus: voice commands that espeak-ng speaks on the spot, so that the demo downloads
-nothing.
+"""The demo's speech corpus: voice commands, synthesised with espeak-ng, so that the demo downloads no data.
 
-It shows the pipeline at work; one synthesizer's voices say nothing about recognising people.
+The corpus shows that the pipeline works. The voices of one synthesizer do not show how well a model
+recognises people.
 """
 
 from __future__ import annotations
@@ -32,43 +32,44 @@ class Speaker(NamedTuple):
     """One voice of the corpus.
 
     Attributes:
-        voice: espeak-ng's name, accent+variant; also the speaker's name in the manifests.
-        rate: words per minute.
-        pitch: 0 to 100, relative to the variant's own pitch at 50.
-        intonation: 0 (monotone) to 100, 50 is the variant's own.
+        voice: espeak-ng's name of the voice, accent+variant; also the speaker's name in the manifests.
+        words_per_minute: speed.
+        pitch: 0 to 100; 50 is the variant's own pitch.
+        intonation: 0 (monotone) to 100; 50 is the variant's own intonation.
     """
 
     voice: str
-    rate: int
+    words_per_minute: int
     pitch: int
     intonation: int
 
 
-# Variants whose spectra and pitch differ clearly; none is in two splits. Those with a Klatt synthesizer draw
-# from the C library's rand(), which is the whole process's, and are left out.
+# Variants with clearly different spectra and pitch; no variant is in two splits. Variants with a Klatt
+# synthesizer are left out, because they draw from the C library's rand(), whose state the whole process
+# shares.
 SPEAKERS: dict[str, tuple[Speaker, ...]] = {
     "train": (
-        Speaker("en-us+m1", rate=170, pitch=45, intonation=50),
-        Speaker("en-us+f1", rate=185, pitch=50, intonation=60),
-        Speaker("en-gb-scotland+m4", rate=155, pitch=60, intonation=40),
-        Speaker("en-gb-x-rp+f2", rate=165, pitch=42, intonation=75),
-        Speaker("en-us-nyc+m7", rate=200, pitch=55, intonation=70),
-        Speaker("en-029+Andrea", rate=160, pitch=40, intonation=50),
-        Speaker("en-gb-x-gbclan+m2", rate=190, pitch=35, intonation=30),
-        Speaker("en-us+croak", rate=160, pitch=50, intonation=50),
-        Speaker("en+f5", rate=205, pitch=55, intonation=45),
-        Speaker("en-us+ed", rate=180, pitch=65, intonation=65),
-        Speaker("en-gb-x-gbcwmd+norbert", rate=195, pitch=45, intonation=80),
-        Speaker("en-us+whisper", rate=152, pitch=50, intonation=50),
+        Speaker("en-us+m1", words_per_minute=170, pitch=45, intonation=50),
+        Speaker("en-us+f1", words_per_minute=185, pitch=50, intonation=60),
+        Speaker("en-gb-scotland+m4", words_per_minute=155, pitch=60, intonation=40),
+        Speaker("en-gb-x-rp+f2", words_per_minute=165, pitch=42, intonation=75),
+        Speaker("en-us-nyc+m7", words_per_minute=200, pitch=55, intonation=70),
+        Speaker("en-029+Andrea", words_per_minute=160, pitch=40, intonation=50),
+        Speaker("en-gb-x-gbclan+m2", words_per_minute=190, pitch=35, intonation=30),
+        Speaker("en-us+croak", words_per_minute=160, pitch=50, intonation=50),
+        Speaker("en+f5", words_per_minute=205, pitch=55, intonation=45),
+        Speaker("en-us+ed", words_per_minute=180, pitch=65, intonation=65),
+        Speaker("en-gb-x-gbcwmd+norbert", words_per_minute=195, pitch=45, intonation=80),
+        Speaker("en-us+whisper", words_per_minute=152, pitch=50, intonation=50),
     ),
     "valid": (
-        Speaker("en-us+m6", rate=180, pitch=60, intonation=55),
-        Speaker("en-gb-scotland+f3", rate=170, pitch=45, intonation=50),
+        Speaker("en-us+m6", words_per_minute=180, pitch=60, intonation=55),
+        Speaker("en-gb-scotland+f3", words_per_minute=170, pitch=45, intonation=50),
     ),
     "test": (
-        Speaker("en-us+m8", rate=175, pitch=58, intonation=45),
-        Speaker("en-gb-x-rp+f4", rate=190, pitch=58, intonation=60),
-        Speaker("en-029+paul", rate=165, pitch=52, intonation=70),
+        Speaker("en-us+m8", words_per_minute=175, pitch=58, intonation=45),
+        Speaker("en-gb-x-rp+f4", words_per_minute=190, pitch=58, intonation=60),
+        Speaker("en-029+paul", words_per_minute=165, pitch=52, intonation=70),
     ),
 }
 
@@ -103,21 +104,24 @@ _WORDS = {
     "opening": ("door", "window"),
 }
 
-# espeak-ng's speak_lib.h
+# Constants of espeak-ng's speak_lib.h
 _SYNCHRONOUS, _DONT_EXIT, _UTF8 = 2, 0x8000, 1
 _RATE, _PITCH, _RANGE = 1, 3, 4
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
 
 
 class Espeak:
-    """espeak-ng with state of its own.
+    """An instance of espeak-ng with its own global state.
 
-    The library keeps globals that neither a new voice nor espeak_Terminate resets, so the same sentence gives
-    other samples the second time. Each instance therefore loads its own copy of the file, whose globals are
-    as new; other users of espeak-ng in the process do not meet it.
+    The library keeps globals that neither a new voice nor espeak_Terminate resets, so the second synthesis of
+    a sentence differs from the first. Each instance therefore loads its own copy of the library file, with
+    fresh globals. It does not affect other users of espeak-ng in the process.
+
+    Attributes:
+        sample_rate: samples per second of the synthesised audio.
 
     Raises:
-        TutorError: espeakng-loader is not installed or its library does not load.
+        TutorError: espeakng-loader is not installed, or its library does not load.
     """
 
     def __init__(self) -> None:
@@ -129,14 +133,13 @@ class Espeak:
                 '"nemo_tutornet[demo]"'
             ) from None
         self._data = Path(espeakng_loader.get_data_path())
-        # The file may go at once where it is loaded by inode; Windows keeps it.
+        # Linux and macOS keep a loaded library after its file is deleted; Windows refuses the deletion.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             try:
                 self._library = ctypes.CDLL(shutil.copy(espeakng_loader.get_library_path(), folder))
             except OSError as error:
                 raise TutorError(
-                    f"espeak-ng does not load ({error}); set TMPDIR to a folder that programs may be run "
-                    "from, "
+                    f"espeak-ng does not load ({error}); set TMPDIR to a folder that allows executable files "
                     "or reinstall espeakng-loader."
                 ) from None
         self._library.espeak_Synth.argtypes = [
@@ -155,34 +158,39 @@ class Espeak:
         )
         if self.sample_rate <= 0:
             raise TutorError(
-                f"espeak-ng cannot read its data in {self._data}; reinstall espeakng-loader where that path "
-                "has fewer than 160 "
-                "characters."
+                f"espeak-ng cannot read its data in {self._data}; reinstall espeakng-loader in a place where "
+                "that path has fewer than 160 characters."
             )
-        self._library.espeak_ng_SetRandSeed(0)  # else the clock's
+        self._library.espeak_ng_SetRandSeed(0)  # the default seed is the clock
         self._blocks: list[bytes] = []
-        self._callback = _Callback(self._keep)  # the library holds no reference
+        self._callback = _Callback(self._append_block)  # the library keeps no reference to it
         self._library.espeak_SetSynthCallback(self._callback)
 
-    def _keep(self, samples: int | None, count: int, _events: int | None) -> int:
+    def _append_block(self, samples: int | None, count: int, _events: int | None) -> int:
         if samples and count > 0:
             self._blocks.append(ctypes.string_at(samples, 2 * count))
         return 0
 
     def speak(self, text: str, speaker: Speaker) -> np.ndarray:
-        """Samples of a sentence, `[T]`, float32 within -1..1 at `sample_rate`.
+        """Synthesises a sentence.
+
+        Args:
+            text: the sentence.
+            speaker: the voice.
+
+        Returns:
+            Samples `[T]`, float32, -1 to 1, at `sample_rate`.
 
         Raises:
             TutorError: espeak-ng has no such voice.
         """
-        # espeak-ng keeps the previous voice for a name that it does not know, and drops an unknown variant
-        # without any sign.
+        # For an unknown accent espeak-ng keeps the previous voice; an unknown variant it ignores silently.
         _, plus, variant = speaker.voice.partition("+")
         known = not plus or (self._data / "voices" / "!v" / variant).is_file()
         if not known or self._library.espeak_SetVoiceByName(speaker.voice.encode()) != 0:
             raise TutorError(f"this espeak-ng has no voice {speaker.voice}; install a newer espeakng-loader.")
         for parameter, value in (
-            (_RATE, speaker.rate),
+            (_RATE, speaker.words_per_minute),
             (_PITCH, speaker.pitch),
             (_RANGE, speaker.intonation),
         ):
@@ -190,43 +198,43 @@ class Espeak:
         self._blocks.clear()
         data = text.encode()
         if self._library.espeak_Synth(data, len(data) + 1, 0, 0, 0, _UTF8, None, None) != 0:
-            raise RuntimeError(f"espeak-ng did not speak {text!r}")
+            raise RuntimeError(f"espeak-ng could not synthesise {text!r}")
         self._library.espeak_Synchronize()
         return np.frombuffer(b"".join(self._blocks), dtype=np.int16).astype(np.float32) / 32768
 
 
 def write_corpus(folder: Path, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> None:
-    """Speaks the corpus: `train.jsonl`, `valid.jsonl` and `test.jsonl` with 16 kHz mono WAV files in
-    `audio/`.
+    """Writes the corpus: `train.jsonl`, `valid.jsonl`, `test.jsonl`, and 16 kHz mono WAV files in `audio/`.
 
-    No speaker is in two splits; sentences are. The folder appears under its name when all of it is written.
+    No speaker is in two splits, but sentences may be. The folder appears once all files are written.
 
     Args:
-        folder: where the corpus goes; it is created.
-        seed: the same seed and espeak-ng write the same bytes.
-        progress: called after each utterance with the number of those done and of all.
+        folder: the folder to create; it may exist if it is empty.
+        seed: seed of the sentences and recordings. The same seed and version of espeak-ng give the same
+            bytes.
+        progress: called after each utterance with the number of finished utterances and of all utterances.
 
     Raises:
-        TutorError: the folder holds something, or espeak-ng is missing.
+        TutorError: the folder is not empty, or espeak-ng is missing.
     """
     folder = folder.expanduser().resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TutorError(
-            f"{folder} is in use; give an empty or new folder for the embedded corpus, or remove it."
+            f"{folder} is not an empty folder; give an empty or new folder for the embedded corpus, or "
+            "remove it."
         )
     espeak = Espeak()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        root = Path(temporary) / "corpus"  # not mkdtemp's own folder, which only its owner may read
+        root = Path(temporary) / "corpus"  # only the owner may read mkdtemp's own folder
         done = 0
         for number, (split, count) in enumerate(UTTERANCES.items()):
             rng = np.random.default_rng([seed, number])
             (root / "audio" / split).mkdir(parents=True)
             rows = []
             for index in range(count):
-                rows.append(
-                    _write_utterance(root, f"audio/{split}/{index:04d}.wav", split, index, espeak, rng)
-                )
+                name = f"audio/{split}/{index:04d}.wav"
+                rows.append(_write_utterance(root, name, split, index, espeak, rng))
                 done += 1
                 if progress is not None:
                     progress(done, sum(UTTERANCES.values()))
@@ -237,7 +245,7 @@ def write_corpus(folder: Path, seed: int = 0, progress: Callable[[int, int], Non
 
 
 def corpus_is_complete(folder: Path) -> bool:
-    """Whether the three manifests are there and every file they name is readable audio."""
+    """Tells whether the three manifests exist and every audio file in them is readable."""
     folder = folder.expanduser()
     try:
         return all(read_manifest(folder / f"{split}.jsonl") for split in UTTERANCES)
@@ -248,13 +256,14 @@ def corpus_is_complete(folder: Path) -> bool:
 def _write_utterance(
     root: Path, name: str, split: str, index: int, espeak: Espeak, rng: np.random.Generator
 ) -> dict[str, object]:
-    """Speaks and writes one file; returns its manifest row."""
+    """Synthesises and writes one file, and returns its manifest row."""
     text = _sentence(rng)
     speaker = SPEAKERS[split][index % len(SPEAKERS[split])]
-    spoken = speaker._replace(
-        rate=speaker.rate + int(rng.integers(-12, 13)), pitch=speaker.pitch + int(rng.integers(-8, 9))
+    varied = speaker._replace(
+        words_per_minute=speaker.words_per_minute + int(rng.integers(-12, 13)),
+        pitch=speaker.pitch + int(rng.integers(-8, 9)),
     )
-    speech = soxr.resample(espeak.speak(text, spoken), espeak.sample_rate, SAMPLE_RATE)
+    speech = soxr.resample(espeak.speak(text, varied), espeak.sample_rate, SAMPLE_RATE)
     recording = _record(speech, rng)
     soundfile.write(root / name, recording, SAMPLE_RATE, subtype="PCM_16")
     return {
@@ -266,16 +275,16 @@ def _write_utterance(
 
 
 def _sentence(rng: np.random.Generator) -> str:
-    """A voice command of two to six words."""
+    """Draws a voice command of two to six words."""
     command = _COMMANDS[rng.integers(len(_COMMANDS))]
     return command.format(**{slot: words[rng.integers(len(words))] for slot, words in _WORDS.items()})
 
 
 def _record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Speech `[T]` as if recorded in a room: at 10 to 30 dB above noise between white and pink, its peak at
-    -20 to -1 dB.
+    """Makes speech `[T]` sound like a recording in a room.
 
-    The silence around it is cut to 0.1 to 0.3 s on each side, of noise, and to no less than a second in all.
+    The noise is between white and pink, 10 to 30 dB below the speech. The peak is at -20 to -1 dB. On each
+    side of the speech are 0.1 to 0.3 s of noise, and more where the utterance would be shorter than a second.
     """
     loud = np.flatnonzero(np.abs(speech) > 0.01 * np.abs(speech).max())
     speech = speech[loud[0] : loud[-1] + 1]
@@ -287,8 +296,8 @@ def _record(speech: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _noise(length: int, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise `[length]` of unit power whose spectrum falls by 0 (white) to 3 dB (pink) per octave."""
-    size = 1 << length.bit_length()  # of which a Fourier transform is quick
+    """Draws Gaussian noise `[length]` of unit power; it falls by 0 (white) to 3 dB (pink) per octave."""
+    size = 1 << length.bit_length()  # a Fourier transform of a power of two is fast
     spectrum = np.fft.rfft(rng.standard_normal(size))
     spectrum[0] = 0
     spectrum[1:] *= np.arange(1, len(spectrum)) ** (-rng.uniform(0, 1) / 2)

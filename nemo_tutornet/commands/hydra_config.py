@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from nemo_tutornet.config import check_renamed_overrides  # it also tells Hydra `tutor_defaults`
 from nemo_tutornet.errors import TutorError
 
 
@@ -52,11 +53,13 @@ def compose_config(yaml: Path, overrides: Sequence[str]) -> Any:
         overrides: Hydra's, as on the script's command line.
 
     Raises:
-        TutorError: an override that Hydra refuses, or a file that is no YAML of a model.
+        TutorError: an override that Hydra refuses or whose key has another name now, or a file that is no
+            YAML of a model.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
+    check_renamed_overrides(overrides)
     try:
         with initialize_config_dir(version_base=None, config_dir=str(yaml.parent)):
             config = compose(config_name=yaml.stem, overrides=list(overrides))

@@ -16,54 +16,26 @@ from typing import Any
 
 from torch.utils import serialization
 
-from nemo_tutornet.distill.matching import frame_weighting
+from nemo_tutornet.distill.matching import resolve_frame_weighting
 from nemo_tutornet.nemo_io.archive import NemoArchive
-from nemo_tutornet.nemo_io.layers import ENCODER, Layer, encode_silence, hop_of, measure_all
+from nemo_tutornet.nemo_io.layers import (
+    ENCODER,
+    Layer,
+    encode_silence,
+    ends_in_layer_norm,
+    hop_of,
+    measure_all,
+    measure_encoder,
+)
+from nemo_tutornet.nemo_io.model_info import ModelInfo, describe_model
 from nemo_tutornet.nemo_io.restore import locate, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
-from nemo_tutornet.teachers.live import Teacher
 
 FIRST_LABELS = 8
 # What people choose from: the encoder's output, its blocks (of a ConvASREncoder, of Conformers), and what
 # goes into the first.
 _USUAL = re.compile(rf"{ENCODER}(\.pre_encode|\.(encoder|layers)\.\d+)?")
 _BATCH = 2
-
-
-@dataclass(frozen=True)
-class FrontEnd:
-    """How audio becomes features.
-
-    Attributes:
-        sample_rate: samples per second.
-        mel_bins: of its spectrogram; None where it computes something else.
-        window_ms: milliseconds of audio that a feature frame sees.
-        stride_ms: milliseconds from one feature frame to the next.
-        normalize: NeMo's word for the normalisation, or `fixed` for a stored mean; None without one.
-    """
-
-    sample_rate: int
-    mel_bins: int | None
-    window_ms: float
-    stride_ms: float
-    normalize: str | None
-
-
-@dataclass(frozen=True)
-class LabelSetInfo:
-    """What it writes.
-
-    Attributes:
-        kind: `characters` or `subwords`.
-        tokenizer: NeMo's word for its type (`bpe` is SentencePiece); None for characters.
-        size: number of labels without the blank.
-        first: the first few, in the order of the output.
-    """
-
-    kind: str
-    tokenizer: str | None
-    size: int
-    first: list[str]
 
 
 @dataclass(frozen=True)
@@ -91,29 +63,42 @@ class Inspection:
 
     Attributes:
         model: its file.
-        target: NeMo's class.
-        parameters: their number.
-        front_end: how audio becomes features.
-        labels: what it writes.
+        info: its class, size, front end and labels.
         frame_ms: milliseconds from one frame of the encoder's output, and so of the posteriors, to the next.
         frame_weighting: what `auto` chooses if it teaches with the default hint layer, the encoder's output.
-        skd: whether it can teach by SKD: it has a CTC head.
         layers: those that can be matched, from the outside in.
     """
 
     model: str
-    target: str
-    parameters: int
-    front_end: FrontEnd
-    labels: LabelSetInfo
+    info: ModelInfo
     frame_ms: float
     frame_weighting: str
-    skd: bool
     layers: list[LayerInfo]
+
+    @property
+    def first_labels(self) -> list[str]:
+        """The first few labels, in the order of the output."""
+        return list(self.info.labels[:FIRST_LABELS])
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        info = self.info
+        return {
+            "model": self.model,
+            "target": info.target,
+            "parameters": info.parameters,
+            "front_end": asdict(info.front_end),
+            "labels": {
+                "kind": info.label_kind,
+                "tokenizer": info.tokenizer,
+                "size": len(info.labels),
+                "first": self.first_labels,
+            },
+            "frame_ms": self.frame_ms,
+            "frame_weighting": self.frame_weighting,
+            "skd": info.has_ctc_head,
+            "layers": [asdict(layer) for layer in self.layers],
+        }
 
 
 def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
@@ -129,32 +114,31 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
     """
     archive = NemoArchive(locate(str(source), "MODEL"))
     check_teacher(archive.config, archive.path)
-    teacher = Teacher(_restore(archive))
-    front_end = _front_end(teacher)
+    model = _restore(archive)
+    info = describe_model(model)
+    encoder = measure_encoder(model)
     modules = {
         name: module
-        for name, module in teacher.model.named_modules()
+        for name, module in model.named_modules()
         if (every_layer and name.startswith(f"{ENCODER}.")) or _USUAL.fullmatch(name)
     }
-    layers = measure_all(
-        modules, partial(encode_silence, teacher.model, batch=_BATCH), _BATCH, hop_of(teacher.model)
-    )
+    layers = measure_all(modules, partial(encode_silence, model, batch=_BATCH), _BATCH, hop_of(model))
+
+    def auto_weighting(layer: Layer) -> str:
+        return resolve_frame_weighting("auto", info.has_ctc_head, ends_in_layer_norm(model, layer))
+
     return Inspection(
         model=str(archive.path),
-        target=archive.target,
-        parameters=sum(parameter.numel() for parameter in teacher.model.parameters()),
-        front_end=front_end,
-        labels=_labels(teacher),
-        frame_ms=teacher.encoder_layer.frame_ms,
-        frame_weighting=_auto_weighting(teacher, teacher.encoder_layer),
-        skd=teacher.head is not None,
+        info=info,
+        frame_ms=encoder.frame_ms,
+        frame_weighting=auto_weighting(encoder),
         layers=[
             LayerInfo(
                 path=layer.path,
                 width=layer.width,
                 frame_ms=layer.frame_ms,
-                stride=round(layer.frame_ms / front_end.stride_ms, 3),
-                frame_weighting=_auto_weighting(teacher, layer),
+                stride=round(layer.frame_ms / info.front_end.stride_ms, 3),
+                frame_weighting=auto_weighting(layer),
             )
             for layer in layers
         ],
@@ -187,32 +171,3 @@ def _import_nemo() -> None:
         gc.freeze()
         if collects:
             gc.enable()
-
-
-def _front_end(teacher: Teacher) -> FrontEnd:
-    preprocessor = teacher.model.preprocessor
-    featurizer = preprocessor.featurizer
-    normalize = getattr(featurizer, "normalize", None)
-    return FrontEnd(
-        sample_rate=teacher.sample_rate,
-        mel_bins=getattr(featurizer, "nfilt", None),
-        window_ms=round(1000 * preprocessor.win_length / teacher.sample_rate, 3),
-        stride_ms=round(1000 * preprocessor.hop_length / teacher.sample_rate, 3),
-        normalize=normalize if normalize is None or isinstance(normalize, str) else "fixed",
-    )
-
-
-def _labels(teacher: Teacher) -> LabelSetInfo:
-    tokenizer = teacher.model.cfg.get("tokenizer")
-    labels = list(teacher.model.joint.vocabulary) if teacher.head is None else teacher.labels
-    return LabelSetInfo(
-        kind="characters" if tokenizer is None else "subwords",
-        tokenizer=None if tokenizer is None else str(tokenizer.get("type")),
-        size=len(labels),
-        first=labels[:FIRST_LABELS],
-    )
-
-
-def _auto_weighting(teacher: Teacher, layer: Layer) -> str:
-    teacher.hint_layer = layer
-    return frame_weighting(teacher, "auto")

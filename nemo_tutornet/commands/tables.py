@@ -15,6 +15,7 @@ from rich.table import Table
 
 from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster
 from nemo_tutornet.export.summary import Verification
+from nemo_tutornet.nemo_io.model_info import front_end_in_words
 
 if TYPE_CHECKING:  # they import torch or NeMo, seconds that a mistake in an argument should not cost
     from nemo_tutornet.commands.check import PreflightReport
@@ -83,23 +84,24 @@ def inspection_table(inspection: Inspection, console: Console | None = None) -> 
         inspection: what `inspect_model` found.
         console: where to print; standard output where None.
     """
-    front_end, labels = inspection.front_end, inspection.labels
-    features = "no mel spectrogram" if front_end.mel_bins is None else f"{front_end.mel_bins} mel bins"
-    first = " ".join(map(repr, labels.first)) + (" ..." if labels.size > len(labels.first) else "")
-    skd = "SKD" if inspection.skd else "no SKD (a transducer has no posteriors on frames)"
+    info, front_end, first = inspection.info, inspection.info.front_end, inspection.first_labels
+    more = " ..." if len(info.labels) > len(first) else ""
+    skd = "SKD" if info.has_ctc_head else "no SKD (a transducer has no posteriors on frames)"
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, fact in (
         ("model", inspection.model),
-        ("class", inspection.target),
-        ("parameters", f"{inspection.parameters:,}"),
+        ("class", info.target),
+        ("parameters", f"{info.parameters:,}"),
         (
             "front end",
-            f"{front_end.sample_rate} Hz, {features}, window {front_end.window_ms:g} ms, "
-            f"stride {front_end.stride_ms:g} ms, normalize {front_end.normalize}",
+            f"{front_end_in_words(front_end.sample_rate, front_end.mel_bins)}, "
+            f"window {front_end.window_ms:g} ms, stride {front_end.stride_ms:g} ms, "
+            f"normalize {front_end.normalize}",
         ),
         (
             "labels",
-            f"{labels.size} {labels.kind}{f' ({labels.tokenizer})' if labels.tokenizer else ''}: {first}",
+            f"{len(info.labels)} {info.label_kind}{f' ({info.tokenizer})' if info.tokenizer else ''}: "
+            f"{' '.join(map(repr, first))}{more}",
         ),
         ("frame", f"{inspection.frame_ms:g} ms"),
         ("can teach", f"RKD (frame weighting auto: {inspection.frame_weighting}), {skd}"),

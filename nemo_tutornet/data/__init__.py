@@ -1,3 +1,3 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Manifests, and the embedded corpus of the demo."""
+"""Manifests, and the utterances in the batches of NeMo's dataloaders."""

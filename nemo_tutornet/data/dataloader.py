@@ -1,26 +1,28 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Which utterance each row of a training batch is, for each of NeMo's dataloaders.
+"""The utterance behind each row of a training batch, for each of NeMo's dataloaders.
 
-NeMo's datasets can give the place of a sample in their manifest (`return_sample_id`), Lhotse's its cuts
-(`return_cuts`); both are turned on in the dataset that a dataloader already has, so that shuffling,
-bucketing, workers and ranks stay as they are.
+NeMo's datasets can return a sample's index in their manifest (`return_sample_id`), and NeMo's Lhotse dataset
+the cuts (`return_cuts`). Both options are turned on in the existing dataset of a dataloader, so shuffling,
+bucketing, workers and ranks do not change.
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.errors import TutorError
 
-# What NeMo's `augmentor` may do to a waveform without moving anything in time.
+# The entries of NeMo's `augmentor` that move nothing in time.
 TIME_PRESERVING_AUGMENTATIONS = ("white_noise", "noise", "noise_norm", "gain")
-# Settings of NeMo's Lhotse dataloader that move or join what is heard, and their harmless value.
+# Settings of NeMo's Lhotse dataloader that move, cut or join audio, and their neutral value.
 TIMING_AUGMENTATIONS = {
     "perturb_speed": False,
     "concatenate_samples": False,
@@ -29,51 +31,66 @@ TIMING_AUGMENTATIONS = {
     "pad_min_duration": None,
     "rir_enabled": False,
 }
-# Those that change how it sounds, which a student may hear and the teacher of a cache does not.
+# Settings that change the sound only: allowed for the student, but turned off while a cache is built.
 ACOUSTIC_AUGMENTATIONS = {
     "noise_path": None,
     "lowpass_enabled": False,
     "clipping_enabled": False,
     "compression_enabled": False,
 }
-# Those with which it does not read every utterance once.
+# Settings with which the dataloader does not read every utterance exactly once, and their neutral value.
 SUBSETTING_OPTIONS = {"slice_length": None, "max_open_streams": None}
 
 
 def check_augmentation(train_ds: Mapping[str, Any]) -> None:
-    """Refuses waveform augmentation that moves time: the cached teacher heard the audio as it is.
+    """Rejects augmentation that changes the timing of the audio.
+
+    Cached targets are of the original audio, so their frames would no longer match.
+
+    Args:
+        train_ds: section of the model's config.
 
     Raises:
-        TutorError: names the key.
+        TutorError: the section has such an augmentation; the message names the key.
+
+    Example:
+        >>> check_augmentation({"augmentor": {"white_noise": {"prob": 0.5}}})
+        >>> check_augmentation({"use_lhotse": True, "perturb_speed": True})
+        Traceback (most recent call last):
+        nemo_tutornet.errors.TutorError: model.train_ds.perturb_speed changes the timing of the audio, ...
     """
     for name in train_ds.get("augmentor") or {}:
         if name not in TIME_PRESERVING_AUGMENTATIONS:
             raise TutorError(
-                f"model.train_ds.augmentor.{name} may change the audio's time, and the cached teacher heard "
-                "it as it is; drop "
-                "it, or train with the teacher itself (model.tutor.teacher.cache=null); "
-                f"{', '.join(TIME_PRESERVING_AUGMENTATIONS)} and SpecAugment "
-                f"do no harm."
+                f"model.train_ds.augmentor.{name} may change the timing of the audio, but the cached targets "
+                "are of the original audio; remove it, or train with the teacher itself "
+                f"(model.tutor.teacher.cache=null); {', '.join(TIME_PRESERVING_AUGMENTATIONS)} and "
+                "SpecAugment are allowed."
             )
     if train_ds.get("use_lhotse"):
-        for name, harmless in TIMING_AUGMENTATIONS.items():
-            if train_ds.get(name, harmless) not in (harmless, None):
+        for name, neutral in TIMING_AUGMENTATIONS.items():
+            if train_ds.get(name, neutral) not in (neutral, None):
                 raise TutorError(
-                    f"model.train_ds.{name} changes the audio's time, and the cached teacher heard it as it "
-                    "is; drop it, or "
-                    f"train with the teacher itself (model.tutor.teacher.cache=null)."
+                    f"model.train_ds.{name} changes the timing of the audio, but the cached targets are of "
+                    "the original audio; remove it, or train with the teacher itself "
+                    "(model.tutor.teacher.cache=null)."
                 )
 
 
 def check_tars(train_ds: Mapping[str, Any], ranks: int) -> None:
-    """Refuses tars that NeMo would not all hand out: each rank gets as many (`scatter`), the rest nobody.
+    """Rejects a number of tars that the ranks do not divide.
+
+    With the strategy `scatter`, NeMo gives each rank the same number of tars and drops the remaining ones.
 
     Args:
-        train_ds: of the model's config.
-        ranks: that share them.
+        train_ds: section of the model's config.
+        ranks: number of ranks that share the tars.
 
     Raises:
-        TutorError: counts them, and says what to change.
+        TutorError: tars would be dropped; the message counts them.
+
+    Example:
+        >>> check_tars({"is_tarred": False}, ranks=4)
     """
     strategy = train_ds.get("tarred_shard_strategy", "scatter")
     if train_ds.get("use_lhotse") or not train_ds.get("is_tarred") or strategy != "scatter":
@@ -87,35 +104,60 @@ def check_tars(train_ds: Mapping[str, Any], ranks: int) -> None:
         )
         if tars % ranks:
             raise TutorError(
-                f"model.train_ds.tarred_audio_filepaths has {tars} tars, of which {ranks} ranks would leave "
-                f"{tars % ranks} out "
-                f"(each takes {tars // ranks}); run on a number of devices that divides {tars} "
-                "(trainer.devices), or set "
-                f"model.train_ds.tarred_shard_strategy=replicate."
+                f"model.train_ds.tarred_audio_filepaths has {tars} tars, of which {ranks} ranks would skip "
+                f"{tars % ranks} (each reads {tars // ranks}); run on a number of devices that divides "
+                f"{tars} (trainer.devices), or set model.train_ds.tarred_shard_strategy=replicate."
             )
 
 
-def drop_sample_ids(batch: Sequence[Any]) -> tuple[Any, ...]:
-    """A batch as NeMo's training step wants it: signal, its lengths, transcripts and theirs, and no ids."""
-    return tuple(batch[:4])
+@dataclass(frozen=True)
+class TrainingBatch:
+    """A batch of a training set, its parts by name.
+
+    Legend: `B` utterances, `N` samples, `L` labels.
+
+    Attributes:
+        signal: waveform `[B, N]`.
+        signal_lengths: valid samples `[B]`.
+        transcripts: labels `[B, L]`; None where only audio is wanted.
+        transcript_lengths: valid labels `[B]`, 0 where there is no transcript.
+        sample_ids: what NeMo's dataset gives to tell the rows apart; None where it was not asked for.
+        utterances: the utterance of each row (`UtteranceResolver`); None where nobody has to know.
+    """
+
+    signal: Tensor
+    signal_lengths: Tensor
+    transcripts: Any = None
+    transcript_lengths: Any = None
+    sample_ids: Any = None
+    utterances: Sequence[Utterance] | None = None
+
+    @classmethod
+    def from_nemo(cls, batch: Sequence[Any]) -> TrainingBatch:
+        """Names the parts of a batch of NeMo's dataloader."""
+        return cls(*batch[:5])
+
+    def for_nemo(self) -> tuple[Any, ...]:
+        """Returns the batch as NeMo's training step takes it, without ids."""
+        return self.signal, self.signal_lengths, self.transcripts, self.transcript_lengths
 
 
 class UtteranceResolver:
-    """Tells which utterance each row of a batch is.
+    """Finds the utterance of each row of a batch.
 
     Args:
-        loader: a dataloader of NeMo's, character or subword, of files, tarred (also bucketed) or Lhotse; its
-            dataset is changed.
+        loader: a dataloader of NeMo, for characters or subwords, of files, tars (also bucketed) or Lhotse
+            cuts. Its dataset is changed to return sample ids or cuts.
 
     Raises:
-        TutorError: a dataset of another kind.
+        TutorError: the dataset is of another kind.
     """
 
     def __init__(self, loader: Any) -> None:
         self._collections: list[Any] = []
         self._starts: list[int] = []
         self._dataset = dataset = loader.dataset
-        lhotse = getattr(dataset, "dataset", dataset)  # a tarred one is wrapped
+        lhotse = getattr(dataset, "dataset", dataset)  # Lhotse's tarred dataset is wrapped in another
         if hasattr(lhotse, "return_cuts"):
             lhotse.return_cuts = True
             return
@@ -127,42 +169,40 @@ class UtteranceResolver:
             self._starts.append(start)
             self._collections.append(leaf.manifest_processor.collection)
 
-    def __call__(self, batch: Sequence[Any]) -> list[Utterance]:
-        """The utterances of a batch's rows."""
+    def __call__(self, batch: TrainingBatch) -> list[Utterance]:
+        """Returns the utterances of a batch's rows."""
         if not self._collections:
-            return [_of_cut(cut) for cut in batch[4]]
-        return [self._of_sample(int(sample)) for sample in batch[4]]
+            return [_of_cut(cut) for cut in batch.sample_ids]
+        return [self._of_sample(int(sample)) for sample in batch.sample_ids]
 
     @property
-    def known(self) -> list[Utterance]:
-        """Every utterance of the manifests, in their order; none where a dataloader reads them as it goes
-        (Lhotse).
-        """
+    def manifest_utterances(self) -> list[Utterance]:
+        """All utterances of the manifests, in order; empty for Lhotse, which reads manifests lazily."""
         return [_of_entry(entry) for collection in self._collections for entry in collection]
 
     @property
-    def streamed(self) -> bool:
-        """Whether audio comes out of tars, which need not hold all that the manifests name."""
+    def is_iterable(self) -> bool:
+        """Whether the dataset is iterable: its tars need not contain every utterance of the manifests."""
         return isinstance(self._dataset, IterableDataset)
 
     def _of_sample(self, sample: int) -> Utterance:
-        place = bisect.bisect_right(self._starts, sample) - 1
-        return _of_entry(self._collections[place][sample - self._starts[place]])
+        bucket = bisect.bisect_right(self._starts, sample) - 1
+        return _of_entry(self._collections[bucket][sample - self._starts[bucket]])
 
 
 class _Shifted:
-    """A tarred dataset's samples with ids that are unique among the buckets it is chained with."""
+    """Adds an offset to the sample ids of one tarred bucket, so that they are unique among all buckets."""
 
     def __init__(self, samples: Iterable[tuple[Any, ...]], start: int) -> None:
         self._samples, self._start = samples, start
 
     def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        for *sample, number in self._samples:
-            yield (*sample, number + self._start)
+        for *sample, sample_id in self._samples:
+            yield (*sample, sample_id + self._start)
 
 
 def _leaves(dataset: Any) -> list[Any]:
-    """The datasets that read manifests, in or under a dataset."""
+    """Finds the datasets that read manifests, inside any wrappers of a dataset."""
     if hasattr(dataset, "manifest_processor") and hasattr(dataset, "return_sample_id"):
         return [dataset]
     if hasattr(dataset, "wrapped_dataset"):
@@ -171,10 +211,9 @@ def _leaves(dataset: Any) -> list[Any]:
     if parts and all(hasattr(leaf, "_dataset") for leaf in parts):
         return parts
     raise TutorError(
-        f"model.train_ds makes a {type(dataset).__name__}, in which a cache cannot tell utterances apart; "
-        "use a manifest of "
-        f"files, a tarred set or Lhotse (model.train_ds.use_lhotse=true), or train with the teacher itself "
-        f"(model.tutor.teacher.cache=null)."
+        f"model.train_ds makes a {type(dataset).__name__}, in which a cache cannot identify utterances; use "
+        "a manifest of files, a tarred set or Lhotse (model.train_ds.use_lhotse=true), or train with the "
+        "teacher itself (model.tutor.teacher.cache=null)."
     )
 
 
@@ -183,20 +222,21 @@ def _of_entry(entry: Any) -> Utterance:
 
 
 def _of_cut(cut: Any) -> Utterance:
-    """The utterance that a cut is, by what no augmentation changes.
+    """Returns the utterance of a Lhotse cut, from properties that no augmentation changes.
 
-    Its id is not that: noise gives a cut a random one, a filter, a codec and the sharing among ranks give it
-    an ending, and without a `sampling_rate` in the manifest it is the file's name without its folder.
+    The cut's id is not such a property. Mixing in noise replaces it by a random one. A filter, a codec and
+    the distribution among ranks append to it. Without a `sampling_rate` in the manifest, it is the file's
+    name without its folder.
     """
-    if hasattr(cut, "tracks"):  # noise was mixed in; the speech is the first that is no padding
+    if hasattr(cut, "tracks"):  # noise was mixed in; the speech is the first track that is not padding
         cut = next(track.cut for track in cut.tracks if type(track.cut).__name__ != "PaddingCut")
     source = cut.recording.sources[0].source
     if isinstance(source, str) and source:
         name = source if cut.channel in (0, [0]) else f"{source}#{cut.channel}"
         return Utterance(name, float(cut.start), float(cut.duration))
-    # Out of a tar: the id of what is said is the name there. A part of a file is a recording of its own,
-    # which begins at 0: where it was tells NeMo's manifest, and in Lhotse's Shar how long before it what is
-    # said began.
-    said, row = cut.supervisions[0], cut.custom or {}
+    # The audio comes from a tar, and the supervision's id is its name there. A part of a file is a recording
+    # of its own that starts at 0. Its offset in the file is in NeMo's manifest; in Lhotse's Shar format it is
+    # how long before the cut the supervision starts.
+    supervision, row = cut.supervisions[0], cut.custom or {}
     offset = float(row.get("offset") or 0.0) if "tar_origin" in row else 0.0
-    return Utterance(str(said.id), float(cut.start - said.start) + offset, float(cut.duration))
+    return Utterance(str(supervision.id), float(cut.start - supervision.start) + offset, float(cut.duration))

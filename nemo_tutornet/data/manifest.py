@@ -1,6 +1,9 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo manifests (JSON lines), checked before anything expensive begins."""
+"""NeMo manifests (JSON lines): read, and checked before a model is built.
+
+All times are in seconds.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +27,10 @@ class Utterance:
     """One row of a manifest.
 
     Attributes:
-        audio: the file, resolved against the manifest's folder.
-        duration: seconds that are heard: as many as the row says, if the file has them.
+        audio: the audio file, resolved against the manifest's folder.
+        duration: seconds of audio to read: the row's own `duration`, or less where the file is shorter.
         text: reference transcript; None where the row has none.
-        offset: seconds into the file.
+        offset: seconds from the start of the file to the start of the utterance.
     """
 
     audio: Path
@@ -38,16 +41,16 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Rules:
-    """What a row must be, and which rows do not count.
+    """The conditions on the rows of a manifest: some are errors, some only leave a row out.
 
     Attributes:
-        shortest: refuse utterances shorter than this, in seconds: one frame of the model that will read them.
-        min_duration: leave out rows whose own `duration` is below this, in seconds, as NeMo does.
-        max_duration: leave out rows whose own `duration` is above this, in seconds, as NeMo does.
-        for_nemo: NeMo's datasets will read the rows, so each needs its `duration`, and audio in an object
-            store is left to NeMo.
-        one_channel: refuse audio with several channels, of which NeMo makes no batch unless a
-        `channel_selector` chooses.
+        shortest: shortest allowed utterance, in seconds: one frame of the model that will read it.
+        min_duration: rows whose own `duration` is below this are left out, as NeMo does.
+        max_duration: rows whose own `duration` is above this are left out, as NeMo does.
+        for_nemo: whether NeMo's datasets will read the rows. Then each row needs its `duration`, and audio in
+            an object store is not opened here.
+        one_channel: whether audio with several channels is an error. NeMo cannot batch it without a
+            `channel_selector`.
     """
 
     shortest: float = 0.0
@@ -57,22 +60,27 @@ class Rules:
     one_channel: bool = False
 
     def __str__(self) -> str:
-        least = (
-            f" of at least {self.min_duration:g} s (min_duration)" if self.min_duration > -math.inf else ""
-        )
-        most = f" of at most {self.max_duration:g} s (max_duration)" if self.max_duration < math.inf else ""
-        return least + (" and" if least and most else "") + most
+        limits = []
+        if self.min_duration > -math.inf:
+            limits.append(f" of at least {self.min_duration:g} s (min_duration)")
+        if self.max_duration < math.inf:
+            limits.append(f" of at most {self.max_duration:g} s (max_duration)")
+        return " and".join(limits)
 
 
 def read_manifest(path: Path, shortest: float = 0.0) -> list[Utterance]:
     """Reads a manifest and checks each of its rows.
 
     Args:
-        path: JSON lines with `audio_filepath`, `text` and mostly `duration` (seconds).
-        shortest: refuse utterances shorter than this, in seconds: one frame of the model that will read them.
+        path: JSON lines with `audio_filepath`, `text` and usually `duration` (seconds).
+        shortest: shortest allowed utterance, in seconds: one frame of the model that will read it.
+
+    Returns:
+        The utterances in the manifest's order, at least one.
 
     Raises:
-        TutorError: no such manifest, no rows, or a bad row, with its line number.
+        TutorError: the manifest does not exist or has no row, or a row is invalid; the message has its line
+            number.
     """
     rows, _ = _read(path, Rules(shortest))
     if not rows:
@@ -81,7 +89,7 @@ def read_manifest(path: Path, shortest: float = 0.0) -> list[Utterance]:
 
 
 def _read(path: Path, rules: Rules) -> tuple[list[Utterance], int]:
-    """The rows that count, and the number of those that do not."""
+    """Returns the rows within the limits of `rules`, and the number of rows outside them."""
     if not path.is_file():
         raise TutorError(f"there is no manifest {path}; give the path of a file of JSON lines.")
     found = list(_rows(path, rules))
@@ -97,10 +105,25 @@ def _rows(path: Path, rules: Rules) -> Iterator[Utterance | None]:
 
 
 def json_row(line: bytes, where: str) -> dict[str, Any]:
-    """A line's object; `where` is its file and number, for the sentence that refuses it."""
+    """Parses one line of a manifest.
+
+    Args:
+        line: the line's bytes.
+        where: the file and the line number, for the error message.
+
+    Returns:
+        The JSON object.
+
+    Raises:
+        TutorError: the line is not a JSON object in UTF-8.
+
+    Example:
+        >>> json_row(b'{"audio_filepath": "a.wav", "duration": 1.5}', "train.jsonl line 1")
+        {'audio_filepath': 'a.wav', 'duration': 1.5}
+    """
     if line.startswith(codecs.BOM_UTF8):
         raise TutorError(
-            f"{where} begins with a byte order mark, which NeMo does not read; save the manifest as UTF-8 "
+            f"{where} begins with a byte order mark, which NeMo does not accept; save the manifest as UTF-8 "
             "without BOM."
         )
     try:
@@ -109,43 +132,58 @@ def json_row(line: bytes, where: str) -> dict[str, Any]:
             json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise TutorError(
-            f"{where} has half of a character (\\ud800 to \\udfff alone); mend or remove the line."
+            f"{where} has an unpaired surrogate (\\ud800 to \\udfff); fix or remove the line."
         ) from None
     except UnicodeDecodeError:
         if line.startswith(b"\x1f\x8b"):
             raise TutorError(f"{where}: the manifest is compressed; gunzip it.") from None
         raise TutorError(f"{where} is not UTF-8; convert the manifest.") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits is no JSONDecodeError
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits raises a plain ValueError
         raise TutorError(
-            f"{where} is not JSON ({getattr(error, 'msg', error)}); mend or remove the line."
+            f"{where} is not JSON ({getattr(error, 'msg', error)}); fix or remove the line."
         ) from None
     if not isinstance(row, dict):
-        raise TutorError(f"{where} is no JSON object with an audio_filepath; mend or remove the line.")
+        raise TutorError(f"{where} is not a JSON object with an audio_filepath; fix or remove the line.")
     return row
 
 
-def in_store(named: str) -> bool:
-    """True for what NeMo fetches from an object store, such as `s3://bucket/train.json`."""
+def in_store(path: str) -> bool:
+    """Tells whether NeMo would fetch a path from an object store.
+
+    Example:
+        >>> in_store("s3://bucket/train.json"), in_store("data/train.json")
+        (True, False)
+    """
     try:
-        parts = urlparse(named)
+        parts = urlparse(path)
     except ValueError:
         return False
     return bool(parts.scheme and parts.netloc and parts.path)
 
 
-def find_audio(named: str, folder: Path) -> Path | None:
-    """The file that a row names, where NeMo looks: from the manifest's folder, then from the working
-    directory.
+def find_audio(path: str, folder: Path) -> Path | None:
+    """Finds an audio file where NeMo looks: in the manifest's folder, then in the working directory.
+
+    Args:
+        path: the path in the manifest's row.
+        folder: the manifest's folder.
+
+    Returns:
+        The file, or None where neither exists.
+
+    Example:
+        >>> find_audio("no-such-file.wav", Path("data")) is None
+        True
     """
-    places = (folder / os.path.expanduser(named), Path(named))
-    return next((place for place in places if os.path.isfile(place)), None)
+    candidates = (folder / os.path.expanduser(path), Path(path))
+    return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
 
 
 def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | None:
     import soundfile
 
     row = json_row(line, where)
-    # NeMo takes either name, and the first of them where there are both.
+    # NeMo accepts both keys; where a row has both, audio_filename wins.
     named = row.get("audio_filename", row.get("audio_filepath"))
     if named is None:
         raise TutorError(
@@ -157,69 +195,66 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
     text = _text(row, where, rules)
     if rules.for_nemo and not {"duration", "context_duration"} & row.keys():
         raise TutorError(
-            f"{where} has no duration, which NeMo needs to train; write the audio's seconds into the row."
+            f"{where} has no duration, which NeMo needs for training; add the duration in seconds."
         )
-    told = _number(row, "duration" if "duration" in row else "context_duration", where)
-    if told is not None and not rules.min_duration <= told <= rules.max_duration:
+    declared_duration = _number(row, "duration" if "duration" in row else "context_duration", where)
+    if declared_duration is not None and not rules.min_duration <= declared_duration <= rules.max_duration:
         return None
     offset = _number(row, "offset", where) or 0.0
     if in_store(named):
         if rules.for_nemo:
-            return Utterance(Path(named), told or 0.0, text, offset)
+            return Utterance(Path(named), declared_duration or 0.0, text, offset)
         raise TutorError(
-            f"{where}: {named} is in an object store; here only files are read, so fetch it first."
+            f"{where}: {named} is in an object store, but this command reads local files only; download it "
+            "first."
         )
     audio = find_audio(named, folder)
     if audio is None:
-        places = str(folder / os.path.expanduser(named))
+        candidates = str(folder / os.path.expanduser(named))
         if not os.path.isabs(os.path.expanduser(named)):
-            places += f", nor {Path.cwd() / named}"
-        raise TutorError(f"{where}: there is no audio file {places}; mend the path or remove the line.")
+            candidates += f" or {Path.cwd() / named}"
+        raise TutorError(f"{where}: there is no audio file {candidates}; fix the path or remove the line.")
     try:
         info = soundfile.info(str(audio))
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         raise TutorError(
-            f"{where}: {audio} is not readable audio ({error}); mend the file or remove the line."
+            f"{where}: {audio} is not readable audio ({error}); fix the file or remove the line."
         ) from None
     if info.frames <= 0:
         raise TutorError(f"{where}: {audio} is empty (no samples); remove the line.")
     if rules.one_channel and info.channels > 1:
         raise TutorError(
-            f"{where}: {audio} has {info.channels} channels, but a recogniser hears one; make it mono, or "
-            "set channel_selector "
-            f"beside manifest_filepath (a channel's number, or average)."
+            f"{where}: {audio} has {info.channels} channels, but an ASR model reads one; convert it to mono, "
+            "or set channel_selector next to manifest_filepath (a channel's number, or average)."
         )
-    rest = info.duration - offset
-    heard = (
-        min(told, rest) if told is not None and told > 0 else rest
-    )  # as NeMo has it: 0 and -1 are the whole file
-    if heard <= 0 or heard < rules.shortest:
+    duration = info.duration - offset
+    if declared_duration is not None and declared_duration > 0:  # to NeMo, 0 and -1 mean the whole file
+        duration = min(declared_duration, duration)
+    if duration <= 0 or duration < rules.shortest:
         raise TutorError(
-            f"{where}: the utterance has {max(heard, 0) * 1000:g} ms of audio, less than one frame of the "
-            "student "
-            f"({rules.shortest * 1000:g} ms); remove the line."
+            f"{where}: the utterance has {max(duration, 0) * 1000:g} ms of audio, less than one frame of the "
+            f"student ({rules.shortest * 1000:g} ms); remove the line."
         )
-    return Utterance(audio, heard, text, offset)
+    return Utterance(audio, duration, text, offset)
 
 
 def _text(row: Mapping[str, Any], where: str, rules: Rules) -> str | None:
-    """The transcript, under the names that NeMo knows for it; None where there is none."""
+    """Reads the transcript of a row from any of NeMo's keys for it; None where the row has none."""
     named = row.get("text_filepath")
     if "text" not in row and named is not None:
         if not isinstance(named, str) or not os.path.isfile(named):
-            raise TutorError(f"{where}: text_filepath {str(named)[:200]} is no file; mend the path.")
+            raise TutorError(f"{where}: text_filepath {str(named)[:200]} is not a file; fix the path.")
         try:
             return Path(named).read_text(encoding="utf-8").replace("\n", "")
         except (OSError, UnicodeDecodeError) as error:
             raise TutorError(
-                f"{where}: text_filepath {named} cannot be read ({error}); mend the file."
+                f"{where}: text_filepath {named} cannot be read ({error}); fix the file."
             ) from None
     key = "text" if "text" in row else "normalized_text"
     text = row.get(key)
     if text is None and key in row and rules.for_nemo:
         raise TutorError(
-            f"{where}: {key} is null, which NeMo cannot train on; leave {key} out where there is no "
-            "transcript."
+            f"{where}: {key} is null, which NeMo cannot train on; remove {key} from a row without transcript."
         )
     if text is not None and not isinstance(text, str):
         raise TutorError(f"{where}: {key} must be a string, not {text!r}.")
@@ -238,47 +273,46 @@ def _number(row: Mapping[str, Any], key: str, where: str) -> float | None:
 
 
 def check_manifests(model_cfg: Mapping[str, Any]) -> list[str]:
-    """Checks every plain manifest that a model's config names, before the model is built.
+    """Checks every manifest of audio files in a model's config, before the model is built.
 
-    Tarred and Lhotse sets have no audio files to look at and are left to NeMo, as is what lies in an object
-    store.
+    Tarred and Lhotse data sets and object stores are not checked here, but by NeMo.
 
     Args:
-        model_cfg: a NeMo CTC model's config with `train_ds`, `validation_ds` and `test_ds`.
+        model_cfg: config of a NeMo CTC model with `train_ds`, `validation_ds` and `test_ds`.
 
     Returns:
-        A sentence for each manifest of which NeMo will leave rows out for their length, for each training
-        manifest with empty transcripts, where there is a `tutor:` section, or without a transcript in some
-        row, where there is none, and where there is no validation set.
+        Warnings, a sentence each: NeMo will leave out rows because of their duration; training rows have an
+        empty transcript, in a config with a `tutor:` section; training rows have no transcript, in a config
+        without it; there is no validation set.
 
     Raises:
-        TutorError: the first mistake found; no training set is one.
+        TutorError: the first mistake, e.g. a config without a training set.
     """
     from omegaconf.errors import OmegaConfBaseException
 
-    told: list[str] = []
+    warnings: list[str] = []
     for name in ("train_ds", "validation_ds", "test_ds"):
         try:
-            told += _check_section(model_cfg, name)
+            warnings += _check_section(model_cfg, name)
         except (
             OmegaConfBaseException
-        ) as error:  # a value from the environment, or from a key that is not there
+        ) as error:  # e.g. an interpolation of a variable or key that does not exist
             raise TutorError(
-                f"model.{name} cannot be read: {str(error).splitlines()[0].rstrip('.')}; mend the config."
+                f"model.{name} cannot be read: {str(error).splitlines()[0].rstrip('.')}; fix the config."
             ) from None
-    return told
+    return warnings
 
 
 def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
-    """`check_manifests` for one data set."""
-    told: list[str] = []
+    """Checks one data set of a config, as `check_manifests` describes."""
+    warnings: list[str] = []
     section, key = model_cfg.get(name) or {}, f"model.{name}.manifest_filepath"
     if not isinstance(section, Mapping):
         raise TutorError(
-            f"model.{name} is {str(section)[:100]}, but it is a section; give a manifest as {key}."
+            f"model.{name} is {str(section)[:100]}, but it must be a section; give a manifest as {key}."
         )
     if section.get("is_tarred") or section.get("use_lhotse"):
-        return told
+        return warnings
     limits = {
         limit: _limit(section, name, limit)
         for limit in ("min_duration", "max_duration")
@@ -290,9 +324,9 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
     if not manifests and name == "train_ds":
         raise TutorError(_NOT_SET.format(key=key))
     if not manifests and name == "validation_ds":
-        told.append(
-            f"{key} is not set, so no checkpoint is chosen by its WER, and val_wer=0.0000 in their names "
-            "says nothing."
+        warnings.append(
+            f"{key} is not set, so no checkpoint can be selected by its WER; ignore val_wer=0.0000 in the "
+            "names of checkpoints."
         )
     empty = []
     for manifest in manifests:
@@ -301,38 +335,38 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
         path = Path(manifest).expanduser()
         if len(manifests) > 1 and not path.is_file():
             raise TutorError(
-                f"there is no manifest {path}; {key} names {len(manifests)}, for NeMo ends a path at a comma."
+                f"there is no manifest {path}; {key} names {len(manifests)} manifests, because NeMo ends a "
+                "path at a comma."
             )
         rows, left_out = _read(path, rules)
         if left_out:
-            told.append(
+            warnings.append(
                 f"model.{name} leaves out {left_out} of {left_out + len(rows)} rows of {manifest}: it keeps "
-                f"those{rules}."
+                f"rows{rules}."
             )
         if not rows:
             empty.append(manifest)
-        silent = sum(row.text == "" for row in rows)
-        without = sum(row.text is None for row in rows)
-        if without and name == "train_ds" and not model_cfg.get("tutor"):
-            told.append(
-                f"{without} of {len(rows)} rows of {manifest} have no text: without a teacher the student "
-                "learns silence from "
-                f"them; leave them out of {key}."
+        empty_texts = sum(row.text == "" for row in rows)
+        without_text = sum(row.text is None for row in rows)
+        if without_text and name == "train_ds" and not model_cfg.get("tutor"):
+            warnings.append(
+                f"{without_text} of {len(rows)} rows of {manifest} have no text: without a teacher the "
+                f"student learns to output silence for them; remove them from {key}."
             )
-        if silent and name == "train_ds" and model_cfg.get("tutor"):
-            told.append(
-                f"{silent} rows of {manifest} have an empty text: NeMo cannot tell them from rows without "
-                "one, so with a "
-                f"teacher CTC skips them, while a student without one learns silence from them."
+        if empty_texts and name == "train_ds" and model_cfg.get("tutor"):
+            warnings.append(
+                f"{empty_texts} rows of {manifest} have an empty text: NeMo cannot distinguish them from "
+                "rows without a text, so CTC skips them with a teacher; without a teacher the student learns "
+                "to output silence for them."
             )
-    # NeMo reads a training set's manifests as one, and those in one string; each other in a list is a set of
-    # its own.
-    as_one = isinstance(section.get("manifest_filepath"), str) or (
+    # NeMo joins the manifests of a training set, and those in one string; elsewhere each manifest of a list
+    # is a data set of its own.
+    joined = isinstance(section.get("manifest_filepath"), str) or (
         name == "train_ds" and not section.get("is_concat")
     )
-    if empty and (not as_one or len(empty) == len(manifests)):
+    if empty and (not joined or len(empty) == len(manifests)):
         raise TutorError(f"{key}: {', '.join(empty)} has no utterance{rules}; give at least one.")
-    return told
+    return warnings
 
 
 def _limit(section: Mapping[str, Any], name: str, key: str) -> float:
@@ -352,21 +386,21 @@ def _manifests_of(section: Any, key: str) -> list[str]:
 
 
 def _flat(found: Any, key: str) -> Iterator[str]:
-    """NeMo's concatenated sets have lists in the list; a comma separates paths there, too."""
+    """Yields every path in a string with commas, a list, or the nested lists of concatenated data sets."""
     for item in found:
         if isinstance(item, str):
             yield from item.split(",")
-        elif isinstance(item, Sequence):  # as OmegaConf's lists are
+        elif isinstance(item, Sequence):  # OmegaConf's lists are no `list`, but a Sequence
             yield from _flat(item, key)
         else:
             raise TutorError(
-                f"{key} holds {str(item)[:100]}, which is no path; give the path of a manifest, or a list of "
-                "them."
+                f"{key} holds {str(item)[:100]}, which is not a path; give the path of a manifest, or a list "
+                "of paths."
             )
 
 
 def _frame_seconds(model_cfg: Mapping[str, Any]) -> float:
-    """Seconds of one encoder frame, from the config alone: window stride times the encoder's strides."""
+    """Computes the seconds of one encoder frame from a config: window stride times the encoder's strides."""
     encoder, front, stride = model_cfg.get("encoder") or {}, model_cfg.get("preprocessor") or {}, 1
     for block in encoder.get("jasper") or []:
         stride *= int(block["stride"][0]) ** (1 if block.get("stride_last") else int(block["repeat"]))

@@ -1,8 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A manifest to train on, from what NeMo's transcribe_speech.py writes with a teacher: its `pred_text`
-becomes the text.
-"""
+"""A training manifest from the output of NeMo's transcribe_speech.py: its `pred_text` becomes the text."""
 
 from __future__ import annotations
 
@@ -20,58 +18,68 @@ from nemo_tutornet.utils.files import atomic_write
 def pseudo_manifest(
     source: Path, destination: Path, max_wer: float | None = None, keep_transcripts: bool = False
 ) -> Counter[str]:
-    """Writes a manifest whose `text` is the teacher's hypothesis.
+    r"""Writes a manifest whose `text` is the teacher's hypothesis.
 
-    Rows keep their other fields; a transcript that was replaced stays as `reference_text`. Audio is named so
-    that it is found from the new place.
+    This is sequence-level distillation (Kim and Rush, arXiv 1606.07947); the filter by WER is
+    Distil-Whisper's (arXiv 2311.00430).
+
+    Rows keep their other fields. A replaced transcript stays as `reference_text`. Relative audio paths become
+    absolute where the new manifest lies in another folder.
 
     Args:
-        source: JSON lines with `audio_filepath` and `pred_text`, perhaps `text`.
-        destination: the manifest to write; an older one there is replaced when the new one is complete.
-        max_wer: where there is a transcript, drop a row whose hypothesis has a higher word error rate against
-            it.
-        keep_transcripts: where there is a transcript, train on that; hypotheses are for the other rows.
+        source: JSON lines with `audio_filepath`, `pred_text`, and `text` where there is a transcript.
+        destination: the manifest to write. An older file is replaced once the new one is complete.
+        max_wer: highest word error rate of a hypothesis against the row's transcript; other rows are dropped.
+        keep_transcripts: whether a row with a transcript keeps it as its `text`.
 
     Returns:
-        Rows by their fate: `kept`, `transcript` (kept with it), `empty` (the teacher heard nothing),
-        `high_wer` (above `max_wer`). `audio_not_found` are those of the first two whose relative path leads
-        to no file here, and is left as it is.
+        Number of rows by outcome: `kept` (with the hypothesis), `transcript` (kept with the transcript),
+        `empty` (dropped: the hypothesis is empty), `high_wer` (dropped: above `max_wer`). `audio_not_found`
+        counts the kept rows whose relative path leads to no file; that path stays as it is.
 
     Raises:
-        TutorError: no such manifest, a bad line, nothing left, or the manifest itself as destination.
+        TutorError: the source does not exist, has an invalid line, is the destination, or leaves no row; or
+            the destination cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     source, destination = Path(folder, "transcribed.jsonl"), Path(folder, "train.jsonl")
+        ...     _ = source.write_text('{"audio_filepath": "a.wav", "pred_text": "one two"}\n')
+        ...     pseudo_manifest(source, destination)
+        ...     destination.read_text()
+        Counter({'kept': 1})
+        '{"audio_filepath": "a.wav", "pred_text": "one two", "text": "one two"}\n'
     """
     if not source.is_file():
         raise TutorError(f"there is no manifest {source}; give the output of NeMo's transcribe_speech.py.")
-    fates: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     destination = destination.expanduser().resolve()
     if source.resolve() == destination:
-        raise TutorError(
-            f"{source} would be overwritten by what is made of it; give the new manifest another name."
-        )
+        raise TutorError(f"{source} is the source and the destination; give the new manifest another name.")
     moved = source.resolve().parent != destination.parent
     with source.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             row = _read(line, f"{source} line {number}")
-            fate, text = _judge(row, max_wer, keep_transcripts)
-            fates[fate] += 1
-            if fate not in ("kept", "transcript"):
+            outcome, text = _judge(row, max_wer, keep_transcripts)
+            counts[outcome] += 1
+            if outcome not in ("kept", "transcript"):
                 continue
-            if fate == "kept" and row.get("text"):
+            if outcome == "kept" and row.get("text"):
                 row["reference_text"] = row["text"]
             row["text"] = text
             if moved and not os.path.isabs(row["audio_filepath"]) and not in_store(row["audio_filepath"]):
-                # transcribe_speech.py copies paths as they are, also where its output lies elsewhere; a tar's
-                # member has no file.
+                # transcribe_speech.py copies paths unchanged into any folder. A member of a tar has no file.
                 audio = find_audio(row["audio_filepath"], source.parent)
                 row["audio_filepath"] = row["audio_filepath"] if audio is None else os.path.abspath(audio)
-                fates.update(["audio_not_found"] if audio is None else [])
+                counts.update(["audio_not_found"] if audio is None else [])
             rows.append(row)
     if not rows:
         raise TutorError(
-            f"{source} leaves no row to train on; loosen the filter, or transcribe with another teacher."
+            f"{source} leaves no row to train on; relax the filter, or transcribe with another teacher."
         )
     try:
         with atomic_write(destination) as temporary:
@@ -80,9 +88,9 @@ def pseudo_manifest(
             )
     except OSError as error:
         raise TutorError(
-            f"{destination} cannot be written ({error.strerror or error}); nothing was changed there."
+            f"{destination} cannot be written ({error.strerror or error}); free the path or give another one."
         ) from None
-    return fates
+    return counts
 
 
 def _read(line: bytes, where: str) -> dict[str, Any]:
@@ -93,13 +101,14 @@ def _read(line: bytes, where: str) -> dict[str, Any]:
         )
     if not isinstance(row.get("pred_text"), str):
         raise TutorError(
-            f"{where} has no pred_text; transcribe the manifest with NeMo's transcribe_speech.py and a "
-            "teacher first."
+            f"{where} has no pred_text; first transcribe the manifest with NeMo's transcribe_speech.py and a "
+            "teacher."
         )
     return row
 
 
 def _judge(row: dict[str, Any], max_wer: float | None, keep_transcripts: bool) -> tuple[str, str]:
+    """Returns the outcome of a row and its new text."""
     reference, hypothesis = str(row.get("text") or "").strip(), row["pred_text"].strip()
     if reference and keep_transcripts:
         return "transcript", reference

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What identifies an utterance in a cache."""
+"""The identity of an utterance in a cache."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Utterance:
-    """What a cache knows an utterance by.
+    """A part of an audio file, by which a cache finds its targets.
 
     Attributes:
-        audio: the file as the builder and the training both write it.
-        offset: seconds into it.
-        duration: seconds; None is the whole rest.
+        audio: path or name of the file, spelled alike when the cache is built and during training.
+        offset: seconds from the start of the file.
+        duration: length in seconds; None means to the end of the file.
     """
 
     audio: str
@@ -24,7 +24,16 @@ class Utterance:
 
     @property
     def key(self) -> str:
-        """Canonical text; times are in whole milliseconds, so that rounding in a manifest does not matter."""
+        """The identity as text: the file, then offset and duration in whole milliseconds.
+
+        Manifests round times differently; whole milliseconds make them equal.
+
+        Example:
+            >>> Utterance("a.wav", offset=0.5, duration=1.2500004).key
+            'a.wav|500|1250'
+            >>> Utterance("a.wav").key
+            'a.wav|0|'
+        """
         duration = "" if self.duration is None else round(self.duration * 1000)
         return f"{self.audio}|{round(self.offset * 1000)}|{duration}"
 
@@ -34,10 +43,22 @@ class Utterance:
 
 
 def key_bytes(utterance: Utterance) -> bytes:
-    """A key as it stands in a shard; file names that are not UTF-8 survive."""
+    """Encodes the key of an utterance as it is stored in a shard; also file names that are not UTF-8.
+
+    Example:
+        >>> key_bytes(Utterance("a.wav", offset=0.5, duration=1.25))
+        b'a.wav|500|1250'
+    """
     return utterance.key.encode("utf-8", "surrogateescape")
 
 
 def key_hash(key: bytes) -> int:
-    """64 bits by which utterances are found; the key itself is compared when it is read."""
+    """Hashes a key to 64 bits, by which a reader finds an utterance before it compares the key itself.
+
+    Example:
+        >>> key_hash(b"a.wav|0|") == key_hash(b"a.wav|0|") != key_hash(b"b.wav|0|")
+        True
+        >>> key_hash(b"a.wav|0|") < 2**64
+        True
+    """
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")

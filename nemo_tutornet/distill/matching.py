@@ -1,7 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is matched with what: the layers, frames and labels of one teacher and one student, settled before
-training.
+"""Matches the layers, frames and labels of a teacher with those of a student, before training.
 
 Legend: `B` utterances, `S` frames of a layer of the student, `T` of the teacher, `D` width, `V` labels with
 the blank last.
@@ -13,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,15 +30,12 @@ from nemo_tutornet.functional.alignment import (
 )
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, ENCODER, Layer, encode_silence, hop_of, measure
 from nemo_tutornet.nemo_io.restore import labels_of, pointwise_decoder
-from nemo_tutornet.teachers.live import Teacher
-
-if TYPE_CHECKING:
-    from nemo_tutornet.teachers.cached import CachedTeacher
+from nemo_tutornet.teachers.targets import Teacher
 
 
 @dataclass(frozen=True)
 class ModelMatch:
-    """The settled match.
+    """Which layers, frames and labels of a teacher and a student belong together.
 
     Attributes:
         student_encoder, guided: layers of the student.
@@ -59,29 +55,30 @@ class ModelMatch:
     frame_weighting: str
     no_warm_start: str | None
 
-    def posteriors(self, log_probs: Tensor, teacher_lengths: Tensor, frames: int, layer: Layer) -> Tensor:
-        """The teacher's log-probabilities `[B, T, V]` on the frames of a student's layer and on its labels,
-        `[B, S, V]`.
+    def align_posteriors(
+        self, log_probs: Tensor, teacher_lengths: Tensor, frames: int, layer: Layer
+    ) -> Tensor:
+        """Returns the teacher's log-probabilities `[B, T, V]` on the `frames` frames of a student's layer and
+        on the student's labels, `[B, S, V]`.
         """
         if self.label_order is not None:
             log_probs = log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
-        rate = layer.frame_ms / self.teacher_encoder.frame_ms
-        if rate > 1:
-            return pool_posteriors(log_probs, *covered_frames(frames, teacher_lengths, rate))
-        return repeat_frames(log_probs, teacher_frames(frames, teacher_lengths, rate), dim=1)
+        ratio = layer.frame_ms / self.teacher_encoder.frame_ms
+        if ratio > 1:
+            return pool_posteriors(log_probs, *covered_frames(frames, teacher_lengths, ratio))
+        return repeat_frames(log_probs, teacher_frames(frames, teacher_lengths, ratio), dim=1)
 
-    def hidden(self, hidden: Tensor, teacher_lengths: Tensor, frames: int) -> Tensor:
-        """The hint layer `[B, D, T]` on the `frames` frames of the guided layer, `[B, D, S]`."""
+    def align_hidden(self, hidden: Tensor, teacher_lengths: Tensor, frames: int) -> Tensor:
+        """Returns the hint layer `[B, D, T]` on the `frames` frames of the guided layer, `[B, D, S]`."""
         lengths = layer_lengths(teacher_lengths, self.teacher_encoder, self.hint, hidden.shape[2])
-        rate = self.guided.frame_ms / self.hint.frame_ms
-        if rate > 1:
-            return pool_hidden(hidden, *covered_frames(frames, lengths, rate))
-        return repeat_frames(hidden, teacher_frames(frames, lengths, rate), dim=2)
+        ratio = self.guided.frame_ms / self.hint.frame_ms
+        if ratio > 1:
+            return pool_hidden(hidden, *covered_frames(frames, lengths, ratio))
+        return repeat_frames(hidden, teacher_frames(frames, lengths, ratio), dim=2)
 
 
 def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames: int) -> Tensor:
-    """Frames `[B]` of a layer whose padded size is `frames` that are surely valid, from those of the
-    encoder's output.
+    """Returns the surely valid frames `[B]` of a layer of padded size `frames`, from those of the encoder.
 
     A stride that halves the frames makes as many of `2 n - 1` as of `2 n`; the one that may be padding does
     not count, so that no loss of an utterance depends on its neighbours in the batch.
@@ -93,7 +90,7 @@ def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames:
     )
 
 
-def match_models(student: Any, teacher: Teacher | CachedTeacher, config: TutorConfig) -> ModelMatch:
+def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMatch:
     """Matches a student with its teacher and refuses what cannot be distilled.
 
     Args:
@@ -105,16 +102,17 @@ def match_models(student: Any, teacher: Teacher | CachedTeacher, config: TutorCo
         TutorError: sample rates differ, a layer does not exist, the student's frames are longer than the
             teacher's, the encoders' lengths disagree, or SKD is asked for with different label sets.
     """
-    rate = int(student.preprocessor._sample_rate)
-    if rate != teacher.sample_rate:
+    sample_rate = int(student.preprocessor._sample_rate)
+    if sample_rate != teacher.sample_rate:
         raise TutorError(
-            f"the student's sample rate (model.preprocessor.sample_rate) is {rate} Hz, the teacher's is "
+            f"the student's sample rate (model.preprocessor.sample_rate) is {sample_rate} Hz, the teacher's "
+            "is "
             f"{teacher.sample_rate} Hz; both hear the same audio, so give the student the teacher's rate or "
             "take another teacher."
         )
     silence = partial(encode_silence, student)
     layer_of = partial(measure, student, run=silence, hop=hop_of(student))
-    with _at_rest(student):
+    with _eval_mode(student):
         encoder = layer_of(ENCODER)
         path = config.rkd.guided_layer
         guided = (
@@ -141,13 +139,13 @@ def match_models(student: Any, teacher: Teacher | CachedTeacher, config: TutorCo
     check_lengths(lengths, teacher_lengths, encoder.frame_ms / teacher.encoder_layer.frame_ms)
     order, mismatch = _match_labels(student, teacher)
     if mismatch and config.uses("skd"):
-        remedy = "." if teacher.head is None else ", or give the student the teacher's labels."
+        remedy = "." if not teacher.has_posteriors else ", or give the student the teacher's labels."
         raise TutorError(
             f"SKD compares posteriors, but {mismatch.rstrip('.')}; RKD and pseudo-labels still work: leave "
             "skd out of "
             f"model.tutor.stages{remedy}"
         )
-    if teacher.head is None and config.uses("pseudo") and config.pseudo_labels.min_confidence > 0:
+    if not teacher.has_posteriors and config.uses("pseudo") and config.pseudo_labels.min_confidence > 0:
         raise TutorError(
             "model.tutor.pseudo_labels.min_confidence is set, but the teacher is a transducer, whose "
             "hypotheses have no "
@@ -160,16 +158,16 @@ def match_models(student: Any, teacher: Teacher | CachedTeacher, config: TutorCo
         teacher_encoder=teacher.encoder_layer,
         hint=hint,
         label_order=order,
-        frame_weighting=frame_weighting(teacher, config.rkd.frame_weighting),
+        frame_weighting=resolve_frame_weighting(
+            config.rkd.frame_weighting, teacher.has_posteriors, teacher.ends_in_layer_norm
+        ),
         no_warm_start=mismatch or _no_warm_start(student, teacher, guided, hint),
     )
 
 
-def _match_labels(
-    student: Any, teacher: Teacher | CachedTeacher
-) -> tuple[tuple[int, ...] | None, str | None]:
-    """The teacher's output of each of the student's, or why there is none."""
-    if teacher.head is None:
+def _match_labels(student: Any, teacher: Teacher) -> tuple[tuple[int, ...] | None, str | None]:
+    """Returns the teacher's output for each of the student's, or the reason why there is none."""
+    if not teacher.has_posteriors:
         return None, "the teacher is a transducer, which has no posteriors on frames."
     try:
         return label_order(labels_of(student, student.decoder), teacher.labels), None
@@ -177,13 +175,18 @@ def _match_labels(
         return None, str(error)
 
 
-def frame_weighting(teacher: Teacher | CachedTeacher, asked: str) -> str:
-    """The weighting that a config asks for, `auto` resolved for this teacher's hint layer.
+def resolve_frame_weighting(asked: str, has_posteriors: bool, ends_in_layer_norm: bool) -> str:
+    """The frame weighting that a config asks for, with `auto` resolved for a teacher and its hint layer.
+
+    Args:
+        asked: `auto`, `nonblank`, `energy` or `uniform`.
+        has_posteriors: whether the teacher has posteriors on frames; a transducer has none.
+        ends_in_layer_norm: whether the hint layer's output is layer-normalised.
 
     Raises:
         TutorError: `nonblank` with a transducer.
     """
-    if asked == "nonblank" and teacher.head is None:
+    if asked == "nonblank" and not has_posteriors:
         raise TutorError(
             "model.tutor.rkd.frame_weighting is nonblank, but the teacher is a transducer, which has no "
             "posteriors on frames; "
@@ -191,26 +194,27 @@ def frame_weighting(teacher: Teacher | CachedTeacher, asked: str) -> str:
         )
     if asked != "auto":
         return asked
-    if not teacher.ends_in_layer_norm:
+    if not ends_in_layer_norm:
         return "energy"
-    return "uniform" if teacher.head is None else "nonblank"  # energy is nearly constant after a LayerNorm
+    return "nonblank" if has_posteriors else "uniform"  # energy is nearly constant after a LayerNorm
 
 
-def _no_warm_start(student: Any, teacher: Teacher | CachedTeacher, guided: Layer, hint: Layer) -> str | None:
+def _no_warm_start(student: Any, teacher: Teacher, guided: Layer, hint: Layer) -> str | None:
     if guided.path != ENCODER or hint.path != ENCODER:
         return (
             f"the hint layer ({hint.path!r}) and the guided layer ({guided.path!r}) must both be the "
             "encoder's output"
         )
-    for owner, decoder in (("student", student.decoder), ("teacher", teacher.head)):
-        if pointwise_decoder(decoder) is None:
+    projections = {"student": pointwise_decoder(student.decoder), "teacher": teacher.ctc_projection()}
+    for owner, projection in projections.items():
+        if projection is None:
             return f"the {owner}'s decoder is not a single 1x1 convolution"
     return None
 
 
 @contextmanager
-def _at_rest(model: nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards every module is in the mode that it was in."""
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Puts a model in eval mode; afterwards every module is in its previous mode again."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

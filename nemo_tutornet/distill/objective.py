@@ -1,161 +1,361 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The named losses of one training step: targets onto the student's frames and labels, then the pure
-functions.
+"""The losses: one class each on a pure function of `functional.losses`, one table, and their weighted sum.
+
+To add a loss, write a class here and enter it in `LOSSES`; docs/architecture.md shows how.
 
 Legend: `B` utterances, `S` frames of the student, `D` width, `V` labels with the blank last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.config import TutorConfig, parse_tutor
 from nemo_tutornet.distill.matching import ModelMatch, layer_lengths
-from nemo_tutornet.distill.projections import Head, Projection
+from nemo_tutornet.distill.projections import Head, Projection, TrainingOnlyConv1d
+from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.distill.student_capture import StudentOutputs
+from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional import losses
 from nemo_tutornet.functional.schedule import Stage
 from nemo_tutornet.nemo_io.layers import Layer
-from nemo_tutornet.teachers.targets import TeacherTargets
-
-# CTC of log-probabilities `[B, S, V]` with lengths `[B]` against labels `[B, L]` with lengths `[B]`.
-CTC = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
 
 
-def needs(stages: Sequence[Stage], pairing: ModelMatch) -> dict[str, bool]:
-    """What some stages read of the teacher: its hint layer, its posteriors (for SKD or as frame weights), its
-    hypotheses.
+@dataclass(frozen=True)
+class LossContext:
+    """What a loss is built from.
+
+    Attributes:
+        config: the checked `tutor:` section.
+        match: the student matched with its teacher.
+        other_matches: the student matched with each of the other teachers.
+        outputs: outputs `V` of the student.
+        ctc_reduction: the student's, which SKD mirrors.
+        pseudo_labels: turns hypotheses into the student's labels; None where no loss needs that.
     """
-    rkd = any(stage.uses("rkd") for stage in stages)
-    return {
-        "hidden": rkd,
-        "posteriors": any(stage.uses("skd") for stage in stages)
-        or (rkd and pairing.frame_weighting == "nonblank"),
-        "hypotheses": any(stage.uses("pseudo") for stage in stages),
-    }
+
+    config: TutorConfig
+    match: ModelMatch
+    other_matches: tuple[ModelMatch, ...]
+    outputs: int
+    ctc_reduction: str
+    pseudo_labels: PseudoLabels | None = None
 
 
-class Objective:
-    """Computes the teachers' losses of a stage; CTC of the student's output stays NeMo's.
+class Loss:
+    """One term of the objective.
+
+    A subclass states its name and what it reads of the teacher, and computes its value when it is called.
 
     Args:
-        config: the checked `tutor:` section.
-        pairing: what is matched with what.
-        others: the same for each of the other teachers.
-        projection: f.
-        heads: of the layers in `pairing.heads`.
-        ctc_reduction: the student's, mirrored by SKD.
+        context: what it is built from.
+
+    Attributes:
+        name: its key in `stages[].weights`, and, after `train_`, in the log.
+        trains_decoder: the loss gives the student's decoder a gradient.
+        request: what it reads of the teacher.
+        modules: what trains with it and is never exported, by the names under which a `.ckpt` stores them.
     """
 
-    def __init__(
-        self,
-        config: TutorConfig,
-        pairing: ModelMatch,
-        others: Sequence[ModelMatch],
-        projection: Projection,
-        heads: Sequence[Head],
-        ctc_reduction: str,
-    ) -> None:
-        self._skd = config.skd
-        self._pairing, self._others = pairing, tuple(others)
-        self._teacher_weights = [teacher.weight for teacher in (config.teacher, *config.other_teachers)]
-        self._projection, self._heads = projection, tuple(heads)
-        self._reduction = ctc_reduction
+    name: ClassVar[str]
+    trains_decoder: ClassVar[bool] = True
+    request: TargetRequest = TargetRequest()
 
-    def weights(self, stage: Stage) -> dict[str, float]:
-        """The weight of each term; a head's losses count as those of the output do, times
-        `tutor.skd.intermediate_weight`.
+    def __init__(self, context: LossContext) -> None:
+        self.context = context
+        self.modules: dict[str, TrainingOnlyConv1d] = {}
+
+    def weight(self, stage: Stage) -> float:
+        """Returns the loss's weight in a stage, 0 where it does not count."""
+        return stage.weights.get(self.name, 0.0)
+
+    def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
+        """Returns the loss of a batch, a scalar, not weighted.
+
+        Args:
+            student: the student's outputs.
+            targets: the teacher's; None where no loss of the stage requests any.
         """
-        weights = dict(stage.weights)
-        if self._heads and stage.uses("skd"):
-            inside = {
-                f"inter_{loss}": stage.weights.get(loss, 0.0) * self._skd.intermediate_weight
-                for loss in ("ctc", "skd")
-            }
-            weights.update({loss: weight for loss, weight in inside.items() if weight > 0})
-        return weights
+        raise NotImplementedError
 
-    def terms(
-        self, stage: Stage, student: StudentOutputs, teacher: TeacherTargets, ctc: CTC
-    ) -> dict[str, Tensor]:
-        """The stage's losses by name, not weighted yet; all but CTC of the student's output and
-        pseudo-labels.
-        """
-        weights = self.weights(stage)
-        with torch.autocast(student.lengths.device.type, enabled=False):
-            terms = {}
-            if stage.uses("rkd"):
-                terms["rkd"] = self._rkd(student, teacher)
-            if stage.uses("skd"):
-                terms["skd"] = self._skd_loss(
-                    student.log_probs,
-                    student.lengths,
-                    student.target_lengths,
-                    teacher,
-                    self._pairing.student_encoder,
-                )
-            if "inter_skd" in weights:
-                terms.update(self._inter(student, teacher, ctc if "inter_ctc" in weights else None))
-        return terms
 
-    def _rkd(self, student: StudentOutputs, teacher: TeacherTargets) -> Tensor:
-        pairing = self._pairing
-        frames = student.guided.shape[2]
-        assert teacher.hidden is not None
-        hidden = pairing.hidden(teacher.hidden, teacher.lengths, frames)
-        lengths = layer_lengths(student.lengths, pairing.student_encoder, pairing.guided, frames)
-        mask = losses.frame_mask(lengths, frames) & (teacher.lengths > 0)[:, None]
-        log_probs = teacher.log_probs
+class CTCLoss(Loss):
+    """CTC against the transcripts, as NeMo computed it (Graves et al., 2006)."""
+
+    name = "ctc"
+
+    def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
+        """Returns NeMo's value."""
+        assert student.ctc is not None, "a stage with CTC runs NeMo's training step"
+        return student.ctc
+
+
+class RKDLoss(Loss):
+    """Representation-level distillation with frame weighting (TutorNet's RKD, arXiv 2008.00671)."""
+
+    name = "rkd"
+    trains_decoder = False
+
+    def __init__(self, context: LossContext) -> None:
+        super().__init__(context)
+        self.request = TargetRequest(hidden=True, posteriors=context.match.frame_weighting == "nonblank")
+        self.projection = Projection(context.match.guided.width, context.match.hint.width)
+        self.modules = {"projection": self.projection}
+
+    def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
+        """Compares the projected guided layer with the hint layer."""
+        assert targets is not None and targets.hidden is not None
+        match, frames = self.context.match, student.guided.shape[2]
+        hidden = match.align_hidden(targets.hidden, targets.lengths, frames)
+        lengths = layer_lengths(student.lengths, match.student_encoder, match.guided, frames)
+        mask = losses.frame_mask(lengths, frames) & (targets.lengths > 0)[:, None]
+        log_probs = targets.log_probs
         if log_probs is not None:
-            log_probs = pairing.posteriors(log_probs, teacher.lengths, frames, pairing.guided)
-        weights = losses.FRAME_WEIGHTING[pairing.frame_weighting](log_probs, hidden, mask)
-        return losses.rkd(self._projection(student.guided), hidden, weights, mask)
+            log_probs = match.align_posteriors(log_probs, targets.lengths, frames, match.guided)
+        weights = losses.FRAME_WEIGHTING[match.frame_weighting](log_probs, hidden, mask)
+        return losses.rkd(self.projection(student.guided), hidden, weights, mask)
 
-    def _skd_loss(
+
+class SKDLoss(Loss):
+    """Softmax-level distillation (TutorNet's SKD, arXiv 2008.00671)."""
+
+    name = "skd"
+    request = TargetRequest(posteriors=True)
+
+    def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
+        """Compares the posteriors of the student's output with the teachers'."""
+        assert targets is not None
+        encoder = self.context.match.student_encoder
+        return self.divergence(student.log_probs, student.lengths, encoder, student, targets)
+
+    def divergence(
         self,
         log_probs: Tensor,
         lengths: Tensor,
-        target_lengths: Tensor,
-        teacher: TeacherTargets,
         layer: Layer,
+        student: StudentOutputs,
+        targets: TeacherTargets,
     ) -> Tensor:
-        """SKD of posteriors `[B, S, V]` on the frames of a student's layer."""
-        frames = log_probs.shape[1]
+        """Returns SKD of the log-probabilities `[B, S, V]` that a layer of the student gives.
+
+        Args:
+            log_probs: on the layer's own frames.
+            lengths: valid frames `[B]` of them.
+            layer: of the student.
+            student: gives the transcripts' lengths.
+            targets: the teachers' posteriors.
+        """
+        skd, frames = self.context.config.skd, log_probs.shape[1]
         mask = losses.frame_mask(lengths, frames)
         aligned = []
-        for pairing, given in zip((self._pairing, *self._others), (teacher, *teacher.others), strict=True):
+        matches = (self.context.match, *self.context.other_matches)
+        for match, given in zip(matches, (targets, *targets.others), strict=True):
             assert given.log_probs is not None
-            aligned.append(pairing.posteriors(given.log_probs, given.lengths, frames, layer))
+            aligned.append(match.align_posteriors(given.log_probs, given.lengths, frames, layer))
             mask = mask & (given.lengths > 0)[:, None]
-        posteriors = losses.mix_posteriors(aligned, self._teacher_weights)
-        # Two of them divide by labels: where there is no transcript, by those that the teacher heard.
-        if self._reduction in ("mean_volume", "mean"):
-            target_lengths = torch.where(
-                target_lengths > 0, target_lengths, losses.greedy_lengths(posteriors, mask)
-            )
-        if self._skd.match_window:
-            match = losses.match_frames(log_probs, posteriors, mask, self._skd.match_window)
-            log_probs = log_probs.gather(1, match[..., None].expand_as(log_probs))
-        mask = losses.FRAME_SELECTION[self._skd.frames](posteriors, mask, self._skd.frames_around)
-        distance = losses.DIVERGENCE[self._skd.divergence](log_probs, posteriors, mask, self._skd.temperature)
-        return losses.reduce_like_ctc(distance, target_lengths, self._reduction)
+        teachers = (self.context.config.teacher, *self.context.config.other_teachers)
+        posteriors = losses.mix_posteriors(aligned, [teacher.weight for teacher in teachers])
+        # `mean` and `mean_volume` divide by the transcript's length. Without a transcript, the length of the
+        # teacher's greedy hypothesis takes its place.
+        target_lengths = student.target_lengths
+        if self.context.ctc_reduction in ("mean_volume", "mean"):
+            hypothesis_lengths = losses.greedy_lengths(posteriors, mask)
+            target_lengths = torch.where(target_lengths > 0, target_lengths, hypothesis_lengths)
+        if skd.match_window:
+            matched = losses.match_frames(log_probs, posteriors, mask, skd.match_window)
+            log_probs = log_probs.gather(1, matched[..., None].expand_as(log_probs))
+        mask = losses.FRAME_SELECTION[skd.frames](posteriors, mask, skd.frames_around)
+        distance = losses.DIVERGENCE[skd.divergence](log_probs, posteriors, mask, skd.temperature)
+        return losses.reduce_like_ctc(distance, target_lengths, self.context.ctc_reduction)
 
-    def _inter(self, student: StudentOutputs, teacher: TeacherTargets, ctc: CTC | None) -> dict[str, Tensor]:
-        """The heads' SKD, and their CTC where it is asked for, each a mean over the heads (Inter-KD, arXiv
-        2211.15075).
+
+class IntermediateSKDLoss(SKDLoss):
+    """SKD of the heads at intermediate layers, averaged over the heads (Inter-KD, arXiv 2211.15075)."""
+
+    name = "inter_skd"
+    trains_decoder = False
+
+    def __init__(self, context: LossContext) -> None:
+        super().__init__(context)
+        self.heads = [Head(layer.width, context.outputs) for layer in context.match.heads]
+        paths = [layer.path for layer in context.match.heads]
+        self.modules = {f"head {path}": head for path, head in zip(paths, self.heads, strict=True)}
+
+    def weight(self, stage: Stage) -> float:
+        """Follows SKD's weight, times `tutor.skd.intermediate_weight`."""
+        skd = self.context.config.skd
+        return stage.weights.get("skd", 0.0) * skd.intermediate_weight if self.context.match.heads else 0.0
+
+    def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
+        """Compares the posteriors of each head with the teachers'."""
+        assert targets is not None
+        values = []
+        for log_probs, layer in zip(student.intermediate_log_probs, self.context.match.heads, strict=True):
+            lengths = _head_lengths(self.context.match, student, layer, log_probs)
+            values.append(self.divergence(log_probs, lengths, layer, student, targets))
+        return torch.stack(values).mean()
+
+
+class IntermediateCTCLoss(Loss):
+    """CTC of the heads at intermediate layers, averaged over the heads (Inter-KD, arXiv 2211.15075)."""
+
+    name = "inter_ctc"
+    trains_decoder = False
+
+    def weight(self, stage: Stage) -> float:
+        """Follows CTC's weight in a stage with SKD, times `tutor.skd.intermediate_weight`."""
+        if not (self.context.match.heads and stage.uses("skd")):
+            return 0.0
+        return stage.weights.get("ctc", 0.0) * self.context.config.skd.intermediate_weight
+
+    def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
+        """Computes CTC of each head against the transcripts."""
+        values = []
+        for log_probs, layer in zip(student.intermediate_log_probs, self.context.match.heads, strict=True):
+            lengths = _head_lengths(self.context.match, student, layer, log_probs)
+            values.append(student.ctc_loss(log_probs, lengths, student.transcripts, student.target_lengths))
+        return torch.stack(values).mean()
+
+
+class PseudoLabelLoss(Loss):
+    """CTC against the teacher's hypotheses (pseudo-labels, filtered as in Distil-Whisper, arXiv
+    2311.00430).
+    """
+
+    name = "pseudo"
+    request = TargetRequest(hypotheses=True)
+
+    def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
+        """Computes CTC against the hypotheses that pass the filters."""
+        assert targets is not None and targets.hypotheses is not None
+        assert self.context.pseudo_labels is not None
+        labels, lengths = self.context.pseudo_labels.targets(
+            targets.hypotheses, student.transcripts, student.target_lengths, student.lengths
+        )
+        return student.ctc_loss(student.log_probs.float(), student.lengths, labels, lengths)
+
+
+def _head_lengths(match: ModelMatch, student: StudentOutputs, layer: Layer, log_probs: Tensor) -> Tensor:
+    return layer_lengths(student.lengths, match.student_encoder, layer, log_probs.shape[1])
+
+
+# The losses by the names of `stages[].weights`, in the order in which they are summed.
+LOSSES: dict[str, type[Loss]] = {
+    "rkd": RKDLoss,
+    "skd": SKDLoss,
+    "inter_skd": IntermediateSKDLoss,
+    "inter_ctc": IntermediateCTCLoss,
+    "pseudo": PseudoLabelLoss,
+    "ctc": CTCLoss,
+}
+# Their weights follow from those of SKD and CTC, and no config names them.
+_DERIVED = ("inter_skd", "inter_ctc")
+
+
+class Objective:
+    """The losses of a student, and their weighted sum in each stage.
+
+    Args:
+        context: what the losses are built from.
+
+    Attributes:
+        losses: by name, those without a weight included.
+    """
+
+    def __init__(self, context: LossContext) -> None:
+        self.losses = {name: loss(context) for name, loss in LOSSES.items()}
+
+    @property
+    def modules(self) -> dict[str, TrainingOnlyConv1d]:
+        """What trains with the student and is never exported, by the names under which a `.ckpt` stores
+        them.
         """
-        found: dict[str, list[Tensor]] = {}
-        for head, layer, inside in zip(self._heads, self._pairing.heads, student.inside, strict=True):
-            log_probs = head(inside)
-            lengths = layer_lengths(student.lengths, self._pairing.student_encoder, layer, log_probs.shape[1])
-            skd = self._skd_loss(log_probs, lengths, student.target_lengths, teacher, layer)
-            found.setdefault("inter_skd", []).append(skd)
-            if ctc is not None:
-                found.setdefault("inter_ctc", []).append(
-                    ctc(log_probs, lengths, student.transcripts, student.target_lengths)
+        return {name: module for loss in self.losses.values() for name, module in loss.modules.items()}
+
+    @property
+    def heads(self) -> list[Head]:
+        """The heads of the intermediate layers."""
+        return [module for module in self.modules.values() if isinstance(module, Head)]
+
+    def weights(self, stage: Stage) -> dict[str, float]:
+        """Returns the weights of the losses that count in a stage."""
+        weights = {name: loss.weight(stage) for name, loss in self.losses.items()}
+        return {name: weight for name, weight in weights.items() if weight > 0}
+
+    def request(self, stages: Sequence[Stage]) -> TargetRequest:
+        """Returns what the losses of some stages together read of the teacher."""
+        request = TargetRequest()
+        for stage in stages:
+            for name in self.weights(stage):
+                request |= self.losses[name].request
+        return request
+
+    def trains_decoder(self, stage: Stage) -> bool:
+        """Whether a loss of a stage gives the student's decoder a gradient."""
+        return any(self.losses[name].trains_decoder for name in self.weights(stage))
+
+    def unused_modules(self, stage: Stage) -> list[nn.Module]:
+        """Returns the training-only modules that no loss of a stage uses."""
+        used = self.weights(stage)
+        unused = [loss for name, loss in self.losses.items() if name not in used]
+        return [module for loss in unused for module in loss.modules.values()]
+
+    def __call__(
+        self, stage: Stage, student: StudentOutputs, targets: TeacherTargets | None
+    ) -> dict[str, Tensor]:
+        """Computes a stage's losses.
+
+        Args:
+            stage: the stage.
+            student: the student's outputs.
+            targets: the teacher's; None where no loss of the stage requests any.
+
+        Returns:
+            The weighted sum as `loss`, and each loss, not weighted, under its own name. All are scalars in
+            fp32.
+        """
+        weights = self.weights(stage)
+        with torch.autocast(student.lengths.device.type, enabled=False):
+            terms = {name: self.losses[name](student, targets) for name in weights}
+            total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        return {"loss": total, **terms}
+
+
+def read_tutor_section(model_cfg: Any) -> TutorConfig | None:
+    """Reads and checks the `tutor:` section of a model config, the names of its losses included.
+
+    Args:
+        model_cfg: the student's config (a mapping); its `tutor` key may be absent or null.
+
+    Returns:
+        The checked section, or None where there is none.
+
+    Raises:
+        TutorError: as `config.parse_tutor`, and a weight for something that is not a loss.
+    """
+    config = parse_tutor(model_cfg)
+    names = [name for name in LOSSES if name not in _DERIVED]
+    for i, stage in enumerate([] if config is None else config.stages):
+        for loss in stage.weights:
+            if loss not in names:
+                raise TutorError(
+                    f"model.tutor.stages[{i}].weights.{loss} is not a loss; choose from {', '.join(names)}."
                 )
-        return {name: torch.stack(terms).mean() for name, terms in found.items()}
+    return config
+
+
+def describe_weights(weights: Mapping[str, float]) -> str:
+    """Returns weights in words, for logs.
+
+    Example:
+        >>> describe_weights({"ctc": 1.0, "rkd": 5.0})
+        'ctc 1, rkd 5'
+    """
+    return ", ".join(f"{loss} {weight:g}" for loss, weight in weights.items())

@@ -12,11 +12,15 @@ from torch.nn import functional as F
 
 
 class TrainingOnlyConv1d(nn.Conv1d):
-    """A linear 1x1 convolution that a student has in training and loses when it leaves.
+    """A 1x1 convolution used during training only; never part of an exported student.
 
-    A registered module of the student, so that the optimizer, DDP and device moves see it; but it keeps
-    itself out of `state_dict()`, so that whatever writes or loads a student sees the stock model's keys and
-    no others. The `.ckpt` carries it beside the state (`TutorMixin.on_save_checkpoint`).
+    The student registers it, so that the optimizer, DDP and device moves see it. It stays out of
+    `state_dict()`, so whatever writes or loads a student sees the keys of the stock model and no others. The
+    `.ckpt` stores its parameters beside the state (`TutorMixin.on_save_checkpoint`).
+
+    Args:
+        width_in: channels of the layer that it reads.
+        width_out: channels of its output.
     """
 
     def __init__(self, width_in: int, width_out: int) -> None:
@@ -28,21 +32,19 @@ class TrainingOnlyConv1d(nn.Conv1d):
         return F.conv1d(layer.float(), self.weight.float(), self.bias.float())
 
     def _save_to_state_dict(self, destination: object, prefix: str, keep_vars: bool) -> None:
-        """Nothing: see the class."""
+        """Saves nothing: see the class."""
 
     def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        """Nothing: see the class."""
+        """Loads nothing: see the class."""
 
 
 class Projection(TrainingOnlyConv1d):
-    """f, the learned linear map from the guided layer's width `D_S` to the hint layer's `D_T` (student side;
-    TutorNet).
-    """
+    """f, the learned linear map from the guided layer's width `D_S` to the hint layer's `D_T` (TutorNet)."""
 
 
 class Head(TrainingOnlyConv1d):
-    """Posteriors from a layer inside the student (Inter-KD, arXiv 2211.15075)."""
+    """Posteriors from an intermediate layer of the student (Inter-KD, arXiv 2211.15075)."""
 
     def forward(self, layer: Tensor) -> Tensor:
-        """Log-probabilities `[B, S, V]` from the layer `[B, D, S]`, in fp32."""
+        """Maps the layer `[B, D, S]` to log-probabilities `[B, S, V]`, in fp32."""
         return super().forward(layer).transpose(1, 2).log_softmax(dim=-1)

@@ -1,90 +1,123 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Captures what the losses read of a student.
+"""Captures the layers of a student that the losses read.
 
-Legend: `B` utterances, `S` frames of the student, `D` width, `V` labels with the blank last.
+Legend: `B` utterances, `S` frames of the student, `L` labels, `D` width, `V` labels with the blank last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.matching import ModelMatch
+from nemo_tutornet.distill.projections import Head
 from nemo_tutornet.distill.untranscribed import ctc_on_transcribed_only
 from nemo_tutornet.nemo_io.layers import ENCODER, Capture
 
-
-class StudentCapture:
-    """Captures what the losses read of a student; rows without a transcript do not count in its CTC
-    meanwhile.
-
-    Args:
-        student: a NeMo CTC model.
-        pairing: names the layers.
-        reduction: the student's `ctc_reduction`.
-        batch: signal, its lengths, transcripts and theirs.
-    """
-
-    def __init__(self, student: Any, pairing: ModelMatch, reduction: str, batch: Sequence[Tensor]) -> None:
-        self._student, self._pairing, self._reduction, self._batch = student, pairing, reduction, batch
-        self._stack = ExitStack()
-
-    def __enter__(self) -> StudentCapture:
-        enter = self._stack.enter_context
-        enter(ctc_on_transcribed_only(self._student.loss, self._reduction))
-        self._encoder, self._decoder = (
-            enter(Capture(self._student, ENCODER)),
-            enter(Capture(self._student, "decoder")),
-        )
-        self._guided = enter(Capture(self._student, self._pairing.guided.path))
-        self._inside = [enter(Capture(self._student, layer.path)) for layer in self._pairing.heads]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def outputs(self) -> StudentOutputs:
-        """What the student gave, once it has run."""
-        return StudentOutputs(
-            log_probs=self._decoder.output,
-            lengths=self._encoder.output[1],
-            guided=self._guided.tensor(self._pairing.guided.time_axis),
-            inside=tuple(
-                capture.tensor(layer.time_axis)
-                for capture, layer in zip(self._inside, self._pairing.heads, strict=True)
-            ),
-            transcripts=self._batch[2],
-            target_lengths=self._batch[3],
-        )
-
-    def ctc(self, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:
-        """The student's own CTC loss."""
-        return self._student.loss(
-            log_probs=log_probs, targets=labels, input_lengths=lengths, target_lengths=label_lengths
-        )
+# CTC of log-probabilities `[B, S, V]` with lengths `[B]` against labels `[B, L]` with lengths `[B]`.
+CTC = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class StudentOutputs:
-    """What the student gave for a batch, and what it should have given.
+    """A student's outputs for a batch, and the transcripts.
 
     Attributes:
-        log_probs: `[B, S, V]`.
+        log_probs: of the student's output `[B, S, V]`.
         lengths: valid frames `[B]` of the encoder's output.
         guided: the guided layer `[B, D, S']`.
-        inside: the layers with heads, each `[B, D, S']`.
+        intermediate: the layers with heads, each `[B, D, S']`.
         transcripts: labels `[B, L]`.
         target_lengths: labels of each transcript `[B]`, 0 where there is none.
+        ctc_loss: the student's own CTC loss.
+        ctc: its value for this batch, as NeMo computed it; None in a stage without CTC.
+        heads: of the intermediate layers.
     """
 
     log_probs: Tensor
     lengths: Tensor
     guided: Tensor
-    inside: tuple[Tensor, ...]
+    intermediate: tuple[Tensor, ...]
     transcripts: Tensor
     target_lengths: Tensor
+    ctc_loss: CTC
+    ctc: Tensor | None = None
+    heads: tuple[Head, ...] = ()
+
+    @cached_property
+    def intermediate_log_probs(self) -> tuple[Tensor, ...]:
+        """Log-probabilities of each head `[B, S', V]`, computed once."""
+        return tuple(head(layer) for head, layer in zip(self.heads, self.intermediate, strict=True))
+
+
+class StudentCapture:
+    """A context in which a student runs once on a batch; afterwards `outputs` has what the losses read.
+
+    Inside, rows without a transcript do not count in the student's CTC loss.
+
+    Args:
+        student: a NeMo CTC model.
+        match: names the layers.
+        heads: of the intermediate layers.
+        reduction: the student's `ctc_reduction`.
+        batch: the batch on which the student runs.
+    """
+
+    def __init__(
+        self, student: Any, match: ModelMatch, heads: Sequence[Head], reduction: str, batch: TrainingBatch
+    ) -> None:
+        self._student, self._match, self._batch = student, match, batch
+        self._heads, self._reduction = tuple(heads), reduction
+        self._stack = ExitStack()
+
+    def __enter__(self) -> StudentCapture:
+        def capture(path: str) -> Capture:
+            return self._stack.enter_context(Capture(self._student, path))
+
+        self._stack.enter_context(ctc_on_transcribed_only(self._student.loss, self._reduction))
+        self._encoder, self._decoder = capture(ENCODER), capture("decoder")
+        self._guided = capture(self._match.guided.path)
+        self._intermediate = [capture(layer.path) for layer in self._match.heads]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def outputs(self, ctc: Tensor | None = None) -> StudentOutputs:
+        """Returns the student's outputs, once it has run.
+
+        Args:
+            ctc: NeMo's CTC loss of the batch, in a stage that uses it.
+        """
+        layers = zip(self._intermediate, self._match.heads, strict=True)
+        return StudentOutputs(
+            log_probs=self._decoder.output,
+            lengths=self._encoder.output[1],
+            guided=self._guided.tensor(self._match.guided.time_axis),
+            intermediate=tuple(captured.tensor(layer.time_axis) for captured, layer in layers),
+            transcripts=self._batch.transcripts,
+            target_lengths=self._batch.transcript_lengths,
+            ctc_loss=self.ctc_loss,
+            ctc=ctc,
+            heads=self._heads,
+        )
+
+    def ctc_loss(self, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:
+        """Computes the student's own CTC loss.
+
+        Args:
+            log_probs: `[B, S, V]`.
+            lengths: valid frames `[B]`.
+            labels: `[B, L]`.
+            label_lengths: `[B]`.
+        """
+        return self._student.loss(
+            log_probs=log_probs, targets=labels, input_lengths=lengths, target_lengths=label_lengths
+        )

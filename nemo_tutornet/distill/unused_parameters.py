@@ -1,15 +1,63 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters that no loss of a stage reaches."""
+"""Parameters that no loss of a stage reaches: DDP wants a gradient for them, and the optimizer must not move
+them.
+"""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+class UnusedParameters:
+    """Gives DDP the gradients that it waits for, and takes them away before the optimizer's step.
+
+    A stage leaves some parameters out: the decoder during RKD, the projection after it, and what lies behind
+    a guided layer in the middle of the encoder. With weight decay or momentum, a gradient of zero would still
+    move them.
+    """
+
+    def __init__(self) -> None:
+        self._by_stage: dict[str, list[nn.Parameter]] = {}
+
+    def touch(self, loss: Tensor, parameters: Iterable[nn.Parameter], stage: str, find: bool) -> Tensor:
+        """Returns the loss plus zero times every parameter, where there is a process group.
+
+        Args:
+            loss: of a step.
+            parameters: of the student and of what trains with it.
+            stage: the stage's name.
+            find: look once in each stage for the parameters that the loss does not reach.
+        """
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return loss
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        if find and stage not in self._by_stage:
+            reached = parameters_with_grad(loss)
+            self._by_stage[stage] = [parameter for parameter in trained if parameter not in reached]
+        return loss + 0.0 * sum(parameter.sum() for parameter in trained)
+
+    def drop_gradients(self, stage: str, modules: Iterable[nn.Module]) -> None:
+        """Removes the gradients of the parameters that a stage does not train.
+
+        Args:
+            stage: the stage's name.
+            modules: training-only modules that no loss of the stage uses.
+        """
+        for module in modules:
+            for parameter in module.parameters():
+                parameter.grad = None
+        for parameter in self._by_stage.get(stage, []):
+            parameter.grad = None
 
 
 def parameters_with_grad(loss: Tensor) -> set[Tensor]:
-    """The parameters that a backward of `loss` gives a gradient: the leaves of its graph. Nothing is
-    computed.
+    """Returns the parameters to which a backward of `loss` gives a gradient: the leaves of its graph.
+
+    Nothing is computed.
     """
     reached: set[Tensor] = set()
     seen, waiting = set(), [loss.grad_fn]

@@ -1,11 +1,46 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder's warm start."""
+"""The decoder's warm start: after RKD the student's decoder is the teacher's after the projection (ours).
+
+The projection f is a linear 1x1 convolution, and so is the teacher's decoder, so that the two are one again.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from nemo_tutornet.distill.matching import ModelMatch
+from nemo_tutornet.nemo_io.restore import pointwise_decoder
+from nemo_tutornet.teachers.targets import Teacher
+
+
+class DecoderWarmStart:
+    """Composes a student's decoder from its teacher's, while no loss has trained it.
+
+    Args:
+        match: says whether the decoder can be composed, and the order of the labels.
+        teacher: the teacher.
+        projection: f, trained by RKD.
+        wanted: `tutor.rkd.warm_start_decoder`.
+    """
+
+    def __init__(self, match: ModelMatch, teacher: Teacher, projection: nn.Conv1d, wanted: bool) -> None:
+        self._match, self._teacher, self._projection = match, teacher, projection
+        self._possible = wanted and match.no_warm_start is None
+
+    def apply(self, decoder: Any) -> None:
+        """Overwrites a NeMo CTC decoder with the composed one; does nothing where there is none."""
+        if not self._possible:
+            return
+        student, teacher = pointwise_decoder(decoder), self._teacher.ctc_projection()
+        assert student is not None and teacher is not None and student.bias is not None
+        weight, bias = compose_decoder(teacher, self._projection, self._match.label_order)
+        with torch.no_grad():
+            student.weight.copy_(weight)
+            student.bias.copy_(bias)
 
 
 def compose_decoder(

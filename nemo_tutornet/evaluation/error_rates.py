@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 2000
+# Utterances of all draws that are in memory at a time, three integers each.
+_DRAWN_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -17,8 +19,10 @@ class ErrorCounts:
     """Error counts of one or many utterances.
 
     Attributes:
-        substitutions, deletions, insertions: of words or characters.
-        reference: words or characters of the references.
+        substitutions: replaced words or characters.
+        deletions: words or characters of the reference that the hypothesis lacks.
+        insertions: words or characters of the hypothesis that the reference lacks.
+        reference: number of words or characters of the reference.
     """
 
     substitutions: int
@@ -34,27 +38,41 @@ class ErrorCounts:
 
 
 def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCounts:
-    """Substitutions, deletions and insertions by jiwer's alignment.
+    """Counts substitutions, deletions and insertions by jiwer's alignment.
 
     Args:
-        reference: transcript.
-        hypothesis: what the model made of it.
-        unit: `word`, what stands between white space of any kind, as in NeMo's WER, or `character`, where a
-        space counts as one.
+        reference: the transcript.
+        hypothesis: the output of the model.
+        unit: `word` splits at white space of any kind, as NeMo's WER does; `character` counts a space as a
+            character.
+
+    Returns:
+        The counts of this utterance.
+
+    Example:
+        >>> count_errors("turn on the light", "turn the lights")
+        ErrorCounts(substitutions=1, deletions=1, insertions=0, reference=4)
+        >>> count_errors("turn on the light", "turn the lights").rate
+        0.5
     """
     import jiwer
 
-    if unit == "word":  # jiwer divides words at U+0020 only, not at a tab or a no-break space
+    if unit == "word":  # jiwer splits at U+0020 only, not at a tab or a no-break space
         reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
-    if not reference.strip():  # jiwer 3 refuses an empty reference
+    if not reference.strip():  # jiwer 3 rejects an empty reference
         return ErrorCounts(0, 0, len(hypothesis.split() if unit == "word" else hypothesis.strip()), 0)
     counted = (jiwer.process_words if unit == "word" else jiwer.process_characters)(reference, hypothesis)
     length = counted.hits + counted.substitutions + counted.deletions
     return ErrorCounts(counted.substitutions, counted.deletions, counted.insertions, length)
 
 
-def add(errors: Sequence[ErrorCounts]) -> ErrorCounts:
-    """The sum of counts."""
+def sum_errors(errors: Sequence[ErrorCounts]) -> ErrorCounts:
+    """Adds the counts of several utterances.
+
+    Example:
+        >>> sum_errors([count_errors("a b", "a b"), count_errors("c d", "c")])
+        ErrorCounts(substitutions=0, deletions=1, insertions=0, reference=4)
+    """
     return ErrorCounts(
         sum(e.substitutions for e in errors),
         sum(e.deletions for e in errors),
@@ -66,23 +84,51 @@ def add(errors: Sequence[ErrorCounts]) -> ErrorCounts:
 def bootstrap_interval(
     errors: Sequence[ErrorCounts], resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of an error rate, utterances drawn with replacement (Bisani and Ney,
-    2004).
+    """Computes the 95 % bootstrap interval of an error rate over utterances (Bisani and Ney, 2004).
+
+    Utterances are drawn with replacement. The interval reaches from the 2.5th to the 97.5th percentile of the
+    rates.
 
     Args:
         errors: counts of each utterance.
-        resamples: number of draws.
-        seed: of the draws, so that a table can be made again.
+        resamples: number of draws; one without any reference word has no rate and is left out.
+        seed: seed of the draws, so that the interval is reproducible.
 
     Returns:
-        Low and high end, as fractions.
+        Lower and upper end, as fractions; NaN where no draw has a reference word.
+
+    Example:
+        >>> bootstrap_interval([count_errors("a b", "a c")] * 100)
+        (0.5, 0.5)
     """
+    from scipy.stats import bootstrap
+
+    if len(errors) < 2:  # every draw is the same, and SciPy refuses a single observation
+        rate = sum_errors(errors).rate
+        return rate, rate
     wrong = np.array([e.substitutions + e.deletions + e.insertions for e in errors])
     reference = np.array([e.reference for e in errors])
-    drawn = np.random.default_rng(seed).integers(0, len(errors), size=(resamples, len(errors)))
-    totals = reference[drawn].sum(axis=1)
-    rates = wrong[drawn].sum(axis=1)[totals > 0] / totals[totals > 0]
+    draws = bootstrap(
+        (wrong, reference),
+        _error_rate,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, _DRAWN_AT_ONCE // len(errors)),
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).bootstrap_distribution
+    rates = draws[draws >= 0]
     if not len(rates):
         return float("nan"), float("nan")
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _error_rate(wrong: np.ndarray, reference: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Errors per reference word of each draw, from its utterances' counts `[..., U]`.
+
+    It is -1 for a draw without any reference word, and not NaN, of which SciPy would warn.
+    """
+    totals = reference.sum(axis=axis)
+    return np.where(totals > 0, wrong.sum(axis=axis) / np.maximum(totals, 1), -1.0)

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Running an exported `.onnx` with ONNX Runtime, from its metadata alone; the file is untrusted input."""
+"""Runs an exported `.onnx` with ONNX Runtime, from its metadata alone. The file is untrusted input."""
 
 from __future__ import annotations
 
@@ -15,35 +15,38 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_export import require
 from nemo_tutornet.export.onnx_metadata import OnnxMetadata
 
-# What SentencePiece writes for the pieces that every model of it has and no transcript should.
+# SentencePiece's text for its special pieces.
 _SURFACE = {"<unk>": " \u2047 ", "<s>": "", "</s>": ""}
 _BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
 
 
 class OnnxCTCModel:
-    """A CTC recogniser from an `.onnx` file that `write_onnx` wrote.
+    """A CTC model for speech recognition, from an `.onnx` file that `write_onnx` wrote.
 
-    Everything is read from the file's metadata; NeMo computes the features and nothing else. The graph has no
-    masks, and NeMo's front end pads the time axis to a multiple of 16 where a model's config says so: padded
-    frames would be convolved into the valid ones. So one utterance enters at a time, with its valid frames
-    only; that equals what the masked model makes of a padded batch.
+    The settings come from the file's metadata. NeMo computes the features, and nothing else.
 
-    Legend: `B` utterances, `F` mel bins, `T` frames of the front end, `T'` frames of the network, `V` labels.
+    The graph has no masks, so it would convolve padded frames into valid ones. NeMo's front end pads the time
+    axis to a multiple of 16 where a model's config says so. Therefore each utterance runs by itself, with its
+    valid frames only. The result equals that of the masked model on a padded batch.
+
+    Legend: `B` utterances, `N` samples, `F` mel bins, `T` frames of the front end, `T'` frames of the
+    network, `V` labels without the blank.
 
     Args:
-        path: the `.onnx` file. It computes with as many threads as torch does.
+        path: the `.onnx` file. ONNX Runtime uses as many threads as torch does.
 
     Attributes:
         path: the file.
         precision: `fp32`, `fp16` or `int8`.
-        parameters: of the model that was exported.
+        parameters: number of parameters of the exported model.
         megabytes: size of the file.
         sample_rate: samples per second of the audio.
-        labels: characters or pieces, without the blank, which is last.
-        ms_per_frame: milliseconds from one frame of the output to the next.
+        labels: characters or subword pieces without the blank; the blank is the last output.
+        ms_per_frame: milliseconds from one output frame to the next.
 
     Raises:
-        TutorError: a missing package or file, no readable ONNX, or metadata that are missing or wrong.
+        TutorError: a package or the file is missing, the file is not readable ONNX, or its metadata are
+            missing or invalid.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,7 +57,7 @@ class OnnxCTCModel:
             entries = self._session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError:
             raise TutorError(
-                f"{self.path} has metadata that are no text; take the file from its source again."
+                f"{self.path} has metadata that are not text; copy the file from its source again."
             ) from None
         metadata = OnnxMetadata.from_strings(entries, self.path)
         self.precision = metadata.precision
@@ -76,30 +79,33 @@ class OnnxCTCModel:
         ] != ["logprobs"]:
             raise TutorError(
                 f"{self.path} has the inputs {', '.join(self._inputs)} and the outputs "
-                f"{', '.join(item.name for item in outputs)}, not audio_signal and logprobs as nemo_tutornet "
-                "writes them."
+                f"{', '.join(item.name for item in outputs)}, not audio_signal and logprobs; give a file "
+                "that nemo_tutornet exported."
             )
         if len(inputs[0].shape) != 3 or len(outputs[0].shape) != 3:
             raise TutorError(
-                f"{self.path} takes {inputs[0].shape} and gives {outputs[0].shape}, not three dimensions "
-                "each."
+                f"{self.path} has an input of shape {inputs[0].shape} and an output of shape "
+                f"{outputs[0].shape}, but both must have three dimensions; export the model again."
             )
         shapes = {
             "mel bins": (inputs[0].shape[1], features),
             "labels": (outputs[0].shape[2], len(self.labels) + 1),
         }
-        for what, (found, told) in shapes.items():
-            if isinstance(found, int) and found != told:
-                raise TutorError(f"{self.path} has {found} {what} in its graph and {told} in its metadata.")
+        for what, (found, declared) in shapes.items():
+            if isinstance(found, int) and found != declared:
+                raise TutorError(
+                    f"{self.path} has {found} {what} in its graph and {declared} in its metadata; export the "
+                    "model again."
+                )
 
     def features(self, samples: np.ndarray) -> np.ndarray:
-        """Valid frames of NeMo's front end.
+        """Computes the features of an utterance with NeMo's front end.
 
         Args:
-            samples: waveform `[N]`, -1 to 1.
+            samples: waveform `[N]`, -1 to 1, at `sample_rate`.
 
         Returns:
-            `[1, F, T]`, without what the front end pads.
+            `[1, F, T]`, valid frames only.
         """
         import torch
 
@@ -108,25 +114,28 @@ class OnnxCTCModel:
             front_end.normalize == "per_feature"
             and int(front_end.get_seq_len(torch.tensor(len(samples)))) == 1
         ):
-            # Normalised by itself, a frame is nothing; NeMo refuses it where there is a GPU, wherever it
-            # computes.
+            # A single frame normalised by itself is 0. On a machine with a GPU, NeMo raises an error instead,
+            # even on the CPU.
             return np.zeros((1, front_end.nfilt, 1), dtype=np.float32)
-        signal = torch.zeros(1, max(1, len(samples)))  # the front end does not take a signal without samples
+        signal = torch.zeros(1, max(1, len(samples)))  # the front end rejects a signal without samples
         signal[0, : len(samples)] = torch.from_numpy(np.ascontiguousarray(samples, dtype=np.float32))
         with torch.no_grad():
             features, length = self._front_end(input_signal=signal, length=torch.tensor([len(samples)]))
         return features[:, :, : int(length)].numpy()
 
     def log_probs(self, features: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        """Log-probabilities of a batch, each utterance run by itself on its valid frames.
+        """Computes the log-probabilities of a batch, one utterance at a time.
 
         Args:
             features: `[B, F, T]`.
-            lengths: valid frames `[B]`.
+            lengths: valid feature frames of each utterance `[B]`.
 
         Returns:
-            `[B, T', V + 1]`, the blank last. `T'` is the longest utterance's; frames that a shorter one does
-            not have are NaN.
+            `[B, T', V + 1]`, the blank last. `T'` is that of the longest utterance; the missing frames of
+            shorter utterances are NaN.
+
+        Raises:
+            TutorError: the graph cannot run on an utterance of this length.
         """
         rows = [self._run(features[i : i + 1, :, : int(length)]) for i, length in enumerate(lengths)]
         padded = np.full(
@@ -139,14 +148,17 @@ class OnnxCTCModel:
     def transcribe(
         self, audio: Sequence[np.ndarray], progress: Callable[[int], None] | None = None
     ) -> list[str]:
-        """Greedy CTC transcripts.
+        """Transcribes utterances by greedy CTC decoding.
 
         Args:
             audio: waveforms `[N]`, -1 to 1, at `sample_rate`.
-            progress: called with the number of utterances done, after each.
+            progress: called after each utterance with the number of finished utterances.
 
         Returns:
-            A text each; an empty one for audio shorter than a hop, in which there is no frame.
+            The text of each utterance. Audio without a single frame gives an empty text.
+
+        Raises:
+            TutorError: the graph cannot run on an utterance of this length.
         """
         texts = []
         for samples in audio:
@@ -157,10 +169,13 @@ class OnnxCTCModel:
         return texts
 
     def decode(self, log_probs: np.ndarray) -> str:
-        """The text of the best path: repeats merged, blanks removed.
+        """Decodes the best path: merges repeats, removes blanks and joins the labels.
 
         Args:
             log_probs: `[T', V + 1]`, the blank last.
+
+        Returns:
+            The text.
         """
         best = log_probs.argmax(axis=-1)
         changed = best[np.diff(best, prepend=-1) != 0]
@@ -176,12 +191,11 @@ class OnnxCTCModel:
         }
         try:
             return self._session.run(["logprobs"], {name: feed[name] for name in self._inputs})[0][0]
-        except Exception as error:  # ONNX Runtime's own classes have no common base but this
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise TutorError(
-                f"{self.path} does not take {frames} frames of {features.shape[1]} mel bins "
-                f"({_first_line(error)}); graphs with "
-                "attention or squeeze-and-excitation end where NeMo's exporter ended, so cut the audio into "
-                "shorter utterances."
+                f"{self.path} cannot run on {frames} frames of {features.shape[1]} mel bins "
+                f"({_first_line(error)}); NeMo's exporter limits the length of graphs with attention or "
+                "squeeze-and-excitation, so cut the audio into shorter utterances."
             ) from None
 
 
@@ -190,14 +204,23 @@ def _first_line(error: Exception) -> str:
 
 
 def join_labels(labels: Sequence[str], tokenizer: str, punctuation: Collection[str] = ()) -> str:
-    """Characters or pieces put together as NeMo does it, 2.7.3 as well as 3.0.
+    r"""Joins characters or subword pieces to a text, as NeMo 2.7.3 and 3.0 do.
 
     Args:
-        labels: in the order of speech.
-        tokenizer: `char`, `bpe` (SentencePiece, a word begins with U+2581), `agg` (several of those) or `wpe`
-            (WordPiece, a word goes on with `##`).
-        punctuation: marks of the vocabulary, by NeMo's `extract_punctuation_from_vocab`: one space before
-            each is taken away, whatever the tokenizer, and before an apostrophe too.
+        labels: the labels in their order in the utterance.
+        tokenizer: `char`, `bpe` (SentencePiece: U+2581 starts a word), `agg` (several of those) or `wpe`
+            (WordPiece: `##` continues a word).
+        punctuation: punctuation marks of the vocabulary, from NeMo's `extract_punctuation_from_vocab`. With
+            every tokenizer, a space before such a mark is removed, also before an apostrophe.
+
+    Returns:
+        The text.
+
+    Example:
+        >>> join_labels(["\u2581turn", "\u2581it", "\u2581o", "ff", "\u2581."], "bpe", punctuation=["."])
+        'turn it off.'
+        >>> join_labels(["turn", "it", "o", "##ff"], "wpe")
+        'turn it off'
     """
     if tokenizer == "char":
         text = "".join(labels)
@@ -210,10 +233,8 @@ def join_labels(labels: Sequence[str], tokenizer: str, punctuation: Collection[s
 
 
 def _from_bytes(pieces: re.Match[str]) -> str:
-    """SentencePiece's byte pieces, `<0xC3><0xA9>`, as UTF-8; each byte that belongs to no character becomes
-    U+FFFD.
-    """
-    # Python's own errors="replace" writes one U+FFFD for a character cut short, however many bytes it has.
+    """Decodes SentencePiece's byte pieces, e.g. `<0xC3><0xA9>`; each invalid byte becomes U+FFFD."""
+    # Python's errors="replace" would write one U+FFFD for an incomplete character of several bytes.
     text = bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="surrogateescape")
     return re.sub("[\udc80-\udcff]", "\ufffd", text)
 
@@ -232,15 +253,16 @@ def _open(path: Path) -> Any:
         raise TutorError(f"there is no file {path}; give the path of an .onnx file.")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that wait by spinning keep the front end's from the cores: a small student was several times
-    # slower with it.
+    # Spinning threads of ONNX Runtime take the cores from the threads of the front end, which made a small
+    # student several times slower.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what goes wrong is raised as well
+    options.log_severity_level = 4  # errors are raised anyway
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own classes have no common base but this
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
         raise TutorError(
-            f"{path} is not a readable .onnx file ({_first_line(error)}); it may be truncated, copy it again."
+            f"{path} is not a readable .onnx file ({_first_line(error)}); it may be truncated, so copy it "
+            "again."
         ) from None
 
 

@@ -18,8 +18,10 @@ from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_e
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
-from nemo_tutornet.nemo_io.restore import labels_of, restore_ctc
-from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
+from nemo_tutornet.nemo_io.layers import measure_encoder
+from nemo_tutornet.nemo_io.model_info import describe_model
+from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.nemo_io.stock_config import ctc_class
 from nemo_tutornet.utils.files import staging_directory
 
 # What NeMo 3.0.0's exporter takes by itself; nemo2riva makes its own graph, with opset 16.
@@ -27,7 +29,6 @@ OPSET = 17
 # Dynamic quantization has integer kernels for these on the CPU.
 QUANTIZED = ("Conv", "MatMul")
 _PROTOBUF_LIMIT = 2_000_000_000
-_PROBE_FRAMES = 1600
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,14 @@ def write_onnx(
     called = called or archive.path
     target = ctc_class(archive.config, called, "a model to write as ONNX")
     model = restore_ctc(archive)
+    info = describe_model(model)
     metadata = OnnxMetadata(
         target=target,
-        labels=labels_of(model, model.decoder),
-        tokenizer=str(model.cfg.tokenizer.type).lower() if target == STOCK_BPE else "char",
-        parameters=sum(p.numel() for p in model.parameters()),
-        front_end=front_end_of(model.cfg.preprocessor, called),
-        subsampling_factor=_subsampling_factor(model),
+        labels=list(info.labels),
+        tokenizer=(info.tokenizer or "char").lower(),
+        parameters=info.parameters,
+        front_end=front_end_of(info.preprocessor, called),
+        subsampling_factor=round(measure_encoder(model).frame_ms / info.front_end.stride_ms),
         precision="fp32",
     )
     note = sherpa_note(metadata, called) if sherpa else None
@@ -207,18 +209,6 @@ def _quiet_root_logger() -> Iterator[None]:
         yield
     finally:
         root.setLevel(level)
-
-
-def _subsampling_factor(model: Any) -> int:
-    """Frames of the front end to one of the network."""
-    import torch
-
-    length = torch.tensor([_PROBE_FRAMES])
-    with torch.no_grad():
-        frames = model.encoder(
-            audio_signal=torch.zeros(1, model.encoder._feat_in, _PROBE_FRAMES), length=length
-        )[1]
-    return round(_PROBE_FRAMES / int(frames[0]))
 
 
 def with_metadata(proto: Any, entries: Mapping[str, str]) -> Any:

@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES
 
@@ -151,11 +149,11 @@ class OnnxMetadata:
         )
 
 
-def front_end_of(section: DictConfig, path: Path) -> dict[str, Any]:
+def front_end_of(section: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Parameters of a model's front end with NeMo's defaults filled in, and without dither and padding.
 
     Args:
-        section: the `preprocessor` of a model's config.
+        section: the `preprocessor` of a model's config, with every interpolation resolved.
         path: the model's file, for the message.
 
     Raises:
@@ -163,16 +161,14 @@ def front_end_of(section: DictConfig, path: Path) -> dict[str, Any]:
     """
     from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 
-    given = OmegaConf.to_container(section, resolve=True)
-    assert isinstance(given, dict)
-    name = str(given.get("_target_")).rsplit(".", 1)[-1]
+    name = str(section.get("_target_")).rsplit(".", 1)[-1]
     if name != AudioToMelSpectrogramPreprocessor.__name__:
         raise TutorError(
             f"{path} has the front end {name}; ONNX is written for models with NeMo's mel spectrogram, "
             f"{AudioToMelSpectrogramPreprocessor.__name__}."
         )
     parameters = inspect.signature(AudioToMelSpectrogramPreprocessor.__init__).parameters
-    front_end = {key: given.get(key, parameters[key].default) for key in (*_RANGES, *_WORDS)}
+    front_end = {key: section.get(key, parameters[key].default) for key in (*_RANGES, *_WORDS)}
     front_end.update(dither=0, pad_to=0)
     wrong = wrong_front_end(front_end)
     if wrong is not None:

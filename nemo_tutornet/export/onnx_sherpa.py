@@ -1,8 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What sherpa-onnx wants of a NeMo CTC model: two inputs, a table of tokens, and features as it computes
-them.
-"""
+"""The requirements of sherpa-onnx for a NeMo CTC model: two inputs, a token table, and its own features."""
 
 from __future__ import annotations
 
@@ -12,9 +10,9 @@ from typing import Any
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_metadata import OnnxMetadata, samples_of
 
-# sherpa-onnx computes the features of a NeMo CTC model with these, and neither its API nor the metadata can
-# change them (2.0.0 and 2.0.1, by a graph that gives its features back as tokens; up to 1.13 it clamped the
-# power at 2^-23).
+# sherpa-onnx computes the features of a NeMo CTC model with these settings. Neither its API nor the metadata
+# of the graph can change them. Measured on 2.0.0 and 2.0.1 with a graph that returns its features as tokens;
+# up to 1.13 it clamped the power at 2^-23.
 _FIXED = {
     "normalize": ("per_feature", "NA", None),
     "preemph": (0.97,),
@@ -28,38 +26,44 @@ _WINDOW_MS, _STRIDE_MS = 25, 10
 
 
 def sherpa_note(metadata: OnnxMetadata, path: Path) -> str | None:
-    """How sherpa-onnx's features differ from those that the model was trained on.
+    """Compares sherpa-onnx's features with those that the model was trained on.
 
-    A different window or floor of the logarithm costs little (measured on AN4), so these are told; everything
-    else would give a model features that it has never seen, so it is refused.
+    A different window or a different floor of the logarithm costs little accuracy (measured on AN4), so it
+    gives a warning. Every other difference gives features that the model was never trained on, so it is an
+    error.
 
     Args:
-        metadata: of the model.
-        path: its file, for the message.
+        metadata: metadata of the model.
+        path: the model's file, for the message.
 
     Returns:
-        A sentence, or None where the features are the same.
+        A warning, one sentence; None where the features are equal.
 
     Raises:
-        TutorError: sherpa-onnx cannot run this model as it was trained.
+        TutorError: sherpa-onnx cannot compute the features of this model, or cannot decode its labels.
     """
     front_end = metadata.front_end
     rate = front_end["sample_rate"]
     window, stride = samples_of(front_end, "window"), samples_of(front_end, "stride")
-    wrong = [f"{key}={front_end[key]!r}" for key, allowed in _FIXED.items() if front_end[key] not in allowed]
+    unsupported = [
+        f"{key}={front_end[key]!r}" for key, allowed in _FIXED.items() if front_end[key] not in allowed
+    ]
     if stride * 1000 != _STRIDE_MS * rate:
-        wrong.append(f"a stride of {1000 * stride / rate:g} ms")
+        unsupported.append(f"a stride of {1000 * stride / rate:g} ms")
     if front_end["highfreq"] not in (None, 0, rate / 2):
-        wrong.append(f"highfreq={front_end['highfreq']!r}")
+        unsupported.append(f"highfreq={front_end['highfreq']!r}")
     transform = 1 << (rate * _WINDOW_MS // 1000 - 1).bit_length()
     if (front_end["n_fft"] or 1 << (window - 1).bit_length()) != transform:
-        wrong.append(f"n_fft={front_end['n_fft']!r}")
+        unsupported.append(f"n_fft={front_end['n_fft']!r}")
     if metadata.tokenizer == "wpe":
-        wrong.append("a WordPiece tokenizer")
+        unsupported.append("a WordPiece tokenizer")
     if any(label != " " and (not label or set(label) & set(" \t\n\r\f\v")) for label in metadata.labels):
-        wrong.append("a label with white space in it")
-    if wrong:
-        raise TutorError(f"{path} has {', '.join(wrong)}, which sherpa-onnx cannot do; leave its graph out.")
+        unsupported.append("a label with white space in it")
+    if unsupported:
+        raise TutorError(
+            f"{path} has {', '.join(unsupported)}, which sherpa-onnx does not support; export without the "
+            "graph for sherpa-onnx."
+        )
     differing = []
     if window * 1000 != _WINDOW_MS * rate:
         differing.append(f"a window of {_WINDOW_MS} ms, not {1000 * window / rate:g} ms")
@@ -68,21 +72,26 @@ def sherpa_note(metadata: OnnxMetadata, path: Path) -> str | None:
     if not differing:
         return None
     return (
-        f"sherpa-onnx will compute {' and '.join(differing)}, so its transcripts can differ from NeMo's; a "
-        "student trained with "
-        f"window_size=0.025 and NeMo's own log_zero_guard has no such difference."
+        f"sherpa-onnx will compute {' and '.join(differing)}, so its transcripts can differ from NeMo's; "
+        "train the student with window_size=0.025 and NeMo's default log_zero_guard to avoid that."
     )
 
 
-def with_length(plain: Any) -> Any:
-    """A copy of a graph that also takes `length` `[B]`.
+def with_length(graph: Any) -> Any:
+    """Copies an ONNX model and adds the input `length` `[B]`, int64, where the model has none.
 
-    sherpa-onnx always gives two inputs; a graph with one is undefined behaviour in its C++.
+    sherpa-onnx always feeds two inputs. With a graph of one input, its C++ code has undefined behaviour.
+
+    Args:
+        graph: an `onnx.ModelProto` with the input `audio_signal` `[B, F, T]`.
+
+    Returns:
+        The copy.
     """
     import onnx
 
     proto = onnx.ModelProto()
-    proto.CopyFrom(plain)
+    proto.CopyFrom(graph)
     if "length" not in [item.name for item in proto.graph.input]:
         batch = proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param
         proto.graph.input.append(
@@ -92,6 +101,6 @@ def with_length(plain: Any) -> Any:
 
 
 def sherpa_tokens(metadata: OnnxMetadata) -> str:
-    """The content of `tokens.txt`: a label and its number a line, a space as U+2581, the blank last."""
+    """Returns the content of `tokens.txt`: a label and its number on each line, a space as U+2581."""
     labels = ["\u2581" if label == " " else label for label in metadata.labels]
     return "".join(f"{label} {number}\n" for number, label in enumerate([*labels, "<blk>"]))

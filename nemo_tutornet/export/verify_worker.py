@@ -1,13 +1,15 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What NeMo makes of a student where this package is not installed: a program of its own, run by
-`nemo_tutornet.export.verify`.
+"""Checks a student in a process that cannot import this package; `nemo_tutornet.export.verify` runs it.
 
     python verify_worker.py REQUEST.json REPORT.json
 
-It imports nothing of this package, and makes importing it an error. REQUEST names the student, ONNX files and
-a safetensors file of probes (`signal_0`, and `log_probs_0` where there is a source to compare with); REPORT
-holds checks, facts, and what each graph is and says of itself.
+The program imports nothing of this package, and turns an import of it into an error. REQUEST names the
+student, the ONNX files, and a safetensors file of probes: signals `signal_0`, ... `[N]`, and the source's
+log-probabilities `log_probs_0`, ... `[T, V]` where there is a source to compare with. REPORT has the checks,
+facts of the student, and the name, precision and metadata of each graph.
+
+Legend: `N` samples, `T` frames, `V` labels with the blank last.
 """
 
 import json
@@ -18,23 +20,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-EQUAL = 1e-5  # log-probabilities of the same weights by the same code on the same machine
-AGREE = 1e-4  # of another runtime
-# Root mean square of what rounding may cost, as a share of how much log-probabilities vary over time. A
-# largest difference says
-# little: int8 moved very unlikely labels by up to 2.2 in sound students of AN4, and an untrained student's
-# vary by 0.1 in all. Sound graphs had 0.002 (fp16) and 0.06 (int8); one that ignores its input has 1 or more,
-# as no constant is nearer than the mean.
+# Largest difference between log-probabilities: of the same weights in the same code on the same machine ...
+EQUAL = 1e-5
+# ... and of another runtime.
+AGREE = 1e-4
+# Root mean square difference that rounding may cause, as a share of the variation of the log-probabilities
+# over time. A largest difference would be no measure: int8 changed very unlikely labels by up to 2.2 in good
+# students of AN4, while all log-probabilities of an untrained student vary by 0.1. Good graphs had 0.002
+# (fp16) and 0.06 (int8). A graph that ignores its input has 1 or more, because no constant is closer than the
+# mean.
 ROUNDED = {"fp16": 0.05, "int8": 0.5}
-PROBE_FRAMES = 1600  # of the front end; enough that edges do not count
-_QUANTISED = re.compile(r"[Qq]uant|Integer|^Q[A-Z]|NBits")  # operators of ONNX and of ONNX Runtime
+PROBE_FRAMES = 1600  # frames of the front end; so many that rounding at the edges does not matter
+_QUANTISED = re.compile(r"[Qq]uant|Integer|^Q[A-Z]|NBits")  # names of operators of ONNX and ONNX Runtime
 DECODER = "decoder.decoder_layers.0."
 
 Record = Callable[[str, bool, str], bool]
 
 
 def main(request_file: str, report_file: str) -> None:
-    """Runs the checks; a check that cannot run because an earlier one failed is left out."""
+    """Runs the checks and writes the report.
+
+    A check that cannot run because an earlier one failed is not in the report.
+
+    Args:
+        request_file: the JSON file with the request.
+        report_file: the JSON file to write.
+    """
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     report: dict[str, Any] = {"checks": [], "facts": {}, "graphs": []}
 
@@ -56,7 +67,7 @@ def main(request_file: str, report_file: str) -> None:
 
 
 def _weights(student: str, check: Record) -> dict[str, Any] | None:
-    """The state as it is in the file, tensors only."""
+    """Loads the state dict of the file, tensors only; None where it is missing or damaged."""
     import torch
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 
@@ -72,30 +83,33 @@ def _weights(student: str, check: Record) -> dict[str, Any] | None:
             return None
         try:
             return torch.load(weights, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged file makes torch raise
+        except Exception as error:  # a damaged file may make torch raise anything
             check("weights", False, f"{weights.name} cannot be read ({_first_line(error)})")
             return None
 
 
 def _restored(student: str, state: dict[str, Any], check: Record, facts: dict[str, Any]) -> Any:
-    """Compares the file's keys with a fresh instance's, then restores the student as anybody would."""
+    """Compares the file's keys with those of a fresh instance, then restores the student with `ASRModel`.
+
+    Returns:
+        The restored model, or None where a check failed.
+    """
     from nemo.collections.asr import models
     from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 
     class Fresh(SaveRestoreConnector):
-        """Stops where the state would be loaded: the instance is NeMo's own, with NeMo's own keys."""
+        """Keeps the new instance and does not load the state into it, so that its keys are NeMo's own."""
 
         def load_instance_with_state_dict(self, instance: Any, state_dict: Any, strict: bool) -> None:
             self.fresh = instance
 
     connector = Fresh()
     try:
-        # The class itself: restored as an ASRModel, what cannot be built is "an abstract class" and the
-        # reason is lost.
+        # As an ASRModel, a model that cannot be built fails as "an abstract class", without the reason.
         getattr(models, _class_name(student)).restore_from(
             student, map_location="cpu", save_restore_connector=connector
         )
-    except Exception as error:  # NeMo raises whatever the config makes it raise
+    except Exception as error:  # a config may make NeMo raise anything
         check(
             "builds", False, f"stock NeMo cannot build a model from the file's config: {_first_line(error)}"
         )
@@ -139,8 +153,8 @@ def _labels(fresh: Any, found: dict[str, Any], check: Record) -> bool:
         return check(
             "labels", False, f"the config has {labels} labels, but the decoder's weights give {outputs}"
         )
-    told = fresh.cfg.get("labels")
-    if told is not None and list(told) != list(fresh.decoder.vocabulary):
+    declared = fresh.cfg.get("labels")
+    if declared is not None and list(declared) != list(fresh.decoder.vocabulary):
         return check("labels", False, "the config's labels are not those of its decoder.vocabulary")
     return check("labels", True, f"{labels} and the blank")
 
@@ -148,18 +162,20 @@ def _labels(fresh: Any, found: dict[str, Any], check: Record) -> bool:
 def _keys(expected: dict[str, Any], found: dict[str, Any], check: Record) -> bool:
     missing, surplus = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     shapes = sorted(name for name in set(expected) & set(found) if expected[name] != found[name])
-    wrong = []
+    problems = []
     if missing:
-        wrong.append(f"NeMo's {_some(missing)} missing in the file")
+        problems.append(f"NeMo's {_some(missing)} missing in the file")
     if surplus:
-        wrong.append(f"{_some(surplus)} in the file but not NeMo's")
+        problems.append(f"{_some(surplus)} in the file but not NeMo's")
     if shapes:
         first = shapes[0]
-        wrong.append(
+        problems.append(
             f"{_some(shapes)} of another shape ({list(found[first])} in the file, {list(expected[first])} in "
             "NeMo's)"
         )
-    return check("keys", not wrong, "; ".join(wrong) or f"{len(found)}, exactly those of a fresh instance")
+    return check(
+        "keys", not problems, "; ".join(problems) or f"{len(found)}, exactly those of a fresh instance"
+    )
 
 
 def _some(names: list[str]) -> str:
@@ -196,12 +212,12 @@ def _log_probabilities(model: Any, probes: dict[str, Any], check: Record, facts:
     )
     if differences:
         worst = max(differences)
-        words = f"largest difference from the source {worst:.1e} (limit {EQUAL:.0e})"
-        check("log-probabilities", worst <= EQUAL, words)
+        found = f"largest difference from the source {worst:.1e} (limit {EQUAL:.0e})"
+        check("log-probabilities", worst <= EQUAL, found)
 
 
 def _subsampling_factor(model: Any, signal: Any) -> int:
-    """Frames of the front end to one of the network."""
+    """Measures how many frames of the front end one frame of the network covers."""
     import torch
 
     with torch.no_grad():
@@ -212,11 +228,11 @@ def _subsampling_factor(model: Any, signal: Any) -> int:
 
 
 def _onnx(model: Any, probes: dict[str, Any], path: str, check: Record) -> dict[str, Any] | None:
-    """The graph's interface and its log-probabilities on unpadded features of several lengths.
+    """Checks a graph's inputs and outputs, and its log-probabilities on unpadded features of several lengths.
 
     Returns:
-        Its name, precision and metadata, which `nemo_tutornet.export.verify` compares with the student; None
-        where it does not open.
+        The graph's name, precision and metadata, which `nemo_tutornet.export.verify` compares with the
+        student; None where ONNX Runtime cannot open it.
     """
     import onnx
     import onnxruntime
@@ -228,19 +244,18 @@ def _onnx(model: Any, probes: dict[str, Any], path: str, check: Record) -> dict[
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         metadata = dict(session.get_modelmeta().custom_metadata_map)
         proto = onnx.load(path, load_external_data=False)
-    except Exception as error:  # onnxruntime's exceptions have no common class
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
         check(f"{name}: opens", False, f"ONNX Runtime cannot open it: {_first_line(error)}")
         return None
     inputs, outputs = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
-    right = inputs in (["audio_signal"], ["audio_signal", "length"]) and outputs == ["logprobs"]
-    wanted = "" if right else "; NeMo's clients feed audio_signal (and length) and read logprobs"
-    check(
-        f"{name}: graph", right, f"opset {_opset(proto)}, {', '.join(inputs)} -> {', '.join(outputs)}{wanted}"
-    )
+    usual = inputs in (["audio_signal"], ["audio_signal", "length"]) and outputs == ["logprobs"]
+    expected = "" if usual else "; NeMo's clients feed audio_signal (and length) and read logprobs"
+    found = f"opset {_opset(proto)}, {', '.join(inputs)} -> {', '.join(outputs)}{expected}"
+    check(f"{name}: graph", usual, found)
     if "labels" in metadata:
         try:
             same = json.loads(metadata["labels"]) == _vocabulary(model)
-        except (ValueError, RecursionError):  # no JSON: nobody's labels
+        except (ValueError, RecursionError):  # not JSON
             same = False
         check(
             f"{name}: labels",
@@ -248,7 +263,7 @@ def _onnx(model: Any, probes: dict[str, Any], path: str, check: Record) -> dict[
             "the student's" if same else "its metadata has other labels than the student",
         )
     precision = _precision(proto)
-    if right:
+    if usual:
         _agreement(model, session, probes, f"{name}: agrees", precision, check)
     return {"name": name, "precision": precision, "metadata": metadata}
 
@@ -258,8 +273,10 @@ def _opset(proto: Any) -> int:
 
 
 def _precision(proto: Any) -> str:
-    """By what the graph computes with, because its metadata may say anything; the strictest where there is no
-    sign of another.
+    """Derives a graph's precision from its operators and weights, because its metadata may be wrong.
+
+    Returns:
+        `int8` or `fp16` where the graph shows it, otherwise `fp32`, which has the strictest limit.
     """
     if any(_QUANTISED.search(node.op_type) for node in proto.graph.node):
         return "int8"
@@ -267,8 +284,10 @@ def _precision(proto: Any) -> str:
 
 
 def _vocabulary(model: Any) -> list[str]:
-    """Labels by output; NeMo lists a WordPiece model's in whatever order its tokenizer's dictionary has in
-    this process.
+    """Returns the labels in the order of the outputs.
+
+    NeMo lists the labels of a WordPiece model in the order of its tokenizer's dictionary, which differs
+    between processes.
     """
     tokenizer = getattr(getattr(model, "tokenizer", None), "tokenizer", None)
     pieces = tokenizer.get_vocab() if tokenizer is not None and hasattr(tokenizer, "get_vocab") else None
@@ -292,29 +311,32 @@ def _agreement(
             features, valid = model.preprocessor(
                 input_signal=signal[None], length=torch.tensor([len(signal)])
             )
-            features = features[:, :, : int(valid[0])]  # the graph has no masks: padding must not enter
+            features = features[:, :, : int(valid[0])]  # the graph has no masks, so it gets no padding
             expected.append(model(processed_signal=features, processed_signal_length=valid)[0].numpy())
         feed = {"audio_signal": features.numpy(), "length": valid.numpy().astype(numpy.int64)}
         try:
-            got = session.run(["logprobs"], {i.name: feed[i.name] for i in session.get_inputs()})[0]
-            found.append(numpy.asarray(got, dtype=numpy.float32))
-        except Exception as error:  # onnxruntime's exceptions have no common class
+            log_probs = session.run(["logprobs"], {i.name: feed[i.name] for i in session.get_inputs()})[0]
+            found.append(numpy.asarray(log_probs, dtype=numpy.float32))
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             check(name, False, f"ONNX Runtime cannot run it: {_first_line(error)}")
             return
         lengths.append(int(valid[0]))
     if precision == "fp32":
-        what, worst, limit = "largest", max(map(_largest, expected, found)), AGREE
+        measure, worst, limit = "largest", max(map(_largest, expected, found)), AGREE
     else:
-        what, (worst, limit) = "root mean square", _rounding(expected, found, ROUNDED[precision])
+        measure, (worst, limit) = "root mean square", _rounding(expected, found, ROUNDED[precision])
     words = (
-        f"{what} difference from PyTorch {worst:.1e} on {', '.join(map(str, lengths))} feature frames "
+        f"{measure} difference from PyTorch {worst:.1e} on {', '.join(map(str, lengths))} feature frames "
         f"(limit {limit:.0e})"
     )
     check(name, worst <= limit, words)
 
 
 def _largest(expected: Any, found: Any) -> float:
-    """The largest difference; infinite for another shape or no number, because `max` drops a NaN."""
+    """Computes the largest difference; infinite where the shapes differ or a difference is not finite.
+
+    A plain `max` would ignore a NaN.
+    """
     import numpy
 
     if expected.shape != found.shape:
@@ -324,7 +346,7 @@ def _largest(expected: Any, found: Any) -> float:
 
 
 def _rounding(expected: list[Any], found: list[Any], share: float) -> tuple[float, float]:
-    """Root mean square of the difference of log-probabilities `[1, T, V]`, and how much it may be."""
+    """Computes the root mean square difference of log-probabilities `[1, T, V]`, and its limit."""
     import numpy
 
     frames = numpy.concatenate(expected, axis=1)
@@ -340,6 +362,6 @@ def _first_line(error: BaseException) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.pop(0)  # the package's own folder, whose modules have everyday names
-    sys.modules["nemo_tutornet"] = None  # type: ignore[assignment]  # the documented way to forbid an import
+    sys.path.pop(0)  # the folder of this file, whose modules could hide others of the same name
+    sys.modules["nemo_tutornet"] = None  # type: ignore[assignment]  # the documented way to block an import
     main(*sys.argv[1:])

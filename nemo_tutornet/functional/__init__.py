@@ -1,3 +1,3 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""functional"""
+"""Pure functions on tensors and numbers, without NeMo: losses, alignment, schedule, convolutions."""

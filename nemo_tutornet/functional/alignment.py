@@ -1,13 +1,13 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Frame-rate and label alignment between two networks that saw the same audio.
+"""Alignment of the frames and the labels of two networks that process the same audio.
 
-Padded sizes differ between NeMo's encoders, and even true lengths are not in an exact ratio (a 1.5 s
-utterance has 76 frames of 20 ms but 38 or 37 of 40 ms), so frames are matched by time and clamped to each
-utterance's own length.
+Padded sizes differ between NeMo's encoders. Even true lengths are not in an exact ratio: an utterance of 1.5
+s has 76 frames of 20 ms, but 37 or 38 frames of 40 ms. So frames are matched by time, and every index is
+clamped to the length of its own utterance.
 
-Legend: `B` utterances, `S` frames of the student's grid, `T` frames of the teacher's, `K` teacher frames
-under a student frame, `D` width, `V` labels with the blank last.
+Legend: `B` utterances, `S` frames of the student, `T` frames of the teacher, `K` teacher frames that one
+student frame covers, `D` width, `V` labels with the blank last.
 """
 
 from __future__ import annotations
@@ -21,31 +21,37 @@ from torch import Tensor
 
 from nemo_tutornet.errors import TutorError
 
-# Two encoders may each round an utterance's length by one frame of their own grid.
+# Each of two encoders may round an utterance's length by one frame of its own.
 TOLERANCE = 1.0
 
 
-def teacher_frames(student_frames: int, teacher_lengths: Tensor, rate: float) -> Tensor:
-    """For each student frame, the index of the teacher frame that covers it.
+def teacher_frames(student_frames: int, teacher_lengths: Tensor, frame_ratio: float) -> Tensor:
+    """Finds, for each student frame, the teacher frame that covers its middle (ours).
 
-    A faster student repeats the teacher's frames, which CTC reads alike because repeats collapse.
+    A student with shorter frames than its teacher repeats the teacher's frames. CTC reads the repeats as one
+    label.
 
     Args:
-        student_frames: padded size of the student's grid, `S`.
-        teacher_lengths: the teacher's valid frames of each utterance `[B]`.
-        rate: teacher frames per student frame, e.g. 0.5 for 40 ms against 20 ms.
+        student_frames: padded number of student frames, `S`.
+        teacher_lengths: valid teacher frames of each utterance `[B]`.
+        frame_ratio: teacher frames per student frame, e.g. 0.5 for a student frame of 20 ms and a teacher
+            frame of 40 ms.
 
     Returns:
-        `[B, S]`, int64, each within its utterance's valid teacher frames (0 for an empty utterance).
+        Index `[B, S]`, int64, within the valid teacher frames of the utterance (0 for an empty utterance).
+
+    Example:
+        >>> teacher_frames(6, torch.tensor([3, 2]), frame_ratio=0.5).tolist()
+        [[0, 0, 1, 1, 2, 2], [0, 0, 1, 1, 1, 1]]
     """
-    # Frame t covers the time from t to t + 1; its middle decides.
+    # Frame t covers the time from t to t + 1, so its middle is at t + 0.5.
     middle = torch.arange(student_frames, device=teacher_lengths.device, dtype=torch.float64) + 0.5
-    index = (middle * rate).floor().long()[None, :]
+    index = (middle * frame_ratio).floor().long()[None, :]
     return torch.minimum(index, (teacher_lengths.long() - 1)[:, None]).clamp(min=0)
 
 
 def repeat_frames(teacher: Tensor, index: Tensor, dim: int) -> Tensor:
-    """Puts a teacher tensor on the student's frames.
+    """Gathers one teacher frame for each student frame.
 
     Args:
         teacher: `[B, T, V]` with `dim` 1, or `[B, D, T]` with `dim` 2.
@@ -54,48 +60,65 @@ def repeat_frames(teacher: Tensor, index: Tensor, dim: int) -> Tensor:
 
     Returns:
         `[B, S, V]` or `[B, D, S]`.
+
+    Example:
+        >>> hidden = torch.tensor([[[10.0, 20.0, 30.0]]])
+        >>> repeat_frames(hidden, torch.tensor([[0, 0, 1, 2]]), dim=2)
+        tensor([[[10., 10., 20., 30.]]])
     """
     if dim == 1:
         return teacher.gather(1, index[:, :, None].expand(-1, -1, teacher.shape[2]))
     return teacher.gather(2, index[:, None, :].expand(-1, teacher.shape[1], -1))
 
 
-def covered_frames(student_frames: int, teacher_lengths: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-    """For each frame of a slower student, the teacher frames whose middle it covers; each belongs to one
-    student frame.
+def covered_frames(student_frames: int, teacher_lengths: Tensor, frame_ratio: float) -> tuple[Tensor, Tensor]:
+    """Finds the teacher frames whose middle each frame of a student with longer frames covers (ours).
+
+    Each teacher frame belongs to one student frame.
 
     Args:
-        student_frames: padded size of the student's grid, `S`.
-        teacher_lengths: the teacher's valid frames of each utterance `[B]`.
-        rate: teacher frames per student frame, above 1.
+        student_frames: padded number of student frames, `S`.
+        teacher_lengths: valid teacher frames of each utterance `[B]`.
+        frame_ratio: teacher frames per student frame, above 1.
 
     Returns:
-        Index `[B, S, K]`, int64, within the utterance's valid frames, and which of the `K` count, bool. Every
-        student frame
-        has at least one: past the teacher's end it is the last one.
+        Index `[B, S, K]`, int64, within the valid teacher frames of the utterance, and a mask `[B, S, K]`,
+        bool, that is True where the index counts. At least one index counts for every student frame; past the
+        teacher's end it is the last teacher frame.
+
+    Example:
+        >>> index, counts = covered_frames(2, torch.tensor([3]), frame_ratio=2.0)
+        >>> index.tolist(), counts.tolist()
+        ([[[0, 1], [2, 2]]], [[[True, True], [True, False]]])
     """
-    edges = torch.arange(student_frames + 1, device=teacher_lengths.device, dtype=torch.float64) * rate - 0.5
-    edges = edges.ceil().long()
+    edges = torch.arange(student_frames + 1, device=teacher_lengths.device, dtype=torch.float64)
+    edges = (edges * frame_ratio - 0.5).ceil().long()
     last = (teacher_lengths.long() - 1).clamp(min=0)[:, None]
     start, end = torch.minimum(edges[:-1][None], last), edges[1:][None]
-    index = start[:, :, None] + torch.arange(math.ceil(rate), device=teacher_lengths.device)
+    index = start[:, :, None] + torch.arange(math.ceil(frame_ratio), device=teacher_lengths.device)
     counts = (index < end[:, :, None]) & (index <= last[:, :, None])
     return torch.minimum(index, last[:, :, None]), counts
 
 
 def pool_posteriors(log_probs: Tensor, index: Tensor, counts: Tensor) -> Tensor:
-    """Of the teacher frames under each student frame, the one that is the least blank (ours): an average
-    would drown spikes.
+    """Selects, of the teacher frames under a student frame, the one with the lowest blank posterior (ours).
 
-    Two spikes under one student frame cannot both stay.
+    Averaging would weaken the spikes of non-blank labels. Of two spikes under one student frame, one is lost.
 
     Args:
-        log_probs: the teacher's `[B, T, V]`, the blank last.
-        index: teacher frames of each student frame `[B, S, K]`.
-        counts: which of them count `[B, S, K]`.
+        log_probs: log-probabilities of the teacher `[B, T, V]`, the blank last.
+        index: teacher frames of each student frame `[B, S, K]`, from `covered_frames`.
+        counts: True where an index counts `[B, S, K]`.
 
     Returns:
-        `[B, S, V]`.
+        Log-probabilities `[B, S, V]`.
+
+    Example:
+        >>> log_probs = torch.tensor([[[0.1, 0.9], [0.8, 0.2], [0.3, 0.7]]]).log()  # one label and the blank
+        >>> index, counts = covered_frames(2, torch.tensor([3]), frame_ratio=2.0)
+        >>> pool_posteriors(log_probs, index, counts).exp()
+        tensor([[[0.8000, 0.2000],
+                 [0.3000, 0.7000]]])
     """
     blank = log_probs[..., -1].gather(1, index.flatten(1)).view(index.shape)
     best = blank.masked_fill(~counts, float("inf")).argmin(dim=2, keepdim=True)
@@ -103,73 +126,85 @@ def pool_posteriors(log_probs: Tensor, index: Tensor, counts: Tensor) -> Tensor:
 
 
 def pool_hidden(hidden: Tensor, index: Tensor, counts: Tensor) -> Tensor:
-    """The mean of the teacher frames under each student frame (ours).
+    """Averages the teacher frames that one student frame covers (ours).
 
     Args:
-        hidden: `[B, D, T]`.
-        index: teacher frames of each student frame `[B, S, K]`.
-        counts: which of them count `[B, S, K]`.
+        hidden: hint layer of the teacher `[B, D, T]`.
+        index: teacher frames of each student frame `[B, S, K]`, from `covered_frames`.
+        counts: True where an index counts `[B, S, K]`.
 
     Returns:
         `[B, D, S]`.
+
+    Example:
+        >>> index, counts = covered_frames(2, torch.tensor([3]), frame_ratio=2.0)
+        >>> pool_hidden(torch.tensor([[[10.0, 20.0, 30.0]]]), index, counts)
+        tensor([[[15., 30.]]])
     """
     frames = repeat_frames(hidden, index.flatten(1), dim=2).unflatten(2, index.shape[1:])
     return (frames * counts[:, None]).sum(dim=3) / counts.sum(dim=2)[:, None]
 
 
-def check_lengths(student: Sequence[int], teacher: Sequence[int], rate: float) -> None:
-    """Refuses two encoders whose lengths for the same audio disagree by more than rounding.
+def check_lengths(student: Sequence[int], teacher: Sequence[int], frame_ratio: float) -> None:
+    """Rejects two encoders whose lengths for the same audio differ by more than rounding explains.
 
     Args:
-        student: lengths in student frames of some utterances.
-        teacher: lengths in teacher frames of the same utterances.
-        rate: teacher frames per student frame.
+        student: lengths of some utterances, in student frames.
+        teacher: lengths of the same utterances, in teacher frames.
+        frame_ratio: teacher frames per student frame.
 
     Raises:
-        TutorError: with the first pair of lengths that disagrees.
+        TutorError: the lengths of an utterance disagree; the message shows the first such pair.
+
+    Example:
+        >>> check_lengths([75, 150], [38, 75], frame_ratio=0.5)
     """
     for s, t in zip(student, teacher, strict=True):
-        if abs(s * rate - t) > max(1.0, rate) + TOLERANCE:
+        if abs(s * frame_ratio - t) > max(1.0, frame_ratio) + TOLERANCE:
             raise TutorError(
-                f"the student has {s} frames and the teacher {t} for the same audio, but {s * rate:.1f} were "
-                "expected of the "
-                f"teacher at {rate:g} teacher frames per student frame; such encoders cannot be aligned in "
-                "time."
+                f"the student has {s} frames and the teacher {t} for the same audio, but "
+                f"{s * frame_ratio:.1f} were expected of the teacher at {frame_ratio:g} teacher frames per "
+                "student frame; such encoders cannot be aligned in time."
             )
 
 
 def label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...] | None:
-    """Matches two label sets.
+    """Finds the permutation that puts the teacher's labels into the student's order.
 
     Args:
         student: the student's labels without the blank.
         teacher: the teacher's labels without the blank.
 
     Returns:
-        For each of the student's `V` outputs (the blank included, last) the teacher's output; None where they
-        are equal.
+        The teacher's output for each of the student's `V` outputs, the blank last; None where both label
+        lists are equal.
 
     Raises:
-        TutorError: the sets differ; both are shown.
+        TutorError: the label sets differ, or a label that occurs twice makes the order ambiguous.
+
+    Example:
+        >>> label_order(["a", "b", "c"], ["c", "a", "b"])
+        (1, 2, 0, 3)
+        >>> label_order(["a", "b"], ["a", "b"]) is None
+        True
     """
     student, teacher = list(student), list(teacher)
     if student == teacher:
         return None
-    twice = sorted(label for label, count in Counter(teacher).items() if count > 1)
-    if Counter(student) == Counter(teacher) and twice:
+    repeated = sorted(label for label, count in Counter(teacher).items() if count > 1)
+    if Counter(student) == Counter(teacher) and repeated:
         raise TutorError(
-            f"the labels are in another order and {_shown(twice)} stand twice, so they cannot be told apart."
+            f"the labels are in another order and {_shown(repeated)} occur twice, so the order is ambiguous."
         )
     if Counter(student) != Counter(teacher):
         raise TutorError(
             f"the label sets differ: the student has {len(student)} labels {_shown(student)}, the teacher "
-            "has "
-            f"{len(teacher)} {_shown(teacher)}; only the student's: "
-            f"{_shown(sorted(set(student) - set(teacher)))}, "
-            f"only the teacher's: {_shown(sorted(set(teacher) - set(student)))}."
+            f"has {len(teacher)} {_shown(teacher)}; only the student's: "
+            f"{_shown(sorted(set(student) - set(teacher)))}, only the teacher's: "
+            f"{_shown(sorted(set(teacher) - set(student)))}."
         )
-    place = {label: i for i, label in enumerate(teacher)}
-    return (*(place[label] for label in student), len(teacher))
+    position = {label: i for i, label in enumerate(teacher)}
+    return (*(position[label] for label in student), len(teacher))
 
 
 def _shown(labels: Sequence[str], most: int = 40) -> str:

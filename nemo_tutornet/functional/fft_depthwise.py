@@ -1,11 +1,10 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training depthwise convolutions on a CPU, as products of spectra (the convolution theorem; nothing of the
-paper).
+"""Faster training of depthwise convolutions on a CPU, by the convolution theorem (ours, not the paper's).
 
-QuartzNets have depthwise convolutions with kernels of 33 to 87 frames in every block, and PyTorch is slow at
-those on a CPU: they are three quarters of a training step of a QuartzNet 5x5. Through the Fourier transform
-    they cost about a fifth of that.
+Every block of a QuartzNet has depthwise convolutions with kernels of 33 to 87 frames. PyTorch computes them
+slowly on a CPU: they take three quarters of a training step of a QuartzNet 5x5. Through the Fourier transform
+they take about a fifth of that time (`benchmarks/depthwise.py`).
 
 Legend: `B` utterances, `D` width, `T` frames, `K` kernel frames.
 """
@@ -17,7 +16,7 @@ from scipy.fft import next_fast_len
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Shorter kernels gain nothing (`benchmarks/depthwise.py`).
+# In frames; shorter kernels are not faster through the Fourier transform (`benchmarks/depthwise.py`).
 SHORTEST_KERNEL = 11
 
 
@@ -29,22 +28,29 @@ def depthwise_conv1d(
     padding: int = 0,
     dilation: int = 1,
 ) -> Tensor:
-    """`torch.nn.functional.conv1d` with a group for every channel, by the convolution theorem; equal up to
-    rounding.
+    """Computes a depthwise convolution through the Fourier transform.
+
+    The result equals `torch.nn.functional.conv1d` with one group for each channel, up to rounding.
 
     Args:
         signal: `[B, D, T]`, float32 or float64.
         weight: `[D, 1, K]`.
-        bias: `[D]`.
-        stride: of the kernel, in frames.
-        padding: zeros on either side, in frames.
-        dilation: distance of the kernel's frames.
+        bias: `[D]`, or None.
+        stride: step of the kernel, in frames.
+        padding: zeros added on both sides, in frames.
+        dilation: distance between neighbouring frames of the kernel, in frames.
 
     Returns:
-        `[B, D, (T + 2 padding - dilation (K - 1) - 1) // stride + 1]`
+        `[B, D, (T + 2 padding - dilation (K - 1) - 1) // stride + 1]`.
 
     Raises:
-        ValueError: the kernel is longer than the padded signal.
+        ValueError: the dilated kernel is longer than the padded signal.
+
+    Example:
+        >>> signal, weight = torch.randn(2, 3, 50), torch.randn(3, 1, 11)
+        >>> output = depthwise_conv1d(signal, weight, padding=5)
+        >>> torch.allclose(output, F.conv1d(signal, weight, padding=5, groups=3), atol=1e-4)
+        True
     """
     kernel = weight[:, 0]
     if dilation > 1:
@@ -52,7 +58,7 @@ def depthwise_conv1d(
     padded = signal.shape[2] + 2 * padding
     if kernel.shape[1] > padded:
         raise ValueError(f"A kernel of {kernel.shape[1]} frames does not fit into {padded}.")
-    # As long as the padded signal: the products that wrap around its end belong to no frame that is kept.
+    # The circular convolution wraps around at this length, but only in frames that the next lines drop.
     length = next_fast_len(padded, real=True)
     spectrum = (
         torch.fft.rfft(F.pad(signal, (padding, padding)), length) * torch.fft.rfft(kernel, length).conj()
@@ -62,10 +68,10 @@ def depthwise_conv1d(
 
 
 class FourierConv1d(nn.Conv1d):
-    """A depthwise `torch.nn.Conv1d` that is trained on a CPU through the Fourier transform, and is PyTorch's
-    anywhere else.
+    """A depthwise `torch.nn.Conv1d` that uses the Fourier transform for training on a CPU in float32.
 
-    Validation, transcription and exports see PyTorch's convolution, as in the stock model.
+    In `eval()`, on a GPU and in other dtypes it computes PyTorch's own convolution, so validation,
+    transcription and exports are those of the stock model.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -80,17 +86,23 @@ class FourierConv1d(nn.Conv1d):
 
 
 def fourier_depthwise(model: nn.Module) -> int:
-    """Makes training of a model's depthwise convolutions fast on a CPU, in place; parameters and their names
-    stay as they are.
+    """Replaces the class of a model's depthwise convolutions by `FourierConv1d`, in place.
+
+    Parameters and their names do not change.
 
     Args:
-        model: any; only plain `torch.nn.Conv1d` with a group for every channel, a long kernel and zeros as
-            padding are touched.
+        model: any module. Only exact `torch.nn.Conv1d` with one group for each channel, a kernel of at least
+            `SHORTEST_KERNEL` frames, and a number of zeros as padding are replaced.
 
     Returns:
-        How many there are.
+        Number of replaced convolutions.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv1d(8, 8, 33, padding=16, groups=8), nn.Conv1d(8, 16, 1))
+        >>> fourier_depthwise(model)
+        1
     """
-    found = [
+    convolutions = [
         module
         for module in model.modules()
         if type(module) is nn.Conv1d
@@ -99,7 +111,8 @@ def fourier_depthwise(model: nn.Module) -> int:
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
     ]
-    for module in found:
-        # Its class alone changes: hooks, references to the module and `isinstance(module, nn.Conv1d)` hold.
+    for module in convolutions:
+        # Only the class changes, so hooks, references to the module and `isinstance(module, nn.Conv1d)` stay
+        # valid.
         module.__class__ = FourierConv1d
-    return len(found)
+    return len(convolutions)

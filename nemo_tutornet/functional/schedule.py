@@ -1,10 +1,10 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The schedule: which losses count at which step. Numbers only, and nothing but its arguments decides.
+"""The schedule of stages: which losses are used at which step. It depends on numbers only.
 
-TutorNet runs RKD first, as an initialisation, and then SKD together with CTC; the config can say anything
-else. How long the initialisation lasts the abstract does not say; as a share of the training it fits a short
-one and a long one alike (ours).
+TutorNet runs RKD first, as an initialisation, and then SKD together with CTC. A config may define other
+stages. The paper's abstract does not say how long the initialisation lasts. A length as a share of the
+training suits short and long trainings (ours).
 """
 
 from __future__ import annotations
@@ -18,30 +18,36 @@ from nemo_tutornet.errors import TutorError
 
 
 def progress(epochs: float, steps: int, max_epochs: int | None, max_steps: int | None) -> float | None:
-    """How much of a training is behind it: of its two limits, the one that it will reach first decides.
+    """Computes the finished share of a training, by the limit that is reached first (ours).
 
     Args:
-        epochs: finished so far, with the finished part of the current one.
-        steps: optimizer steps finished so far.
-        max_epochs: the training's limit; None or -1 for none, as in Lightning.
-        max_steps: likewise.
+        epochs: finished epochs, with the finished fraction of the current one.
+        steps: finished optimizer steps.
+        max_epochs: limit of the training in epochs; None or -1 for none, as in Lightning.
+        max_steps: limit of the training in optimizer steps; None or -1 for none.
 
     Returns:
         0 to 1; None for a training without a limit.
+
+    Example:
+        >>> progress(epochs=2.5, steps=100, max_epochs=10, max_steps=200)
+        0.5
+        >>> progress(epochs=2.5, steps=100, max_epochs=None, max_steps=-1) is None
+        True
     """
     limits = ((epochs, max_epochs), (float(steps), max_steps))
-    parts = [done / most for done, most in limits if most is not None and most > 0]
-    return min(1.0, max(parts)) if parts else None
+    shares = [done / limit for done, limit in limits if limit is not None and limit > 0]
+    return min(1.0, max(shares)) if shares else None
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage.
+    """One stage of a training.
 
     Attributes:
-        name: shown in the log.
-        weights: loss name to weight, positive weights only.
-        length: in the schedule's unit; None runs to the end.
+        name: name of the stage, as shown in the log.
+        weights: weight of each loss by its name, positive weights only.
+        length: length in the unit of the schedule; None runs to the end of the training.
     """
 
     name: str
@@ -49,22 +55,25 @@ class Stage:
     length: float | None = None
 
     def uses(self, loss: str) -> bool:
-        """True when `loss` counts in this stage."""
+        """Tells whether this stage has a weight for `loss`."""
         return loss in self.weights
-
-    @property
-    def decoder_is_idle(self) -> bool:
-        """True when no loss of this stage reaches the student's decoder."""
-        return not (self.uses("ctc") or self.uses("skd") or self.uses("pseudo"))
 
 
 class Schedule:
-    """Stages one after the other, measured in epochs, in optimizer steps, or in shares of the whole training.
+    """A sequence of stages, whose lengths are epochs, optimizer steps, or shares of the whole training.
 
     Args:
-        stages: at least one; only the last may be without a length. A last stage with a length still runs to
-            the end.
-        unit: `epochs`, `steps` or `share`.
+        stages: at least one stage. Only the last may have no length. The last stage runs to the end of the
+            training, whatever its length.
+        unit: unit of the lengths: `epochs`, `steps` or `share`.
+
+    Raises:
+        ValueError: there is no stage, or a stage before the last has no length.
+
+    Example:
+        >>> schedule = Schedule([Stage("rkd", {"rkd": 1.0}, length=2), Stage("ctc", {"ctc": 1.0})])
+        >>> [schedule.index(epoch, step=0) for epoch in range(4)]
+        [0, 0, 1, 1]
     """
 
     def __init__(self, stages: Sequence[Stage], unit: str = "epochs") -> None:
@@ -75,9 +84,9 @@ class Schedule:
 
     @classmethod
     def from_config(cls, stages: Sequence[Any]) -> Schedule:
-        """Builds the schedule from checked `StageConfig`s."""
-        given = [unit for unit in STAGE_UNITS if any(getattr(stage, unit) is not None for stage in stages)]
-        unit = given[0] if given else STAGE_UNITS[0]
+        """Builds the schedule from the `StageConfig`s of a checked config."""
+        used = [unit for unit in STAGE_UNITS if any(getattr(stage, unit) is not None for stage in stages)]
+        unit = used[0] if used else STAGE_UNITS[0]
         return cls(
             [
                 Stage(
@@ -91,12 +100,15 @@ class Schedule:
         )
 
     def index(self, epoch: int, step: int, share: float = 0.0) -> int:
-        """The stage's index at a point of training.
+        """Finds the stage at a point of the training.
 
         Args:
-            epoch: epochs finished so far.
-            step: optimizer steps finished so far.
-            share: of the whole training that is behind it (`progress`).
+            epoch: finished epochs.
+            step: finished optimizer steps.
+            share: finished share of the whole training, from `progress`.
+
+        Returns:
+            Index of the stage in `stages`.
         """
         position = {"epochs": epoch, "steps": step, "share": share}[self.unit]
         end = 0.0
@@ -107,14 +119,18 @@ class Schedule:
         return len(self.stages) - 1
 
     def resumed(self, name: str | None) -> int | None:
-        """The index of the stage that a checkpoint was saved in; stages may have been added or left out
-        since.
+        """Finds the stage that a checkpoint was saved in, by its name.
+
+        The name stays valid where stages were added or removed since.
 
         Args:
-            name: as saved; None before the first step.
+            name: name of the stage in the checkpoint; None for a checkpoint from before the first step.
+
+        Returns:
+            Index of the stage in `stages`; None where `name` is None.
 
         Raises:
-            TutorError: there is no such stage.
+            TutorError: the schedule has no stage of that name.
         """
         if name is None:
             return None
@@ -122,34 +138,36 @@ class Schedule:
         if name not in names:
             raise TutorError(
                 f"the checkpoint was saved in stage {name!r}, but model.tutor.stages has only "
-                f"{', '.join(map(repr, names))}; "
-                "resume with the stages that the run began with, or begin a new run."
+                f"{', '.join(map(repr, names))}; resume with the stages that the run began with, or begin a "
+                "new run."
             )
         return names.index(name)
 
     def check(self, max_epochs: int | None, max_steps: int | None) -> list[str]:
-        """A sentence for each stage that a training with these limits never comes to.
+        """Finds the stages that a training with these limits never reaches.
 
         Args:
-            max_epochs: the training's limit; None or -1 for none, as in Lightning.
-            max_steps: likewise.
+            max_epochs: limit of the training in epochs; None or -1 for none, as in Lightning.
+            max_steps: limit of the training in optimizer steps; None or -1 for none.
+
+        Returns:
+            One warning, a sentence, for each such stage.
 
         Raises:
-            TutorError: lengths are shares of a training without a limit.
+            TutorError: the lengths are shares, but the training has no limit.
         """
         if self.unit == "share" and progress(0.0, 0, max_epochs, max_steps) is None:
             raise TutorError(
                 "model.tutor.stages gives lengths as shares of the training, but neither trainer.max_epochs "
-                "nor "
-                "trainer.max_steps limits it; set one of them, or give lengths in epochs or steps."
+                "nor trainer.max_steps limits it; set one of them, or give lengths in epochs or steps."
             )
         limit = {"epochs": max_epochs, "steps": max_steps}.get(self.unit)
-        told, end = [], 0.0
+        warnings, end = [], 0.0
         for stage in self.stages:
             if limit is not None and 0 < limit <= end:
-                told.append(
-                    f"Stage {stage.name!r} is never reached: those before it take {end:g} of {limit} "
+                warnings.append(
+                    f"Stage {stage.name!r} is never reached: the stages before it take {end:g} of {limit} "
                     f"{self.unit}."
                 )
             end += stage.length or 0.0
-        return told
+        return warnings

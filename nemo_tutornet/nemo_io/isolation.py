@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Contexts that keep one NeMo model's life apart from another's."""
+"""Context managers that protect one NeMo model from the global state of another."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any
 
 @contextmanager
 def preserve_app_state() -> Iterator[None]:
-    """Lets a model be restored inside another's life.
+    """Preserves NeMo's global restore state, so that a model can be restored while another is being restored.
 
-    NeMo keeps the path and the mode of the restore in progress in a global; a second restore would overwrite
-    the first's.
+    NeMo keeps the path and the mode of the restore in progress in a global object. A second restore
+    overwrites the state of the first.
     """
     from nemo.utils.app_state import AppState
 
     state = AppState()
-    kept: dict[str, Any] = dict(state.__dict__)
+    saved: dict[str, Any] = dict(state.__dict__)
     paths: list[str] = list(state._all_model_restore_paths)
     try:
         yield
     finally:
-        state._is_model_being_restored = kept["_is_model_being_restored"]
-        state._nemo_file_folder = kept["_nemo_file_folder"]
-        state._model_restore_path = kept["_model_restore_path"]
+        state._is_model_being_restored = saved["_is_model_being_restored"]
+        state._nemo_file_folder = saved["_nemo_file_folder"]
+        state._model_restore_path = saved["_model_restore_path"]
         state._all_model_restore_paths = paths
 
 
 @contextmanager
 def suppress_nemo_logs() -> Iterator[None]:
-    """Silences NeMo below errors while a model that is only going to be run is restored."""
+    """Hides NeMo's log messages below the level of errors."""
     from nemo.utils import logging
 
     with logging.temp_verbosity(logging.ERROR):
@@ -41,18 +41,18 @@ def suppress_nemo_logs() -> Iterator[None]:
 
 @contextmanager
 def without_process_group() -> Iterator[None]:
-    """Inside, NeMo's encoders see no process group, so they do not ask all ranks for the longest batch of
-    all.
+    """Hides the process group, so that NeMo's encoders do not ask all ranks for their longest batch.
 
-    Convolutional ones ask in every forward, and cannot be told not to. What runs in here is the same on every
-    rank or is nobody else's business, and may run where the ranks cannot talk: NCCL refuses the CPU, on which
-    a model is until Lightning moves it.
+    NeMo's convolutional encoders ask in every forward, and have no option against it. Use this context for a
+    forward that is the same on every rank, or that runs on one rank only. With NCCL, which communicates
+    between
+    GPUs only, it also makes a forward on the CPU possible: a model is on the CPU until Lightning moves it.
     """
     from torch import distributed
 
-    there = distributed.is_initialized
+    is_initialized = distributed.is_initialized
     distributed.is_initialized = lambda: False
     try:
         yield
     finally:
-        distributed.is_initialized = there
+        distributed.is_initialized = is_initialized

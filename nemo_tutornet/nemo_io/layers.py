@@ -1,10 +1,9 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Hint and guided layers by module path, whatever the layer returns.
+"""Hint and guided layers: found by module path, measured, and captured during a forward.
 
-NeMo's layers do not agree on what they return: a `JasperBlock` gives (list of `[B, D, T]`, lengths), a
-`ConformerLayer` `[B, T, D]`, an encoder (`[B, D, T]`, lengths). Which axis is time is measured once
-(`measure`), not guessed from names.
+NeMo's layers return different things: a `JasperBlock` (list of `[B, D, T]`, lengths), a `ConformerLayer`
+`[B, T, D]`, an encoder (`[B, D, T]`, lengths). `measure` finds the time axis once, by running the model.
 
 Legend: `B` utterances, `T` frames, `D` width.
 """
@@ -26,10 +25,14 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.isolation import without_process_group
 
 ENCODER = "encoder"
-# Audio of two lengths tells the axis of time and the frame's length. In hops of the model's own front end
-# both are multiples of every stride and padding in use, so that padding adds the same to either.
+# Lengths of audio, in hops of the model's front end, by which `measure` finds the time axis and the frame
+# length. Both are multiples of all common strides and paddings, so padding adds the same number of frames to
+# both.
 PROBE_HOPS = (256, 512)
-# The shape of a layer's tensor, or in words what it returned instead.
+# Lengths of audio, in seconds, on which the frame counts of two encoders are compared. For odd values like
+# these rounding differs most.
+CHECKED_SECONDS = (0.31, 0.77, 1.5, 2.93, 4.2)
+# The shape of the tensor that a layer returned, or a description of anything else.
 _Returned = tuple[int, ...] | str
 
 
@@ -51,11 +54,17 @@ class Layer:
 
 
 class Capture:
-    """Keeps what a module returns while the context is open.
+    """Captures the output of a module in every forward inside the context; the last output counts.
 
     Args:
-        model: the root of the path.
-        path: module path; the encoder for `encoder`.
+        model: the model that the path starts from.
+        path: module path, e.g. `encoder` or `encoder.layers.3`.
+
+    Attributes:
+        output: what the module returned last; None before its first forward.
+
+    Raises:
+        TutorError: the model has no such module.
     """
 
     def __init__(self, model: nn.Module, path: str) -> None:
@@ -64,7 +73,7 @@ class Capture:
         self.output: Any = None
 
     def __enter__(self) -> Capture:
-        self._handle = self._module.register_forward_hook(self._keep)
+        self._handle = self._module.register_forward_hook(self._capture)
         return self
 
     def __exit__(
@@ -72,50 +81,62 @@ class Capture:
     ) -> None:
         self._handle.remove()
 
-    def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
+    def _capture(self, module: nn.Module, args: Any, output: Any) -> None:
         self.output = output
 
     def tensor(self, time_axis: int) -> Tensor:
-        """The captured layer as `[B, D, T]`."""
+        """Returns the captured output as `[B, D, T]`.
+
+        Args:
+            time_axis: the axis of time, as `Layer` has it: 1 or 2.
+        """
         tensor = _unwrap(self.output)
         assert tensor is not None, "measure() accepted this layer"
         return tensor if time_axis == 2 else tensor.transpose(1, 2)
 
 
 def find_module(model: nn.Module, path: str) -> nn.Module:
-    """The module at a path.
+    """Finds a module by its path.
+
+    Args:
+        model: the model that the path starts from.
+        path: module path, e.g. `encoder.layers.3`.
 
     Raises:
-        TutorError: no such path; the nearest existing ones are named.
+        TutorError: the model has no such module; the message has the most similar paths.
     """
     modules = dict(model.named_modules())
     if path in modules and path:
         return modules[path]
-    near = difflib.get_close_matches(path, [name for name in modules if name], n=3, cutoff=0.3)
-    near = near or [name for name, _ in model.named_children()]
+    similar = difflib.get_close_matches(path, [name for name in modules if name], n=3, cutoff=0.3)
+    similar = similar or [name for name, _ in model.named_children()]
     raise TutorError(
-        f"there is no layer {path!r} in {type(model).__name__}; the nearest are {', '.join(map(repr, near))}."
+        f"there is no layer {path!r} in {type(model).__name__}; the most similar are "
+        f"{', '.join(map(repr, similar))}."
     )
 
 
 def measure(
     model: nn.Module, path: str, run: Callable[[float], Any], key: str | None = None, hop: float = 0.01
 ) -> Layer:
-    """Measures a layer's width, axis of time and frame length by running the model on audio of two lengths.
+    """Measures a layer's width, time axis and frame length by running the model on audio of two lengths.
 
     Args:
-        model: the root of the path.
+        model: the model that the path starts from.
         path: module path.
-        run: runs the model on that many seconds of audio.
-        key: the config's key that names the layer, for the sentence that refuses it.
+        run: runs the model on the given number of seconds of audio.
+        key: the config's key for the layer, for the error message.
         hop: seconds from one frame of the front end to the next.
 
+    Returns:
+        The measured layer.
+
     Raises:
-        TutorError: no such layer, or its output is not a sequence of frames.
+        TutorError: the model has no such layer, or the layer does not return frames.
     """
     try:
-        seen = _observe({path: find_module(model, path)}, run, hop)
-        return _as_layer(type(model).__name__, path, seen[path], hop)
+        returned = _observe({path: find_module(model, path)}, run, hop)
+        return _as_layer(type(model).__name__, path, returned[path], hop)
     except TutorError as error:
         raise TutorError(f"{key}: {error}" if key else str(error)) from None
 
@@ -123,13 +144,13 @@ def measure(
 def measure_all(
     modules: Mapping[str, nn.Module], run: Callable[[float], Any], batch: int, hop: float = 0.01
 ) -> list[Layer]:
-    """Measures many layers of one model in the same two runs and leaves out those that `measure` refuses.
+    """Measures many layers of one model in the same two runs, and leaves out those that `measure` rejects.
 
     Args:
-        modules: by their paths in the model.
-        run: runs the model on a batch of that many seconds of audio.
-        batch: utterances in it. With more than one, what all utterances share (a positional embedding) is
-            told from frames.
+        modules: the modules by their paths in the model.
+        run: runs the model on a batch with the given number of seconds of audio.
+        batch: number of utterances in that batch. More than one distinguishes the frames of each utterance
+            from a tensor that all utterances share, such as a positional embedding.
         hop: seconds from one frame of the front end to the next.
 
     Returns:
@@ -137,7 +158,7 @@ def measure_all(
     """
     layers = []
     for path, returned in _observe(modules, run, hop).items():
-        if all(isinstance(one, str) or one[:1] == (batch,) for one in returned):
+        if all(isinstance(shape, str) or shape[:1] == (batch,) for shape in returned):
             with suppress(TutorError):
                 layers.append(_as_layer(type(modules[path]).__name__, path, returned, hop))
     return layers
@@ -145,16 +166,17 @@ def measure_all(
 
 @torch.no_grad()
 def encode_silence(model: Any, seconds: float, batch: int = 1) -> int:
-    """Runs a NeMo model's front end and encoder on that much silence, on the model's device and in the mode
-    that it is in.
+    """Runs the front end and the encoder of a NeMo model on silence.
+
+    The model's device and mode (training or evaluation) stay as they are.
 
     Args:
-        model: with a preprocessor and an encoder.
-        seconds: of audio.
-        batch: utterances.
+        model: a NeMo model with a preprocessor and an encoder.
+        seconds: length of the silence.
+        batch: number of utterances.
 
     Returns:
-        Frames of the encoder's output.
+        Number of frames of the encoder's output.
     """
     samples = round(seconds * int(model.preprocessor._sample_rate))
     device = next(model.parameters()).device
@@ -167,54 +189,76 @@ def encode_silence(model: Any, seconds: float, batch: int = 1) -> int:
 
 
 def hop_of(model: Any) -> float:
-    """Seconds from one frame of a NeMo model's front end to the next; the usual 10 ms where it does not
-    tell.
-    """
+    """Returns the hop of a NeMo model's front end in seconds, or 0.01 where it is unknown."""
     samples = getattr(getattr(model.preprocessor, "featurizer", None), "hop_length", None)
     return int(samples) / int(model.preprocessor._sample_rate) if samples else 0.01
+
+
+def measure_encoder(model: Any) -> Layer:
+    """The output of a NeMo model's encoder, measured on silence.
+
+    Raises:
+        TutorError: its output is not a sequence of frames.
+    """
+    return measure(model, ENCODER, partial(encode_silence, model), hop=hop_of(model))
+
+
+def ends_in_layer_norm(model: Any, layer: Layer) -> bool:
+    """True where a layer's output is layer-normalised (the Conformer family), so its energy is nearly
+    constant.
+    """
+    module = model.get_submodule(layer.path)
+    if layer.path == ENCODER and hasattr(module, "layers"):
+        if getattr(module, "out_proj", None) is not None:
+            return False
+        module = module.layers[-1]
+    children = list(module.children())
+    return isinstance(module, nn.LayerNorm) or (bool(children) and isinstance(children[-1], nn.LayerNorm))
 
 
 def _observe(
     modules: Mapping[str, nn.Module], run: Callable[[float], Any], hop: float
 ) -> dict[str, list[_Returned]]:
-    """What each module returns for audio of each length; where it runs several times, the last counts. No
-    tensor is kept.
+    """Finds out what each module returns for audio of each length in `PROBE_HOPS`.
+
+    For a module that runs several times, the last run counts. Only shapes are kept, no tensors.
     """
-    seen: dict[str, list[_Returned]] = {
+    returned: dict[str, list[_Returned]] = {
         path: ["nothing: it did not run" for _ in PROBE_HOPS] for path in modules
     }
 
-    def keep(path: str, turn: int, module: nn.Module, args: Any, output: Any) -> None:
+    def note(path: str, turn: int, module: nn.Module, args: Any, output: Any) -> None:
         tensor = _unwrap(output)
-        seen[path][turn] = (
+        returned[path][turn] = (
             f"a {type(output).__name__} without a tensor" if tensor is None else tuple(tensor.shape)
         )
 
     for turn, hops in enumerate(PROBE_HOPS):
         with ExitStack() as hooks, torch.no_grad():
             for path, module in modules.items():
-                hooks.callback(module.register_forward_hook(partial(keep, path, turn)).remove)
+                hooks.callback(module.register_forward_hook(partial(note, path, turn)).remove)
             run(hops * hop)
-    return seen
+    return returned
 
 
 def _as_layer(owner: str, path: str, returned: Sequence[_Returned], hop: float) -> Layer:
-    """A layer from what it returned for audio of each length; a TutorError where that is no sequence of
-    frames.
+    """Makes a layer from what it returned for audio of each length.
+
+    Raises:
+        TutorError: the layer does not return frames.
     """
     shapes: list[tuple[int, ...]] = []
-    for one in returned:
-        if isinstance(one, str) or len(one) != 3:
-            what = one if isinstance(one, str) else f"a tensor of shape {list(one)}"
+    for shape in returned:
+        if isinstance(shape, str) or len(shape) != 3:
+            what = shape if isinstance(shape, str) else f"a tensor of shape {list(shape)}"
             raise TutorError(f"layer {path!r} of {owner} returns {what}; choose a layer that returns frames.")
-        shapes.append(one)
+        shapes.append(shape)
     axes = [axis for axis in (1, 2) if shapes[0][axis] != shapes[1][axis]]
     if len(axes) != 1:
         short, long = (f"{hops * hop:g} s" for hops in PROBE_HOPS)
         raise TutorError(
             f"layer {path!r} of {owner} returns {list(shapes[0])} and {list(shapes[1])} for {short} and "
-            f"{long} of audio; "
-            f"choose a layer with one axis of time and one of width."
+            f"{long} of audio; choose a layer with one time axis and one axis of fixed width."
         )
     (axis,) = axes
     frames = shapes[1][axis] - shapes[0][axis]
@@ -223,13 +267,7 @@ def _as_layer(owner: str, path: str, returned: Sequence[_Returned], hop: float) 
 
 
 def _unwrap(output: Any) -> Tensor | None:
-    """The tensor of frames in a layer's output: the output itself, the first of a tuple, the last of a
-    list.
-    """
+    """Finds the tensor in an output: the output itself, the first item of a tuple, the last of a list."""
     while isinstance(output, (tuple, list)) and output:
         output = output[-1] if isinstance(output, list) else output[0]
     return output if isinstance(output, Tensor) else None
-
-
-# Lengths on which the two encoders' frame counts are compared: odd ones, where rounding differs most.
-CHECKED_SECONDS = (0.31, 0.77, 1.5, 2.93, 4.2)

@@ -74,7 +74,7 @@ def restore_ctc(source: Path | NemoArchive) -> Any:
     return model.eval()
 
 
-def locate(model_path: str, key: str = "model.tutor.teacher.model_path") -> Path:
+def locate(model_path: str | None, key: str = "model.tutor.teacher.model_path") -> Path:
     """The file of a checkpoint that a config names by its path or its pretrained name.
 
     Args:
@@ -82,8 +82,12 @@ def locate(model_path: str, key: str = "model.tutor.teacher.model_path") -> Path
         key: of the config, for the message.
 
     Raises:
-        TutorError: neither a file here nor a name whose file could be fetched.
+        TutorError: not set, or neither a file here nor a name whose file could be fetched.
     """
+    if not model_path:
+        raise TutorError(
+            f"{key} is not set; give the teacher's .nemo file or the name of a pretrained NeMo model."
+        )
     path = Path(model_path).expanduser()
     if path.exists() or path.suffix == ".nemo":
         return path

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher that is not there: what it once said, read from its cache.
+"""A drop-in replacement for `LiveTeacher` that reads precomputed targets from a cache.
 
 Legend: `B` utterances, `T` frames of the teacher, `D` width of the hint layer, `V` labels with the blank
 last.
@@ -9,29 +9,28 @@ last.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from nemo_tutornet.config import TeacherConfig
-from nemo_tutornet.data.utterances import Utterance
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, ENCODER, Layer
-from nemo_tutornet.nemo_io.restore import pointwise_decoder
+from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.teachers.live import Teacher
-from nemo_tutornet.teachers.targets import Hypothesis, TeacherTargets
+from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
 from nemo_tutornet.utils.files import sha256_of
 
 HEAD = "head.safetensors"
 
 
 def binding(
-    teacher: Teacher, path: Path, device: torch.device, hidden: bool, tokenizer: str | None
+    teacher: LiveTeacher, path: Path, device: torch.device, hidden: bool, tokenizer: str | None
 ) -> dict[str, Any]:
     """What a cache's targets depend on, and what a student must know of their teacher.
 
@@ -43,15 +42,15 @@ def binding(
         tokenizer: NeMo's type of the teacher's tokenizer, whose files lie beside the shards; None for
         characters.
     """
-    front_end = OmegaConf.to_container(teacher.model.cfg.preprocessor, resolve=True)
+    info = describe_model(teacher.model)
     return {
         "sha256": sha256_of(path) if path.is_file() else None,
-        "class": type(teacher.model).__name__,
-        "front_end": front_end,
+        "class": info.class_name,
+        "front_end": info.preprocessor,
         "precision": teacher.precision_on(device),
-        "sample_rate": teacher.sample_rate,
-        "labels": teacher.labels,
-        "transducer": teacher.head is None,
+        "sample_rate": info.front_end.sample_rate,
+        "labels": list(info.posterior_labels),
+        "transducer": not info.has_ctc_head,
         "encoder": _layer_to_disk(teacher.encoder_layer),
         "hint": _layer_to_disk(teacher.hint_layer) if hidden else None,
         "ends_in_layer_norm": teacher.ends_in_layer_norm,
@@ -60,11 +59,11 @@ def binding(
     }
 
 
-def head_file(teacher: Teacher) -> dict[str, bytes]:
+def head_file(teacher: LiveTeacher) -> dict[str, bytes]:
     """The teacher's CTC decoder where it is one 1x1 convolution, for the warm start of the student's."""
     from safetensors.torch import save
 
-    decoder = pointwise_decoder(teacher.head)
+    decoder = teacher.ctc_projection()
     if decoder is None:
         return {}
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in decoder.named_parameters()}
@@ -72,7 +71,7 @@ def head_file(teacher: Teacher) -> dict[str, bytes]:
 
 
 class CachedTeacher:
-    """Stands where a `Teacher` would, without a model in memory and without the model's file.
+    """A `Teacher` that reads its targets from a cache. No model is loaded, and its file is not needed.
 
     Args:
         config: of the teacher; its `cache` is read, and its `sha256`, or the file at its `model_path` where
@@ -83,6 +82,8 @@ class CachedTeacher:
     Raises:
         TutorError: no finished cache, or one of another teacher or layer.
     """
+
+    from_cache = True
 
     def __init__(
         self, config: TeacherConfig, hint_layer: str | None = None, key: str = "model.tutor.teacher"
@@ -95,7 +96,7 @@ class CachedTeacher:
                 "one."
             )
         self.reader = CacheReader(folder)
-        self._facts = _checked(self.reader.binding, folder)
+        self._facts = _checked(self.reader.provenance, folder)
         self._check_teacher(config, key)
         self.encoder_layer = _layer_from_disk(self._facts["encoder"])
         asked = hint_layer or ENCODER
@@ -107,7 +108,7 @@ class CachedTeacher:
                 f"layer, or take this one's."
             )
         self.hint_layer = _layer_from_disk(hint) if hint is not None else self.encoder_layer
-        self.head: nn.Module | None = None if self._facts["transducer"] else self._head()
+        self._projection = self._load_projection() if self.has_posteriors else None
 
     @property
     def sha256(self) -> str | None:
@@ -119,6 +120,11 @@ class CachedTeacher:
     def labels(self) -> list[str]:
         """Labels in the order of the posterior, without the blank, which is last; none for a transducer."""
         return list(self._facts["labels"])
+
+    @property
+    def has_posteriors(self) -> bool:
+        """False for a transducer, which has no CTC head."""
+        return not self._facts["transducer"]
 
     @property
     def sample_rate(self) -> int:
@@ -134,120 +140,107 @@ class CachedTeacher:
         """Frames of the encoder's output for that much audio; the builder counted them."""
         return {float(length): int(frames) for length, frames in self._facts["frames"]}[seconds]
 
-    @property
-    def facts(self) -> dict[str, str]:
-        """What it is, in words."""
-        labels = "none on frames" if self.head is None else f"{len(self.labels)} and the blank"
+    def describe(self) -> dict[str, str]:
+        """Returns what the teacher and its cache are, in words, for `nemo-tutornet check`."""
         totals = self.reader.totals
         return {
             "cache": f"{self.reader.folder}, {totals['utterances']} utterances, {totals['bytes'] / 1e6:.1f} "
             "MB",
             "class": str(self._facts["class"]),
             "front end": f"{self.sample_rate} Hz, {self._facts['front_end'].get('features')} mel bins",
-            "labels": labels,
+            "labels": f"{len(self.labels)} and the blank" if self.has_posteriors else "none on frames",
         }
 
-    def check_holds(self, hidden: bool, posteriors: bool, hypotheses: bool) -> None:
-        """Refuses a cache without something that the stages read.
+    def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
+        """Refuses a cache that lacks something which the stages read, or an utterance of the training set.
+
+        Tars may hold less than their manifest, so with them a missing utterance is named when it is read.
 
         Raises:
-            TutorError: names what is not there.
+            TutorError: names what is missing; of several utterances the first, and counts the others.
         """
-        coding = self.reader.coding
-        missing = [
-            what
-            for what, needed, there in (
-                ("the hint layer, which rkd reads", hidden, coding.width is not None),
-                (
-                    "posteriors, which skd and frame_weighting nonblank read",
-                    posteriors,
-                    coding.labels is not None,
-                ),
-                ("hypotheses, which pseudo reads", hypotheses, coding.hypotheses),
-            )
-            if needed and not there
-        ]
-        if missing:
-            raise TutorError(
-                f"{self.reader.folder} does not hold {missing[0]} in model.tutor.stages; build a cache with "
-                "these stages, or "
-                f"leave that loss out."
-            )
-
-    def check_utterances(self, utterances: Sequence[Utterance]) -> None:
-        """Refuses a cache that lacks some of them.
-
-        Raises:
-            TutorError: names the first and counts the others.
-        """
-        missing = [one for one in utterances if one not in self.reader]
+        schema, folder = self.reader.schema, self.reader.folder
+        for what, requested, stored in (
+            ("the hint layer, which rkd reads", request.hidden, schema.width is not None),
+            (
+                "posteriors, which skd and frame_weighting nonblank read",
+                request.posteriors,
+                schema.labels is not None,
+            ),
+            ("hypotheses, which pseudo reads", request.hypotheses, schema.hypotheses),
+        ):
+            if requested and not stored:
+                raise TutorError(
+                    f"{folder} does not hold {what} in model.tutor.stages; build a cache with these stages, "
+                    "or leave that loss out."
+                )
+        if train_data is None or train_data.is_iterable:
+            return
+        utterances = train_data.manifest_utterances
+        missing = [utterance for utterance in utterances if utterance not in self.reader]
         if missing:
             more = f" and {len(missing) - 1} more of {len(utterances)}" if len(missing) > 1 else ""
             raise TutorError(
-                f"{self.reader.folder} has no targets for {missing[0]}{more}; run `nemo-tutornet cache` on "
-                "the manifest that you "
-                f"train with, it adds what is missing."
+                f"{folder} has no targets for {missing[0]}{more}; run `nemo-tutornet cache` on the manifest "
+                "that "
+                "you train with, it adds what is missing."
             )
 
-    def __call__(
-        self,
-        utterances: Sequence[Utterance],
-        lengths: Tensor,
-        *,
-        hidden: bool,
-        posteriors: bool,
-        hypotheses: bool = False,
-    ) -> TeacherTargets:
-        """What the teacher said about a batch.
+    def targets(self, batch: TrainingBatch, request: TargetRequest) -> TeacherTargets:
+        """Reads the targets of a batch from the cache.
 
         Args:
-            utterances: of its rows.
-            lengths: valid samples `[B]`; they must be what the teacher heard.
-            hidden, posteriors, hypotheses: what is wanted.
+            batch: its `utterances` are looked up. Its `signal_lengths` must be the numbers of samples for
+                which the targets were computed.
+            request: what is wanted.
 
         Returns:
-            Targets on the teacher's frames, on the device of `lengths`.
+            Targets on the teacher's frames, on the device of `signal_lengths`.
 
         Raises:
             TutorError: an utterance is missing, damaged or of another length.
         """
-        found = self.reader.read(utterances)
-        heard = lengths.cpu()
-        different = (found.samples != heard).nonzero()
+        assert batch.utterances is not None, "the distiller resolves a batch's utterances for cached teachers"
+        stored = self.reader.read(batch.utterances)
+        lengths = batch.signal_lengths.cpu()
+        different = (stored.samples != lengths).nonzero()
         if len(different):
             row = int(different[0])
             raise TutorError(
-                f"{utterances[row]} has {int(heard[row])} samples in training, but the teacher heard "
-                f"{int(found.samples[row])} "
-                f"for {self.reader.folder}: the audio changed, or something in model.train_ds changes its "
-                "time; build the cache "
-                f"again or drop that."
+                f"{batch.utterances[row]} has {int(lengths[row])} samples in training, but the teacher heard "
+                f"{int(stored.samples[row])} for {self.reader.folder}: the audio changed, or something in "
+                "model.train_ds changes its time; build the cache again or drop that."
             )
-        device = lengths.device
-        given = None
-        if hypotheses:
-            assert found.texts is not None and found.confidences is not None
-            given = [
-                Hypothesis(text, sure) for text, sure in zip(found.texts, found.confidences, strict=True)
-            ]
+        device = batch.signal_lengths.device
+        hypotheses = None
+        if request.hypotheses:
+            assert stored.texts is not None and stored.confidences is not None
+            hypotheses = [Hypothesis(*pair) for pair in zip(stored.texts, stored.confidences, strict=True)]
+        log_probs = stored.log_probs if request.posteriors else None
+        hidden = stored.hidden if request.hidden else None
         return TeacherTargets(
-            lengths=found.lengths.to(device),
-            log_probs=found.log_probs.to(device) if posteriors and found.log_probs is not None else None,
-            hidden=found.hidden.to(device) if hidden and found.hidden is not None else None,
-            hypotheses=given,
+            lengths=stored.lengths.to(device),
+            log_probs=None if log_probs is None else log_probs.to(device),
+            hidden=None if hidden is None else hidden.to(device),
+            hypotheses=hypotheses,
         )
 
-    def _head(self) -> nn.Module:
-        head = nn.Module()
-        if self.reader.has(HEAD):
-            from safetensors.torch import load
+    def ctc_projection(self) -> nn.Conv1d | None:
+        """Returns the teacher's CTC head where it was a single 1x1 convolution, for the decoder's warm
+        start.
+        """
+        return self._projection
 
-            tensors = load(self.reader.path(HEAD).read_bytes())
-            labels, width = tensors["weight"].shape[:2]
-            conv = nn.Conv1d(width, labels, kernel_size=1, bias="bias" in tensors)
-            conv.load_state_dict(tensors)
-            head.decoder_layers = nn.Sequential(conv.requires_grad_(False))
-        return head
+    def _load_projection(self) -> nn.Conv1d | None:
+        if not self.reader.has(HEAD):
+            return None
+        from safetensors.torch import load
+
+        tensors = load(self.reader.path(HEAD).read_bytes())
+        labels, width = tensors["weight"].shape[:2]
+        projection = nn.Conv1d(width, labels, kernel_size=1, bias="bias" in tensors)
+        projection.load_state_dict(tensors)
+        return projection.requires_grad_(False)
 
     def _check_teacher(self, config: TeacherConfig, key: str) -> None:
         cached = self.sha256

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,22 +14,33 @@ import torch
 from torch import Tensor, nn
 
 from nemo_tutornet.config import TeacherConfig
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.losses import confidence
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import without_process_group
-from nemo_tutornet.nemo_io.layers import ENCODER, Capture, Layer, encode_silence, hop_of, measure
-from nemo_tutornet.nemo_io.restore import ctc_head, labels_of, locate, restore_ctc
+from nemo_tutornet.nemo_io.layers import (
+    ENCODER,
+    Capture,
+    Layer,
+    encode_silence,
+    ends_in_layer_norm,
+    hop_of,
+    measure,
+)
+from nemo_tutornet.nemo_io.model_info import describe_model
+from nemo_tutornet.nemo_io.restore import ctc_head, labels_of, locate, pointwise_decoder, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
 from nemo_tutornet.teachers.early_exit import EarlyExit, find_early_exit
-from nemo_tutornet.teachers.targets import Hypothesis, TeacherTargets
+from nemo_tutornet.teachers.side_stream import SideStream
+from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
 
 # Feature frames of the utterances on which a cut encoder is compared with the whole one: every remainder of
 # strides up to 16.
 _CHECKED_FRAMES = range(40, 57)
 
 
-class Teacher:
+class LiveTeacher:
     """A frozen NeMo recogniser that gives targets for audio.
 
     A CTC model, a hybrid through its CTC head, or a transducer, which has no posteriors on frames and so
@@ -44,15 +57,28 @@ class Teacher:
         model: a restored NeMo model; it is frozen in place.
         precision: `auto`, `fp32` or `bf16`.
         hint_layer: module path; None is the encoder's output.
+        side_stream: runs the teacher beside the student on a GPU; None runs it on the current stream.
 
     Attributes:
         sha256: of its file; None where it did not come from one.
+        source: the file or pretrained name that the config gives; empty where there is no config.
     """
 
-    def __init__(self, model: Any, precision: str = "auto", hint_layer: str | None = None) -> None:
+    from_cache = False
+
+    def __init__(
+        self,
+        model: Any,
+        precision: str = "auto",
+        hint_layer: str | None = None,
+        side_stream: SideStream | None = None,
+    ) -> None:
         self.model = model
         self.sha256: str | None = None
+        self.source = ""
+        self.side_stream = side_stream
         _own_activations(model)
+        self._isolated = _stop_length_sync(model.encoder)
         self.model.freeze()  # NeMo's: eval mode and no gradients
         self.head: Any = ctc_head(model)
         self._precision = precision
@@ -63,18 +89,23 @@ class Teacher:
             self.hint_layer = measure(
                 model, str(hint_layer), silence, "model.tutor.rkd.hint_layer", hop_of(model)
             )
-        self._cut = self._find_early_exit()
+        self._early_exit = self._find_early_exit()
 
     @classmethod
     def from_config(
-        cls, config: TeacherConfig, hint_layer: str | None = None, key: str = "model.tutor.teacher"
-    ) -> Teacher:
+        cls,
+        config: TeacherConfig,
+        hint_layer: str | None = None,
+        key: str = "model.tutor.teacher",
+        side_stream: SideStream | None = None,
+    ) -> LiveTeacher:
         """Restores and freezes the teacher that a config names.
 
         Args:
             config: of the teacher.
             hint_layer: module path; None is the encoder's output.
             key: the config's, for messages.
+            side_stream: as for the class.
 
         Raises:
             TutorError: no such file or pretrained name, unreadable, another sha256 than the config's, or a
@@ -88,8 +119,8 @@ class Teacher:
                 f"give the right file or correct the key."
             )
         check_teacher(archive.config, archive.path)
-        teacher = cls(restore_ctc(archive), config.precision, hint_layer)
-        teacher.sha256 = archive.sha256
+        teacher = cls(restore_ctc(archive), config.precision, hint_layer, side_stream)
+        teacher.sha256, teacher.source = archive.sha256, str(config.model_path)
         return teacher
 
     @property
@@ -98,22 +129,19 @@ class Teacher:
         return [] if self.head is None else labels_of(self.model, self.head)
 
     @property
+    def has_posteriors(self) -> bool:
+        """False for a transducer, which has no CTC head."""
+        return self.head is not None
+
+    @property
     def sample_rate(self) -> int:
         """Samples per second that the front end expects."""
         return int(self.model.preprocessor._sample_rate)
 
     @property
     def ends_in_layer_norm(self) -> bool:
-        """True where the hint layer's output is layer-normalised (the Conformer family), so its energy is
-        nearly constant.
-        """
-        module = self.model.get_submodule(self.hint_layer.path)
-        if self.hint_layer.path == ENCODER and hasattr(module, "layers"):
-            if getattr(module, "out_proj", None) is not None:
-                return False
-            module = module.layers[-1]
-        children = list(module.children())
-        return isinstance(module, nn.LayerNorm) or (bool(children) and isinstance(children[-1], nn.LayerNorm))
+        """True where the hint layer's output is layer-normalised."""
+        return ends_in_layer_norm(self.model, self.hint_layer)
 
     def precision_on(self, device: torch.device) -> str:
         """`fp32` or `bf16`: what it computes in on a device."""
@@ -128,48 +156,65 @@ class Teacher:
         if next(self.model.parameters()).device != device:
             self.model.to(device)
 
-    @torch.no_grad()
-    def __call__(
-        self, signal: Tensor, lengths: Tensor, *, hidden: bool, posteriors: bool, hypotheses: bool = False
-    ) -> TeacherTargets:
-        """Runs the teacher on raw audio; what is not asked for is not computed, the encoder behind the hint
-        layer included.
+    def targets(self, batch: TrainingBatch, request: TargetRequest) -> TeacherTargets:
+        """Runs the teacher on raw audio, and nothing of it that the request does not need.
+
+        With a side stream, on a GPU, the targets are still being computed: `SideStream.wait` comes before the
+        first read. Hypotheses are texts, for which the host waits anyway, so they are computed on the current
+        stream.
 
         Args:
-            signal: waveform `[B, N]`, fp32.
-            lengths: valid samples `[B]`.
-            hidden: give the hint layer.
-            posteriors: run the CTC head and give log-probabilities; a transducer has none.
-            hypotheses: decode, as the teacher's own `decoding` section says (greedy or beam).
+            batch: its `signal` `[B, N]`, fp32, and `signal_lengths` `[B]` are read.
+            request: what is wanted. A transducer has no posteriors. Hypotheses are decoded as the teacher's
+                own `decoding` section says (greedy or beam).
 
         Returns:
             Targets on the teacher's frames, detached.
         """
+        self.move_to(
+            batch.signal.device
+        )  # before the fork of streams: weights are read on the current one, too
+        compute = partial(self._compute, request=request)
+        if self.side_stream is None or request.hypotheses:
+            return compute(batch.signal, batch.signal_lengths)
+        return self.side_stream.run(compute, batch.signal, batch.signal_lengths)
+
+    @torch.no_grad()
+    def _compute(self, signal: Tensor, lengths: Tensor, request: TargetRequest) -> TeacherTargets:
         model = self.model
-        self.move_to(signal.device)
         if any(module.training for module in model.modules()):
             raise RuntimeError("the teacher left eval mode; something calls train() on it")
         dtype = self._autocast_dtype(signal.device)
         with torch.autocast(signal.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             features, feature_lengths = model.preprocessor(input_signal=signal, length=lengths)
-            # Alone, because the host would wait for every other rank once more in each step, for a buffer
-            # that grows by itself.
-            if self._cut is not None and hidden and not (posteriors or hypotheses):
-                with without_process_group():
-                    layer, encoded_lengths = self._cut.run(model, features, feature_lengths)
+            if self._early_exit is not None and request == TargetRequest(hidden=True):
+                with self._isolated():
+                    layer, encoded_lengths = self._early_exit.run(model, features, feature_lengths)
                 return TeacherTargets(lengths=encoded_lengths, hidden=layer)
-            with Capture(model, self.hint_layer.path) as captured, without_process_group():
+            with Capture(model, self.hint_layer.path) as captured, self._isolated():
                 encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
             log_probs = None
-            if posteriors or (hypotheses and self.head is not None):
-                assert self.head is not None, "pair() refuses losses that a transducer cannot serve"
+            if request.posteriors or (request.hypotheses and self.head is not None):
+                assert self.head is not None, "match_models() refuses losses that a transducer cannot serve"
                 log_probs = self.head(encoder_output=encoded)
+        hypotheses = self._decode(encoded, encoded_lengths, log_probs) if request.hypotheses else None
         return TeacherTargets(
             lengths=encoded_lengths,
-            log_probs=log_probs if posteriors else None,
-            hypotheses=self._decode(encoded, encoded_lengths, log_probs) if hypotheses else None,
-            hidden=captured.tensor(self.hint_layer.time_axis) if hidden else None,
+            log_probs=log_probs if request.posteriors else None,
+            hypotheses=hypotheses,
+            hidden=captured.tensor(self.hint_layer.time_axis) if request.hidden else None,
         )
+
+    def ctc_projection(self) -> nn.Conv1d | None:
+        """Returns the CTC head where it is a single 1x1 convolution, for the decoder's warm start."""
+        return pointwise_decoder(self.head)
+
+    def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
+        """Accepts every training: a live teacher computes what is requested, for any audio."""
+
+    def describe(self) -> dict[str, str]:
+        """Returns what the teacher is, in words, for `nemo-tutornet check`."""
+        return {"file": self.source, **describe_model(self.model).as_facts()}
 
     def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Tensor | None) -> list[Hypothesis]:
         if log_probs is None:
@@ -205,8 +250,23 @@ class Teacher:
         features, feature_lengths = self.model.preprocessor(
             input_signal=noise.to(parameter.device), length=lengths
         )
-        with without_process_group():
+        with self._isolated():
             return find_early_exit(self.model, self.hint_layer, features, feature_lengths)
+
+
+def _stop_length_sync(encoder: nn.Module) -> Callable[[], AbstractContextManager[None]]:
+    """Keeps an encoder from asking all ranks for their longest batch, once more in each step.
+
+    The Conformer family has a switch, which is turned off for good. Convolutional encoders have none, so a
+    context hides the process group while they run.
+
+    Returns:
+        The context in which the encoder is run.
+    """
+    if hasattr(encoder, "sync_max_audio_length"):
+        setattr(encoder, "sync_max_audio_length", False)  # noqa: B010 - a plain attribute, not a submodule
+        return nullcontext
+    return without_process_group
 
 
 def _own_activations(model: nn.Module) -> None:

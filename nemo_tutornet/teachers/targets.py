@@ -1,22 +1,64 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a teacher gives for a batch of audio."""
+"""What a teacher is (`Teacher`), what can be asked of it (`TargetRequest`), and its answer
+(`TeacherTargets`).
+
+Legend: `B` utterances, `T` frames of the teacher, `D` width of the hint layer, `V` labels with the blank
+last.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.nemo_io.layers import Layer
+
+
+@dataclass(frozen=True)
+class TargetRequest:
+    """The targets that some losses read. A teacher computes nothing else.
+
+    Requests are combined with `|`, and a request for nothing is false.
+
+    Attributes:
+        hidden: the hint layer.
+        posteriors: the log-probabilities of the CTC head.
+        hypotheses: the decoded texts.
+
+    Example:
+        >>> TargetRequest(hidden=True) | TargetRequest(posteriors=True)
+        TargetRequest(hidden=True, posteriors=True, hypotheses=False)
+        >>> bool(TargetRequest())
+        False
+    """
+
+    hidden: bool = False
+    posteriors: bool = False
+    hypotheses: bool = False
+
+    def __or__(self, other: TargetRequest) -> TargetRequest:
+        return TargetRequest(
+            self.hidden or other.hidden,
+            self.posteriors or other.posteriors,
+            self.hypotheses or other.hypotheses,
+        )
+
+    def __bool__(self) -> bool:
+        return self.hidden or self.posteriors or self.hypotheses
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a teacher heard in an utterance.
+    """A teacher's transcript of an utterance.
 
     Attributes:
-        text: its words.
-        confidence: 0 to 1 (`pseudo.confidence`), None for a transducer.
+        text: the transcript.
+        confidence: 0 to 1 (`losses.confidence`); None for a transducer.
     """
 
     text: str
@@ -25,16 +67,14 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class TeacherTargets:
-    """A teacher's outputs, on its own frames, detached.
-
-    Legend: `B` utterances, `T` frames, `D` width of the hint layer, `V` labels with the blank last.
+    """A teacher's outputs for a batch, on the teacher's own frames, detached.
 
     Attributes:
         lengths: valid frames `[B]` of the encoder's output.
-        log_probs: `[B, T, V]`, or None when nobody asked.
-        hidden: the hint layer `[B, D, T']`, or None when nobody asked.
-        hypotheses: one an utterance, or None when nobody asked.
-        others: what each of the other teachers gave, on its own frames.
+        log_probs: log-probabilities `[B, T, V]`; None where they were not requested.
+        hidden: the hint layer `[B, D, T']`; None where it was not requested.
+        hypotheses: one for each utterance; None where they were not requested.
+        others: the targets of each of the other teachers, on their own frames.
     """
 
     lengths: Tensor
@@ -44,7 +84,64 @@ class TeacherTargets:
     others: tuple[TeacherTargets, ...] = ()
 
     def tensors(self) -> Iterator[Tensor]:
-        """Every tensor in it, those of the other teachers included."""
+        """Yields every tensor, those of the other teachers included."""
         yield from (value for value in vars(self).values() if isinstance(value, Tensor))
         for other in self.others:
             yield from other.tensors()
+
+
+class Teacher(Protocol):
+    """A source of targets. `LiveTeacher` runs a model; `CachedTeacher` reads what one gave before.
+
+    Attributes:
+        from_cache: the targets are looked up by utterance, so batches must say which utterances they hold.
+        encoder_layer: the encoder's output.
+        hint_layer: the layer that RKD matches.
+    """
+
+    from_cache: bool
+    encoder_layer: Layer
+    hint_layer: Layer
+
+    @property
+    def sha256(self) -> str | None:
+        """sha256 of the teacher's file; None where it was a folder."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples per second of the audio that the teacher takes."""
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels in the order of the posteriors, without the blank, which is last; none for a transducer."""
+
+    @property
+    def has_posteriors(self) -> bool:
+        """False for a transducer, which has no CTC head."""
+
+    @property
+    def ends_in_layer_norm(self) -> bool:
+        """True where the hint layer's output is layer-normalised, so that its energy is nearly constant."""
+
+    def frames_of(self, seconds: float) -> int:
+        """Returns the number of frames of the encoder's output for one of `layers.CHECKED_SECONDS`."""
+
+    def targets(self, batch: TrainingBatch, request: TargetRequest) -> TeacherTargets:
+        """Returns the requested targets of a batch, on the device of its audio."""
+
+    def ctc_projection(self) -> nn.Conv1d | None:
+        """Returns the CTC head where it is a single 1x1 convolution, for the decoder's warm start."""
+
+    def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
+        """Refuses a training that the teacher cannot serve.
+
+        Args:
+            request: what all stages together read.
+            train_data: the training set's utterances; None where they are not known.
+
+        Raises:
+            TutorError: says what is missing.
+        """
+
+    def describe(self) -> dict[str, str]:
+        """Returns what the teacher is, in words, for `nemo-tutornet check`."""

@@ -77,7 +77,7 @@ def _cached(folder: Path) -> tuple[str | None, dict[str, bytes]]:
     from nemo_tutornet.target_cache.reader import CacheReader
 
     reader = CacheReader(folder)
-    kind = reader.binding.get("tokenizer")
+    kind = reader.provenance.get("tokenizer")
     return kind, {
         name: reader.path(name).read_bytes() for name in TOKENIZER_FILES.values() if reader.has(name)
     }

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files: checksums, atomic writing, and steps that no signal interrupts."""
+"""Files: checksums, atomic writes, and steps that signals do not interrupt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,16 @@ from nemo_tutornet.errors import TutorError
 
 
 def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
+    """Computes the sha256 of a file, as hexadecimal digits.
+
+    Example:
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> path = Path(folder.name) / "empty"
+        >>> _ = path.write_bytes(b"")
+        >>> sha256_of(path)[:8]
+        'e3b0c442'
+        >>> folder.cleanup()
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
@@ -46,8 +55,15 @@ def open_regular_file(path: Path) -> IO[bytes]:
 
 @contextmanager
 def staging_directory(folder: Path) -> Iterator[Path]:
-    """Yields a temporary folder inside `folder`; at the end its files are renamed into `folder`, after an
-    error none is.
+    """Yields a temporary folder inside `folder` whose files move into `folder` when the block ends.
+
+    After an error in the block no file moves, and the temporary folder is removed.
+
+    Args:
+        folder: the destination; it is created if need be.
+
+    Raises:
+        IsADirectoryError: a file of the block has the name of a folder in `folder`; no file moves.
     """
     with staging_directories(folder) as stages:
         yield stages[folder]
@@ -55,7 +71,16 @@ def staging_directory(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def staging_directories(*folders: Path) -> Iterator[dict[Path, Path]]:
-    """`staged` for several folders, whose files appear together: yields the temporary folder of each."""
+    """Yields a temporary folder inside each of several folders; all files move when the block ends.
+
+    Works as `staging_directory` does.
+
+    Args:
+        folders: the destinations; they are created if need be.
+
+    Raises:
+        IsADirectoryError: a file of the block has the name of a folder in its destination; no file moves.
+    """
     with ExitStack() as stack:
         stages: dict[Path, Path] = {}
         for folder in dict.fromkeys(folders):
@@ -68,7 +93,7 @@ def staging_directories(*folders: Path) -> Iterator[dict[Path, Path]]:
             path: folder / path.name for folder, stage in stages.items() for path in sorted(stage.iterdir())
         }
         for target in targets.values():
-            if target.is_dir() and not target.is_symlink():  # the one name that no file can take
+            if target.is_dir() and not target.is_symlink():  # os.replace would fail halfway
                 raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
         with defer_signals():
             for path, target in targets.items():
@@ -77,41 +102,55 @@ def staging_directories(*folders: Path) -> Iterator[dict[Path, Path]]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Puts an interrupt or a plain kill off until a step that must not be left half done is over."""
-    seen: list[int] = []
-    handlers: dict[int, Any] = {}  # what stood before
-    if (
-        threading.current_thread() is threading.main_thread()
-    ):  # no other thread is interrupted, or may set a handler
+    """Delays SIGINT and SIGTERM until the block ends, for a step that must not stop halfway.
+
+    Raises:
+        KeyboardInterrupt: a signal arrived during the block, and its handler was the system's default.
+    """
+    received: list[int] = []
+    handlers: dict[int, Any] = {}  # the handlers before the block
+    # Python delivers signals to the main thread only, and only that thread may set a handler.
+    if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not None:  # one that is not Python's could not be put back
-                handlers[number] = signal.signal(number, lambda got, _: seen.append(got))
+            if signal.getsignal(number) is not None:  # a handler that C code installed cannot be restored
+                handlers[number] = signal.signal(number, lambda signum, _: received.append(signum))
     try:
         yield
     finally:
-        for masked, handler in handlers.items():
-            signal.signal(masked, handler)
-    for got in seen:
-        if callable(handlers[got]):
-            handlers[got](got, None)
-        elif handlers[got] == signal.SIG_DFL:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+    for signum in received:
+        if callable(handlers[signum]):
+            handlers[signum](signum, None)
+        elif handlers[signum] == signal.SIG_DFL:
             raise KeyboardInterrupt
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary place for a file and renames it at the end, so that no half-written file stays
-    behind.
+    """Yields a temporary path for a file and renames the file to `path` when the block ends.
+
+    After an error in the block, `path` is as it was before.
+
+    Args:
+        path: the destination; its folder is created if need be.
+
+    Raises:
+        IsADirectoryError: `path` is a folder.
     """
     with staging_directory(path.parent) as folder:
         yield folder / path.name
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, on the disk itself when this returns.
+    """Writes a file completely or not at all, and flushes it and its folder to the disk.
+
+    Args:
+        path: the file; an older one is replaced.
+        content: its bytes.
 
     Raises:
-        TutorError: the disk is full, or another reason of the system's; nothing is left of the file.
+        TutorError: the file cannot be written, e.g. because the disk is full; no part of it is left.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -130,7 +169,6 @@ def write_file(path: Path, content: bytes) -> None:
             os.close(folder)
     except OSError as error:
         raise TutorError(
-            f"{path} cannot be written ({error.strerror or error}); make room or mend the folder and run the "
-            "command again, "
-            f"the finished shards are kept."
+            f"{path} cannot be written ({error.strerror or error}); make room or fix the folder and run the "
+            "command again; the finished shards are kept."
         ) from None

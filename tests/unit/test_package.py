@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import nemo_tutornet
 from nemo_tutornet.errors import TutorError
@@ -37,3 +38,12 @@ def test_unknown_names_of_the_package_are_refused() -> None:
         _ = nemo_tutornet.Tutorr
     assert nemo_tutornet.TutorError is TutorError
     assert set(dir(nemo_tutornet)) >= {"TutorCTCModel", "Teacher", "export_student", "__version__"}
+
+
+def test_the_citation_names_this_version_and_the_paper() -> None:
+    citation = yaml.safe_load((Path(__file__).parents[2] / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == nemo_tutornet.__version__
+    assert citation["license"] == "Apache-2.0"
+    (paper,) = citation["references"]
+    assert paper["doi"] == "10.1109/TASLP.2021.3071662"
+    assert [author["family-names"] for author in paper["authors"]] == ["Yoon", "Lee", "Kim", "Cho", "Kim"]

@@ -130,7 +130,7 @@ def test_rkd_alone_takes_a_teacher_with_other_labels(corpus, make_student, tmp_p
     stages = [{"name": "rkd", "weights": {"rkd": 1.0}, "epochs": 1}, {"name": "ctc", "weights": {"ctc": 1.0}}]
     model = make_student(student_config(corpus, other, stages), max_epochs=2)
     model.trainer.fit(model)
-    assert "label sets differ" in model.tutor.pairing.no_warm_start
+    assert "label sets differ" in model.distiller.match.no_warm_start
 
 
 def test_sample_rates_that_differ(run, corpus, tmp_path):

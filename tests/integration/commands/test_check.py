@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import nemo_tutornet
 from nemo_tutornet.cli import app
 from tests.conftest import LABELS, save_teacher, student_config, teacher_config
-from tests.integration import teachers
+from tests.integration import teacher_models
 from tests.integration.students import of_kind
 
 
@@ -97,7 +97,7 @@ def test_a_system_that_does_not_tell_its_memory(run, monkeypatch):
 
 
 def test_other_pairs_are_told_too(run, corpus, tmp_path):
-    hybrid = teachers.save("transducer", corpus, tmp_path / "transducer.nemo")
+    hybrid = teacher_models.save("transducer", corpus, tmp_path / "transducer.nemo")
     stages = [{"name": "a", "epochs": 1, "weights": {"rkd": 1.0}}, {"name": "b", "weights": {"pseudo": 1.0}}]
     config = of_kind("citrinet", student_config(corpus, hybrid, stages, pool_frames=True))
     told = json.loads(run("--json", config=config).stdout)
@@ -163,7 +163,7 @@ def test_a_contradiction_ends_with_2_and_a_sentence(run, overrides, words):
 
 def test_a_stage_that_is_never_reached_and_deferred_data(run):
     told = json.loads(run("--json", "trainer.max_epochs=1", "+model.train_ds.defer_setup=true").stdout)
-    assert "Stage 'skd' is never reached: those before it take 1 of 1 epochs." in told["remarks"]
+    assert "Stage 'skd' is never reached: the stages before it take 1 of 1 epochs." in told["remarks"]
 
 
 def test_a_setting_of_a_loss_that_no_stage_uses(run):

@@ -19,15 +19,18 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-from nemo_tutornet import Teacher
+from nemo_tutornet import LiveTeacher
 from nemo_tutornet.cli import app
-from nemo_tutornet.commands.inspect_model import FrontEnd, Inspection, LabelSetInfo, inspect_model
+from nemo_tutornet.commands.inspect_model import Inspection, inspect_model
 from nemo_tutornet.config import parse_tutor
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.matching import match_models
 from nemo_tutornet.nemo_io.layers import Capture
+from nemo_tutornet.nemo_io.model_info import FrontEnd
 from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.teachers.targets import TargetRequest
 from tests.conftest import LABELS, SAMPLE_RATE, student_config
-from tests.integration import students, teachers
+from tests.integration import students, teacher_models
 from tests.integration.commands.test_bad_input import archive
 
 CONFORMER = [
@@ -56,8 +59,8 @@ def files(corpus: Path, teacher_file: Path, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("inspect")
     return {
         "conformer": teacher_file,
-        "hybrid": teachers.save("hybrid", corpus, folder / "hybrid.nemo"),
-        "transducer": teachers.save("transducer", corpus, folder / "transducer.nemo"),
+        "hybrid": teacher_models.save("hybrid", corpus, folder / "hybrid.nemo"),
+        "transducer": teacher_models.save("transducer", corpus, folder / "transducer.nemo"),
         "quartznet": students.build("quartznet", folder / "quartznet"),
         "citrinet bpe": students.build("citrinet bpe", folder / "citrinet"),
     }
@@ -78,7 +81,7 @@ def found(files: dict[str, Path]) -> Callable[[str, bool], Inspection]:
 
 def test_what_is_said_of_each_kind(found, files):
     conformer = FrontEnd(SAMPLE_RATE, 80, 25.0, 10.0, "per_feature")
-    characters = LabelSetInfo("characters", None, len(LABELS), LABELS[:8])
+    characters = ("characters", None, tuple(LABELS))
     for kind, target, front_end, labels, frame_ms, weighting, skd, layers in (
         ("conformer", "EncDecCTCModel", conformer, characters, 40.0, "nonblank", True, CONFORMER),
         ("hybrid", "EncDecHybridRNNTCTCModel", conformer, characters, 40.0, "nonblank", True, CONFORMER),
@@ -105,16 +108,49 @@ def test_what_is_said_of_each_kind(found, files):
         ("citrinet bpe", "EncDecCTCModelBPE", conformer, None, 80.0, "energy", True, CITRINET),
     ):
         told = found(kind)
-        assert told.target.startswith("nemo.collections.asr.models.") and told.target.endswith(f".{target}")
-        assert told.front_end == front_end and told.frame_ms == frame_ms
-        assert told.frame_weighting == weighting and told.skd is skd
+        info = told.info
+        assert info.target.startswith("nemo.collections.asr.models.") and info.target.endswith(f".{target}")
+        assert info.class_name == target and info.front_end == front_end and told.frame_ms == frame_ms
+        assert told.frame_weighting == weighting and info.has_ctc_head is skd
         assert [(x.path, x.width, x.frame_ms, x.stride, x.frame_weighting) for x in told.layers] == layers
         model = restore_ctc(files[kind])
-        assert told.parameters == sum(p.numel() for p in model.parameters())
-        if labels is None:
-            pieces = list(model.decoder.vocabulary)
-            labels = LabelSetInfo("subwords", "bpe", len(pieces), pieces[:8])
-        assert told.labels == labels
+        assert info.parameters == sum(p.numel() for p in model.parameters())
+        assert (info.label_kind, info.tokenizer, info.labels) == (
+            labels or ("subwords", "bpe", tuple(model.decoder.vocabulary))
+        )
+
+
+def test_the_values_for_json(found, files):
+    told = found("transducer").as_dict()
+    assert list(told) == [
+        *("model", "target", "parameters", "front_end", "labels"),
+        *("frame_ms", "frame_weighting", "skd", "layers"),
+    ]
+    assert told["model"] == str(files["transducer"]) and told["skd"] is False
+    assert told["target"] == "nemo.collections.asr.models.rnnt_models.EncDecRNNTModel"
+    assert told["parameters"] == found("transducer").info.parameters
+    assert told["front_end"] == {
+        "sample_rate": SAMPLE_RATE,
+        "mel_bins": 80,
+        "window_ms": 25.0,
+        "stride_ms": 10.0,
+        "normalize": "per_feature",
+    }
+    assert told["labels"] == {
+        "kind": "characters",
+        "tokenizer": None,
+        "size": len(LABELS),
+        "first": LABELS[:8],
+    }
+    assert (told["frame_ms"], told["frame_weighting"]) == (40.0, "uniform")
+    assert told["layers"][0] == {
+        "path": "encoder",
+        "width": 24,
+        "frame_ms": 40.0,
+        "stride": 4.0,
+        "frame_weighting": "uniform",
+    }
+    assert found("citrinet bpe").as_dict()["labels"]["tokenizer"] == "bpe"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -127,9 +163,9 @@ def test_every_listed_layer_is_taken_as_hint_layer(found, files, kind):
     assert {layer.path for layer in found(kind).layers} < {layer.path for layer in told.layers}
     signal, lengths = torch.randn(3, 20000), torch.tensor([20000, 13000, 7000])
     for layer in told.layers:
-        teacher = Teacher(model, hint_layer=layer.path)
+        teacher = LiveTeacher(model, hint_layer=layer.path)
         assert (teacher.hint_layer.width, teacher.hint_layer.frame_ms) == (layer.width, layer.frame_ms)
-        hidden = teacher(signal, lengths, hidden=True, posteriors=False).hidden
+        hidden = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True)).hidden
         assert hidden.shape[:2] == (3, layer.width)
         assert (
             abs(hidden.shape[2] - 1250 / layer.frame_ms) <= 16
@@ -151,7 +187,7 @@ def test_a_layer_that_is_left_out_returns_no_frames_of_each_utterance(found, fil
 
 @pytest.mark.parametrize("kind", ["quartznet", "citrinet bpe"])
 def test_every_listed_layer_is_taken_as_guided_layer(found, files, corpus, kind):
-    student, teacher = restore_ctc(files[kind]), Teacher(restore_ctc(files["conformer"]))
+    student, teacher = restore_ctc(files[kind]), LiveTeacher(restore_ctc(files["conformer"]))
     for layer in found(kind).layers:
         config = student_config(corpus, files["conformer"], stages=[{"name": "rkd", "weights": {"rkd": 1.0}}])
         config["tutor"].update(rkd={"guided_layer": layer.path}, pool_frames=True)
@@ -172,8 +208,8 @@ def test_the_table_says_the_same(found, files):
     told = found("transducer")
     for words in (
         str(files["transducer"]),
-        told.target,
-        f"{told.parameters:,}",
+        told.info.target,
+        f"{told.info.parameters:,}",
         "80 mel bins",
         "28 characters",
         "40 ms",

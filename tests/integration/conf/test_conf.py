@@ -9,6 +9,8 @@ import importlib.util
 import json
 import math
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +119,21 @@ def steps(monkeypatch):
 
     monkeypatch.setattr(TutorMixin, "training_step", recording)
     return recorded
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_an_old_key_is_told_the_new_one(plus, tmp_path):
+    """By the script itself and before Hydra, whose error would only say that there is no such key."""
+    program = [sys.executable, ROOT / "examples" / "speech_to_text_ctc_tutornet.py"]
+    config = ["--config-path", ROOT / "conf", "--config-name=quartznet_5x5"]
+    done = subprocess.run(
+        [*program, *config, f"{plus}model.tutor.skd.shift=4"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and "Hydra config" not in done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "error: model.tutor.skd.shift is now called model.tutor.skd.match_window; rename the key."
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -23,7 +23,7 @@ from nemo_tutornet.config import (
     TutorConfig,
     parse_tutor,
 )
-from tests.integration.conf.confs import CONFIGS, STUDENTS, SUBWORD, composed
+from tests.integration.conf.confs import CONF, CONFIGS, STUDENTS, SUBWORD, composed
 
 pytestmark = pytest.mark.integration
 
@@ -294,7 +294,10 @@ def test_students_share_one_tutor_section():
         name for name, stride in strides.items() if stride > 4
     }  # a Conformer's frames last 40 ms
     first, *others = sections.values()
-    assert first["teacher"]["model_path"] == "???" and others and all(section == first for section in others)
+    first["teacher"]["model_path"] = "teacher.nemo"
+    assert parse_tutor({"tutor": first}) == TutorConfig(teacher=TeacherConfig("teacher.nemo"))
+    first["teacher"]["model_path"] = None
+    assert others and all(section == first for section in others)
 
 
 @pytest.mark.parametrize(
@@ -321,9 +324,36 @@ def overrides_of(section, path):
 
 @pytest.mark.parametrize("name", STUDENTS)
 def test_every_key_of_the_tutor_section_can_be_overridden(name):
-    # Without a plus, which is for keys that a config does not have: a field needs its line in every YAML.
-    overrides = overrides_of(asdict(OVERRIDDEN), "model.tutor")
-    assert parse_tutor(composed(name, *overrides).model) == OVERRIDDEN
+    # Without a plus, which is for keys that a config does not have: the YAMLs get them from `tutor_defaults`.
+    section = asdict(OVERRIDDEN)
+    defaults = flat(asdict(TutorConfig()))
+    lists = ("other_teachers", "stages")
+    same = [key for key, value in flat(section).items() if defaults.get(key, "") == value]
+    assert not [key for key in same if not key.startswith(lists)]
+    assert parse_tutor(composed(name, *overrides_of(section, "model.tutor")).model) == OVERRIDDEN
+
+
+@pytest.mark.parametrize("name", STUDENTS)
+def test_the_section_can_be_overridden_whole_and_in_part(name):
+    assert parse_tutor(composed(name, "model.tutor=null").model) is None
+    stages = "model.tutor.stages=[{name:a,weights:{ctc:1.0,skd:0.5}}]"
+    cached = ("model.tutor.teacher.cache=one", "model.tutor.other_teachers=[{cache:two}]", stages)
+    found = parse_tutor(composed(name, *cached).model)
+    assert (found.teacher, found.other_teachers) == (TeacherConfig(cache="one"), [TeacherConfig(cache="two")])
+    assert found.stages == [StageConfig("a", {"ctc": 1.0, "skd": 0.5})]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_yaml_says_only_what_it_changes(name):
+    """A default is defined in `nemo_tutornet.config` alone; the teacher and the stages are shown in every
+    YAML.
+    """
+    written = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), throw_on_missing=False)
+    assert ("defaults" in written) == ("tutor" in written["model"]) == (name in STUDENTS)
+    if name in STUDENTS:
+        pooled = {"pool_frames"} if name == "citrinet_256_bpe" else set()
+        assert set(written["model"]["tutor"]) == {"teacher", "stages"} | pooled
+        assert written["model"]["tutor"]["teacher"] == {"model_path": None}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

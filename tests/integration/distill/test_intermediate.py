@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from nemo.collections.asr.models import EncDecCTCModel
 
 from nemo_tutornet import TutorError
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.functional import losses
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from tests.conftest import student_config
@@ -24,10 +27,14 @@ THREE = [
 ]
 
 
+def head_parameters(model: Any) -> list[torch.nn.Parameter]:
+    return [p for head in model.distiller.objective.heads for p in head.parameters()]
+
+
 def heads_of(model):
     return {
         path: [p.detach().clone() for p in head.parameters()]
-        for path, head in zip(LAYERS, model.tutor_heads, strict=True)
+        for path, head in zip(LAYERS, model.distiller.objective.heads, strict=True)
     }
 
 
@@ -45,9 +52,10 @@ def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file,
     config.pop("spec_augment")
     model = make_student(config)
     model.setup("fit")
-    tutor, batch = model.tutor, next(iter(model._train_dl))
-    stage = tutor.schedule.stages[0]
-    targets = tutor.targets(stage, batch)
+    distiller, batch = model.distiller, next(iter(model._train_dl))
+    named = TrainingBatch.from_nemo(batch)
+    stage = distiller.schedule.stages[0]
+    targets = distiller.teacher_targets(stage, named)
     seen = {}
     handles = [
         model.get_submodule(path).register_forward_hook(
@@ -55,26 +63,27 @@ def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file,
         )
         for path in LAYERS
     ]
-    with tutor.watch(model, batch) as watch:
+    with distiller.capture(model, named) as student:
         log_probs, lengths, _ = model(input_signal=batch[0], input_signal_length=batch[1])
-        step = tutor.step(stage, targets, watch)
-        total = step.total(watch.ctc(log_probs, lengths, batch[2], batch[3]))
+        ctc_loss = student.ctc_loss(log_probs, lengths, batch[2], batch[3])
+        terms = distiller.losses(stage, student, targets, ctc_loss)
+    total = terms.pop("loss")
     for handle in handles:
         handle.remove()
-    assert set(step.logs) == {"train_ctc", "train_skd", "train_inter_ctc", "train_inter_skd"}
+    assert set(terms) == {"ctc", "skd", "inter_ctc", "inter_skd"}
 
     ctc, skd = [], []
     ctc_of = torch.nn.CTCLoss(blank=28, reduction="none", zero_infinity=True)
-    posteriors = tutor.pairing.posteriors(
-        targets.log_probs, targets.lengths, log_probs.shape[1], tutor.pairing.student_encoder
+    posteriors = distiller.match.align_posteriors(
+        targets.log_probs, targets.lengths, log_probs.shape[1], distiller.match.student_encoder
     )
     mask = losses.frame_mask(lengths, log_probs.shape[1])
-    for path, head in zip(LAYERS, model.tutor_heads, strict=True):
+    for path, head in zip(LAYERS, model.distiller.objective.heads, strict=True):
         own = torch.einsum("vd,bdt->btv", head.weight[..., 0], seen[path]) + head.bias
         own = own.log_softmax(dim=-1)
         ctc.append(float(ctc_of(own.transpose(0, 1), batch[2], lengths, batch[3]).mean()))
         skd.append(float(losses.skd_kl(own, posteriors, mask).mean()))
-    logs = {name: float(value) for name, value in step.logs.items()}
+    logs = {f"train_{name}": float(value) for name, value in terms.items()}
     assert logs["train_inter_ctc"] == pytest.approx(sum(ctc) / 2, rel=1e-5)
     assert logs["train_inter_skd"] == pytest.approx(sum(skd) / 2, rel=1e-5)
     expected = (
@@ -84,7 +93,7 @@ def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file,
     )
     assert float(total) == pytest.approx(expected, rel=1e-5)
     total.backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.tutor_heads.parameters())
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head_parameters(model))
     assert model.encoder.encoder[0].mconv[0].conv.weight.grad.abs().sum() > 0
 
 
@@ -100,7 +109,7 @@ def test_heads_move_in_their_stage_and_rest_in_the_others(corpus, teacher_file, 
     assert logged[0] == {"train_loss", "train_rkd"} and logged[4] == {"train_loss", "train_ctc"}
     assert logged[8] == {"train_loss", "train_ctc", "train_skd", "train_inter_ctc", "train_inter_skd"}
     optimized = {id(p) for group in model._optimizer.param_groups for p in group["params"]}
-    assert {id(p) for p in model.tutor_heads.parameters()} < optimized
+    assert {id(p) for p in head_parameters(model)} < optimized
 
     # What leaves is the stock student; what stays in the `.ckpt` comes back.
     stock = EncDecCTCModel.restore_from(str(next(tmp_path.rglob("run.nemo"))), map_location="cpu")
@@ -146,7 +155,7 @@ def test_a_head_on_frames_of_another_rate(corpus, teacher_file, make_student):
     recorder = Recorder()
     model = make_student(config, max_epochs=1, callbacks=[recorder])
     model.trainer.fit(model)
-    assert [layer.frame_ms for layer in model.tutor.pairing.heads] == [20.0, 40.0]
+    assert [layer.frame_ms for layer in model.distiller.match.heads] == [20.0, 40.0]
     assert all(
         0 < step["train_inter_skd"] < 1e4 and 0 < step["train_inter_ctc"] < 1e4 for step in recorder.steps
     )

@@ -14,7 +14,9 @@ from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor, Conf
 from torch import nn
 
 from nemo_tutornet import TutorError
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.nemo_io.layers import ENCODER, encode_silence, hop_of, measure
+from nemo_tutornet.teachers.targets import TargetRequest
 from tests.conftest import student_config
 from tests.integration.students import of_kind
 
@@ -80,17 +82,19 @@ def test_a_slower_student_is_refused_by_default(corpus, teacher_file, make_stude
 def test_a_slower_student_learns_from_pooled_frames(corpus, teacher_file, make_student):
     student = make_student(of_kind("citrinet", student_config(corpus, teacher_file, pool_frames=True)))
     student.trainer.fit(student)
-    pairing, logged = student.tutor.pairing, student.trainer.logged_metrics
+    pairing, logged = student.distiller.match, student.trainer.logged_metrics
     assert (pairing.student_encoder.frame_ms, pairing.teacher_encoder.frame_ms) == (80.0, 40.0)
     assert torch.isfinite(logged["train_skd"]) and logged["train_skd"] > 0
 
     signal, lengths = torch.randn(2, 20000), torch.tensor([20000, 13000])
-    targets = student.tutor.teacher(signal, lengths, hidden=True, posteriors=True)
+    targets = student.distiller.teacher.targets(
+        TrainingBatch(signal, lengths), TargetRequest(hidden=True, posteriors=True)
+    )
     log_probs, frames, _ = student.eval()(input_signal=signal, input_signal_length=lengths)
-    posteriors = pairing.posteriors(
+    posteriors = pairing.align_posteriors(
         targets.log_probs, targets.lengths, log_probs.shape[1], pairing.student_encoder
     )
-    hidden = pairing.hidden(targets.hidden, targets.lengths, log_probs.shape[1])
+    hidden = pairing.align_hidden(targets.hidden, targets.lengths, log_probs.shape[1])
     assert posteriors.shape == log_probs.shape and hidden.shape == (2, 24, log_probs.shape[1])
     for b in range(2):
         for s in range(int(frames[b]) - 1):

@@ -13,13 +13,14 @@ import torch
 from nemo.collections.asr.models import EncDecCTCModelBPE
 from omegaconf import OmegaConf
 
-from nemo_tutornet import Teacher, TutorCTCModelBPE, TutorError
+from nemo_tutornet import LiveTeacher, TutorCTCModelBPE, TutorError
 from nemo_tutornet.config import PseudoLabelsConfig, TeacherConfig
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.nemo_io.restore import restore_ctc
-from nemo_tutornet.teachers.targets import Hypothesis
+from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest
 from tests.conftest import LABELS, student_config, teacher_config
-from tests.integration import teachers
+from tests.integration import teacher_models
 from tests.integration.students import subword, write_tokenizer
 
 STAGES = [
@@ -48,19 +49,19 @@ def test_hypotheses_are_what_the_teacher_transcribes(corpus, bpe_teacher, tmp_pa
 
     for path in (
         bpe_teacher,
-        teachers.save("hybrid", corpus, tmp_path / "h.nemo"),
-        teachers.save("transducer", corpus, tmp_path / "t.nemo"),
+        teacher_models.save("hybrid", corpus, tmp_path / "h.nemo"),
+        teacher_models.save("transducer", corpus, tmp_path / "t.nemo"),
     ):
-        teacher, model = Teacher.from_config(TeacherConfig(model_path=str(path))), restore_ctc(path)
+        teacher, model = LiveTeacher.from_config(TeacherConfig(model_path=str(path))), restore_ctc(path)
         signal = torch.tensor(soundfile.read(corpus / "train3.wav", dtype="float32")[0])[None]
-        given = teacher(
-            signal, torch.tensor([signal.shape[1]]), hidden=False, posteriors=False, hypotheses=True
+        given = teacher.targets(
+            TrainingBatch(signal, torch.tensor([signal.shape[1]])), TargetRequest(hypotheses=True)
         )
         if hasattr(model, "ctc_decoder"):
             model.change_decoding_strategy(decoder_type="ctc")
         (expected,) = model.transcribe([str(corpus / "train3.wav")], verbose=False)
         assert given.hypotheses[0].text == expected.text and given.log_probs is None
-        assert (given.hypotheses[0].confidence is None) == (teacher.head is None)
+        assert (given.hypotheses[0].confidence is None) == (not teacher.has_posteriors)
 
 
 def test_a_teacher_of_pieces_teaches_a_student_of_characters(corpus, bpe_teacher, make_student):
@@ -68,7 +69,7 @@ def test_a_teacher_of_pieces_teaches_a_student_of_characters(corpus, bpe_teacher
     model.trainer.fit(model)
     logged = model.trainer.logged_metrics
     assert torch.isfinite(logged["train_pseudo"]) and "train_ctc" not in logged
-    assert model.tutor.stage == 1 and list(model.decoder.vocabulary) != model.tutor.teacher.labels
+    assert model.distiller.stage == 1 and list(model.decoder.vocabulary) != model.distiller.teacher.labels
 
 
 def test_pseudo_labels_beside_transcripts_and_filtered(corpus, teacher_file, make_student):
@@ -83,7 +84,7 @@ def test_pseudo_labels_beside_transcripts_and_filtered(corpus, teacher_file, mak
 
 
 def test_a_transducer_has_no_confidence(corpus, make_student, tmp_path):
-    path = teachers.save("transducer", corpus, tmp_path / "t.nemo")
+    path = teacher_models.save("transducer", corpus, tmp_path / "t.nemo")
     model = make_student(student_config(corpus, path, STAGES, pseudo_labels={"min_confidence": 0.5}))
     with pytest.raises(TutorError, match="whose hypotheses have no confidence"):
         model.trainer.fit(model)
@@ -95,11 +96,13 @@ def test_a_transducer_decodes_in_fp32_whatever_runs_around_it(corpus, tmp_path, 
     """Its LSTM takes no mixture: neither of a bf16 encoder's output, nor under the autocast of a student in
     mixed precision.
     """
-    path = teachers.save("transducer", corpus, tmp_path / "t.nemo")
-    teacher = Teacher.from_config(TeacherConfig(model_path=str(path), precision=precision))
+    path = teacher_models.save("transducer", corpus, tmp_path / "t.nemo")
+    teacher = LiveTeacher.from_config(TeacherConfig(model_path=str(path), precision=precision))
     signal = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0))
     with torch.autocast("cpu", dtype=student or torch.bfloat16, enabled=student is not None):
-        given = teacher(signal, torch.tensor([16000, 12000]), hidden=False, posteriors=False, hypotheses=True)
+        given = teacher.targets(
+            TrainingBatch(signal, torch.tensor([16000, 12000])), TargetRequest(hypotheses=True)
+        )
     assert len(given.hypotheses) == 2
 
 

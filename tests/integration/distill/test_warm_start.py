@@ -7,20 +7,26 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nemo_tutornet.distill.warm_start import compose_decoder
-from nemo_tutornet.nemo_io.restore import pointwise_decoder
+from nemo_tutornet.distill.warm_start import DecoderWarmStart, compose_decoder
 from tests.conftest import LABELS, student_config
 from tests.integration.recorder import RKD, SKD, Recorder, same, state_of
 
 
-def test_warm_start_composes_the_decoder_once_at_the_boundary(corpus, teacher_file, make_student):
+def test_warm_start_composes_the_decoder_once_at_the_boundary(
+    corpus, teacher_file, make_student, monkeypatch
+):
     recorder = Recorder()
     model = make_student(
         student_config(corpus, teacher_file, [RKD | {"epochs": 2}, SKD]), max_epochs=3, callbacks=[recorder]
     )
     composed: list[int] = []
-    warm_start = model._warm_start_decoder
-    model._warm_start_decoder = lambda tutor: (composed.append(model.trainer.global_step), warm_start(tutor))
+    apply = DecoderWarmStart.apply
+
+    def counted(self, decoder):
+        composed.append(model.trainer.global_step)
+        apply(self, decoder)
+
+    monkeypatch.setattr(DecoderWarmStart, "apply", counted)
     model.trainer.fit(model)
     # After each RKD epoch (before validation and at its end), and once on entering SKD; never after that.
     assert composed == [4, 4, 8, 8, 8]
@@ -34,7 +40,7 @@ def test_warm_start_composes_the_decoder_once_at_the_boundary(corpus, teacher_fi
 def test_composition_equals_the_teachers_decoder_on_the_projection(corpus, teacher_file, make_student):
     model = make_student(student_config(corpus, teacher_file))
     model.setup("fit")
-    theirs, projection = pointwise_decoder(model.tutor.teacher.head), model.tutor_projection
+    theirs, projection = model.distiller.teacher.ctc_projection(), model.distiller.projection
     hidden = torch.randn(3, 20, 7)
     weight, bias = compose_decoder(theirs, projection, None)
     expected = theirs(projection(hidden))
@@ -54,8 +60,8 @@ def test_without_warm_start_rkd_leaves_the_decoder_bit_identical(corpus, teacher
     assert same(before, state_of(model.decoder))
 
 
-def test_a_trained_decoder_is_never_overwritten(corpus, teacher_file, make_student):
+def test_a_trained_decoder_is_never_overwritten(corpus, teacher_file, make_student, monkeypatch):
     stages = [SKD | {"epochs": 1}, RKD | {"epochs": 1}, SKD | {"name": "again"}]
     model = make_student(student_config(corpus, teacher_file, stages), max_epochs=3)
-    model._warm_start_decoder = lambda tutor: pytest.fail("warm start over a trained decoder")
+    monkeypatch.setattr(DecoderWarmStart, "apply", lambda *_: pytest.fail("over a trained decoder"))
     model.trainer.fit(model)

@@ -68,17 +68,10 @@ def test_a_step_with_the_teacher_on_the_students_stream(monkeypatch):
     """Only measured on a GPU."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     step = importlib.import_module("step")
-    live = SimpleNamespace(tutor=SimpleNamespace(beside="a stream of its own"))
-
-    def taught() -> None:
-        targets = live.tutor.beside(
-            lambda *heard, **wanted: (heard, wanted), "signal", "lengths", hidden=True
-        )
-        live.tutor.beside.join(targets)
-        assert targets == (("signal", "lengths"), {"hidden": True})
-
-    step.on_one_stream(live, taught)()
-    assert live.tutor.beside == "a stream of its own"
+    teacher = SimpleNamespace(side_stream="a stream of its own")
+    live, seen = SimpleNamespace(distiller=SimpleNamespace(teacher=teacher)), []
+    step.on_one_stream(live, lambda: seen.append(teacher.side_stream))()
+    assert seen == [None] and teacher.side_stream == "a stream of its own"
 
 
 def test_what_others_do_and_leave_behind(tmp_path):

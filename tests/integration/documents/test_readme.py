@@ -10,6 +10,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -154,10 +155,15 @@ def test_the_teacher_is_paid_for_once(folder):
 
 
 def test_the_section_shown_is_the_section_there_is():
-    (block,) = [block for block in blocks("yaml") if "tutor:" in block]
-    section = yaml.safe_load(block)["model"]
-    section["tutor"]["teacher"]["model_path"] = "teacher.nemo"
-    assert parse_tutor(section) == TutorConfig(teacher=TeacherConfig(model_path="teacher.nemo"))
+    (short,) = [block for block in blocks("yaml") if "tutor:" in block]
+    (full,) = [block for block in blocks("yaml", TUTOR) if "tutor:" in block]
+    for block in (short, full):
+        section = yaml.safe_load(block)["model"]
+        section["tutor"]["teacher"]["model_path"] = "teacher.nemo"
+        assert parse_tutor(section) == TutorConfig(teacher=TeacherConfig(model_path="teacher.nemo"))
+    every = asdict(TutorConfig())
+    del every["stages"]  # the units that a stage does not use are left out
+    assert {**yaml.safe_load(full)["model"]["tutor"], "stages": None} == {**every, "stages": None}
 
 
 def test_every_file_that_is_named_exists():

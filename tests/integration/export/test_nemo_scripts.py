@@ -248,7 +248,6 @@ def check_graph(folder: Path) -> None:
 
 
 # --- The page, where NeMo's sources are
-# --------------------------------------------------------------------------------------
 
 
 def blocks(language: str) -> list[str]:

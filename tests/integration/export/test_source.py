@@ -61,7 +61,6 @@ def subword_model(tmp_path: Path, tokenizer: dict[str, Any]) -> Any:
 
 
 # --- Somebody's config
-# ------------------------------------------------------------------------------------------------
 
 
 def of_tokenizer(*gone: str, **values: str) -> Change:
@@ -174,7 +173,6 @@ def test_what_is_checked_is_what_nemo_restores(folder: Path, tmp_path: Path) -> 
 
 
 # --- The training's machine
-# -------------------------------------------------------------------------------------------
 
 
 def test_a_sentencepiece_model_may_have_any_name(tmp_path: Path) -> None:

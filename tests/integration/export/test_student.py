@@ -221,7 +221,6 @@ def test_one_rank_exports_while_the_others_train_on(corpus, make_student, tmp_pa
 
 
 # --- The command line
-# ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from nemo.collections.asr.models import ASRModel, EncDecCTCModelBPE
 from omegaconf import OmegaConf
 
-from nemo_tutornet import Teacher, TutorCTCModelBPE, TutorError, export_student
+from nemo_tutornet import LiveTeacher, TutorCTCModelBPE, TutorError, export_student
 from nemo_tutornet.config import TeacherConfig, parse_tutor
 from nemo_tutornet.distill.matching import match_models
 from nemo_tutornet.nemo_io.archive import read_nemo_config
@@ -47,7 +47,7 @@ def test_a_student_takes_its_teachers_tokenizer(
     theirs = ASRModel.restore_from(str(teacher), map_location="cpu")
     assert (
         list(student.decoder.vocabulary) == list(theirs.decoder.vocabulary)
-        and student.tutor.pairing.label_order is None
+        and student.distiller.match.label_order is None
     )
     done = export_student(student, tmp_path / "student.nemo")
     shutil.rmtree(tmp_path / "cache")
@@ -90,7 +90,7 @@ def test_a_subword_student_trains_and_leaves(corpus, tokenizer, make_student, tm
     trainer = make_student(student_config(corpus, None), folder=tmp_path / "run", max_epochs=2).trainer
     student = TutorCTCModelBPE(OmegaConf.create({"model": config}).model, trainer=trainer)
     trainer.fit(student)
-    assert student.tutor.stage == 1 and student.tutor.pairing.no_warm_start is None
+    assert student.distiller.stage == 1 and student.distiller.match.no_warm_start is None
 
     (last,) = tmp_path.rglob("*-last.ckpt")
     (written,) = (tmp_path / "run").rglob("*.nemo")
@@ -136,7 +136,7 @@ def test_wordpieces_are_matched_by_output(corpus, tmp_path, monkeypatch):
     cfg = OmegaConf.create({"model": mine}).model
     student, teacher = (
         TutorCTCModelBPE(cfg),
-        Teacher.from_config(TeacherConfig(model_path=str(tmp_path / "teacher.nemo"))),
+        LiveTeacher.from_config(TeacherConfig(model_path=str(tmp_path / "teacher.nemo"))),
     )
     assert teacher.labels == pieces
     student.decoder._ConvASRDecoder__vocabulary = pieces[::-1]  # as another process may list it

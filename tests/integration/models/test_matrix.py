@@ -37,12 +37,12 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE, TutorError, export_student
 from tests.conftest import ACCELERATOR, student_config, write_manifest
-from tests.integration import teachers
+from tests.integration import teacher_models
 from tests.integration.models import matrix
 from tests.integration.models.matrix import Cell
 from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind, subword, write_tokenizer
-from tests.integration.teachers import FEW_LABELS
+from tests.integration.teacher_models import FEW_LABELS
 
 STEPS = 3  # of each stage
 CELLS = matrix.cells()
@@ -97,7 +97,7 @@ def teacher_of(folder: Path) -> Callable[[str], Path]:
     @functools.cache
     def save(name: str) -> Path:
         path = folder / f"{name}.nemo"
-        return teachers.save_kind(matrix.TEACHERS[name], folder, path, folder / "same", signals)
+        return teacher_models.save_kind(matrix.TEACHERS[name], folder, path, folder / "same", signals)
 
     return save
 
@@ -170,8 +170,8 @@ def test_a_cell_that_works(cell, folder, teacher_of, tmp_path):
         if "ctc" in stage["weights"]:
             assert steps[0]["train_ctc"] > steps[1]["train_ctc"] > steps[2]["train_ctc"], steps
 
-    pairing, kind = student.tutor.pairing, matrix.TEACHERS[cell.teacher]
-    assert type(student.tutor.teacher.model).__name__ == matrix.CLASSES[kind.head, kind.units]
+    pairing, kind = student.distiller.match, matrix.TEACHERS[cell.teacher]
+    assert type(student.distiller.teacher.model).__name__ == matrix.CLASSES[kind.head, kind.units]
     assert (pairing.teacher_encoder.frame_ms, pairing.student_encoder.frame_ms) == (
         kind.frame_ms,
         matrix.STUDENTS[cell.student].frame_ms,

@@ -36,7 +36,8 @@ def test_each_stage_computes_its_losses_and_no_others(corpus, teacher_file, make
     )
     model.setup("fit")
     monkeypatch.setattr(
-        "nemo_tutornet.teachers.live.Teacher.__call__", _counting(type(model.tutor.teacher).__call__, calls)
+        "nemo_tutornet.teachers.live.LiveTeacher.targets",
+        _counting(type(model.distiller.teacher).targets, calls),
     )
     model.trainer.limit_val_batches = 0
     model.trainer.fit(model)
@@ -61,14 +62,14 @@ def test_the_teachers_decoder_rests_when_nobody_reads_posteriors(corpus, teacher
     config = student_config(corpus, teacher_file, [RKD], rkd={"frame_weighting": "energy"})
     model = make_student(config, max_epochs=1)
     model.setup("fit")
-    model.tutor.teacher.model.decoder.forward = lambda **_: pytest.fail("the teacher's decoder ran")
+    model.distiller.teacher.model.decoder.forward = lambda **_: pytest.fail("the teacher's decoder ran")
     model.trainer.fit(model)
 
 
 def test_validation_and_transcription_do_not_run_the_teacher(corpus, teacher_file, make_student):
     model = make_student(student_config(corpus, teacher_file), max_epochs=2)
     model.setup("fit")
-    teacher = model.tutor.teacher.model
+    teacher = model.distiller.teacher.model
     encoder = teacher.encoder.forward_internal
     teacher.encoder.forward_internal = lambda *a, **kw: (
         encoder(*a, **kw) if model.training else pytest.fail("the teacher ran")
@@ -86,7 +87,7 @@ def test_the_teacher_stays_as_the_file_has_it_and_out_of_everything(
     model.trainer.validate(model, verbose=False)
     model.transcribe([str(corpus / "train0.wav")], batch_size=1, verbose=False)
     model.train()
-    teacher = model.tutor.teacher.model
+    teacher = model.distiller.teacher.model
     assert same(state_of(teacher), state_of(restore_ctc(teacher_file)))
     assert not any(module.training for module in teacher.modules())
     assert not any(p.requires_grad for p in teacher.parameters())
@@ -95,7 +96,7 @@ def test_the_teacher_stays_as_the_file_has_it_and_out_of_everything(
     assert own.isdisjoint(id(p) for p in teacher.parameters())
     optimized = {id(p) for group in model._optimizer.param_groups for p in group["params"]}
     assert optimized == own
-    assert {id(p) for p in model.tutor_projection.parameters()} < optimized
+    assert {id(p) for p in model.distiller.projection.parameters()} < optimized
 
     fresh = make_student(student_config(corpus, None))
     assert list(model.state_dict()) == list(fresh.state_dict())
@@ -119,7 +120,7 @@ def test_a_student_is_restored_and_used_without_its_teacher(corpus, teacher_file
     gone.unlink()
     (nemo,), (last,) = tmp_path.rglob("run.nemo"), tmp_path.rglob("*-last.ckpt")
     restored = TutorCTCModel.restore_from(str(nemo), map_location="cpu")
-    assert type(restored) is TutorCTCModel and restored.tutor is None
+    assert type(restored) is TutorCTCModel and restored.distiller is None
     restored.transcribe([str(corpus / "train0.wav")], batch_size=1, verbose=False)
     loaded = TutorCTCModel.load_from_checkpoint(str(last), map_location="cpu", weights_only=False)
     assert same(state_of(loaded), state_of(model))
@@ -156,19 +157,19 @@ def test_hint_and_guided_layers_inside_the_encoders(corpus, teacher_file, make_s
     recorder = Recorder()
     model = make_student(student_config(corpus, teacher_file, rkd=layers), max_epochs=2, callbacks=[recorder])
     model.trainer.fit(model)
-    assert (model.tutor_projection.in_channels, model.tutor_projection.out_channels) == (16, 24)
-    assert model.tutor.pairing.hint.time_axis == 1 and model.tutor.pairing.guided.time_axis == 2
-    assert "must both be the encoder's output" in model.tutor.pairing.no_warm_start
+    assert (model.distiller.projection.in_channels, model.distiller.projection.out_channels) == (16, 24)
+    assert model.distiller.match.hint.time_axis == 1 and model.distiller.match.guided.time_axis == 2
+    assert "must both be the encoder's output" in model.distiller.match.no_warm_start
     assert all(torch.isfinite(torch.tensor(list(step.values()))).all() for step in recorder.steps)
 
 
 def test_auto_frame_weighting_looks_at_the_hint_layer(corpus, teacher_file, make_student):
     model = make_student(student_config(corpus, teacher_file))
     model.setup("fit")
-    assert model.tutor.pairing.frame_weighting == "nonblank"
+    assert model.distiller.match.frame_weighting == "nonblank"
     model = make_student(student_config(corpus, teacher_file, rkd={"hint_layer": "encoder.pre_encode.out"}))
     model.setup("fit")
-    assert model.tutor.pairing.frame_weighting == "energy"
+    assert model.distiller.match.frame_weighting == "energy"
 
 
 def test_a_teacher_with_its_labels_in_another_order(corpus, teacher_file, make_student, tmp_path):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from nemo_tutornet.distill.warm_start import DecoderWarmStart
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from tests.conftest import student_config
@@ -51,14 +52,14 @@ def test_it_goes_on_in_the_stage_of_that_name(corpus, teacher_file, make_student
 
 
 def test_a_decoder_that_a_dropped_stage_trained_is_not_overwritten(
-    corpus, teacher_file, make_student, tmp_path
+    corpus, teacher_file, make_student, tmp_path, monkeypatch
 ):
     more = RKD | {"name": "more"}
     run(make_student, student_config(corpus, teacher_file, [CTC | {"epochs": 1}, more]), tmp_path, 2)
     resumed = make_student(student_config(corpus, teacher_file, [more]), folder=tmp_path, max_epochs=3)
-    resumed._warm_start_decoder = lambda tutor: pytest.fail("warm start over a trained decoder")
+    monkeypatch.setattr(DecoderWarmStart, "apply", lambda *_: pytest.fail("over a trained decoder"))
     resumed.trainer.fit(resumed)
-    assert resumed.tutor.stage == 0
+    assert resumed.distiller.stage == 0
 
 
 def test_a_stage_that_is_gone_is_refused(corpus, teacher_file, make_student, in_skd):

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModel, TutorError
 from nemo_tutornet.commands.cache_targets import build_cache
+from nemo_tutornet.distill.warm_start import DecoderWarmStart
 from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint, load_lightning_checkpoint
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import ACCELERATOR, save_teacher, student_config, teacher_config
@@ -25,7 +26,7 @@ from tests.integration.recorder import RKD, SKD, Recorder, same
 
 @pytest.mark.parametrize("stop_after", [2, 6])
 def test_an_interrupted_run_resumes_inside_its_stage(
-    corpus, teacher_file, make_student, tmp_path, stop_after
+    corpus, teacher_file, make_student, tmp_path, monkeypatch, stop_after
 ):
     """Epochs of 4 steps, RKD for 5 steps and then SKD; interrupted in the first or the second stage."""
     stages = [RKD | {"steps": 5}, SKD]
@@ -55,18 +56,20 @@ def test_an_interrupted_run_resumes_inside_its_stage(
     class AtStart(Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
             seen["projection"] = {
-                name: p.detach().clone() for name, p in module.tutor_projection.named_parameters()
+                name: p.detach().clone() for name, p in module.distiller.projection.named_parameters()
             }
-            seen["stage"] = stages[module.tutor.stage]["name"]
+            seen["stage"] = stages[module.distiller.stage]["name"]
             seen["step"] = trainer.global_step
 
     resumed.trainer.callbacks.append(AtStart())
     composed: list[int] = []
-    warm_start = resumed._warm_start_decoder
-    resumed._warm_start_decoder = lambda tutor: (
-        composed.append(resumed.trainer.global_step),
-        warm_start(tutor),
-    )
+    apply = DecoderWarmStart.apply
+
+    def counted(self: DecoderWarmStart, decoder: Any) -> None:
+        composed.append(resumed.trainer.global_step)
+        apply(self, decoder)
+
+    monkeypatch.setattr(DecoderWarmStart, "apply", counted)
     resumed.trainer.fit(resumed)
     assert seen["step"] == reached and seen["stage"] == saved["tutor"]["stage"]
     assert same(seen["projection"], saved["tutor"]["projection"])
@@ -86,7 +89,7 @@ def test_loading_a_checkpoint_first_and_fitting_later_keeps_the_projection(
     loaded = TutorCTCModel.load_from_checkpoint(str(last), map_location="cpu", weights_only=False)
     loaded.set_trainer(pl.Trainer(logger=False, accelerator="cpu"))
     loaded.setup("fit")
-    assert torch.equal(loaded.tutor_projection.weight, model.tutor_projection.weight)
+    assert torch.equal(loaded.distiller.projection.weight, model.distiller.projection.weight)
 
 
 def test_resuming_with_other_layers_is_refused(corpus, teacher_file, make_student, tmp_path):
@@ -164,8 +167,8 @@ def test_another_training_of_a_resumed_student_begins_anew(corpus, teacher_file,
         model.setup_training_data(OmegaConf.create(config["train_ds"]))
         model.set_trainer(make_student(config, max_epochs=1, limit_val_batches=0).trainer)
         model.trainer.fit(model)
-    assert model.tutor.stage == 1
+    assert model.distiller.stage == 1
     another = make_student(config, max_epochs=1, limit_val_batches=0).trainer
     model.set_trainer(another)
     another.fit(model)
-    assert model.tutor.stage == 0
+    assert model.distiller.stage == 0

@@ -18,7 +18,6 @@ from nemo.utils.callbacks.nemo_model_checkpoint import NeMoModelCheckpoint
 
 from nemo_tutornet.distill.warm_start import compose_decoder
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
-from nemo_tutornet.nemo_io.restore import pointwise_decoder
 from tests.conftest import student_config
 from tests.integration.recorder import RKD, SKD, Recorder, same, state_of
 
@@ -38,7 +37,7 @@ def assert_composed(model: Any, state: dict[str, torch.Tensor], saved: dict[str,
     projection = torch.nn.Conv1d(*reversed(saved["tutor"]["projection"]["weight"].shape[:2]), 1)
     projection.load_state_dict(saved["tutor"]["projection"])
     expected = compose_decoder(
-        pointwise_decoder(model.tutor.teacher.head), projection, model.tutor.pairing.label_order
+        model.distiller.teacher.ctc_projection(), projection, model.distiller.match.label_order
     )
     for name, value in zip(DECODER, expected, strict=True):
         assert torch.equal(state[name], value)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from nemo_tutornet.distill.warm_start import DecoderWarmStart
 from nemo_tutornet.errors import TutorError
 from tests.conftest import student_config
 from tests.integration.recorder import RKD, SKD, Recorder
@@ -48,7 +49,9 @@ def test_a_share_ends_where_it_should(corpus, teacher_file, make_student, limits
     assert found == [0.0] * first + [1.0] * (steps - first)
 
 
-def test_a_run_that_is_made_longer_stays_in_its_stage(corpus, teacher_file, make_student, tmp_path):
+def test_a_run_that_is_made_longer_stays_in_its_stage(
+    corpus, teacher_file, make_student, tmp_path, monkeypatch
+):
     config = student_config(corpus, teacher_file, [RKD | {"share": 0.25}, SKD])
     recorder = Recorder()
     found = stages_run(make_student(config, folder=tmp_path, callbacks=[recorder], max_epochs=2), recorder)
@@ -56,7 +59,7 @@ def test_a_run_that_is_made_longer_stays_in_its_stage(corpus, teacher_file, make
     # A quarter of 16 epochs has not passed yet, but the decoder has been trained.
     again = Recorder()
     resumed = make_student(config, folder=tmp_path, callbacks=[again], max_epochs=16)
-    resumed._warm_start_decoder = lambda tutor: pytest.fail("warm start over a trained decoder")
+    monkeypatch.setattr(DecoderWarmStart, "apply", lambda *_: pytest.fail("over a trained decoder"))
     resumed.trainer.limit_train_batches = 1
     assert set(stages_run(resumed, again)) == {1.0}
 

@@ -23,10 +23,12 @@ from nemo_tutornet import TutorCTCModelBPE, TutorError
 from nemo_tutornet.cli import app
 from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.config import TeacherConfig
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.teachers.live import Teacher
+from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.targets import TargetRequest
 from tests.conftest import ACCELERATOR, save_teacher, student_config, teacher_config
-from tests.integration import teachers
+from tests.integration import teacher_models
 from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind, subword, write_tokenizer
 
@@ -46,26 +48,30 @@ def whole(model: dict[str, Any]) -> Any:
 def cached(corpus: Path, folder: Path, stages: list | None = None, **tutor: Any) -> dict[str, Any]:
     """A student that learns from a cache, without a word about the teacher's file."""
     config = student_config(corpus, Path("nowhere.nemo"), stages or STAGES, **tutor)
-    config["tutor"]["teacher"] = {"model_path": "???", "cache": str(folder)}  # as in conf/*.yaml
+    config["tutor"]["teacher"] = {"model_path": "???", "cache": str(folder)}  # as in earlier YAMLs
     return config
 
 
 def heard(model: Any) -> list[tuple[Any, Any]]:
     """What the cache gives for each batch of the training data, and the batch."""
     model.setup("fit")
-    tutor = model.tutor
-    return [(tutor.targets(tutor.schedule.stages[-1], batch), batch) for batch in model._train_dl]
+    stage = model.distiller.schedule.stages[-1]
+    return [
+        (model.distiller.teacher_targets(stage, TrainingBatch.from_nemo(batch)), batch)
+        for batch in model._train_dl
+    ]
 
 
-def check_against(teacher: Teacher, found: list[tuple[Any, Any]], utterances: int) -> None:
+def check_against(teacher: LiveTeacher, found: list[tuple[Any, Any]], utterances: int) -> None:
     """Every row has what the teacher says of its audio alone."""
     seen = 0
     for targets, batch in found:
         for row, (frames, samples) in enumerate(
             zip(targets.lengths.tolist(), batch[1].tolist(), strict=True)
         ):
-            alone = teacher(
-                batch[0][row : row + 1, :samples], batch[1][row : row + 1], hidden=False, posteriors=True
+            alone = teacher.targets(
+                TrainingBatch(batch[0][row : row + 1, :samples], batch[1][row : row + 1]),
+                TargetRequest(posteriors=True),
             )
             assert frames == int(alone.lengths[0])
             difference = targets.log_probs[row, :frames].exp() - alone.log_probs[0, :frames].exp()
@@ -91,7 +97,7 @@ def test_the_lesson_is_the_same(corpus, teacher_file, cache, make_student, monke
         torch.manual_seed(4)
         model.trainer.fit(model)
         runs.append(recorder.steps)
-        monkeypatch.setattr(Teacher, "from_config", lambda *_: pytest.fail("a teacher was loaded"))
+        monkeypatch.setattr(LiveTeacher, "from_config", lambda *_: pytest.fail("a teacher was loaded"))
     live, read = runs
     assert len(live) == len(read) == 12
     for one, other in zip(live, read, strict=True):
@@ -105,7 +111,7 @@ def test_it_resumes_from_a_cache(corpus, cache, make_student, tmp_path):
     model.trainer.fit(model)
     resumed = make_student(cached(corpus, cache), max_epochs=3, folder=tmp_path)
     resumed.trainer.fit(resumed)
-    assert resumed.tutor.stage == 1 and resumed.trainer.global_step == 12
+    assert resumed.distiller.stage == 1 and resumed.trainer.global_step == 12
 
 
 @pytest.mark.parametrize(
@@ -116,7 +122,7 @@ def test_shuffled_files(corpus, teacher_file, cache, make_student, settings):
     config = cached(corpus, cache)
     config["train_ds"].update(settings)
     found = heard(make_student(config))
-    check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
+    check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
 
 
 def test_noise_and_masks_do_not_disturb(corpus, cache, make_student):
@@ -166,7 +172,7 @@ def test_tarred_sets(corpus, teacher_file, make_student, tmp_path, buckets):
     built = build_cache(whole(tarred(student_config(corpus, teacher_file, STAGES))), folder, progress=False)
     assert built.utterances == 8
     found = heard(make_student(tarred(cached(corpus, folder))))
-    check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
+    check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
 
 
 @pytest.mark.parametrize("tarred", [False, True], ids=["files", "tarred"])
@@ -188,10 +194,10 @@ def test_lhotse(corpus, teacher_file, make_student, tmp_path, tarred):
     found = heard(
         make_student(lhotse(cached(corpus, folder)), **({"limit_train_batches": 9} if tarred else {}))
     )
-    check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
+    check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
     config = lhotse(cached(corpus, folder))
     config["train_ds"]["perturb_speed"] = True
-    with pytest.raises(TutorError, match=r"model\.train_ds\.perturb_speed changes the audio's time"):
+    with pytest.raises(TutorError, match=r"model\.train_ds\.perturb_speed changes the timing of the audio"):
         make_student(config, limit_train_batches=9).setup("fit")
 
 
@@ -211,7 +217,7 @@ def test_a_subword_student_finds_its_tokenizer_in_the_cache(corpus, make_student
     trainer = make_student(student_config(corpus, None)).trainer
     model = TutorCTCModelBPE(OmegaConf.create({"model": student}).model, trainer=trainer)
     trainer.fit(model)
-    assert model.tutor.pairing.label_order is None and len(model.decoder.vocabulary) == 11
+    assert model.distiller.match.label_order is None and len(model.decoder.vocabulary) == 11
 
 
 @pytest.mark.parametrize(
@@ -221,7 +227,7 @@ def test_a_subword_student_finds_its_tokenizer_in_the_cache(corpus, make_student
             lambda c: c["train_ds"].update(
                 augmentor={"speed": {"prob": 1.0, "sr": 16000, "resample_type": "scipy"}}
             ),
-            r"model\.train_ds\.augmentor\.speed may change the audio's time",
+            r"model\.train_ds\.augmentor\.speed may change the timing of the audio",
         ),
         (
             lambda c: c["tutor"].update(rkd={"hint_layer": "encoder.layers.0"}),
@@ -259,7 +265,7 @@ def test_another_teachers_cache_is_refused(corpus, cache, make_student, tmp_path
 def test_a_cache_without_what_a_stage_reads_is_refused(corpus, teacher_file, make_student, tmp_path):
     skd = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
     build_cache(whole(student_config(corpus, teacher_file, skd)), tmp_path / "cache", progress=False)
-    assert CacheReader(tmp_path / "cache").coding.width is None
+    assert CacheReader(tmp_path / "cache").schema.width is None
     make_student(cached(corpus, tmp_path / "cache", skd)).setup("fit")
     with pytest.raises(TutorError, match="does not hold the hint layer, which rkd reads"):
         make_student(cached(corpus, tmp_path / "cache")).setup("fit")
@@ -302,11 +308,11 @@ def test_several_cached_teachers(corpus, teacher_file, cache, make_student):
     config = cached(corpus, cache, other_teachers=[{"cache": str(cache), "weight": 2.0}])
     model = make_student(config, max_epochs=3)
     model.trainer.fit(model)
-    assert len(model.tutor.others) == 1 and model.tutor.stage == 1
+    assert len(model.distiller.others) == 1 and model.distiller.stage == 1
 
 
 def test_a_transducers_hypotheses(corpus, make_student, tmp_path):
-    path = teachers.save("transducer", corpus, tmp_path / "transducer.nemo")
+    path = teacher_models.save("transducer", corpus, tmp_path / "transducer.nemo")
     stages = [
         {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},
         {"name": "b", "weights": {"ctc": 1.0, "pseudo": 1.0}},
@@ -314,7 +320,7 @@ def test_a_transducers_hypotheses(corpus, make_student, tmp_path):
     build_cache(whole(student_config(corpus, path, stages)), tmp_path / "cache", progress=False)
     model = make_student(cached(corpus, tmp_path / "cache", stages))
     model.trainer.fit(model)
-    assert model.tutor.teacher.head is None and model.tutor.pairing.frame_weighting == "uniform"
+    assert not model.distiller.teacher.has_posteriors and model.distiller.match.frame_weighting == "uniform"
 
 
 def test_slower_students_and_inner_layers(corpus, teacher_file, make_student, tmp_path):
@@ -325,7 +331,7 @@ def test_slower_students_and_inner_layers(corpus, teacher_file, make_student, tm
     recorder = Recorder()
     model = make_student(config, max_epochs=3, callbacks=[recorder])
     model.trainer.fit(model)
-    assert model.tutor.pairing.hint.path == "encoder.layers.0" and all(
+    assert model.distiller.match.hint.path == "encoder.layers.0" and all(
         step["train_loss"] < 1e4 for step in recorder.steps
     )
 
@@ -382,14 +388,14 @@ def test_another_training_begins_with_the_first_stage_and_hears_its_own_data(cor
     config = cached(corpus, cache)
     model = make_student(config, max_epochs=3)
     model.trainer.fit(model)
-    assert model.tutor.stage == 1
-    first = model.tutor
+    assert model.distiller.stage == 1
+    first = model.distiller
     model.setup_training_data(OmegaConf.create({**config["train_ds"], "batch_size": 3}))
     model.trainer.fit_loop.max_epochs = 4  # the same training goes on
     model.trainer.fit(model)
-    assert model.tutor is first and first.stage == 1 and model.trainer.current_epoch == 4
+    assert model.distiller is first and first.stage == 1 and model.trainer.current_epoch == 4
     model.setup_training_data(OmegaConf.create({**config["train_ds"], "batch_size": 4}))
     another = make_student(config, max_epochs=1).trainer
     model.set_trainer(another)
     another.fit(model)
-    assert model.tutor.stage == 0 and another.num_training_batches == 2
+    assert model.distiller.stage == 0 and another.num_training_batches == 2

@@ -17,8 +17,9 @@ import yaml
 from omegaconf import OmegaConf
 
 from nemo_tutornet.commands.cache_targets import build_cache
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.teachers.live import Teacher
+from nemo_tutornet.teachers.live import LiveTeacher
 from tests.conftest import student_config
 from tests.integration.target_cache.test_cache import STAGES, cached, whole
 
@@ -31,7 +32,7 @@ from nemo_tutornet.commands import cache_targets as build
 from nemo_tutornet.target_cache import writer as store
 real, added = store.CacheWriter.add, []
 def add(writer, utterance, targets):
-    writer._most_bytes = 1
+    writer._max_shard_bytes = 1
     added.append(utterance)
     if len(added) == 6:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -61,15 +62,14 @@ def test_a_killed_builder_goes_on_where_it_was(corpus, teacher_file, tmp_path, m
     shards = {path: path.stat().st_mtime_ns for path in folder.glob("shard-*")}
     assert len(shards) == 5
     heard = []
-    real = Teacher.__call__
+    real = LiveTeacher.targets
 
-    def listen(self: Teacher, signal: Any, lengths: Any, **wanted: bool) -> Any:
-        heard.extend(
-            lengths.tolist() if wanted.get("hypotheses") else []
-        )  # silence, for matching, is heard without
-        return real(self, signal, lengths, **wanted)
+    def listen(self: LiveTeacher, batch: TrainingBatch, request: Any) -> Any:
+        # Silence, for matching, is heard without hypotheses.
+        heard.extend(batch.signal_lengths.tolist() if request.hypotheses else [])
+        return real(self, batch, request)
 
-    monkeypatch.setattr(Teacher, "__call__", listen)
+    monkeypatch.setattr(LiveTeacher, "targets", listen)
     built = build_cache(whole(config), folder, progress=False)
     assert (built.utterances, built.added, len(heard)) == (8, 3, 3)
     assert all(path.stat().st_mtime_ns == written for path, written in shards.items()), (

@@ -14,6 +14,7 @@ import soundfile
 from lhotse import CutSet, Recording
 
 from nemo_tutornet.commands.cache_targets import build_cache
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.target_cache.layout import read_header
 from tests.conftest import SAMPLE_RATE, student_config
 from tests.integration.target_cache.test_cache import STAGES, cached, tar, whole
@@ -55,10 +56,11 @@ def parts(corpus: Path, folder: Path) -> Path:
 def by_key(model: Any) -> dict[str, tuple[Any, Any]]:
     """Each utterance's waveform and cached posteriors."""
     model.setup("fit")
-    tutor, rows = model.tutor, {}
+    distiller, rows = model.distiller, {}
     for batch in model._train_dl:
-        targets = tutor.targets(tutor.schedule.stages[-1], batch)
-        for row, utterance in enumerate(tutor._rows(batch)):
+        named = TrainingBatch.from_nemo(batch)
+        targets = distiller.teacher_targets(distiller.schedule.stages[-1], named)
+        for row, utterance in enumerate(distiller._resolver(named)):
             samples, frames = int(batch[1][row]), int(targets.lengths[row])
             rows[utterance.key] = (batch[0][row, :samples], targets.log_probs[row, :frames])
     return rows
@@ -137,13 +139,13 @@ def test_what_the_floor_is_chosen_by_is_kept_too(corpus, teacher_file, tmp_path,
     assert build_cache(whole(config), tmp_path / "cache", progress=False).utterances == 8
 
 
-# Each rank would choose another floor.
-OWN_FLOORS = """
+# Each rank would choose another smallest posterior.
+OWN_MIN_POSTERIORS = """
 import os, sys
 from omegaconf import OmegaConf
 from nemo_tutornet.commands import cache_targets as build
 build.WHOLE_LABELS = 0
-build.choose_floor = lambda *_: (1e-4, 1e-3)[int(os.environ.get("LOCAL_RANK", 0))]
+build.choose_min_posterior = lambda *_: (1e-4, 1e-3)[int(os.environ.get("LOCAL_RANK", 0))]
 build.build_cache(OmegaConf.load(sys.argv[1]), build.Path(sys.argv[2]), progress=False)
 """
 
@@ -154,7 +156,7 @@ def test_two_ranks_keep_to_one_floor(corpus, teacher_file, tmp_path):
         tmp_path,
         trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp"},
     )
-    (tmp_path / "build.py").write_text(OWN_FLOORS, encoding="utf-8")
+    (tmp_path / "build.py").write_text(OWN_MIN_POSTERIORS, encoding="utf-8")
     done = call(str(tmp_path / "build.py"), str(path), str(tmp_path / "cache"), folder=tmp_path)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     header = read_header(tmp_path / "cache")

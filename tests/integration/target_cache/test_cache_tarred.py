@@ -11,11 +11,13 @@ import torch
 from nemo.collections.asr.models import EncDecCTCModel
 from omegaconf import OmegaConf
 
-from nemo_tutornet import Teacher
+from nemo_tutornet import LiveTeacher
 from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.config import TeacherConfig
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.layout import read_header
+from nemo_tutornet.teachers.targets import TargetRequest
 from tests.conftest import student_config
 from tests.integration.students import of_kind
 from tests.integration.target_cache.test_cache import STAGES, cached, check_against, heard, tar, whole
@@ -62,9 +64,7 @@ def test_tars_that_the_ranks_cannot_share(corpus, teacher_file, tmp_path, bucket
         source = {"manifest_filepath": [["m.jsonl"], ["m.jsonl"]], "tarred_audio_filepaths": [even, [tars]]}
     config = whole(tarred(student_config(corpus, teacher_file, STAGES), source))
     config.trainer = OmegaConf.create({"accelerator": "cpu", "devices": 4, "strategy": "ddp"})
-    with pytest.raises(
-        TutorError, match=r"has 10 tars, of which 4 ranks would leave 2 out .*trainer\.devices"
-    ):
+    with pytest.raises(TutorError, match=r"has 10 tars, of which 4 ranks would skip 2 .*trainer\.devices"):
         build_cache(config, tmp_path / "cache", progress=False)
     assert not (tmp_path / "cache").exists()
 
@@ -125,7 +125,7 @@ def test_the_same_buckets_are_heard_twice(corpus, teacher_file, make_student, tm
     )
     model = make_student(tarred(cached(corpus, tmp_path / "cache")))
     heard(model)
-    check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), heard(model), 8)
+    check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), heard(model), 8)
 
 
 def test_the_teacher_of_a_cache_hears_no_augmentation(corpus, teacher_file, make_student, tmp_path):
@@ -133,7 +133,7 @@ def test_the_teacher_of_a_cache_hears_no_augmentation(corpus, teacher_file, make
     config["train_ds"]["augmentor"] = {"white_noise": {"prob": 1.0, "min_level": -20, "max_level": -10}}
     build_cache(whole(config), tmp_path / "cache", progress=False)
     found = heard(make_student(cached(corpus, tmp_path / "cache")))
-    check_against(Teacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
+    check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
 
 
 def test_a_hint_layer_of_more_frames_than_the_output(corpus, make_student, tmp_path):
@@ -149,13 +149,13 @@ def test_a_hint_layer_of_more_frames_than_the_output(corpus, make_student, tmp_p
     model, beside = make_student(cached(corpus, tmp_path / "cache", rkd, rkd=layer)), make_student(live)
     found = heard(model)
     beside.setup("fit")
-    teacher = beside.tutor.teacher
+    teacher = beside.distiller.teacher
     assert teacher.hint_layer.frame_ms == 20.0 and teacher.encoder_layer.frame_ms == 80.0
     for targets, batch in found:
-        one = teacher(batch[0], batch[1], hidden=True, posteriors=False)
+        one = teacher.targets(TrainingBatch(batch[0], batch[1]), TargetRequest(hidden=True))
         frames = 4 * int(one.lengths.max()) - 3
-        came = model.tutor.pairing.hidden(targets.hidden, targets.lengths, frames)
-        expected = model.tutor.pairing.hidden(one.hidden, one.lengths, frames)
+        came = model.distiller.match.align_hidden(targets.hidden, targets.lengths, frames)
+        expected = model.distiller.match.align_hidden(one.hidden, one.lengths, frames)
         torch.testing.assert_close(came, expected, rtol=0, atol=0.05 * float(expected.abs().max()))
 
 

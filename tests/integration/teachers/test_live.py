@@ -12,12 +12,14 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 from nemo.utils.app_state import AppState
 from omegaconf import OmegaConf
 
-from nemo_tutornet import Teacher, TutorError, export_student
+from nemo_tutornet import LiveTeacher, TutorError, export_student
 from nemo_tutornet.config import TeacherConfig
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.teachers.targets import TargetRequest
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import LABELS, save_teacher, student_config, teacher_config
-from tests.integration import students, teachers
+from tests.integration import students, teacher_models
 
 
 def test_a_pretrained_name_goes_through_nemos_own_loading(teacher_file, monkeypatch):
@@ -30,14 +32,14 @@ def test_a_pretrained_name_goes_through_nemos_own_loading(teacher_file, monkeypa
 
     monkeypatch.setattr(ASRModel, "_get_ngc_pretrained_model_info", classmethod(downloaded))
     config = TeacherConfig(model_path="stt_en_conformer_ctc_small", sha256=sha256_of(teacher_file))
-    assert Teacher.from_config(config).labels == LABELS
+    assert LiveTeacher.from_config(config).labels == LABELS
     assert asked == ["stt_en_conformer_ctc_small"]
 
 
 @pytest.mark.parametrize(("major", "precision"), [(7, "fp32"), (8, "bf16")])
 def test_bf16_only_where_the_gpu_has_it(teacher_file, monkeypatch, major, precision):
     """On an older one (T4, V100) torch emulates it, and says that it is supported."""
-    teacher = Teacher.from_config(TeacherConfig(model_path=str(teacher_file)))
+    teacher = LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file)))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=major))
@@ -47,26 +49,31 @@ def test_bf16_only_where_the_gpu_has_it(teacher_file, monkeypatch, major, precis
 
 def test_targets_are_the_models_own_outputs(teacher_file):
     teacher, model = (
-        Teacher.from_config(TeacherConfig(model_path=str(teacher_file))),
+        LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))),
         restore_ctc(teacher_file),
     )
     signal, lengths = torch.randn(2, 20000), torch.tensor([20000, 13000])
-    targets = teacher(signal, lengths, hidden=True, posteriors=True)
+    targets = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True, posteriors=True))
     with torch.no_grad():
         log_probs, frames, _ = model(input_signal=signal, input_signal_length=lengths)
     assert torch.equal(targets.log_probs, log_probs) and torch.equal(targets.lengths, frames)
     assert targets.hidden.shape == (2, 24, log_probs.shape[1]) and not targets.hidden.requires_grad
-    rest = teacher(signal, lengths, hidden=False, posteriors=False)
+    rest = teacher.targets(TrainingBatch(signal, lengths), TargetRequest())
     assert rest.hidden is None and rest.log_probs is None
-    bf16 = Teacher(model, precision="bf16")(signal, lengths, hidden=True, posteriors=True)
+    bf16 = LiveTeacher(model, precision="bf16").targets(
+        TrainingBatch(signal, lengths), TargetRequest(hidden=True, posteriors=True)
+    )
     assert 0 < (bf16.hidden.float() - targets.hidden).abs().max() < 0.2
 
 
 def test_a_teacher_that_left_eval_mode_is_not_used(teacher_file):
-    teacher = Teacher.from_config(TeacherConfig(model_path=str(teacher_file)))
+    teacher = LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file)))
     teacher.model.train()
     with pytest.raises(RuntimeError, match="eval mode"):
-        teacher(torch.zeros(1, 16000), torch.tensor([16000]), hidden=True, posteriors=True)
+        teacher.targets(
+            TrainingBatch(torch.zeros(1, 16000), torch.tensor([16000])),
+            TargetRequest(hidden=True, posteriors=True),
+        )
 
 
 @pytest.mark.parametrize("layer", [None, "inside"])
@@ -76,14 +83,16 @@ def test_a_teacher_waits_for_no_other_rank(teacher_file, tmp_path, request, kind
     file = teacher_file if kind == "conformer" else students.build(kind, tmp_path)
     layer = layer and {"conformer": "encoder.layers.0", "quartznet": "encoder.encoder.0"}[kind]
     signal, lengths = torch.randn(1, 20000), torch.tensor([20000])
-    expected = Teacher(restore_ctc(file), hint_layer=layer)(signal, lengths, hidden=True, posteriors=True)
+    expected = LiveTeacher(restore_ctc(file), hint_layer=layer).targets(
+        TrainingBatch(signal, lengths), TargetRequest(hidden=True, posteriors=True)
+    )
     request.getfixturevalue("many_ranks")
     with pytest.raises(RuntimeError, match="No backend"):
         restore_ctc(file)(input_signal=signal, input_signal_length=lengths)
-    teacher = Teacher(restore_ctc(file), hint_layer=layer)
-    found = teacher(signal, lengths, hidden=True, posteriors=True)
+    teacher = LiveTeacher(restore_ctc(file), hint_layer=layer)
+    found = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True, posteriors=True))
     assert torch.equal(found.hidden, expected.hidden) and torch.equal(found.log_probs, expected.log_probs)
-    stopped = teacher(signal, lengths, hidden=True, posteriors=False)
+    stopped = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True))
     assert torch.equal(stopped.hidden, expected.hidden)
     assert torch.distributed.is_initialized(), "everybody else still sees the ranks"
 
@@ -96,7 +105,7 @@ def test_a_student_meets_its_teacher_without_the_other_ranks(corpus, teacher_fil
     expected.setup("fit")
     request.getfixturevalue("many_ranks")
     student.setup("fit")
-    assert student.tutor.pairing == expected.tutor.pairing
+    assert student.distiller.match == expected.distiller.match
 
 
 def test_a_conformer_teaches_a_conformer(corpus, teacher_file, make_student):
@@ -108,24 +117,23 @@ def test_a_conformer_teaches_a_conformer(corpus, teacher_file, make_student):
     }
     student = make_student(config, max_epochs=2, limit_val_batches=0)
     student.setup("fit")
-    assert not any(module.training for module in student.train().tutor.teacher.model.modules())
+    assert not any(module.training for module in student.train().distiller.teacher.model.modules())
     student.trainer.fit(student)
     assert torch.isfinite(student.trainer.logged_metrics["train_skd"])
 
 
 # --- Hybrids and transducers
-# ------------------------------------------------------------------------------------------------
 
 RKD = [{"name": "rkd", "epochs": 2, "weights": {"rkd": 1.0}}]
 
 
 def test_a_hybrid_teaches_through_its_ctc_head(corpus, make_student, tmp_path):
     """In another label order too: both losses train, the decoder is composed, the student leaves."""
-    path = teachers.save("hybrid", corpus, tmp_path / "hybrid.nemo", LABELS[::-1])
-    model, teacher = restore_ctc(path), Teacher.from_config(TeacherConfig(model_path=str(path)))
+    path = teacher_models.save("hybrid", corpus, tmp_path / "hybrid.nemo", LABELS[::-1])
+    model, teacher = restore_ctc(path), LiveTeacher.from_config(TeacherConfig(model_path=str(path)))
     assert teacher.labels == LABELS[::-1]
     signal, lengths = torch.randn(2, 20000), torch.tensor([20000, 13000])
-    targets = teacher(signal, lengths, hidden=True, posteriors=True)
+    targets = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True, posteriors=True))
     with torch.no_grad():
         encoded, frames = model(input_signal=signal, input_signal_length=lengths)
         assert torch.equal(targets.log_probs, model.ctc_decoder(encoder_output=encoded))
@@ -133,17 +141,20 @@ def test_a_hybrid_teaches_through_its_ctc_head(corpus, make_student, tmp_path):
 
     student = make_student(student_config(corpus, path))
     student.trainer.fit(student)
-    assert student.tutor.pairing.frame_weighting == "nonblank" and student.tutor.pairing.no_warm_start is None
+    assert (
+        student.distiller.match.frame_weighting == "nonblank"
+        and student.distiller.match.no_warm_start is None
+    )
     logged = student.trainer.logged_metrics
     assert torch.isfinite(logged["train_skd"]) and torch.isfinite(logged["train_ctc"])
     assert export_student(student, tmp_path / "student.nemo").labels == len(LABELS)
 
 
 def test_a_transducer_teaches_by_its_encoder(corpus, make_student, tmp_path):
-    path = teachers.save("transducer", corpus, tmp_path / "transducer.nemo")
+    path = teacher_models.save("transducer", corpus, tmp_path / "transducer.nemo")
     student = make_student(student_config(corpus, path, stages=RKD))
     student.trainer.fit(student)
-    pairing = student.tutor.pairing
+    pairing = student.distiller.match
     assert pairing.frame_weighting == "uniform" and "the teacher is a transducer" in pairing.no_warm_start
     assert torch.isfinite(student.trainer.logged_metrics["train_rkd"])
     for config, words in (
@@ -159,7 +170,6 @@ def test_a_transducer_teaches_by_its_encoder(corpus, make_student, tmp_path):
 
 
 # --- No further than the hint layer
-# -----------------------------------------------------------------------------------------
 
 FAST = {"subsampling": "dw_striding", "subsampling_factor": 8}
 REDUCED = {"reduction": "pooling", "reduction_position": 1, "reduction_factor": 2}
@@ -179,7 +189,7 @@ def build(config, hint_layer, **teacher):
     torch.manual_seed(0)
     for name in ("train_ds", "validation_ds"):
         config.pop(name, None)
-    return Teacher(EncDecCTCModel(OmegaConf.create(config)), hint_layer=hint_layer, **teacher)
+    return LiveTeacher(EncDecCTCModel(OmegaConf.create(config)), hint_layer=hint_layer, **teacher)
 
 
 def blocks_of(teacher):
@@ -222,9 +232,11 @@ def test_the_encoder_stops_behind_the_hint_layer_when_nothing_else_is_read(corpu
             lengths = torch.arange(0, 2400, 80) + base + 1
             signal = torch.randn(len(lengths), int(lengths.max()))
             ran.clear()
-            alone = teacher(signal, lengths, hidden=True, posteriors=False)
+            alone = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True))
             assert ran == list(range(last + 1)), ran
-            whole = teacher(signal, lengths, hidden=True, posteriors=True)
+            whole = teacher.targets(
+                TrainingBatch(signal, lengths), TargetRequest(hidden=True, posteriors=True)
+            )
             assert torch.equal(alone.lengths, whole.lengths) and alone.lengths.dtype == whole.lengths.dtype
             assert torch.equal(alone.hidden, whole.hidden) and alone.hidden.dtype == whole.hidden.dtype
             assert alone.log_probs is None and ran[-1] == "decoder"
@@ -243,8 +255,10 @@ def test_a_layer_that_runs_several_times_is_no_end(corpus):
     teacher = build(student_config(corpus, None), "encoder.encoder.0.mout.0")
     assert teacher._cut is None
     signal, lengths = torch.randn(2, 16000), torch.tensor([16000, 9000])
-    whole = teacher(signal, lengths, hidden=True, posteriors=True)
-    assert torch.equal(teacher(signal, lengths, hidden=True, posteriors=False).hidden, whole.hidden)
+    whole = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True, posteriors=True))
+    assert torch.equal(
+        teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True)).hidden, whole.hidden
+    )
 
 
 def test_a_stage_of_rkd_alone_stops_there_and_the_next_one_does_not(corpus, make_student, tmp_path):
@@ -257,8 +271,8 @@ def test_a_stage_of_rkd_alone_stops_there_and_the_next_one_does_not(corpus, make
         student = make_student(config, max_epochs=2, limit_val_batches=0)
         student.setup("fit")
         if not short:
-            student.tutor.teacher._cut = None
-        ran = layers_that_run(student.tutor.teacher)
+            student.distiller.teacher._cut = None
+        ran = layers_that_run(student.distiller.teacher)
         student.trainer.fit(student)
         batches = len(student.trainer.train_dataloader)
         later = 1 if short else 2  # epochs in which the layers behind run
@@ -270,17 +284,19 @@ def test_a_stage_of_rkd_alone_stops_there_and_the_next_one_does_not(corpus, make
 
 
 def test_a_sha256_in_capitals(teacher_file):
-    Teacher.from_config(TeacherConfig(model_path=str(teacher_file), sha256=sha256_of(teacher_file).upper()))
+    LiveTeacher.from_config(
+        TeacherConfig(model_path=str(teacher_file), sha256=sha256_of(teacher_file).upper())
+    )
 
 
 def test_the_teacher_follows_the_student_to_its_device(teacher_file):
-    teacher = Teacher.from_config(TeacherConfig(model_path=str(teacher_file)))
+    teacher = LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file)))
     teacher.move_to(torch.device("meta"))
     assert {parameter.device.type for parameter in teacher.model.parameters()} == {"meta"}
 
 
 def test_encoders_of_other_lengths_are_refused(corpus, teacher_file, make_student, monkeypatch):
-    monkeypatch.setattr(Teacher, "frames_of", lambda self, seconds: 3)
+    monkeypatch.setattr(LiveTeacher, "frames_of", lambda self, seconds: 3)
     with pytest.raises(TutorError, match="such encoders cannot be aligned in time"):
         make_student(student_config(corpus, teacher_file)).setup("fit")
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from nemo_tutornet import TutorError
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import LABELS, save_teacher, student_config, teacher_config
-from tests.integration import teachers
+from tests.integration import teacher_models
 from tests.integration.recorder import Recorder
 
 STAGES = [
@@ -40,14 +41,14 @@ def test_posteriors_are_averaged_on_the_students_frames_and_labels(
     model.trainer.fit(model)
     assert [set(step) >= {"train_skd"} for step in recorder.steps] == [False] * 4 + [True] * 4
 
-    tutor, batch = model.tutor, next(iter(model._train_dl))
-    rkd, skd = tutor.schedule.stages
-    assert tutor.targets(rkd, batch).others == (), "in RKD the other teacher does not run"
-    targets = tutor.targets(skd, batch)
-    with tutor.watch(model.eval(), batch) as watch:
+    distiller, batch = model.distiller, next(iter(model._train_dl))
+    named = TrainingBatch.from_nemo(batch)
+    rkd, skd = distiller.schedule.stages
+    assert distiller.teacher_targets(rkd, named).others == (), "in RKD the other teacher does not run"
+    targets = distiller.teacher_targets(skd, named)
+    with distiller.capture(model.eval(), named) as student:
         log_probs, lengths, _ = model(input_signal=batch[0], input_signal_length=batch[1])
-        step = tutor.step(skd, targets, watch)
-        step.total(torch.zeros(()))
+        terms = distiller.losses(skd, student, targets, torch.zeros(()))
 
     first, second = restore_ctc(teacher_file), restore_ctc(other_file)
     expected = []
@@ -61,7 +62,7 @@ def test_posteriors_are_averaged_on_the_students_frames_and_labels(
             two = torch.cat([two[:-1].flip(0), two[-1:]])  # its labels stand the other way round
             total += float((log_probs[b, s].exp() - (one + 3 * two) / 4).square().sum())
         expected.append(total)
-    assert float(step.logs["train_skd"]) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
+    assert float(terms["skd"]) == pytest.approx(sum(expected) / len(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_one_that_cannot_help_is_refused(corpus, teacher_file, make_student, tmp
             save_teacher(teacher_config(corpus, labels=[*LABELS[:-1], "ä"]), tmp_path / "umlaut.nemo")
         )
     elif kind == "transducer":
-        other["model_path"] = str(teachers.save("transducer", corpus, tmp_path / "transducer.nemo"))
+        other["model_path"] = str(teacher_models.save("transducer", corpus, tmp_path / "transducer.nemo"))
     elif kind == "sha256":
         other = {"model_path": str(teacher_file), "sha256": "abc"}
     model = make_student(student_config(corpus, teacher_file, STAGES, other_teachers=[other]))

@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 import torch
 
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.objective import Objective
+from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.teachers import side_stream
+from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.side_stream import SideStream
-from nemo_tutornet.teachers.targets import TeacherTargets
+from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
 from tests.conftest import save_teacher, student_config, teacher_config
 
 SIGNAL, LENGTHS = torch.arange(6.0).reshape(2, 3), torch.tensor([3, 2])
@@ -81,19 +84,15 @@ def streams(monkeypatch) -> Streams:
 
 
 class SomeTeacher:
-    """Gives what it is told to, and writes down what it hears and where."""
+    """Returns the given targets, and writes down what it was called with and where."""
 
     def __init__(self, streams: Streams | None, targets: TeacherTargets) -> None:
-        self.streams, self.targets, self.heard = streams, targets, []
+        self.streams, self.targets, self.calls = streams, targets, []
 
-    def move_to(self, device: torch.device) -> None:
-        if self.streams is not None:
-            self.streams.note("move")
-
-    def __call__(self, signal, lengths, **wanted):
+    def __call__(self, signal, lengths):
         if self.streams is not None:
             self.streams.note("teacher", signal.data_ptr(), lengths.data_ptr())
-        self.heard.append((signal, lengths, wanted))
+        self.calls.append((signal, lengths))
         return self.targets
 
 
@@ -107,28 +106,23 @@ def test_every_wait_and_every_tensor_that_crosses_over(streams):
     targets = some_targets(
         others=(some_targets(), TeacherTargets(lengths=torch.ones(2), others=(some_targets(),)))
     )
-    teacher, beside = SomeTeacher(streams, targets), SideStream()
-    assert beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=True, hypotheses=False) is targets
-    heard, lengths, wanted = teacher.heard[0]
-    assert torch.equal(heard, SIGNAL) and lengths is LENGTHS
-    assert wanted == {"hidden": True, "posteriors": True, "hypotheses": False}
-    ran = streams.at("teacher", "side", heard.data_ptr(), LENGTHS.data_ptr())
+    teacher, side = SomeTeacher(streams, targets), SideStream()
+    assert side.run(teacher, SIGNAL, LENGTHS) is targets
+    copy, lengths = teacher.calls[0]
+    assert torch.equal(copy, SIGNAL) and lengths is LENGTHS
+    ran = streams.at("teacher", "side", copy.data_ptr(), LENGTHS.data_ptr())
     forked = streams.at("wait", "side", "main")
-    assert (
-        max(streams.at("clone", "main", SIGNAL.data_ptr(), heard.data_ptr()), streams.at("move", "main"))
-        < forked
-        < ran
-    )
-    for tensor in (heard, LENGTHS):
+    assert streams.at("clone", "main", SIGNAL.data_ptr(), copy.data_ptr()) < forked < ran
+    for tensor in (copy, LENGTHS):
         streams.at("record", "side", tensor.data_ptr())
     assert streams.current.name == "main" and ("wait", "main", "side") not in streams.events
 
-    beside.join(targets)
+    side.wait(targets)
     streams.at("wait", "main", "side")
     tensors = [
         tensor
-        for one in (targets, *targets.others, *targets.others[1].others)
-        for tensor in vars(one).values()
+        for given in (targets, *targets.others, *targets.others[1].others)
+        for tensor in vars(given).values()
     ]
     handed_over = {tensor.data_ptr() for tensor in tensors if isinstance(tensor, torch.Tensor)}
     assert len(handed_over) == 10
@@ -137,37 +131,31 @@ def test_every_wait_and_every_tensor_that_crosses_over(streams):
 
 
 def test_a_student_that_has_left_the_gpu(streams):
-    """After a training Lightning brings the student home; what a teacher gives there belongs to no stream."""
-    teacher, beside = SomeTeacher(streams, some_targets()), SideStream()
-    beside.join(beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=True))
+    """After a training Lightning moves the student to the CPU; targets there belong to no stream."""
+    teacher, side = SomeTeacher(streams, some_targets()), SideStream()
+    side.wait(side.run(teacher, SIGNAL, LENGTHS))
     streams.events.clear()
-    beside.join(
+    side.wait(
         TeacherTargets(lengths=torch.ones(2, device="meta"), log_probs=torch.ones(2, 3, 4, device="meta"))
     )
     assert not [event for event in streams.events if event[0] == "record"]
 
 
 def test_what_a_failing_teacher_leaves(streams):
-    """An error on the side leaves the main stream current, and the memory that side kernels may still read is
+    """An error on the side stream leaves the main stream current, and memory that side kernels may read is
     kept.
     """
 
     class Failing(SomeTeacher):
-        def __call__(self, signal, lengths, **wanted):
-            super().__call__(signal, lengths, **wanted)
+        def __call__(self, signal, lengths):
+            super().__call__(signal, lengths)
             raise RuntimeError("out of memory")
 
     teacher = Failing(streams, some_targets())
     with pytest.raises(RuntimeError, match="out of memory"):
-        SideStream()(teacher, SIGNAL, LENGTHS, hidden=True)
-    streams.at("record", "side", teacher.heard[0][0].data_ptr())
+        SideStream().run(teacher, SIGNAL, LENGTHS)
+    streams.at("record", "side", teacher.calls[0][0].data_ptr())
     assert streams.current.name == "main"
-
-
-def test_hypotheses_are_waited_for_where_they_are(streams):
-    teacher, beside = SomeTeacher(streams, some_targets()), SideStream()
-    beside.join(beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=False, hypotheses=True))
-    assert streams.events == [("teacher", "main", SIGNAL.data_ptr(), LENGTHS.data_ptr())]
 
 
 def test_on_a_cpu_the_teacher_is_simply_called(monkeypatch):
@@ -177,10 +165,22 @@ def test_on_a_cpu_the_teacher_is_simply_called(monkeypatch):
     for name in ("Stream", "current_stream", "stream"):
         monkeypatch.setattr(torch.cuda, name, never)
     monkeypatch.setattr(torch.Tensor, "record_stream", never)
-    teacher, beside = SomeTeacher(None, some_targets()), SideStream()
-    targets = beside(teacher, SIGNAL, LENGTHS, hidden=True, posteriors=True)
-    beside.join(targets)
-    assert targets is teacher.targets and teacher.heard[0][0] is SIGNAL and teacher.heard[0][1] is LENGTHS
+    teacher, side = SomeTeacher(None, some_targets()), SideStream()
+    targets = side.run(teacher, SIGNAL, LENGTHS)
+    side.wait(targets)
+    assert targets is teacher.targets and teacher.calls[0][0] is SIGNAL and teacher.calls[0][1] is LENGTHS
+
+
+def test_a_live_teacher_moves_before_the_fork_and_decodes_on_the_current_stream(streams, teacher_file):
+    teacher = LiveTeacher(restore_ctc(teacher_file), side_stream=SideStream())
+    moved, run = teacher.move_to, []
+    teacher.move_to = lambda device: (streams.note("move"), moved(device))
+    teacher.model.encoder.register_forward_hook(lambda *_: run.append(streams.current.name))
+    batch = TrainingBatch(torch.zeros(1, 16000), torch.tensor([16000]))
+    teacher.targets(batch, TargetRequest(hidden=True))
+    assert streams.at("move", "main") < streams.at("wait", "side", "main")
+    teacher.targets(batch, TargetRequest(hidden=True, hypotheses=True))
+    assert run == ["side", "main"]
 
 
 # --- In training
@@ -217,18 +217,18 @@ def test_the_losses_wait_for_both_teachers_and_nothing_else_does(
 
     alone = step()
     streams: Streams = request.getfixturevalue("streams")
-    terms, given = Objective.terms, []
+    losses, given = Objective.__call__, []
 
-    def noted(self, stage, outputs, targets, ctc):
+    def noted(self, stage, outputs, targets):
         streams.note("losses")
         given.append(targets)
-        return terms(self, stage, outputs, targets, ctc)
+        return losses(self, stage, outputs, targets)
 
-    monkeypatch.setattr(Objective, "terms", noted)
+    monkeypatch.setattr(Objective, "__call__", noted)
     for name, model in (
         ("student", student),
-        ("first", student.tutor.teacher.model),
-        ("second", student.tutor.others[0].model),
+        ("first", student.distiller.teacher.model),
+        ("second", student.distiller.others[0].model),
     ):
         model.encoder.register_forward_hook(lambda *_, name=name: streams.note(name))
     assert torch.equal(step(), alone)

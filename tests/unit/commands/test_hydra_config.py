@@ -12,10 +12,12 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from nemo_tutornet.cli import _pasted
+from nemo_tutornet.cli import _pasted, app
 from nemo_tutornet.commands.hydra_config import compose_config, find_config, hydra_value
-from nemo_tutornet.errors import exit_on_user_error
+from nemo_tutornet.config import SKDConfig, TeacherConfig, TutorConfig, parse_tutor
+from nemo_tutornet.errors import TutorError, exit_on_user_error
 from tests.conftest import refusal
 
 NAMES = st.text(
@@ -83,6 +85,81 @@ def test_an_override_that_hydra_refuses_names_the_file() -> None:
     assert refusal(compose_config, yaml, ["model.nosuch=1"]).startswith(f"{yaml}: ")
 
 
+OLD_BLOCK = """
+    teacher: {model_path: '???', sha256: null, precision: auto, cache: null, weight: 1.0}
+    other_teachers: []
+    rkd: {hint_layer: null, guided_layer: null, frame_weighting: auto, warm_start_decoder: true}
+    skd: {divergence: l2, temperature: 1.0, frames: all, frames_around: 4, match_window: 0,
+      intermediate_layers: [], intermediate_weight: 1.0}
+    pseudo_labels: {min_confidence: 0.0, max_wer: null}
+    pool_frames: false
+    stages:
+      - {name: rkd, share: 0.25, weights: {rkd: 1.0}}
+      - {name: ctc, weights: {ctc: 1.0, rkd: 5.0}}
+"""
+DEFAULTS = "defaults: [tutor_defaults@model.tutor, _self_]\n"
+
+
+def tutor_of(folder: Path, yaml: str, *overrides: str) -> TutorConfig | None:
+    """The section of a user's own YAML, as the training script would read it."""
+    (folder / "mine.yaml").write_text(yaml)
+    return parse_tutor(compose_config(folder / "mine.yaml", overrides).model)
+
+
+@pytest.mark.parametrize("head", ["", DEFAULTS])
+@pytest.mark.parametrize("override", ["teacher.model_path=t.nemo", "teacher.cache=targets"])
+def test_a_yaml_with_every_key_of_the_section_goes_on_working(
+    tmp_path: Path, head: str, override: str
+) -> None:
+    """Those of earlier versions have them all, and `???` for the teacher's file."""
+    key, value = override.removeprefix("teacher.").split("=")
+    found = tutor_of(tmp_path, f"{head}model:\n  tutor:{OLD_BLOCK}", f"model.tutor.{override}")
+    assert found == TutorConfig(teacher=TeacherConfig(**{key: value}))
+    with pytest.raises(TutorError, match=r"^model\.tutor\.teacher\.model_path is not set; "):
+        tutor_of(tmp_path, f"{head}model:\n  tutor:{OLD_BLOCK}")
+
+
+def test_a_section_without_defaults_is_filled_in(tmp_path: Path) -> None:
+    yaml = "model: {tutor: {teacher: {model_path: t.nemo}}}"
+    assert tutor_of(tmp_path, yaml) == TutorConfig(teacher=TeacherConfig("t.nemo"))
+    stages = "stages=[{name:a,weights:{skd:1.0}}]"
+    found = tutor_of(tmp_path, yaml, "+model.tutor.skd.divergence=kl", f"+model.tutor.{stages}")
+    assert found is not None and found.skd == SKDConfig("kl")
+    with pytest.raises(TutorError, match=r"use \+model\.tutor\.skd\.divergence=kl"):
+        tutor_of(tmp_path, yaml, "model.tutor.skd.divergence=kl")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("skd.temperature=warm", "model.tutor.skd.temperature: Value 'warm'"),
+        ("skd.divergence=guided", "model.tutor.skd.divergence: guided is now called guided_ctc; "),
+        ("rkd=null", "model.tutor.rkd must be a section of keys, not None; "),
+        ("teacher=t.nemo", "model.tutor.teacher must be a section of keys"),
+        ("stages=rkd", "model.tutor.stages must be a list of stages, not 'rkd'."),
+        ("pool_frames=[]", "model.tutor.pool_frames: "),
+        ("+skd.nosuch=1", "model.tutor.skd.nosuch is not a key of this section; "),
+        ("skd.shift=4", "model.tutor.skd.shift is now called model.tutor.skd.match_window; rename the key."),
+    ],
+)
+def test_a_wrong_value_is_refused_by_our_checks(tmp_path: Path, override: str, words: str) -> None:
+    """And not by Hydra, which knows the keys of the section and no types."""
+    plus = "+" if override.startswith("+") else ""
+    yaml = f"{DEFAULTS}model: {{tutor: {{teacher: {{model_path: t.nemo}}}}}}"
+    message = refusal(tutor_of, tmp_path, yaml, f"{plus}model.tutor.{override.removeprefix('+')}")
+    assert message.startswith(words)
+
+
+@pytest.mark.parametrize("command", [["check"], ["cache", "--output", "targets"]])
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_a_command_names_the_new_key(command: list[str], plus: str) -> None:
+    result = CliRunner().invoke(app, [*command, f"{plus}model.tutor.skd.shift=4"])
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == (
+        "error: model.tutor.skd.shift is now called model.tutor.skd.match_window; rename the key."
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -108,9 +185,9 @@ def test_a_file_without_permission_is_one_sentence(capsys: pytest.CaptureFixture
     assert ended.value.code == 2
     assert (
         capsys.readouterr().err
-        == "error: m.jsonl is not for this user (Permission denied); change its mode or name another.\n"
+        == "error: permission denied: m.jsonl; change its mode or give another path.\n"
     )
-    with pytest.raises(PermissionError):  # of no file: nobody's mistake that is known
+    with pytest.raises(PermissionError):  # names no file, so it may be no mistake of the user
         command("Permission denied")
 
 

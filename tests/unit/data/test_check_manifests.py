@@ -78,7 +78,8 @@ def test_a_comma_ends_a_path_in_lists_too(folder: Path) -> None:
     path = manifest(folder, row(duration=1.0), name="a, b.jsonl")
     for found in (str(path), [str(path)]):
         with pytest.raises(
-            TutorError, match=r"there is no manifest .*/a; .* names 2, for NeMo ends a path at a comma"
+            TutorError,
+            match=r"there is no manifest .*/a; .* names 2 manifests, because NeMo ends a path at a comma",
         ):
             check_manifests(model(found))
 
@@ -89,7 +90,9 @@ def test_a_training_without_validation_is_told(folder: Path) -> None:
     for without in (None, {"manifest_filepath": None}):
         config.validation_ds = without
         [told] = check_manifests(config)
-        assert told.startswith("model.validation_ds.manifest_filepath is not set, so no checkpoint is chosen")
+        assert told.startswith(
+            "model.validation_ds.manifest_filepath is not set, so no checkpoint can be selected"
+        )
     config.validation_ds = {"manifest_filepath": str(path)}
     assert check_manifests(config) == []
 
@@ -156,7 +159,7 @@ def test_rows_that_nemo_leaves_out_are_counted(folder: Path) -> None:
         == check_manifests(model(path, min_duration=0.05, max_duration=1.0))
         == []
     )
-    limits = "it keeps those of at least 0.1 s (min_duration) and of at most 0.95 s (max_duration)."
+    limits = "it keeps rows of at least 0.1 s (min_duration) and of at most 0.95 s (max_duration)."
     assert check_manifests(model(path, min_duration=0.1, max_duration=0.95)) == [
         f"model.train_ds leaves out 3 of 4 rows of {path}: {limits}"
     ]
@@ -224,8 +227,9 @@ def test_rows_without_a_text_are_told_where_nobody_teaches(folder: Path) -> None
     )
     (told,) = check_manifests(model(path))
     assert told == (
-        f"2 of 4 rows of {path} have no text: without a teacher the student learns silence from them; "
-        f"leave them out of model.train_ds.manifest_filepath."
+        f"2 of 4 rows of {path} have no text: without a teacher the student learns to output silence for "
+        "them; "
+        f"remove them from model.train_ds.manifest_filepath."
     )
     taught = check_manifests(OmegaConf.merge(model(path), {"tutor": {"teacher": {}}}))
     assert not any("no text" in one for one in taught)
@@ -240,7 +244,7 @@ def test_training_needs_durations(folder: Path) -> None:
     path = manifest(folder, row(duration=1.0), row())
     assert len(read_manifest(path)) == 2
     assert conftest.refusal(check_manifests, model(path)).startswith(
-        f"{path} line 2 has no duration, which NeMo needs to train;"
+        f"{path} line 2 has no duration, which NeMo needs for training;"
     )
 
 
@@ -299,20 +303,23 @@ def test_audio_with_several_channels_is_refused_unless_one_is_chosen(folder: Pat
     [
         (
             {"train_ds": "train.jsonl"},
-            "model.train_ds is train.jsonl, but it is a section; give a manifest as model.train_ds.mani",
+            "model.train_ds is train.jsonl, but it must be a section; give a manifest as model.train_ds.mani",
         ),
-        ({"validation_ds": ["valid.jsonl"]}, "model.validation_ds is ['valid.jsonl'], but it is a section"),
+        (
+            {"validation_ds": ["valid.jsonl"]},
+            "model.validation_ds is ['valid.jsonl'], but it must be a section",
+        ),
         (
             {"train_ds": {"manifest_filepath": 3}},
-            "model.train_ds.manifest_filepath holds 3, which is no path",
+            "model.train_ds.manifest_filepath holds 3, which is not a path",
         ),
         (
             {"train_ds": {"manifest_filepath": ["{good}", None]}},
-            "model.train_ds.manifest_filepath holds None, which is no path",
+            "model.train_ds.manifest_filepath holds None, which is not a path",
         ),
         (
             {"train_ds": {"manifest_filepath": [["{good}"], 3]}},
-            "model.train_ds.manifest_filepath holds 3, which is no path",
+            "model.train_ds.manifest_filepath holds 3, which is not a path",
         ),
         (
             {"train_ds": {"manifest_filepath": "${oc.env:NOT_SET_ANYWHERE}/a.jsonl"}},

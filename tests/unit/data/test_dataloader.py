@@ -17,18 +17,20 @@ import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 from nemo.collections.common.data.lhotse.nemo_adapters import LazyNeMoIterator, LazyNeMoTarredIterator
 
-from nemo_tutornet.data.dataloader import UtteranceResolver, check_augmentation
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, check_augmentation
 from tests.conftest import refusal
 
 RATE = 16000
 
 
+def batch_of(cuts: Any) -> TrainingBatch:
+    ids = [cut.drop_in_memory_data() for cut in cuts]
+    return TrainingBatch.from_nemo([None, None, None, None, ids])
+
+
 def keys(cuts: Sequence[Any]) -> list[str]:
     rows = UtteranceResolver(SimpleNamespace(dataset=SimpleNamespace(return_cuts=False)))
-    return [
-        utterance.key
-        for utterance in rows([None, None, None, None, [cut.drop_in_memory_data() for cut in cuts]])
-    ]
+    return [utterance.key for utterance in rows(batch_of(cuts))]
 
 
 def write(path: Path, seconds: float) -> Path:

@@ -26,7 +26,6 @@ def refusal(path: Path, shortest: float = 0.0) -> str:
 
 
 # --- What is read
-# ----------------------------------------------------------------------------------------------------
 
 
 def test_rows_are_read_in_order(folder: Path) -> None:
@@ -88,11 +87,11 @@ def test_nemos_other_places_of_a_transcript_are_read(folder: Path) -> None:
     path = manifest(folder, *lines)
     assert [utterance.text for utterance in read_manifest(path)] == ["from a file", "n", "x"]
     gone = manifest(folder, row(), {**audio, "text_filepath": "gone.txt"})
-    assert "line 2: text_filepath gone.txt is no file" in refusal(gone)
-    assert "text_filepath /dev/zero is no file" in refusal(
+    assert "line 2: text_filepath gone.txt is not a file" in refusal(gone)
+    assert "text_filepath /dev/zero is not a file" in refusal(
         manifest(folder, {**audio, "text_filepath": "/dev/zero"})
     )
-    assert "text_filepath [3] is no file" in refusal(manifest(folder, {**audio, "text_filepath": [3]}))
+    assert "text_filepath [3] is not a file" in refusal(manifest(folder, {**audio, "text_filepath": [3]}))
     (folder / "t.txt").write_bytes(b"\xff\xfe")
     assert "t.txt cannot be read ('utf-8'" in refusal(manifest(folder, {**audio, **file}))
 
@@ -134,7 +133,7 @@ def test_the_manifests_folder_comes_before_the_working_directory(
     monkeypatch.chdir(folder / "here")
     found = read_manifest(manifest(folder, row(), row(audio_filepath="b.wav")))
     assert [utterance.duration for utterance in found] == [1.0, 2.0]
-    assert f"no audio file {folder / 'c.wav'}, nor {folder / 'here' / 'c.wav'};" in refusal(
+    assert f"no audio file {folder / 'c.wav'} or {folder / 'here' / 'c.wav'};" in refusal(
         manifest(folder, row(audio_filepath="c.wav"))
     )
 
@@ -151,7 +150,6 @@ def test_other_formats_are_read(folder: Path, name: str) -> None:
 
 
 # --- What is refused
-# -------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
@@ -176,7 +174,7 @@ def test_a_manifest_without_rows_is_refused(folder: Path, lines: tuple) -> None:
         (gzip.compress(json.dumps(row()).encode(), mtime=0), "compressed; gunzip it"),
         ("[" * 100_000, "not JSON"),
         ('{"audio_filepath": "a.wav", "duration": ' + "9" * 5000 + "}", "not JSON"),
-        (r'{"audio_filepath": "a.wav", "text": "a \ud83d b"}', "half of a character"),
+        (r'{"audio_filepath": "a.wav", "text": "a \ud83d b"}', "unpaired surrogate"),
         ("[1, 2]", "audio_filepath"),
         ("3", "audio_filepath"),
         ("null", "audio_filepath"),

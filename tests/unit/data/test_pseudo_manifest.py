@@ -45,7 +45,7 @@ def test_hypotheses_become_the_text(source: Path, tmp_path: Path) -> None:
 def test_the_manifest_itself_is_kept(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = source.read_bytes()
     monkeypatch.chdir(source.parent)
-    assert "would be overwritten" in refusal(pseudo_manifest, source, Path(source.name))
+    assert "is the source and the destination" in refusal(pseudo_manifest, source, Path(source.name))
     assert source.read_bytes() == before
 
 

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nemo_tutornet.distill.matching import _at_rest, _no_warm_start, layer_lengths
+from nemo_tutornet.distill.matching import _eval_mode, _no_warm_start, layer_lengths, resolve_frame_weighting
 from nemo_tutornet.distill.warm_start import compose_decoder
+from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import Layer
 from nemo_tutornet.nemo_io.restore import pointwise_decoder
 
@@ -35,10 +36,38 @@ def test_no_padding_is_among_the_frames_of_an_inner_layer(halvings: int) -> None
     assert torch.all(found <= true) and torch.all(true - found < 2**halvings)
 
 
+@pytest.mark.parametrize(
+    ("asked", "has_posteriors", "ends_in_layer_norm", "weighting"),
+    [
+        ("auto", True, True, "nonblank"),
+        ("auto", True, False, "energy"),
+        ("auto", False, True, "uniform"),
+        ("auto", False, False, "energy"),
+        *[
+            (asked, True, norm, asked)
+            for asked in ("nonblank", "energy", "uniform")
+            for norm in (True, False)
+        ],
+        *[(asked, False, norm, asked) for asked in ("energy", "uniform") for norm in (True, False)],
+    ],
+)
+def test_a_frame_weighting_is_resolved(
+    asked: str, has_posteriors: bool, ends_in_layer_norm: bool, weighting: str
+) -> None:
+    assert resolve_frame_weighting(asked, has_posteriors, ends_in_layer_norm) == weighting
+
+
+def test_a_transducer_has_no_nonblank_weighting() -> None:
+    for norm in (True, False):
+        with pytest.raises(TutorError, match="frame_weighting is nonblank, but the teacher is a transducer"):
+            resolve_frame_weighting("nonblank", False, norm)
+
+
 def test_a_decoder_is_composed_between_the_ends_of_both_encoders_only() -> None:
     end, inner = Layer("encoder", 1, 2, 20.0), Layer("encoder.layers.0", 1, 2, 20.0)
     decoder = SimpleNamespace(decoder_layers=[torch.nn.Conv1d(1, 2, 1)])
-    student, teacher = SimpleNamespace(decoder=decoder), SimpleNamespace(head=decoder)
+    student = SimpleNamespace(decoder=decoder)
+    teacher = SimpleNamespace(ctc_projection=lambda: decoder.decoder_layers[0])
     assert _no_warm_start(student, teacher, end, end) is None
     for pair in ((inner, end), (end, inner), (inner, inner)):
         assert _no_warm_start(student, teacher, *pair)
@@ -47,7 +76,7 @@ def test_a_decoder_is_composed_between_the_ends_of_both_encoders_only() -> None:
 def test_at_rest_leaves_each_module_in_its_mode() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)).train()
     model[1].eval()
-    with _at_rest(model):
+    with _eval_mode(model):
         assert not any(module.training for module in model.modules())
     assert (model.training, model[0].training, model[1].training) == (True, True, False)
 

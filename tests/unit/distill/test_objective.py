@@ -6,18 +6,21 @@ function.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
 from nemo_tutornet.config import SKDConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.distill.matching import ModelMatch
-from nemo_tutornet.distill.objective import Objective
-from nemo_tutornet.distill.projections import Head, Projection
+from nemo_tutornet.distill.objective import LOSSES, LossContext, Objective, read_tutor_section
 from nemo_tutornet.distill.student_capture import StudentOutputs
 from nemo_tutornet.functional import losses
 from nemo_tutornet.functional.schedule import Stage
 from nemo_tutornet.nemo_io.layers import Layer
-from nemo_tutornet.teachers.targets import TeacherTargets
+from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
+from tests.conftest import refusal
 
 LABELS, WIDTH, HINT = 5, 3, 4
 LENGTHS, HEARD = torch.tensor([4, 3, 2]), torch.tensor([8, 6, 0])  # the teacher heard nothing in the third
@@ -29,7 +32,7 @@ def noise(*shape: int, seed: int) -> torch.Tensor:
 
 def build(reduction: str = "mean_batch", heads: bool = False, **skd: object) -> Objective:
     """A student of 80 ms, guided at 40 and with a head at 20; a teacher of 40 ms with a hint layer at 10."""
-    pairing = ModelMatch(
+    match = ModelMatch(
         student_encoder=Layer("encoder", WIDTH, 2, 80.0),
         guided=Layer("g", WIDTH, 2, 40.0),
         heads=(Layer("h", WIDTH, 2, 20.0),) if heads else (),
@@ -41,18 +44,22 @@ def build(reduction: str = "mean_batch", heads: bool = False, **skd: object) -> 
     )
     config = TutorConfig(teacher=TeacherConfig(model_path="t"), skd=SKDConfig(**skd))
     torch.manual_seed(0)
-    return Objective(
-        config, pairing, (), Projection(WIDTH, HINT), [Head(WIDTH, LABELS)] if heads else [], reduction
-    )
+    return Objective(LossContext(config, match, (), LABELS, reduction))
+
+
+def sum_of(log_probs: torch.Tensor, *_: object) -> torch.Tensor:
+    return log_probs.sum()
 
 
 STUDENT = StudentOutputs(
     log_probs=noise(3, 4, LABELS, seed=1).log_softmax(-1),
     lengths=LENGTHS,
     guided=noise(3, WIDTH, 8, seed=2),
-    inside=(noise(3, WIDTH, 16, seed=3),),
+    intermediate=(noise(3, WIDTH, 16, seed=3),),
     transcripts=torch.zeros(3, 2, dtype=torch.long),
     target_lengths=torch.tensor([0, 3, 1]),
+    ctc_loss=sum_of,
+    ctc=torch.tensor(7.0),
 )
 TEACHER = TeacherTargets(
     lengths=HEARD, log_probs=noise(3, 8, LABELS, seed=4).log_softmax(-1), hidden=noise(3, HINT, 32, seed=5)
@@ -65,8 +72,9 @@ POOLED = torch.stack(
 )
 
 
-def terms(objective: Objective, ctc: object = None, /, **weights: float) -> dict[str, torch.Tensor]:
-    return objective.terms(Stage("s", weights), STUDENT, TEACHER, ctc)
+def terms(objective: Objective, ctc: Any = sum_of, /, **weights: float) -> dict[str, torch.Tensor]:
+    student = replace(STUDENT, ctc_loss=ctc, heads=tuple(objective.heads))
+    return objective(Stage("s", weights), student, TEACHER)
 
 
 def test_rkd_is_on_the_guided_layers_frames() -> None:
@@ -74,7 +82,7 @@ def test_rkd_is_on_the_guided_layers_frames() -> None:
     mask = losses.frame_mask(2 * LENGTHS - 1, 8) & HEARING  # the last of two may be padding
     hidden = TEACHER.hidden.unflatten(2, (8, 4)).mean(dim=3)
     weights = losses.weigh_nonblank(TEACHER.log_probs, hidden, mask)
-    expected = losses.rkd(objective._projection(STUDENT.guided), hidden, weights, mask)
+    expected = losses.rkd(objective.modules["projection"](STUDENT.guided), hidden, weights, mask)
     torch.testing.assert_close(terms(objective, rkd=1.0)["rkd"], expected)
 
 
@@ -114,7 +122,7 @@ def test_a_head_is_compared_on_its_own_frames() -> None:
     objective = build(heads=True)
     found = terms(objective, ctc, ctc=1.0, skd=0.5)
     assert asked == [[13, 9, 5]]  # three of four may be padding
-    own = objective._heads[0](STUDENT.inside[0])
+    own = objective.heads[0](STUDENT.intermediate[0])
     mask = losses.frame_mask(4 * LENGTHS - 3, 16) & HEARING
     expected = losses.skd_l2(own, TEACHER.log_probs.repeat_interleave(2, dim=1), mask).mean()
     torch.testing.assert_close(found["inter_skd"], expected)
@@ -124,17 +132,72 @@ def test_heads_count_where_the_stage_has_skd_and_their_ctc_where_it_has_ctc() ->
     objective = build(heads=True, intermediate_weight=0.5)
     assert objective.weights(Stage("s", {"ctc": 1.0})) == {"ctc": 1.0}
     assert objective.weights(Stage("s", {"skd": 1.0})) == {"skd": 1.0, "inter_skd": 0.5}
-    assert set(terms(objective, skd=1.0)) == {"skd", "inter_skd"}  # without CTC nobody asks for it
+    assert objective.weights(Stage("s", {"ctc": 1.0, "skd": 1.0})) == {
+        "skd": 1.0,
+        "inter_skd": 0.5,
+        "inter_ctc": 0.5,
+        "ctc": 1.0,
+    }
+    assert set(terms(objective, skd=1.0)) == {"loss", "skd", "inter_skd"}  # without CTC, none of the heads
+
+
+def test_the_loss_is_the_weighted_sum() -> None:
+    found = terms(build(), rkd=2.0, skd=0.5, ctc=3.0)
+    expected = 2.0 * found["rkd"] + 0.5 * found["skd"] + 3.0 * 7.0
+    torch.testing.assert_close(found["loss"], expected)
+    assert set(found) == {"loss", "rkd", "skd", "ctc"}
+
+
+@pytest.mark.parametrize(
+    "weights, trained",
+    [
+        ({"rkd": 1.0}, False),
+        ({"ctc": 1.0}, True),
+        ({"skd": 1.0}, True),
+        ({"pseudo": 1.0}, True),
+        ({"rkd": 1.0, "skd": 0.1}, True),
+        ({"ctc": 1.0, "rkd": 5.0}, True),
+    ],
+)
+def test_what_trains_the_decoder(weights: dict[str, float], trained: bool) -> None:
+    assert build().trains_decoder(Stage("s", weights)) is trained
+
+
+def test_what_is_requested_of_the_teacher() -> None:
+    objective = build()  # its frame weighting reads the posteriors
+    assert objective.request([Stage("a", {"rkd": 1.0})]) == TargetRequest(hidden=True, posteriors=True)
+    assert objective.request([Stage("a", {"skd": 1.0})]) == TargetRequest(posteriors=True)
+    assert not objective.request([Stage("a", {"ctc": 1.0})])
+    both = [Stage("a", {"skd": 1.0}), Stage("b", {"pseudo": 1.0, "ctc": 1.0})]
+    assert objective.request(both) == TargetRequest(posteriors=True, hypotheses=True)
+
+
+def test_modules_that_no_loss_of_a_stage_uses() -> None:
+    objective = build(heads=True)
+    assert list(objective.modules) == ["projection", "head h"]
+    projection, head = objective.modules.values()
+    assert objective.unused_modules(Stage("s", {"rkd": 1.0})) == [head]
+    assert objective.unused_modules(Stage("s", {"ctc": 1.0, "skd": 1.0})) == [projection]
+    assert objective.unused_modules(Stage("s", {"ctc": 1.0})) == [projection, head]
+
+
+def test_a_name_that_is_no_loss_is_refused() -> None:
+    for name in ("mse", "inter_skd"):
+        config = {
+            "tutor": {"teacher": {"model_path": "t"}, "stages": [{"name": "a", "weights": {name: 1.0}}]}
+        }
+        expected = f"model.tutor.stages[0].weights.{name} is not a loss; choose from rkd, skd, pseudo, ctc."
+        assert refusal(read_tutor_section, config) == expected
+
+
+def test_every_loss_has_its_own_name() -> None:
+    assert all(loss.name == name for name, loss in LOSSES.items())
 
 
 def test_losses_are_fp32_under_autocast():
     objective = build(heads=True)
-
-    def ctc(log_probs, *_):
-        return log_probs.sum()
-
-    plain = terms(objective, ctc, rkd=1.0, ctc=1.0, skd=1.0)
+    plain = terms(objective, rkd=1.0, ctc=1.0, skd=1.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        mixed = terms(objective, ctc, rkd=1.0, ctc=1.0, skd=1.0)
+        mixed = terms(objective, rkd=1.0, ctc=1.0, skd=1.0)
     for name, value in plain.items():
         assert mixed[name].dtype == torch.float32 and torch.equal(mixed[name], value), name

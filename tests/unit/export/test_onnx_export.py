@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorError
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, join_labels
@@ -175,7 +174,7 @@ def test_a_front_end_travels_with_nemos_defaults_and_without_what_belongs_to_tra
         "pad_to": 16,
         "stft_conv": False,
     }
-    front_end = front_end_of(OmegaConf.create(section), PATH)
+    front_end = front_end_of(section, PATH)
     assert (
         front_end["features"] == 80
         and front_end["window_size"] == 0.02
@@ -184,12 +183,12 @@ def test_a_front_end_travels_with_nemos_defaults_and_without_what_belongs_to_tra
     assert front_end["dither"] == front_end["pad_to"] == 0 and "stft_conv" not in front_end
     section["_target_"] = "nemo.collections.asr.modules.AudioToMFCCPreprocessor"
     with pytest.raises(TutorError, match="AudioToMFCCPreprocessor"):
-        front_end_of(OmegaConf.create(section), PATH)
+        front_end_of(section, PATH)
     section.update(
         _target_="nemo.collections.asr.modules.AudioToMelSpectrogramPreprocessor", frame_splicing=3
     )
     with pytest.raises(TutorError, match="frame_splicing is 3"):
-        front_end_of(OmegaConf.create(section), PATH)
+        front_end_of(section, PATH)
 
 
 def test_pieces_become_the_text_that_sentencepiece_makes_of_them(tmp_path):
@@ -245,8 +244,8 @@ def test_a_batch_is_run_without_its_padding(tmp_path):
         ("labels", "has 8 labels in its graph and 4 in its metadata"),
         ("inputs", "has the inputs features"),
         ("outputs", "has the inputs audio_signal and the outputs posteriors"),
-        ("rank", "not three dimensions each"),
-        ("bytes", "metadata that are no text"),
+        ("rank", "both must have three dimensions"),
+        ("bytes", "metadata that are not text"),
     ],
 )
 def test_a_file_that_is_not_what_it_says_is_refused(tmp_path, damage, words):

@@ -28,7 +28,6 @@ BLANK = LABELS - 1
 QUICK = settings(max_examples=80, deadline=None, derandomize=True)
 
 # --- Slow references
-# -------------------------------------------------------------------------------------------------
 
 
 def slow_mask(lengths: Sequence[int], frames: int) -> list[list[bool]]:
@@ -136,7 +135,6 @@ def slow_match(student: list, teacher: list, mask: list, shift: int) -> list[lis
 
 
 # --- Batches and the losses by name
-# ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,6 @@ def frames_of(student_frames: int, lengths: list[int], rate: float) -> list[list
 
 
 # --- teacher_frames
-# --------------------------------------------------------------------------------------------------
 
 
 @QUICK
@@ -137,7 +136,6 @@ def test_lengths_may_be_int32() -> None:
 
 
 # --- covered_frames and pooling
-# --------------------------------------------------------------------------------------
 
 
 @QUICK
@@ -197,7 +195,6 @@ def test_at_the_same_rate_pooling_changes_nothing() -> None:
 
 
 # --- repeat_frames
-# ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dim", [1, 2])
@@ -226,7 +223,6 @@ def test_the_teachers_padding_is_never_read(lengths: list[int], frames: int, shi
 
 
 # --- check_lengths
-# ---------------------------------------------------------------------------------------------------
 
 
 @QUICK
@@ -273,7 +269,6 @@ def test_lengths_that_nemo_gives_pass(student: int, teacher: int) -> None:
 
 
 # --- label_order
-# -----------------------------------------------------------------------------------------------------
 
 LABEL_SETS = st.lists(st.text(min_size=1, max_size=3), unique=True, max_size=8)
 
@@ -308,7 +303,7 @@ def test_label_order_puts_the_teachers_outputs_in_the_students_order(
         (["a"], ["A"], ["only the student's: ['a']", "only the teacher's: ['A']"]),
         (["a", "a"], ["a", "b"], ["['a', 'a']", "only the teacher's: ['b']"]),
         ([], ["a"], ["0 labels []", "only the teacher's: ['a']"]),
-        (["a", "a", "b"], ["b", "a", "a"], ["['a'] stand twice"]),
+        (["a", "a", "b"], ["b", "a", "a"], ["['a'] occur twice"]),
     ],
 )
 def test_different_label_sets_are_refused_and_shown(

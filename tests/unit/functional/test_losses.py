@@ -35,7 +35,6 @@ from tests.unit.functional.slow_losses import (
 )
 
 # --- Agreement with the slow references
-# ------------------------------------------------------------------------------
 
 
 @QUICK
@@ -217,7 +216,6 @@ def test_gradcheck(name: str) -> None:
 
 
 # --- Several teachers
-# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-6)])

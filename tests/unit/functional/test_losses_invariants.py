@@ -41,7 +41,6 @@ from tests.unit.functional.slow_losses import (
 )
 
 # --- Invariants
-# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in LOSSES if "guided" not in name])
@@ -216,7 +215,6 @@ def test_half_precision_is_only_in_the_inputs(name: str, dtype: torch.dtype) -> 
 
 
 # --- What each one promises besides
-# ----------------------------------------------------------------------------------
 
 
 @st.composite

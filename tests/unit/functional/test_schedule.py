@@ -129,7 +129,6 @@ def test_the_schedule_keeps_its_own_stages() -> None:
 
 
 # --- From the config
-# -------------------------------------------------------------------------------------------------
 
 
 def config_stage(
@@ -174,7 +173,6 @@ def test_a_weight_of_zero_is_no_loss() -> None:
 
 
 # --- Resuming
-# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -194,26 +192,30 @@ def test_a_stage_that_is_gone_is_named() -> None:
 
 
 # --- The training's limits
-# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "unit, lengths, limits, never",
     [
-        ("epochs", [5, None], (5, -1), ["Stage 'b' is never reached: those before it take 5 of 5 epochs."]),
+        (
+            "epochs",
+            [5, None],
+            (5, -1),
+            ["Stage 'b' is never reached: the stages before it take 5 of 5 epochs."],
+        ),
         ("epochs", [5, None], (6, -1), []),
         ("epochs", [5, None], (-1, 3), []),  # how many epochs three steps are nobody knows here
         (
             "epochs",
             [5, 2, None],
             (5, None),
-            ["Stage 'b' is never", "Stage 'c' is never reached: those before it take 7 of 5"],
+            ["Stage 'b' is never", "Stage 'c' is never reached: the stages before it take 7 of 5"],
         ),
         (
             "steps",
             [10, None],
             (None, 10),
-            ["Stage 'b' is never reached: those before it take 10 of 10 steps."],
+            ["Stage 'b' is never reached: the stages before it take 10 of 10 steps."],
         ),
         ("steps", [10, None], (1, -1), []),
         ("share", [0.25, None], (1, -1), []),
@@ -235,22 +237,3 @@ def test_a_share_of_an_endless_training_is_refused(limits: tuple) -> None:
         Schedule([stage("a", 0.25), stage("b")], "share").check, *limits
     )
     assert Schedule([stage("a", 5), stage("b")]).check(*limits) == []
-
-
-# --- The decoder
-# -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "weights, idle",
-    [
-        ({"rkd": 1.0}, True),
-        ({"ctc": 1.0}, False),
-        ({"skd": 1.0}, False),
-        ({"pseudo": 1.0}, False),
-        ({"rkd": 1.0, "skd": 0.1}, False),
-        ({"ctc": 1.0, "rkd": 5.0}, False),
-    ],
-)
-def test_the_decoder_is_idle_without_ctc_and_skd(weights: dict[str, float], idle: bool) -> None:
-    assert stage("a", 1, **weights).decoder_is_idle is idle

@@ -48,7 +48,6 @@ def nemo_file(folder: Path, config: bytes = CONFIG, mode: str = "w") -> Path:
 
 
 # --- read_nemo_config
-# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
@@ -193,7 +192,6 @@ def test_a_damaged_archive_never_raises_anything_else(tmp_path: Path, mode: str)
 
 
 # --- ctc_class
-# -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -249,7 +247,6 @@ def test_no_other_class_can_teach(target: Any) -> None:
 
 
 # --- stock_config
-# ----------------------------------------------------------------------------------------------------
 
 
 def student_config() -> DictConfig:

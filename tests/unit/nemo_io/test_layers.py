@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.layers import Capture, Layer, find_module, measure
+from nemo_tutornet.nemo_io.layers import Capture, Layer, ends_in_layer_norm, find_module, measure
 
 WIDTH = 5
 
@@ -72,7 +72,6 @@ def hooks(model: nn.Module) -> int:
 
 
 # --- Capture
-# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -136,7 +135,6 @@ def test_two_captures_of_one_layer_do_not_meet() -> None:
 
 
 # --- find_module
-# -----------------------------------------------------------------------------------------------------
 
 
 def test_a_module_is_found_by_its_path() -> None:
@@ -170,7 +168,6 @@ def test_a_path_like_no_other_still_gets_an_answer(path: str) -> None:
 
 
 # --- measure
-# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -238,3 +235,37 @@ def test_hooks_go_when_the_model_fails_while_it_is_measured() -> None:
     with pytest.raises(IndexError):
         measure(model, LAYER, model.run)
     assert hooks(model) == 0
+
+
+class _Conformer(nn.Module):
+    """The parts of NeMo's ConformerEncoder that `ends_in_layer_norm` looks at."""
+
+    def __init__(self, out_proj: bool) -> None:
+        super().__init__()
+        self.pre_encode = nn.Linear(4, 4)
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4)) for _ in range(2))
+        self.out_proj = nn.Linear(4, 4) if out_proj else None
+
+
+@pytest.mark.parametrize(
+    ("path", "out_proj", "expected"),
+    [
+        ("encoder", False, True),
+        ("encoder", True, False),  # the projection comes after the last layer's norm
+        ("encoder.layers.0", True, True),
+        ("encoder.layers.0.1", False, True),
+        ("encoder.layers.0.0", False, False),
+        ("encoder.pre_encode", False, False),
+        ("encoder.layers", False, False),  # its last child is a layer and no norm
+    ],
+)
+def test_a_layer_that_ends_in_a_layer_norm_is_told(path: str, out_proj: bool, expected: bool) -> None:
+    model = nn.Module()
+    model.encoder = _Conformer(out_proj)
+    assert ends_in_layer_norm(model, Layer(path, 4, 1, 10.0)) is expected
+
+
+def test_an_encoder_of_convolutions_ends_in_no_layer_norm() -> None:
+    model = nn.Module()
+    model.encoder = nn.Sequential(nn.LayerNorm(4), nn.Conv1d(4, 4, 1))
+    assert not ends_in_layer_norm(model, Layer("encoder", 4, 2, 10.0))

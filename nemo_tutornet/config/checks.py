@@ -1,188 +1,38 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The `tutor:` section of a student's config: names, defaults and checks, in one place.
-
-Nothing is loaded here, so a mistake in the section costs seconds and not the time of restoring a teacher.
-"""
+"""Checks of the `tutor:` section, with the full path of the key in every message."""
 
 from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Dict, List, Mapping, Optional, Sequence, get_args, get_type_hints
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, get_args, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from nemo_tutornet.config.renamed import RENAMED_DIVERGENCES, check_renamed_key
+from nemo_tutornet.config.schema import (
+    DIVERGENCES,
+    FRAME_SELECTIONS,
+    FRAME_WEIGHTINGS,
+    PRECISIONS,
+    STAGE_UNITS,
+    StageConfig,
+    TeacherConfig,
+    TutorConfig,
+)
 from nemo_tutornet.errors import TutorError
 
-LOSSES = ("ctc", "rkd", "skd", "pseudo")
-PRECISIONS = ("auto", "fp32", "bf16")
-FRAME_WEIGHTINGS = ("auto", "nonblank", "energy", "uniform")
-DIVERGENCES = ("l2", "kl", "guided_ctc")
-FRAME_SELECTIONS = ("all", "nonblank", "symmetric")
-STAGE_UNITS = ("epochs", "steps", "share")
-# Keys and values of earlier versions, and what replaces them.
-RENAMED_KEYS = {
-    "model.tutor.skd.shift": "match_window",
-    "model.tutor.skd.at_layers": "intermediate_layers",
-    "model.tutor.skd.at_layers_weight": "intermediate_weight",
-}
-RENAMED_DIVERGENCES = {"guided": "guided_ctc"}
 
-
-@dataclass
-class TeacherConfig:
-    """Where the teacher comes from and how it runs.
-
-    Attributes:
-        model_path: a `.nemo` file, or the name of a pretrained NeMo model.
-        sha256: refuse any other file when set.
-        precision: `auto` is bf16 where the GPU has it and fp32 elsewhere.
-        cache: folder that `nemo-tutornet cache` wrote; then no teacher is loaded, and `model_path` may be
-            left out.
-        weight: of its posteriors, where there are several teachers.
-    """
-
-    model_path: str = MISSING
-    sha256: Optional[str] = None
-    precision: str = "auto"
-    cache: Optional[str] = None
-    weight: float = 1.0
-
-
-@dataclass
-class RKDConfig:
-    """Representation-level distillation: which layers meet, and how frames are weighted.
-
-    Attributes:
-        hint_layer: module path in the teacher; null is the encoder's output.
-        guided_layer: module path in the student; null is the encoder's output.
-        frame_weighting: `auto`, `nonblank`, `energy` or `uniform`.
-        warm_start_decoder: compose the student's decoder from the teacher's at the end of RKD (ours).
-    """
-
-    hint_layer: Optional[str] = None
-    guided_layer: Optional[str] = None
-    frame_weighting: str = "auto"
-    warm_start_decoder: bool = True
-
-
-@dataclass
-class SKDConfig:
-    """Softmax-level distillation: the divergence between posteriors, and the frames that count.
-
-    Attributes:
-        divergence: `l2` (the paper), `kl` or `guided_ctc`.
-        temperature: softens both posteriors; only `kl` has one.
-        frames: `all` (the paper), `nonblank` or `symmetric`.
-        frames_around: for `symmetric`, the frames kept on each side of a non-blank one.
-        match_window: compare a teacher frame with the student's most similar one at most so many frames away
-            (`losses.match_frames`).
-        intermediate_layers: module paths in the student that get a head of their own, with CTC and SKD
-            (Inter-KD, arXiv 2211.15075).
-        intermediate_weight: of the heads' losses, averaged over the heads, relative to those of the student's
-        output.
-    """
-
-    divergence: str = "l2"
-    temperature: float = 1.0
-    frames: str = "all"
-    frames_around: int = 4
-    match_window: int = 0
-    intermediate_layers: List[str] = field(default_factory=list)
-    intermediate_weight: float = 1.0
-
-
-@dataclass
-class PseudoLabelsConfig:
-    """Sequence-level targets (the loss `pseudo`): which of the teacher's hypotheses count.
-
-    Attributes:
-        min_confidence: drop a hypothesis of which the teacher is less sure, 0 to 1; not for transducers.
-        max_wer: where there is a transcript, drop a hypothesis whose word error rate against it is higher;
-        null keeps all.
-    """
-
-    min_confidence: float = 0.0
-    max_wer: Optional[float] = None
-
-
-@dataclass
-class StageConfig:
-    """One stage of the schedule.
-
-    Attributes:
-        name: shown in the log.
-        weights: loss name to weight; a loss that is not named is not computed.
-        share: length as a share of the whole training, above 0 and below 1.
-        epochs: length in epochs of the training data.
-        steps: length in optimizer steps. A stage without a length runs to the end.
-    """
-
-    name: str = MISSING
-    weights: Dict[str, float] = MISSING
-    share: Optional[float] = None
-    epochs: Optional[int] = None
-    steps: Optional[int] = None
-
-
-def _default_stages() -> List[StageConfig]:
-    # The first is the paper's. Its second, {ctc: 1.0, skd: 0.25}, did harm in long trainings
-    # (docs/choices.md).
-    return [
-        StageConfig(name="rkd", weights={"rkd": 1.0}, share=0.25),
-        StageConfig(name="ctc", weights={"ctc": 1.0, "rkd": 5.0}),
-    ]
-
-
-@dataclass
-class TutorConfig:
-    """The whole `tutor:` section.
-
-    Attributes:
-        teacher: RKD and pseudo-labels come from this one.
-        other_teachers: their posteriors are averaged with its own for SKD (Hinton et al., arXiv 1503.02531).
-        pool_frames: let a student have longer frames than its teacher; those under one frame are pooled
-        (ours).
-    """
-
-    teacher: TeacherConfig = field(default_factory=TeacherConfig)
-    other_teachers: List[TeacherConfig] = field(default_factory=list)
-    rkd: RKDConfig = field(default_factory=RKDConfig)
-    skd: SKDConfig = field(default_factory=SKDConfig)
-    pseudo_labels: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
-    pool_frames: bool = False
-    stages: List[StageConfig] = field(default_factory=_default_stages)
-
-    def uses(self, loss: str) -> bool:
-        """True when any stage gives `loss` a positive weight."""
-        return any(stage.weights.get(loss, 0.0) > 0 for stage in self.stages)
-
-    def unused(self) -> List[str]:
-        """Settings that were changed for a loss that no stage uses, a sentence for each section."""
-        told = []
-        for name, loss in (("rkd", "rkd"), ("skd", "skd"), ("pseudo_labels", "pseudo")):
-            section = getattr(self, name)
-            changed = [
-                f.name
-                for f in fields(section)
-                if getattr(section, f.name) != getattr(type(section)(), f.name)
-            ]
-            if changed and not self.uses(loss):
-                told.append(
-                    f"model.tutor.{name} changes {', '.join(changed)}, but no stage gives {loss} a weight: "
-                    "no effect."
-                )
-        return told
-
-
-def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
+def parse_tutor(model_cfg: Any) -> TutorConfig | None:
     """Reads and checks the `tutor:` section of a model config.
 
     Args:
-        model_cfg: the student's config (a mapping); its `tutor` key may be absent or null.
+        model_cfg: the student's config (a mapping); its `tutor` key may be absent or null. A teacher's
+            `model_path: ???` becomes null in it, because NeMo rejects configs with missing values.
 
     Returns:
         The checked section, or None when there is none.
@@ -206,8 +56,6 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
     _refuse_unknown_keys(plain, TutorConfig, "model.tutor")
     # What stands in a list is built by itself: there OmegaConf reports a key without its place in the list.
     sections = dict(plain)
-    if isinstance(sections.get("teacher"), Mapping):
-        sections["teacher"] = _given(sections["teacher"], TeacherConfig)
     lists = {key: sections.pop(key, None) for key in _LISTS}
     config = _build(TutorConfig, sections, "model.tutor")
     for key, items in lists.items():
@@ -217,11 +65,12 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
                 config,
                 key,
                 [
-                    _build(schema, _given(item, schema), f"model.tutor.{key}[{i}]")
+                    _build(schema, _without_nulls(item, schema), f"model.tutor.{key}[{i}]")
                     for i, item in enumerate(items)
                 ],
             )
     _check(config)
+    _clear_missing_paths(section)
     if (model_cfg.get("train_ds") or {}).get("use_dali"):
         raise TutorError(
             "model.train_ds.use_dali is on, but DALI hands out the student's features and the teacher needs "
@@ -231,19 +80,22 @@ def parse_tutor(model_cfg: Any) -> Optional[TutorConfig]:
     return config
 
 
-def _given(section: Mapping[Any, Any], schema: type) -> Mapping[Any, Any]:
-    """Null for a key that must be set is the same as leaving it out; and a teacher whose targets are cached
-    needs no file.
-    """
-    without = [
-        f.name for f in fields(schema) if f.default == MISSING and section.get(f.name) in (None, MISSING)
-    ]
-    cached = bool(section.get("cache"))
-    return {**section, **{name: "" if cached and name == "model_path" else MISSING for name in without}}
+def _without_nulls(section: Mapping[Any, Any], schema: type) -> Mapping[Any, Any]:
+    """Leaves out a key that is null and must be set, so that the message is the same as for an absent one."""
+    required = {f.name for f in fields(schema) if f.default == MISSING}
+    return {key: value for key, value in section.items() if value is not None or key not in required}
+
+
+def _clear_missing_paths(section: Any) -> None:
+    """Sets `model_path` to null where a YAML has `???`, as those of earlier versions."""
+    if isinstance(section, DictConfig):
+        for teacher in (section.get("teacher"), *(section.get("other_teachers") or [])):
+            if isinstance(teacher, DictConfig) and OmegaConf.is_missing(teacher, "model_path"):
+                teacher.model_path = None
 
 
 # Lists of sections, and the schema of one.
-_LISTS: Dict[str, type] = {"other_teachers": TeacherConfig, "stages": StageConfig}
+_LISTS: dict[str, type] = {"other_teachers": TeacherConfig, "stages": StageConfig}
 
 
 def _build(schema: type, section: Mapping[Any, Any], path: str) -> Any:
@@ -252,13 +104,7 @@ def _build(schema: type, section: Mapping[Any, Any], path: str) -> Any:
             OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(dict(section)))
         )
     except MissingMandatoryValue as error:
-        key = f"{path}.{error.full_key}"
-        what = (
-            "the teacher's .nemo file or the name of a pretrained NeMo model"
-            if key.endswith("model_path")
-            else "it"
-        )
-        raise TutorError(f"{key} is not set; give {what}.") from None
+        raise TutorError(f"{path}.{error.full_key} is not set; give it.") from None
     except OmegaConfBaseException as error:
         key = f"{path}.{error.full_key}" if error.full_key else path
         raise TutorError(f"{key}: {_first_line(error)}.") from None
@@ -271,9 +117,7 @@ def _first_line(error: Exception) -> str:
 def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) -> None:
     types = {f.name: f for f in fields(schema)}
     for key, value in section.items():
-        if f"{path}.{key}" in RENAMED_KEYS:
-            new = f"{path}.{RENAMED_KEYS[f'{path}.{key}']}"
-            raise TutorError(f"{path}.{key} is now called {new}; rename the key.")
+        check_renamed_key(f"{path}.{key}")
         if key not in types:
             near = difflib.get_close_matches(str(key), types, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(types)}."
@@ -302,7 +146,7 @@ def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) ->
                     raise TutorError(f"{here}.{loss} must be a number, not {weight!r}.")
 
 
-def _nested_schema(schema: type, key: str) -> Optional[type]:
+def _nested_schema(schema: type, key: str) -> type | None:
     annotation = get_type_hints(schema)[key]
     candidates = [annotation, *get_args(annotation)]
     return next((c for c in candidates if isinstance(c, type) and is_dataclass(c)), None)
@@ -389,9 +233,11 @@ def _check(config: TutorConfig) -> None:
 
 
 def _check_teacher(teacher: TeacherConfig, key: str) -> None:
-    if not teacher.model_path.strip() and not teacher.cache:
+    if not (teacher.model_path or "").strip() and not teacher.cache:
         raise TutorError(
-            f"model.tutor.{key}.model_path is empty; give the teacher's .nemo file or a pretrained name."
+            f"model.tutor.{key}.model_path is not set; give the teacher's .nemo file or the name of a "
+            "pretrained NeMo model, "
+            f"or model.tutor.{key}.cache, a folder that `nemo-tutornet cache` wrote."
         )
     _one_of(f"{key}.precision", teacher.precision, PRECISIONS)
     if not (teacher.weight > 0 and math.isfinite(teacher.weight)):
@@ -400,8 +246,6 @@ def _check_teacher(teacher: TeacherConfig, key: str) -> None:
 
 def _check_stage(stage: StageConfig, path: str, last: bool) -> None:
     for loss, weight in stage.weights.items():
-        if loss not in LOSSES:
-            raise TutorError(f"{path}.weights.{loss} is not a loss; choose from {', '.join(LOSSES)}.")
         if not (weight >= 0 and math.isfinite(weight)):
             raise TutorError(f"{path}.weights.{loss} must be 0 or more, not {weight}.")
     if not any(weight > 0 for weight in stage.weights.values()):

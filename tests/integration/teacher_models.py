@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from nemo_tutornet.data.dataloader import TrainingBatch
+from nemo_tutornet.teachers.targets import TargetRequest
 from tests.conftest import LABELS, SAMPLE_RATE, student_config, teacher_config
 from tests.integration.models import matrix
 from tests.integration.students import of_kind
@@ -82,7 +84,6 @@ def save(kind: str, corpus: Path, path: Path, labels: list[str] = LABELS) -> Pat
 
 
 # --- One of every kind in the support matrix
-# ---------------------------------------------------------------------------------
 
 _FAST = {"subsampling": "dw_striding", "subsampling_factor": 8, "conv_kernel_size": 9}
 # What the tests' transcripts are made of: a teacher that says nothing else is understood by students of every
@@ -145,9 +146,9 @@ def _make_it_speak(model: Any, signals: tuple[Any, Any]) -> None:
     """Silences every label but a few letters, and favours the blank just so much that what is heard is
     short.
     """
-    from nemo_tutornet import Teacher
+    from nemo_tutornet import LiveTeacher
 
-    teacher = Teacher(model)
+    teacher = LiveTeacher(model)
     if teacher.head is None:
         head, labels = model.joint.joint_net[-1], list(model.joint.vocabulary)
         model.joint.enc.weight *= 10  # untrained, it says the same on every frame
@@ -160,7 +161,7 @@ def _make_it_speak(model: Any, signals: tuple[Any, Any]) -> None:
     chatty, silent = -8.0, 16.0
     for _ in range(30):
         head.bias[-1] = (chatty + silent) / 2
-        heard = teacher(*signals, hidden=False, posteriors=False, hypotheses=True).hypotheses
+        heard = teacher.targets(TrainingBatch(*signals), TargetRequest(hypotheses=True)).hypotheses
         longest = max(len(one.text.strip()) for one in heard)
         if 1 <= longest <= 4:
             return

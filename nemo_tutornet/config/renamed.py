@@ -1,0 +1,63 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Keys and values of earlier versions, and what replaces them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from nemo_tutornet.errors import TutorError
+
+RENAMED_KEYS = {
+    "model.tutor.skd.shift": "match_window",
+    "model.tutor.skd.at_layers": "intermediate_layers",
+    "model.tutor.skd.at_layers_weight": "intermediate_weight",
+}
+RENAMED_DIVERGENCES = {"guided": "guided_ctc"}
+
+
+def check_renamed_key(path: str) -> None:
+    """Refuses a key of an earlier version.
+
+    Args:
+        path: of the key, from `model` on.
+
+    Raises:
+        TutorError: the key has another name now; the message says which.
+    """
+    if path in RENAMED_KEYS:
+        new = f"{path.rpartition('.')[0]}.{RENAMED_KEYS[path]}"
+        raise TutorError(f"{path} is now called {new}; rename the key.")
+
+
+def check_renamed_overrides(arguments: Sequence[str]) -> None:
+    """Refuses overrides of keys of an earlier version. Hydra would only say that the config has no such key.
+
+    Args:
+        arguments: of the training script or of a command; those that are no overrides are left to Hydra.
+
+    Raises:
+        TutorError: a key has another name now; the message says which.
+    """
+    # Only a command line needs them, and `nemo_tutornet.config` is imported everywhere.
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for argument in arguments:
+        try:
+            override = parser.parse_override(argument)
+        except HydraException:
+            continue
+        value = None if override.is_sweep_override() else override.value()
+        for path in _paths(str(override.key_or_group), value):
+            check_renamed_key(path)
+
+
+def _paths(path: str, value: Any) -> Iterator[str]:
+    """The path of a key, and those of the keys in its value, as in `model.tutor.skd={divergence:kl}`."""
+    yield path
+    if isinstance(value, dict):
+        for key, below in value.items():
+            yield from _paths(f"{path}.{key}", below)
