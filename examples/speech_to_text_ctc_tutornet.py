@@ -38,7 +38,7 @@ from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import OmegaConf
 
 from nemo_tutornet.config import check_renamed_overrides
-from nemo_tutornet.data.manifest import check_manifests
+from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.errors import exit_on_user_error
 from nemo_tutornet.functional.fft_depthwise import fourier_depthwise

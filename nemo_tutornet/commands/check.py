@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from nemo_tutornet.data.dataloader import TrainingBatch
-from nemo_tutornet.data.manifest import check_manifests
+from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.errors import TutorError

@@ -131,7 +131,8 @@ def _finish(folder: Path, output: Path, teacher: Path, students: list[Path], con
 
 
 def _corpus(corpus: str, output: Path, console: Console) -> Path:
-    from nemo_tutornet.data.manifest import check_manifests, read_manifest
+    from nemo_tutornet.data.manifest import read_manifest
+    from nemo_tutornet.data.manifest_checks import check_manifests
 
     if corpus == "embedded":
         from nemo_tutornet.commands.demo_corpus import corpus_is_complete, write_corpus

@@ -22,7 +22,7 @@ from nemo_tutornet.distill.projections import Head, Projection, TrainingOnlyConv
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.distill.student_capture import StudentOutputs
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.functional import losses
+from nemo_tutornet.functional import frame_weighting, losses
 from nemo_tutornet.functional.schedule import Stage
 from nemo_tutornet.nemo_io.layers import Layer
 from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
@@ -115,11 +115,11 @@ class RKDLoss(Loss):
         match, frames = self.context.match, student.guided.shape[2]
         hidden = match.align_hidden(targets.hidden, targets.lengths, frames)
         lengths = layer_lengths(student.lengths, match.student_encoder, match.guided, frames)
-        mask = losses.frame_mask(lengths, frames) & (targets.lengths > 0)[:, None]
+        mask = frame_weighting.frame_mask(lengths, frames) & (targets.lengths > 0)[:, None]
         log_probs = targets.log_probs
         if log_probs is not None:
             log_probs = match.align_posteriors(log_probs, targets.lengths, frames, match.guided)
-        weights = losses.FRAME_WEIGHTING[match.frame_weighting](log_probs, hidden, mask)
+        weights = frame_weighting.FRAME_WEIGHTING[match.frame_weighting](log_probs, hidden, mask)
         return losses.rkd(self.projection(student.guided), hidden, weights, mask)
 
 
@@ -153,7 +153,7 @@ class SKDLoss(Loss):
             targets: the teachers' posteriors.
         """
         skd, frames = self.context.config.skd, log_probs.shape[1]
-        mask = losses.frame_mask(lengths, frames)
+        mask = frame_weighting.frame_mask(lengths, frames)
         aligned = []
         matches = (self.context.match, *self.context.other_matches)
         for match, given in zip(matches, (targets, *targets.others), strict=True):
@@ -166,12 +166,12 @@ class SKDLoss(Loss):
         # teacher's greedy hypothesis takes its place.
         target_lengths = student.target_lengths
         if self.context.ctc_reduction in ("mean_volume", "mean"):
-            hypothesis_lengths = losses.greedy_lengths(posteriors, mask)
+            hypothesis_lengths = frame_weighting.greedy_lengths(posteriors, mask)
             target_lengths = torch.where(target_lengths > 0, target_lengths, hypothesis_lengths)
         if skd.match_window:
-            matched = losses.match_frames(log_probs, posteriors, mask, skd.match_window)
+            matched = frame_weighting.match_frames(log_probs, posteriors, mask, skd.match_window)
             log_probs = log_probs.gather(1, matched[..., None].expand_as(log_probs))
-        mask = losses.FRAME_SELECTION[skd.frames](posteriors, mask, skd.frames_around)
+        mask = frame_weighting.FRAME_SELECTION[skd.frames](posteriors, mask, skd.frames_around)
         distance = losses.DIVERGENCE[skd.divergence](log_probs, posteriors, mask, skd.temperature)
         return losses.reduce_like_ctc(distance, target_lengths, self.context.ctc_reduction)
 

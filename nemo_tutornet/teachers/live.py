@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.functional.losses import confidence
+from nemo_tutornet.functional.frame_weighting import confidence
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import without_process_group
 from nemo_tutornet.nemo_io.layers import (

@@ -12,7 +12,7 @@ from nemo.collections.asr.models import EncDecCTCModel
 
 from nemo_tutornet import TutorError
 from nemo_tutornet.data.dataloader import TrainingBatch
-from nemo_tutornet.functional import losses
+from nemo_tutornet.functional import frame_weighting, losses
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from tests.conftest import student_config
 from tests.integration.recorder import Recorder
@@ -77,7 +77,7 @@ def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file,
     posteriors = distiller.match.align_posteriors(
         targets.log_probs, targets.lengths, log_probs.shape[1], distiller.match.student_encoder
     )
-    mask = losses.frame_mask(lengths, log_probs.shape[1])
+    mask = frame_weighting.frame_mask(lengths, log_probs.shape[1])
     for path, head in zip(LAYERS, model.distiller.objective.heads, strict=True):
         own = torch.einsum("vd,bdt->btv", head.weight[..., 0], seen[path]) + head.bias
         own = own.log_softmax(dim=-1)

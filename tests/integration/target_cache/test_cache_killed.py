@@ -174,7 +174,7 @@ def test_an_error_lets_the_folder_go(corpus, teacher_file, tmp_path, monkeypatch
     config, folder = whole(student_config(corpus, teacher_file, STAGES)), tmp_path / "cache"
     with monkeypatch.context() as broken:
         broken.setattr(
-            "nemo_tutornet.commands.cache_targets._split",
+            "nemo_tutornet.commands.cache_builder.split_targets",
             lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")),
         )
         with pytest.raises(OSError, match="Input/output"):

@@ -13,7 +13,8 @@ import pytest
 import soundfile
 from omegaconf import OmegaConf
 
-from nemo_tutornet.data.manifest import check_manifests, in_store, read_manifest
+from nemo_tutornet.data.manifest import in_store, read_manifest
+from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.errors import TutorError
 from tests import conftest
 from tests.unit.data.manifests import AUDIO, manifest, row

@@ -16,7 +16,7 @@ from nemo_tutornet.config import SKDConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.distill.matching import ModelMatch
 from nemo_tutornet.distill.objective import LOSSES, LossContext, Objective, read_tutor_section
 from nemo_tutornet.distill.student_capture import StudentOutputs
-from nemo_tutornet.functional import losses
+from nemo_tutornet.functional import frame_weighting, losses
 from nemo_tutornet.functional.schedule import Stage
 from nemo_tutornet.nemo_io.layers import Layer
 from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
@@ -79,9 +79,9 @@ def terms(objective: Objective, ctc: Any = sum_of, /, **weights: float) -> dict[
 
 def test_rkd_is_on_the_guided_layers_frames() -> None:
     objective = build()
-    mask = losses.frame_mask(2 * LENGTHS - 1, 8) & HEARING  # the last of two may be padding
+    mask = frame_weighting.frame_mask(2 * LENGTHS - 1, 8) & HEARING  # the last of two may be padding
     hidden = TEACHER.hidden.unflatten(2, (8, 4)).mean(dim=3)
-    weights = losses.weigh_nonblank(TEACHER.log_probs, hidden, mask)
+    weights = frame_weighting.weigh_nonblank(TEACHER.log_probs, hidden, mask)
     expected = losses.rkd(objective.modules["projection"](STUDENT.guided), hidden, weights, mask)
     torch.testing.assert_close(terms(objective, rkd=1.0)["rkd"], expected)
 
@@ -93,12 +93,12 @@ def test_rkd_is_on_the_guided_layers_frames() -> None:
 def test_skd_takes_every_key(
     reduction: str, frames: str, around: int, shift: int, divergence: str, temperature: float
 ) -> None:
-    valid = losses.frame_mask(LENGTHS, 4) & HEARING
-    match = losses.match_frames(STUDENT.log_probs, POOLED, valid, shift)
+    valid = frame_weighting.frame_mask(LENGTHS, 4) & HEARING
+    match = frame_weighting.match_frames(STUDENT.log_probs, POOLED, valid, shift)
     matched = STUDENT.log_probs.gather(1, match[..., None].expand_as(STUDENT.log_probs))
-    chosen = losses.FRAME_SELECTION[frames](POOLED, valid, around)
+    chosen = frame_weighting.FRAME_SELECTION[frames](POOLED, valid, around)
     each = losses.DIVERGENCE[divergence](matched, POOLED, chosen, temperature)
-    heard = losses.greedy_lengths(POOLED, valid)[0]
+    heard = frame_weighting.greedy_lengths(POOLED, valid)[0]
     assert heard > 1
     expected = losses.reduce_like_ctc(each, torch.stack([heard, torch.tensor(3), torch.tensor(1)]), reduction)
     objective = build(
@@ -123,7 +123,7 @@ def test_a_head_is_compared_on_its_own_frames() -> None:
     found = terms(objective, ctc, ctc=1.0, skd=0.5)
     assert asked == [[13, 9, 5]]  # three of four may be padding
     own = objective.heads[0](STUDENT.intermediate[0])
-    mask = losses.frame_mask(4 * LENGTHS - 3, 16) & HEARING
+    mask = frame_weighting.frame_mask(4 * LENGTHS - 3, 16) & HEARING
     expected = losses.skd_l2(own, TEACHER.log_probs.repeat_interleave(2, dim=1), mask).mean()
     torch.testing.assert_close(found["inter_skd"], expected)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nemo_tutornet.config import PseudoLabelsConfig
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
-from nemo_tutornet.functional.losses import confidence
+from nemo_tutornet.functional.frame_weighting import confidence
 from nemo_tutornet.teachers.targets import Hypothesis
 
 LABELS = "ab "

@@ -20,7 +20,7 @@ import torch
 from hypothesis import settings
 from torch import Tensor
 
-from nemo_tutornet.functional import losses
+from nemo_tutornet.functional import frame_weighting, losses
 
 LENGTHS = (7, 0, 1, 5, 7)
 FRAMES, WIDTH, LABELS = 7, 3, 5
@@ -149,7 +149,7 @@ class Batch:
 
     @property
     def mask(self) -> Tensor:
-        return losses.frame_mask(self.lengths, self.teacher.shape[1])
+        return frame_weighting.frame_mask(self.lengths, self.teacher.shape[1])
 
     def with_(self, **changes: Tensor) -> Batch:
         return dataclasses.replace(self, **changes)
@@ -188,7 +188,7 @@ def fill_padding(batch: Batch, extra: int, value: float | None) -> Batch:
     """
     generator = torch.Generator().manual_seed(99)
     frames = batch.mask.shape[1]
-    valid = losses.frame_mask(batch.lengths, frames + extra)
+    valid = frame_weighting.frame_mask(batch.lengths, frames + extra)
 
     def filled(tensor: Tensor, time_axis: int) -> Tensor:
         shape = list(tensor.shape)
@@ -213,7 +213,7 @@ def fill_padding(batch: Batch, extra: int, value: float | None) -> Batch:
 
 def rkd_of(weighting: str) -> Callable[[Batch], Tensor]:
     def run(batch: Batch) -> Tensor:
-        weights = losses.FRAME_WEIGHTING[weighting](batch.teacher, batch.teacher_hidden, batch.mask)
+        weights = frame_weighting.FRAME_WEIGHTING[weighting](batch.teacher, batch.teacher_hidden, batch.mask)
         return losses.rkd(batch.student_hidden, batch.teacher_hidden, weights, batch.mask)
 
     return run
@@ -221,7 +221,7 @@ def rkd_of(weighting: str) -> Callable[[Batch], Tensor]:
 
 def skd_of(divergence: str, frames: str, temperature: float = 1.0) -> Callable[[Batch], Tensor]:
     def run(batch: Batch) -> Tensor:
-        mask = losses.FRAME_SELECTION[frames](batch.teacher, batch.mask, 1)
+        mask = frame_weighting.FRAME_SELECTION[frames](batch.teacher, batch.mask, 1)
         return losses.DIVERGENCE[divergence](batch.student, batch.teacher, mask, temperature)
 
     return run
@@ -230,10 +230,10 @@ def skd_of(divergence: str, frames: str, temperature: float = 1.0) -> Callable[[
 SKD: dict[str, Callable[[Batch], Tensor]] = {
     f"skd-{divergence}-{frames}": skd_of(divergence, frames)
     for divergence in losses.DIVERGENCE
-    for frames in losses.FRAME_SELECTION
+    for frames in frame_weighting.FRAME_SELECTION
 }
 SKD["skd-kl-all-tempered"] = skd_of("kl", "all", 2.5)
-RKD = {f"rkd-{weighting}": rkd_of(weighting) for weighting in losses.FRAME_WEIGHTING}
+RKD = {f"rkd-{weighting}": rkd_of(weighting) for weighting in frame_weighting.FRAME_WEIGHTING}
 LOSSES = {**RKD, **SKD}
 every_loss = pytest.mark.parametrize("name", LOSSES)
 every_skd = pytest.mark.parametrize("name", SKD)

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_tutornet.functional import losses
+from nemo_tutornet.functional import frame_weighting, losses
 from tests.unit.functional.slow_losses import (
     BLANK,
     LABELS,
@@ -40,16 +40,16 @@ from tests.unit.functional.slow_losses import (
 @QUICK
 @given(st.lists(st.integers(0, 9), max_size=5), st.integers(0, 9))
 def test_frame_mask_agrees_with_loops(lengths: list[int], frames: int) -> None:
-    mask = losses.frame_mask(torch.tensor(lengths, dtype=torch.int64), frames)
+    mask = frame_weighting.frame_mask(torch.tensor(lengths, dtype=torch.int64), frames)
     assert mask.dtype == torch.bool
     assert mask.tolist() == slow_mask(lengths, frames)
 
 
-@pytest.mark.parametrize("weighting", losses.FRAME_WEIGHTING)
+@pytest.mark.parametrize("weighting", frame_weighting.FRAME_WEIGHTING)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_frame_weights_agree_with_loops(weighting: str, dtype: torch.dtype, tolerance: float) -> None:
     batch = make_batch(dtype=dtype)
-    weights = losses.FRAME_WEIGHTING[weighting](batch.teacher, batch.teacher_hidden, batch.mask)
+    weights = frame_weighting.FRAME_WEIGHTING[weighting](batch.teacher, batch.teacher_hidden, batch.mask)
     expected = slow_weights(
         weighting, batch.teacher.tolist(), batch.teacher_hidden.tolist(), batch.mask.tolist()
     )
@@ -57,7 +57,7 @@ def test_frame_weights_agree_with_loops(weighting: str, dtype: torch.dtype, tole
         assert row == pytest.approx(slow, rel=tolerance, abs=0)
 
 
-@pytest.mark.parametrize("weighting", losses.FRAME_WEIGHTING)
+@pytest.mark.parametrize("weighting", frame_weighting.FRAME_WEIGHTING)
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_rkd_agrees_with_loops(weighting: str, dtype: torch.dtype, tolerance: float) -> None:
     batch = make_batch(dtype=dtype, seed=1)
@@ -72,7 +72,7 @@ def test_rkd_agrees_with_loops(weighting: str, dtype: torch.dtype, tolerance: fl
     assert value.item() == pytest.approx(expected, rel=tolerance, abs=0)
 
 
-@pytest.mark.parametrize("frames", losses.FRAME_SELECTION)
+@pytest.mark.parametrize("frames", frame_weighting.FRAME_SELECTION)
 @pytest.mark.parametrize(
     "divergence, temperature", [("l2", 1.0), ("kl", 1.0), ("kl", 0.5), ("kl", 3.0), ("guided_ctc", 1.0)]
 )
@@ -89,13 +89,13 @@ def test_skd_agrees_with_loops(
     assert value.tolist() == pytest.approx(expected, rel=tolerance, abs=0)
 
 
-@pytest.mark.parametrize("frames", losses.FRAME_SELECTION)
+@pytest.mark.parametrize("frames", frame_weighting.FRAME_SELECTION)
 @pytest.mark.parametrize("around", [0, 1, 2, 9])
 def test_frame_selection_agrees_with_loops(frames: str, around: int) -> None:
     for seed in range(5):
         batch = make_batch(seed=seed, frames=12, lengths=(12, 0, 1, 8))
         batch.teacher[..., -1] += 2  # mostly blank, as a CTC network
-        chosen = losses.FRAME_SELECTION[frames](batch.teacher, batch.mask, around)
+        chosen = frame_weighting.FRAME_SELECTION[frames](batch.teacher, batch.mask, around)
         assert chosen.dtype == torch.bool
         assert chosen.tolist() == slow_select(frames, batch.teacher.tolist(), batch.mask.tolist(), around)
 
@@ -104,7 +104,7 @@ def test_frame_selection_agrees_with_loops(frames: str, around: int) -> None:
 def test_matched_frames_agree_with_loops(shift: int) -> None:
     for seed in range(5):
         batch = make_batch(seed=seed, frames=12, lengths=(12, 0, 1, 8))
-        found = losses.match_frames(batch.student, batch.teacher, batch.mask, shift)
+        found = frame_weighting.match_frames(batch.student, batch.teacher, batch.mask, shift)
         assert found.tolist() == slow_match(
             batch.student.tolist(), batch.teacher.tolist(), batch.mask.tolist(), shift
         )
@@ -118,39 +118,39 @@ def test_a_shifted_spike_is_not_punished_on_matched_frames(divergence: str, late
     spikes[0, 4, 1] = 0.0
     teacher = spikes.log_softmax(-1)
     student, mask = teacher.roll(late, dims=1), torch.ones(1, 9, dtype=torch.bool)
-    match = losses.match_frames(student, teacher, mask, 2)
+    match = frame_weighting.match_frames(student, teacher, mask, 2)
     matched = student.gather(1, match[..., None].expand_as(student))
     distance = losses.DIVERGENCE[divergence]
     assert distance(student, teacher, mask, 1.0).item() > 1
     assert distance(matched, teacher, mask, 1.0).item() == pytest.approx(0, abs=1e-12)
-    too_far = losses.match_frames(student, teacher, mask, abs(late) - 1)
+    too_far = frame_weighting.match_frames(student, teacher, mask, abs(late) - 1)
     assert too_far[0, 4] != 4 + late
 
 
 def test_equal_frames_are_matched_in_place_and_padding_is_never_matched() -> None:
     batch = make_batch(seed=2, frames=6, lengths=(6, 3))
     same = torch.zeros_like(batch.teacher)
-    assert losses.match_frames(same, batch.teacher, batch.mask, 4).tolist() == [list(range(6))] * 2
+    assert frame_weighting.match_frames(same, batch.teacher, batch.mask, 4).tolist() == [list(range(6))] * 2
     padded = batch.student.clone()
     padded[1, 3:] = float("nan")
-    found = losses.match_frames(padded, batch.teacher, batch.mask, 4)
+    found = frame_weighting.match_frames(padded, batch.teacher, batch.mask, 4)
     assert found[1, :3].max() < 3 and found[1, 3:].tolist() == [3, 4, 5]
 
 
 def test_impossible_labels_do_not_keep_frames_from_being_matched() -> None:
     student = torch.tensor([[[-math.inf, 0.0], [0.0, -math.inf]]])
     teacher = torch.tensor([[[0.0, -math.inf], [0.0, -math.inf]]])
-    assert losses.match_frames(student, teacher, torch.ones(1, 2, dtype=torch.bool), 1).tolist() == [[1, 1]]
+    assert frame_weighting.match_frames(student, teacher, torch.ones(1, 2, dtype=torch.bool), 1).tolist() == [
+        [1, 1]
+    ]
 
 
 def test_greedy_lengths_merge_repeats_and_leave_out_blanks_and_padding() -> None:
     best = torch.tensor([[0, 0, 4, 0, 1, 1], [4, 4, 4, 2, 2, 2], [3, 1, 3, 1, 3, 1]])
     log_probs = torch.nn.functional.one_hot(best, 5).float().log_softmax(-1)
-    assert losses.greedy_lengths(log_probs, losses.frame_mask(torch.tensor([6, 3, 2]), 6)).tolist() == [
-        3,
-        0,
-        2,
-    ]
+    assert frame_weighting.greedy_lengths(
+        log_probs, frame_weighting.frame_mask(torch.tensor([6, 3, 2]), 6)
+    ).tolist() == [3, 0, 2]
 
 
 @pytest.mark.parametrize("divergence", losses.DIVERGENCE)
@@ -248,4 +248,4 @@ def test_teachers_in_half_precision_are_mixed_in_single() -> None:
 def test_a_label_that_comes_again_is_another_one() -> None:
     best = torch.tensor([[0, 1, 1, 1], [0, 1, 0, 1]])
     log_probs = torch.nn.functional.one_hot(best, 5).float().log_softmax(-1)
-    assert losses.greedy_lengths(log_probs, torch.ones(2, 4, dtype=torch.bool)).tolist() == [2, 4]
+    assert frame_weighting.greedy_lengths(log_probs, torch.ones(2, 4, dtype=torch.bool)).tolist() == [2, 4]

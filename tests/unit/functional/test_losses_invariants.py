@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nemo_tutornet import config
-from nemo_tutornet.functional import losses
+from nemo_tutornet.functional import frame_weighting, losses
 from tests.unit.functional.slow_losses import (
     BLANK,
     FRAMES,
@@ -51,7 +51,7 @@ def test_identical_networks_give_zero_and_no_gradient(name: str) -> None:
     assert frame_gradients(name, batch).abs().max().item() < 1e-14
 
 
-@pytest.mark.parametrize("frames", losses.FRAME_SELECTION)
+@pytest.mark.parametrize("frames", frame_weighting.FRAME_SELECTION)
 def test_guided_ctc_of_identical_networks_is_minus_their_confidence(frames: str) -> None:
     batch = make_batch(seed=7)
     value = skd_of("guided_ctc", frames)(batch.with_(student=batch.teacher))
@@ -233,7 +233,7 @@ def posteriors(draw: st.DrawFn, frames: int = 4) -> Tensor:
 @QUICK
 @given(posteriors(), posteriors(), st.integers(0, 4))
 def test_l2_is_at_most_two_a_frame(student: Tensor, teacher: Tensor, length: int) -> None:
-    mask = losses.frame_mask(torch.tensor([length]), 4)
+    mask = frame_weighting.frame_mask(torch.tensor([length]), 4)
     value = losses.skd_l2(student, teacher, mask).item()
     assert 0 <= value <= 2 * length * (1 + 1e-12)
 
@@ -255,7 +255,7 @@ def test_kl_is_not_negative(student: Tensor, teacher: Tensor, temperature: float
 def test_guided_ctc_lies_between_minus_the_spikes_and_zero(
     student: Tensor, teacher: Tensor, length: int
 ) -> None:
-    mask = losses.frame_mask(torch.tensor([length]), 4)
+    mask = frame_weighting.frame_mask(torch.tensor([length]), 4)
     spikes = sum(row.argmax() != BLANK for row in teacher[0, :length])
     assert -float(spikes) * (1 + 1e-12) <= losses.skd_guided_ctc(student, teacher, mask).item() <= 0
 
@@ -280,7 +280,7 @@ def test_guided_ctc_of_an_all_blank_teacher_is_zero() -> None:
 
 @QUICK
 @given(
-    st.sampled_from(list(losses.FRAME_WEIGHTING)),
+    st.sampled_from(list(frame_weighting.FRAME_WEIGHTING)),
     st.lists(st.integers(0, FRAMES), min_size=1, max_size=4),
     st.integers(0, 1000),
     st.sampled_from([0.0, 1e-8, 1e-3, 1.0, 1e4]),
@@ -291,7 +291,7 @@ def test_frame_weights_have_mean_one_over_valid_frames(
 ) -> None:
     batch = fill_padding(make_batch(lengths=lengths, seed=seed), 2, math.nan)
     batch = batch.with_(teacher_hidden=batch.teacher_hidden * loudness).to(dtype)
-    weights = losses.FRAME_WEIGHTING[weighting](batch.teacher, batch.teacher_hidden, batch.mask)
+    weights = frame_weighting.FRAME_WEIGHTING[weighting](batch.teacher, batch.teacher_hidden, batch.mask)
     assert (weights >= 0).all()
     assert (weights[~batch.mask] == 0).all()
     for row, length in zip(weights.tolist(), lengths, strict=True):
@@ -301,20 +301,24 @@ def test_frame_weights_have_mean_one_over_valid_frames(
 
 def test_nonblank_weights_favour_the_teachers_spikes() -> None:
     teacher = extreme([2], 2, [0, BLANK], -math.inf)
-    weights = losses.weigh_nonblank(teacher, torch.zeros(1, WIDTH, 2), torch.ones(1, 2, dtype=torch.bool))
+    weights = frame_weighting.weigh_nonblank(
+        teacher, torch.zeros(1, WIDTH, 2), torch.ones(1, 2, dtype=torch.bool)
+    )
     assert (weights[0, 0] / weights[0, 1]).item() == pytest.approx(1.05 / 0.05, rel=1e-5)
 
 
 @pytest.mark.parametrize("scale", [3e-23, 2e-20, 1e-19])
 def test_weights_of_hidden_vectors_that_are_nearly_nothing_have_mean_one(scale: float) -> None:
     hidden = scale * torch.tensor([[[1.0, 3.0]] * 3])
-    weights = losses.weigh_energy(torch.empty(0), hidden, torch.ones(1, 2, dtype=torch.bool))
+    weights = frame_weighting.weigh_energy(torch.empty(0), hidden, torch.ones(1, 2, dtype=torch.bool))
     assert weights.sum().item() == pytest.approx(2, rel=1e-3)
 
 
 def test_a_silent_utterance_is_weighted_uniformly() -> None:
     batch = EDGES["silent hidden layers"]()
-    assert torch.equal(losses.weigh_energy(None, batch.teacher_hidden, batch.mask), batch.mask.double())
+    assert torch.equal(
+        frame_weighting.weigh_energy(None, batch.teacher_hidden, batch.mask), batch.mask.double()
+    )
 
 
 @QUICK
@@ -322,7 +326,8 @@ def test_a_silent_utterance_is_weighted_uniformly() -> None:
 def test_frame_selections_are_nested(seed: int, around: int) -> None:
     batch = make_batch(seed=seed)
     chosen = {
-        name: select(batch.teacher, batch.mask, around) for name, select in losses.FRAME_SELECTION.items()
+        name: select(batch.teacher, batch.mask, around)
+        for name, select in frame_weighting.FRAME_SELECTION.items()
     }
     assert torch.equal(chosen["all"], batch.mask)
     assert not (chosen["nonblank"] & ~chosen["symmetric"]).any()
@@ -333,11 +338,11 @@ def test_frame_selections_are_nested(seed: int, around: int) -> None:
 
 def test_a_spike_in_padding_brings_in_no_neighbour() -> None:
     teacher = extreme([3], 6, [BLANK, BLANK, BLANK, 0], -math.inf)
-    mask = losses.frame_mask(torch.tensor([3]), 6)
-    assert not losses.select_symmetric(teacher, mask, 2).any()
+    mask = frame_weighting.frame_mask(torch.tensor([3]), 6)
+    assert not frame_weighting.select_symmetric(teacher, mask, 2).any()
 
 
 def test_the_tables_are_those_of_the_config() -> None:
-    assert ("auto", *losses.FRAME_WEIGHTING) == config.FRAME_WEIGHTINGS
+    assert ("auto", *frame_weighting.FRAME_WEIGHTING) == config.FRAME_WEIGHTINGS
     assert tuple(losses.DIVERGENCE) == config.DIVERGENCES
-    assert tuple(losses.FRAME_SELECTION) == config.FRAME_SELECTIONS
+    assert tuple(frame_weighting.FRAME_SELECTION) == config.FRAME_SELECTIONS

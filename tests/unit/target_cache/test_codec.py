@@ -22,7 +22,7 @@ from nemo_tutornet.commands.min_posterior import (
     choose_min_posterior,
     reference_students,
 )
-from nemo_tutornet.functional import losses
+from nemo_tutornet.functional import frame_weighting
 from nemo_tutornet.target_cache import codec
 
 pytestmark = pytest.mark.unit
@@ -81,7 +81,7 @@ def slow_rkd(student: Tensor, teacher: Tensor, weights: list[float]) -> float:
 
 
 def slow_weights(log_probs: Tensor) -> list[float]:
-    raw = [1 - math.exp(row[-1]) + losses.BLANK_FLOOR for row in log_probs.tolist()]
+    raw = [1 - math.exp(row[-1]) + frame_weighting.BLANK_FLOOR for row in log_probs.tolist()]
     return [value * len(raw) / sum(raw) for value in raw]
 
 

@@ -1,0 +1,179 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The loop of `nemo-tutornet cache`: runs the teacher on each batch and hands its targets to the writer."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from itertools import cycle, islice
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from nemo.collections.asr.data.audio_to_text import _AudioTextDataset
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, Subset
+
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
+from nemo_tutornet.distill.matching import layer_lengths
+from nemo_tutornet.target_cache.layout import CacheSchema
+from nemo_tutornet.target_cache.records import UtteranceTargets
+from nemo_tutornet.target_cache.writer import CacheWriter
+from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
+
+
+class CacheBuilder(pl.LightningModule):
+    """Runs the teacher on each batch and hands its targets to this rank's writer. The teacher is no module of
+    it.
+    """
+
+    def __init__(
+        self,
+        teacher: LiveTeacher,
+        rows: UtteranceResolver,
+        request: TargetRequest,
+        coding: Callable[[torch.device], CacheSchema],
+        writer_of: Callable[[int, CacheSchema], CacheWriter],
+        files: Mapping[str, bytes],
+        whole_on_each_rank: bool,
+    ) -> None:
+        super().__init__()
+        self._whole_on_each_rank = whole_on_each_rank
+        self._teacher, self._rows, self._request, self._files = teacher, rows, request, dict(files)
+        self._coding, self.writer_of = coding, writer_of
+        self.bar: tuple[Progress, TaskID] | None = None
+        self.totals: dict[str, Any] = {}
+        self._stack = ExitStack()
+
+    def setup(self, stage: str) -> None:
+        """Chooses the coding, before the loader is gone through: rank 0's for all, since each hears
+        utterances of its own.
+        """
+        strategy = self.trainer.strategy
+        chosen = self._coding(strategy.root_device) if self.trainer.is_global_zero else None
+        self._chosen = strategy.broadcast(chosen)
+
+    def on_predict_start(self) -> None:
+        """Opens the writers, rank 0's first."""
+        rank = self.trainer.global_rank
+        if rank == 0:
+            self._writer = self._stack.enter_context(self.writer_of(rank, self._chosen))
+        self.trainer.strategy.barrier("nemo_tutornet.cache.open")
+        if rank != 0:
+            self._writer = self._stack.enter_context(self.writer_of(rank, self._chosen))
+        if self.bar is not None:
+            self._stack.enter_context(self.bar[0])
+
+    def predict_step(self, batch: Sequence[Any], batch_idx: int) -> int:
+        """The teacher's targets of a batch, but for rows of a finished shard or of another rank. Returns how
+        many were kept.
+        """
+        utterances = self._rows(TrainingBatch.from_nemo(batch))
+        todo = [i for i, one in enumerate(utterances) if self._is_ours(one) and one not in self._writer]
+        signal, lengths = batch[0][todo], batch[1][todo]
+        if todo:
+            part = TrainingBatch(signal[:, : int(lengths.max())], lengths)
+            given = self._teacher.targets(part, self._request)
+            for row, targets in zip(todo, split_targets(given, lengths, self._teacher), strict=True):
+                self._writer.add(utterances[row], targets)
+        if self.bar is not None:
+            bar, task = self.bar
+            bar.advance(task, float(lengths.sum()) / self._teacher.sample_rate / 3600)
+        return len(todo)
+
+    def _is_ours(self, utterance: Utterance) -> bool:
+        """Whether this rank keeps an utterance; where all ranks read the same, the key tells whose it is."""
+        ranks = self.trainer.world_size if self._whole_on_each_rank else 1
+        return key_hash(key_bytes(utterance)) % ranks == self.trainer.global_rank % ranks
+
+    def on_predict_end(self) -> None:
+        """Writes what remains; when every rank has, rank 0 makes it a cache."""
+        self._writer.flush()
+        self.trainer.strategy.barrier("nemo_tutornet.cache.flushed")
+        totals = self._writer.finish(self._files) if self.trainer.is_global_zero else {}
+        self.totals = self.trainer.strategy.broadcast(totals)
+
+    def let_go(self) -> None:
+        """Lets the folder go; after an error or an interrupt nothing of an unfinished shard is written."""
+        self._stack.__exit__(*sys.exc_info())
+
+
+def split_targets(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) -> Iterator[UtteranceTargets]:
+    """A batch's targets utterance by utterance, without padding, on the CPU."""
+    log_probs = None if given.log_probs is None else given.log_probs.float().cpu()
+    hidden = None if given.hidden is None else given.hidden.float().cpu()
+    frames, samples = given.lengths.tolist(), lengths.tolist()
+    hint_frames = frames
+    if hidden is not None:
+        hint_frames = layer_lengths(
+            given.lengths, teacher.encoder_layer, teacher.hint_layer, hidden.shape[2]
+        ).tolist()
+    for i in range(len(samples)):
+        heard = None if given.hypotheses is None else given.hypotheses[i]
+        yield UtteranceTargets(
+            samples=samples[i],
+            frames=frames[i],
+            log_probs=None if log_probs is None else log_probs[i, : frames[i]],
+            hidden=None if hidden is None else hidden[i, :, : hint_frames[i]],
+            text=None if heard is None else heard.text,
+            confidence=None if heard is None else heard.confidence,
+        )
+
+
+def remaining_loader(loader: Any, rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> Any:
+    """A loader of what is not there yet, the longest first; tars and Lhotse are gone through whole."""
+    known = rows.manifest_utterances
+    if isinstance(loader.dataset, _AudioTextDataset):
+        longest_first = sorted(remaining, key=lambda i: -(known[i].duration or math.inf))
+        # Lightning wants something for each rank; what two of them write counts once.
+        dataset: Any = Subset(loader.dataset, list(islice(cycle(longest_first), max(len(remaining), ranks))))
+    elif known:
+        dataset = _Unsized(loader.dataset)
+    else:
+        return loader
+    return DataLoader(
+        dataset, batch_size=loader.batch_size, collate_fn=loader.collate_fn, num_workers=loader.num_workers
+    )
+
+
+class _Unsized(IterableDataset):
+    """Tars without their manifest's length, at which Lightning would stop: too early where workers end on
+    smaller batches.
+    """
+
+    def __init__(self, tars: Any) -> None:
+        self._tars = tars
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._tars)
+
+
+def progress_bar(rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> tuple[Progress, TaskID]:
+    """Hours of audio that rank 0 has behind it, and how many an hour."""
+    known = rows.manifest_utterances
+    hours = sum(known[i].duration or 0.0 for i in remaining) / 3600 / ranks if known else None
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.2f} hours of audio"),
+        _Speed(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    return bar, bar.add_task("teacher" if ranks == 1 else f"teacher (1 of {ranks} ranks)", total=hours)
+
+
+class _Speed(ProgressColumn):
+    """Hours of audio an hour."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{3600 * speed:.0f} hours of audio an hour")

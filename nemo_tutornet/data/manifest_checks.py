@@ -1,0 +1,152 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checks the manifests that a model's config names, before the model is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nemo_tutornet.data.manifest import Rules, in_store, read_rows
+from nemo_tutornet.errors import TutorError
+
+_NOT_SET = "{key} is not set; give the path of a manifest, e.g. {key}=train.jsonl."
+
+
+def check_manifests(model_cfg: Mapping[str, Any]) -> list[str]:
+    """Checks every manifest of audio files in a model's config, before the model is built.
+
+    Tarred and Lhotse data sets and object stores are not checked here, but by NeMo.
+
+    Args:
+        model_cfg: config of a NeMo CTC model with `train_ds`, `validation_ds` and `test_ds`.
+
+    Returns:
+        Warnings, a sentence each: NeMo will leave out rows because of their duration; training rows have an
+        empty transcript, in a config with a `tutor:` section; training rows have no transcript, in a config
+        without it; there is no validation set.
+
+    Raises:
+        TutorError: the first mistake, e.g. a config without a training set.
+    """
+    from omegaconf.errors import OmegaConfBaseException
+
+    warnings: list[str] = []
+    for name in ("train_ds", "validation_ds", "test_ds"):
+        try:
+            warnings += _check_section(model_cfg, name)
+        except (
+            OmegaConfBaseException
+        ) as error:  # e.g. an interpolation of a variable or key that does not exist
+            raise TutorError(
+                f"model.{name} cannot be read: {str(error).splitlines()[0].rstrip('.')}; fix the config."
+            ) from None
+    return warnings
+
+
+def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
+    """Checks one data set of a config, as `check_manifests` describes."""
+    warnings: list[str] = []
+    section, key = model_cfg.get(name) or {}, f"model.{name}.manifest_filepath"
+    if not isinstance(section, Mapping):
+        raise TutorError(
+            f"model.{name} is {str(section)[:100]}, but it must be a section; give a manifest as {key}."
+        )
+    if section.get("is_tarred") or section.get("use_lhotse"):
+        return warnings
+    limits = {
+        limit: _limit(section, name, limit)
+        for limit in ("min_duration", "max_duration")
+        if section.get(limit) is not None
+    }
+    one_channel = section.get("channel_selector") is None
+    rules = Rules(_frame_seconds(model_cfg), for_nemo=True, one_channel=one_channel, **limits)
+    manifests = _manifests_of(section, key)
+    if not manifests and name == "train_ds":
+        raise TutorError(_NOT_SET.format(key=key))
+    if not manifests and name == "validation_ds":
+        warnings.append(
+            f"{key} is not set, so no checkpoint can be selected by its WER; ignore val_wer=0.0000 in the "
+            "names of checkpoints."
+        )
+    empty = []
+    for manifest in manifests:
+        if in_store(manifest):
+            continue
+        path = Path(manifest).expanduser()
+        if len(manifests) > 1 and not path.is_file():
+            raise TutorError(
+                f"there is no manifest {path}; {key} names {len(manifests)} manifests, because NeMo ends a "
+                "path at a comma."
+            )
+        rows, left_out = read_rows(path, rules)
+        if left_out:
+            warnings.append(
+                f"model.{name} leaves out {left_out} of {left_out + len(rows)} rows of {manifest}: it keeps "
+                f"rows{rules}."
+            )
+        if not rows:
+            empty.append(manifest)
+        empty_texts = sum(row.text == "" for row in rows)
+        without_text = sum(row.text is None for row in rows)
+        if without_text and name == "train_ds" and not model_cfg.get("tutor"):
+            warnings.append(
+                f"{without_text} of {len(rows)} rows of {manifest} have no text: without a teacher the "
+                f"student learns to output silence for them; remove them from {key}."
+            )
+        if empty_texts and name == "train_ds" and model_cfg.get("tutor"):
+            warnings.append(
+                f"{empty_texts} rows of {manifest} have an empty text: NeMo cannot distinguish them from "
+                "rows without a text, so CTC skips them with a teacher; without a teacher the student learns "
+                "to output silence for them."
+            )
+    # NeMo joins the manifests of a training set, and those in one string; elsewhere each manifest of a list
+    # is a data set of its own.
+    joined = isinstance(section.get("manifest_filepath"), str) or (
+        name == "train_ds" and not section.get("is_concat")
+    )
+    if empty and (not joined or len(empty) == len(manifests)):
+        raise TutorError(f"{key}: {', '.join(empty)} has no utterance{rules}; give at least one.")
+    return warnings
+
+
+def _limit(section: Mapping[str, Any], name: str, key: str) -> float:
+    value = section[key]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TutorError(f"model.{name}.{key} is {str(value)[:100]}, but it must be a number of seconds.")
+    return float(value)
+
+
+def _manifests_of(section: Any, key: str) -> list[str]:
+    from omegaconf import DictConfig, OmegaConf
+
+    if isinstance(section, DictConfig) and OmegaConf.is_missing(section, "manifest_filepath"):
+        raise TutorError(_NOT_SET.format(key=key))
+    found: Any | None = section.get("manifest_filepath")
+    return list(_flat([found], key)) if found else []
+
+
+def _flat(found: Any, key: str) -> Iterator[str]:
+    """Yields every path in a string with commas, a list, or the nested lists of concatenated data sets."""
+    for item in found:
+        if isinstance(item, str):
+            yield from item.split(",")
+        elif isinstance(item, Sequence):  # OmegaConf's lists are no `list`, but a Sequence
+            yield from _flat(item, key)
+        else:
+            raise TutorError(
+                f"{key} holds {str(item)[:100]}, which is not a path; give the path of a manifest, or a list "
+                "of paths."
+            )
+
+
+def _frame_seconds(model_cfg: Mapping[str, Any]) -> float:
+    """Computes the seconds of one encoder frame from a config: window stride times the encoder's strides."""
+    encoder, front, stride = model_cfg.get("encoder") or {}, model_cfg.get("preprocessor") or {}, 1
+    for block in encoder.get("jasper") or []:
+        stride *= int(block["stride"][0]) ** (1 if block.get("stride_last") else int(block["repeat"]))
+    stride *= int(encoder.get("subsampling_factor") or 1)
+    if front.get("n_window_stride"):
+        return float(front["n_window_stride"]) / float(front.get("sample_rate") or 16000) * stride
+    return float(front.get("window_stride") or 0.01) * stride
