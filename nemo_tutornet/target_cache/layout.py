@@ -4,8 +4,9 @@
 
 A folder holds `cache.json`, files that the cached teacher needs besides its targets, and
 `shard-<rank>-<number>.safetensors`. A shard has the arrays of `arrays_of` for all its utterances, one behind
-the other, and for each utterance its key, sizes and checksum. `cache.json` names every shard with the
-checksum of its header, which holds the checksum of its index.
+the other, and for each utterance its key, sizes and checksum: its index. `cache.json` names every shard with
+the checksum of its index, which the shard itself states too, for a builder that goes on before there is an
+entry.
 
 A cache is untrusted input: nothing of it is unpickled, evaluated or used as a path before it is checked.
 """
@@ -184,7 +185,8 @@ def _check_header(header: dict[str, Any]) -> None:
     for shard in header["shards"]:
         if not (isinstance(shard["name"], str) and SHARD.fullmatch(shard["name"])):
             raise ValueError(f"{str(shard['name'])[:60]!r} is no name of a shard")
-        if not all(_count(shard[name]) for name in ("bytes", "utterances", "header_crc32")):
+        index_crc32 = shard.get("index_crc32", 0)  # earlier versions wrote a checksum of the header instead
+        if not all(map(_count, (shard["bytes"], shard["utterances"], index_crc32))):
             raise ValueError(f"a figure of {shard['name']} is no number")
     for file in header["files"]:
         if not is_plain_name(file["name"]) or not isinstance(file["sha256"], str):

@@ -73,7 +73,7 @@ class CacheReader:
                 "and run "
                 f"`nemo-tutornet cache` again with the same arguments, which keeps the other shards."
             )
-        return Shard.open(path, self.schema, cache_id, entry["header_crc32"])
+        return Shard.open(path, self.schema, cache_id, entry.get("index_crc32"))
 
     def __len__(self) -> int:
         return len(self._hashes)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -72,7 +71,7 @@ class Shard:
     Attributes:
         path: the file.
         size: of the file, in bytes.
-        header_crc32: of safetensors' header, its length included.
+        index_crc32: checksum of the index, which holds the utterances' own checksums.
         schema: what it holds.
         hashes: of the utterances' keys `[U]`.
         samples, frames: of each utterance `[U]`.
@@ -82,7 +81,7 @@ class Shard:
 
     path: Path
     size: int
-    header_crc32: int
+    index_crc32: int
     schema: CacheSchema
     hashes: np.ndarray
     samples: np.ndarray
@@ -94,22 +93,21 @@ class Shard:
         return len(self.hashes)
 
     @classmethod
-    def open(cls, path: Path, schema: CacheSchema, cache_id: str, header_crc32: int | None = None) -> Shard:
+    def open(cls, path: Path, schema: CacheSchema, cache_id: str, index_crc32: int | None = None) -> Shard:
         """Checks everything but the utterances' own arrays, and keeps the index.
 
         Args:
             path: of the shard.
             schema: of its cache.
             cache_id: `layout.description` of its cache.
-            header_crc32: as its cache's header has it; None before that is written.
+            index_crc32: as `cache.json` has it; None before that is written, and for caches of earlier
+                versions.
 
         Raises:
             TutorError: missing, truncated, damaged, or of another cache.
         """
         try:
-            size, found = path.stat().st_size, _header_crc32(path)
-            if header_crc32 not in (None, found):
-                raise ValueError("its header does not match its checksum")
+            size = path.stat().st_size
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != f"{FORMAT} {VERSION}":
@@ -117,8 +115,11 @@ class Shard:
                 if metadata.get("belongs") != cache_id:
                     raise ValueError("it belongs to another cache")
                 index = _index(file, schema)
-            if metadata.get("index_crc32") != str(checksum(list(index.values()))):
+            found = checksum(list(index.values()))
+            if metadata.get("index_crc32") != str(found):
                 raise ValueError("its index does not match its checksum")
+            if index_crc32 not in (None, found):
+                raise ValueError("its index is not the one that the cache's header names")
         except (OSError, SafetensorError, ValueError, OverflowError, MemoryError) as error:
             raise TutorError(_unreadable(path, error)) from None
         starts = {unit: _starts(index, unit) for unit in {array.unit for array in arrays_of(schema).values()}}
@@ -169,15 +170,6 @@ class Shard:
 def _cut(part: Any, array: Array, start: int, stop: int) -> np.ndarray:
     # safetensors refuses a slice that begins at the end, even an empty one.
     return part[start:stop] if start < stop else np.empty((0, *array.row), NUMPY[array.dtype])
-
-
-def _header_crc32(path: Path) -> int:
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = int.from_bytes(start, "little")
-        if length > os.fstat(file.fileno()).st_size:
-            raise ValueError("it is truncated or no safetensors file")
-        return zlib.crc32(file.read(length), zlib.crc32(start))
 
 
 def _index(file: Any, schema: CacheSchema) -> dict[str, np.ndarray]:

@@ -219,7 +219,7 @@ class CacheWriter:
                 "name": shard.path.name,
                 "bytes": shard.size,
                 "utterances": len(shard),
-                "header_crc32": shard.header_crc32,
+                "index_crc32": shard.index_crc32,
             }
             for shard in shards
         ]

@@ -145,6 +145,45 @@ def test_a_shard_of_the_same_cache_built_anew(tmp_path: Path) -> None:
         CacheReader(tmp_path / "ours")
 
 
+def test_a_cache_of_an_earlier_version(tmp_path: Path) -> None:
+    """It has a checksum of each shard's header in place of the index's; a new shard makes it one of today."""
+    keys = build(tmp_path)
+    entries = json.loads((tmp_path / "cache.json").read_bytes())["shards"]
+    old = [
+        {**{name: one[name] for name in ("name", "bytes", "utterances")}, "header_crc32": 7}
+        for one in entries
+    ]
+    rewrite_header(tmp_path, shards=old)
+    read_all(tmp_path, keys)
+    content = shards(tmp_path)[2].read_bytes()
+    at = content.index(b"index.samples")  # a bit of the header, and one of the index, which is at the front
+    for flipped in (at, 8 + int.from_bytes(content[:8], "little")):
+        shards(tmp_path)[2].write_bytes(
+            content[:flipped] + bytes([content[flipped] ^ 1]) + content[flipped + 1 :]
+        )
+        with refused(shards(tmp_path)[2].name, "not readable"):
+            CacheReader(tmp_path)
+    shards(tmp_path)[2].write_bytes(content)
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer:
+        writer.finish()
+    assert json.loads((tmp_path / "cache.json").read_bytes())["shards"] == entries
+
+
+def test_a_flipped_bit_in_the_index_of_an_unfinished_cache(tmp_path: Path) -> None:
+    """Only the shard itself can tell, since no `cache.json` names it yet."""
+    key = utterances(1)[0]
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer:
+        writer.add(key, targets(key, FULL))
+    (path,) = shards(tmp_path)
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    offsets = json.loads(content[8:start])["index.samples"]["data_offsets"]
+    for at in range(start + offsets[0], start + offsets[1]):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with refused(path.name, "its index does not match its checksum"):
+            CacheWriter(tmp_path, PROVENANCE, FULL, RATE)
+
+
 def test_a_flipped_bit_anywhere_in_the_header(tmp_path: Path) -> None:
     keys = build(tmp_path, count=1)
     path = tmp_path / "cache.json"
@@ -185,7 +224,7 @@ def test_a_header_that_is_none(tmp_path: Path, content: bytes) -> None:
 
 def entry(**changes: Any) -> list[dict[str, Any]]:
     return [
-        {"name": "shard-00000-00000.safetensors", "bytes": 1, "utterances": 1, "header_crc32": 0, **changes}
+        {"name": "shard-00000-00000.safetensors", "bytes": 1, "utterances": 1, "index_crc32": 0, **changes}
     ]
 
 
@@ -197,6 +236,7 @@ def entry(**changes: Any) -> list[dict[str, Any]]:
         ({"shards": entry(name=None)}, "no name of a shard"),
         ({"shards": entry(bytes=-1)}, "is no number"),
         ({"shards": entry(bytes=True)}, "is no number"),
+        ({"shards": entry(index_crc32=None)}, "is no number"),
         ({"shards": 3}, "damaged"),
         ({"shards": [{}]}, "damaged"),
         ({"files": [{"name": "../x", "sha256": ""}]}, "no name of a file"),
@@ -231,14 +271,14 @@ def forge(folder: Path, **changes: np.ndarray) -> None:
         [shard.checksum([tensors[name] for name in layout.arrays_of(schema)])], np.uint32
     )
     cache_id = layout.description(PROVENANCE, schema, RATE)
-    index = str(shard.checksum([tensors[name] for name in layout.index_of(schema)]))
+    crc = shard.checksum([tensors[name] for name in layout.index_of(schema)])
     path.write_bytes(
         save_tensors(
-            tensors, metadata={"format": "nemo_tutornet.cache 1", "belongs": cache_id, "index_crc32": index}
+            tensors,
+            metadata={"format": "nemo_tutornet.cache 1", "belongs": cache_id, "index_crc32": str(crc)},
         )
     )
-    crc = shard._header_crc32(path)
-    rewrite_header(folder, shards=entry(name=path.name, bytes=path.stat().st_size, header_crc32=crc))
+    rewrite_header(folder, shards=entry(name=path.name, bytes=path.stat().st_size, index_crc32=crc))
 
 
 @pytest.mark.parametrize(
