@@ -1,3 +1,3 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""distill"""
+"""The method: losses, matching of teacher and student, training-only modules, and a run's stages."""

@@ -1,3 +1,3 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""evaluation"""
+"""Error rates, size and speed of stock `.nemo` and exported `.onnx` models."""

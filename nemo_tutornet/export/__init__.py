@@ -1,3 +1,3 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""export"""
+"""The stock student, its ONNX graphs, and the proof of both. Nothing here knows the training."""

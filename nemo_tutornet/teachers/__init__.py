@@ -1,3 +1,3 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""teachers"""
+"""Sources of targets: a live model, or a cache of its outputs."""
