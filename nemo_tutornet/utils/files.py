@@ -15,8 +15,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from nemo_tutornet.errors import TutorError
-
 
 def sha256_of(path: Path) -> str:
     """Hexadecimal sha256 of a file."""
@@ -37,14 +35,23 @@ def staging_directory(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staging_directories(*folders: Path) -> Iterator[dict[Path, Path]]:
-    """`staged` for several folders, whose files appear together: yields the temporary folder of each."""
+def staging_directories(
+    *folders: Path, prefix: str = ".tutornet-", durable: bool = False
+) -> Iterator[dict[Path, Path]]:
+    """`staging_directory` for several folders, whose files appear together: yields the temporary folder of
+    each.
+
+    Args:
+        folders: where the files go; made if need be.
+        prefix: of the temporary folders' names, which end in `.tmp`.
+        durable: whether the files must survive a power cut as soon as this returns.
+    """
     with ExitStack() as stack:
         stages: dict[Path, Path] = {}
         for folder in dict.fromkeys(folders):
             folder.mkdir(parents=True, exist_ok=True)
             stages[folder] = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".tutornet-"))
+                stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=prefix, suffix=".tmp"))
             )
         yield stages
         targets = {
@@ -53,9 +60,15 @@ def staging_directories(*folders: Path) -> Iterator[dict[Path, Path]]:
         for target in targets.values():
             if target.is_dir() and not target.is_symlink():  # the one name that no file can take
                 raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
+        if durable:
+            for path in targets:
+                _sync(path)
         with defer_signals():
             for path, target in targets.items():
                 os.replace(path, target)
+            if durable:
+                for folder in stages:
+                    _sync(folder)
 
 
 @contextmanager
@@ -82,38 +95,29 @@ def defer_signals() -> Iterator[None]:
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary place for a file and renames it at the end, so that no half-written file stays
     behind.
-    """
-    with staging_directory(path.parent) as folder:
-        yield folder / path.name
 
+    A kill before the end leaves a hidden folder, whose name begins with a dot and the file's name and ends in
+    `.tmp`.
 
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, on the disk itself when this returns.
+    Args:
+        path: the file.
+        durable: whether the file must survive a power cut as soon as this returns.
 
     Raises:
-        TutorError: the disk is full, or another reason of the system's; nothing is left of the file.
+        OSError: the disk is full, or another reason of the system's; an older file stays as it was.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    prefix = f".{path.name[:50]}."  # a file's name may be as long as the system lets it, this one is longer
+    with staging_directories(path.parent, prefix=prefix, durable=durable) as stages:
+        yield stages[path.parent] / path.name
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk itself."""
+    opened = os.open(path, os.O_RDONLY)
     try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise TutorError(
-            f"{path} cannot be written ({error.strerror or error}); make room or mend the folder and run the "
-            "command again, "
-            f"the finished shards are kept."
-        ) from None
+        os.fsync(opened)
+    finally:
+        os.close(opened)
