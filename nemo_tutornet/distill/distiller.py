@@ -122,7 +122,7 @@ class Distiller:
         if index != self.stage:
             number = f"{index + 1} of {len(self.schedule.stages)}"
             logging.info(f"Stage {stage.name!r} ({number}): {describe_weights(stage.weights)}.")
-            if self.stage is not None and not self.decoder_trained:
+            if self._decoder_can_be_composed:
                 self.warm_start.apply(decoder)
             self.stage = index
         self.decoder_trained |= self.objective.trains_decoder(stage)
@@ -169,12 +169,17 @@ class Distiller:
 
     @property
     def decoder_is_untrained(self) -> bool:
-        """Whether the run is in a stage that does not train the decoder, and no stage before has trained
-        it.
-        """
+        """Whether the run is in a stage that leaves the decoder to be composed."""
+        if not self._decoder_can_be_composed:
+            return False
+        return not self.objective.trains_decoder(self.schedule.stages[self.stage or 0])
+
+    @property
+    def _decoder_can_be_composed(self) -> bool:
+        """Whether RKD has trained the projection, and no stage has trained the decoder."""
         if self.stage is None or self.decoder_trained:
             return False
-        return not self.objective.trains_decoder(self.schedule.stages[self.stage])
+        return any(stage.uses("rkd") for stage in self.schedule.stages[: self.stage + 1])
 
     # --- A run that is resumed
 

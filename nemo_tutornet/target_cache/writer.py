@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -39,7 +40,7 @@ from nemo_tutornet.target_cache.layout import (
 )
 from nemo_tutornet.target_cache.records import UtteranceTargets, encode
 from nemo_tutornet.target_cache.shard import Record, Shard, shard_bytes
-from nemo_tutornet.utils.files import write_file
+from nemo_tutornet.utils.files import atomic_write
 
 
 def read_schema(folder: Path) -> CacheSchema | None:
@@ -171,7 +172,7 @@ class CacheWriter:
             return
         samples, frames = zip(*self._sizes, strict=True)
         path = self.folder / f"shard-{self._rank:05d}-{self._number:05d}.safetensors"
-        write_file(path, shard_bytes(self._records, samples, frames, self.schema, self._cache_id))
+        _write(path, shard_bytes(self._records, samples, frames, self.schema, self._cache_id))
         self._records, self._sizes, self._bytes = [], [], 0
         self._number += 1
 
@@ -197,7 +198,7 @@ class CacheWriter:
         """
         assert self._rank == 0, "one rank writes cache.json"
         self.flush()
-        _clean(self.folder, ".shard-*.tmp")
+        _clean(self.folder, ".*.tmp")
         shards, files = self._shards(), files or {}
         if not any(len(shard) for shard in shards):
             raise TutorError(f"{self.folder} holds no utterance; give a manifest with at least one.")
@@ -205,7 +206,7 @@ class CacheWriter:
             shard.read(range(len(shard)))
         for name, content in files.items():
             assert is_plain_name(name), name
-            write_file(self.folder / name, content)
+            _write(self.folder / name, content)
         # An utterance that two ranks wrote counts once; the reader takes its first, too.
         _, first = np.unique(np.concatenate([shard.hashes for shard in shards]), return_index=True)
         samples = int(np.concatenate([shard.samples for shard in shards])[first].sum(dtype=np.int64))
@@ -268,7 +269,7 @@ class CacheWriter:
             "shards": shards,
             "files": files,
         }
-        write_file(self.folder / HEADER, header_bytes(header))
+        _write(self.folder / HEADER, header_bytes(header))
 
 
 def _refuse_other(folder: Path, cache_id: str) -> None:
@@ -316,6 +317,22 @@ def _parsed(text: str) -> dict[str, Any]:
     return parsed
 
 
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all, on the disk itself when this returns."""
+    try:
+        with atomic_write(path, durable=True) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise TutorError(
+            f"{path} cannot be written ({error.strerror or error}); make room or fix the folder and run the "
+            "command again, the finished shards are kept."
+        ) from None
+
+
 def _clean(folder: Path, pattern: str) -> None:
+    """Removes what a killed builder was writing: folders of `atomic_write`, and files of earlier versions."""
     for path in folder.glob(pattern):
-        path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -16,8 +16,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from nemo_tutornet.errors import TutorError
-
 
 def sha256_of(path: Path) -> str:
     """Computes the sha256 of a file, as hexadecimal digits.
@@ -70,6 +68,7 @@ def staging_directory(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
+<<<<<<< HEAD
 def staging_directories(*folders: Path) -> Iterator[dict[Path, Path]]:
     """Yields a temporary folder inside each of several folders; all files move when the block ends.
 
@@ -80,13 +79,25 @@ def staging_directories(*folders: Path) -> Iterator[dict[Path, Path]]:
 
     Raises:
         IsADirectoryError: a file of the block has the name of a folder in its destination; no file moves.
+=======
+def staging_directories(
+    *folders: Path, prefix: str = ".tutornet-", durable: bool = False
+) -> Iterator[dict[Path, Path]]:
+    """`staging_directory` for several folders, whose files appear together: yields the temporary folder of
+    each.
+
+    Args:
+        folders: where the files go; made if need be.
+        prefix: of the temporary folders' names, which end in `.tmp`.
+        durable: whether the files must survive a power cut as soon as this returns.
+>>>>>>> helper-c
     """
     with ExitStack() as stack:
         stages: dict[Path, Path] = {}
         for folder in dict.fromkeys(folders):
             folder.mkdir(parents=True, exist_ok=True)
             stages[folder] = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=".tutornet-"))
+                stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=prefix, suffix=".tmp"))
             )
         yield stages
         targets = {
@@ -95,9 +106,15 @@ def staging_directories(*folders: Path) -> Iterator[dict[Path, Path]]:
         for target in targets.values():
             if target.is_dir() and not target.is_symlink():  # os.replace would fail halfway
                 raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
+        if durable:
+            for path in targets:
+                _sync(path)
         with defer_signals():
             for path, target in targets.items():
                 os.replace(path, target)
+            if durable:
+                for folder in stages:
+                    _sync(folder)
 
 
 @contextmanager
@@ -127,6 +144,7 @@ def defer_signals() -> Iterator[None]:
 
 
 @contextmanager
+<<<<<<< HEAD
 def atomic_write(path: Path) -> Iterator[Path]:
     """Yields a temporary path for a file and renames the file to `path` when the block ends.
 
@@ -140,8 +158,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     with staging_directory(path.parent) as folder:
         yield folder / path.name
+=======
+def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
+    """Yields a temporary place for a file and renames it at the end, so that no half-written file stays
+    behind.
+>>>>>>> helper-c
 
+    A kill before the end leaves a hidden folder, whose name begins with a dot and the file's name and ends in
+    `.tmp`.
 
+<<<<<<< HEAD
 def write_file(path: Path, content: bytes) -> None:
     """Writes a file completely or not at all, and flushes it and its folder to the disk.
 
@@ -151,9 +177,25 @@ def write_file(path: Path, content: bytes) -> None:
 
     Raises:
         TutorError: the file cannot be written, e.g. because the disk is full; no part of it is left.
+=======
+    Args:
+        path: the file.
+        durable: whether the file must survive a power cut as soon as this returns.
+
+    Raises:
+        OSError: the disk is full, or another reason of the system's; an older file stays as it was.
+>>>>>>> helper-c
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    prefix = f".{path.name[:50]}."  # a file's name may be as long as the system lets it, this one is longer
+    with staging_directories(path.parent, prefix=prefix, durable=durable) as stages:
+        yield stages[path.parent] / path.name
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk itself."""
+    opened = os.open(path, os.O_RDONLY)
     try:
+<<<<<<< HEAD
         try:
             with temporary.open("wb") as file:
                 file.write(content)
@@ -172,3 +214,8 @@ def write_file(path: Path, content: bytes) -> None:
             f"{path} cannot be written ({error.strerror or error}); make room or fix the folder and run the "
             "command again; the finished shards are kept."
         ) from None
+=======
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+>>>>>>> helper-c

@@ -412,8 +412,19 @@ def test_a_shard_is_as_large_as_asked(tmp_path: Path) -> None:
 def test_what_another_rank_is_writing_is_left(tmp_path: Path) -> None:
     temporary = tmp_path / ".shard-00001-00000.safetensors.tmp"
     temporary.touch()
+    folder = tmp_path / ".shard-00001-00001.safetensors.x7.tmp"
+    folder.mkdir()
     CacheWriter(tmp_path, PROVENANCE, FULL, RATE, rank=0).close()
-    assert temporary.exists()
+    assert temporary.exists() and folder.exists()
+
+
+def test_what_any_killed_builder_was_writing_goes_at_the_end(tmp_path: Path) -> None:
+    for name in ("shard-00001-00000.safetensors", "cache.json", "head.safetensors"):
+        (tmp_path / f".{name}.x7.tmp").mkdir()
+        (tmp_path / f".{name}.x7.tmp" / name).write_bytes(b"half")
+    (tmp_path / ".shard-00000-00000.safetensors.tmp").touch()  # an earlier version's
+    read_all(tmp_path, build(tmp_path))
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_offsets_are_rounded() -> None:

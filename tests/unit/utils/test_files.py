@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -91,6 +92,56 @@ def test_a_writer_that_removes_its_file_leaves_the_old_one(tmp_path: Path) -> No
     with pytest.raises(FileNotFoundError), atomic_write(path) as temporary:
         temporary.unlink()
     assert path.read_bytes() == b"old" and listing(tmp_path) == ["m.nemo"]
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_durable_file_is_on_the_disk_before_it_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durable: bool
+) -> None:
+    events: list[str] = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(file: int) -> None:
+        fsync(file)
+        status = os.fstat(file)
+        what = "folder" if stat.S_ISDIR(status.st_mode) else f"{status.st_size} bytes"
+        events.append(f"{what} on the disk")
+
+    def replaced(source: Path, target: Path) -> None:
+        replace(source, target)
+        events.append("named")
+
+    monkeypatch.setattr("nemo_tutornet.utils.files.os.fsync", synced)
+    monkeypatch.setattr("nemo_tutornet.utils.files.os.replace", replaced)
+    with atomic_write(tmp_path / "m.nemo", durable) as temporary:
+        temporary.write_bytes(b"new")
+    assert events == (["3 bytes on the disk", "named", "folder on the disk"] if durable else ["named"])
+    assert (tmp_path / "m.nemo").read_bytes() == b"new" and listing(tmp_path) == ["m.nemo"]
+
+
+def test_a_file_that_cannot_be_made_durable_does_not_appear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.nemo").write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr("nemo_tutornet.utils.files.os.fsync", full)
+    with (
+        pytest.raises(OSError, match="no space"),
+        atomic_write(tmp_path / "m.nemo", durable=True) as temporary,
+    ):
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "m.nemo").read_bytes() == b"old" and listing(tmp_path) == ["m.nemo"]
+
+
+@pytest.mark.parametrize("letter", ["m", "é", "日"])
+def test_a_name_as_long_as_the_system_lets_it(tmp_path: Path, letter: str) -> None:
+    path = tmp_path / (letter * (255 // len(letter.encode())))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(b"new")
+    assert path.read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o027])
