@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Files: checksums, atomic writes, and steps that signals do not interrupt."""
+"""Files: checksums, atomic writing, and steps that no signal interrupts."""
 
 from __future__ import annotations
 
@@ -68,29 +68,15 @@ def staging_directory(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-<<<<<<< HEAD
-def staging_directories(*folders: Path) -> Iterator[dict[Path, Path]]:
-    """Yields a temporary folder inside each of several folders; all files move when the block ends.
-
-    Works as `staging_directory` does.
-
-    Args:
-        folders: the destinations; they are created if need be.
-
-    Raises:
-        IsADirectoryError: a file of the block has the name of a folder in its destination; no file moves.
-=======
 def staging_directories(
     *folders: Path, prefix: str = ".tutornet-", durable: bool = False
 ) -> Iterator[dict[Path, Path]]:
-    """`staging_directory` for several folders, whose files appear together: yields the temporary folder of
-    each.
+    """Yields a temporary folder for each folder; when the block ends, the files of all move together.
 
     Args:
         folders: where the files go; made if need be.
         prefix: of the temporary folders' names, which end in `.tmp`.
         durable: whether the files must survive a power cut as soon as this returns.
->>>>>>> helper-c
     """
     with ExitStack() as stack:
         stages: dict[Path, Path] = {}
@@ -104,7 +90,7 @@ def staging_directories(
             path: folder / path.name for folder, stage in stages.items() for path in sorted(stage.iterdir())
         }
         for target in targets.values():
-            if target.is_dir() and not target.is_symlink():  # os.replace would fail halfway
+            if target.is_dir() and not target.is_symlink():  # the one name that no file can take
                 raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
         if durable:
             for path in targets:
@@ -119,72 +105,41 @@ def staging_directories(
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Delays SIGINT and SIGTERM until the block ends, for a step that must not stop halfway.
-
-    Raises:
-        KeyboardInterrupt: a signal arrived during the block, and its handler was the system's default.
-    """
-    received: list[int] = []
-    handlers: dict[int, Any] = {}  # the handlers before the block
-    # Python delivers signals to the main thread only, and only that thread may set a handler.
-    if threading.current_thread() is threading.main_thread():
+    """Puts an interrupt or a plain kill off until a step that must not be left half done is over."""
+    seen: list[int] = []
+    handlers: dict[int, Any] = {}  # what stood before
+    if (
+        threading.current_thread() is threading.main_thread()
+    ):  # no other thread is interrupted, or may set a handler
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not None:  # a handler that C code installed cannot be restored
-                handlers[number] = signal.signal(number, lambda signum, _: received.append(signum))
+            if signal.getsignal(number) is not None:  # one that is not Python's could not be put back
+                handlers[number] = signal.signal(number, lambda got, _: seen.append(got))
     try:
         yield
     finally:
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
-    for signum in received:
-        if callable(handlers[signum]):
-            handlers[signum](signum, None)
-        elif handlers[signum] == signal.SIG_DFL:
+        for masked, handler in handlers.items():
+            signal.signal(masked, handler)
+    for got in seen:
+        if callable(handlers[got]):
+            handlers[got](got, None)
+        elif handlers[got] == signal.SIG_DFL:
             raise KeyboardInterrupt
 
 
 @contextmanager
-<<<<<<< HEAD
-def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path for a file and renames the file to `path` when the block ends.
-
-    After an error in the block, `path` is as it was before.
-
-    Args:
-        path: the destination; its folder is created if need be.
-
-    Raises:
-        IsADirectoryError: `path` is a folder.
-    """
-    with staging_directory(path.parent) as folder:
-        yield folder / path.name
-=======
 def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     """Yields a temporary place for a file and renames it at the end, so that no half-written file stays
     behind.
->>>>>>> helper-c
 
     A kill before the end leaves a hidden folder, whose name begins with a dot and the file's name and ends in
     `.tmp`.
 
-<<<<<<< HEAD
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file completely or not at all, and flushes it and its folder to the disk.
-
-    Args:
-        path: the file; an older one is replaced.
-        content: its bytes.
-
-    Raises:
-        TutorError: the file cannot be written, e.g. because the disk is full; no part of it is left.
-=======
     Args:
         path: the file.
         durable: whether the file must survive a power cut as soon as this returns.
 
     Raises:
         OSError: the disk is full, or another reason of the system's; an older file stays as it was.
->>>>>>> helper-c
     """
     prefix = f".{path.name[:50]}."  # a file's name may be as long as the system lets it, this one is longer
     with staging_directories(path.parent, prefix=prefix, durable=durable) as stages:
@@ -195,27 +150,6 @@ def _sync(path: Path) -> None:
     """Waits until a file, or the names in a folder, are on the disk itself."""
     opened = os.open(path, os.O_RDONLY)
     try:
-<<<<<<< HEAD
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise TutorError(
-            f"{path} cannot be written ({error.strerror or error}); make room or fix the folder and run the "
-            "command again; the finished shards are kept."
-        ) from None
-=======
         os.fsync(opened)
     finally:
         os.close(opened)
->>>>>>> helper-c
