@@ -17,7 +17,7 @@ from typing import Any
 from torch.utils import serialization
 
 from nemo_tutornet.distill.matching import resolve_frame_weighting
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.layers import (
     ENCODER,
     Layer,
@@ -113,9 +113,9 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
     Raises:
         TutorError: no such file or name, unreadable, or no recogniser that can teach.
     """
-    path = locate(str(source), "MODEL")
-    check_teacher(read_nemo_config(path), path)
-    model = _restore(path)
+    archive = NemoArchive(locate(str(source), "MODEL"))
+    check_teacher(archive.config, archive.path)
+    model = _restore(archive)
     unshare_activations(model)  # so that each has one path, as in a teacher
     info = describe_model(model)
     encoder = measure_encoder(model)
@@ -130,7 +130,7 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
         return resolve_frame_weighting("auto", info.has_ctc_head, ends_in_layer_norm(model, layer))
 
     return Inspection(
-        model=str(path),
+        model=str(archive.path),
         info=info,
         frame_ms=encoder.frame_ms,
         frame_weighting=auto_weighting(encoder),
@@ -147,14 +147,14 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
     )
 
 
-def _restore(path: Path) -> Any:
+def _restore(archive: NemoArchive) -> Any:
     """`restore_ctc` in less time and memory: to look at a large model, a small machine must do."""
     if "nemo.collections.asr" not in sys.modules:
         _import_nemo()
     mapped = serialization.config.load.mmap
     serialization.config.load.mmap = True
     try:
-        model = restore_ctc(path)
+        model = restore_ctc(archive)
     finally:
         serialization.config.load.mmap = mapped
     gc.collect()  # the mapped weights: NeMo has copied them into the model and left them in a cycle

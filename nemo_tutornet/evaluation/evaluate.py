@@ -20,7 +20,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import add, bootstrap_interval, count_errors
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.export.onnx_export import PRECISIONS, write_onnx
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
@@ -99,9 +99,10 @@ def evaluate(
     """
     if runtime not in RUNTIMES:
         raise TutorError(f"there is no runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}.")
+    archives = {path: NemoArchive(path) for path in models if path.suffix != ".onnx"}
     for path in models:
-        if path.suffix != ".onnx":
-            ctc_class(read_nemo_config(Path(path)), Path(path), "a model to evaluate")
+        if path in archives:
+            ctc_class(archives[path].config, path, "a model to evaluate")
         elif not path.is_file():
             raise TutorError(f"there is no file {path}; give .nemo and .onnx files.")
     read = read_manifest(Path(manifest))
@@ -115,10 +116,10 @@ def evaluate(
         if path.suffix == ".onnx":
             results.append(_evaluate_graph(path, path, rows))
         elif runtime == "nemo":
-            results.append(_evaluate_nemo(path, rows, batch_size))
+            results.append(_evaluate_nemo(archives[path], rows, batch_size))
         else:
             with tempfile.TemporaryDirectory() as folder:
-                graphs = write_onnx(path, Path(folder) / "model.onnx", precisions)
+                graphs = write_onnx(archives[path], Path(folder) / "model.onnx", precisions)
                 results += [_evaluate_graph(path, graph.path, rows) for graph in graphs]
     return [replace(result, untranscribed=len(read) - len(rows)) for result in results]
 
@@ -144,8 +145,8 @@ def no_faster(results: Sequence[Evaluation]) -> list[str]:
     return sentences
 
 
-def _evaluate_nemo(path: Path, rows: Sequence[Utterance], batch_size: int) -> Evaluation:
-    model = restore_ctc(path)
+def _evaluate_nemo(archive: NemoArchive, rows: Sequence[Utterance], batch_size: int) -> Evaluation:
+    path, model = archive.path, restore_ctc(archive)
     hypotheses, seconds = transcribe(model, rows, batch_size)
     parameters = sum(p.numel() for p in model.parameters())
     return _score(path, "nemo", rows, hypotheses, seconds, parameters, _size(path))

@@ -16,7 +16,7 @@ from typing import Any
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.layers import measure_encoder
 from nemo_tutornet.nemo_io.model_info import describe_model
@@ -70,7 +70,7 @@ def require(*packages: str) -> None:
 
 
 def write_onnx(
-    nemo_file: Path,
+    nemo_file: Path | NemoArchive,
     destination: Path,
     precisions: Sequence[str] = ("fp32",),
     sherpa: bool = False,
@@ -87,7 +87,8 @@ def write_onnx(
     Legend: `B` utterances, `F` mel bins, `T` frames of the front end, `T'` frames of the network, `V` labels.
 
     Args:
-        nemo_file: a stock CTC model; it is restored once more, because exporting changes a model in place.
+        nemo_file: a stock CTC model, its path or its archive; it is restored once more, because exporting
+            changes a model in place.
         destination: `X.onnx`, for fp32; the others are `X.fp16.onnx` and `X.int8.onnx` beside it.
         precisions: which of `PRECISIONS` to write.
         sherpa: also write `X.sherpa.onnx` and `X.tokens.txt` for sherpa-onnx.
@@ -98,7 +99,7 @@ def write_onnx(
             cannot describe, a model that sherpa-onnx cannot run, or a destination that cannot be written.
     """
     require("onnx", "onnxruntime")
-    nemo_file, destination = Path(nemo_file), Path(destination)
+    destination = Path(destination)
     if destination.suffix != ".onnx":
         raise TutorError(f"{destination} must end in .onnx.")
     if destination.is_dir():
@@ -109,9 +110,10 @@ def write_onnx(
             f"there is no ONNX precision {', '.join(unknown) or 'given'}; choose from "
             f"{', '.join(PRECISIONS)}."
         )
-    called = called or nemo_file
-    target = ctc_class(read_nemo_config(nemo_file), called, "a model to write as ONNX")
-    model = restore_ctc(nemo_file)
+    archive = NemoArchive.of(nemo_file)
+    called = called or archive.path
+    target = ctc_class(archive.config, called, "a model to write as ONNX")
+    model = restore_ctc(archive)
     info = describe_model(model)
     metadata = OnnxMetadata(
         target=target,

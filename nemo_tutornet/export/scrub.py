@@ -11,44 +11,48 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.utils.files import atomic_write
 
 _FIELDS = ("input", "model_prefix", "seed_sentencepieces_file")
 
 
-def paths_in_tokenizers(student: Path) -> list[str]:
+def paths_in_tokenizers(student: NemoArchive) -> list[str]:
     """Paths of the training machine in the tokenizers of a `.nemo`."""
     return [path for _, content in _tokenizers(student) for path in _paths(_parsed(content))]
 
 
-def strip_training_paths(student: Path) -> None:
+def strip_training_paths(student: NemoArchive) -> NemoArchive:
     """Takes the paths out of the tokenizers of a `.nemo`, and the user out of its members; everything else
     stays as it is.
 
     Args:
-        student: the file; it is rewritten.
+        student: a `.nemo` file; it is rewritten.
+
+    Returns:
+        The rewritten file.
     """
     telling = {
         name: _without_paths(content) for name, content in _tokenizers(student) if _paths(_parsed(content))
     }
     with (
-        atomic_write(student) as temporary,
-        tarfile.open(student, "r:*") as old,
+        atomic_write(student.path) as temporary,
+        tarfile.open(student.path, "r:*") as old,
         tarfile.open(temporary, "w:") as new,
     ):
         for member in old.getmembers():
             stream: IO[bytes] | None = old.extractfile(member)
-            if member.name in telling:
-                content = telling[member.name]
+            name = os.path.normpath(member.name)
+            if name in telling:
+                content = telling[name]
                 member.size, stream = len(content), io.BytesIO(content)
             member.uid, member.gid, member.uname, member.gname = 0, 0, "", ""
             new.addfile(member, stream)
+    return student.reopened()
 
 
 def _without_paths(content: bytes) -> bytes:
@@ -60,21 +64,16 @@ def _without_paths(content: bytes) -> bytes:
     return model.SerializeToString()
 
 
-def _tokenizers(student: Path) -> Iterator[tuple[str, bytes]]:
+def _tokenizers(student: NemoArchive) -> Iterator[tuple[str, bytes]]:
     """SentencePiece models by their member's name: what the config names as one, and what is called like
     one.
     """
-    config = OmegaConf.to_container(read_nemo_config(student), resolve=False)
+    config = OmegaConf.to_container(student.config, resolve=False)
     assert isinstance(config, dict)
     named = set(_model_names(config.get("tokenizer")))
-    with tarfile.open(student, "r:*") as archive:
-        for member in archive.getmembers():
-            model = member.isfile() and (
-                member.name.endswith(".model") or os.path.basename(member.name) in named
-            )
-            stream = archive.extractfile(member) if model else None
-            if stream is not None:
-                yield member.name, stream.read()
+    for name in student.members:
+        if name.endswith(".model") or os.path.basename(name) in named:
+            yield name, student.read(name)
 
 
 def _model_names(node: Any, key: str = "") -> Iterator[str]:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.restore import restore_ctc
@@ -41,7 +41,8 @@ def _from_file(source: Path) -> Any:
 
 
 def _from_nemo(source: Path) -> Any:
-    config = _resolved(read_nemo_config(source), source)
+    archive = NemoArchive(source)
+    config = _resolved(archive.config, source)
     if "model" in config:
         raise TutorError(
             f"{source} has a section `model` in its config, which NeMo would restore instead of the rest; "
@@ -55,7 +56,7 @@ def _from_nemo(source: Path) -> Any:
                 "student; if it is yours, restore the model and save it with NeMo, so that it holds the "
                 "file, and export that."
             )
-    return restore_ctc(source)
+    return restore_ctc(archive)
 
 
 def _resolved(config: DictConfig, source: Path) -> DictConfig:

@@ -19,6 +19,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.scrub import strip_training_paths
 from nemo_tutornet.export.source import _from_file, _from_model
 from nemo_tutornet.export.summary import Verification, is_summary, summary_path, write_summary
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs, without_process_group
 from nemo_tutornet.nemo_io.stock_config import stock_config
 from nemo_tutornet.utils.files import staging_directories
@@ -103,13 +104,13 @@ def export_student(
             student = stages[_folder(destination)] / destination.name
             with suppress_nemo_logs():
                 model.save_to(str(student))
-            strip_training_paths(student)
+            archive = strip_training_paths(NemoArchive(student))
             graphs: list[OnnxFile] = []
             if graph is not None:
                 from nemo_tutornet.export.onnx_export import write_onnx
 
                 graphs = write_onnx(
-                    student,
+                    archive,
                     stages[_folder(graph)] / graph.name,
                     precisions,
                     sherpa,
@@ -118,7 +119,7 @@ def export_student(
             verification = None
             if verify:
                 verification = _verified(
-                    student, graphs, model, file, None if signing_key is None else Path(signing_key)
+                    archive, graphs, model, file, None if signing_key is None else Path(signing_key)
                 )
     except OSError as error:
         raise TutorError(
@@ -177,20 +178,26 @@ def _check_names(
 
 
 def _verified(
-    student: Path, graphs: Sequence[OnnxFile], model: Any, source: Path | None, signing_key: Path | None
+    student: NemoArchive,
+    graphs: Sequence[OnnxFile],
+    model: Any,
+    source: Path | None,
+    signing_key: Path | None,
 ) -> Verification:
     from nemo_tutornet.export.verify import verify_student
 
     verification = verify_student(student, [graph.path for graph in graphs], reference=model)
     if not verification.passed:
         raise TutorError(
-            f"{student.name} failed its verification and was not written: {verification.failures}"
+            f"{student.path.name} failed its verification and was not written: {verification.failures}"
         )
     others = [
         path
         for folder in {g.path.parent for g in graphs}
         for path in sorted(folder.iterdir())
-        if path != student
+        if path != student.path
     ]
-    write_summary(summary_path(student), verification, others, source, signing_key)
+    if source is not None and source.is_dir():  # an unpacked archive has no checksum
+        source = None
+    write_summary(summary_path(student.path), verification, others, source, signing_key)
     return verification

@@ -7,11 +7,9 @@ package.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.scrub import paths_in_tokenizers
 from nemo_tutornet.export.summary import Check, Verification, check_summary, summary_path
-from nemo_tutornet.nemo_io.archive import MODEL_CONFIG, MODEL_WEIGHTS, read_nemo_config
+from nemo_tutornet.nemo_io.archive import MODEL_CONFIG, MODEL_WEIGHTS, NemoArchive
 from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES, STOCK_BPE, names_data, target_of
 
 PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that strides and padding show
@@ -36,7 +34,9 @@ _NO_PATHS = ("labels", "vocabulary")
 _NOT_COMPARED = ("version", "model_author", "comment", "labels")
 
 
-def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Any | None = None) -> Verification:
+def verify_student(
+    student: Path | NemoArchive, onnx: Sequence[Path] = (), reference: Any | None = None
+) -> Verification:
     """Looks at a student's file as its receiver will.
 
     Here: the archive, its class, what its config names, the tokenizer's files. In a fresh process in which
@@ -45,7 +45,7 @@ def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Any | No
         ONNX Runtime.
 
     Args:
-        student: the `.nemo` file.
+        student: the `.nemo` file, or its archive.
         onnx: its graphs.
         reference: the model that it was exported from, in eval mode; its log-probabilities are what the
             file's must be.
@@ -53,26 +53,27 @@ def verify_student(student: Path, onnx: Sequence[Path] = (), reference: Any | No
     Returns:
         Checks and facts; a damaged file is a failed check and no exception.
     """
-    checks: list[Check] = []
-    try:
-        config = read_nemo_config(student)
+    path = student.path if isinstance(student, NemoArchive) else Path(student)
+    try:  # before any other program opens it: NeMo's own connector would skip a doubtful member
+        archive = NemoArchive.of(student)
     except TutorError as error:
-        return Verification(student, [Check("archive", False, str(error))], {})
-    checks.append(Check("archive", True, "complete and readable"))
-    checks += [_target(config), _config(config), _artifacts(config, student), _tokenizer(student)]
+        return Verification(path, [Check("archive", False, str(error))], {})
+    config = archive.config
+    checks = [Check("archive", True, "complete and readable"), _target(config), _config(config)]
+    checks += [_artifacts(archive), _tokenizer(archive)]
     if not checks[1].passed:  # NeMo would refuse to restore it, or run somebody's class
-        return Verification(student, checks, {})
+        return Verification(path, checks, {})
     sample_rate = _sample_rate(config)
     if sample_rate is None:
         words = f"the config's sample_rate is no number of samples per second from {RATES[0]} to {RATES[-1]}"
-        return Verification(student, [*checks, Check("sample rate", False, words)], {})
-    more, facts, graphs = _in_stock_nemo(student, onnx, reference, sample_rate)
+        return Verification(path, [*checks, Check("sample rate", False, words)], {})
+    more, facts, graphs = _in_stock_nemo(path, onnx, reference, sample_rate)
     if facts:
         facts["kind"] = "subword" if facts.pop("class_name") == STOCK_BPE else "character"
         facts["class"] = str(config.target)
         subsampling_factor = facts.pop("subsampling_factor")
-        more += [_metadata(graph, facts, subsampling_factor, config, student) for graph in graphs]
-    return Verification(student, checks + more, facts)
+        more += [_metadata(graph, facts, subsampling_factor, config, path) for graph in graphs]
+    return Verification(path, checks + more, facts)
 
 
 def verify_received(student: Path, onnx: Sequence[Path] = (), public_key: Path | None = None) -> Verification:
@@ -190,16 +191,15 @@ def _leaks(node: Any, key: str = "") -> Iterator[str]:
         yield f"{key}={node}"
 
 
-def _artifacts(config: DictConfig, student: Path) -> Check:
+def _artifacts(student: NemoArchive) -> Check:
     """Every file that the config names is inside the archive, and no other; a subword model names its
     tokenizer's.
     """
-    values = _strings(OmegaConf.to_container(config, resolve=False))
+    values = _strings(OmegaConf.to_container(student.config, resolve=False))
     named = [value.removeprefix("nemo:") for value in values if value.startswith("nemo:")]
-    with tarfile.open(student, "r:*") as archive:
-        members = {os.path.normpath(member.name) for member in archive.getmembers() if not member.isdir()}
+    members = student.members
     # What nobody reads travels on, into Riva's archive too.
-    others = sorted(members - {MODEL_CONFIG, MODEL_WEIGHTS, *named})
+    others = sorted(set(members) - {MODEL_CONFIG, MODEL_WEIGHTS, *named})
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
         return Check(
@@ -212,14 +212,14 @@ def _artifacts(config: DictConfig, student: Path) -> Check:
         return Check(
             "artifacts", False, f"the config names {', '.join(missing)}, which the archive does not hold"
         )
-    if target_of(config) == STOCK_BPE and not named:
+    if student.target == STOCK_BPE and not named:
         return Check(
             "artifacts", False, "a subword model, but its config names no tokenizer file inside the archive"
         )
     return Check("artifacts", True, ", ".join(named) or "none needed")
 
 
-def _tokenizer(student: Path) -> Check:
+def _tokenizer(student: NemoArchive) -> Check:
     paths = paths_in_tokenizers(student)
     told = f"the tokenizer still tells of its training: {', '.join(paths[:2])}; export the student again"
     return Check("tokenizer", not paths, told if paths else "no path of another machine")

@@ -1,71 +1,265 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading NeMo and Lightning checkpoints as what they are: untrusted input."""
+"""A `.nemo` file as what it is: untrusted input, checked when it is opened and then handed on."""
 
 from __future__ import annotations
 
+import functools
+import itertools
 import lzma
 import os
+import stat
 import tarfile
 import zlib
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.stock_config import target_of
+from nemo_tutornet.utils.files import open_regular_file, sha256_of
 from nemo_tutornet.utils.yaml_aliases import check_aliases
 
 MODEL_CONFIG, MODEL_WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 # The largest configs, those with a vocabulary of many thousand pieces, are far smaller.
 _CONFIG_BYTES = 64 << 20
+_BLOCK_BYTES = 1 << 20
+_FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+
+
+class NemoArchive:
+    """One `.nemo` file, or the folder that one was unpacked to.
+
+    Open it once per operation and hand it on: whoever gets it needs no check of its own. It holds regular
+    files only, each under one plain name, and `unpack` writes exactly those, the config with the bytes that
+    were read here.
+
+    Args:
+        path: a `.nemo` file (tar, also a compressed one), or a folder.
+
+    Attributes:
+        path: as given.
+        is_folder: whether it is a folder.
+        config: content of `model_config.yaml`, its interpolations unresolved.
+
+    Raises:
+        TutorError: no such file; not a readable `.nemo`; a member that is a link or a device, whose name
+            leads out of the archive, or whose name another member has.
+    """
+
+    def __init__(self, path: Path, _before: NemoArchive | None = None) -> None:
+        self.path = Path(path)
+        self.is_folder = self.path.is_dir()
+        self._place = self.path.absolute()  # NeMo changes the working directory
+        self._files: dict[str, tarfile.TarInfo | None] = {}
+        with self._readable():
+            self._config_bytes = self._read_folder() if self.is_folder else self._read_file()
+            self._opened = self._fingerprint()
+        if _before is not None and _before._config_bytes == self._config_bytes:
+            self.config: DictConfig = _before.config
+        else:
+            self.config = _as_config(self._config_bytes, self.path)
+
+    @classmethod
+    def of(cls, source: Path | NemoArchive) -> NemoArchive:
+        """The archive itself, or the one at a path."""
+        return source if isinstance(source, NemoArchive) else cls(source)
+
+    @property
+    def target(self) -> str:
+        """The class that the config names, for messages and comparison; it is never imported."""
+        return target_of(self.config)
+
+    @functools.cached_property
+    def sha256(self) -> str | None:
+        """Hexadecimal sha256 of the file; None for a folder."""
+        self._check_unchanged()
+        return None if self.is_folder else sha256_of(self._place)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the files inside, relative to the archive and normalised, in the archive's order."""
+        return tuple(self._files)
+
+    def read(self, name: str) -> bytes:
+        """Content of one file.
+
+        Args:
+            name: one of `members`.
+
+        Raises:
+            KeyError: there is no such member.
+            TutorError: it cannot be read, or the archive has changed since it was opened.
+        """
+        if name not in self._files:
+            raise KeyError(name)
+        return b"".join(block for _, block in self._blocks([name]))
+
+    def unpack(self, folder: Path, names: Iterable[str] | None = None) -> None:
+        """Writes the files as they were checked.
+
+        Args:
+            folder: an existing folder.
+            names: which of `members`; all by default.
+
+        Raises:
+            TutorError: one cannot be read, or the archive has changed since it was opened.
+            OSError: one cannot be written.
+        """
+        blocks = self._blocks(self.members if names is None else names)
+        for name, content in itertools.groupby(blocks, key=lambda pair: pair[0]):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            with (folder / name).open("xb") as copy:
+                for _, block in content:
+                    copy.write(block)
+
+    def reopened(self) -> NemoArchive:
+        """The archive at the same path after this process has rewritten the file; a config that stayed as it
+        was is not parsed again.
+        """
+        return NemoArchive(self.path, self)
+
+    def _read_folder(self) -> bytes:
+        if not (self.path / MODEL_CONFIG).is_file():
+            raise TutorError(f"{self.path} is a folder without {MODEL_CONFIG}; give a .nemo file.")
+        for folder, folders, files in os.walk(self.path):
+            for path in (Path(folder, name) for name in sorted((*folders, *files))):
+                mode, name = path.lstat().st_mode, path.relative_to(self.path).as_posix()
+                if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                    raise _foreign(self.path, name, "a link" if stat.S_ISLNK(mode) else "no regular file")
+                if stat.S_ISREG(mode):
+                    self._files[name] = None
+        if (self.path / MODEL_CONFIG).stat().st_size > _CONFIG_BYTES:
+            raise _no_config(self.path)
+        return (self.path / MODEL_CONFIG).read_bytes()
+
+    def _read_file(self) -> bytes:
+        if not self.path.is_file():
+            raise TutorError(f"there is no file {self.path}; give the path of a .nemo file.")
+        with tarfile.open(self.path, "r:*") as archive:
+            # Listing every member reads to the end, which a truncated archive does not reach.
+            members = _checked(archive.getmembers(), self.path)
+            assert archive.fileobj is not None
+            if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:  # it stops without an end mark
+                raise tarfile.ReadError("unexpected end of data")
+            if MODEL_CONFIG not in members:
+                raise TutorError(f"{self.path} holds no {MODEL_CONFIG}; it is not a NeMo checkpoint.")
+            config = members[MODEL_CONFIG]
+            if not config.isfile() or config.size > _CONFIG_BYTES:
+                raise _no_config(self.path)
+            self._files = {name: member for name, member in members.items() if member.isfile()}
+            stream = archive.extractfile(config)
+            assert stream is not None
+            return stream.read()
+
+    def _blocks(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
+        """Contents in parts, each with its file's name; an empty file has one empty part."""
+        with self._readable(), ExitStack() as stack:
+            self._check_unchanged()
+            archive = None if self.is_folder else stack.enter_context(tarfile.open(self._place, "r:*"))
+            for name in names:
+                yield name, self._config_bytes if name == MODEL_CONFIG else b""
+                if name == MODEL_CONFIG:
+                    continue
+                with self._stream(name, archive) as stream:
+                    while block := stream.read(_BLOCK_BYTES):
+                        yield name, block
+
+    def _stream(self, name: str, archive: tarfile.TarFile | None) -> IO[bytes]:
+        member = self._files[name]
+        if archive is None or member is None:
+            return open_regular_file(self._place / name)
+        stream = archive.extractfile(member)
+        assert stream is not None, "members are regular files"
+        return stream
+
+    def _check_unchanged(self) -> None:
+        if self._fingerprint() != self._opened:
+            raise TutorError(f"{self.path} has changed since it was opened; run the command again.")
+
+    def _fingerprint(self) -> tuple[int, ...]:
+        """Enough to see that the file was replaced: the places of its members would be another's."""
+        found = (self._place / MODEL_CONFIG if self.is_folder else self._place).stat()
+        return found.st_size, found.st_mtime_ns, found.st_ino
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Turns whatever a damaged archive raises into one sentence."""
+        try:
+            yield
+        except TutorError:
+            raise
+        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
+            if self.path.suffix == ".ckpt":
+                raise TutorError(
+                    f"{self.path} is no .nemo file; make one of a run's .ckpt with `nemo-tutornet export` "
+                    "first."
+                ) from None
+            if isinstance(error, PermissionError):
+                raise TutorError(
+                    f"{self.path} is not for this user ({error.strerror}); change its mode or name another."
+                ) from None
+            first = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+            raise TutorError(
+                f"{self.path} is not a readable .nemo file ({first}); it may be truncated, copy it again."
+            ) from None
 
 
 def read_nemo_config(path: Path) -> DictConfig:
     """The config inside a `.nemo` file (or unpacked folder), without restoring the model.
 
     Raises:
-        TutorError: no such file, or not a readable `.nemo` archive.
+        TutorError: no such file, or not an archive that `NemoArchive` takes.
     """
-    if path.is_dir():
-        if not (path / MODEL_CONFIG).is_file():
-            raise TutorError(f"{path} is a folder without {MODEL_CONFIG}; give a .nemo file.")
-        return _as_config((path / MODEL_CONFIG).read_bytes(), path)
-    if not path.is_file():
-        raise TutorError(f"there is no file {path}; give the path of a .nemo file.")
-    try:
-        with tarfile.open(path, "r:*") as archive:
-            # Listing every member reads to the end, which a truncated archive does not reach.
-            names = {os.path.normpath(member.name): member for member in archive.getmembers()}
-            if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:  # it stops without an end mark
-                raise tarfile.ReadError("unexpected end of data")
-            if MODEL_CONFIG not in names:
-                raise TutorError(f"{path} holds no {MODEL_CONFIG}; it is not a NeMo checkpoint.")
-            if not names[MODEL_CONFIG].isfile() or names[MODEL_CONFIG].size > _CONFIG_BYTES:
-                raise TutorError(
-                    f"{path} holds a {MODEL_CONFIG} that is no file of a config's size; it is not a NeMo "
-                    "checkpoint."
-                )
-            stream = archive.extractfile(names[MODEL_CONFIG])
-            assert stream is not None
-            content = stream.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
-        if isinstance(error, TutorError):
-            raise
-        if path.suffix == ".ckpt":
+    return NemoArchive(path).config
+
+
+def _checked(members: Iterable[tarfile.TarInfo], path: Path) -> dict[str, tarfile.TarInfo]:
+    """An archive's members by their normalised names.
+
+    NeMo, Riva and tar resolve doubtful names in ways of their own, so what one of them checks another would
+    not use.
+    """
+    found: dict[str, tarfile.TarInfo] = {}
+    for member in members:
+        name = os.path.normpath(member.name)
+        parts = PurePosixPath(member.name).parts
+        if os.path.isabs(member.name) or ".." in parts or (name == "." and not member.isdir()):
+            raise _foreign(path, member.name, "a name that leads out of it")
+        if member.issym() or member.islnk():
+            raise _foreign(path, member.name, "a link")
+        if not member.isdir() and (member.type not in _FILE_TYPES or member.issparse()):
+            raise _foreign(path, member.name, "no regular file")
+        twice = found.get(name)
+        if twice is not None and not (twice.isdir() and member.isdir()):
             raise TutorError(
-                f"{path} is no .nemo file; make one of a run's .ckpt with `nemo-tutornet export` first."
-            ) from None
-        if isinstance(error, PermissionError):
-            raise TutorError(
-                f"{path} is not for this user ({error.strerror}); change its mode or name another."
-            ) from None
-        first = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
-        raise TutorError(
-            f"{path} is not a readable .nemo file ({first}); it may be truncated, copy it again."
-        ) from None
-    return _as_config(content, path)
+                f"{path} holds {name!r} twice, and NeMo may restore another one than was checked; take the "
+                "file from its source again."
+            )
+        found[name] = member
+    for name in found:
+        for parent in list(PurePosixPath(name).parents)[:-1]:
+            if str(parent) in found and not found[str(parent)].isdir():
+                raise _foreign(path, name, "a member inside of a file")
+    return found
+
+
+def _foreign(path: Path, name: str, what: str) -> TutorError:
+    return TutorError(
+        f"{path} holds {name!r}, {what}, but a NeMo checkpoint has regular files under plain names only; it "
+        "was not opened, take the file from its source again."
+    )
+
+
+def _no_config(path: Path) -> TutorError:
+    return TutorError(
+        f"{path} holds a {MODEL_CONFIG} that is no file of a config's size; it is not a NeMo checkpoint."
+    )
 
 
 def _as_config(content: bytes, path: Path) -> DictConfig:

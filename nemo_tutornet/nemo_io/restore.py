@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 
 
@@ -34,35 +34,40 @@ def labels_of(model: Any, head: Any) -> list[str]:
     return list(head.vocabulary)
 
 
-def restore_ctc(path: Path) -> Any:
+def restore_ctc(source: Path | NemoArchive) -> Any:
     """Restores a stock NeMo model on the CPU, in eval mode, quietly and without disturbing a restore in
     progress.
 
+    NeMo gets the files that were checked when the archive was opened, also when the model is saved later and
+    takes its tokenizer out of the archive once more.
+
     Args:
-        path: a `.nemo` file, or a folder that one was unpacked to.
+        source: an archive, or the path of a `.nemo` file or of a folder that one was unpacked to.
 
     Raises:
         TutorError: NeMo cannot restore it; its own reason is given.
     """
     from nemo.collections.asr import models
-    from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 
+    from nemo_tutornet.nemo_io.connector import CheckedConnector
+
+    archive = NemoArchive.of(source)
     # The class itself: restored as an ASRModel, whatever cannot be built is "an abstract class" and the
     # reason is lost.
-    name = str(read_nemo_config(path).get("target")).rsplit(".", 1)[-1]
-    model_class = getattr(models, name, models.ASRModel)
-    connector = SaveRestoreConnector()
-    if path.is_dir():
-        connector.model_extracted_dir = str(path)
+    model_class = getattr(models, archive.target.rsplit(".", 1)[-1], models.ASRModel)
     try:
         with preserve_app_state(), suppress_nemo_logs():
-            model = model_class.restore_from(str(path), map_location="cpu", save_restore_connector=connector)
+            model = model_class.restore_from(
+                str(archive.path), map_location="cpu", save_restore_connector=CheckedConnector(archive)
+            )
+    except TutorError:
+        raise
     except Exception as error:  # NeMo raises whatever the damaged part makes it raise
         detail = (
             "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
             or type(error).__name__
         )
-        raise TutorError(f"NeMo cannot restore {path}: {detail[:500]}") from error
+        raise TutorError(f"NeMo cannot restore {archive.path}: {detail[:500]}") from error
     return model.eval()
 
 

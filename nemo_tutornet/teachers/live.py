@@ -16,7 +16,7 @@ from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.losses import confidence
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import without_process_group
 from nemo_tutornet.nemo_io.layers import (
     ENCODER,
@@ -34,7 +34,6 @@ from nemo_tutornet.nemo_io.stock_config import check_teacher
 from nemo_tutornet.teachers.early_exit import EarlyExit, find_early_exit
 from nemo_tutornet.teachers.side_stream import SideStream
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
-from nemo_tutornet.utils.files import sha256_of
 
 # Feature frames of the utterances on which a cut encoder is compared with the whole one: every remainder of
 # strides up to 16.
@@ -112,17 +111,16 @@ class LiveTeacher:
             TutorError: no such file or pretrained name, unreadable, another sha256 than the config's, or a
                 class that cannot teach.
         """
-        path = locate(config.model_path, f"{key}.model_path")
-        found = sha256_of(path) if path.is_file() else None
-        if config.sha256 is not None and found != config.sha256.lower():
+        archive = NemoArchive(locate(config.model_path, f"{key}.model_path"))
+        if config.sha256 is not None and archive.sha256 != config.sha256.lower():
             raise TutorError(
-                f"{key}.sha256 is {config.sha256}, but the sha256 of {path} is "
-                f"{found or 'none, it is a folder'}; "
+                f"{key}.sha256 is {config.sha256}, but the sha256 of {archive.path} is "
+                f"{archive.sha256 or 'none, it is a folder'}; "
                 f"give the right file or correct the key."
             )
-        check_teacher(read_nemo_config(path), path)
-        teacher = cls(restore_ctc(path), config.precision, hint_layer, side_stream)
-        teacher.sha256, teacher.source = found, str(config.model_path)
+        check_teacher(archive.config, archive.path)
+        teacher = cls(restore_ctc(archive), config.precision, hint_layer, side_stream)
+        teacher.sha256, teacher.source = archive.sha256, str(config.model_path)
         return teacher
 
     @property
