@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from nemo_tutornet.commands import posterior_floor
+from nemo_tutornet.commands.min_posterior import CANDIDATES, DIVERGENCES, WHOLE_LABELS, reference_losses
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.functional import losses
@@ -94,7 +94,9 @@ def real(teacher: Path, manifest: Path) -> Targets:
 
 
 def top(log_probs: Tensor, count: int) -> tuple[Tensor, int]:
-    """The best `count` labels of every frame, what the floors are compared with: decoded, and bytes."""
+    """The best `count` labels of every frame, what the smallest posteriors are compared with: decoded, and
+    bytes.
+    """
     labels = log_probs.shape[1]
     values, ids = log_probs.topk(count)
     rest = log_probs.scatter(-1, ids, -math.inf).logsumexp(-1, keepdim=True) - math.log(labels - count)
@@ -103,7 +105,7 @@ def top(log_probs: Tensor, count: int) -> tuple[Tensor, int]:
     )
 
 
-def floor(log_probs: Tensor, smallest: float) -> tuple[Tensor, int]:
+def above(log_probs: Tensor, smallest: float) -> tuple[Tensor, int]:
     coded = codec.encode_sparse(log_probs, smallest)
     return codec.decode_sparse(coded, log_probs.shape[1]), 4 * len(coded.counts) + 4 * len(coded.ids)
 
@@ -116,18 +118,16 @@ def posterior_codings(targets: Targets) -> list[dict[str, Any]]:
     samples = [one.log_probs for one in targets if one.log_probs is not None]
     labels = samples[0].shape[1]
     codings: dict[str, Callable[[Tensor], tuple[Tensor, int]]] = {"fp16, whole": whole}
-    if labels > posterior_floor.WHOLE_LABELS:
+    if labels > WHOLE_LABELS:
         codings |= {
             f"best {count} of each frame": lambda x, count=count: top(x, count) for count in (4, 8, 16, 32)
         }
-        codings |= {
-            f"floor {value:g}": lambda x, value=value: floor(x, value) for value in posterior_floor.FLOORS
-        }
-    wanted = [*posterior_floor.DIVERGENCES, ("kl", 2.0)]
-    exact, rows = posterior_floor.reference_losses(samples, samples, wanted), []
+        codings |= {f"above {value:g}": lambda x, value=value: above(x, value) for value in CANDIDATES}
+    wanted = [*DIVERGENCES, ("kl", 2.0)]
+    exact, rows = reference_losses(samples, samples, wanted), []
     for name, function in codings.items():
         pairs = [function(sample) for sample in samples]
-        found = posterior_floor.reference_losses([decoded for decoded, _ in pairs], samples, wanted)
+        found = reference_losses([decoded for decoded, _ in pairs], samples, wanted)
         change: dict[str, float] = {}
         for key, value in exact.items():
             loss = f"{key[1]} T={key[2]:g}" if key[1] == "kl" else key[1]
@@ -199,8 +199,8 @@ def hidden_codings(targets: Targets) -> list[dict[str, Any]]:
 
 def coded(targets: Targets) -> tuple[list[Arrays], CacheSchema]:
     assert targets[0].log_probs is not None and targets[0].hidden is not None
-    coding = CacheSchema(labels=targets[0].log_probs.shape[1], width=targets[0].hidden.shape[0])
-    return [encode(key(i), one, coding) for i, one in enumerate(targets)], coding
+    schema = CacheSchema(labels=targets[0].log_probs.shape[1], width=targets[0].hidden.shape[0])
+    return [encode(key(i), one, schema) for i, one in enumerate(targets)], schema
 
 
 def key(i: int) -> Utterance:
@@ -280,11 +280,11 @@ def lilcom(targets: Targets) -> Storage:
     return store
 
 
-def ours(targets: Targets, coding: CacheSchema) -> Storage:
+def ours(targets: Targets, schema: CacheSchema) -> Storage:
     """`nemo_tutornet.target_cache`: index, checksums written and verified, coding and decoding included."""
 
     def store(folder: Path, arrays: list[Arrays]) -> Callable[[Sequence[int]], list[Any]]:
-        with CacheWriter(folder / "cache", {}, coding, RATE) as writer:
+        with CacheWriter(folder / "cache", {}, schema, RATE) as writer:
             for i, one in enumerate(targets):
                 writer.add(key(i), one)
             writer.finish()
@@ -295,7 +295,7 @@ def ours(targets: Targets, coding: CacheSchema) -> Storage:
 
 
 def libraries(targets: Targets, rounds: int) -> list[dict[str, Any]]:
-    arrays, coding = coded(targets)
+    arrays, schema = coded(targets)
     h5, lil, zar = (importlib.util.find_spec(name) is not None for name in ("h5py", "lilcom", "zarr"))
     storages: dict[str, Storage | None] = {
         "safetensors": safetensors,
@@ -303,7 +303,7 @@ def libraries(targets: Targets, rounds: int) -> list[dict[str, Any]]:
         "lhotse, HDF5": lhotse("NumpyHdf5Writer", "NumpyHdf5Reader", "targets") if h5 else None,
         "lhotse, lilcom (lossy)": lilcom(targets) if lil else None,
         "zarr, chunks of 256 frames": zarr if zar else None,
-        "nemo_tutornet.target_cache, coded, checked, decoded": ours(targets, coding),
+        "nemo_tutornet.target_cache, coded, checked, decoded": ours(targets, schema),
     }
     hours, rows = sum(one.samples for one in targets) / RATE / 3600, []
     for name, storage in storages.items():

@@ -28,6 +28,7 @@ Run the same command again: `exp_manager` resumes in the middle of the stage it 
 """
 
 import sys
+from pathlib import Path
 
 import lightning.pytorch as pl
 from nemo.core.config import hydra_runner
@@ -42,6 +43,7 @@ from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.errors import exit_on_user_error
 from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
 from nemo_tutornet.models import model_class_for
+from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint, initial_checkpoints
 
 
 @hydra_runner(config_path="../conf", config_name="quartznet_5x5")
@@ -59,6 +61,9 @@ def main(cfg):
 
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     exp_manager(trainer, cfg.get("exp_manager", None))
+    # Lightning unpickles the checkpoint that it resumes from, and a pickle can run anything.
+    for path in (*initial_checkpoints(cfg), *([Path(trainer.ckpt_path)] if trainer.ckpt_path else ())):
+        check_lightning_checkpoint(path)
     model = model_class_for(cfg.model)(cfg=cfg.model, trainer=trainer)
 
     # Initialize the weights of the model from another model, if provided via config

@@ -64,18 +64,13 @@ def export(
     verify: bool = typer.Option(
         False, "--verify", help="Prove the files in a process without this package; write STUDENT.json."
     ),
-    sign: Path | None = typer.Option(
-        None, metavar="KEY.pem", help="Sign STUDENT.json with an Ed25519 private key."
-    ),
 ) -> None:
     """Write a stock student: NeMo's class and keys, no trace of the teacher."""
     from nemo_tutornet.commands.tables import verification_table
     from nemo_tutornet.export.student import export_student
 
     precisions = ["fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
-    done = export_student(
-        source, destination, onnx=onnx, precisions=precisions, sherpa=sherpa, verify=verify, signing_key=sign
-    )
+    done = export_student(source, destination, onnx=onnx, precisions=precisions, sherpa=sherpa, verify=verify)
     if done.verification is not None:
         verification_table(done.verification)
     typer.echo(f"{done.path}: {done.target}, {done.parameters:,} parameters, {done.labels} labels.")
@@ -84,7 +79,7 @@ def export(
         if graph.note:
             typer.echo(f"note: {graph.note}", err=True)
     if done.summary is not None:
-        typer.echo(f"{done.summary}: {'signed ' if sign else ''}summary of what was checked.")
+        typer.echo(f"{done.summary}: summary of what was checked.")
 
 
 @app.command()
@@ -94,15 +89,12 @@ def verify(
     onnx: list[Path] = typer.Option(
         [], metavar="STUDENT.onnx", help="A graph of it; may be given several times."
     ),
-    signed_by: Path | None = typer.Option(
-        None, metavar="KEY.pem", help="Public key that must have signed STUDENT.json."
-    ),
 ) -> None:
     """Check a student that was received: its file, its graphs, and its summary where there is one."""
     from nemo_tutornet.commands.tables import verification_table
     from nemo_tutornet.export.verify import verify_received
 
-    verification = verify_received(student, onnx, signed_by)
+    verification = verify_received(student, onnx)
     verification_table(verification)
     if not verification.passed:
         raise TutorError(f"{student} is not what it must be: {verification.failures}")

@@ -26,6 +26,7 @@ from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.objective import read_tutor_section
+from nemo_tutornet.distill.projections import Head
 from nemo_tutornet.distill.unused_parameters import UnusedParameters
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule, Stage
@@ -119,7 +120,10 @@ class TutorMixin(_Host):
         for warning in config.unused() + Schedule.from_config(config.stages).check(*limits):
             logging.warning(warning)
         distiller = Distiller(self, config)
-        modules = distiller.objective.modules.values()
+        # Heads come first: in this order a `.ckpt` holds the optimizer's state of each parameter.
+        modules = sorted(
+            distiller.objective.modules.values(), key=lambda module: not isinstance(module, Head)
+        )
         self.training_only = nn.ModuleList(modules).to(next(self.parameters()).device)
         self._distiller, self._unused_parameters = distiller, UnusedParameters()
         if self._distiller_state is not None:

@@ -32,7 +32,7 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from nemo_tutornet.commands.posterior_floor import WHOLE_LABELS, choose_floor
+from nemo_tutornet.commands.min_posterior import WHOLE_LABELS, choose_min_posterior
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.dataloader import (
     ACOUSTIC_AUGMENTATIONS,
@@ -153,7 +153,7 @@ def build_cache(
     files = {**head_file(teacher), **tokenizer}
     train_ds = cfg.model.train_ds
     # Out of tars Lhotse reads everything on every rank, and so does NeMo where it is told to.
-    whole = rows.streamed and bool(
+    whole = rows.is_iterable and bool(
         train_ds.get("use_lhotse") or train_ds.get("tarred_shard_strategy") == "replicate"
     )
     builder = _Builder(
@@ -166,9 +166,9 @@ def build_cache(
         whole_on_each_rank=whole,
     )
     done = FinishedUtterances(folder, facts, coding, teacher.sample_rate) if coding is not None else ()
-    remaining = [i for i, utterance in enumerate(rows.known) if utterance not in done]
+    remaining = [i for i, utterance in enumerate(rows.manifest_utterances) if utterance not in done]
     totals: dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
-    if remaining or not rows.known:
+    if remaining or not rows.manifest_utterances:
         if progress and rank_zero_only.rank == 0:
             builder.bar = _bar(rows, remaining, trainer.world_size)
         try:
@@ -183,10 +183,12 @@ def build_cache(
         with builder.writer_of(0, coding) as writer:
             totals = writer.finish(files)
     unheard = 0
-    if rows.streamed and rank_zero_only.rank == 0:
+    if rows.is_iterable and rank_zero_only.rank == 0:
         written = read_schema(folder)
         assert written is not None, "a cache was finished"
-        unheard = _tell_unheard(rows.known, FinishedUtterances(folder, facts, written, teacher.sample_rate))
+        unheard = _tell_unheard(
+            rows.manifest_utterances, FinishedUtterances(folder, facts, written, teacher.sample_rate)
+        )
     return CacheBuildResult(
         folder=str(folder),
         utterances=totals["utterances"],
@@ -347,12 +349,12 @@ def _coding(
             log_probs = given.log_probs.float().cpu()
             samples += [row[:length] for row, length in zip(log_probs, given.lengths.tolist(), strict=True)]
         temperatures = sorted({1.0, config.skd.temperature})
-        floor = choose_floor(
+        floor = choose_min_posterior(
             samples, [("l2", 1.0), ("guided_ctc", 1.0), *(("kl", one) for one in temperatures)]
         )
     return CacheSchema(
         labels=labels,
-        floor=floor,
+        min_posterior=floor,
         width=teacher.hint_layer.width if request.hidden else None,
         hypotheses=request.hypotheses,
     )
@@ -360,7 +362,7 @@ def _coding(
 
 def _remaining(loader: Any, rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> Any:
     """A loader of what is not there yet, the longest first; tars and Lhotse are gone through whole."""
-    known = rows.known
+    known = rows.manifest_utterances
     if isinstance(loader.dataset, _AudioTextDataset):
         longest_first = sorted(remaining, key=lambda i: -(known[i].duration or math.inf))
         # Lightning wants something for each rank; what two of them write counts once.
@@ -388,7 +390,7 @@ class _Unsized(IterableDataset):
 
 def _bar(rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> tuple[Progress, TaskID]:
     """Hours of audio that rank 0 has behind it, and how many an hour."""
-    known = rows.known
+    known = rows.manifest_utterances
     hours = sum(known[i].duration or 0.0 for i in remaining) / 3600 / ranks if known else None
     bar = Progress(
         TextColumn("{task.description}"),

@@ -21,7 +21,7 @@ from nemo_tutornet.data.manifest import check_manifests
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.evaluation.error_rates import add, count_errors
+from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
@@ -268,7 +268,9 @@ def _teacher_wer(
                 pairs.append((distiller.pseudo_labels.decode(labels), hypothesis.text))
     if not pairs:
         return None, None
-    return add([count_errors(reference, hypothesis) for reference, hypothesis in pairs]).rate, list(pairs[0])
+    return sum_errors([count_errors(reference, hypothesis) for reference, hypothesis in pairs]).rate, list(
+        pairs[0]
+    )
 
 
 def _warnings(

@@ -176,12 +176,12 @@ class UtteranceResolver:
         return [self._of_sample(int(sample)) for sample in batch.sample_ids]
 
     @property
-    def known(self) -> list[Utterance]:
+    def manifest_utterances(self) -> list[Utterance]:
         """All utterances of the manifests, in order; empty for Lhotse, which reads manifests lazily."""
         return [_of_entry(entry) for collection in self._collections for entry in collection]
 
     @property
-    def streamed(self) -> bool:
+    def is_iterable(self) -> bool:
         """Whether the dataset is iterable: its tars need not contain every utterance of the manifests."""
         return isinstance(self._dataset, IterableDataset)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 2000
+# Utterances of all draws that are in memory at a time, three integers each.
+_DRAWN_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -64,11 +66,11 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCo
     return ErrorCounts(counted.substitutions, counted.deletions, counted.insertions, length)
 
 
-def add(errors: Sequence[ErrorCounts]) -> ErrorCounts:
+def sum_errors(errors: Sequence[ErrorCounts]) -> ErrorCounts:
     """Adds the counts of several utterances.
 
     Example:
-        >>> add([count_errors("a b", "a b"), count_errors("c d", "c")])
+        >>> sum_errors([count_errors("a b", "a b"), count_errors("c d", "c")])
         ErrorCounts(substitutions=0, deletions=1, insertions=0, reference=4)
     """
     return ErrorCounts(
@@ -89,22 +91,44 @@ def bootstrap_interval(
 
     Args:
         errors: counts of each utterance.
-        resamples: number of draws.
+        resamples: number of draws; one without any reference word has no rate and is left out.
         seed: seed of the draws, so that the interval is reproducible.
 
     Returns:
-        Lower and upper end, as fractions; NaN where no utterance has a reference.
+        Lower and upper end, as fractions; NaN where no draw has a reference word.
 
     Example:
         >>> bootstrap_interval([count_errors("a b", "a c")] * 100)
         (0.5, 0.5)
     """
+    from scipy.stats import bootstrap
+
+    if len(errors) < 2:  # every draw is the same, and SciPy refuses a single observation
+        rate = sum_errors(errors).rate
+        return rate, rate
     wrong = np.array([e.substitutions + e.deletions + e.insertions for e in errors])
     reference = np.array([e.reference for e in errors])
-    drawn = np.random.default_rng(seed).integers(0, len(errors), size=(resamples, len(errors)))
-    totals = reference[drawn].sum(axis=1)
-    rates = wrong[drawn].sum(axis=1)[totals > 0] / totals[totals > 0]
+    draws = bootstrap(
+        (wrong, reference),
+        _error_rate,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, _DRAWN_AT_ONCE // len(errors)),
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).bootstrap_distribution
+    rates = draws[draws >= 0]
     if not len(rates):
         return float("nan"), float("nan")
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(low), float(high)
+
+
+def _error_rate(wrong: np.ndarray, reference: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Errors per reference word of each draw, from its utterances' counts `[..., U]`.
+
+    It is -1 for a draw without any reference word, and not NaN, of which SciPy would warn.
+    """
+    totals = reference.sum(axis=axis)
+    return np.where(totals > 0, wrong.sum(axis=axis) / np.maximum(totals, 1), -1.0)

@@ -17,7 +17,7 @@ import numpy as np
 
 from nemo_tutornet.data.manifest import Utterance, read_manifest
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.evaluation.error_rates import add, bootstrap_interval, count_errors
+from nemo_tutornet.evaluation.error_rates import bootstrap_interval, count_errors, sum_errors
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.export.onnx_export import PRECISIONS, write_onnx
 from nemo_tutornet.nemo_io.archive import NemoArchive
@@ -182,7 +182,7 @@ def _score(
     references = [row.text or "" for row in rows]
     words = [count_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
     characters = [count_errors(r, h, "character") for r, h in zip(references, hypotheses, strict=True)]
-    total = add(words)
+    total = sum_errors(words)
     low, high = bootstrap_interval(words)
     duration = sum(row.duration for row in rows)
     return Evaluation(
@@ -193,7 +193,7 @@ def _score(
         wer=total.rate,
         wer_low=low,
         wer_high=high,
-        cer=add(characters).rate,
+        cer=sum_errors(characters).rate,
         substitutions=total.substitutions,
         deletions=total.deletions,
         insertions=total.insertions,

@@ -6,7 +6,6 @@ user's name.
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import tarfile
@@ -16,6 +15,7 @@ from typing import IO, Any
 from omegaconf import OmegaConf
 
 from nemo_tutornet.nemo_io.archive import NemoArchive
+from nemo_tutornet.nemo_io.sentencepiece_model import parse_sentencepiece
 from nemo_tutornet.utils.files import atomic_write
 
 _FIELDS = ("input", "model_prefix", "seed_sentencepieces_file")
@@ -23,7 +23,7 @@ _FIELDS = ("input", "model_prefix", "seed_sentencepieces_file")
 
 def paths_in_tokenizers(student: NemoArchive) -> list[str]:
     """Paths of the training machine in the tokenizers of a `.nemo`."""
-    return [path for _, content in _tokenizers(student) for path in _paths(_parsed(content))]
+    return [path for _, content in _tokenizers(student) for path in _paths(parse_sentencepiece(content))]
 
 
 def strip_training_paths(student: NemoArchive) -> NemoArchive:
@@ -37,7 +37,9 @@ def strip_training_paths(student: NemoArchive) -> NemoArchive:
         The rewritten file.
     """
     telling = {
-        name: _without_paths(content) for name, content in _tokenizers(student) if _paths(_parsed(content))
+        name: _without_paths(content)
+        for name, content in _tokenizers(student)
+        if _paths(parse_sentencepiece(content))
     }
     with (
         atomic_write(student.path) as temporary,
@@ -56,7 +58,7 @@ def strip_training_paths(student: NemoArchive) -> NemoArchive:
 
 
 def _without_paths(content: bytes) -> bytes:
-    model = _parsed(content)
+    model = parse_sentencepiece(content)
     if model is None:
         return content
     for field in _FIELDS:
@@ -89,46 +91,3 @@ def _paths(model: Any) -> list[str]:
         return []
     spec = model.trainer_spec
     return [value for value in (*spec.input, spec.model_prefix, spec.seed_sentencepieces_file) if value]
-
-
-def _parsed(content: bytes) -> Any | None:
-    """The model's protobuf, or None for what is none: whether NeMo can use such a tokenizer is for NeMo to
-    say.
-    """
-    from google.protobuf.message import DecodeError
-
-    try:
-        return _model_class().FromString(content)
-    except DecodeError:
-        return None
-
-
-@functools.cache
-def _model_class() -> Any:
-    """The part of SentencePiece's ModelProto that holds paths; protobuf keeps the other fields as they are.
-
-    The package's own generated module is no help: it refuses the older protobuf that NeMo 2 pins.
-    """
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-
-    file = descriptor_pb2.FileDescriptorProto(
-        name="nemo_tutornet/tokenizer_paths.proto", package="nemo_tutornet", syntax="proto2"
-    )
-    field = descriptor_pb2.FieldDescriptorProto
-    spec = file.message_type.add(name="TrainerSpec")
-    spec.field.add(name="input", number=1, type=field.TYPE_STRING, label=field.LABEL_REPEATED)
-    spec.field.add(name="model_prefix", number=2, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
-    spec.field.add(
-        name="seed_sentencepieces_file", number=54, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL
-    )
-    model = file.message_type.add(name="ModelProto")
-    model.field.add(
-        name="trainer_spec",
-        number=2,
-        type=field.TYPE_MESSAGE,
-        label=field.LABEL_OPTIONAL,
-        type_name=".nemo_tutornet.TrainerSpec",
-    )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("nemo_tutornet.ModelProto"))

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_lo
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
-from nemo_tutornet.nemo_io.tokenizer_files import TOKENIZER_FILES
+from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer, check_checkpoint_tokenizer
 
 # An interpolation that calls a resolver (`${oc.env:HOME}`), its name perhaps another interpolation; one of a
 # key has no colon.
@@ -49,13 +48,7 @@ def _from_nemo(source: Path) -> Any:
             "take another."
         )
     if ctc_class(config, source, "a student") == STOCK_BPE:
-        for key, path in _outside("tokenizer", config.get("tokenizer")):
-            raise TutorError(
-                f"{source} has {path} for {key}, a file of this machine and none of its own, which NeMo "
-                "would pack into the "
-                "student; if it is yours, restore the model and save it with NeMo, so that it holds the "
-                "file, and export that."
-            )
+        check_archive_tokenizer(archive, packed=True)
     return restore_ctc(archive)
 
 
@@ -89,27 +82,6 @@ def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield from _texts(value, f"{key}.{child}".lstrip("."))
 
 
-def _outside(key: str, section: Any) -> Iterator[tuple[str, str]]:
-    """Files outside the archive that NeMo would take for a tokenizer's: it looks for a path on the machine
-    before the archive.
-    """
-    if not isinstance(section, DictConfig):
-        return
-    kind, langs = str(section.get("type")).lower(), section.get("langs")
-    if kind == "agg":
-        for name in langs if isinstance(langs, DictConfig) else ():
-            yield from _outside(f"{key}.langs.{name!s}", langs[name])
-        return
-    for name in ("vocab_path",) if kind == "wpe" else TOKENIZER_FILES:
-        # Where the file is not named, a stale folder is looked into.
-        folder = str(section.get("dir") or "")
-        path: str = (
-            str(section[name] or "") if name in section else os.path.join(folder, TOKENIZER_FILES[name])
-        )
-        if os.path.exists(path) or (path.startswith("nemo:") and "/" in path):
-            yield f"{key}.{name}", path
-
-
 def _from_ckpt(source: Path) -> Any:
     checkpoint = load_lightning_checkpoint(source)
     hyper_parameters = checkpoint["hyper_parameters"]
@@ -121,6 +93,8 @@ def _from_ckpt(source: Path) -> Any:
         raise TutorError(f"{source} is not a checkpoint of a NeMo model: its cfg is not a mapping.")
     config = _resolved(config, source)
     target = ctc_class(config, source, "a student")
+    if target == STOCK_BPE:
+        check_checkpoint_tokenizer(config, source)
     return _fresh(config, target, checkpoint["state_dict"], source)
 
 
@@ -129,19 +103,12 @@ def _fresh(config: DictConfig, target: str, state: dict[str, Any], source: Path)
 
     config.target = target
     model_class = EncDecCTCModelBPE if target == STOCK_BPE else EncDecCTCModel
-    folder = OmegaConf.select(config, "tokenizer.dir")
     data = {name: config.pop(name) for name in ("train_ds", "validation_ds", "test_ds") if name in config}
     try:
         with preserve_app_state(), suppress_nemo_logs():
             model = model_class(cfg=config)
         model.load_state_dict(state)
-    except Exception as error:  # a missing tokenizer, a key too many, whatever the config makes NeMo raise
-        if target == STOCK_BPE and folder and not Path(folder).is_dir():
-            raise TutorError(
-                f"{source} names its tokenizer in {folder}, which is not here; export the run's .nemo, which "
-                "holds it, or copy "
-                f"that folder here."
-            ) from error
+    except Exception as error:  # a key too many, whatever the config makes NeMo raise
         detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise TutorError(f"{source} does not fit NeMo's {model_class.__name__}: {detail}") from error
     # The dataset sections were only taken out so that NeMo does not open the data here.

@@ -59,7 +59,6 @@ def export_student(
     precisions: Sequence[str] = ("fp32",),
     sherpa: bool = False,
     verify: bool = False,
-    signing_key: str | Path | None = None,
 ) -> ExportResult:
     """Writes a stock `.nemo` from a student, finished or interrupted, and optionally its ONNX graphs and the
     proof of both.
@@ -78,7 +77,6 @@ def export_student(
         sherpa: write the graph and the tokens for sherpa-onnx too.
         verify: prove the files (`verify_student`) before they take their names, and write a summary:
             `student.json` beside `student.nemo`.
-        signing_key: PEM file of an Ed25519 private key that signs the summary.
 
     Raises:
         TutorError: unreadable source, not a CTC recogniser, a config that would take something of this
@@ -87,7 +85,7 @@ def export_student(
     """
     destination = Path(destination)
     graph = None if onnx is None else Path(onnx)
-    _check_names(destination, graph, precisions, sherpa, verify, signing_key)
+    _check_names(destination, graph, precisions, sherpa, verify)
     file = Path(source) if isinstance(source, (str, Path)) else None
     try:
         with ExitStack() as stack:
@@ -118,9 +116,7 @@ def export_student(
                 )
             verification = None
             if verify:
-                verification = _verified(
-                    archive, graphs, model, file, None if signing_key is None else Path(signing_key)
-                )
+                verification = _verified(archive, graphs, model, file)
     except OSError as error:
         raise TutorError(
             f"{destination} cannot be written ({error.strerror or error}); nothing was changed there."
@@ -148,12 +144,7 @@ def _cuda_devices(source: Any) -> list[int]:
 
 
 def _check_names(
-    destination: Path,
-    graph: Path | None,
-    precisions: Sequence[str],
-    sherpa: bool,
-    verify: bool,
-    signing_key: Any,
+    destination: Path, graph: Path | None, precisions: Sequence[str], sherpa: bool, verify: bool
 ) -> None:
     """Mistakes that show before anything is read."""
     if destination.suffix != ".nemo":
@@ -167,8 +158,6 @@ def _check_names(
         raise TutorError(
             "other precisions and the graph for sherpa-onnx are ONNX files; say where with --onnx OUT.onnx."
         )
-    if signing_key is not None and not verify:
-        raise TutorError("what is signed is the summary that verifying writes; add --verify.")
     if verify and summary_path(destination).exists() and not is_summary(summary_path(destination)):
         raise TutorError(
             f"{summary_path(destination)} is no summary of a student, and would be replaced by one; give "
@@ -178,11 +167,7 @@ def _check_names(
 
 
 def _verified(
-    student: NemoArchive,
-    graphs: Sequence[OnnxFile],
-    model: Any,
-    source: Path | None,
-    signing_key: Path | None,
+    student: NemoArchive, graphs: Sequence[OnnxFile], model: Any, source: Path | None
 ) -> Verification:
     from nemo_tutornet.export.verify import verify_student
 
@@ -199,5 +184,5 @@ def _verified(
     ]
     if source is not None and source.is_dir():  # an unpacked archive has no checksum
         source = None
-    write_summary(summary_path(student.path), verification, others, source, signing_key)
+    write_summary(summary_path(student.path), verification, others, source)
     return verification

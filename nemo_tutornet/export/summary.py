@@ -1,12 +1,9 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The summary beside an exported student: what the file is, what was proved of it, and optionally who says
-so.
-"""
+"""The summary beside an exported student: what the file is, and what was proved of it."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import importlib.metadata
 import json
@@ -80,26 +77,17 @@ def is_summary(path: Path) -> bool:
 
 
 def write_summary(
-    destination: Path,
-    verification: Verification,
-    others: Sequence[Path] = (),
-    source: Path | None = None,
-    signing_key: Path | None = None,
+    destination: Path, verification: Verification, others: Sequence[Path] = (), source: Path | None = None
 ) -> None:
     """Writes the summary of a verified student.
 
-    It holds its own digest, so an edited summary shows. With a key it is signed too (Ed25519), so that
-    whoever has the public key also knows whose it is.
+    It holds a sha256 of each file and a digest of itself, so that a changed file or summary shows.
 
     Args:
         destination: the JSON file.
         verification: of the student.
         others: files that belong to it (ONNX graphs, tokens); they are named by their names alone.
         source: the checkpoint that it was exported from.
-        signing_key: PEM file of an Ed25519 private key, without a password.
-
-    Raises:
-        TutorError: an unreadable key.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -111,33 +99,27 @@ def write_summary(
         "versions": _versions(),
     }
     content["digest"] = _digest(content)
-    if signing_key is not None:
-        content["signature"] = _sign(content["digest"], signing_key)
     with atomic_write(destination) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def check_summary(
-    path: Path, student: Path, onnx: Sequence[Path] = (), public_key: Path | None = None
-) -> list[Check]:
+def check_summary(path: Path, student: Path, onnx: Sequence[Path] = ()) -> list[Check]:
     """Compares a summary with the files that were received with it.
 
     Args:
         path: the JSON file; untrusted, as the files are.
         student: the `.nemo` file that it must speak of.
         onnx: graphs that it must speak of; what else it names is looked for beside these and the student.
-        public_key: PEM file of the Ed25519 key that must have signed it.
 
     Raises:
-        TutorError: the summary or the key cannot be read.
+        TutorError: the summary cannot be read.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         files = {_plain_name(entry["name"]): entry["sha256"] for entry in content["files"]}
-        digest, signature = content.get("digest"), content.get("signature")
-        whole = digest == _digest(
-            {key: value for key, value in content.items() if key not in ("digest", "signature")}
-        )
+        # Earlier versions could add a signature, which the digest does not cover.
+        covered = {key: value for key, value in content.items() if key not in ("digest", "signature")}
+        whole = content.get("digest") == _digest(covered)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TutorError(
             f"{path} is no summary of a student ({error}); verify with the one that export wrote."
@@ -153,8 +135,6 @@ def check_summary(
     others = set(files) - {file.name for file in given}
     for file in (*given, *(_beside(given, name) for name in files if name in others)):
         checks.append(_same_file(file, files.get(file.name), path.name))
-    if public_key is not None:
-        checks.append(_check_signature(str(digest), signature, public_key))
     return checks
 
 
@@ -197,55 +177,3 @@ def _versions() -> dict[str, str]:
 def _digest(content: dict[str, Any]) -> str:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(canonical.encode()).hexdigest()
-
-
-def _sign(digest: str, key_file: Path) -> dict[str, str]:
-    serialization, key_class, _ = _cryptography()
-    try:
-        key = serialization.load_pem_private_key(key_file.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise TutorError(
-            f"{key_file} is not a readable private key ({error}); make one with `{_MAKE_KEY}`."
-        ) from None
-    if not isinstance(key, key_class):
-        raise TutorError(f"{key_file} is not an Ed25519 key; make one with `{_MAKE_KEY}`.")
-    return {
-        "algorithm": "Ed25519",
-        "of": "digest",
-        "value": base64.b64encode(key.sign(digest.encode())).decode(),
-    }
-
-
-def _check_signature(digest: str, signature: Any, key_file: Path) -> Check:
-    from cryptography.exceptions import InvalidSignature
-
-    serialization, _, key_class = _cryptography()
-    try:
-        key = serialization.load_pem_public_key(key_file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise TutorError(
-            f"{key_file} is not a readable public key ({error}); give the signer's PEM file."
-        ) from None
-    if not isinstance(key, key_class):
-        raise TutorError(f"{key_file} is not an Ed25519 key; give the signer's PEM file.")
-    if not isinstance(signature, dict):
-        return Check("signature", False, "the summary is not signed")
-    try:
-        key.verify(base64.b64decode(str(signature.get("value")), validate=True), digest.encode())
-    except (InvalidSignature, ValueError):
-        return Check("signature", False, f"the summary was not signed by the key of {key_file.name}")
-    return Check("signature", True, f"by the key of {key_file.name}")
-
-
-_MAKE_KEY = "openssl genpkey -algorithm ed25519 -out key.pem"
-
-
-def _cryptography() -> Any:
-    try:
-        from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-    except ImportError:
-        raise TutorError(
-            'signatures need the package cryptography; `pip install "nemo_tutornet[sign]"`.'
-        ) from None
-    return serialization, Ed25519PrivateKey, Ed25519PublicKey

@@ -202,7 +202,7 @@ class NemoArchive:
                 ) from None
             if isinstance(error, PermissionError):
                 raise TutorError(
-                    f"{self.path} is not for this user ({error.strerror}); change its mode or name another."
+                    f"permission denied: {self.path}; change its mode or give another path."
                 ) from None
             first = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
             raise TutorError(

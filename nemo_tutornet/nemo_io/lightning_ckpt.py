@@ -9,6 +9,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from nemo_tutornet.errors import TutorError
 
 # Plain containers and scalars that NeMo's hyperparameters are made of.
@@ -42,22 +44,7 @@ def load_lightning_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         TutorError: no such file, unreadable, or it names a class that is none of these.
     """
-    import torch
-    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
-
-    if not path.is_file():
-        raise TutorError(f"there is no file {path}; give a .ckpt or a .nemo file.")
-    try:
-        names = get_unsafe_globals_in_checkpoint(str(path))
-        with safe_globals([_harmless_class(name, path) for name in names]):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except TutorError:
-        raise
-    except Exception as error:  # whatever a damaged zip or pickle makes torch raise
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise TutorError(
-            f"{path} is not a readable checkpoint ({first}); it may be truncated, take another."
-        ) from None
+    checkpoint = _load(path)
     if (
         not isinstance(checkpoint, dict)
         or "state_dict" not in checkpoint
@@ -67,6 +54,53 @@ def load_lightning_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of a NeMo model: it has no state_dict with hyper_parameters."
         )
     return checkpoint
+
+
+def check_lightning_checkpoint(path: Path) -> None:
+    """Refuses a Lightning `.ckpt` that would run code when it is loaded.
+
+    Lightning unpickles whatever a checkpoint that it resumes from holds, so look at it before `trainer.fit`.
+
+    Args:
+        path: what `trainer.ckpt_path` or `init_from_ptl_ckpt` names.
+
+    Raises:
+        TutorError: no such file, unreadable, or it names a class that is no part of a NeMo model's
+            checkpoint.
+    """
+    _load(path, mmap=True)
+
+
+def initial_checkpoints(cfg: DictConfig) -> list[Path]:
+    """The Lightning checkpoints that NeMo initialises a model from.
+
+    Args:
+        cfg: a training's whole config; `init_from_ptl_ckpt` is a path, or sections that have one each.
+    """
+    named = cfg.get("init_from_ptl_ckpt")
+    if isinstance(named, DictConfig):
+        return [Path(str(section.path)) for section in named.values() if isinstance(section, DictConfig)]
+    return [Path(str(named))] if named else []
+
+
+def _load(path: Path, mmap: bool = False) -> Any:
+    """Loads a checkpoint on the CPU with no other classes than those that are harmless."""
+    import torch
+    from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+
+    if not path.is_file():
+        raise TutorError(f"there is no file {path}; give a .ckpt or a .nemo file.")
+    try:
+        names = get_unsafe_globals_in_checkpoint(str(path))
+        with safe_globals([_harmless_class(name, path) for name in names]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+    except TutorError:
+        raise
+    except Exception as error:  # whatever a damaged zip or pickle makes torch raise
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise TutorError(
+            f"{path} is not a readable checkpoint ({first}); it may be truncated, take another."
+        ) from None
 
 
 def _harmless_class(name: str, path: Path) -> Any:

@@ -12,6 +12,7 @@ from torch import nn
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
+from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer
 
 
 def ctc_head(model: Any) -> nn.Module | None:
@@ -45,13 +46,15 @@ def restore_ctc(source: Path | NemoArchive) -> Any:
         source: an archive, or the path of a `.nemo` file or of a folder that one was unpacked to.
 
     Raises:
-        TutorError: NeMo cannot restore it; its own reason is given.
+        TutorError: its tokenizer would be a file of this machine, or NeMo cannot restore it; NeMo's own
+            reason is given.
     """
     from nemo.collections.asr import models
 
     from nemo_tutornet.nemo_io.connector import CheckedConnector
 
     archive = NemoArchive.of(source)
+    check_archive_tokenizer(archive)
     # The class itself: restored as an ASRModel, whatever cannot be built is "an abstract class" and the
     # reason is lost.
     model_class = getattr(models, archive.target.rsplit(".", 1)[-1], models.ASRModel)

@@ -1,18 +1,29 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint's tokenizer files."""
+"""A subword model's tokenizer files, and the one check of them.
+
+A config names these files, and NeMo packs whatever is there into the model's `.nemo`. So they must be regular
+files in one place, and their content must be that of a tokenizer: nothing else of this machine travels on.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-import tarfile
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
+from nemo_tutornet.nemo_io.sentencepiece_model import Piece, pieces_of
+from nemo_tutornet.utils.files import open_regular_file
 
 # NeMo's keys of a tokenizer's files in a checkpoint's config, and the names it looks for in a tokenizer's
 # folder.
@@ -21,43 +32,344 @@ TOKENIZER_FILES = {
     "vocab_path": "vocab.txt",
     "spe_tokenizer_vocab": "tokenizer.vocab",
 }
+# By a tokenizer's type: the file that NeMo reads, then those that it only takes along.
+_KEYS = {"bpe": ("model_path", "vocab_path", "spe_tokenizer_vocab"), "wpe": ("vocab_path",)}
+_OPTIONAL = "spe_tokenizer_vocab"  # NeMo's older checkpoints have none
+_FILE_BYTES = 64 << 20
+# Specials that NeMo writes into `vocab.txt`, or leaves out, whatever the SentencePiece model has.
+_SPECIALS = ("<s>", "</s>", "<pad>", "<unk>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_SPECIAL = re.compile(r"\[.+\]|<.+>")
+_PIECE_CHARACTERS = 256
 
 
-def tokenizer_of(path: Path) -> tuple[str | None, dict[str, bytes]]:
+@dataclass(frozen=True)
+class _Section:
+    """One tokenizer of a config; an aggregate has one a language.
+
+    Attributes:
+        key: of the section, for messages.
+        kind: `bpe` or `wpe`.
+        folder: the section's `dir`, or empty.
+        paths: where NeMo looks for each file, by `TOKENIZER_FILES`' keys.
+    """
+
+    key: str
+    kind: str
+    folder: str
+    paths: dict[str, str]
+
+
+def tokenizer_of(source: Path | NemoArchive) -> tuple[str | None, dict[str, bytes]]:
     """The type of a checkpoint's tokenizer, None for characters, and its files by the names that NeMo looks
     for in a folder.
 
     Only a tokenizer of type bpe or wpe has files here.
 
     Raises:
-        TutorError: its archive does not hold them.
+        TutorError: its archive does not hold them, or they are no tokenizer.
     """
-    section = read_nemo_config(path).get("tokenizer")
-    kind = (
-        str(section.get("type")).lower() if isinstance(section, DictConfig) else None
-    )  # NeMo takes BPE for bpe
-    if kind not in ("bpe", "wpe"):
+    archive = NemoArchive.of(source)
+    sections = list(_sections(archive.config, archive.path))
+    section = archive.config.get("tokenizer")
+    if not isinstance(section, DictConfig):
+        return None, {}
+    kind = str(section.get("type")).lower()  # NeMo takes BPE for bpe
+    if kind not in _KEYS:
         return kind, {}
-    assert isinstance(section, DictConfig)
-    names = {key: str(section[key]).removeprefix("nemo:") for key in TOKENIZER_FILES if section.get(key)}
-    return kind, _files(path, names)
-
-
-def _files(path: Path, names: dict[str, str]) -> dict[str, bytes]:
-    """Contents by the names that NeMo looks for in a tokenizer's folder."""
-    if path.is_dir():
-        found = {file.name: file.read_bytes() for file in path.iterdir() if file.name in names.values()}
-    else:
-        with tarfile.open(path, "r:*") as archive:
-            members: dict[str, Any] = {
-                os.path.basename(member.name): member for member in archive.getmembers()
-            }
-            streams = {name: archive.extractfile(members[name]) for name in names.values() if name in members}
-            found = {name: stream.read() for name, stream in streams.items() if stream is not None}
-    missing = sorted(set(names.values()) - set(found))
-    if missing or not names:
+    (own,) = sections
+    files = _archived(archive, own)
+    missing = sorted(_member_of(own.paths[key]) for key in own.paths if section.get(key) and key not in files)
+    if missing or not files:
         raise TutorError(
-            f"{path} does not hold its tokenizer's files ({', '.join(missing) or 'none is named'}); take a "
-            "whole one."
+            f"{archive.path} does not hold its tokenizer's files ({', '.join(missing) or 'none is named'}); "
+            "take a whole one."
         )
-    return {TOKENIZER_FILES[key]: found[name] for key, name in names.items()}
+    _labels(own, files, str(archive.path))
+    return kind, {TOKENIZER_FILES[key]: content for key, content in files.items()}
+
+
+def check_archive_tokenizer(archive: NemoArchive, packed: bool = False) -> None:
+    """Refuses an archive whose tokenizer NeMo would take from this machine: it looks for a path here before
+    it looks into the archive.
+
+    Args:
+        archive: what is going to be restored.
+        packed: the model is going to be saved. Then this holds for the files too that NeMo only copies, and
+            all must be a tokenizer's.
+
+    Raises:
+        TutorError: a file of this machine, or content that is no tokenizer's.
+    """
+    for section in _sections(archive.config, archive.path):
+        files = _archived(archive, section, None if packed else _KEYS[section.kind][:1])
+        if packed:
+            _labels(section, files, str(archive.path))
+
+
+def check_checkpoint_tokenizer(config: DictConfig, source: Path) -> None:
+    """Refuses a Lightning checkpoint whose config names other files than those of its own tokenizer, which
+    NeMo would pack.
+
+    Args:
+        config: the model's, resolved.
+        source: the checkpoint, for messages.
+
+    Raises:
+        TutorError: a file is missing, is no regular file, or is elsewhere than the others; it is no
+            tokenizer's; or the tokenizer's pieces are not the labels that the checkpoint was trained with.
+    """
+    sections = list(_sections(config, source))
+    if not sections:
+        return  # NeMo refuses it
+    labels: list[str] = []
+    for section in sections:
+        if section.folder and not Path(section.folder).is_dir():
+            raise TutorError(
+                f"{source} names its tokenizer in {section.folder}, which is not here; export the run's "
+                ".nemo, which holds it, or copy that folder here."
+            )
+        labels += _labels(section, _local(section, str(source)), str(source))
+    decoder = config.get("decoder")
+    trained = list((decoder.get("vocabulary") if isinstance(decoder, DictConfig) else None) or ())
+    if not _same_labels(labels, trained, ordered=all(section.kind == "bpe" for section in sections)):
+        raise TutorError(
+            f"{source} was trained with {len(trained)} labels in its decoder.vocabulary, which are not those "
+            "of the tokenizer that its config names; put the training's tokenizer back, or export the run's "
+            ".nemo, which holds it."
+        )
+
+
+def check_tokenizer_section(cfg: DictConfig) -> None:
+    """Refuses a `model.tokenizer` for training whose files are no tokenizer, because every `.nemo` of the run
+    holds them.
+
+    Args:
+        cfg: the model's config, with a section `tokenizer`; a type that NeMo does not know is left to NeMo.
+
+    Raises:
+        TutorError: as in `check_checkpoint_tokenizer`.
+    """
+    for section in _sections(cfg, None):
+        unnamed = section.kind == "bpe" and section.paths.get("model_path") == os.path.join(
+            section.folder, TOKENIZER_FILES["model_path"]
+        )
+        if unnamed and not (section.folder and _is_file(section.paths["model_path"])):
+            raise TutorError(
+                f"{section.key}.dir is "
+                f"{f'{section.folder}, which holds no tokenizer.model' if section.folder else 'not set'}; "
+                "give the folder that NeMo's process_asr_text_tokenizer.py wrote (it ends in spe_bpe_v128 or "
+                "the like)."
+            )
+        _labels(section, _local(section, "the config"), "the config")
+
+
+def check_tokenizer_files(kind: str | None, files: Mapping[str, bytes], where: str) -> None:
+    """Refuses files that are no tokenizer.
+
+    Args:
+        kind: `bpe` or `wpe`; another has no files.
+        files: by the names in `TOKENIZER_FILES`.
+        where: they are, for the message.
+
+    Raises:
+        TutorError: their content is no tokenizer's.
+    """
+    if kind in _KEYS:
+        paths = {key: TOKENIZER_FILES[key] for key in _KEYS[kind] if TOKENIZER_FILES[key] in files}
+        section = _Section("tokenizer", kind, "", paths)
+        _labels(section, {key: files[name] for key, name in paths.items()}, where)
+
+
+def _sections(
+    node: DictConfig, source: Path | None, name: Any = "tokenizer", key: str = ""
+) -> Iterator[_Section]:
+    """The tokenizers of a config that have files, as NeMo reads it.
+
+    Args:
+        node: what holds the section.
+        source: the config's file, for messages; None for a training's.
+        name: of the section in the node.
+        key: of the section, for messages.
+    """
+    key = key or ("tokenizer" if source else "model.tokenizer")
+    try:
+        section = node.get(name)
+        if not isinstance(section, DictConfig):
+            return
+        kind, langs = str(section.get("type")).lower(), section.get("langs")
+        if kind == "agg":
+            for lang in langs if isinstance(langs, DictConfig) else ():
+                yield from _sections(langs, source, lang, f"{key}.langs.{lang!s}")
+        elif kind in _KEYS:
+            folder = str(section.get("dir") or "")
+            # Where a file is not named, NeMo looks for it in the folder.
+            paths = {
+                file: str(section[file] or "")
+                if file in section
+                else os.path.join(folder, TOKENIZER_FILES[file])
+                for file in _KEYS[kind]
+            }
+            yield _Section(key, kind, folder, {file: path for file, path in paths.items() if path})
+    except OmegaConfBaseException as error:
+        raise TutorError(
+            f"{source or 'the config'} has a section {key} that cannot be read: {str(error).splitlines()[0]}."
+        ) from None
+
+
+def _archived(archive: NemoArchive, section: _Section, keys: Sequence[str] | None = None) -> dict[str, bytes]:
+    """Contents by key of the files that NeMo takes out of an archive."""
+    found: dict[str, bytes] = {}
+    for key, path in section.paths.items():
+        if keys is not None and key not in keys:
+            continue
+        if os.path.exists(path) or (path.startswith("nemo:") and "/" in path):
+            raise TutorError(
+                f"{archive.path} has {path} for {section.key}.{key}, a file of this machine and none of its "
+                "own, which NeMo would take in its place; if it is yours, restore the model and "
+                "save it with NeMo, so that it holds the file, and give that."
+            )
+        if _member_of(path) in archive.members:
+            found[key] = archive.read(_member_of(path))
+    return found
+
+
+def _member_of(path: str) -> str:
+    return path.removeprefix("nemo:") if path.startswith("nemo:") else os.path.basename(path)
+
+
+def _local(section: _Section, called: str) -> dict[str, bytes]:
+    """Contents by key of the files that NeMo takes from this machine."""
+    found: dict[str, bytes] = {}
+    folders: set[str] = set()
+    for key, path in section.paths.items():
+        try:
+            with open_regular_file(Path(path)) as file:
+                found[key] = file.read(_FILE_BYTES + 1)
+        except (FileNotFoundError, NotADirectoryError):
+            if key == _OPTIONAL:
+                continue
+            raise _unfit(section, key, called, "which is not here") from None
+        except OSError as error:
+            what = {errno.ELOOP: "a link", errno.EMLINK: "a link", errno.EINVAL: "no regular file"}
+            found_it = what.get(error.errno or 0, f"not readable ({error.strerror or error})")
+            raise _unfit(section, key, called, f"which is {found_it}") from None
+        folders.add(os.path.dirname(os.path.abspath(path)))
+        if len(folders) > 1:
+            raise _unfit(section, key, called, "which is in another folder than the tokenizer's other files")
+    return found
+
+
+def _is_file(path: str) -> bool:
+    return os.path.lexists(path) and not os.path.isdir(path)
+
+
+def _unfit(section: _Section, key: str, called: str, what: str) -> TutorError:
+    return TutorError(
+        f"{called} has {section.paths[key]} for {section.key}.{key}, {what}; a tokenizer is regular files in "
+        "one folder, as NeMo's process_asr_text_tokenizer.py writes them."
+    )
+
+
+def _labels(section: _Section, files: Mapping[str, bytes], called: str) -> list[str]:
+    """Checks what the files hold.
+
+    Args:
+        section: the tokenizer.
+        files: contents by key; one that is missing is not checked.
+        called: whose they are, for messages.
+
+    Returns:
+        The tokenizer's labels, a WordPiece model's without the special ones that transformers adds.
+    """
+    for key, content in files.items():
+        if len(content) > _FILE_BYTES:
+            raise _unfit(section, key, called, "which is larger than any tokenizer")
+    if section.kind == "wpe":
+        return _wordpieces(section, files["vocab_path"], called) if "vocab_path" in files else []
+    if "model_path" not in files:
+        return []
+    pieces = pieces_of(files["model_path"])
+    if pieces is None:
+        raise _unfit(section, "model_path", called, "which is no SentencePiece model")
+    for key in ("vocab_path", "spe_tokenizer_vocab"):
+        if key in files:
+            wrong = _first_misfit(files[key], pieces, scored=key == "spe_tokenizer_vocab")
+            if wrong:
+                what = f"which is not the list of tokenizer.model's pieces (line {wrong})"
+                raise _unfit(section, key, called, what)
+    return [piece.text for piece in pieces]
+
+
+def _first_misfit(content: bytes, pieces: Sequence[Piece], scored: bool) -> int:
+    """The first line, from 1, that is not the next piece; 0 where all are, one for each piece.
+
+    `vocab.txt` has a piece as it is or as NeMo spells it: without U+2581 where a word begins, with `##` in
+    front of any other. It may lack special pieces. `tokenizer.vocab` has every piece with its score.
+
+    Args:
+        content: of the file.
+        pieces: of the model.
+        scored: the file is `tokenizer.vocab`.
+    """
+    try:
+        lines = content.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        return 1
+    position = 0
+    for number, line in enumerate(lines, 1):
+        text = line
+        if scored:
+            text, _, score = line.rpartition("\t")
+            if not _is_number(score):
+                return number
+        at = position
+        while at < len(pieces) and text not in _spellings(pieces[at], scored) and _may_lack(pieces[at]):
+            at += 1
+        if at < len(pieces) and text in _spellings(pieces[at], scored):
+            position = at + 1
+        elif text.removeprefix("##") not in _SPECIALS:
+            return number
+    return 0 if all(_may_lack(piece) for piece in pieces[position:]) else len(lines) + 1
+
+
+def _spellings(piece: Piece, scored: bool) -> tuple[str, ...]:
+    if scored:
+        return (piece.text,)
+    rest = piece.text[1:] if piece.text.startswith("\u2581") else f"##{piece.text}"
+    return (piece.text, rest) if rest else (piece.text,)
+
+
+def _may_lack(piece: Piece) -> bool:
+    return not piece.learnt or piece.text in _SPECIALS
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _wordpieces(section: _Section, content: bytes, called: str) -> list[str]:
+    try:
+        pieces = content.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        pieces = [""]
+    for number, piece in enumerate(pieces, 1):
+        if not 0 < len(piece) <= _PIECE_CHARACTERS or any(ord(c) <= 32 or ord(c) == 127 for c in piece):
+            raise _unfit(section, "vocab_path", called, f"whose line {number} is no piece of a word")
+    if len(set(pieces)) < len(pieces):
+        raise _unfit(section, "vocab_path", called, "which has a piece twice")
+    return pieces
+
+
+def _same_labels(pieces: list[str], trained: list[str], ordered: bool) -> bool:
+    """Whether a tokenizer's pieces are a checkpoint's labels.
+
+    transformers adds special ones to a WordPiece model's, and NeMo lists all in an order of its own.
+    """
+    if ordered:
+        return pieces == trained
+    lacking, added = Counter(pieces) - Counter(trained), Counter(trained) - Counter(pieces)
+    return not lacking and all(_SPECIAL.fullmatch(label) for label in added)

@@ -4,12 +4,12 @@
 ours).
 
 Posteriors of a small label set are fp16 log-probabilities, whole. Of a large one each frame keeps the labels
-above a floor, its best one at least, and the log of the remaining mass, which decoding spreads evenly over
-the other labels. CTC posteriors are
-spiky, so this beats a fixed number of labels: for 129 outputs of a teacher on AN4, and SKD within 0.1 %, the
-floor 1e-5 takes 0.8 MB an hour, the best 8 of each frame 3.1, all 23. For 1025 outputs the floor 1e-6 took
-5.7 MB an hour, all take 184. A softmax temperature above 1 weighs what a floor drops; `choose_floor` then
-finds none, and posteriors stay whole.
+whose posterior is at least `min_posterior`, its best one in any case, and the log of the remaining mass,
+which decoding spreads evenly over the other labels. CTC posteriors are spiky, so this beats a fixed number of
+labels. For 129 outputs of a teacher on AN4, and SKD within 0.1 %, a smallest posterior of 1e-5 takes 0.8 MB
+an hour, the best 8 labels of each frame 3.1, all 23. For 1025 outputs 1e-6 takes 5.7 MB an hour, all take
+184. A softmax temperature above 1 gives weight to the dropped posteriors; `choose_min_posterior` then finds
+none, and posteriors stay whole.
 
 Hidden vectors are 8 bits with two gains, one of each channel and one of each frame, so that neither a loud
 channel nor a loud frame costs the others their precision.
@@ -41,19 +41,19 @@ _STEPS = 8
 
 @dataclass(frozen=True)
 class SparsePosteriors:
-    """Posteriors of one utterance above a floor.
+    """Posteriors of one utterance that are large enough to be kept.
 
     Attributes:
         counts: kept labels of each frame `[T]`, uint16, at least 1.
         ids: the kept labels `[N]`, uint16, frame by frame.
         values: their log-probabilities `[N]`, fp16.
-        rest: log of each frame's remaining mass `[T]`, fp16.
+        residual_log_mass: log of each frame's remaining mass `[T]`, fp16.
     """
 
     counts: Tensor
     ids: Tensor
     values: Tensor
-    rest: Tensor
+    residual_log_mass: Tensor
 
 
 @dataclass(frozen=True)
@@ -86,20 +86,20 @@ def decode_whole(coded: Tensor) -> Tensor:
     return coded.float().log_softmax(dim=-1)
 
 
-def encode_sparse(log_probs: Tensor, floor: float) -> SparsePosteriors:
-    """Keeps of log-probabilities `[T, V]` those whose posterior is at least `floor`, and each frame's
+def encode_sparse(log_probs: Tensor, min_posterior: float) -> SparsePosteriors:
+    """Keeps of log-probabilities `[T, V]` those whose posterior is at least `min_posterior`, and each frame's
     best.
     """
     log_probs = clamp_log_probs(log_probs)
     best = log_probs.argmax(dim=-1, keepdim=True)
-    kept = (log_probs >= math.log(floor)).scatter(-1, best, True)
+    kept = (log_probs >= math.log(min_posterior)).scatter(-1, best, True)
     coded = _best_alone(log_probs.half(), best[:, 0])
-    rest = log_probs.masked_fill(kept, -math.inf).logsumexp(dim=-1).clamp(min=MIN_LOG_PROB)
+    residual = log_probs.masked_fill(kept, -math.inf).logsumexp(dim=-1).clamp(min=MIN_LOG_PROB)
     return SparsePosteriors(
         counts=kept.sum(dim=-1).to(torch.uint16),
         ids=kept.nonzero()[:, 1].to(torch.uint16),
         values=coded[kept],
-        rest=rest.half(),
+        residual_log_mass=residual.half(),
     )
 
 
@@ -107,13 +107,14 @@ def decode_sparse(coded: SparsePosteriors, labels: int, out: Tensor | None = Non
     """Log-probabilities `[T, V]`, fp32, of `encode_sparse`'s result, normalised; `labels` is `V`, `out` is
     written if given.
     """
-    counts, values, rest = coded.counts.long(), coded.values.float(), coded.rest.float()
+    counts, values = coded.counts.long(), coded.values.float()
+    residual = coded.residual_log_mass.float()
     frame = torch.repeat_interleave(torch.arange(len(counts)), counts)
     others = labels - counts
     # A frame that keeps every label has nothing to spread.
-    mass = torch.where(others > 0, rest.exp(), 0.0).index_add(0, frame, values.exp())
+    mass = torch.where(others > 0, residual.exp(), 0.0).index_add(0, frame, values.exp())
     total = mass.clamp(min=torch.finfo(torch.float32).tiny).log()
-    share = (rest - others.clamp(min=1).log() - total).clamp(min=MIN_LOG_PROB)
+    share = (residual - others.clamp(min=1).log() - total).clamp(min=MIN_LOG_PROB)
     log_probs = torch.empty(len(counts), labels) if out is None else out
     log_probs.copy_(share[:, None].expand_as(log_probs))
     log_probs[frame, coded.ids.long()] = values - total[frame]

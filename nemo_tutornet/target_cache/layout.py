@@ -17,7 +17,7 @@ import math
 import re
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +37,13 @@ class CacheSchema:
 
     Attributes:
         labels: outputs `V` of the posteriors; None where there are none.
-        floor: smallest posterior that is kept (`codec.choose_floor`); None is whole.
+        min_posterior: smallest posterior that is kept; None keeps all.
         width: of the hidden vectors `D`; None where there are none.
         hypotheses: whether there is a text with a confidence.
     """
 
     labels: int | None = None
-    floor: float | None = None
+    min_posterior: float | None = None
     width: int | None = None
     hypotheses: bool = False
 
@@ -51,13 +51,13 @@ class CacheSchema:
         for value in (self.labels, self.width):
             if value is not None and (type(value) is not int or not 0 < value < 2**31):
                 raise ValueError(f"{value!r} is no size")
-        if self.floor is not None and (
+        if self.min_posterior is not None and (
             self.labels is None
             or self.labels > MOST_LABELS
-            or type(self.floor) is not float
-            or not 0 < self.floor < 1
+            or type(self.min_posterior) is not float
+            or not 0 < self.min_posterior < 1
         ):
-            raise ValueError(f"{self.floor!r} is no floor of {self.labels!r} posteriors")
+            raise ValueError(f"{self.min_posterior!r} is no floor of {self.labels!r} posteriors")
         if type(self.hypotheses) is not bool:
             raise ValueError("hypotheses is true or false")
 
@@ -77,6 +77,8 @@ class Array:
     row: tuple[int, ...] = ()
 
 
+# The fields of a schema, and what the format on disk calls them.
+_ON_DISK = {"labels": "labels", "min_posterior": "floor", "width": "width", "hypotheses": "hypotheses"}
 NUMPY = {
     "U8": "uint8",
     "I8": "int8",
@@ -88,30 +90,30 @@ NUMPY = {
 }
 
 
-def arrays_of(coding: CacheSchema) -> dict[str, Array]:
+def arrays_of(schema: CacheSchema) -> dict[str, Array]:
     """The arrays of a shard's utterances, in the order of their checksum."""
     arrays = {"keys": Array("U8", "key_bytes")}
-    if coding.labels is not None and coding.floor is None:
-        arrays["log_probs"] = Array("F16", "frames", (coding.labels,))
-    if coding.floor is not None:
+    if schema.labels is not None and schema.min_posterior is None:
+        arrays["log_probs"] = Array("F16", "frames", (schema.labels,))
+    if schema.min_posterior is not None:
         arrays["sparse.counts"] = Array("U16", "frames")
         arrays["sparse.rest"] = Array("F16", "frames")
         arrays["sparse.ids"] = Array("U16", "entries")
         arrays["sparse.values"] = Array("F16", "entries")
-    if coding.width is not None:
-        arrays["hidden.values"] = Array("I8", "hidden_frames", (coding.width,))
+    if schema.width is not None:
+        arrays["hidden.values"] = Array("I8", "hidden_frames", (schema.width,))
         arrays["hidden.frames"] = Array("U8", "hidden_frames")
-        arrays["hidden.channels"] = Array("U8", "utterances", (coding.width,))
+        arrays["hidden.channels"] = Array("U8", "utterances", (schema.width,))
         arrays["hidden.peak"] = Array("F32", "utterances")
-    if coding.hypotheses:
+    if schema.hypotheses:
         arrays["texts"] = Array("U8", "text_bytes")
         arrays["confidence"] = Array("F32", "utterances")  # NaN where the teacher has none
     return arrays
 
 
-def index_of(coding: CacheSchema) -> dict[str, str]:
+def index_of(schema: CacheSchema) -> dict[str, str]:
     """The arrays of a shard's index `[U]` and their dtypes, in the order of its checksum."""
-    units = [array.unit for array in arrays_of(coding).values() if array.unit != "utterances"]
+    units = [array.unit for array in arrays_of(schema).values() if array.unit != "utterances"]
     sizes = dict.fromkeys(["samples", "frames", *units])
     return {"index.hash": "U64", **{f"index.{name}": "U32" for name in sizes}, "index.checksum": "U32"}
 
@@ -201,20 +203,26 @@ def is_plain_name(name: Any) -> bool:
 
 
 def schema_of(header: Mapping[str, Any]) -> CacheSchema:
-    """The coding that a header states.
+    """The schema that a header states.
 
     Raises:
         ValueError: it is none.
     """
-    if set(header["coding"]) != {field.name for field in fields(CacheSchema)}:
+    stored = header["coding"]
+    if set(stored) != set(_ON_DISK.values()):
         raise ValueError("its coding is unknown")
-    return CacheSchema(**header["coding"])
+    return CacheSchema(**{name: stored[key] for name, key in _ON_DISK.items()})
 
 
-def description(binding: Mapping[str, Any], coding: CacheSchema, sample_rate: int) -> str:
-    """What every shard of a cache says that it belongs to, as canonical JSON."""
+def schema_to_disk(schema: CacheSchema) -> dict[str, Any]:
+    """A schema in the names of the format on disk, where it is called `coding`."""
+    return {key: getattr(schema, name) for name, key in _ON_DISK.items()}
+
+
+def description(provenance: Mapping[str, Any], schema: CacheSchema, sample_rate: int) -> str:
+    """The id of a cache, which each of its shards carries: what its targets depend on, as canonical JSON."""
     return json.dumps(
-        {"binding": binding, "coding": asdict(coding), "sample_rate": sample_rate}, sort_keys=True
+        {"binding": provenance, "coding": schema_to_disk(schema), "sample_rate": sample_rate}, sort_keys=True
     )
 
 

@@ -31,8 +31,8 @@ class CacheReader:
 
     Attributes:
         folder: as given.
-        binding: what the targets depend on, as the builder stated it.
-        coding: what is kept of each utterance.
+        provenance: what the targets depend on, as the builder stated it.
+        schema: what is kept of each utterance.
         sample_rate: of the teacher's audio.
         totals: `utterances`, `seconds` and `bytes`.
 
@@ -48,8 +48,8 @@ class CacheReader:
                 "on where it stopped."
             )
         self.folder = folder
-        self.binding: dict[str, Any] = header["binding"]
-        self.coding: CacheSchema = schema_of(header)
+        self.provenance: dict[str, Any] = header["binding"]
+        self.schema: CacheSchema = schema_of(header)
         self.sample_rate: int = header["sample_rate"]
         self.totals: dict[str, Any] = header["totals"]
         self._files: dict[str, str] = {file["name"]: file["sha256"] for file in header["files"]}
@@ -65,7 +65,7 @@ class CacheReader:
 
     def _open(self, entry: Mapping[str, Any]) -> Shard:
         path = self.folder / entry["name"]
-        belongs = description(self.binding, self.coding, self.sample_rate)
+        cache_id = description(self.provenance, self.schema, self.sample_rate)
         size = path.stat().st_size if path.is_file() else None
         if size is not None and size != entry["bytes"]:
             raise TutorError(
@@ -73,7 +73,7 @@ class CacheReader:
                 "and run "
                 f"`nemo-tutornet cache` again with the same arguments, which keeps the other shards."
             )
-        return Shard.open(path, self.coding, belongs, entry["header_crc32"])
+        return Shard.open(path, self.schema, cache_id, entry["header_crc32"])
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -108,7 +108,7 @@ class CacheReader:
         records = self._records(utterances, places)
         samples = [int(self._shards[shard].samples[row]) for shard, row in places]
         frames = [int(self._shards[shard].frames[row]) for shard, row in places]
-        return decode(records, samples, frames, self.coding)
+        return decode(records, samples, frames, self.schema)
 
     def _records(self, utterances: Sequence[Utterance], places: Sequence[tuple[int, int]]) -> list[Record]:
         found: dict[tuple[int, int], Record] = {}
@@ -118,7 +118,7 @@ class CacheReader:
                 found[number, row] = record
         for utterance, place in zip(utterances, places, strict=True):
             record, shard = found[place], self._shards[place[0]]
-            if record["keys"].tobytes() != key_bytes(utterance) or not validate_record(record, self.coding):
+            if record["keys"].tobytes() != key_bytes(utterance) or not validate_record(record, self.schema):
                 raise TutorError(
                     f"{shard.path} holds no targets at utterance {place[1]} that could be {utterance}; "
                     f"{REBUILD}."

@@ -25,7 +25,7 @@ from nemo_tutornet.target_cache.shard import Record
 
 @dataclass(frozen=True)
 class UtteranceTargets:
-    """What a teacher gave for one utterance, on its own frames and without padding; what the coding lacks is
+    """What a teacher gave for one utterance, on its own frames and without padding; what the schema lacks is
     None.
 
     Attributes:
@@ -47,7 +47,7 @@ class UtteranceTargets:
 
 @dataclass(frozen=True)
 class BatchTargets:
-    """What a teacher gave for a batch; what the coding lacks is None.
+    """What a teacher gave for a batch; what the schema lacks is None.
 
     Attributes:
         samples: of each utterance's audio `[B]`, int64.
@@ -66,28 +66,29 @@ class BatchTargets:
     confidences: list[float | None] | None = None
 
 
-def encode(utterance: Utterance, targets: UtteranceTargets, coding: CacheSchema) -> Record:
+def encode(utterance: Utterance, targets: UtteranceTargets, schema: CacheSchema) -> Record:
     """The arrays of one utterance, as `arrays_of` names them.
 
     Raises:
         TutorError: the teacher gave NaN or infinity (log-probabilities of -inf are none).
     """
     record: Record = {"keys": _bytes(key_bytes(utterance))}
-    if coding.labels is not None:
-        assert targets.log_probs is not None and targets.log_probs.shape == (targets.frames, coding.labels)
+    if schema.labels is not None:
+        assert targets.log_probs is not None and targets.log_probs.shape == (targets.frames, schema.labels)
         if not bool((targets.log_probs < math.inf).all()):
             raise _not_finite(utterance, "log-probabilities")
-        if coding.floor is None:
+        if schema.min_posterior is None:
             record["log_probs"] = codec.encode_whole(targets.log_probs).numpy()
         else:
-            sparse = codec.encode_sparse(targets.log_probs, coding.floor)
-            record["sparse.counts"], record["sparse.rest"] = sparse.counts.numpy(), sparse.rest.numpy()
+            sparse = codec.encode_sparse(targets.log_probs, schema.min_posterior)
+            record["sparse.counts"] = sparse.counts.numpy()
+            record["sparse.rest"] = sparse.residual_log_mass.numpy()
             record["sparse.ids"], record["sparse.values"] = sparse.ids.numpy(), sparse.values.numpy()
-    if coding.width is not None:
+    if schema.width is not None:
         assert (
             targets.hidden is not None
             and targets.hidden.dim() == 2
-            and targets.hidden.shape[0] == coding.width
+            and targets.hidden.shape[0] == schema.width
         )
         if not bool((targets.hidden.abs() < codec.MOST_HIDDEN).all()):
             raise _not_finite(utterance, "hidden vectors")
@@ -95,13 +96,13 @@ def encode(utterance: Utterance, targets: UtteranceTargets, coding: CacheSchema)
         record["hidden.values"], record["hidden.frames"] = hidden.values.numpy(), hidden.frames.numpy()
         record["hidden.channels"] = hidden.channels.numpy()[None]
         record["hidden.peak"] = np.array([hidden.peak], dtype=np.float32)
-    if coding.hypotheses:
+    if schema.hypotheses:
         assert targets.text is not None
         record["texts"] = _bytes(targets.text.encode("utf-8", "replace"))
         record["confidence"] = np.array(
             [math.nan if targets.confidence is None else targets.confidence], dtype=np.float32
         )
-    assert record.keys() == arrays_of(coding).keys()
+    assert record.keys() == arrays_of(schema).keys()
     return record
 
 
@@ -117,14 +118,14 @@ def _not_finite(utterance: Utterance, what: str) -> TutorError:
     )
 
 
-def validate_record(record: Record, coding: CacheSchema) -> bool:
+def validate_record(record: Record, schema: CacheSchema) -> bool:
     """Whether decoding may trust the arrays; a cache whose checksums are right may still be made up."""
-    if coding.floor is not None:
-        assert coding.labels is not None
+    if schema.min_posterior is not None:
+        assert schema.labels is not None
         counts = record["sparse.counts"].astype(np.int64)
-        if counts.sum() != len(record["sparse.ids"]) or (counts < 1).any() or (counts > coding.labels).any():
+        if counts.sum() != len(record["sparse.ids"]) or (counts < 1).any() or (counts > schema.labels).any():
             return False
-        if (record["sparse.ids"] >= coding.labels).any():
+        if (record["sparse.ids"] >= schema.labels).any():
             return False
     return all(
         np.isfinite(record[name]).all()
@@ -134,7 +135,7 @@ def validate_record(record: Record, coding: CacheSchema) -> bool:
 
 
 def decode(
-    records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], coding: CacheSchema
+    records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], schema: CacheSchema
 ) -> BatchTargets:
     """The targets of a batch.
 
@@ -142,46 +143,46 @@ def decode(
         records: the arrays of each utterance, checked.
         samples: of each utterance's audio.
         frames: of each utterance in the encoder's output.
-        coding: what the records hold.
+        schema: what the records hold.
     """
     texts = confidences = None
-    if coding.hypotheses:
+    if schema.hypotheses:
         texts = [record["texts"].tobytes().decode("utf-8", "replace") for record in records]
         values = [float(record["confidence"][0]) for record in records]
         confidences = [None if math.isnan(value) else value for value in values]
     return BatchTargets(
         samples=torch.tensor(samples, dtype=torch.long),
         lengths=torch.tensor(frames, dtype=torch.long),
-        log_probs=_log_probs(records, frames, coding),
-        hidden=_hidden(records, coding),
+        log_probs=_log_probs(records, frames, schema),
+        hidden=_hidden(records, schema),
         texts=texts,
         confidences=confidences,
     )
 
 
-def _log_probs(records: Sequence[Record], frames: Sequence[int], coding: CacheSchema) -> Tensor | None:
-    if coding.labels is None:
+def _log_probs(records: Sequence[Record], frames: Sequence[int], schema: CacheSchema) -> Tensor | None:
+    if schema.labels is None:
         return None
-    blank = np.full(coding.labels, codec.MIN_LOG_PROB, dtype=np.float32)
+    blank = np.full(schema.labels, codec.MIN_LOG_PROB, dtype=np.float32)
     blank[-1] = 0.0
-    if coding.floor is None:
-        coded = np.empty((len(records), max(frames, default=0), coding.labels), dtype=np.float16)
+    if schema.min_posterior is None:
+        coded = np.empty((len(records), max(frames, default=0), schema.labels), dtype=np.float16)
         for row, record, length in zip(coded, records, frames, strict=True):
             row[:length], row[length:] = record["log_probs"], blank
         return codec.decode_whole(torch.from_numpy(coded))
-    log_probs = torch.empty(len(records), max(frames, default=0), coding.labels)
+    log_probs = torch.empty(len(records), max(frames, default=0), schema.labels)
     for i, (record, length) in enumerate(zip(records, frames, strict=True)):
         parts = (torch.from_numpy(record[f"sparse.{name}"]) for name in ("counts", "ids", "values", "rest"))
-        codec.decode_sparse(codec.SparsePosteriors(*parts), coding.labels, out=log_probs[i, :length])
+        codec.decode_sparse(codec.SparsePosteriors(*parts), schema.labels, out=log_probs[i, :length])
         log_probs[i, length:] = torch.from_numpy(blank)
     return log_probs
 
 
-def _hidden(records: Sequence[Record], coding: CacheSchema) -> Tensor | None:
-    if coding.width is None:
+def _hidden(records: Sequence[Record], schema: CacheSchema) -> Tensor | None:
+    if schema.width is None:
         return None
     lengths = [len(record["hidden.values"]) for record in records]
-    hidden = torch.empty(len(records), coding.width, max(lengths, default=0))
+    hidden = torch.empty(len(records), schema.width, max(lengths, default=0))
     for i, (record, length) in enumerate(zip(records, lengths, strict=True)):
         coded = codec.CodedHidden(
             values=torch.from_numpy(record["hidden.values"]),

@@ -35,8 +35,8 @@ def shard_bytes(
     records: Sequence[Record],
     samples: Sequence[int],
     frames: Sequence[int],
-    coding: CacheSchema,
-    belongs: str,
+    schema: CacheSchema,
+    cache_id: str,
 ) -> bytes:
     """A shard as it stands on disk.
 
@@ -44,10 +44,10 @@ def shard_bytes(
         records: the arrays of each utterance, as `arrays_of` names them.
         samples: of each utterance's audio.
         frames: of each utterance in the encoder's output.
-        coding: what the records hold.
-        belongs: `layout.description` of the cache.
+        schema: what the records hold.
+        cache_id: `layout.description` of the cache.
     """
-    arrays = arrays_of(coding)
+    arrays = arrays_of(schema)
     tensors = {name: np.concatenate([record[name] for record in records]) for name in arrays}
     sizes: dict[str, Sequence[int]] = {"samples": samples, "frames": frames}
     for name, array in arrays.items():
@@ -56,10 +56,10 @@ def shard_bytes(
     values: dict[str, Sequence[int]] = {f"index.{name}": counts for name, counts in sizes.items()}
     values["index.hash"] = [key_hash(record["keys"].tobytes()) for record in records]
     values["index.checksum"] = [checksum([record[name] for name in arrays]) for record in records]
-    index = {name: np.array(values[name], dtype=NUMPY[dtype]) for name, dtype in index_of(coding).items()}
+    index = {name: np.array(values[name], dtype=NUMPY[dtype]) for name, dtype in index_of(schema).items()}
     about = {
         "format": f"{FORMAT} {VERSION}",
-        "belongs": belongs,
+        "belongs": cache_id,
         "index_crc32": str(checksum(list(index.values()))),
     }
     return bytes(save({**index, **tensors}, metadata=about))
@@ -73,7 +73,7 @@ class Shard:
         path: the file.
         size: of the file, in bytes.
         header_crc32: of safetensors' header, its length included.
-        coding: what it holds.
+        schema: what it holds.
         hashes: of the utterances' keys `[U]`.
         samples, frames: of each utterance `[U]`.
         starts: for each unit of `arrays_of` where each utterance begins `[U + 1]`.
@@ -83,7 +83,7 @@ class Shard:
     path: Path
     size: int
     header_crc32: int
-    coding: CacheSchema
+    schema: CacheSchema
     hashes: np.ndarray
     samples: np.ndarray
     frames: np.ndarray
@@ -94,13 +94,13 @@ class Shard:
         return len(self.hashes)
 
     @classmethod
-    def open(cls, path: Path, coding: CacheSchema, belongs: str, header_crc32: int | None = None) -> Shard:
+    def open(cls, path: Path, schema: CacheSchema, cache_id: str, header_crc32: int | None = None) -> Shard:
         """Checks everything but the utterances' own arrays, and keeps the index.
 
         Args:
             path: of the shard.
-            coding: of its cache.
-            belongs: `layout.description` of its cache.
+            schema: of its cache.
+            cache_id: `layout.description` of its cache.
             header_crc32: as its cache's header has it; None before that is written.
 
         Raises:
@@ -114,19 +114,19 @@ class Shard:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != f"{FORMAT} {VERSION}":
                     raise ValueError("it is no shard of this version's cache")
-                if metadata.get("belongs") != belongs:
+                if metadata.get("belongs") != cache_id:
                     raise ValueError("it belongs to another cache")
-                index = _index(file, coding)
+                index = _index(file, schema)
             if metadata.get("index_crc32") != str(checksum(list(index.values()))):
                 raise ValueError("its index does not match its checksum")
         except (OSError, SafetensorError, ValueError, OverflowError, MemoryError) as error:
             raise TutorError(_unreadable(path, error)) from None
-        starts = {unit: _starts(index, unit) for unit in {array.unit for array in arrays_of(coding).values()}}
+        starts = {unit: _starts(index, unit) for unit in {array.unit for array in arrays_of(schema).values()}}
         return cls(
             path,
             size,
             found,
-            coding,
+            schema,
             index["index.hash"],
             index["index.samples"],
             index["index.frames"],
@@ -140,7 +140,7 @@ class Shard:
         Raises:
             TutorError: the file changed since it was opened, or an utterance is damaged.
         """
-        arrays = arrays_of(self.coding)
+        arrays = arrays_of(self.schema)
         try:
             with safe_open(self.path, framework="numpy") as file:
                 slices = {
@@ -180,9 +180,9 @@ def _header_crc32(path: Path) -> int:
         return zlib.crc32(file.read(length), zlib.crc32(start))
 
 
-def _index(file: Any, coding: CacheSchema) -> dict[str, np.ndarray]:
+def _index(file: Any, schema: CacheSchema) -> dict[str, np.ndarray]:
     """Reads a shard's index and holds every array's type and shape against it."""
-    arrays, dtypes = arrays_of(coding), index_of(coding)
+    arrays, dtypes = arrays_of(schema), index_of(schema)
     if set(file.keys()) != {*arrays, *dtypes}:
         raise ValueError("it has other arrays than its cache's")
     count = file.get_slice("index.hash").get_shape()

@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -36,6 +35,7 @@ from nemo_tutornet.target_cache.layout import (
     is_plain_name,
     read_header,
     schema_of,
+    schema_to_disk,
 )
 from nemo_tutornet.target_cache.records import UtteranceTargets, encode
 from nemo_tutornet.target_cache.shard import Record, Shard, shard_bytes
@@ -43,7 +43,7 @@ from nemo_tutornet.utils.files import write_file
 
 
 def read_schema(folder: Path) -> CacheSchema | None:
-    """The coding of a cache in a folder, finished or not, so that a builder that goes on need not choose one;
+    """The schema of a cache in a folder, finished or not, so that a builder that goes on need not choose one;
     None without one.
 
     Raises:
@@ -57,18 +57,18 @@ class FinishedUtterances:
 
     Args:
         folder: of the cache, or none yet.
-        binding, coding, sample_rate: as for the writer.
+        provenance, schema, sample_rate: as for the writer.
 
     Raises:
         TutorError: a shard is damaged or belongs to another cache.
     """
 
     def __init__(
-        self, folder: Path, binding: Mapping[str, Any], coding: CacheSchema, sample_rate: int
+        self, folder: Path, provenance: Mapping[str, Any], schema: CacheSchema, sample_rate: int
     ) -> None:
-        belongs = description(json.loads(json.dumps(dict(binding))), coding, sample_rate)
-        _refuse_other(folder, belongs)
-        self._hashes = {int(value) for shard in _shards(folder, coding, belongs) for value in shard.hashes}
+        cache_id = description(json.loads(json.dumps(dict(provenance))), schema, sample_rate)
+        _refuse_other(folder, cache_id)
+        self._hashes = {int(value) for shard in _shards(folder, schema, cache_id) for value in shard.hashes}
 
     def __contains__(self, utterance: Utterance) -> bool:
         return key_hash(key_bytes(utterance)) in self._hashes
@@ -86,30 +86,30 @@ class CacheWriter:
 
     Args:
         folder: of the cache; made if need be.
-        binding: what the targets depend on, as JSON: the teacher's sha256, its front end, the layer, ...
-        coding: what is kept of each utterance.
+        provenance: what the targets depend on, as JSON: the teacher's sha256, its front end, the layer, ...
+        schema: what is kept of each utterance.
         sample_rate: of the teacher's audio, for the hours in `cache.json`.
         rank: of this process; rank 0 writes `cache.json` and must come first.
-        most_bytes: a shard is written when it holds that many.
+        max_shard_bytes: a shard is written when it holds that many.
 
     Raises:
-        TutorError: the folder holds something else, a cache of another binding or coding, a damaged shard, or
-            another builder is at work on it.
+        TutorError: the folder holds something else, a cache of another provenance or schema, a damaged shard,
+            or another builder is at work on it.
     """
 
     def __init__(
         self,
         folder: Path,
-        binding: Mapping[str, Any],
-        coding: CacheSchema,
+        provenance: Mapping[str, Any],
+        schema: CacheSchema,
         sample_rate: int,
         rank: int = 0,
-        most_bytes: int = 2**24,
+        max_shard_bytes: int = 2**24,
     ) -> None:
-        self.folder, self.coding = folder, coding
-        self._binding: dict[str, Any] = json.loads(json.dumps(dict(binding)))
-        self._sample_rate, self._rank, self._most_bytes = sample_rate, rank, most_bytes
-        self._belongs = description(self._binding, coding, sample_rate)
+        self.folder, self.schema = folder, schema
+        self._provenance: dict[str, Any] = json.loads(json.dumps(dict(provenance)))
+        self._sample_rate, self._rank, self._max_shard_bytes = sample_rate, rank, max_shard_bytes
+        self._cache_id = description(self._provenance, schema, sample_rate)
         self._records: list[Record] = []
         self._sizes: list[tuple[int, int]] = []
         self._bytes = 0
@@ -153,12 +153,12 @@ class CacheWriter:
         key = key_hash(key_bytes(utterance))
         if key in self._done:
             return
-        record = encode(utterance, targets, self.coding)
+        record = encode(utterance, targets, self.schema)
         self._records.append(record)
         self._sizes.append((targets.samples, targets.frames))
         self._done.add(key)
         self._bytes += sum(array.nbytes for array in record.values())
-        if self._bytes >= self._most_bytes:
+        if self._bytes >= self._max_shard_bytes:
             self.flush()
 
     def flush(self) -> None:
@@ -171,7 +171,7 @@ class CacheWriter:
             return
         samples, frames = zip(*self._sizes, strict=True)
         path = self.folder / f"shard-{self._rank:05d}-{self._number:05d}.safetensors"
-        write_file(path, shard_bytes(self._records, samples, frames, self.coding, self._belongs))
+        write_file(path, shard_bytes(self._records, samples, frames, self.schema, self._cache_id))
         self._records, self._sizes, self._bytes = [], [], 0
         self._number += 1
 
@@ -216,12 +216,12 @@ class CacheWriter:
         }
         listed = [
             {
-                "name": one.path.name,
-                "bytes": one.size,
-                "utterances": len(one),
-                "header_crc32": one.header_crc32,
+                "name": shard.path.name,
+                "bytes": shard.size,
+                "utterances": len(shard),
+                "header_crc32": shard.header_crc32,
             }
-            for one in shards
+            for shard in shards
         ]
         sums = [
             {"name": name, "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
@@ -245,10 +245,10 @@ class CacheWriter:
             if self._rank == 0:
                 self._write_header(False, {"utterances": 0, "seconds": 0.0, "bytes": 0}, [], [])
             return
-        _refuse_other(self.folder, self._belongs)
+        _refuse_other(self.folder, self._cache_id)
 
     def _shards(self) -> list[Shard]:
-        return _shards(self.folder, self.coding, self._belongs)
+        return _shards(self.folder, self.schema, self._cache_id)
 
     def _write_header(
         self,
@@ -261,8 +261,8 @@ class CacheWriter:
             "format": FORMAT,
             "version": VERSION,
             "complete": complete,
-            "binding": self._binding,
-            "coding": asdict(self.coding),
+            "binding": self._provenance,
+            "coding": schema_to_disk(self.schema),
             "sample_rate": self._sample_rate,
             "totals": totals,
             "shards": shards,
@@ -271,13 +271,13 @@ class CacheWriter:
         write_file(self.folder / HEADER, header_bytes(header))
 
 
-def _refuse_other(folder: Path, belongs: str) -> None:
+def _refuse_other(folder: Path, cache_id: str) -> None:
     """Refuses a folder whose `cache.json` speaks of other targets."""
     if not (folder / HEADER).is_file():
         return
     header = read_header(folder)
     found = differences(
-        _parsed(description(header["binding"], schema_of(header), header["sample_rate"])), _parsed(belongs)
+        _parsed(description(header["binding"], schema_of(header), header["sample_rate"])), _parsed(cache_id)
     )
     if found:
         raise TutorError(
@@ -286,9 +286,9 @@ def _refuse_other(folder: Path, belongs: str) -> None:
         )
 
 
-def _shards(folder: Path, coding: CacheSchema, belongs: str) -> list[Shard]:
+def _shards(folder: Path, schema: CacheSchema, cache_id: str) -> list[Shard]:
     paths = sorted(path for path in folder.glob("shard-*") if SHARD.fullmatch(path.name))
-    return [Shard.open(path, coding, belongs) for path in paths]
+    return [Shard.open(path, schema, cache_id) for path in paths]
 
 
 def _locked(folder: Path, rank: int) -> FileLock:

@@ -96,7 +96,7 @@ class CachedTeacher:
                 "one."
             )
         self.reader = CacheReader(folder)
-        self._facts = _checked(self.reader.binding, folder)
+        self._facts = _checked(self.reader.provenance, folder)
         self._check_teacher(config, key)
         self.encoder_layer = _layer_from_disk(self._facts["encoder"])
         asked = hint_layer or ENCODER
@@ -159,25 +159,24 @@ class CachedTeacher:
         Raises:
             TutorError: names what is missing; of several utterances the first, and counts the others.
         """
-        coding, folder = self.reader.coding, self.reader.folder
+        schema, folder = self.reader.schema, self.reader.folder
         for what, requested, stored in (
-            ("the hint layer, which rkd reads", request.hidden, coding.width is not None),
+            ("the hint layer, which rkd reads", request.hidden, schema.width is not None),
             (
                 "posteriors, which skd and frame_weighting nonblank read",
                 request.posteriors,
-                coding.labels is not None,
+                schema.labels is not None,
             ),
-            ("hypotheses, which pseudo reads", request.hypotheses, coding.hypotheses),
+            ("hypotheses, which pseudo reads", request.hypotheses, schema.hypotheses),
         ):
             if requested and not stored:
                 raise TutorError(
                     f"{folder} does not hold {what} in model.tutor.stages; build a cache with these stages, "
-                    "or "
-                    "leave that loss out."
+                    "or leave that loss out."
                 )
-        if train_data is None or train_data.streamed:
+        if train_data is None or train_data.is_iterable:
             return
-        utterances = train_data.known
+        utterances = train_data.manifest_utterances
         missing = [utterance for utterance in utterances if utterance not in self.reader]
         if missing:
             more = f" and {len(missing) - 1} more of {len(utterances)}" if len(missing) > 1 else ""

@@ -9,13 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, open_dict
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.restore import locate
-from nemo_tutornet.nemo_io.tokenizer_files import TOKENIZER_FILES, tokenizer_of
+from nemo_tutornet.nemo_io.tokenizer_files import (
+    TOKENIZER_FILES,
+    check_tokenizer_files,
+    check_tokenizer_section,
+    tokenizer_of,
+)
 from nemo_tutornet.utils.files import staging_directory
 
 
@@ -36,7 +40,9 @@ def resolve_teacher_tokenizer(cfg: DictConfig) -> None:
     """
     asked = cfg.get("tokenizer")
     if not isinstance(asked, str):
-        _check_folder(asked)
+        # A model that is being restored has its files in the archive, where NeMo looks for them.
+        if isinstance(asked, DictConfig) and not _is_being_restored():
+            check_tokenizer_section(cfg)
         return
     cache = _cache_of(cfg) if asked == "teacher" else None
     if cache is not None:
@@ -51,25 +57,15 @@ def resolve_teacher_tokenizer(cfg: DictConfig) -> None:
             "of type bpe or wpe, "
             f"or make the student a character model: model.labels in place of model.tokenizer."
         )
+    check_tokenizer_files(kind, files, where)
     with open_dict(cfg):
         cfg.tokenizer = {"dir": str(_kept(files)), "type": kind}
 
 
-def _check_folder(section: Any) -> None:
-    """NeMo ends in a traceback where a SentencePiece tokenizer's folder does not hold it."""
-    if (
-        not isinstance(section, DictConfig)
-        or "model_path" in section
-        or str(section.get("type")).lower() != "bpe"
-    ):
-        return
-    folder = section.get("dir")  # None where it is ???
-    if not folder or not (Path(folder) / TOKENIZER_FILES["model_path"]).is_file():
-        raise TutorError(
-            "model.tokenizer.dir is "
-            f"{'not set' if not folder else f'{folder}, which holds no tokenizer.model'}; give the folder "
-            f"that NeMo's process_asr_text_tokenizer.py wrote (it ends in spe_bpe_v128 or the like)."
-        )
+def _is_being_restored() -> bool:
+    from nemo.utils.app_state import AppState
+
+    return bool(AppState().is_model_being_restored)
 
 
 def _cache_of(cfg: DictConfig) -> Path | None:
@@ -81,7 +77,7 @@ def _cached(folder: Path) -> tuple[str | None, dict[str, bytes]]:
     from nemo_tutornet.target_cache.reader import CacheReader
 
     reader = CacheReader(folder)
-    kind = reader.binding.get("tokenizer")
+    kind = reader.provenance.get("tokenizer")
     return kind, {
         name: reader.path(name).read_bytes() for name in TOKENIZER_FILES.values() if reader.has(name)
     }

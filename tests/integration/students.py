@@ -124,10 +124,10 @@ def write_tokenizer(folder: Path, text: str = "aa c\nbb d\nab cd\nabc d\n" * 20)
         model_type="bpe",
         minloglevel=2,
     )
-    pieces = [
-        line.split("\t")[0] for line in (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()
-    ]
-    (folder / "vocab.txt").write_text("\n".join(pieces[3:]) + "\n", encoding="utf-8")
+    lines = (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()
+    pieces = [line.split("\t")[0] for line in lines][3:]
+    spelled = [piece[1:] or piece if piece.startswith("\u2581") else f"##{piece}" for piece in pieces]
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in spelled), encoding="utf-8")
     return folder
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -16,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from omegaconf import OmegaConf
 
 from tests.conftest import LABELS, save_teacher, student_config, teacher_config
@@ -52,6 +54,7 @@ def run(corpus: Path, teacher_file: Path, tmp_path: Path, monkeypatch, capsys) -
     def call(*overrides: str) -> str:
         OmegaConf.save(OmegaConf.create(config), tmp_path / "student.yaml")
         arguments = [str(SCRIPT), f"--config-path={tmp_path}", "--config-name=student", *overrides]
+        before = {*tmp_path.rglob("*.ckpt")}
         monkeypatch.setattr(sys, "argv", arguments)
         with pytest.raises(SystemExit) as stopped:
             script.main()
@@ -59,9 +62,9 @@ def run(corpus: Path, teacher_file: Path, tmp_path: Path, monkeypatch, capsys) -
         error = capsys.readouterr().err
         assert "Traceback" not in error
         (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
-        assert not list(tmp_path.rglob("*.nemo")) + list(tmp_path.rglob("*.ckpt")) or overrides[0].startswith(
-            "model.tutor.teacher"
-        )
+        assert not list(tmp_path.rglob("*.nemo")) + list({*tmp_path.rglob("*.ckpt")} - before) or overrides[
+            0
+        ].startswith("model.tutor.teacher")
         return line
 
     return call
@@ -218,3 +221,39 @@ def test_the_script_as_a_user_runs_it(corpus, teacher_file, tmp_path):
     assert done.returncode == 2
     assert "error: model.tutor.skd.divergence is 'l3'; choose from l2, kl, guided." in done.stderr
     assert "Traceback" not in done.stderr
+
+
+class _Touch:
+    """Pickles as a call that makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("how", ["resumed", "resume_from_checkpoint", "begun from", "begun from parts"])
+def test_a_checkpoint_of_foreign_code_runs_nothing(run: Run, tmp_path: Path, how: str) -> None:
+    """Lightning would unpickle what `exp_manager` finds in the run's folder."""
+    evil = tmp_path / "runs" / "run" / "checkpoints" / "run-last.ckpt"
+    if how != "resumed":
+        evil = tmp_path / "evil.ckpt"
+    evil.parent.mkdir(parents=True, exist_ok=True)
+    proof = tmp_path / "ran"
+    torch.save({"state_dict": {}, "hyper_parameters": {}, "extra": _Touch(proof)}, evil)
+    overrides = {
+        "resumed": ["+exp_manager.resume_if_exists=true"],
+        "resume_from_checkpoint": [
+            "+exp_manager.resume_if_exists=true",
+            "+exp_manager.resume_ignore_no_checkpoint=true",
+            f"+exp_manager.resume_from_checkpoint={evil}",
+        ],
+        "begun from": [f"+init_from_ptl_ckpt={evil}"],
+        "begun from parts": [f"+init_from_ptl_ckpt.first.path={evil}"],
+    }[how]
+    message = run(*overrides)
+    assert str(evil) in message and "system" in message and "it was not opened" in message
+    assert not proof.exists()
+    torch.load(evil, weights_only=False)
+    assert proof.exists(), "this test's checkpoint is one that runs"

@@ -6,6 +6,7 @@ more.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -86,6 +87,12 @@ def test_the_demo_survives_an_interrupt(tmp_path, how, during):
     assert [figure["utterances"] for figure in figures] == [4, 4, 4]
     student = ASRModel.restore_from(str(tmp_path / "out" / "distilled.nemo"), map_location="cpu")
     assert type(student) is EncDecCTCModel and "tutor" not in student.cfg
+
+    summary = json.loads((tmp_path / "out" / "distilled.json").read_text(encoding="utf-8"))
+    assert summary["checks"] and all(check["passed"] for check in summary["checks"])
+    assert f"passed {len(summary['checks'])} checks" in finished.stderr
+    sha256 = hashlib.sha256((tmp_path / "out" / "distilled.nemo").read_bytes()).hexdigest()
+    assert [file["sha256"] for file in summary["files"]] == [sha256]
 
     again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert again.returncode == 0 and again.stderr.count("reused from") == 3

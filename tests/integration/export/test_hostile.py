@@ -20,7 +20,7 @@ from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.nemo_io import archive as archive_module
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.restore import restore_ctc
-from nemo_tutornet.teachers import live
+from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.tokenizer import resolve_teacher_tokenizer
 from tests.conftest import refusal
 from tests.integration.export.test_source import repack
@@ -43,11 +43,10 @@ def test_no_entrance_opens_it(
 ) -> None:
     evil = make_hostile(folder / "bpe" / "run.nemo", tmp_path / "evil.nemo", kind)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("stock NeMo was started on it"))
-    teacher = getattr(live, "LiveTeacher", None) or live.Teacher
     for entrance in (
         lambda: export_student(evil, tmp_path / "student.nemo"),
         lambda: inspect_model(evil),
-        lambda: teacher.from_config(TeacherConfig(model_path=str(evil))),
+        lambda: LiveTeacher.from_config(TeacherConfig(model_path=str(evil))),
         lambda: resolve_teacher_tokenizer(OmegaConf.create({"tokenizer": str(evil)})),
     ):
         assert str(evil) in refusal(entrance)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,7 +18,7 @@ from omegaconf import OmegaConf
 from nemo_tutornet import TutorCTCModel, TutorError
 from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.distill.warm_start import DecoderWarmStart
-from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
+from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint, load_lightning_checkpoint
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import ACCELERATOR, save_teacher, student_config, teacher_config
 from tests.integration.recorder import RKD, SKD, Recorder, same
@@ -48,6 +49,8 @@ def test_an_interrupted_run_resumes_inside_its_stage(
     resumed = make_student(
         student_config(corpus, teacher_file, stages), folder=tmp_path, callbacks=[recorder], **saving
     )
+    assert Path(resumed.trainer.ckpt_path) == last
+    check_lightning_checkpoint(last)  # as the example script does
     seen: dict[str, Any] = {}
 
     class AtStart(Callback):

@@ -265,7 +265,7 @@ def test_another_teachers_cache_is_refused(corpus, cache, make_student, tmp_path
 def test_a_cache_without_what_a_stage_reads_is_refused(corpus, teacher_file, make_student, tmp_path):
     skd = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
     build_cache(whole(student_config(corpus, teacher_file, skd)), tmp_path / "cache", progress=False)
-    assert CacheReader(tmp_path / "cache").coding.width is None
+    assert CacheReader(tmp_path / "cache").schema.width is None
     make_student(cached(corpus, tmp_path / "cache", skd)).setup("fit")
     with pytest.raises(TutorError, match="does not hold the hint layer, which rkd reads"):
         make_student(cached(corpus, tmp_path / "cache")).setup("fit")

@@ -32,7 +32,7 @@ from nemo_tutornet.commands import cache_targets as build
 from nemo_tutornet.target_cache import writer as store
 real, added = store.CacheWriter.add, []
 def add(writer, utterance, targets):
-    writer._most_bytes = 1
+    writer._max_shard_bytes = 1
     added.append(utterance)
     if len(added) == 6:
         os.kill(os.getpid(), signal.SIGKILL)

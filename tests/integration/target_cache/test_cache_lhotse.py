@@ -139,13 +139,13 @@ def test_what_the_floor_is_chosen_by_is_kept_too(corpus, teacher_file, tmp_path,
     assert build_cache(whole(config), tmp_path / "cache", progress=False).utterances == 8
 
 
-# Each rank would choose another floor.
-OWN_FLOORS = """
+# Each rank would choose another smallest posterior.
+OWN_MIN_POSTERIORS = """
 import os, sys
 from omegaconf import OmegaConf
 from nemo_tutornet.commands import cache_targets as build
 build.WHOLE_LABELS = 0
-build.choose_floor = lambda *_: (1e-4, 1e-3)[int(os.environ.get("LOCAL_RANK", 0))]
+build.choose_min_posterior = lambda *_: (1e-4, 1e-3)[int(os.environ.get("LOCAL_RANK", 0))]
 build.build_cache(OmegaConf.load(sys.argv[1]), build.Path(sys.argv[2]), progress=False)
 """
 
@@ -156,7 +156,7 @@ def test_two_ranks_keep_to_one_floor(corpus, teacher_file, tmp_path):
         tmp_path,
         trainer={"accelerator": "cpu", "devices": 2, "strategy": "ddp"},
     )
-    (tmp_path / "build.py").write_text(OWN_FLOORS, encoding="utf-8")
+    (tmp_path / "build.py").write_text(OWN_MIN_POSTERIORS, encoding="utf-8")
     done = call(str(tmp_path / "build.py"), str(path), str(tmp_path / "cache"), folder=tmp_path)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     header = read_header(tmp_path / "cache")

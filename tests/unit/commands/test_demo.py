@@ -16,6 +16,8 @@ from typer.testing import CliRunner
 
 from nemo_tutornet.cli import app
 from nemo_tutornet.commands import demo
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.export.student import ExportResult
 from tests.conftest import refusal, write_manifest
 
 
@@ -91,6 +93,28 @@ def test_what_is_done_is_not_trained_again(tmp_path: Path, monkeypatch: pytest.M
         for _ in range(2):  # what it has left behind is not taken for a finished training
             assert "failed; its log is" in refusal(demo._train, [run], tmp_path, 1, console)
     assert len(started) == 7
+
+
+def test_the_distilled_student_is_verified_before_it_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported: list[tuple[Path, Path]] = []
+
+    def export(source: Path, destination: Path, verify: bool = False) -> ExportResult:
+        if verify:
+            raise TutorError(f"{destination.name} failed its verification and was not written: keys: 3.")
+        exported.append((source, destination))
+        return ExportResult(destination, "", 0, 0, [])
+
+    monkeypatch.setattr("nemo_tutornet.export.student.export_student", export)
+    monkeypatch.setattr("nemo_tutornet.evaluation.evaluate.evaluate", lambda *_: pytest.fail("evaluated"))
+    students = [tmp_path / "runs" / name for name in ("undistilled.nemo", "distilled.nemo")]
+    message = refusal(
+        demo._finish, tmp_path, tmp_path, tmp_path / "teacher.nemo", students, Console(quiet=True)
+    )
+    assert message.startswith("distilled.nemo failed its verification")
+    assert exported == [(students[0], tmp_path / "undistilled.nemo")]
+    assert not (tmp_path / "report.json").exists()
 
 
 def test_a_corpus_is_checked_before_anything_is_trained(tmp_path: Path) -> None:

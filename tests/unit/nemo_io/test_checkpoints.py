@@ -24,7 +24,11 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet.nemo_io.archive import read_nemo_config
 from nemo_tutornet.nemo_io.isolation import preserve_app_state
-from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
+from nemo_tutornet.nemo_io.lightning_ckpt import (
+    check_lightning_checkpoint,
+    initial_checkpoints,
+    load_lightning_checkpoint,
+)
 from nemo_tutornet.utils.files import atomic_write
 from tests.conftest import refusal
 
@@ -97,8 +101,9 @@ def test_a_malicious_checkpoint_is_refused_and_runs_nothing(
         types.SimpleNamespace: (),
     }[function]
     path = save(tmp_path / "evil.ckpt", content(**{where: Calls(function, *arguments)}))
-    message = refusal(load_lightning_checkpoint, path)
-    assert name in message and "not opened" in message
+    for function in (load_lightning_checkpoint, check_lightning_checkpoint):
+        message = refusal(function, path)
+        assert name in message and "not opened" in message
     assert not proof.exists() and victim.exists()
 
 
@@ -121,6 +126,7 @@ def test_a_malicious_pickle_of_another_format_runs_nothing(tmp_path: Path, forma
     else:
         path.write_bytes(pickle.dumps(evil))
     assert str(path) in refusal(load_lightning_checkpoint, path)
+    assert str(path) in refusal(check_lightning_checkpoint, path)
     assert not proof.exists()
 
 
@@ -176,6 +182,7 @@ def test_a_name_that_the_listing_misses_runs_nothing(tmp_path: Path, monkeypatch
     proof = tmp_path / "ran"
     path = save(tmp_path / "evil.ckpt", content(hyper_parameters=Calls(os.system, f"touch {proof}")))
     assert "not a readable checkpoint" in refusal(load_lightning_checkpoint, path)
+    assert "not a readable checkpoint" in refusal(check_lightning_checkpoint, path)
     assert not proof.exists()
 
 
@@ -206,6 +213,23 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, value: Any) -
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "no.ckpt", tmp_path):
         assert f"no file {path}" in refusal(load_lightning_checkpoint, path)
+
+
+def test_a_harmless_checkpoint_may_be_resumed_or_begun_from(tmp_path: Path) -> None:
+    check_lightning_checkpoint(save(tmp_path / "a.ckpt", content()))
+    check_lightning_checkpoint(save(tmp_path / "weights.ckpt", {"state_dict": {"w": torch.ones(2)}}))
+    assert f"no file {tmp_path}" in refusal(check_lightning_checkpoint, tmp_path)
+
+
+def test_every_checkpoint_that_a_config_begins_from_is_found() -> None:
+    parts = {"first": {"path": "a.ckpt", "include": ["encoder"]}, "second": {"path": "b.ckpt"}}
+    assert initial_checkpoints(OmegaConf.create({"init_from_ptl_ckpt": parts})) == [
+        Path("a.ckpt"),
+        Path("b.ckpt"),
+    ]
+    assert initial_checkpoints(OmegaConf.create({"init_from_ptl_ckpt": "a.ckpt"})) == [Path("a.ckpt")]
+    for config in ({}, {"init_from_ptl_ckpt": None}, {"init_from_nemo_model": "a.nemo"}):
+        assert initial_checkpoints(OmegaConf.create(config)) == []
 
 
 # --- read_nemo_config
@@ -259,8 +283,7 @@ def test_a_file_of_another_user_is_not_called_truncated(
     path = nemo(tmp_path / "a.nemo", "a: 1\n")
     monkeypatch.setattr("nemo_tutornet.nemo_io.archive.tarfile.open", refuse)
     assert (
-        refusal(read_nemo_config, path)
-        == f"{path} is not for this user (Permission denied); change its mode or name another."
+        refusal(read_nemo_config, path) == f"permission denied: {path}; change its mode or give another path."
     )
 
 

@@ -18,9 +18,9 @@ from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
 from nemo_tutornet.target_cache.writer import CacheWriter
 
-BINDING = {"teacher": "ab12", "front_end": {"features": 80, "window": "hann"}, "layer": None}
+PROVENANCE = {"teacher": "ab12", "front_end": {"features": 80, "window": "hann"}, "layer": None}
 FULL = CacheSchema(labels=6, width=4, hypotheses=True)
-SPARSE = CacheSchema(labels=300, floor=1e-4, width=4)
+SPARSE = CacheSchema(labels=300, min_posterior=1e-4, width=4)
 RATE = 16000
 
 
@@ -29,25 +29,25 @@ def utterances(count: int, audio: str = "a.wav") -> list[Utterance]:
 
 
 def targets(
-    utterance: Utterance, coding: CacheSchema, frames: int = 5, hidden_frames: int = 7, text: str = "hé"
+    utterance: Utterance, schema: CacheSchema, frames: int = 5, hidden_frames: int = 7, text: str = "hé"
 ) -> UtteranceTargets:
     generator = torch.Generator().manual_seed(key_hash(key_bytes(utterance)) % 2**31)
     log_probs = hidden = None
-    if coding.labels is not None:
-        log_probs = (4 * torch.randn(frames, coding.labels, generator=generator)).log_softmax(-1)
-    if coding.width is not None:
-        hidden = torch.randn(coding.width, hidden_frames, generator=generator)
-    return UtteranceTargets(frames * 640, frames, log_probs, hidden, text if coding.hypotheses else None, 0.5)
+    if schema.labels is not None:
+        log_probs = (4 * torch.randn(frames, schema.labels, generator=generator)).log_softmax(-1)
+    if schema.width is not None:
+        hidden = torch.randn(schema.width, hidden_frames, generator=generator)
+    return UtteranceTargets(frames * 640, frames, log_probs, hidden, text if schema.hypotheses else None, 0.5)
 
 
 def build(
-    folder: Path, coding: CacheSchema = FULL, count: int = 5, most_bytes: int = 1, **files: bytes
+    folder: Path, schema: CacheSchema = FULL, count: int = 5, max_shard_bytes: int = 1, **files: bytes
 ) -> list[Utterance]:
     """A finished cache; of one utterance a shard unless told otherwise."""
     keys = utterances(count)
-    with CacheWriter(folder, BINDING, coding, RATE, most_bytes=most_bytes) as writer:
+    with CacheWriter(folder, PROVENANCE, schema, RATE, max_shard_bytes=max_shard_bytes) as writer:
         for key in keys:
-            writer.add(key, targets(key, coding))
+            writer.add(key, targets(key, schema))
         writer.finish({name.replace("__", "."): content for name, content in files.items()})
     return keys
 

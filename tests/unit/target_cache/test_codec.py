@@ -16,7 +16,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nemo_tutornet.commands import posterior_floor
+from nemo_tutornet.commands.min_posterior import (
+    CANDIDATES,
+    DIVERGENCES,
+    choose_min_posterior,
+    reference_students,
+)
 from nemo_tutornet.functional import losses
 from nemo_tutornet.target_cache import codec
 
@@ -83,7 +88,7 @@ def slow_weights(log_probs: Tensor) -> list[float]:
 def slow_sparse(coded: codec.SparsePosteriors, labels: int) -> list[list[float]]:
     rows, at = [], 0
     ids, values = coded.ids.tolist(), coded.values.tolist()
-    for count, rest in zip(coded.counts.tolist(), coded.rest.tolist(), strict=True):
+    for count, rest in zip(coded.counts.tolist(), coded.residual_log_mass.tolist(), strict=True):
         row = [math.exp(rest) / (labels - count) if count < labels else 0.0] * labels
         for i in range(at, at + count):
             row[ids[i]] = math.exp(values[i])
@@ -125,15 +130,15 @@ def test_whole_posteriors_come_back(
 @given(
     frames=st.integers(0, 9),
     labels=st.integers(1, 50),
-    log_floor=st.floats(-7, -1),
+    log_min_posterior=st.floats(-7, -1),
     sharpness=st.floats(0.1, 99),
     seed=SEEDS,
 )
 def test_sparse_posteriors_come_back(
-    frames: int, labels: int, log_floor: float, sharpness: float, seed: int
+    frames: int, labels: int, log_min_posterior: float, sharpness: float, seed: int
 ) -> None:
-    exact, floor = posteriors(frames, labels, seed, sharpness), 10**log_floor
-    coded = codec.encode_sparse(exact, floor)
+    exact, min_posterior = posteriors(frames, labels, seed, sharpness), 10**log_min_posterior
+    coded = codec.encode_sparse(exact, min_posterior)
     decoded = codec.decode_sparse(coded, labels)
     assert coded.counts.dtype == coded.ids.dtype == torch.uint16 and coded.counts.sum(
         dtype=torch.long
@@ -146,7 +151,7 @@ def test_sparse_posteriors_come_back(
         atol=1e-6,
     )
     torch.testing.assert_close(decoded.exp().sum(-1), torch.ones(frames), rtol=0, atol=1e-4)
-    kept = exact >= math.log(floor)
+    kept = exact >= math.log(min_posterior)
     assert (coded.counts.long() == kept.sum(-1).clamp(min=1)).all()
     torch.testing.assert_close(decoded.exp()[kept], exact.exp()[kept], rtol=0.02, atol=1e-3)
 
@@ -174,37 +179,35 @@ def test_rounding_makes_no_other_label_the_best(winner: int) -> None:
     assert (coded == coded.max()).sum() == 1
 
 
-@pytest.mark.parametrize("name", posterior_floor.DIVERGENCES[0:3], ids=lambda entry: entry[0])
+@pytest.mark.parametrize("name", DIVERGENCES[0:3], ids=lambda entry: entry[0])
 @pytest.mark.parametrize("labels", [29, 300])
 def test_skd_keeps_its_value(name: tuple, labels: int) -> None:
     samples = [posteriors(40, labels, seed) for seed in (1, 2)]
-    floor = posterior_floor.choose_floor(samples)
-    assert (floor is None) == (labels == 29)
+    min_posterior = choose_min_posterior(samples)
+    assert (min_posterior is None) == (labels == 29)
     for exact in samples:
-        if floor is None:
+        if min_posterior is None:
             decoded = codec.decode_whole(codec.encode_whole(exact))
         else:
-            decoded = codec.decode_sparse(codec.encode_sparse(exact, floor), labels)
+            decoded = codec.decode_sparse(codec.encode_sparse(exact, min_posterior), labels)
         for student in students(exact):
             slow = SLOW[name[0]]
             before, after = slow(student, exact.double().tolist()), slow(student, decoded.double().tolist())
             assert before != 0 and abs(after - before) < TOLERANCE * abs(before)
 
 
-def test_the_largest_good_floor_is_chosen() -> None:
+def test_the_largest_good_min_posterior_is_chosen() -> None:
     samples = [posteriors(60, 300, seed) for seed in range(3)]
-    chosen = {
-        name: posterior_floor.choose_floor(samples, [(name, 1.0)]) for name, _ in posterior_floor.DIVERGENCES
-    }
-    strict = posterior_floor.choose_floor(samples)
+    chosen = {name: choose_min_posterior(samples, [(name, 1.0)]) for name, _ in DIVERGENCES}
+    strict = choose_min_posterior(samples)
     assert strict == min(chosen.values())
-    looser = posterior_floor.FLOORS[posterior_floor.FLOORS.index(strict) - 1]
+    looser = CANDIDATES[CANDIDATES.index(strict) - 1]
     changes = []
     for student in ("uniform", "late", "unsure"):
-        for name, _ in posterior_floor.DIVERGENCES:
+        for name, _ in DIVERGENCES:
             sums = [0.0, 0.0]
             for exact in samples:
-                log_probs = dict(posterior_floor.reference_students(exact))[student].double().tolist()
+                log_probs = dict(reference_students(exact))[student].double().tolist()
                 decoded = codec.decode_sparse(codec.encode_sparse(exact, looser), 300)
                 for i, teacher in enumerate((exact, decoded)):
                     sums[i] += SLOW[name](log_probs, teacher.double().tolist())
@@ -212,23 +215,21 @@ def test_the_largest_good_floor_is_chosen() -> None:
     assert max(changes) > TOLERANCE
 
 
-def test_posteriors_that_no_floor_serves_stay_whole() -> None:
+def test_posteriors_that_no_min_posterior_serves_stay_whole() -> None:
     assert (
-        posterior_floor.choose_floor([posteriors(20, 300)], [("kl", 4.0)]) is None
-    )  # a temperature weighs what a floor drops
-    assert (
-        posterior_floor.choose_floor([noise(20, 300).log_softmax(-1)]) is None
-    )  # a teacher that is sure of nothing
-    assert posterior_floor.choose_floor([posteriors(20, 128)]) is None
+        choose_min_posterior([posteriors(20, 300)], [("kl", 4.0)]) is None
+    )  # a temperature weighs the dropped posteriors
+    assert choose_min_posterior([noise(20, 300).log_softmax(-1)]) is None  # a teacher that is sure of nothing
+    assert choose_min_posterior([posteriors(20, 128)]) is None
 
 
 def test_frame_weights_keep_their_value() -> None:
-    for labels, floor in ((29, None), (300, 1e-4)):
+    for labels, min_posterior in ((29, None), (300, 1e-4)):
         exact = posteriors(80, labels)
-        if floor is None:
+        if min_posterior is None:
             decoded = codec.decode_whole(codec.encode_whole(exact))
         else:
-            decoded = codec.decode_sparse(codec.encode_sparse(exact, floor), labels)
+            decoded = codec.decode_sparse(codec.encode_sparse(exact, min_posterior), labels)
         torch.testing.assert_close(
             torch.tensor(slow_weights(decoded)), torch.tensor(slow_weights(exact)), rtol=1e-3, atol=1e-4
         )

@@ -24,8 +24,8 @@ from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.writer import CacheWriter, read_schema
 from nemo_tutornet.teachers.cached import CachedTeacher
 from tests.unit.target_cache.caches import (
-    BINDING,
     FULL,
+    PROVENANCE,
     RATE,
     SPARSE,
     build,
@@ -39,9 +39,9 @@ from tests.unit.target_cache.caches import (
 # --- Damage, and what belongs elsewhere
 
 
-@pytest.mark.parametrize("coding", [FULL, SPARSE], ids=["whole", "sparse"])
-def test_a_flipped_bit_anywhere_in_a_shard(tmp_path: Path, coding: CacheSchema) -> None:
-    keys = build(tmp_path, coding, count=2, most_bytes=10**6)
+@pytest.mark.parametrize("schema", [FULL, SPARSE], ids=["whole", "sparse"])
+def test_a_flipped_bit_anywhere_in_a_shard(tmp_path: Path, schema: CacheSchema) -> None:
+    keys = build(tmp_path, schema, count=2, max_shard_bytes=10**6)
     (path,) = shards(tmp_path)
     content = path.read_bytes()
     assert len(content) < 8000
@@ -59,17 +59,17 @@ def test_a_flipped_bit_anywhere_in_a_shard(tmp_path: Path, coding: CacheSchema) 
 
 def test_damage_is_found_before_the_cache_is_finished(tmp_path: Path) -> None:
     key = utterances(1)[0]
-    with CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer:
         writer.add(key, targets(key, FULL))
     path = shards(tmp_path)[0]
     path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
     with (
         refused(path.name, "utterance 0", "a.wav|0|1000"),
-        CacheWriter(tmp_path, BINDING, FULL, RATE) as writer,
+        CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer,
     ):
         writer.finish()
     path.unlink()  # as the message says
-    with CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer:
         assert key not in writer
 
 
@@ -82,7 +82,7 @@ def test_a_truncated_shard(tmp_path: Path, left: float) -> None:
     with refused(path.name, f"{path.stat().st_size} bytes where {len(content)}"):
         CacheReader(tmp_path)
     with refused(path.name, "not readable"):
-        CacheWriter(tmp_path, BINDING, FULL, RATE)
+        CacheWriter(tmp_path, PROVENANCE, FULL, RATE)
 
 
 def test_a_shard_that_goes_or_shrinks(tmp_path: Path) -> None:
@@ -113,14 +113,14 @@ def test_a_missing_utterance(tmp_path: Path) -> None:
 def test_a_cache_of_another_teacher(tmp_path: Path) -> None:
     build(tmp_path)
     with refused("binding.front_end.window", 'binding.teacher is "ab12" there and "cd34" here', "--output"):
-        other = {**BINDING, "teacher": "cd34", "front_end": {"features": 80, "window": "hamming"}}
+        other = {**PROVENANCE, "teacher": "cd34", "front_end": {"features": 80, "window": "hamming"}}
         CacheWriter(tmp_path, other, FULL, RATE)
     with refused('binding.hint is null there and "encoder" here'):
-        CacheWriter(tmp_path, {**BINDING, "hint": "encoder"}, FULL, RATE)
+        CacheWriter(tmp_path, {**PROVENANCE, "hint": "encoder"}, FULL, RATE)
     with refused('binding.teacher is "ab12" there and "cd34" here', "--output"):
-        CacheWriter(tmp_path, {**BINDING, "teacher": "cd34"}, FULL, RATE)
+        CacheWriter(tmp_path, {**PROVENANCE, "teacher": "cd34"}, FULL, RATE)
     with refused("coding.width is 4 there and null here"):
-        CacheWriter(tmp_path, BINDING, CacheSchema(labels=6, hypotheses=True), RATE)
+        CacheWriter(tmp_path, PROVENANCE, CacheSchema(labels=6, hypotheses=True), RATE)
 
 
 def test_a_shard_of_another_cache(tmp_path: Path) -> None:
@@ -129,14 +129,14 @@ def test_a_shard_of_another_cache(tmp_path: Path) -> None:
         writer.add(Utterance("c"), targets(Utterance("c"), FULL))
     shards(tmp_path / "theirs")[0].rename(tmp_path / "ours" / "shard-00001-00000.safetensors")
     with refused("shard-00001-00000", "another cache"):
-        CacheWriter(tmp_path / "ours", BINDING, FULL, RATE)
+        CacheWriter(tmp_path / "ours", PROVENANCE, FULL, RATE)
     assert len(CacheReader(tmp_path / "ours")) == 5  # a finished one reads what it lists
 
 
 def test_a_shard_of_the_same_cache_built_anew(tmp_path: Path) -> None:
     """Whole, of the same size, binding and utterances: only the checksum in `cache.json` tells it."""
     (key,) = build(tmp_path / "ours", count=1)
-    with CacheWriter(tmp_path / "theirs", BINDING, FULL, RATE) as writer:
+    with CacheWriter(tmp_path / "theirs", PROVENANCE, FULL, RATE) as writer:
         writer.add(key, targets(Utterance("other"), FULL))
     (ours,), (theirs,) = shards(tmp_path / "ours"), shards(tmp_path / "theirs")
     assert ours.stat().st_size == theirs.stat().st_size
@@ -180,7 +180,7 @@ def test_a_header_that_is_none(tmp_path: Path, content: bytes) -> None:
     with refused("cache.json", "not readable"):
         CacheReader(tmp_path)
     with refused("cache.json", "not readable"):
-        CacheWriter(tmp_path, BINDING, FULL, RATE)
+        CacheWriter(tmp_path, PROVENANCE, FULL, RATE)
 
 
 def entry(**changes: Any) -> list[dict[str, Any]]:
@@ -226,15 +226,15 @@ def forge(folder: Path, **changes: np.ndarray) -> None:
     """A cache of one shard with other arrays, whose checksums are all right."""
     (path,) = shards(folder)
     tensors = {**load_file(path), **{name.replace("__", "."): value for name, value in changes.items()}}
-    coding = read_schema(folder)
+    schema = read_schema(folder)
     tensors["index.checksum"] = np.array(
-        [shard.checksum([tensors[name] for name in layout.arrays_of(coding)])], np.uint32
+        [shard.checksum([tensors[name] for name in layout.arrays_of(schema)])], np.uint32
     )
-    belongs = layout.description(BINDING, coding, RATE)
-    index = str(shard.checksum([tensors[name] for name in layout.index_of(coding)]))
+    cache_id = layout.description(PROVENANCE, schema, RATE)
+    index = str(shard.checksum([tensors[name] for name in layout.index_of(schema)]))
     path.write_bytes(
         save_tensors(
-            tensors, metadata={"format": "nemo_tutornet.cache 1", "belongs": belongs, "index_crc32": index}
+            tensors, metadata={"format": "nemo_tutornet.cache 1", "belongs": cache_id, "index_crc32": index}
         )
     )
     crc = shard._header_crc32(path)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import resource
@@ -19,19 +20,21 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.target_cache import codec
+from nemo_tutornet.target_cache import codec, layout
 from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
 from nemo_tutornet.target_cache.writer import CacheWriter, read_schema
 from nemo_tutornet.utils import files
 from tests.unit.target_cache.caches import (
-    BINDING,
     FULL,
+    PROVENANCE,
     RATE,
+    SPARSE,
     build,
     read_all,
     refused,
@@ -43,24 +46,26 @@ from tests.unit.target_cache.caches import (
 # --- What is written comes back
 
 
-def decoded(given: UtteranceTargets, coding: CacheSchema) -> UtteranceTargets:
+def decoded(given: UtteranceTargets, schema: CacheSchema) -> UtteranceTargets:
     """What the codec makes of targets without any storage."""
     log_probs = hidden = None
-    if given.log_probs is not None and coding.floor is None:
+    if given.log_probs is not None and schema.min_posterior is None:
         log_probs = codec.decode_whole(codec.encode_whole(given.log_probs))
     elif given.log_probs is not None:
-        log_probs = codec.decode_sparse(codec.encode_sparse(given.log_probs, coding.floor), coding.labels)
+        log_probs = codec.decode_sparse(
+            codec.encode_sparse(given.log_probs, schema.min_posterior), schema.labels
+        )
     if given.hidden is not None:
         hidden = codec.decode_hidden(codec.encode_hidden(given.hidden))
     return UtteranceTargets(given.samples, given.frames, log_probs, hidden, given.text, given.confidence)
 
 
-def some_coding(labels: int | None, sparse: bool, width: int | None, hypotheses: bool) -> CacheSchema:
+def some_schema(labels: int | None, sparse: bool, width: int | None, hypotheses: bool) -> CacheSchema:
     return CacheSchema(labels, 1e-3 if labels and sparse else None, width, hypotheses)
 
 
-CODINGS = st.builds(
-    some_coding,
+SCHEMAS = st.builds(
+    some_schema,
     labels=st.none() | st.integers(1, 40),
     sparse=st.booleans(),
     width=st.none() | st.integers(1, 9),
@@ -94,20 +99,24 @@ ROWS = st.lists(
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
-    coding=CODINGS,
+    schema=SCHEMAS,
     rows=ROWS,
-    most_bytes=st.sampled_from([1, 300, 10**6]),
+    max_shard_bytes=st.sampled_from([1, 300, 10**6]),
     order=st.randoms(use_true_random=False),
 )
-def test_what_is_written_comes_back(coding: CacheSchema, rows: list, most_bytes: int, order: Any) -> None:
+def test_what_is_written_comes_back(
+    schema: CacheSchema, rows: list, max_shard_bytes: int, order: Any
+) -> None:
     expected: dict[Utterance, UtteranceTargets] = {}
     with tempfile.TemporaryDirectory() as name:
-        with CacheWriter(Path(name) / "new", BINDING, coding, RATE, most_bytes=most_bytes) as writer:
+        with CacheWriter(
+            Path(name) / "new", PROVENANCE, schema, RATE, max_shard_bytes=max_shard_bytes
+        ) as writer:
             for audio, offset, duration, frames, hidden_frames, text in rows:
                 utterance = Utterance(audio, offset, duration)
-                given_targets = targets(utterance, coding, frames, hidden_frames, text)
+                given_targets = targets(utterance, schema, frames, hidden_frames, text)
                 writer.add(utterance, given_targets)
-                expected[utterance] = decoded(given_targets, coding)
+                expected[utterance] = decoded(given_targets, schema)
                 assert utterance in writer
             totals = writer.finish()
         reader = CacheReader(Path(name) / "new")
@@ -132,16 +141,16 @@ def test_what_is_written_comes_back(coding: CacheSchema, rows: list, most_bytes:
                     torch.equal(found.hidden[i, :, :width], wanted.hidden)
                     and not found.hidden[i, :, width:].any()
                 )
-            if coding.hypotheses:
+            if schema.hypotheses:
                 assert (found.texts[i], found.confidences[i]) == (wanted.text, 0.5)
         assert (found.log_probs is None, found.hidden is None) == (
-            coding.labels is None,
-            coding.width is None,
+            schema.labels is None,
+            schema.width is None,
         )
 
 
 def test_a_transducer_has_no_confidence(tmp_path: Path) -> None:
-    with CacheWriter(tmp_path, BINDING, CacheSchema(hypotheses=True), RATE) as writer:
+    with CacheWriter(tmp_path, PROVENANCE, CacheSchema(hypotheses=True), RATE) as writer:
         writer.add(Utterance("a"), UtteranceTargets(640, 1, text="", confidence=None))
         writer.finish()
     found = CacheReader(tmp_path).read([Utterance("a")])
@@ -151,7 +160,7 @@ def test_a_transducer_has_no_confidence(tmp_path: Path) -> None:
 def test_certainty_and_half_a_character_come_back(tmp_path: Path) -> None:
     """A label that cannot be has -inf; a surrogate alone is no text that UTF-8 has."""
     sure = torch.tensor([[0.0, -torch.inf, -torch.inf]])
-    with CacheWriter(tmp_path, BINDING, CacheSchema(labels=3, hypotheses=True), RATE) as writer:
+    with CacheWriter(tmp_path, PROVENANCE, CacheSchema(labels=3, hypotheses=True), RATE) as writer:
         writer.add(Utterance("a"), UtteranceTargets(640, 1, sure, None, "a\ud800", 0.5))
         writer.finish()
     found = CacheReader(tmp_path).read([Utterance("a")])
@@ -196,6 +205,29 @@ def test_files_beside_the_shards(tmp_path: Path) -> None:
         reader.path("head.safetensors")
 
 
+def test_the_names_on_disk(tmp_path: Path) -> None:
+    """They are older than the code's, and caches on users' disks have them."""
+    build(tmp_path, SPARSE, count=1)
+    cache_id = (
+        '{"binding": {"front_end": {"features": 80, "window": "hann"}, "layer": null, "teacher": "ab12"}, '
+        '"coding": {"floor": 0.0001, "hypotheses": false, "labels": 300, "width": 4}, "sample_rate": 16000}'
+    )
+    assert layout.description(PROVENANCE, SPARSE, RATE) == cache_id
+    header = json.loads((tmp_path / "cache.json").read_bytes())
+    assert list(header) == [
+        *("format", "version", "complete", "binding", "coding", "sample_rate", "totals", "shards", "files"),
+        "checksum",
+    ]
+    assert header["coding"] == {"labels": 300, "floor": 1e-4, "width": 4, "hypotheses": False}
+    assert header["binding"] == PROVENANCE
+    (path,) = shards(tmp_path)
+    with safe_open(path, framework="numpy") as file:
+        assert file.metadata()["belongs"] == cache_id and file.metadata()["format"] == "nemo_tutornet.cache 1"
+        assert {name.split(".")[1] for name in set(file.keys()) if name.startswith("sparse.")} == {
+            *("counts", "ids", "values", "rest")
+        }
+
+
 # --- Nothing finished is lost
 
 KILLED = """
@@ -203,9 +235,9 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from nemo_tutornet.utils import files
-from tests.unit.target_cache.caches import BINDING, FULL, RATE, CacheWriter, targets, utterances
+from tests.unit.target_cache.caches import PROVENANCE, FULL, RATE, CacheWriter, targets, utterances
 assert not any(name.split(".")[0] in ("nemo", "lightning") for name in sys.modules)
-writer = CacheWriter(Path(sys.argv[1]), BINDING, FULL, RATE, most_bytes=1)
+writer = CacheWriter(Path(sys.argv[1]), PROVENANCE, FULL, RATE, max_shard_bytes=1)
 synced, whole = os.fsync, [0]
 def fsync(file):
     synced(file)
@@ -232,7 +264,7 @@ def test_a_killed_builder_goes_on(tmp_path: Path) -> None:
 
     keys = utterances(6)
     assert read_schema(tmp_path) == FULL
-    with CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1) as writer:
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE, max_shard_bytes=1) as writer:
         assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*.tmp"))
         assert [key in writer for key in keys] == [i < len(finished) for i in range(6)]
         for key in keys:
@@ -245,19 +277,19 @@ def test_a_killed_builder_goes_on(tmp_path: Path) -> None:
 
 def test_an_abandoned_writer_leaves_only_whole_shards(tmp_path: Path) -> None:
     keys = utterances(3)
-    with pytest.raises(KeyboardInterrupt), CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+    with pytest.raises(KeyboardInterrupt), CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer:
         writer.add(keys[0], targets(keys[0], FULL))
         writer.flush()
         writer.add(keys[1], targets(keys[1], FULL))
         raise KeyboardInterrupt
-    with CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer:
         assert [key in writer for key in keys] == [True, False, False] and len(writer) == 1
 
 
 def test_a_finished_cache_grows(tmp_path: Path) -> None:
     keys = build(tmp_path)
     more = [*keys, *utterances(2, "b.wav")]
-    with CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer:
         for key in more:
             writer.add(key, targets(key, FULL))
         writer.flush()
@@ -269,8 +301,8 @@ def test_a_finished_cache_grows(tmp_path: Path) -> None:
 
 def test_ranks_write_side_by_side(tmp_path: Path) -> None:
     keys = utterances(6)
-    first = CacheWriter(tmp_path, BINDING, FULL, RATE, rank=0)
-    second = CacheWriter(tmp_path, BINDING, FULL, RATE, rank=1)
+    first = CacheWriter(tmp_path, PROVENANCE, FULL, RATE, rank=0)
+    second = CacheWriter(tmp_path, PROVENANCE, FULL, RATE, rank=1)
     for key in keys[:4]:
         first.add(key, targets(key, FULL, text="first"))
     for key in keys[3:]:  # a sampler repeats an utterance to fill up the last batch
@@ -286,17 +318,17 @@ def test_ranks_write_side_by_side(tmp_path: Path) -> None:
 
 
 def test_two_builders_on_one_folder(tmp_path: Path) -> None:
-    first = CacheWriter(tmp_path, BINDING, FULL, RATE)
+    first = CacheWriter(tmp_path, PROVENANCE, FULL, RATE)
     with refused("another builder", str(tmp_path)):
-        CacheWriter(tmp_path, BINDING, FULL, RATE)
+        CacheWriter(tmp_path, PROVENANCE, FULL, RATE)
     first.close()
-    CacheWriter(tmp_path, BINDING, FULL, RATE).close()
+    CacheWriter(tmp_path, PROVENANCE, FULL, RATE).close()
 
 
 @pytest.mark.parametrize("how", ["no space", "limit"])
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     keys = utterances(4)
-    writer = CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1)
+    writer = CacheWriter(tmp_path, PROVENANCE, FULL, RATE, max_shard_bytes=1)
     writer.add(keys[0], targets(keys[0], FULL))
     finished = {path: path.read_bytes() for path in shards(tmp_path)}
     reason = os.strerror(errno.ENOSPC if how == "no space" else errno.EFBIG)
@@ -321,7 +353,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) 
     )
     with pytest.raises(TutorError), writer:  # and what left the writer so can go on
         raise TutorError("full")
-    with CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1) as writer:
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE, max_shard_bytes=1) as writer:
         assert [key in writer for key in keys] == [True, False, False, False]
         for key in keys:
             writer.add(key, targets(key, FULL))
@@ -335,15 +367,15 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) 
 def test_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("x", encoding="utf-8")
     with refused("thesis.tex", "empty folder"):
-        CacheWriter(tmp_path, BINDING, FULL, RATE)
+        CacheWriter(tmp_path, PROVENANCE, FULL, RATE)
     with refused("thesis.tex", "cannot be a cache's folder"):
-        CacheWriter(tmp_path / "thesis.tex", BINDING, FULL, RATE)
+        CacheWriter(tmp_path / "thesis.tex", PROVENANCE, FULL, RATE)
     with refused("has no cache.json"):
         CacheReader(tmp_path)
 
 
 def test_an_empty_cache(tmp_path: Path) -> None:
-    with refused("holds no utterance"), CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+    with refused("holds no utterance"), CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer:
         writer.finish()
 
 
@@ -351,7 +383,7 @@ def test_a_teacher_that_gives_nonsense(tmp_path: Path) -> None:
     key = utterances(1)[0]
     sound = targets(key, FULL)
     assert sound.log_probs is not None and sound.hidden is not None
-    with CacheWriter(tmp_path, BINDING, FULL, RATE) as writer:
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer:
         bad = UtteranceTargets(1, 5, sound.log_probs.clone().fill_(float("nan")), sound.hidden, "")
         with refused("log-probabilities for a.wav from 0 s", "not finite"):
             writer.add(key, bad)
@@ -363,7 +395,7 @@ def test_a_teacher_that_gives_nonsense(tmp_path: Path) -> None:
 def test_a_removed_shard_is_replaced_and_no_other_overwritten(tmp_path: Path) -> None:
     keys = build(tmp_path)
     shards(tmp_path)[1].unlink()  # as the message about a damaged one advises
-    with CacheWriter(tmp_path, BINDING, FULL, RATE, most_bytes=1) as writer:
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE, max_shard_bytes=1) as writer:
         for key in keys:
             writer.add(key, targets(key, FULL))
         writer.finish()
@@ -373,14 +405,14 @@ def test_a_removed_shard_is_replaced_and_no_other_overwritten(tmp_path: Path) ->
 def test_a_shard_is_as_large_as_asked(tmp_path: Path) -> None:
     build(tmp_path / "one", count=1)
     one = sum(array.nbytes for array in CacheReader(tmp_path / "one")._shards[0].read([0])[0].values())
-    build(tmp_path / "many", count=6, most_bytes=2 * one)
+    build(tmp_path / "many", count=6, max_shard_bytes=2 * one)
     assert len(shards(tmp_path / "many")) == 3
 
 
 def test_what_another_rank_is_writing_is_left(tmp_path: Path) -> None:
     temporary = tmp_path / ".shard-00001-00000.safetensors.tmp"
     temporary.touch()
-    CacheWriter(tmp_path, BINDING, FULL, RATE, rank=0).close()
+    CacheWriter(tmp_path, PROVENANCE, FULL, RATE, rank=0).close()
     assert temporary.exists()
 
 

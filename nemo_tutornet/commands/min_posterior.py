@@ -15,16 +15,16 @@ from nemo_tutornet.target_cache.codec import MOST_LABELS, clamp_log_probs, decod
 
 # Up to this many outputs posteriors are kept whole: 29 are 5.2 MB an hour at 40 ms.
 WHOLE_LABELS = 128
-# Floors that `choose_floor` tries, the smallest cache first.
-FLOORS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+# Values that `choose_min_posterior` tries, the smallest cache first.
+CANDIDATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 # What SKD may use by default: every divergence, at temperature 1.
 DIVERGENCES: tuple[tuple[str, float], ...] = tuple((name, 1.0) for name in DIVERGENCE)
 
 
-def choose_floor(
+def choose_min_posterior(
     samples: Sequence[Tensor], divergences: Sequence[tuple[str, float]] = DIVERGENCES, tolerance: float = 1e-3
 ) -> float | None:
-    """The largest floor with which no SKD loss changes by more than a tolerance.
+    """The largest of some smallest posteriors with which no SKD loss changes by more than a tolerance.
 
     Losses are summed over the samples, against students that know nothing, are a frame late and a tenth
     unsure, and are the teacher at temperature 2.
@@ -35,22 +35,22 @@ def choose_floor(
         tolerance: of the relative change.
 
     Returns:
-        One of `FLOORS`; None where posteriors are kept whole, because the label set is small (or too large
-        for 16 bits), no floor is good enough, or none saves anything.
+        One of `CANDIDATES`; None where posteriors are kept whole, because the label set is small (or too
+        large for 16 bits), none is good enough, or none saves anything.
     """
     labels = samples[0].shape[-1]
     if not WHOLE_LABELS < labels <= MOST_LABELS:
         return None
     exact = reference_losses([clamp_log_probs(sample) for sample in samples], samples, divergences)
-    for floor in FLOORS:
-        coded = [encode_sparse(sample, floor) for sample in samples]
-        if sum(4 * len(one.counts) + 4 * len(one.ids) for one in coded) >= sum(
+    for min_posterior in CANDIDATES:
+        coded = [encode_sparse(sample, min_posterior) for sample in samples]
+        if sum(4 * len(sparse.counts) + 4 * len(sparse.ids) for sparse in coded) >= sum(
             2 * sample.numel() for sample in samples
         ):
             return None
-        found = reference_losses([decode_sparse(one, labels) for one in coded], samples, divergences)
+        found = reference_losses([decode_sparse(sparse, labels) for sparse in coded], samples, divergences)
         if all(abs(found[name] - exact[name]) <= tolerance * abs(exact[name]) for name in exact):
-            return floor
+            return min_posterior
     return None
 
 
