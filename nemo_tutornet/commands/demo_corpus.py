@@ -26,6 +26,7 @@ from nemo_tutornet.errors import TutorError
 
 SAMPLE_RATE = 16000  # Hz, of the files
 UTTERANCES = {"train": 480, "valid": 60, "test": 100}
+_SEED = 0  # of the sentences and of the recordings
 
 
 class Speaker(NamedTuple):
@@ -203,15 +204,14 @@ class Espeak:
         return np.frombuffer(b"".join(self._blocks), dtype=np.int16).astype(np.float32) / 32768
 
 
-def write_corpus(folder: Path, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> None:
+def write_corpus(folder: Path, progress: Callable[[int, int], None] | None = None) -> None:
     """Writes the corpus: `train.jsonl`, `valid.jsonl`, `test.jsonl`, and 16 kHz mono WAV files in `audio/`.
 
-    No speaker is in two splits, but sentences may be. The folder appears once all files are written.
+    No speaker is in two splits, but sentences may be. The folder appears once all files are written. The same
+    version of espeak-ng gives the same bytes each time.
 
     Args:
         folder: the folder to create; it may exist if it is empty.
-        seed: seed of the sentences and recordings. The same seed and version of espeak-ng give the same
-            bytes.
         progress: called after each utterance with the number of finished utterances and of all utterances.
 
     Raises:
@@ -229,7 +229,7 @@ def write_corpus(folder: Path, seed: int = 0, progress: Callable[[int, int], Non
         root = Path(temporary) / "corpus"  # only the owner may read mkdtemp's own folder
         done = 0
         for number, (split, count) in enumerate(UTTERANCES.items()):
-            rng = np.random.default_rng([seed, number])
+            rng = np.random.default_rng([_SEED, number])
             (root / "audio" / split).mkdir(parents=True)
             rows = []
             for index in range(count):

@@ -26,6 +26,7 @@ from nemo_tutornet.nemo_io.layers import (
     hop_of,
     measure_all,
     measure_encoder,
+    unshare_activations,
 )
 from nemo_tutornet.nemo_io.model_info import ModelInfo, describe_model
 from nemo_tutornet.nemo_io.restore import locate, restore_ctc
@@ -115,6 +116,7 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
     archive = NemoArchive(locate(str(source), "MODEL"))
     check_teacher(archive.config, archive.path)
     model = _restore(archive)
+    unshare_activations(model)  # so that each has one path, as in a teacher
     info = describe_model(model)
     encoder = measure_encoder(model)
     modules = {

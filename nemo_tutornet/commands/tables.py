@@ -22,16 +22,13 @@ if TYPE_CHECKING:  # they import torch or NeMo, seconds that a mistake in an arg
     from nemo_tutornet.commands.inspect_model import Inspection
 
 
-def evaluation_table(
-    results: Sequence[Evaluation], names: Sequence[str] | None = None, console: Console | None = None
-) -> None:
+def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None = None) -> None:
     """Prints one row a model and runtime, and says in plain words where a smaller model is no faster than a
     larger one.
 
     Args:
         results: what `evaluate` found.
         names: first column; the models' files where None.
-        console: where to print; standard output where None.
     """
     table = Table(
         title=_title(results), caption="RTF: seconds of computing per second of audio", box=box.SIMPLE_HEAD
@@ -52,7 +49,7 @@ def evaluation_table(
             f"{result.megabytes:.1f}",
             f"{result.real_time_factor:.4f}",
         )
-    console = console or _console()
+    console = _console()
     console.print(table)
     if results[0].untranscribed:
         console.print(
@@ -62,27 +59,25 @@ def evaluation_table(
         console.print(escape(sentence))
 
 
-def verification_table(verification: Verification, console: Console | None = None) -> None:
+def verification_table(verification: Verification) -> None:
     """Prints one row a check.
 
     Args:
         verification: of a student.
-        console: where to print; standard output where None.
     """
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "check", "found"):
         table.add_column(column, overflow="fold")
     for check in verification.checks:
         table.add_row("ok" if check.passed else "WRONG", escape(check.name), escape(check.found))
-    (console or _console()).print(table)
+    _console().print(table)
 
 
-def inspection_table(inspection: Inspection, console: Console | None = None) -> None:
+def inspection_table(inspection: Inspection) -> None:
     """Prints what a recogniser is, how it can teach, and one row a layer that can be matched.
 
     Args:
         inspection: what `inspect_model` found.
-        console: where to print; standard output where None.
     """
     info, front_end, first = inspection.info, inspection.info.front_end, inspection.first_labels
     more = " ..." if len(info.labels) > len(first) else ""
@@ -120,19 +115,18 @@ def inspection_table(inspection: Inspection, console: Console | None = None) -> 
             f"{layer.stride:g}",
             layer.frame_weighting,
         )
-    console = console or _console()
+    console = _console()
     console.print(facts)
     console.print(table)
 
 
-def check_tables(found: PreflightReport, console: Console | None = None) -> None:
+def check_tables(found: PreflightReport) -> None:
     """Prints both sides, what is matched, what each stage costs, and what a person should know.
 
     Args:
         found: what `check_training` found.
-        console: where to print; standard output where None.
     """
-    console = console or _console()
+    console = _console()
     for title, facts in (("student", found.student), ("teacher", found.teacher), ("matched", found.matches)):
         table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
         for name, fact in facts.items():

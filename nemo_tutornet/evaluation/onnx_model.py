@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +39,8 @@ class OnnxCTCModel:
         path: the file.
         precision: `fp32`, `fp16` or `int8`.
         parameters: number of parameters of the exported model.
-        megabytes: size of the file.
         sample_rate: samples per second of the audio.
         labels: characters or subword pieces without the blank; the blank is the last output.
-        ms_per_frame: milliseconds from one output frame to the next.
 
     Raises:
         TutorError: a package or the file is missing, the file is not readable ONNX, or its metadata are
@@ -62,10 +60,8 @@ class OnnxCTCModel:
         metadata = OnnxMetadata.from_strings(entries, self.path)
         self.precision = metadata.precision
         self.parameters = metadata.parameters
-        self.megabytes = self.path.stat().st_size / 1e6
         self.sample_rate = int(metadata.front_end["sample_rate"])
         self.labels = metadata.labels
-        self.ms_per_frame = metadata.ms_per_frame
         self._tokenizer = metadata.tokenizer
         self._inputs = [item.name for item in self._session.get_inputs()]
         self._check_graph(int(metadata.front_end["features"]))
@@ -123,36 +119,37 @@ class OnnxCTCModel:
             features, length = self._front_end(input_signal=signal, length=torch.tensor([len(samples)]))
         return features[:, :, : int(length)].numpy()
 
-    def log_probs(self, features: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        """Computes the log-probabilities of a batch, one utterance at a time.
+    def log_probs(self, features: np.ndarray) -> np.ndarray:
+        """Runs the network on one utterance.
 
         Args:
-            features: `[B, F, T]`.
-            lengths: valid feature frames of each utterance `[B]`.
+            features: valid frames `[1, F, T]`, as `features` computes them.
 
         Returns:
-            `[B, T', V + 1]`, the blank last. `T'` is that of the longest utterance; the missing frames of
-            shorter utterances are NaN.
+            Log-probabilities `[T', V + 1]`, the blank last.
 
         Raises:
             TutorError: the graph cannot run on an utterance of this length.
         """
-        rows = [self._run(features[i : i + 1, :, : int(length)]) for i, length in enumerate(lengths)]
-        padded = np.full(
-            (len(rows), max(len(row) for row in rows), len(self.labels) + 1), np.nan, dtype=np.float32
-        )
-        for target, row in zip(padded, rows, strict=True):
-            target[: len(row)] = row
-        return padded
+        frames = features.shape[2]
+        feed = {
+            "audio_signal": np.ascontiguousarray(features, dtype=np.float32),
+            "length": np.array([frames], np.int64),
+        }
+        try:
+            return self._session.run(["logprobs"], {name: feed[name] for name in self._inputs})[0][0]
+        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
+            raise TutorError(
+                f"{self.path} cannot run on {frames} frames of {features.shape[1]} mel bins "
+                f"({_first_line(error)}); NeMo's exporter limits the length of graphs with attention or "
+                "squeeze-and-excitation, so cut the audio into shorter utterances."
+            ) from None
 
-    def transcribe(
-        self, audio: Sequence[np.ndarray], progress: Callable[[int], None] | None = None
-    ) -> list[str]:
+    def transcribe(self, audio: Sequence[np.ndarray]) -> list[str]:
         """Transcribes utterances by greedy CTC decoding.
 
         Args:
             audio: waveforms `[N]`, -1 to 1, at `sample_rate`.
-            progress: called after each utterance with the number of finished utterances.
 
         Returns:
             The text of each utterance. Audio without a single frame gives an empty text.
@@ -163,9 +160,7 @@ class OnnxCTCModel:
         texts = []
         for samples in audio:
             features = self.features(samples)
-            texts.append(self.decode(self._run(features)) if features.shape[2] else "")
-            if progress is not None:
-                progress(len(texts))
+            texts.append(self.decode(self.log_probs(features)) if features.shape[2] else "")
         return texts
 
     def decode(self, log_probs: np.ndarray) -> str:
@@ -182,21 +177,6 @@ class OnnxCTCModel:
         return join_labels(
             [self.labels[i] for i in changed if i < len(self.labels)], self._tokenizer, self._punctuation
         )
-
-    def _run(self, features: np.ndarray) -> np.ndarray:
-        frames = features.shape[2]
-        feed = {
-            "audio_signal": np.ascontiguousarray(features, dtype=np.float32),
-            "length": np.array([frames], np.int64),
-        }
-        try:
-            return self._session.run(["logprobs"], {name: feed[name] for name in self._inputs})[0][0]
-        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
-            raise TutorError(
-                f"{self.path} cannot run on {frames} frames of {features.shape[1]} mel bins "
-                f"({_first_line(error)}); NeMo's exporter limits the length of graphs with attention or "
-                "squeeze-and-excitation, so cut the audio into shorter utterances."
-            ) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -40,8 +40,6 @@ class OnnxFile:
         precision: one of `PRECISIONS`, of the weights; inputs and outputs are fp32 in every one.
         megabytes: its size.
         opset: version of ONNX's standard operators.
-        inputs: names of the graph's inputs.
-        outputs: names of its outputs.
         note: what its user should know, a sentence; None where there is nothing.
     """
 
@@ -49,8 +47,6 @@ class OnnxFile:
     precision: str
     megabytes: float
     opset: int
-    inputs: list[str]
-    outputs: list[str]
     note: str | None = None
 
 
@@ -232,7 +228,5 @@ def _describe(path: Path, note: str | None) -> OnnxFile:
         precision=session.get_modelmeta().custom_metadata_map["precision"],
         megabytes=path.stat().st_size / 1e6,
         opset=next(item.version for item in imported if item.domain in ("", "ai.onnx")),
-        inputs=[item.name for item in session.get_inputs()],
-        outputs=[item.name for item in session.get_outputs()],
         note=note,
     )

@@ -10,6 +10,7 @@ Legend: `B` utterances, `T` frames, `D` width.
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -201,6 +202,17 @@ def measure_encoder(model: Any) -> Layer:
         TutorError: its output is not a sequence of frames.
     """
     return measure(model, ENCODER, partial(encode_silence, model), hop=hop_of(model))
+
+
+def unshare_activations(model: nn.Module) -> None:
+    """Gives each layer of a model an activation of its own.
+
+    NeMo's Conformer layers take theirs from a default argument, so that all Conformers of a process share one
+    object, which has one mode and is one module under many paths.
+    """
+    for module in list(model.modules()):
+        if isinstance(getattr(module, "activation", None), nn.Module):
+            module.activation = copy.deepcopy(module.activation)
 
 
 def ends_in_layer_norm(model: Any, layer: Layer) -> bool:

@@ -20,7 +20,7 @@ from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, ENCODER, Layer
-from nemo_tutornet.nemo_io.model_info import describe_model
+from nemo_tutornet.nemo_io.model_info import describe_model, posterior_labels_in_words
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
@@ -148,7 +148,7 @@ class CachedTeacher:
             "MB",
             "class": str(self._facts["class"]),
             "front end": f"{self.sample_rate} Hz, {self._facts['front_end'].get('features')} mel bins",
-            "labels": f"{len(self.labels)} and the blank" if self.has_posteriors else "none on frames",
+            "labels": posterior_labels_in_words(len(self.labels) if self.has_posteriors else None),
         }
 
     def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:

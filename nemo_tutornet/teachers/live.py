@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -27,6 +26,7 @@ from nemo_tutornet.nemo_io.layers import (
     ends_in_layer_norm,
     hop_of,
     measure,
+    unshare_activations,
 )
 from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.nemo_io.restore import ctc_head, labels_of, locate, pointwise_decoder, restore_ctc
@@ -77,7 +77,7 @@ class LiveTeacher:
         self.sha256: str | None = None
         self.source = ""
         self.side_stream = side_stream
-        _own_activations(model)
+        unshare_activations(model)  # a Conformer student in train mode would take its teacher's along
         self._isolated = _stop_length_sync(model.encoder)
         self.model.freeze()  # NeMo's: eval mode and no gradients
         self.head: Any = ctc_head(model)
@@ -267,17 +267,6 @@ def _stop_length_sync(encoder: nn.Module) -> Callable[[], AbstractContextManager
         setattr(encoder, "sync_max_audio_length", False)  # noqa: B010 - a plain attribute, not a submodule
         return nullcontext
     return without_process_group
-
-
-def _own_activations(model: nn.Module) -> None:
-    """Gives a model activations of its own.
-
-    NeMo's Conformer layers take theirs from a default argument, so that all Conformers of a process share one
-    object, and a Conformer student in train mode would take its teacher's along.
-    """
-    for module in list(model.modules()):
-        if isinstance(getattr(module, "activation", None), nn.Module):
-            module.activation = copy.deepcopy(module.activation)
 
 
 def _best(found: Any) -> Any:

@@ -82,13 +82,13 @@ def test_a_graph_on_valid_frames_equals_the_masked_model_on_a_padded_batch(expor
         recogniser = OnnxCTCModel(folder / f"student{suffix}")
         for samples, log_probs in zip(audio, expected, strict=True):
             features = recogniser.features(samples)
-            found = recogniser.log_probs(features, [features.shape[2]])[0]
+            found = recogniser.log_probs(features)
             assert found.shape == log_probs.shape, (kind, suffix, len(samples))
             assert np.abs(found - log_probs).max() <= tolerance, (kind, suffix, len(samples))
     # The trap: the front end's own padding, given to the graph as if it were speech.
     recogniser = OnnxCTCModel(folder / "student.onnx")
     padded = np.pad(recogniser.features(audio[1]), ((0, 0), (0, 0), (0, 16)))
-    with_padding = recogniser.log_probs(padded, [padded.shape[2]])[0][: len(expected[1])]
+    with_padding = recogniser.log_probs(padded)[: len(expected[1])]
     assert np.abs(with_padding - expected[1]).max() > 10 * 1e-4
 
 
@@ -104,8 +104,9 @@ def test_files_say_what_they_are(exported):
         assert recogniser.precision == precision
         assert recogniser.labels == list(model.decoder.vocabulary)
         assert recogniser.parameters == sum(p.numel() for p in model.parameters())
-        assert recogniser.ms_per_frame == {"citrinet": 80.0, "conformer": 40.0}.get(kind, 20.0)
         proto = onnx.load(folder / name)
+        entries = {entry.key: entry.value for entry in proto.metadata_props}
+        assert entries["ms_per_frame"] == {"citrinet": "80", "conformer": "40"}.get(kind, "20")
         onnx.checker.check_model(proto)
         assert [item.version for item in proto.opset_import if not item.domain] == [OPSET]
         wants_length = kind in ("citrinet", "conformer") or name == "student.sherpa.onnx"
@@ -126,10 +127,10 @@ def test_what_a_graph_cannot_take_is_told_in_one_sentence(exported):
     recogniser = OnnxCTCModel(folder / "student.onnx")
     bins = recogniser.features(noise()[0]).shape[1]
     with pytest.raises(TutorError, match="cannot run on 100 frames of 3 mel bins"):
-        recogniser.log_probs(np.zeros((1, 3, 100), np.float32), [100])
+        recogniser.log_probs(np.zeros((1, 3, 100), np.float32))
     if kind == "citrinet":  # its masks end at 12288 frames
         with pytest.raises(TutorError, match="cut the audio"):
-            recogniser.log_probs(np.zeros((1, bins, 17000), np.float32), [17000])
+            recogniser.log_probs(np.zeros((1, bins, 17000), np.float32))
 
 
 def test_subwords_become_text_as_in_nemo(tmp_path):
@@ -144,9 +145,8 @@ def test_subwords_become_text_as_in_nemo(tmp_path):
     OmegaConf.set_struct(model.cfg, False)
     model.cfg.validation_ds = {}  # NeMo's subword model asks it how to read files
     expected = [hypothesis.text for hypothesis in model.transcribe(files, batch_size=4, verbose=False)]
-    done: list[int] = []
-    assert OnnxCTCModel(tmp_path / "student.onnx").transcribe(noise(), progress=done.append) == expected
-    assert any(expected) and done == list(range(1, len(SAMPLES) + 1))
+    assert OnnxCTCModel(tmp_path / "student.onnx").transcribe(noise()) == expected
+    assert any(expected)
     assert OnnxCTCModel(tmp_path / "student.onnx").transcribe([np.zeros(100, np.float32)]) == [""]
 
 
@@ -181,7 +181,7 @@ def trained(an4_student, an4_files, tmp_path_factory) -> Trained:
     margins = []
     for path in an4_files:
         features = recogniser.features(librosa.load(path, sr=16000)[0])
-        ranked = np.sort(np.exp(recogniser.log_probs(features, [features.shape[2]])[0]), axis=-1)
+        ranked = np.sort(np.exp(recogniser.log_probs(features)), axis=-1)
         margins.append((ranked[:, -1] - ranked[:, -2]).min())
     sure = sorted(np.argsort(margins)[-20:].tolist())
     assert sum(len(texts[i].split()) for i in sure) >= 20, "the student has learnt to say something"
