@@ -1,3 +1,3 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A teacher's targets on disk. Nothing here knows the training."""
+"""Storage of a teacher's targets on disk. This package does not depend on the training code."""
