@@ -1,22 +1,24 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How a teacher's outputs are coded for the disk: pure functions, tensors in, tensors out (the codec is
-ours).
+"""Encoding of a teacher's outputs for storage: pure functions on tensors. The codec is ours.
 
-Posteriors of a small label set are fp16 log-probabilities, whole. Of a large one each frame keeps the labels
-whose posterior is at least `min_posterior`, its best one in any case, and the log of the remaining mass,
-which decoding spreads evenly over the other labels. CTC posteriors are spiky, so this beats a fixed number of
-labels. For 129 outputs of a teacher on AN4, and SKD within 0.1 %, a smallest posterior of 1e-5 takes 0.8 MB
-an hour, the best 8 labels of each frame 3.1, all 23. For 1025 outputs 1e-6 takes 5.7 MB an hour, all take
-184. A softmax temperature above 1 gives weight to the dropped posteriors; `choose_min_posterior` then finds
-none, and posteriors stay whole.
+Posteriors of a small label set are stored as fp16 log-probabilities of all labels ("whole"). Posteriors of a
+large label set are stored sparsely. Each frame stores the labels whose posterior is at least `min_posterior`,
+always including its best label, and the log of the remaining mass. Decoding spreads the remaining mass evenly
+over the other labels.
 
-Hidden vectors are 8 bits with two gains, one of each channel and one of each frame, so that neither a loud
-channel nor a loud frame costs the others their precision.
+CTC posteriors are spiky, so a threshold takes less space than a fixed number of labels. Storage per hour of
+audio, for a teacher with 129 outputs on AN4 and SKD losses within 0.1 %: 0.8 MB with a threshold of 1e-5,
+3.1 MB with the best 8 labels of each frame, 23 MB with all labels. For 1025 outputs: 5.7 MB with a threshold
+of 1e-6, 184 MB with all labels. A softmax temperature above 1 gives weight to the dropped posteriors. In that
+case `choose_min_posterior` finds no threshold, and posteriors are stored whole.
 
-Measured with `benchmarks/cache_formats.py`; tests hold the tolerances.
+Hidden vectors are stored in 8 bits with two gains, one per channel and one per frame. A channel or a frame of
+large magnitude therefore does not reduce the precision of the others.
 
-Legend: `T` frames, `V` labels with the blank last, `N` kept labels of all frames, `D` width of the hint
+`benchmarks/cache_formats.py` measures these figures. The tests check the tolerances.
+
+Legend: `T` frames, `V` labels with the blank last, `N` stored labels of all frames, `D` width of the hint
 layer.
 """
 
@@ -28,26 +30,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Ids and counts are 16 bits.
+# Label ids and counts are stored as 16-bit integers.
 MOST_LABELS = 2**16 - 1
-# A log-probability below this is 0 in every float format, and fp16 holds it exactly.
+# The posterior of this log-probability is 0 in every float format, and fp16 represents the value exactly.
 MIN_LOG_PROB = -1e4
-# Gains stay clear of fp32's ends.
+# Keeps the gains away from the limits of the fp32 range.
 MOST_HIDDEN = 1e30
-# Gains are in steps of an eighth of an octave, so they waste at most 9 % of a byte's range, and 255 of them
-# are 2^-32.
+# Gains have eight steps per factor of two. Rounding to a step wastes at most 9 % of the 8-bit range, and 255
+# steps correspond to 2^-32.
 _STEPS = 8
 
 
 @dataclass(frozen=True)
 class SparsePosteriors:
-    """Posteriors of one utterance that are large enough to be kept.
+    """Sparse posteriors of one utterance: the labels at or above the threshold, and the remaining mass.
 
     Attributes:
-        counts: kept labels of each frame `[T]`, uint16, at least 1.
-        ids: the kept labels `[N]`, uint16, frame by frame.
-        values: their log-probabilities `[N]`, fp16.
-        residual_log_mass: log of each frame's remaining mass `[T]`, fp16.
+        counts: number of stored labels of each frame `[T]`, uint16, at least 1.
+        ids: ids of the stored labels `[N]`, uint16, frame by frame.
+        values: log-probabilities of the stored labels `[N]`, fp16.
+        residual_log_mass: log of the remaining mass of each frame `[T]`, fp16.
     """
 
     counts: Tensor
@@ -58,13 +60,13 @@ class SparsePosteriors:
 
 @dataclass(frozen=True)
 class CodedHidden:
-    """Hidden vectors of one utterance: `value / 127 * peak * 2^-((channel + frame) / 8)`.
+    """8-bit hidden vectors of one utterance: `value / 127 * peak * 2^-((channel + frame) / 8)`.
 
     Attributes:
-        values: `[T, D]`, int8.
-        channels: gain of each channel `[D]`, uint8.
-        frames: gain of each frame `[T]`, uint8.
-        peak: the largest magnitude under its channel's gain, fp32.
+        values: scaled values `[T, D]`, int8.
+        channels: gain of each channel `[D]`, uint8, in eighths of a factor of two.
+        frames: gain of each frame `[T]`, uint8, in eighths of a factor of two.
+        peak: the largest magnitude after the channel gains are applied, fp32.
     """
 
     values: Tensor
@@ -74,21 +76,39 @@ class CodedHidden:
 
 
 def encode_whole(log_probs: Tensor) -> Tensor:
-    """Log-probabilities `[T, V]` as fp16 `[T, V]`, nowhere -inf; each frame's best label stays its only best
-    one.
+    """Encodes the log-probabilities of all labels as fp16.
+
+    Args:
+        log_probs: log-probabilities `[T, V]`.
+
+    Returns:
+        Log-probabilities `[T, V]`, fp16, without -inf. The best label of each frame stays the only best one.
     """
     log_probs = clamp_log_probs(log_probs)
     return _best_alone(log_probs.half(), log_probs.argmax(dim=-1))
 
 
 def decode_whole(coded: Tensor) -> Tensor:
-    """Log-probabilities `[T, V]`, fp32, of `encode_whole`'s result, normalised."""
+    """Decodes the result of `encode_whole`.
+
+    Args:
+        coded: log-probabilities `[T, V]`, fp16.
+
+    Returns:
+        Normalised log-probabilities `[T, V]`, fp32.
+    """
     return coded.float().log_softmax(dim=-1)
 
 
 def encode_sparse(log_probs: Tensor, min_posterior: float) -> SparsePosteriors:
-    """Keeps of log-probabilities `[T, V]` those whose posterior is at least `min_posterior`, and each frame's
-    best.
+    """Selects the labels whose posterior is at least `min_posterior`, and the best label of each frame.
+
+    Args:
+        log_probs: log-probabilities `[T, V]`.
+        min_posterior: smallest posterior to store.
+
+    Returns:
+        The selected posteriors and the remaining mass of each frame.
     """
     log_probs = clamp_log_probs(log_probs)
     best = log_probs.argmax(dim=-1, keepdim=True)
@@ -104,14 +124,21 @@ def encode_sparse(log_probs: Tensor, min_posterior: float) -> SparsePosteriors:
 
 
 def decode_sparse(coded: SparsePosteriors, labels: int, out: Tensor | None = None) -> Tensor:
-    """Log-probabilities `[T, V]`, fp32, of `encode_sparse`'s result, normalised; `labels` is `V`, `out` is
-    written if given.
+    """Decodes the result of `encode_sparse`.
+
+    Args:
+        coded: sparse posteriors of one utterance.
+        labels: number of labels `V`.
+        out: tensor `[T, V]` to write the result into; None allocates a new one.
+
+    Returns:
+        Normalised log-probabilities `[T, V]`, fp32.
     """
     counts, values = coded.counts.long(), coded.values.float()
     residual = coded.residual_log_mass.float()
     frame = torch.repeat_interleave(torch.arange(len(counts)), counts)
     others = labels - counts
-    # A frame that keeps every label has nothing to spread.
+    # If a frame stores every label, there is no other label that could receive the remaining mass.
     mass = torch.where(others > 0, residual.exp(), 0.0).index_add(0, frame, values.exp())
     total = mass.clamp(min=torch.finfo(torch.float32).tiny).log()
     share = (residual - others.clamp(min=1).log() - total).clamp(min=MIN_LOG_PROB)
@@ -122,29 +149,52 @@ def decode_sparse(coded: SparsePosteriors, labels: int, out: Tensor | None = Non
 
 
 def clamp_log_probs(log_probs: Tensor) -> Tensor:
-    """Log-probabilities detached, in fp32, on the CPU, and nowhere -inf."""
+    """Detaches log-probabilities, moves them to the CPU as fp32, and replaces -inf by `MIN_LOG_PROB`.
+
+    Args:
+        log_probs: log-probabilities of any shape.
+
+    Returns:
+        Log-probabilities of the same shape, fp32, at least `MIN_LOG_PROB`.
+    """
     return log_probs.detach().float().cpu().clamp(min=MIN_LOG_PROB)
 
 
 def _best_alone(coded: Tensor, best: Tensor) -> Tensor:
-    """Lifts each frame's `best` `[T]` by one fp16 step where rounding made another of `[T, V]` its equal."""
+    """Raises the best label of a frame by one fp16 step where rounding made another label equal to it.
+
+    Args:
+        coded: log-probabilities `[T, V]`, fp16.
+        best: best label of each frame `[T]`, before rounding.
+
+    Returns:
+        Log-probabilities `[T, V]`, fp16.
+    """
     value = coded.gather(-1, best[:, None])
     tied = ((coded == value).sum(dim=-1, keepdim=True) > 1) & (value < 0)
-    # The bits of a negative fp16 count up with its magnitude.
+    # For a negative fp16 number, the bits minus 1 are the next number closer to 0.
     lifted = torch.where(tied, (value.view(torch.int16) - 1).view(torch.float16), value)
     return coded.scatter(-1, best[:, None], lifted)
 
 
 def encode_hidden(hidden: Tensor) -> CodedHidden:
-    """Hidden vectors `[D, T]` in 8 bits; magnitudes are below `MOST_HIDDEN`, and 0 below its inverse."""
+    """Encodes hidden vectors in 8 bits.
+
+    Args:
+        hidden: hidden vectors `[D, T]`, magnitudes below `MOST_HIDDEN`.
+
+    Returns:
+        The encoded vectors; all 0 where no magnitude exceeds `1 / MOST_HIDDEN`.
+    """
     hidden = hidden.detach().float().cpu()
     magnitude = hidden.abs()
     if not bool((magnitude > 1 / MOST_HIDDEN).any()):
         return CodedHidden(
             torch.zeros(hidden.T.shape, dtype=torch.int8), _none(len(hidden)), _none(hidden.shape[1]), 0.0
         )
-    # A channel is measured against its frames' loudness, so that one loud frame does not set every channel's
-    # gain; the mean of square roots, so that one loud channel does not set every frame's loudness.
+    # Divide by the mean level of each frame, so that one frame of large magnitude does not determine the gain
+    # of every channel. Average square roots, so that one channel of large magnitude does not determine the
+    # level of every frame.
     loudness = magnitude.sqrt().mean(dim=0).square().clamp(min=torch.finfo(torch.float32).tiny)
     extent = (magnitude / loudness).amax(dim=1)
     channels = _gain(extent / extent.max())
@@ -157,9 +207,17 @@ def encode_hidden(hidden: Tensor) -> CodedHidden:
 
 
 def decode_hidden(coded: CodedHidden, out: Tensor | None = None) -> Tensor:
-    """Hidden vectors `[D, T]`, fp32, of `encode_hidden`'s result; written into `out` if given."""
+    """Decodes the result of `encode_hidden`.
+
+    Args:
+        coded: encoded hidden vectors of one utterance.
+        out: tensor `[D, T]` to write the result into; None allocates a new one.
+
+    Returns:
+        Hidden vectors `[D, T]`, fp32.
+    """
     channels = (coded.peak / 127) / _inverse(coded.channels)
-    # The product over the 8-bit rows is contiguous; the transposed copy is the only strided step.
+    # Multiply in the contiguous layout `[T, D]` of the 8-bit values; only the final copy is strided.
     decoded = coded.values.float().mul_(channels).mul_(_inverse(coded.frames).reciprocal_()[:, None]).T
     return decoded if out is None else out.copy_(decoded)
 
@@ -169,7 +227,7 @@ def _none(size: int) -> Tensor:
 
 
 def _gain(magnitude: Tensor) -> Tensor:
-    """Steps by which magnitudes of 0 to 1 may be lifted and stay within 1."""
+    """Computes the largest gain, in steps, that keeps a magnitude between 0 and 1 at or below 1."""
     return (-_STEPS * magnitude.log2()).floor().clamp(0, 255).to(torch.uint8)
 
 
