@@ -1,14 +1,14 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""How a cache stands on disk: what an utterance is called, which arrays a shard holds, and `cache.json`.
+"""Layout of a cache on disk: the keys of utterances, the arrays of a shard, and `cache.json`.
 
-A folder holds `cache.json`, files that the cached teacher needs besides its targets, and
-`shard-<rank>-<number>.safetensors`. A shard has the arrays of `arrays_of` for all its utterances, one behind
-the other, and for each utterance its key, sizes and checksum: its index. `cache.json` names every shard with
-the checksum of its index, which the shard itself states too, for a builder that goes on before there is an
-entry.
+A folder contains `cache.json`, files that the cached teacher needs besides its targets, and
+`shard-<rank>-<number>.safetensors`. A shard contains the arrays of `arrays_of`, concatenated over its
+utterances. It also contains an index: the key, the sizes and the checksum of each utterance. `cache.json`
+lists every shard with the checksum of its index. The shard stores that checksum too, because a builder that
+resumes reads shards that `cache.json` does not list yet.
 
-A cache is untrusted input: nothing of it is unpickled, evaluated or used as a path before it is checked.
+A cache is untrusted input. Nothing in it is unpickled, evaluated or used as a path before it is checked.
 """
 
 from __future__ import annotations
@@ -34,13 +34,16 @@ REBUILD = "remove the folder and run `nemo-tutornet cache` again"
 
 @dataclass(frozen=True)
 class CacheSchema:
-    """What a cache holds of each utterance, and how it is coded (`codec`).
+    """The kinds of targets that a cache stores for each utterance, and their encoding (see `codec`).
 
     Attributes:
-        labels: outputs `V` of the posteriors; None where there are none.
-        min_posterior: smallest posterior that is kept; None keeps all.
-        width: of the hidden vectors `D`; None where there are none.
-        hypotheses: whether there is a text with a confidence.
+        labels: number of labels `V` of the posteriors, blank included; None without posteriors.
+        min_posterior: smallest posterior that is stored; None stores all.
+        width: width `D` of the hidden vectors; None without hidden vectors.
+        hypotheses: whether a text and its confidence are stored.
+
+    Raises:
+        ValueError: a field has a wrong type or is out of range.
     """
 
     labels: int | None = None
@@ -65,12 +68,12 @@ class CacheSchema:
 
 @dataclass(frozen=True)
 class Array:
-    """One array of a shard.
+    """Type and shape of one array of a shard.
 
     Attributes:
-        dtype: safetensors' name of it.
-        unit: the size in the index that counts its rows; `utterances` is one an utterance.
-        row: the shape of a row.
+        dtype: name of the element type in safetensors.
+        unit: name of the size in the index that counts the rows; `utterances` means one row per utterance.
+        row: shape of a row.
     """
 
     dtype: str
@@ -78,7 +81,7 @@ class Array:
     row: tuple[int, ...] = ()
 
 
-# The fields of a schema, and what the format on disk calls them.
+# Maps the fields of a schema to their names in the format on disk.
 _ON_DISK = {"labels": "labels", "min_posterior": "floor", "width": "width", "hypotheses": "hypotheses"}
 NUMPY = {
     "U8": "uint8",
@@ -92,7 +95,14 @@ NUMPY = {
 
 
 def arrays_of(schema: CacheSchema) -> dict[str, Array]:
-    """The arrays of a shard's utterances, in the order of their checksum."""
+    """Lists the arrays that store the utterances of a shard.
+
+    Args:
+        schema: schema of the cache.
+
+    Returns:
+        The arrays by name, in the order in which the checksum of an utterance reads them.
+    """
     arrays = {"keys": Array("U8", "key_bytes")}
     if schema.labels is not None and schema.min_posterior is None:
         arrays["log_probs"] = Array("F16", "frames", (schema.labels,))
@@ -108,19 +118,33 @@ def arrays_of(schema: CacheSchema) -> dict[str, Array]:
         arrays["hidden.peak"] = Array("F32", "utterances")
     if schema.hypotheses:
         arrays["texts"] = Array("U8", "text_bytes")
-        arrays["confidence"] = Array("F32", "utterances")  # NaN where the teacher has none
+        arrays["confidence"] = Array("F32", "utterances")  # NaN where the teacher gives no confidence
     return arrays
 
 
 def index_of(schema: CacheSchema) -> dict[str, str]:
-    """The arrays of a shard's index `[U]` and their dtypes, in the order of its checksum."""
+    """Lists the arrays of the index of a shard; each has the shape `[U]`, with `U` utterances.
+
+    Args:
+        schema: schema of the cache.
+
+    Returns:
+        The safetensors dtypes by name, in the order in which the checksum of the index reads the arrays.
+    """
     units = [array.unit for array in arrays_of(schema).values() if array.unit != "utterances"]
     sizes = dict.fromkeys(["samples", "frames", *units])
     return {"index.hash": "U64", **{f"index.{name}": "U32" for name in sizes}, "index.checksum": "U32"}
 
 
 def header_bytes(header: Mapping[str, Any]) -> bytes:
-    """A `cache.json` with its checksum."""
+    """Serialises the content of `cache.json` and adds its checksum.
+
+    Args:
+        header: content without the checksum.
+
+    Returns:
+        JSON, UTF-8.
+    """
     return (
         json.dumps({**header, "checksum": _checksum(header)}, indent=1, ensure_ascii=False) + "\n"
     ).encode("utf-8")
@@ -131,10 +155,16 @@ def _checksum(header: Mapping[str, Any]) -> int:
 
 
 def read_header(folder: Path) -> dict[str, Any]:
-    """A checked `cache.json`.
+    """Reads and checks the `cache.json` of a folder.
+
+    Args:
+        folder: folder of the cache.
+
+    Returns:
+        The content without the checksum.
 
     Raises:
-        TutorError: there is none, it is damaged, or it is of another version.
+        TutorError: `cache.json` is missing, damaged, or of another version.
     """
     path = folder / HEADER
     if not path.is_file():
@@ -185,7 +215,9 @@ def _check_header(header: dict[str, Any]) -> None:
     for shard in header["shards"]:
         if not (isinstance(shard["name"], str) and SHARD.fullmatch(shard["name"])):
             raise ValueError(f"{str(shard['name'])[:60]!r} is no name of a shard")
-        index_crc32 = shard.get("index_crc32", 0)  # earlier versions wrote a checksum of the header instead
+        index_crc32 = shard.get(
+            "index_crc32", 0
+        )  # earlier versions wrote no index_crc32, but a checksum of the header
         if not all(map(_count, (shard["bytes"], shard["utterances"], index_crc32))):
             raise ValueError(f"a figure of {shard['name']} is no number")
     for file in header["files"]:
@@ -198,17 +230,30 @@ def _count(value: Any) -> bool:
 
 
 def is_plain_name(name: Any) -> bool:
-    """Whether a file may stand beside the shards under this name."""
+    """Checks whether a file beside the shards may have this name.
+
+    Args:
+        name: name to check; need not be a string.
+
+    Returns:
+        True for a plain file name that is neither `cache.json` nor the name of a shard.
+    """
     return (
         isinstance(name, str) and bool(FILE.fullmatch(name)) and name != HEADER and not SHARD.fullmatch(name)
     )
 
 
 def schema_of(header: Mapping[str, Any]) -> CacheSchema:
-    """The schema that a header states.
+    """Reads the schema from the content of `cache.json`.
+
+    Args:
+        header: content of `cache.json`.
+
+    Returns:
+        The schema.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the header has no valid schema.
     """
     stored = header["coding"]
     if set(stored) != set(_ON_DISK.values()):
@@ -217,19 +262,44 @@ def schema_of(header: Mapping[str, Any]) -> CacheSchema:
 
 
 def schema_to_disk(schema: CacheSchema) -> dict[str, Any]:
-    """A schema in the names of the format on disk, where it is called `coding`."""
+    """Converts a schema to the names of the format on disk, where it is the entry `coding`.
+
+    Args:
+        schema: schema of the cache.
+
+    Returns:
+        The values of the schema by their names on disk.
+    """
     return {key: getattr(schema, name) for name, key in _ON_DISK.items()}
 
 
 def description(provenance: Mapping[str, Any], schema: CacheSchema, sample_rate: int) -> str:
-    """The id of a cache, which each of its shards carries: what its targets depend on, as canonical JSON."""
+    """Builds the id of a cache, which every shard of the cache stores.
+
+    Args:
+        provenance: everything that the targets depend on, as JSON values.
+        schema: schema of the cache.
+        sample_rate: sample rate of the teacher's audio, in Hz.
+
+    Returns:
+        JSON with sorted keys, so that equal arguments give equal ids.
+    """
     return json.dumps(
         {"binding": provenance, "coding": schema_to_disk(schema), "sample_rate": sample_rate}, sort_keys=True
     )
 
 
 def differences(cached: Any, expected: Any, name: str = "") -> str:
-    """What differs between two JSON values, in words, by dotted names; empty where nothing does."""
+    """Describes the differences between two JSON values.
+
+    Args:
+        cached: value from the cache.
+        expected: value of the current run.
+        name: dotted name of the two values; empty at the top level.
+
+    Returns:
+        Text that lists each difference with its dotted name; empty if the values are equal.
+    """
     if isinstance(cached, dict) and isinstance(expected, dict):
         names = list(dict.fromkeys([*cached, *expected]))
         found = [
