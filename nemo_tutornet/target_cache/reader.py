@@ -1,10 +1,10 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a cache: everything is checked before it is used, nothing but the index stays in memory.
+"""Reading of a cache. All content is checked before use, and only the index stays in memory.
 
-A shard is mapped into memory for one read and let go, so that the pages of a large cache never count as the
-trainer's memory, a reader holds no open file (it may be forked or pickled), and a shard that changes on the
-disk is an error and no crash.
+A shard is mapped into memory for one read and closed afterwards, for three reasons. The pages of a large
+cache never count as memory of the trainer. A reader has no open file, so it can be forked or pickled. A shard
+that changes on disk causes an error instead of a crash.
 """
 
 from __future__ import annotations
@@ -24,20 +24,21 @@ from nemo_tutornet.target_cache.shard import Record, Shard
 
 
 class CacheReader:
-    """A finished cache.
+    """Read access to the targets of a finished cache, by utterance (`utterance in reader`, `read`).
 
     Args:
-        folder: as `nemo-tutornet cache` wrote it.
+        folder: folder that `nemo-tutornet cache` wrote.
 
     Attributes:
-        folder: as given.
-        provenance: what the targets depend on, as the builder stated it.
-        schema: what is kept of each utterance.
-        sample_rate: of the teacher's audio.
-        totals: `utterances`, `seconds` and `bytes`.
+        folder: the argument.
+        provenance: everything that the targets depend on, as given by the builder.
+        schema: the kinds of targets stored for each utterance.
+        sample_rate: sample rate of the teacher's audio, in Hz.
+        totals: number of `utterances`, `seconds` of audio, and `bytes` on disk.
 
     Raises:
-        TutorError: no cache, not finished, or anything in it missing, truncated or damaged.
+        TutorError: the folder has no cache, the cache is not finished, or a part of it is missing, truncated
+            or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -56,7 +57,7 @@ class CacheReader:
         self._shards = [self._open(entry) for entry in header["shards"]]
         counts = [len(shard) for shard in self._shards]
         hashes = np.concatenate([np.zeros(0, np.uint64), *(shard.hashes for shard in self._shards)])
-        # An utterance that two ranks wrote is taken from its first shard.
+        # If two ranks wrote the same utterance, use the one in the first shard.
         self._hashes, first = np.unique(hashes, return_index=True)
         shard_of = np.repeat(np.arange(len(counts)), counts)[first]
         self._where = np.stack([shard_of, first - np.cumsum([0, *counts])[shard_of]], axis=1)
@@ -82,14 +83,27 @@ class CacheReader:
         return self._find(utterance) is not None
 
     def has(self, name: str) -> bool:
-        """Whether the builder laid a file of that name beside the shards."""
+        """Checks whether the builder wrote a file of this name beside the shards.
+
+        Args:
+            name: plain file name.
+
+        Returns:
+            True if `cache.json` lists the file.
+        """
         return name in self._files
 
     def path(self, name: str) -> Path:
-        """A file that the builder laid beside the shards, checked.
+        """Locates a file that the builder wrote beside the shards, and checks its content.
+
+        Args:
+            name: plain file name.
+
+        Returns:
+            Path of the file.
 
         Raises:
-            TutorError: there is none, or it changed since.
+            TutorError: the file is missing, or it has changed since it was written.
         """
         path = self.folder / name
         if name not in self._files or not path.is_file():
@@ -99,10 +113,16 @@ class CacheReader:
         return path
 
     def read(self, utterances: Sequence[Utterance]) -> BatchTargets:
-        """The targets of a batch, padded, on the CPU.
+        """Reads the targets of a batch.
+
+        Args:
+            utterances: the utterances of the batch, in order.
+
+        Returns:
+            The targets, padded, on the CPU.
 
         Raises:
-            TutorError: an utterance is missing or damaged, or a shard is.
+            TutorError: an utterance or a shard is missing or damaged.
         """
         places = [self._place(utterance) for utterance in utterances]
         records = self._records(utterances, places)
