@@ -1,9 +1,9 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Between a teacher's targets and a shard's arrays.
+"""Conversion between a teacher's targets and the arrays of a shard.
 
-Legend: `B` utterances, `T` frames of the encoder's output, `T'` of the hint layer, `V` labels with the blank
-last, `D` width.
+Legend: `B` utterances, `T` frames of the encoder's output, `T'` frames of the hint layer, `V` labels with the
+blank last, `D` width of the hint layer.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from nemo_tutornet.target_cache.shard import Record
 
 @dataclass(frozen=True)
 class UtteranceTargets:
-    """What a teacher gave for one utterance, on its own frames and without padding; what the schema lacks is
-    None.
+    """A teacher's targets for one utterance, on the teacher's frames and without padding.
+
+    Fields that the schema does not include are None.
 
     Attributes:
-        samples: of the audio it heard.
-        frames: `T`.
-        log_probs: `[T, V]`.
-        hidden: `[D, T']`.
-        text: what it heard.
-        confidence: 0 to 1 (`pseudo.confidence`), None for a transducer.
+        samples: number of audio samples.
+        frames: number of frames `T` of the encoder's output.
+        log_probs: log-probabilities `[T, V]`.
+        hidden: hidden vectors `[D, T']` of the hint layer.
+        text: the teacher's hypothesis.
+        confidence: confidence of the hypothesis, 0 to 1 (`pseudo.confidence`); None for a transducer.
     """
 
     samples: int
@@ -47,15 +48,15 @@ class UtteranceTargets:
 
 @dataclass(frozen=True)
 class BatchTargets:
-    """What a teacher gave for a batch; what the schema lacks is None.
+    """A teacher's targets for a batch. Fields that the schema does not include are None.
 
     Attributes:
-        samples: of each utterance's audio `[B]`, int64.
+        samples: number of audio samples of each utterance `[B]`, int64.
         lengths: valid frames `[B]` of the encoder's output, int64.
-        log_probs: `[B, T, V]`, fp32, padded with a certain blank.
-        hidden: `[B, D, T']`, fp32, padded with 0.
-        texts: one an utterance.
-        confidences: one an utterance, None for a transducer.
+        log_probs: log-probabilities `[B, T, V]`, fp32; padded frames give the blank a probability of 1.
+        hidden: hidden vectors `[B, D, T']`, fp32, padded with 0.
+        texts: hypothesis of each utterance.
+        confidences: confidence of each hypothesis, 0 to 1; None for a transducer.
     """
 
     samples: Tensor
@@ -67,10 +68,18 @@ class BatchTargets:
 
 
 def encode(utterance: Utterance, targets: UtteranceTargets, schema: CacheSchema) -> Record:
-    """The arrays of one utterance, as `arrays_of` names them.
+    """Encodes the targets of one utterance as arrays of a shard.
+
+    Args:
+        utterance: the utterance, for its key and for messages.
+        targets: targets of the teacher; must include everything that the schema includes.
+        schema: schema of the cache.
+
+    Returns:
+        The arrays by the names of `arrays_of`.
 
     Raises:
-        TutorError: the teacher gave NaN or infinity (log-probabilities of -inf are none).
+        TutorError: the teacher's outputs contain NaN or infinity. Log-probabilities of -inf are allowed.
     """
     record: Record = {"keys": _bytes(key_bytes(utterance))}
     if schema.labels is not None:
@@ -119,7 +128,17 @@ def _not_finite(utterance: Utterance, what: str) -> TutorError:
 
 
 def validate_record(record: Record, schema: CacheSchema) -> bool:
-    """Whether decoding may trust the arrays; a cache whose checksums are right may still be made up."""
+    """Checks that the arrays of an utterance can be decoded.
+
+    Correct checksums are not enough, because whoever made the cache could have computed them for other data.
+
+    Args:
+        record: arrays of one utterance.
+        schema: schema of the cache.
+
+    Returns:
+        True if sparse counts and ids are in range, and every float except the confidence is finite.
+    """
     if schema.min_posterior is not None:
         assert schema.labels is not None
         counts = record["sparse.counts"].astype(np.int64)
@@ -137,13 +156,16 @@ def validate_record(record: Record, schema: CacheSchema) -> bool:
 def decode(
     records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], schema: CacheSchema
 ) -> BatchTargets:
-    """The targets of a batch.
+    """Decodes the arrays of several utterances into the targets of a batch.
 
     Args:
-        records: the arrays of each utterance, checked.
-        samples: of each utterance's audio.
-        frames: of each utterance in the encoder's output.
-        schema: what the records hold.
+        records: arrays of each utterance, already checked.
+        samples: number of audio samples of each utterance.
+        frames: number of frames of each utterance in the encoder's output.
+        schema: schema of the cache.
+
+    Returns:
+        The targets, padded, on the CPU.
     """
     texts = confidences = None
     if schema.hypotheses:
