@@ -4,9 +4,9 @@
 
 A folder contains `cache.json`, files that the cached teacher needs besides its targets, and
 `shard-<rank>-<number>.safetensors`. A shard contains the arrays of `arrays_of`, concatenated over its
-utterances. It also contains an index: the key, the sizes and the checksum of each utterance. `cache.json`
-lists every shard with the checksum of its index. The shard stores that checksum too, because a builder that
-resumes reads shards that `cache.json` does not list yet.
+utterances. It also contains an index: the hash of the key, the sizes and the checksum of each utterance.
+`cache.json` lists every shard with the checksum of its index. The shard stores that checksum too, because a
+builder that resumes reads shards that `cache.json` does not list yet.
 
 A cache is untrusted input. Nothing in it is unpickled, evaluated or used as a path before it is checked.
 """
