@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""One shard: its bytes, its index, and the checked arrays of one utterance."""
+"""One shard of a cache: building its bytes, checking its index, and reading the arrays of utterances."""
 
 from __future__ import annotations
 
@@ -23,7 +23,14 @@ Record = dict[str, np.ndarray]
 
 
 def checksum(arrays: Sequence[np.ndarray]) -> int:
-    """crc32 of arrays, one behind the other."""
+    """Computes the crc32 of the concatenated bytes of arrays.
+
+    Args:
+        arrays: arrays, in order.
+
+    Returns:
+        The checksum.
+    """
     crc = 0
     for array in arrays:
         crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
@@ -37,14 +44,17 @@ def shard_bytes(
     schema: CacheSchema,
     cache_id: str,
 ) -> bytes:
-    """A shard as it stands on disk.
+    """Serialises the arrays of utterances, and their index, as a shard.
 
     Args:
-        records: the arrays of each utterance, as `arrays_of` names them.
-        samples: of each utterance's audio.
-        frames: of each utterance in the encoder's output.
-        schema: what the records hold.
+        records: arrays of each utterance, by the names of `arrays_of`.
+        samples: number of audio samples of each utterance.
+        frames: number of frames of each utterance in the encoder's output.
+        schema: schema of the cache.
         cache_id: `layout.description` of the cache.
+
+    Returns:
+        Content of the safetensors file.
     """
     arrays = arrays_of(schema)
     tensors = {name: np.concatenate([record[name] for record in records]) for name in arrays}
@@ -66,17 +76,18 @@ def shard_bytes(
 
 @dataclass(frozen=True)
 class Shard:
-    """An open shard's index; the file itself is opened for each read and held by nobody.
+    """The index of a shard with `U` utterances. Each read opens the file and closes it again.
 
     Attributes:
-        path: the file.
-        size: of the file, in bytes.
-        index_crc32: checksum of the index, which holds the utterances' own checksums.
-        schema: what it holds.
-        hashes: of the utterances' keys `[U]`.
-        samples, frames: of each utterance `[U]`.
-        starts: for each unit of `arrays_of` where each utterance begins `[U + 1]`.
-        checksums: of each utterance `[U]`.
+        path: path of the file.
+        size: size of the file, in bytes.
+        index_crc32: checksum of the index, which includes the checksums of the utterances.
+        schema: schema of the cache.
+        hashes: hashes of the keys of the utterances `[U]`.
+        samples: number of audio samples of each utterance `[U]`.
+        frames: number of frames of each utterance in the encoder's output `[U]`.
+        starts: for each unit of `arrays_of`, the first row of each utterance, and the end `[U + 1]`.
+        checksums: checksum of the arrays of each utterance `[U]`.
     """
 
     path: Path
@@ -94,17 +105,20 @@ class Shard:
 
     @classmethod
     def open(cls, path: Path, schema: CacheSchema, cache_id: str, index_crc32: int | None = None) -> Shard:
-        """Checks everything but the utterances' own arrays, and keeps the index.
+        """Reads the index of a shard, and checks everything except the content of the utterances' arrays.
 
         Args:
-            path: of the shard.
-            schema: of its cache.
-            cache_id: `layout.description` of its cache.
-            index_crc32: as `cache.json` has it; None before that is written, and for caches of earlier
-                versions.
+            path: path of the shard.
+            schema: schema of the cache.
+            cache_id: `layout.description` of the cache.
+            index_crc32: checksum of the index from `cache.json`; None before `cache.json` lists the shard,
+                and for caches of earlier versions.
+
+        Returns:
+            The shard.
 
         Raises:
-            TutorError: missing, truncated, damaged, or of another cache.
+            TutorError: the shard is missing, truncated, damaged, or belongs to another cache.
         """
         try:
             size = path.stat().st_size
@@ -136,10 +150,16 @@ class Shard:
         )
 
     def read(self, rows: Sequence[int]) -> list[Record]:
-        """The arrays of some utterances, checked against their checksums.
+        """Reads the arrays of utterances and compares them with their checksums.
+
+        Args:
+            rows: positions of the utterances in the shard.
+
+        Returns:
+            The arrays of each utterance, by the names of `arrays_of`.
 
         Raises:
-            TutorError: the file changed since it was opened, or an utterance is damaged.
+            TutorError: the file has become unreadable since it was opened, or an utterance is damaged.
         """
         arrays = arrays_of(self.schema)
         try:
@@ -168,12 +188,16 @@ class Shard:
 
 
 def _cut(part: Any, array: Array, start: int, stop: int) -> np.ndarray:
-    # safetensors refuses a slice that begins at the end, even an empty one.
+    # safetensors rejects a slice that begins at the end of an array, even an empty slice.
     return part[start:stop] if start < stop else np.empty((0, *array.row), NUMPY[array.dtype])
 
 
 def _index(file: Any, schema: CacheSchema) -> dict[str, np.ndarray]:
-    """Reads a shard's index and holds every array's type and shape against it."""
+    """Reads the index of a shard, and checks the type and shape of every array against it.
+
+    Raises:
+        ValueError: an array is missing or unknown, or has a wrong type or shape.
+    """
     arrays, dtypes = arrays_of(schema), index_of(schema)
     if set(file.keys()) != {*arrays, *dtypes}:
         raise ValueError("it has other arrays than its cache's")
