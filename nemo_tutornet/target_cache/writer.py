@@ -1,12 +1,15 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Writing a cache: shard by shard, by several ranks at once, and on from where a killed builder stopped.
+"""Writing of a cache in shards. Several ranks can write at once, and a killed builder can be resumed.
 
-The arrays and indexes are safetensors', chosen with `benchmarks/cache_formats.py`: it runs no code that a
-file holds, adds nothing to the arrays (21.2 MB an hour for 29 outputs and 176 channels), writes 200 MB/s and
-reads 16 random utterances of 10 s in 0.7 ms. In the same run on two busy cores lhotse's storages (numpy
-files, HDF5, Lilcom) took 16 to 32 ms, and zarr, which saves 10 % of the bytes, 120 ms. NeMo needs safetensors
-anyway.
+Arrays and indexes are stored in safetensors files. The format was chosen with `benchmarks/cache_formats.py`:
+
+* It does not run code from a file.
+* It adds no bytes to the arrays (21.2 MB per hour of audio for 29 outputs and 176 channels).
+* It writes 200 MB/s and reads 16 random utterances of 10 s in 0.7 ms. In the same run on two busy cores, the
+  storages of lhotse (numpy files, HDF5, Lilcom) took 16 to 32 ms. Zarr took 120 ms and saves 10 % of the
+  bytes.
+* NeMo requires safetensors anyway.
 """
 
 from __future__ import annotations
@@ -44,24 +47,31 @@ from nemo_tutornet.utils.files import atomic_write
 
 
 def read_schema(folder: Path) -> CacheSchema | None:
-    """The schema of a cache in a folder, finished or not, so that a builder that goes on need not choose one;
-    None without one.
+    """Reads the schema of a cache, finished or not, so that a resumed builder does not choose a new one.
+
+    Args:
+        folder: folder of the cache; need not exist.
+
+    Returns:
+        The schema; None if the folder has no `cache.json`.
 
     Raises:
-        TutorError: its `cache.json` is damaged or of another version.
+        TutorError: `cache.json` is damaged or of another version.
     """
     return schema_of(read_header(folder)) if (folder / HEADER).is_file() else None
 
 
 class FinishedUtterances:
-    """The utterances in a folder's finished shards, of all ranks.
+    """The set of utterances in the finished shards of a folder, over all ranks (`utterance in finished`).
 
     Args:
-        folder: of the cache, or none yet.
-        provenance, schema, sample_rate: as for the writer.
+        folder: folder of the cache; need not contain one yet.
+        provenance: see `CacheWriter`.
+        schema: see `CacheWriter`.
+        sample_rate: see `CacheWriter`.
 
     Raises:
-        TutorError: a shard is damaged or belongs to another cache.
+        TutorError: a shard is damaged, or the folder or a shard belongs to another cache.
     """
 
     def __init__(
@@ -79,23 +89,27 @@ class FinishedUtterances:
 
 
 class CacheWriter:
-    """One rank's writer. A shard is on the disk whole or not at all; what was added after the last one is
-    lost by a kill.
+    """Writer of the shards of one rank, and of `cache.json` on rank 0.
 
-    A context manager: left in order it writes what remains, left by an error it does not. Utterances that a
-    finished shard of any rank holds are in it (`utterance in writer`).
+    A shard is written completely or not at all. If the process is killed, the utterances added after the last
+    shard are lost.
+
+    The writer is a context manager. A normal exit writes the remaining utterances; an exit by an exception
+    does not. `utterance in writer` is true for utterances added to this writer, and for those that were in a
+    finished shard of any rank when the writer was created.
 
     Args:
-        folder: of the cache; made if need be.
-        provenance: what the targets depend on, as JSON: the teacher's sha256, its front end, the layer, ...
-        schema: what is kept of each utterance.
-        sample_rate: of the teacher's audio, for the hours in `cache.json`.
-        rank: of this process; rank 0 writes `cache.json` and must come first.
-        max_shard_bytes: a shard is written when it holds that many.
+        folder: folder of the cache; created if it does not exist.
+        provenance: everything that the targets depend on, as JSON values: the sha256 of the teacher, its
+            front end, the hint layer, ...
+        schema: the kinds of targets to store for each utterance.
+        sample_rate: sample rate of the teacher's audio in Hz, used for the durations in `cache.json`.
+        rank: rank of this process. Rank 0 writes `cache.json`, and its writer must be created first.
+        max_shard_bytes: size of the collected arrays, in bytes, at which a shard is written.
 
     Raises:
-        TutorError: the folder holds something else, a cache of another provenance or schema, a damaged shard,
-            or another builder is at work on it.
+        TutorError: the folder contains foreign files, a cache of another provenance or schema, or a damaged
+            shard; or another builder is writing to it.
     """
 
     def __init__(
@@ -146,7 +160,13 @@ class CacheWriter:
             self._lock.release()
 
     def add(self, utterance: Utterance, targets: UtteranceTargets) -> None:
-        """Takes an utterance's targets; one that is there already is left as it is.
+        """Adds the targets of an utterance, and writes a shard if it has reached its size.
+
+        Does nothing if the writer already contains the utterance.
+
+        Args:
+            utterance: the utterance.
+            targets: targets of the teacher.
 
         Raises:
             TutorError: the targets are not finite, or a shard cannot be written.
@@ -163,10 +183,10 @@ class CacheWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was added since the last shard as a shard.
+        """Writes the utterances added since the last shard as a new shard.
 
         Raises:
-            TutorError: the disk is full or fails; the shards before this one stay.
+            TutorError: the disk is full or fails. Earlier shards are not affected.
         """
         if not self._records:
             return
@@ -177,21 +197,27 @@ class CacheWriter:
         self._number += 1
 
     def close(self) -> None:
-        """Writes what remains and lets the folder go."""
+        """Writes the remaining utterances and releases the lock on the folder.
+
+        Raises:
+            TutorError: the disk is full or fails. The lock is released anyway.
+        """
         try:
             self.flush()
         finally:
             self._lock.release()
 
     def finish(self, files: Mapping[str, bytes] | None = None) -> dict[str, Any]:
-        """Rank 0, when every rank has flushed: checks all shards and writes the `cache.json` that makes them
-        a cache.
+        """Checks all shards and writes a `cache.json` that marks the cache as finished.
+
+        Call this on rank 0 only, after every rank has flushed.
 
         Args:
-            files: what the cached teacher needs besides its targets, by plain names.
+            files: files that the cached teacher needs besides its targets: content by plain file name.
 
         Returns:
-            The totals: `utterances`, `seconds` and `bytes` of the whole folder.
+            The totals of the folder: number of `utterances`, `seconds` of audio, and `bytes` of the shards
+            and `files`.
 
         Raises:
             TutorError: a shard is damaged, there is no utterance, or the disk is full.
@@ -202,12 +228,12 @@ class CacheWriter:
         shards, files = self._shards(), files or {}
         if not any(len(shard) for shard in shards):
             raise TutorError(f"{self.folder} holds no utterance; give a manifest with at least one.")
-        for shard in shards:  # what an earlier builder wrote may have suffered since
+        for shard in shards:  # shards of an earlier run may have been damaged since
             shard.read(range(len(shard)))
         for name, content in files.items():
             assert is_plain_name(name), name
             _write(self.folder / name, content)
-        # An utterance that two ranks wrote counts once; the reader takes its first, too.
+        # If two ranks wrote the same utterance, count the one in the first shard, which the reader uses.
         _, first = np.unique(np.concatenate([shard.hashes for shard in shards]), return_index=True)
         samples = int(np.concatenate([shard.samples for shard in shards])[first].sum(dtype=np.int64))
         totals = {
@@ -231,7 +257,10 @@ class CacheWriter:
         return totals
 
     def _check_folder(self) -> None:
-        """Refuses a folder of something else; a new one gets its `cache.json`."""
+        """Rejects a folder with foreign files or another cache, and writes `cache.json` to a new folder.
+
+        Only rank 0 writes `cache.json`.
+        """
         if not (self.folder / HEADER).is_file():
             foreign = [
                 path.name
@@ -273,7 +302,7 @@ class CacheWriter:
 
 
 def _refuse_other(folder: Path, cache_id: str) -> None:
-    """Refuses a folder whose `cache.json` speaks of other targets."""
+    """Rejects a folder whose `cache.json` describes other targets. Accepts a folder without `cache.json`."""
     if not (folder / HEADER).is_file():
         return
     header = read_header(folder)
@@ -293,8 +322,9 @@ def _shards(folder: Path, schema: CacheSchema, cache_id: str) -> list[Shard]:
 
 
 def _locked(folder: Path, rank: int) -> FileLock:
-    """Makes the folder and keeps other builders of the same rank out of it until the lock is released or the
-    process ends.
+    """Creates the folder and locks it against other builders of the same rank.
+
+    The lock lasts until it is released or the process ends.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -304,7 +334,7 @@ def _locked(folder: Path, rank: int) -> FileLock:
         raise TutorError(
             f"another builder is at work on {folder}; wait for its end, or give another folder (--output)."
         ) from None
-    except (OSError, NotImplementedError) as error:  # the second where the file system has no locks
+    except (OSError, NotImplementedError) as error:  # NotImplementedError: the file system has no locks
         reason = getattr(error, "strerror", None) or error
         raise TutorError(
             f"{folder} cannot be a cache's folder ({reason}); give another (--output)."
@@ -318,7 +348,7 @@ def _parsed(text: str) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all, on the disk itself when this returns."""
+    """Writes a file completely or not at all. When this returns, the content is on the disk."""
     try:
         with atomic_write(path, durable=True) as temporary:
             temporary.write_bytes(content)
@@ -330,7 +360,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _clean(folder: Path, pattern: str) -> None:
-    """Removes what a killed builder was writing: folders of `atomic_write`, and files of earlier versions."""
+    """Removes the temporary folders (`atomic_write`) and files (earlier versions) of a killed builder."""
     for path in folder.glob(pattern):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
