@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses the smallest posterior that a cache keeps."""
+"""Choice of the smallest posterior that a cache stores."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from torch import Tensor
 from nemo_tutornet.functional.losses import DIVERGENCE
 from nemo_tutornet.target_cache.codec import MOST_LABELS, clamp_log_probs, decode_sparse, encode_sparse
 
-# Up to this many outputs posteriors are kept whole: 29 are 5.2 MB an hour at 40 ms.
+# With at most this many outputs, all posteriors are stored. 29 outputs take 5.2 MB per hour of audio at 40 ms
+# per frame.
 WHOLE_LABELS = 128
-# Values that `choose_min_posterior` tries, the smallest cache first.
+# Values that `choose_min_posterior` tries, in the order of the size of the resulting cache, smallest first.
 CANDIDATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
-# What SKD may use by default: every divergence, at temperature 1.
+# Divergences that are checked by default: every divergence of SKD, at temperature 1.
 DIVERGENCES: tuple[tuple[str, float], ...] = tuple((name, 1.0) for name in DIVERGENCE)
 
 
 def choose_min_posterior(
     samples: Sequence[Tensor], divergences: Sequence[tuple[str, float]] = DIVERGENCES, tolerance: float = 1e-3
 ) -> float | None:
-    """The largest of some smallest posteriors with which no SKD loss changes by more than a tolerance.
+    """Chooses the largest candidate threshold that changes no SKD loss by more than a tolerance (ours).
 
-    Losses are summed over the samples, against students that know nothing, are a frame late and a tenth
-    unsure, and are the teacher at temperature 2.
+    Each loss is summed over the samples, separately for each student of `reference_students`.
 
     Args:
-        samples: a trained teacher's log-probabilities, `[T, V]` each.
+        samples: log-probabilities of a trained teacher, `[T, V]` each.
         divergences: names in `losses.DIVERGENCE`, each with its temperature.
-        tolerance: of the relative change.
+        tolerance: largest relative change of a loss.
 
     Returns:
-        One of `CANDIDATES`; None where posteriors are kept whole, because the label set is small (or too
-        large for 16 bits), none is good enough, or none saves anything.
+        One of `CANDIDATES`. None if all posteriors should be stored: the label set is small or too large for
+        16-bit ids, no candidate is within the tolerance, or no candidate saves space.
     """
     labels = samples[0].shape[-1]
     if not WHOLE_LABELS < labels <= MOST_LABELS:
@@ -57,8 +57,15 @@ def choose_min_posterior(
 def reference_losses(
     teachers: Sequence[Tensor], samples: Sequence[Tensor], divergences: Sequence[tuple[str, float]]
 ) -> dict[tuple[str, str, float], float]:
-    """Sum of each SKD loss against each reference student; `teachers` are exact or decoded, `samples` make
-    the students.
+    """Sums each SKD loss over utterances, for each reference student.
+
+    Args:
+        teachers: log-probabilities of the teacher to evaluate, exact or decoded, `[T, V]` each.
+        samples: exact log-probabilities of the teacher, from which the students are made, `[T, V]` each.
+        divergences: names in `losses.DIVERGENCE`, each with its temperature.
+
+    Returns:
+        The sums by name of the student, name of the divergence, and temperature.
     """
     sums: dict[tuple[str, str, float], float] = {}
     for teacher, sample in zip(teachers, samples, strict=True):
@@ -72,7 +79,15 @@ def reference_losses(
 
 
 def reference_students(log_probs: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Students that stand for a training's beginning, middle and end, from the teacher's `[T, V]`."""
+    """Makes students that represent the beginning, the middle and the end of a training.
+
+    Args:
+        log_probs: log-probabilities of the teacher `[T, V]`.
+
+    Yields:
+        Name and log-probabilities `[T, V]` of each student: `uniform` over the labels; `late`, the teacher
+        delayed by one frame and mixed with a tenth of `uniform`; `unsure`, the teacher at temperature 2.
+    """
     uniform = torch.full_like(log_probs, -math.log(log_probs.shape[-1]))
     yield "uniform", uniform
     yield "late", torch.logaddexp(log_probs.roll(1, dims=0) + math.log(0.9), uniform + math.log(0.1))
