@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The loop of `nemo-tutornet cache`: runs the teacher on each batch and hands its targets to the writer."""
+"""The prediction loop of `nemo-tutornet cache`: runs the teacher on batches and writes its targets."""
 
 from __future__ import annotations
 
@@ -31,8 +31,23 @@ from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
 
 
 class CacheBuilder(pl.LightningModule):
-    """Runs the teacher on each batch and hands its targets to this rank's writer. The teacher is no module of
-    it.
+    """Lightning module that runs the teacher on each batch and passes its targets to the writer of this rank.
+
+    The teacher is not registered as a submodule.
+
+    Args:
+        teacher: the teacher.
+        rows: resolves the rows of a batch to utterances.
+        request: the kinds of targets to compute.
+        coding: chooses the schema of the cache; the argument is the device of the teacher.
+        writer_of: creates the writer of a rank for a schema.
+        files: files that the cached teacher needs besides its targets: content by plain file name.
+        whole_on_each_rank: whether every rank reads the whole training set.
+
+    Attributes:
+        writer_of: the argument.
+        bar: progress bar and its task; None shows no bar.
+        totals: totals of the finished cache; empty before.
     """
 
     def __init__(
@@ -54,15 +69,19 @@ class CacheBuilder(pl.LightningModule):
         self._stack = ExitStack()
 
     def setup(self, stage: str) -> None:
-        """Chooses the coding, before the loader is gone through: rank 0's for all, since each hears
-        utterances of its own.
+        """Chooses the schema, before the loader is iterated.
+
+        Rank 0 chooses for all ranks. Each rank reads other utterances, so their choices could differ.
+
+        Args:
+            stage: stage of the trainer; not used.
         """
         strategy = self.trainer.strategy
         chosen = self._coding(strategy.root_device) if self.trainer.is_global_zero else None
         self._chosen = strategy.broadcast(chosen)
 
     def on_predict_start(self) -> None:
-        """Opens the writers, rank 0's first."""
+        """Opens the writer of rank 0, then the writers of the other ranks."""
         rank = self.trainer.global_rank
         if rank == 0:
             self._writer = self._stack.enter_context(self.writer_of(rank, self._chosen))
@@ -73,8 +92,16 @@ class CacheBuilder(pl.LightningModule):
             self._stack.enter_context(self.bar[0])
 
     def predict_step(self, batch: Sequence[Any], batch_idx: int) -> int:
-        """The teacher's targets of a batch, but for rows of a finished shard or of another rank. Returns how
-        many were kept.
+        """Computes the targets of a batch and adds them to the writer.
+
+        Skips rows that the writer already contains, and rows of another rank.
+
+        Args:
+            batch: batch of the training set, from NeMo's loader.
+            batch_idx: index of the batch; not used.
+
+        Returns:
+            Number of rows whose targets were added.
         """
         utterances = self._rows(TrainingBatch.from_nemo(batch))
         todo = [i for i, one in enumerate(utterances) if self._is_ours(one) and one not in self._writer]
@@ -90,24 +117,36 @@ class CacheBuilder(pl.LightningModule):
         return len(todo)
 
     def _is_ours(self, utterance: Utterance) -> bool:
-        """Whether this rank keeps an utterance; where all ranks read the same, the key tells whose it is."""
+        """Checks whether this rank stores an utterance.
+
+        If every rank reads the whole training set, the hash of the key assigns the utterance to a rank.
+        """
         ranks = self.trainer.world_size if self._whole_on_each_rank else 1
         return key_hash(key_bytes(utterance)) % ranks == self.trainer.global_rank % ranks
 
     def on_predict_end(self) -> None:
-        """Writes what remains; when every rank has, rank 0 makes it a cache."""
+        """Writes the remaining targets. After all ranks have done so, rank 0 finishes the cache."""
         self._writer.flush()
         self.trainer.strategy.barrier("nemo_tutornet.cache.flushed")
         totals = self._writer.finish(self._files) if self.trainer.is_global_zero else {}
         self.totals = self.trainer.strategy.broadcast(totals)
 
     def let_go(self) -> None:
-        """Lets the folder go; after an error or an interrupt nothing of an unfinished shard is written."""
+        """Closes the writer and the progress bar. After an exception, an unfinished shard is not written."""
         self._stack.__exit__(*sys.exc_info())
 
 
 def split_targets(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) -> Iterator[UtteranceTargets]:
-    """A batch's targets utterance by utterance, without padding, on the CPU."""
+    """Splits the targets of a batch by utterance, removes the padding, and moves them to the CPU.
+
+    Args:
+        given: targets of the batch.
+        lengths: number of audio samples of each utterance `[B]`.
+        teacher: the teacher, for the frame rate of its hint layer.
+
+    Yields:
+        The targets of each utterance, in order.
+    """
     log_probs = None if given.log_probs is None else given.log_probs.float().cpu()
     hidden = None if given.hidden is None else given.hidden.float().cpu()
     frames, samples = given.lengths.tolist(), lengths.tolist()
@@ -129,11 +168,24 @@ def split_targets(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) 
 
 
 def remaining_loader(loader: Any, rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> Any:
-    """A loader of what is not there yet, the longest first; tars and Lhotse are gone through whole."""
+    """Makes a loader of the utterances that the cache lacks, the longest first.
+
+    Tarred and Lhotse datasets have no random access, so their loaders read everything.
+
+    Args:
+        loader: loader of the training set.
+        rows: resolves the rows of a batch to utterances.
+        remaining: indices in `rows.manifest_utterances` of the missing utterances.
+        ranks: number of ranks.
+
+    Returns:
+        The loader.
+    """
     known = rows.manifest_utterances
     if isinstance(loader.dataset, _AudioTextDataset):
         longest_first = sorted(remaining, key=lambda i: -(known[i].duration or math.inf))
-        # Lightning wants something for each rank; what two of them write counts once.
+        # Lightning needs at least one item per rank, so items are repeated if there are fewer. An utterance
+        # that two ranks write counts once.
         dataset: Any = Subset(loader.dataset, list(islice(cycle(longest_first), max(len(remaining), ranks))))
     elif known:
         dataset = _Unsized(loader.dataset)
@@ -145,8 +197,10 @@ def remaining_loader(loader: Any, rows: UtteranceResolver, remaining: Sequence[i
 
 
 class _Unsized(IterableDataset):
-    """Tars without their manifest's length, at which Lightning would stop: too early where workers end on
-    smaller batches.
+    """A tarred dataset without a length.
+
+    Lightning would stop at the length of the manifest. That is too early if the last batches of the workers
+    are smaller.
     """
 
     def __init__(self, tars: Any) -> None:
@@ -157,7 +211,16 @@ class _Unsized(IterableDataset):
 
 
 def progress_bar(rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> tuple[Progress, TaskID]:
-    """Hours of audio that rank 0 has behind it, and how many an hour."""
+    """Makes a progress bar of the hours of audio that rank 0 has processed, and of the speed.
+
+    Args:
+        rows: resolves the rows of a batch to utterances.
+        remaining: indices in `rows.manifest_utterances` of the missing utterances.
+        ranks: number of ranks.
+
+    Returns:
+        The progress bar, and its task.
+    """
     known = rows.manifest_utterances
     hours = sum(known[i].duration or 0.0 for i in remaining) / 3600 / ranks if known else None
     bar = Progress(
@@ -172,7 +235,7 @@ def progress_bar(rows: UtteranceResolver, remaining: Sequence[int], ranks: int) 
 
 
 class _Speed(ProgressColumn):
-    """Hours of audio an hour."""
+    """Progress column that shows the hours of audio processed per hour."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
