@@ -1,8 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`nemo-tutornet cache`: the teacher runs once over a training set, and what it says is kept.
+"""`nemo-tutornet cache`: runs the teacher once over a training set and stores its targets.
 
-Lightning's `predict` runs it, so the trainer's devices, nodes and strategy are the training's; each rank
+The loop is `predict` of a Lightning trainer, with the devices, nodes and strategy of the training. Each rank
 writes its own shards.
 """
 
@@ -52,22 +52,24 @@ from nemo_tutornet.teachers.cached import binding, head_file
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import TargetRequest
 
-# Batches of the training set by which the floor of large label sets is chosen.
+# Number of training batches from which the smallest stored posterior of a large label set is chosen.
 _SAMPLE_BATCHES = 4
-# What of the training's trainer the builder takes over.
+# Trainer options of the training config that the builder uses too.
 _TRAINER = ("devices", "num_nodes", "accelerator", "strategy")
 
 
 @dataclass(frozen=True)
 class CacheBuildResult:
-    """What a run of the builder did.
+    """Summary of a run of the builder.
 
     Attributes:
-        folder: of the cache.
-        utterances, hours, megabytes: in it now.
-        added: utterances that this run added.
-        minutes: it took.
-        unheard: utterances of the manifests that are not in it, since no tar holds them.
+        folder: folder of the cache.
+        utterances: number of utterances in the cache after the run.
+        hours: hours of audio in the cache after the run.
+        megabytes: size of the cache after the run, in units of 10^6 bytes.
+        added: number of utterances that this run added.
+        minutes: duration of the run.
+        unheard: number of utterances that are in a manifest but in no tar, and so not in the cache.
     """
 
     folder: str
@@ -82,17 +84,21 @@ class CacheBuildResult:
 def build_cache(
     cfg: Any, folder: Path, batch_size: int | None = None, progress: bool = True
 ) -> CacheBuildResult:
-    """Runs the teacher of a training config over its training set and writes what the stages will read.
+    """Runs the teacher of a training config over its training set and stores the targets that its stages use.
 
     Args:
-        cfg: the training script's whole config.
-        folder: of the cache; one that a killed builder left is gone on with, a finished one gets what is
-            missing in it.
-        batch_size: utterances that the teacher hears together; None is the training's.
-        progress: whether rank 0 shows a bar.
+        cfg: complete config of the training script.
+        folder: folder of the cache. An unfinished cache is resumed; missing utterances are added to a
+            finished one.
+        batch_size: number of utterances in a batch of the teacher; None uses that of the training.
+        progress: whether rank 0 shows a progress bar.
+
+    Returns:
+        A summary of the run.
 
     Raises:
-        TutorError: whatever would stop the training, a folder of something else, or a full disk.
+        TutorError: the config has a mistake that would also stop the training, the folder contains foreign
+            files, or the disk is full.
     """
     config = read_tutor_section(cfg.model)
     if config is None:
@@ -105,7 +111,7 @@ def build_cache(
     for told in check_manifests(cfg.model):
         _tell(told)
     start = time.monotonic()
-    # What Lightning says of GPUs and TPUs belongs to trainings.
+    # Hide Lightning's messages about GPUs and TPUs, which are of interest only for a training.
     rank_zero_module.log.setLevel(logging.WARNING)
     with suppress_nemo_logs():
         options = {
@@ -113,9 +119,10 @@ def build_cache(
             for key, value in resolve_trainer_cfg(cfg.get("trainer", {})).items()
             if key in _TRAINER
         }
-        # Nothing trains here; a number of batches, no share, keeps NeMo from asking a tarred Lhotse set for a
-        # length it has not. Lhotse's sampler gives each rank its part already, and has no length, which
-        # Lightning's would ask for.
+        # No training happens here. `limit_train_batches` is a number of batches instead of a fraction, so
+        # that NeMo does not ask a tarred Lhotse dataset for its length, which it does not have. Lhotse's
+        # sampler already gives each rank its part. It has no length either, which Lightning's distributed
+        # sampler would need.
         trainer = pl.Trainer(
             logger=False,
             enable_checkpointing=False,
@@ -145,7 +152,7 @@ def build_cache(
     coding = read_schema(folder)
     files = {**head_file(teacher), **tokenizer}
     train_ds = cfg.model.train_ds
-    # Out of tars Lhotse reads everything on every rank, and so does NeMo where it is told to.
+    # With tars, every rank reads everything if Lhotse reads them, or if NeMo is configured to replicate them.
     whole = rows.is_iterable and bool(
         train_ds.get("use_lhotse") or train_ds.get("tarred_shard_strategy") == "replicate"
     )
@@ -196,7 +203,7 @@ def build_cache(
 
 
 def _tell_unheard(known: Sequence[Utterance], done: FinishedUtterances) -> int:
-    """Counts, and says once, what a manifest has and no tar."""
+    """Counts the utterances that are in a manifest but in no tar, and prints one message about them."""
     unheard = [utterance for utterance in known if utterance not in done]
     if unheard:
         more = f" and {len(unheard) - 1} more of {len(known)}" if len(unheard) > 1 else ""
@@ -205,13 +212,16 @@ def _tell_unheard(known: Sequence[Utterance], done: FinishedUtterances) -> int:
 
 
 def _tell(sentence: str) -> None:
-    """Once, whatever the number of processes."""
+    """Prints a message on standard error, on rank 0 only."""
     if rank_zero_only.rank == 0:
         Console(stderr=True, soft_wrap=True).print(sentence, markup=False, highlight=False)
 
 
 def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: int | None) -> Any:
-    """The student, for its dataloader: the training set once, in order, and as it is."""
+    """Creates the student for its training dataloader.
+
+    The loader reads the training set once, in order, and without augmentation.
+    """
     cfg: Any = OmegaConf.create(OmegaConf.to_container(model_cfg, resolve=True))
     train = cfg.train_ds
     train.update(shuffle=False, augmentor=None, use_semi_sorted_batching=False, drop_last=False)
@@ -229,14 +239,18 @@ def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: int | None)
 def _coding(
     teacher: LiveTeacher, loader: Any, request: TargetRequest, config: TutorConfig, device: torch.device
 ) -> CacheSchema:
-    """What is kept of each utterance; a large label set's posteriors only as far as SKD can tell."""
+    """Chooses the schema of the cache.
+
+    For a large label set, small posteriors are dropped as long as the SKD losses stay almost the same
+    (`choose_min_posterior`).
+    """
     labels = floor = None
     if request.posteriors:
         labels = len(teacher.labels) + 1
     if labels is not None and labels > WHOLE_LABELS:
         if hasattr(
             loader.dataset, "reset_on_iter"
-        ):  # Lhotse's would go on behind what is taken here, not begin again
+        ):  # without this, Lhotse's loader would continue after the batches read here
             loader.dataset.reset_on_iter = True
         samples: list[Tensor] = []
         for batch in islice(loader, _SAMPLE_BATCHES):
