@@ -39,7 +39,7 @@ class CacheBuilder(pl.LightningModule):
         teacher: the teacher.
         rows: resolves the rows of a batch to utterances.
         request: the kinds of targets to compute.
-        coding: chooses the schema of the cache; the argument is the device of the teacher.
+        coding: chooses the schema of the cache; the argument is the device of this rank.
         writer_of: creates the writer of a rank for a schema.
         files: files that the cached teacher needs besides its targets: content by plain file name.
         whole_on_each_rank: whether every rank reads the whole training set.
@@ -142,7 +142,7 @@ def split_targets(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) 
     Args:
         given: targets of the batch.
         lengths: number of audio samples of each utterance `[B]`.
-        teacher: the teacher, for the frame rate of its hint layer.
+        teacher: the teacher, for the number of frames of its hint layer.
 
     Yields:
         The targets of each utterance, in order.
@@ -170,7 +170,7 @@ def split_targets(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) 
 def remaining_loader(loader: Any, rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> Any:
     """Makes a loader of the utterances that the cache lacks, the longest first.
 
-    Tarred and Lhotse datasets have no random access, so their loaders read everything.
+    For tarred and Lhotse datasets, the loader reads the whole training set in its own order.
 
     Args:
         loader: loader of the training set.

@@ -130,7 +130,7 @@ def _not_finite(utterance: Utterance, what: str) -> TutorError:
 def validate_record(record: Record, schema: CacheSchema) -> bool:
     """Checks that the arrays of an utterance can be decoded.
 
-    Correct checksums are not enough, because whoever made the cache could have computed them for other data.
+    Correct checksums are not enough, because a forged cache can have correct checksums.
 
     Args:
         record: arrays of one utterance.

@@ -159,7 +159,7 @@ class Shard:
             The arrays of each utterance, by the names of `arrays_of`.
 
         Raises:
-            TutorError: the file has become unreadable since it was opened, or an utterance is damaged.
+            TutorError: the file changed or became unreadable after `open`, or an utterance is damaged.
         """
         arrays = arrays_of(self.schema)
         try:
