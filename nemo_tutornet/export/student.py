@@ -37,7 +37,8 @@ class ExportResult:
         target: the student's NeMo class.
         parameters: number of parameters.
         labels: number of labels without the blank.
-        onnx: the ONNX graphs; empty without `onnx`.
+        onnx: the ONNX graphs in the order of `PRECISIONS`, and last the one for sherpa-onnx; empty without
+            `onnx`.
         verification: the checks and their results; None without `verify`.
         summary: the summary file; None without `verify`.
     """
