@@ -95,7 +95,8 @@ def write_onnx(
         called: the model's name in error messages, for use when `nemo_file` is temporary.
 
     Returns:
-        A description of each `.onnx` file that was written.
+        A description of each `.onnx` file that was written, in the order of `PRECISIONS`, and last the one
+        for sherpa-onnx.
 
     Raises:
         TutorError: a package is missing, a name or precision is invalid, the file is not a CTC model, the
