@@ -232,9 +232,8 @@ def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> tuple[
         TutorError: an utterance is a single frame of audio, which NeMo refuses on a machine with a GPU.
     """
     audio = [_samples(row, int(model.preprocessor._sample_rate)) for row in rows]
-    order = sorted(
-        range(len(rows)), key=lambda i: len(audio[i])
-    )  # similar lengths together need less padding
+    # Utterances of similar length need less padding in a batch.
+    order = sorted(range(len(rows)), key=lambda i: len(audio[i]))
     hypotheses = [""] * len(rows)
     with suppress_nemo_logs():
         try:
