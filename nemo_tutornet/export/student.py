@@ -1,7 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Export of a student: a fresh instance of NeMo's own class with NeMo's keys, without any trace of the
-tutor.
+"""Export of a student as a fresh instance of NeMo's own class.
+
+The exported student has NeMo's keys, and nothing of the tutor.
 """
 
 from __future__ import annotations
@@ -139,9 +140,8 @@ def export_student(
 
 
 def _folder(path: Path) -> Path:
-    return (
-        path.expanduser().parent.resolve()
-    )  # resolve the folder only: a symbolic link is replaced, and its target is not
+    # Resolve the folder only: a symbolic link at the path itself is replaced, and its target is not.
+    return path.expanduser().parent.resolve()
 
 
 def _cuda_devices(source: Any) -> list[int]:
