@@ -174,7 +174,7 @@ def _config(config: DictConfig) -> Check:
 
 
 def _leaks(node: Any, key: str = "") -> Iterator[str]:
-    """Yields the keys of a config that must not be in an exported file, with their values."""
+    """Yields the entries of a config that must not be in an exported file."""
     name = key.rsplit(".", 1)[-1]
     if isinstance(node, dict):
         for child, value in node.items():
