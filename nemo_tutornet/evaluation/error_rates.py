@@ -10,18 +10,18 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 2000
-# Utterances of all draws that are in memory at a time, three integers each.
+# Largest number of drawn utterances in memory at a time, over all draws. Each takes three integers.
 _DRAWN_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Error counts of one or many utterances.
+    """Error counts of one or several utterances.
 
     Attributes:
-        substitutions: replaced words or characters.
-        deletions: words or characters of the reference that the hypothesis lacks.
-        insertions: words or characters of the hypothesis that the reference lacks.
+        substitutions: number of replaced words or characters.
+        deletions: number of words or characters of the reference that the hypothesis lacks.
+        insertions: number of words or characters of the hypothesis that the reference lacks.
         reference: number of words or characters of the reference.
     """
 
@@ -32,22 +32,21 @@ class ErrorCounts:
 
     @property
     def rate(self) -> float:
-        """Errors per reference word or character; NaN without a reference."""
+        """Errors per reference word or character; NaN if the reference is empty."""
         total = self.substitutions + self.deletions + self.insertions
         return total / self.reference if self.reference else float("nan")
 
 
 def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCounts:
-    """Counts substitutions, deletions and insertions by jiwer's alignment.
+    """Counts substitutions, deletions and insertions with jiwer's alignment.
 
     Args:
         reference: the transcript.
         hypothesis: the output of the model.
-        unit: `word` splits at white space of any kind, as NeMo's WER does; `character` counts a space as a
-            character.
+        unit: `word` splits at any white space, as NeMo's WER does. `character` counts a space as a character.
 
     Returns:
-        The counts of this utterance.
+        The error counts of the utterance.
 
     Example:
         >>> count_errors("turn on the light", "turn the lights")
@@ -67,7 +66,13 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCo
 
 
 def sum_errors(errors: Sequence[ErrorCounts]) -> ErrorCounts:
-    """Adds the counts of several utterances.
+    """Adds the error counts of several utterances.
+
+    Args:
+        errors: the counts of each utterance.
+
+    Returns:
+        The sum of the counts.
 
     Example:
         >>> sum_errors([count_errors("a b", "a b"), count_errors("c d", "c")])
@@ -86,16 +91,16 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Computes the 95 % bootstrap interval of an error rate over utterances (Bisani and Ney, 2004).
 
-    Utterances are drawn with replacement. The interval reaches from the 2.5th to the 97.5th percentile of the
-    rates.
+    Each draw takes utterances with replacement. The interval reaches from the 2.5th to the 97.5th percentile
+    of the error rates of the draws.
 
     Args:
-        errors: counts of each utterance.
-        resamples: number of draws; one without any reference word has no rate and is left out.
+        errors: the counts of each utterance.
+        resamples: number of draws. A draw without any reference word has no error rate and is left out.
         seed: seed of the draws, so that the interval is reproducible.
 
     Returns:
-        Lower and upper end, as fractions; NaN where no draw has a reference word.
+        Lower and upper end of the interval, as fractions; NaN if no draw has a reference word.
 
     Example:
         >>> bootstrap_interval([count_errors("a b", "a c")] * 100)
@@ -103,7 +108,7 @@ def bootstrap_interval(
     """
     from scipy.stats import bootstrap
 
-    if len(errors) < 2:  # every draw is the same, and SciPy refuses a single observation
+    if len(errors) < 2:  # every draw would be the same, and SciPy rejects a single observation
         rate = sum_errors(errors).rate
         return rate, rate
     wrong = np.array([e.substitutions + e.deletions + e.insertions for e in errors])
@@ -126,9 +131,9 @@ def bootstrap_interval(
 
 
 def _error_rate(wrong: np.ndarray, reference: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Errors per reference word of each draw, from its utterances' counts `[..., U]`.
+    """Computes the errors per reference word of each draw, from the counts of its utterances `[..., U]`.
 
-    It is -1 for a draw without any reference word, and not NaN, of which SciPy would warn.
+    The rate of a draw without any reference word is -1 instead of NaN, because SciPy would warn about NaN.
     """
     totals = reference.sum(axis=axis)
     return np.where(totals > 0, wrong.sum(axis=axis) / np.maximum(totals, 1), -1.0)

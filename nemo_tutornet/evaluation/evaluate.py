@@ -1,7 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""WER and CER with jiwer, bootstrap intervals, size and speed of stock `.nemo` and exported `.onnx` models on
-a manifest.
+"""Evaluation of stock `.nemo` and exported `.onnx` models on a manifest.
+
+It measures WER and CER (by jiwer) with bootstrap intervals, size, and speed.
 """
 
 from __future__ import annotations
@@ -30,21 +31,22 @@ RUNTIMES = ("nemo", "onnx")
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model does on one manifest.
+    """Results of one model on one manifest.
 
     Attributes:
-        model: its file.
-        runtime: what computed it: `nemo`, or `onnx` with the precision of the weights.
-        utterances: their number; rows without a transcript are left out.
-        hours: of audio.
+        model: the model's file.
+        runtime: the runtime that computed the hypotheses: `nemo`, or `onnx` with the precision of the
+            weights.
+        utterances: number of evaluated utterances. Rows without a transcript are left out.
+        hours: duration of the audio in hours.
         wer, cer: word and character error rates, as fractions.
-        wer_low, wer_high: 95 % bootstrap interval of the WER over utterances.
-        substitutions, deletions, insertions: of words.
-        reference_words: their number.
-        parameters: their number.
-        megabytes: on disk.
+        wer_low, wer_high: 95 % bootstrap interval of the WER over utterances, as fractions.
+        substitutions, deletions, insertions: numbers of word errors.
+        reference_words: number of words in the transcripts.
+        parameters: number of parameters of the model.
+        megabytes: size on disk in megabytes (10^6 bytes).
         real_time_factor: seconds of computing per second of audio.
-        untranscribed: the number of rows that were left out.
+        untranscribed: number of rows without a transcript, which were left out.
     """
 
     model: str
@@ -65,7 +67,7 @@ class Evaluation:
     untranscribed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Converts the results to plain values, for JSON."""
         return asdict(self)
 
 
@@ -77,25 +79,27 @@ def evaluate(
     precisions: Sequence[str] = PRECISIONS,
     progress: Callable[[str], None] | None = None,
 ) -> list[Evaluation]:
-    """Transcribes a manifest with each model, as a user would, and counts errors.
+    """Transcribes a manifest with each model, as a user would, and counts the errors.
 
     Args:
-        models: `.nemo` files of CTC recognisers, restored by NeMo's own class, or `.onnx` files that export
-            wrote.
-        manifest: NeMo JSON lines with `text`; rows without one are left out, and an empty one says that
-            nothing was spoken.
-        batch_size: utterances transcribed together by NeMo; ONNX Runtime gets them one by one, because graphs
-            have no masks.
+        models: `.nemo` files of CTC recognisers, which NeMo's own class restores, or `.onnx` files that the
+            export wrote.
+        manifest: NeMo manifest, JSON lines with `text`. Rows without `text` are left out. An empty `text`
+            means that the audio contains no speech.
+        batch_size: number of utterances that NeMo transcribes together. ONNX Runtime processes them one by
+            one, because the graphs have no masks.
         runtime: `nemo`, or `onnx` to run `.nemo` files in ONNX Runtime too, in each precision. `.onnx` files
-            always run there.
-        precisions: for the runtime `onnx`, of `fp32`, `fp16` and `int8`.
-        progress: called with each model's name before its turn.
+            always run in ONNX Runtime.
+        precisions: precisions for the runtime `onnx`, any of `fp32`, `fp16` and `int8`.
+        progress: called with the path of each model before it is evaluated.
 
     Returns:
-        One evaluation a model, or one a model and precision; real-time factors compare within one runtime.
+        One evaluation per model, or with the runtime `onnx` one per `.nemo` file and precision. Real-time
+        factors are comparable within one runtime only.
 
     Raises:
-        TutorError: an unknown runtime or precision, an unreadable or foreign model, or a bad manifest.
+        TutorError: the runtime or a precision is unknown, a model cannot be read or is not supported, or the
+            manifest is invalid or has no transcripts.
     """
     if runtime not in RUNTIMES:
         raise TutorError(f"there is no runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}.")
@@ -125,8 +129,15 @@ def evaluate(
 
 
 def no_faster(results: Sequence[Evaluation]) -> list[str]:
-    """A sentence for each model that is smaller than another one and yet no faster in the same runtime: size
-    is not speed.
+    """Reports each model that is smaller than another one but not faster in the same runtime.
+
+    Fewer parameters do not always mean more speed.
+
+    Args:
+        results: the evaluations to compare.
+
+    Returns:
+        One sentence for each such pair of models.
     """
     sentences = []
     for small in results:
@@ -155,7 +166,7 @@ def _evaluate_nemo(archive: NemoArchive, rows: Sequence[Utterance], batch_size: 
 def _evaluate_graph(name: Path, graph: Path, rows: Sequence[Utterance]) -> Evaluation:
     recogniser = OnnxCTCModel(graph)
     audio = [_samples(row, recogniser.sample_rate) for row in rows]
-    recogniser.transcribe([max(audio, key=len)])  # the first call pays for warming up
+    recogniser.transcribe([max(audio, key=len)])  # the first call includes warm-up, so it is not timed
     start = time.perf_counter()
     hypotheses = recogniser.transcribe(audio)
     seconds = time.perf_counter() - start
@@ -164,7 +175,7 @@ def _evaluate_graph(name: Path, graph: Path, rows: Sequence[Utterance]) -> Evalu
 
 
 def _size(path: Path) -> int:
-    """Bytes of a `.nemo`, or of the files in the folder that it was unpacked to."""
+    """Computes the size in bytes of a `.nemo` file, or of all files of an unpacked one."""
     return sum(
         file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()
     )
@@ -205,21 +216,29 @@ def _score(
 
 
 def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> tuple[list[str], float]:
-    """Hypotheses of a NeMo CTC model, in the rows' order, and the seconds that computing them took.
+    """Transcribes utterances with a NeMo CTC model, and measures the time.
 
-    Reading the audio is not counted; the front end, the network and greedy decoding are.
+    The time includes the front end, the network and greedy decoding, but not the reading of the audio.
+
+    Args:
+        model: the NeMo CTC model.
+        rows: the utterances.
+        batch_size: number of utterances that are transcribed together.
+
+    Returns:
+        The hypotheses in the order of the rows, and the computing time in seconds.
 
     Raises:
-        TutorError: a single frame of audio on a machine with a GPU.
+        TutorError: an utterance is a single frame of audio, which NeMo refuses on a machine with a GPU.
     """
     audio = [_samples(row, int(model.preprocessor._sample_rate)) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: len(audio[i]))  # like lengths together: less padding
+    # Utterances of similar length need less padding in a batch.
+    order = sorted(range(len(rows)), key=lambda i: len(audio[i]))
     hypotheses = [""] * len(rows)
     with suppress_nemo_logs():
         try:
-            model.transcribe(
-                [audio[order[-1]]], override_config=_as_is(model, 1)
-            )  # the first call pays for warming up
+            # The first call includes warm-up, so it is not timed.
+            model.transcribe([audio[order[-1]]], override_config=_as_is(model, 1))
             start = time.perf_counter()
             outputs = model.transcribe([audio[i] for i in order], override_config=_as_is(model, batch_size))
         except ValueError as error:
@@ -237,8 +256,10 @@ def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> tuple[
 
 
 def _as_is(model: Any, batch_size: int) -> Any:
-    """NeMo 3 pads arrays below a second with silence, but no files; an utterance is the same however it
-    comes.
+    """Returns the model's transcription config with padding of short audio switched off.
+
+    NeMo 3 pads arrays shorter than one second with silence, but not files. Without padding, an utterance
+    gives the same result as an array and as a file.
     """
     config = model.get_transcribe_config()
     config.batch_size, config.num_workers, config.verbose, config.pad_min_duration = batch_size, 0, False, 0.0
@@ -248,8 +269,8 @@ def _as_is(model: Any, batch_size: int) -> Any:
 def _samples(row: Utterance, sample_rate: int) -> np.ndarray:
     import librosa
 
-    # librosa rounds down to whole samples, which in floating point can be one too few; a microsecond is less
-    # than a sample.
+    # librosa rounds down to whole samples, and a floating-point error can lose one sample. Adding a
+    # microsecond prevents this, and is shorter than a sample.
     samples, _ = librosa.load(
         row.audio, sr=sample_rate, mono=True, offset=row.offset, duration=row.duration + 1e-6
     )

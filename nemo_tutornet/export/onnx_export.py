@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX files of a student, with what a client needs to run them without NeMo in their metadata."""
+"""Export of a student to ONNX files, whose metadata lets a client run them without NeMo."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
 from nemo_tutornet.utils.files import staging_directory
 
-# What NeMo 3.0.0's exporter takes by itself; nemo2riva makes its own graph, with opset 16.
+# The default of NeMo 3.0.0's exporter. nemo2riva makes its own graph, with opset 16.
 OPSET = 17
-# Dynamic quantization has integer kernels for these on the CPU.
+# Operators with integer kernels on the CPU for dynamic quantization.
 QUANTIZED = ("Conv", "MatMul")
 _PROTOBUF_LIMIT = 2_000_000_000
 
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What was written.
+    """Description of one written ONNX file.
 
     Attributes:
         path: the `.onnx` file.
-        precision: one of `PRECISIONS`, of the weights; inputs and outputs are fp32 in every one.
-        megabytes: its size.
+        precision: precision of the weights, one of `PRECISIONS`. Inputs and outputs are always fp32.
+        megabytes: size of the file in megabytes (10^6 bytes).
         opset: version of ONNX's standard operators.
-        note: what its user should know, a sentence; None where there is nothing.
+        note: a sentence for the user of the file; None if there is nothing to note.
     """
 
     path: Path
@@ -51,10 +51,13 @@ class OnnxFile:
 
 
 def require(*packages: str) -> None:
-    """Makes sure that the packages of the `onnx` extra are there.
+    """Checks that packages of the `onnx` extra can be imported.
+
+    Args:
+        packages: names of the packages.
 
     Raises:
-        TutorError: one is not.
+        TutorError: a package cannot be imported.
     """
     for package in packages:
         try:
@@ -72,27 +75,33 @@ def write_onnx(
     sherpa: bool = False,
     called: Path | None = None,
 ) -> list[OnnxFile]:
-    """Writes a stock `.nemo` as ONNX with NeMo's own exporter.
+    """Exports a stock `.nemo` file to ONNX with NeMo's own exporter.
 
-    The graph goes from features to log-probabilities: input `audio_signal` `[B, F, T]` (and `length` `[B]`
-    where the encoder needs it), output `logprobs` `[B, T', V + 1]` with the blank last. NeMo switches masked
-    convolutions off in it, so only
-    valid frames may enter: one utterance at a time, or several of the same length. The front end is not in
-    the graph; its parameters are in the file's metadata.
+    The graph computes log-probabilities from features. Its input is `audio_signal` `[B, F, T]` (and `length`
+    `[B]` if the encoder needs it). Its output is `logprobs` `[B, T', V + 1]` with the blank last. NeMo
+    disables masked convolutions in the graph, so the input must contain valid frames only: one utterance at
+    a time, or several of the same length. The front end is not in the graph. Its parameters are in the
+    file's metadata.
 
     Legend: `B` utterances, `F` mel bins, `T` frames of the front end, `T'` frames of the network, `V` labels.
 
     Args:
-        nemo_file: a stock CTC model, its path or its archive; it is restored once more, because exporting
-            changes a model in place.
-        destination: `X.onnx`, for fp32; the others are `X.fp16.onnx` and `X.int8.onnx` beside it.
-        precisions: which of `PRECISIONS` to write.
+        nemo_file: path or archive of a stock CTC model. The model is restored from it again, because the
+            export changes a model in place.
+        destination: `X.onnx`, the file for fp32. The other precisions are written beside it as `X.fp16.onnx`
+            and `X.int8.onnx`.
+        precisions: the precisions to write, of `PRECISIONS`.
         sherpa: also write `X.sherpa.onnx` and `X.tokens.txt` for sherpa-onnx.
-        called: the model's name in messages, where its file is a temporary one.
+        called: the model's name in error messages, for use when `nemo_file` is temporary.
+
+    Returns:
+        A description of each `.onnx` file that was written, in the order of `PRECISIONS`, and last the one
+        for sherpa-onnx.
 
     Raises:
-        TutorError: a missing package, a bad name, a file that is no CTC model, a front end that the metadata
-            cannot describe, a model that sherpa-onnx cannot run, or a destination that cannot be written.
+        TutorError: a package is missing, a name or precision is invalid, the file is not a CTC model, the
+            weights exceed the 2 GB of one ONNX file, the metadata cannot describe the front end, sherpa-onnx
+            cannot run the model, or the destination cannot be written.
     """
     require("onnx", "onnxruntime")
     destination = Path(destination)
@@ -149,7 +158,7 @@ def write_onnx(
 
 
 def _graph(model: Any, called: Path) -> Any:
-    """The model's fp32 graph, as an `onnx.ModelProto`."""
+    """Exports the model's fp32 graph as an `onnx.ModelProto`."""
     import onnx
 
     size = sum(p.numel() * p.element_size() for p in model.parameters())
@@ -159,14 +168,14 @@ def _graph(model: Any, called: Path) -> Any:
             "written."
         )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), suppress_nemo_logs():
-        warnings.simplefilter("ignore")  # the tracer's remarks about NeMo's code
+        warnings.simplefilter("ignore")  # the tracer warns about NeMo's code
         path = str(Path(folder) / "model.onnx")
         model.export(path, onnx_opset_version=OPSET)
         return onnx.load(path)
 
 
 def _converted(plain: Any, precision: str) -> Any:
-    """The fp32 graph in another precision; `plain` is not changed."""
+    """Converts a copy of the fp32 graph to another precision."""
     import onnx
 
     proto = onnx.ModelProto()
@@ -176,9 +185,10 @@ def _converted(plain: Any, precision: str) -> Any:
         from onnxruntime.transformers.onnx_model import OnnxModel
 
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one line for each weight below fp16's smallest number
+            warnings.simplefilter("ignore")  # one warning for each weight below fp16's smallest number
             converted = convert_float_to_float16(proto, keep_io_types=True)
-        # It appends the casts of the inputs at the end, and ONNX wants every node after those that it reads.
+        # The conversion appends the casts of the inputs at the end, but ONNX requires each node to follow
+        # the nodes whose outputs it reads.
         OnnxModel(converted).topological_sort()
         return converted
     if precision == "int8":
@@ -186,8 +196,8 @@ def _converted(plain: Any, precision: str) -> Any:
 
         with tempfile.TemporaryDirectory() as folder, _quiet_root_logger():
             path = Path(folder) / "int8.onnx"
-            # Signed weights would run five times slower: ONNX Runtime has a fast integer convolution for
-            # unsigned ones only.
+            # Signed weights would run five times slower, because ONNX Runtime has a fast integer convolution
+            # for unsigned weights only.
             quantize_dynamic(proto, path, op_types_to_quantize=list(QUANTIZED), weight_type=QuantType.QUInt8)
             return onnx.load(str(path))
     return proto
@@ -195,8 +205,9 @@ def _converted(plain: Any, precision: str) -> Any:
 
 @contextmanager
 def _quiet_root_logger() -> Iterator[None]:
-    """The quantizer advises a preparation that NeMo's exporter has done already: there is nothing left to
-    fuse.
+    """Hides warnings of the root logger.
+
+    The quantizer recommends a preparation that NeMo's exporter has already done, so nothing is left to fuse.
     """
     root = logging.getLogger()
     level = root.level
@@ -208,7 +219,15 @@ def _quiet_root_logger() -> Iterator[None]:
 
 
 def with_metadata(proto: Any, entries: Mapping[str, str]) -> Any:
-    """The graph, changed in place, with these entries and no others."""
+    """Replaces all metadata entries of a graph, in place.
+
+    Args:
+        proto: the graph, an `onnx.ModelProto`.
+        entries: the new entries.
+
+    Returns:
+        The same graph.
+    """
     del proto.metadata_props[:]
     for key, value in entries.items():
         entry = proto.metadata_props.add()
@@ -220,7 +239,7 @@ def _describe(path: Path, note: str | None) -> OnnxFile:
     import onnx
     import onnxruntime
 
-    # A session is what proves that every operator has a kernel here.
+    # Creating a session proves that every operator has a kernel on this machine.
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     imported = onnx.load(str(path), load_external_data=False).opset_import
     return OnnxFile(

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What an `.onnx` file says about itself: enough to transcribe with it without NeMo."""
+"""Metadata of an exported `.onnx` file, sufficient to transcribe with the file without NeMo."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES
 PRECISIONS = ("fp32", "fp16", "int8")
 TOKENIZERS = ("char", "bpe", "wpe", "agg")
 _AGAIN = "write it again with nemo-tutornet export --onnx"
-# Lowest and highest value of each number of the front end: a file from elsewhere must not ask for gigabytes.
-# Dither and padding are off, because the graph has no masks; NeMo's frame splicing gives lengths that do not
-# fit.
+# Lowest and highest allowed value of each number of the front end. The limits keep a file from elsewhere from
+# requiring gigabytes of memory. Dither and padding must be off, because the graph has no masks. Frame
+# splicing must be off, because NeMo's gives lengths that do not fit.
 _RANGES = {
     "sample_rate": (1000, 192000),
     "window_size": (0.001, 1.0),
@@ -58,17 +58,16 @@ _OPTIONAL = (
 
 @dataclass(frozen=True)
 class OnnxMetadata:
-    """What a client has to know.
+    """Facts that a client needs to run an exported graph.
 
     Attributes:
-        target: NeMo's class.
+        target: the model's NeMo class.
         labels: characters or pieces in the order of the output, without the blank, which is last.
-        tokenizer: one of `TOKENIZERS`: how labels become text.
-        parameters: of the model.
-        front_end: arguments of NeMo's `AudioToMelSpectrogramPreprocessor`, all of those that matter to a
-            trained model.
-        subsampling_factor: frames of the front end to one of the output.
-        precision: one of `PRECISIONS`.
+        tokenizer: how to turn labels into text, one of `TOKENIZERS`.
+        parameters: number of parameters of the model.
+        front_end: all arguments of NeMo's `AudioToMelSpectrogramPreprocessor` that matter to a trained model.
+        subsampling_factor: number of frames of the front end per frame of the output.
+        precision: precision of the weights, one of `PRECISIONS`.
     """
 
     target: str
@@ -91,7 +90,7 @@ class OnnxMetadata:
         )
 
     def as_strings(self) -> dict[str, str]:
-        """The entries of the file."""
+        """Converts the metadata to the entries of an ONNX file."""
         from nemo_tutornet import __version__
 
         return {
@@ -103,7 +102,7 @@ class OnnxMetadata:
             "preprocessor": json.dumps(self.front_end),
             "ms_per_frame": f"{self.ms_per_frame:g}",
             "precision": self.precision,
-            # sherpa-onnx's
+            # The following entries are for sherpa-onnx.
             "vocab_size": str(len(self.labels)),
             "normalize_type": str(self.front_end["normalize"] or "NA"),
             "subsampling_factor": str(self.subsampling_factor),
@@ -116,14 +115,17 @@ class OnnxMetadata:
 
     @classmethod
     def from_strings(cls, entries: Mapping[str, str], path: Path) -> OnnxMetadata:
-        """Reads the entries of a file from anywhere.
+        """Parses the metadata entries of an untrusted ONNX file.
 
         Args:
-            entries: as the file has them.
-            path: the file, for the message.
+            entries: the entries as they are in the file.
+            path: the file, for error messages.
+
+        Returns:
+            The metadata.
 
         Raises:
-            TutorError: an entry is missing or cannot be.
+            TutorError: an entry is missing or invalid.
         """
         labels = _json(entries, "labels", path)
         if not isinstance(labels, list) or not labels or not all(isinstance(label, str) for label in labels):
@@ -150,14 +152,19 @@ class OnnxMetadata:
 
 
 def front_end_of(section: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Parameters of a model's front end with NeMo's defaults filled in, and without dither and padding.
+    """Reads the parameters of a model's front end, and fills in NeMo's defaults.
+
+    Dither and padding are set to 0.
 
     Args:
-        section: the `preprocessor` of a model's config, with every interpolation resolved.
-        path: the model's file, for the message.
+        section: the `preprocessor` section of a model's config, with every interpolation resolved.
+        path: the model's file, for error messages.
+
+    Returns:
+        The value of each parameter, by name.
 
     Raises:
-        TutorError: not NeMo's mel front end, or one whose parameters the metadata cannot hold.
+        TutorError: the front end is not NeMo's mel spectrogram, or the metadata cannot hold its parameters.
     """
     from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 
@@ -177,8 +184,13 @@ def front_end_of(section: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def wrong_front_end(values: Any) -> str | None:
-    """What is wrong with a front end's parameters, in a few words; None where every one is there and in its
-    range.
+    """Checks that the parameters of a front end are complete, consistent and within their ranges.
+
+    Args:
+        values: the parameters, by name; any other object is reported as an error.
+
+    Returns:
+        A short description of the first error; None if there is none.
     """
     if not isinstance(values, dict):
         return "no mapping"
@@ -211,7 +223,15 @@ def wrong_front_end(values: Any) -> str | None:
 
 
 def samples_of(front_end: Mapping[str, Any], what: str) -> int:
-    """Samples of a front end's `window` or `stride`."""
+    """Computes the length of a front end's window or stride in samples.
+
+    Args:
+        front_end: the parameters of the front end.
+        what: `window` or `stride`.
+
+    Returns:
+        Number of samples.
+    """
     given = {"window": ("n_window_size", "window_size"), "stride": ("n_window_stride", "window_stride")}[what]
     samples, seconds = (front_end[key] for key in given)
     return int(samples if samples is not None else seconds * front_end["sample_rate"])

@@ -1,7 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a `.nemo` tells of the machine that wrote it: SentencePiece keeps the paths of its training, tar the
-user's name.
+"""Removal of traces of the training machine from a `.nemo` file.
+
+SentencePiece models keep the paths of their training, and tar archives keep the user's name.
 """
 
 from __future__ import annotations
@@ -22,19 +23,27 @@ _FIELDS = ("input", "model_prefix", "seed_sentencepieces_file")
 
 
 def paths_in_tokenizers(student: NemoArchive) -> list[str]:
-    """Paths of the training machine in the tokenizers of a `.nemo`."""
+    """Lists the paths of the training machine in the tokenizers of a `.nemo` file.
+
+    Args:
+        student: the `.nemo` file.
+
+    Returns:
+        The paths; empty if there are none.
+    """
     return [path for _, content in _tokenizers(student) for path in _paths(parse_sentencepiece(content))]
 
 
 def strip_training_paths(student: NemoArchive) -> NemoArchive:
-    """Takes the paths out of the tokenizers of a `.nemo`, and the user out of its members; everything else
-    stays as it is.
+    """Removes the training paths from the tokenizers of a `.nemo` file, and the user from its members.
+
+    Everything else stays unchanged.
 
     Args:
-        student: a `.nemo` file; it is rewritten.
+        student: the `.nemo` file, which is rewritten in place.
 
     Returns:
-        The rewritten file.
+        The rewritten archive.
     """
     telling = {
         name: _without_paths(content)
@@ -67,8 +76,9 @@ def _without_paths(content: bytes) -> bytes:
 
 
 def _tokenizers(student: NemoArchive) -> Iterator[tuple[str, bytes]]:
-    """SentencePiece models by their member's name: what the config names as one, and what is called like
-    one.
+    """Yields the name and content of each archive member that may be a SentencePiece model.
+
+    These are the members that the config names as a model, and all members whose name ends in `.model`.
     """
     config = OmegaConf.to_container(student.config, resolve=False)
     assert isinstance(config, dict)

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the student that is exported: a `.ckpt`, a `.nemo`, or a model."""
+"""Loading of the student to export, from a `.ckpt`, a `.nemo`, or a model."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
 from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer, check_checkpoint_tokenizer
 
-# An interpolation that calls a resolver (`${oc.env:HOME}`), its name perhaps another interpolation; one of a
-# key has no colon.
+# Matches an interpolation that calls a resolver (`${oc.env:HOME}`). The resolver's name may itself be an
+# interpolation. An interpolation of a key has no colon.
 _RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 
 
@@ -53,8 +53,11 @@ def _from_nemo(source: Path) -> Any:
 
 
 def _resolved(config: DictConfig, source: Path) -> DictConfig:
-    """A config with its interpolations resolved, as NeMo writes it; one that would read this machine's
-    environment is refused.
+    """Resolves the interpolations of a config, as NeMo does when it saves one.
+
+    Raises:
+        TutorError: an interpolation calls a resolver, whose value would be computed on this machine, or the
+            config cannot be resolved.
     """
     for key, text in _texts(OmegaConf.to_container(config, resolve=False)):
         if _RESOLVER.search(text):
@@ -108,10 +111,10 @@ def _fresh(config: DictConfig, target: str, state: dict[str, Any], source: Path)
         with preserve_app_state(), suppress_nemo_logs():
             model = model_class(cfg=config)
         model.load_state_dict(state)
-    except Exception as error:  # a key too many, whatever the config makes NeMo raise
+    except Exception as error:  # a surplus key, or any error that NeMo raises because of the config
         detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
         raise TutorError(f"{source} does not fit NeMo's {model_class.__name__}: {detail}") from error
-    # The dataset sections were only taken out so that NeMo does not open the data here.
+    # Put the dataset sections back: they were removed only so that NeMo does not open the data here.
     OmegaConf.set_struct(model.cfg, False)
     for name, section in data.items():
         model.cfg[name] = section

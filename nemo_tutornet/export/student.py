@@ -1,7 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The student that leaves: a fresh instance of NeMo's own class with NeMo's keys, and nothing of the
-tutor.
+"""Export of a student as a fresh instance of NeMo's own class.
+
+The exported student has NeMo's keys, and nothing of the tutor.
 """
 
 from __future__ import annotations
@@ -30,16 +31,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written.
+    """Files and figures of one export.
 
     Attributes:
         path: the `.nemo` file.
-        target: its class.
-        parameters: number of them.
-        labels: labels without the blank.
-        onnx: the graphs, in the order asked for.
-        verification: what was checked; None without `verify`.
-        summary: its file; None without `verify`.
+        target: the student's NeMo class.
+        parameters: number of parameters.
+        labels: number of labels without the blank.
+        onnx: the ONNX graphs in the order of `PRECISIONS`, and last the one for sherpa-onnx; empty without
+            `onnx`.
+        verification: the checks and their results; None without `verify`.
+        summary: the summary file; None without `verify`.
     """
 
     path: Path
@@ -60,28 +62,31 @@ def export_student(
     sherpa: bool = False,
     verify: bool = False,
 ) -> ExportResult:
-    """Writes a stock `.nemo` from a student, finished or interrupted, and optionally its ONNX graphs and the
-    proof of both.
+    """Exports a student, finished or interrupted, as a stock `.nemo` file, and optionally as ONNX graphs.
 
-    The source is only read, and torch's random numbers go on as if nothing had been exported. The state is
-    loaded strictly into a fresh instance of NeMo's own class, so a key too many or too few is an error and
-    not a surprise on the customer's side; graphs are made from yet another instance, because NeMo's exporter
-    changes the model that it is given. All files appear together at the end, or none does.
+    The source is only read, and the state of torch's random number generators is restored. The weights are
+    loaded strictly into a fresh instance of NeMo's own class, so a surplus or missing key raises an error at
+    export and not later at the customer's. The ONNX graphs are made from a separate instance, because NeMo's
+    exporter changes the model that it receives. All files are put in place together at the end. If an error
+    occurs, none is.
 
     Args:
         source: a `.ckpt` that training wrote, a `.nemo`, or a model (in a distributed run, on rank zero).
-        destination: the `.nemo` to write; an older file there is replaced when the new one is complete.
-        onnx: the ONNX file to write beside it; with other precisions than `fp32` their names go before the
+        destination: the `.nemo` file to write. An older file there is replaced when the new one is complete.
+        onnx: the ONNX file to write. The name of any precision other than `fp32` is inserted before the
             suffix.
-        precisions: of `fp32`, `fp16` (weights and activations) and `int8` (dynamic quantization).
-        sherpa: write the graph and the tokens for sherpa-onnx too.
-        verify: prove the files (`verify_student`) before they take their names, and write a summary:
-            `student.json` beside `student.nemo`.
+        precisions: any of `fp32`, `fp16` (weights and activations) and `int8` (dynamic quantization).
+        sherpa: also write the graph and the tokens for sherpa-onnx.
+        verify: verify the files with `verify_student` before they are put in place, and write a summary
+            (`student.json` beside `student.nemo`).
+
+    Returns:
+        The paths and figures of the export.
 
     Raises:
-        TutorError: unreadable source, not a CTC recogniser, a config that would take something of this
-            machine along, a state that does not fit NeMo's class, a failed check, or no place to write; what
-            stood at the destination stays as it was.
+        TutorError: the source cannot be read or is not a CTC recogniser, its config would copy a value of
+            this machine into the student, its weights do not fit NeMo's class, a check failed, or a file
+            cannot be written. An older file at the destination is then unchanged.
     """
     destination = Path(destination)
     graph = None if onnx is None else Path(onnx)
@@ -90,9 +95,9 @@ def export_student(
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(source)))
-            stack.enter_context(without_process_group())  # the other ranks go on with the training
-            # NeMo takes a subword model's tokenizer out of the file that it was restored from, so a copy must
-            # last as long.
+            stack.enter_context(without_process_group())  # the other ranks continue training meanwhile
+            # NeMo reads a subword model's tokenizer from the file that the model was restored from, so the
+            # copy must exist until the model is saved.
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
             model = _from_model(source, copy) if file is None else _from_file(file)
             model.cfg = stock_config(model.cfg)
@@ -135,7 +140,8 @@ def export_student(
 
 
 def _folder(path: Path) -> Path:
-    return path.expanduser().parent.resolve()  # a link is replaced, and not what it points to
+    # Resolve the folder only: a symbolic link at the path itself is replaced, and its target is not.
+    return path.expanduser().parent.resolve()
 
 
 def _cuda_devices(source: Any) -> list[int]:
@@ -146,7 +152,7 @@ def _cuda_devices(source: Any) -> list[int]:
 def _check_names(
     destination: Path, graph: Path | None, precisions: Sequence[str], sherpa: bool, verify: bool
 ) -> None:
-    """Mistakes that show before anything is read."""
+    """Raises an error for wrong arguments before any file is read."""
     if destination.suffix != ".nemo":
         raise TutorError(f"{destination} must end in .nemo; that is what NeMo and Riva expect.")
     if graph is not None and graph.suffix != ".onnx":
@@ -182,7 +188,7 @@ def _verified(
         for path in sorted(folder.iterdir())
         if path != student.path
     ]
-    if source is not None and source.is_dir():  # an unpacked archive has no checksum
+    if source is not None and source.is_dir():  # an unpacked archive is a folder and has no checksum
         source = None
     write_summary(summary_path(student.path), verification, others, source)
     return verification

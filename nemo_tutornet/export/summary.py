@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The summary beside an exported student: what the file is, and what was proved of it."""
+"""The summary file beside an exported student: its files, its facts, and the checks that were made."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _PACKAGES = ("nemo_tutornet", "nemo_toolkit", "torch", "lightning", "onnx", "onn
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: what.
-        passed: whether it is as it must be.
-        found: the figure, or what is wrong.
+        name: what was checked.
+        passed: whether the check passed.
+        found: the value that was found, or a description of the fault.
     """
 
     name: str
@@ -38,13 +38,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found out about a student.
+    """Results of the verification of a student.
 
     Attributes:
         file: the `.nemo` file.
-        checks: in the order they ran; one that could not run because an earlier one failed is not there.
-        facts: class, labels or tokenizer, milliseconds a frame, parameters, sample rate; empty where nothing
-        could be restored.
+        checks: the checks in the order in which they ran. A check that could not run because an earlier one
+            failed is left out.
+        facts: class, labels or tokenizer, milliseconds per frame, number of parameters, sample rate. Empty if
+            the student could not be restored.
     """
 
     file: Path
@@ -53,22 +54,22 @@ class Verification:
 
     @property
     def passed(self) -> bool:
-        """True where every check passed."""
+        """Whether every check passed."""
         return all(check.passed for check in self.checks)
 
     @property
     def failures(self) -> str:
-        """What is wrong, one clause a failed check."""
+        """Description of the faults, one clause for each failed check."""
         return "; ".join(f"{check.name}: {check.found}" for check in self.checks if not check.passed)
 
 
 def summary_path(student: Path) -> Path:
-    """`student.json` beside `student.nemo`."""
+    """Returns the path of a student's summary: `student.json` beside `student.nemo`."""
     return student.with_suffix(".json")
 
 
 def is_summary(path: Path) -> bool:
-    """Whether a file is one that `write_summary` wrote, whole or changed since."""
+    """Checks whether `write_summary` wrote a file, even if the file was changed afterwards."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -81,13 +82,15 @@ def write_summary(
 ) -> None:
     """Writes the summary of a verified student.
 
-    It holds a sha256 of each file and a digest of itself, so that a changed file or summary shows.
+    The summary holds a sha256 of each file and a digest of itself, so that a change of a file or of the
+    summary can be detected.
 
     Args:
-        destination: the JSON file.
-        verification: of the student.
-        others: files that belong to it (ONNX graphs, tokens); they are named by their names alone.
-        source: the checkpoint that it was exported from.
+        destination: the JSON file to write.
+        verification: the verification of the student.
+        others: other files of the student (ONNX graphs, tokens). The summary holds their names without their
+            folders.
+        source: the checkpoint that the student was exported from.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -107,9 +110,13 @@ def check_summary(path: Path, student: Path, onnx: Sequence[Path] = ()) -> list[
     """Compares a summary with the files that were received with it.
 
     Args:
-        path: the JSON file; untrusted, as the files are.
-        student: the `.nemo` file that it must speak of.
-        onnx: graphs that it must speak of; what else it names is looked for beside these and the student.
+        path: the JSON file. It is not trusted, and neither are the other files.
+        student: the `.nemo` file, which the summary must list.
+        onnx: ONNX graphs, which the summary must list. Any other file that it lists is searched for beside
+            the student and these graphs.
+
+    Returns:
+        A check of the summary's digest, then one check of each file's sha256.
 
     Raises:
         TutorError: the summary cannot be read.
@@ -139,14 +146,18 @@ def check_summary(path: Path, student: Path, onnx: Sequence[Path] = ()) -> list[
 
 
 def _plain_name(name: Any) -> str:
-    """The name, if it is one of a file beside the summary and of nothing elsewhere."""
+    """Returns the name if it is a plain file name, which cannot refer to another folder.
+
+    Raises:
+        ValueError: it is not a plain file name.
+    """
     if not isinstance(name, str) or name in ("", "..") or name != Path(name).name or not name.isprintable():
         raise ValueError(f"{name!r} is not the name of a file")
     return name
 
 
 def _beside(given: Iterable[Path], name: str) -> Path:
-    """Where a file with this name is: beside the first of the given ones that has it."""
+    """Returns the path of a file with this name, beside the first of the given files where it exists."""
     places = [file.with_name(name) for file in given]
     return next((place for place in places if place.is_file()), places[0])
 
@@ -170,7 +181,7 @@ def _versions() -> dict[str, str]:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            continue  # an optional one
+            continue  # an optional package
     return versions
 
 

@@ -1,7 +1,9 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Proof that a student is what NeMo and its clients expect: the file here, the rest in a process without this
-package.
+"""Verification that a student is what NeMo and its clients expect.
+
+The file is checked in this process. Restoring and running the student is checked in a process that cannot
+import this package.
 """
 
 from __future__ import annotations
@@ -25,43 +27,44 @@ from nemo_tutornet.export.summary import Check, Verification, check_summary, sum
 from nemo_tutornet.nemo_io.archive import MODEL_CONFIG, MODEL_WEIGHTS, NemoArchive
 from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES, STOCK_BPE, names_data, target_of
 
-PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that strides and padding show
-RATES = range(1000, 192001)  # samples per second; the probes of a hostile rate would fill the memory
+PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that errors of strides and padding show
+RATES = range(1000, 192001)  # samples per second; a hostile rate would make probes that fill the memory
 _PATH = re.compile(r"^(file:|/|~|[A-Za-z]:[\\/]|\\\\).+|.*\.(nemo|ckpt)$", re.DOTALL)
-# Texts, not places: a label may well be a slash.
+# These keys hold texts, not paths: a label may be a slash.
 _NO_PATHS = ("labels", "vocabulary")
-# Of a graph's metadata: what says nothing of the student, and the labels, which have their own check.
+# Entries of a graph's metadata that do not describe the student, and the labels, which have their own check.
 _NOT_COMPARED = ("version", "model_author", "comment", "labels")
 
 
 def verify_student(
     student: Path | NemoArchive, onnx: Sequence[Path] = (), reference: Any | None = None
 ) -> Verification:
-    """Looks at a student's file as its receiver will.
+    """Verifies a student's file as its receiver would use it.
 
-    Here: the archive, its class, what its config names, the tokenizer's files. In a fresh process in which
-        this package cannot be
-    imported: keys against a fresh stock model, `ASRModel.restore_from`, log-probabilities, ONNX graphs in
-        ONNX Runtime.
+    This process checks the archive, the student's class, the files that its config names, and the tokenizer's
+    files. A fresh process, in which this package cannot be imported, compares the keys with those of a fresh
+    stock model, restores the file with `ASRModel.restore_from`, computes the log-probabilities, and runs the
+    ONNX graphs in ONNX Runtime.
 
     Args:
         student: the `.nemo` file, or its archive.
-        onnx: its graphs.
-        reference: the model that it was exported from, in eval mode; its log-probabilities are what the
-            file's must be.
+        onnx: the student's ONNX graphs.
+        reference: the model that the student was exported from, in eval mode. The log-probabilities of the
+            file are compared with those of this model.
 
     Returns:
-        Checks and facts; a damaged file is a failed check and no exception.
+        The checks and the facts. A damaged file gives a failed check, not an exception.
     """
     path = student.path if isinstance(student, NemoArchive) else Path(student)
-    try:  # before any other program opens it: NeMo's own connector would skip a doubtful member
+    # check the archive before any other program opens it: NeMo's own connector would skip a doubtful member
+    try:
         archive = NemoArchive.of(student)
     except TutorError as error:
         return Verification(path, [Check("archive", False, str(error))], {})
     config = archive.config
     checks = [Check("archive", True, "complete and readable"), _target(config), _config(config)]
     checks += [_artifacts(archive), _tokenizer(archive)]
-    if not checks[1].passed:  # NeMo would refuse to restore it, or run somebody's class
+    if not checks[1].passed:  # NeMo would refuse to restore the file, or run a class that is not its own
         return Verification(path, checks, {})
     sample_rate = _sample_rate(config)
     if sample_rate is None:
@@ -77,14 +80,18 @@ def verify_student(
 
 
 def verify_received(student: Path, onnx: Sequence[Path] = ()) -> Verification:
-    """Verifies a file that somebody sent, and the summary beside it where there is one.
+    """Verifies a received file, and the summary beside it if there is one.
 
     Args:
         student: the `.nemo` file.
-        onnx: its graphs.
+        onnx: the student's ONNX graphs.
+
+    Returns:
+        The checks of the summary and of the student, and the facts.
 
     Raises:
-        TutorError: no such file, or an unreadable summary.
+        TutorError: a file does not exist, the summary cannot be read, or ONNX graphs are given and `onnx` or
+            `onnxruntime` cannot be imported.
     """
     for path in (student, *onnx):
         if not path.is_file():
@@ -94,9 +101,8 @@ def verify_received(student: Path, onnx: Sequence[Path] = ()) -> Verification:
     if onnx:
         from nemo_tutornet.export.onnx_export import require
 
-        require(
-            "onnx", "onnxruntime"
-        )  # the process that looks at the graphs would take their lack for the student's fault
+        # Without these packages, the process that checks the graphs would report the student as faulty.
+        require("onnx", "onnxruntime")
     summary = summary_path(student)
     checks = check_summary(summary, student, onnx) if summary.is_file() else []
     verification = verify_student(student, onnx)
@@ -104,10 +110,13 @@ def verify_received(student: Path, onnx: Sequence[Path] = ()) -> Verification:
 
 
 def probe_signals(sample_rate: int) -> list[Any]:
-    """Audio of several lengths that excites every mel bin and is the same each time.
+    """Generates audio of several lengths that excites every mel bin and is the same in every call.
+
+    Args:
+        sample_rate: samples per second.
 
     Returns:
-        Waveforms `[N]`, fp32: a chirp in noise.
+        Waveforms `[N]` of `N` samples, fp32: a chirp in noise, one of each length in `PROBE_SECONDS`.
     """
     import torch
 
@@ -121,14 +130,17 @@ def probe_signals(sample_rate: int) -> list[Any]:
 
 
 def probes(reference: Any | None, sample_rate: int) -> dict[str, Any]:
-    """What `verify_worker` is given to compute, and what must come out.
+    """Computes the inputs of `verify_worker`, and the outputs that it must reproduce.
+
+    Legend: `N` samples, `T` frames, `V` labels with the blank last.
 
     Args:
-        reference: a NeMo CTC model in eval mode; None where only the audio is wanted.
+        reference: a NeMo CTC model in eval mode; None to return the audio only.
         sample_rate: samples per second.
 
     Returns:
-        `signal_i` `[N]`, and with a reference its `log_probs_i` `[T, V]` on the valid frames.
+        Waveforms `signal_i` `[N]`, and with a reference its log-probabilities `log_probs_i` `[T, V]` on the
+        valid frames.
     """
     import torch
 
@@ -153,7 +165,7 @@ def _target(config: DictConfig) -> Check:
 def _config(config: DictConfig) -> Check:
     content = OmegaConf.to_container(config, resolve=False)
     assert isinstance(content, dict)
-    content.pop("target", None)  # which has its own check
+    content.pop("target", None)  # has its own check
     found = sorted(_leaks(content))
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     if found:
@@ -162,7 +174,7 @@ def _config(config: DictConfig) -> Check:
 
 
 def _leaks(node: Any, key: str = "") -> Iterator[str]:
-    """Keys that have no business in a file that leaves."""
+    """Yields the entries of a config that must not be in an exported file."""
     name = key.rsplit(".", 1)[-1]
     if isinstance(node, dict):
         for child, value in node.items():
@@ -186,13 +198,14 @@ def _leaks(node: Any, key: str = "") -> Iterator[str]:
 
 
 def _artifacts(student: NemoArchive) -> Check:
-    """Every file that the config names is inside the archive, and no other; a subword model names its
-    tokenizer's.
+    """Checks that the archive holds every file that the config names, and no other.
+
+    The config of a subword model must name the files of its tokenizer.
     """
     values = _strings(OmegaConf.to_container(student.config, resolve=False))
     named = [value.removeprefix("nemo:") for value in values if value.startswith("nemo:")]
     members = student.members
-    # What nobody reads travels on, into Riva's archive too.
+    # A file that nothing reads would be copied along, into Riva's archive too.
     others = sorted(set(members) - {MODEL_CONFIG, MODEL_WEIGHTS, *named})
     if others:
         more = f" and {len(others) - 3} more" if len(others) > 3 else ""
@@ -227,7 +240,10 @@ def _strings(node: Any) -> Iterator[str]:
 
 
 def _sample_rate(config: DictConfig) -> int | None:
-    """Samples per second, NeMo's own where the config names none; None for what cannot be a rate."""
+    """Reads the samples per second from a config; None if the value cannot be a sample rate.
+
+    A config without a sample rate gets NeMo's default.
+    """
     try:
         rate = int(
             OmegaConf.select(config, "sample_rate")
@@ -242,8 +258,9 @@ def _sample_rate(config: DictConfig) -> int | None:
 def _metadata(
     graph: dict[str, Any], facts: dict[str, Any], subsampling_factor: int, config: DictConfig, student: Path
 ) -> Check:
-    """Compares what clients compute with, as far as a graph holds it, with what `write_onnx` would say of
-    this student.
+    """Compares a graph's metadata with the metadata that `write_onnx` would write for this student.
+
+    Only entries that the graph has and that clients compute with are compared.
     """
     from nemo_tutornet.export.onnx_metadata import OnnxMetadata, front_end_of
 
@@ -259,9 +276,8 @@ def _metadata(
             subsampling_factor=subsampling_factor,
             precision=graph["precision"],
         ).as_strings()
-    except (
-        TutorError
-    ) as error:  # `write_onnx` writes no graph of such a student, but NeMo's exporter may have
+    except TutorError as error:
+        # `write_onnx` refuses such a student, but the graph may come from NeMo's exporter.
         return Check(name, "preprocessor" not in told, str(error))
     compared = [key for key in expected if key in told and key not in _NOT_COMPARED]
     wrong = [key for key in compared if _value(told[key]) != _value(expected[key])]
@@ -273,7 +289,10 @@ def _metadata(
 
 
 def _value(entry: str) -> Any:
-    """An entry of a graph's metadata, whatever the order of its keys; a word is itself."""
+    """Parses an entry of a graph's metadata, so that the order of JSON keys does not matter.
+
+    An entry that is not JSON is returned unchanged.
+    """
     try:
         return json.loads(entry)
     except (ValueError, RecursionError):
