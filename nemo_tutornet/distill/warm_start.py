@@ -1,8 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Warm start of the decoder: after RKD, the student's decoder is the projection followed by the teacher's
-(ours).
-
+"""Warm start: after RKD, the student's decoder is the projection followed by the teacher's decoder (ours).
 The projection f and the teacher's decoder are both linear 1x1 convolutions, so their composition is one, too.
 """
 
@@ -19,8 +17,7 @@ from nemo_tutornet.teachers.targets import Teacher
 
 
 class DecoderWarmStart:
-    """Initialisation of a student's decoder from its teacher's, for use while no loss has trained the
-    decoder.
+    """Initialisation of a student's decoder from its teacher's, while no loss has trained the decoder.
 
     Args:
         match: contains the order of the labels, and whether the decoder can be composed.
@@ -34,9 +31,7 @@ class DecoderWarmStart:
         self._possible = wanted and match.no_warm_start is None
 
     def apply(self, decoder: Any) -> None:
-        """Overwrites a NeMo CTC decoder with the composed one; does nothing if that is impossible or not
-        wanted.
-        """
+        """Overwrites a NeMo CTC decoder with the composed one, if that is possible and wanted."""
         if not self._possible:
             return
         student, teacher = pointwise_decoder(decoder), self._teacher.ctc_projection()

@@ -82,8 +82,7 @@ def head_file(teacher: LiveTeacher) -> dict[str, bytes]:
 
 
 class CachedTeacher:
-    """A `Teacher` that reads its targets from a cache. It loads no model and does not need the teacher's
-    file.
+    """A `Teacher` that reads its targets from a cache, without a model or the teacher's file.
 
     Args:
         config: the teacher's section of the config. Targets are read from its `cache`. Its `sha256`, if set,
@@ -157,9 +156,7 @@ class CachedTeacher:
         return {float(length): int(frames) for length, frames in self._facts["frames"]}[seconds]
 
     def describe(self) -> dict[str, str]:
-        """Returns a description of teacher and cache for `nemo-tutornet check`: names of facts, and their
-        texts.
-        """
+        """Returns a description of the teacher and its cache for `nemo-tutornet check`, by fact."""
         totals = self.reader.totals
         return {
             "cache": f"{self.reader.folder}, {totals['utterances']} utterances, {totals['bytes'] / 1e6:.1f} "
@@ -170,9 +167,7 @@ class CachedTeacher:
         }
 
     def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
-        """Checks that the cache holds the targets that the stages read, for every utterance of the training
-        set.
-
+        """Checks that the cache holds the requested targets for every utterance of the training set.
         Tar files may hold fewer utterances than their manifest. Their utterances are therefore not checked
         here; a missing one raises an error when it is read.
 

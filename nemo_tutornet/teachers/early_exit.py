@@ -24,8 +24,7 @@ class _Reached(Exception):
 
 @dataclass(frozen=True)
 class EarlyExit:
-    """A shortened forward pass of an encoder, which ends after one layer and still returns the output
-    lengths.
+    """A shortened forward pass of an encoder, which ends after one layer and returns the output lengths.
 
     Attributes:
         layer: the last layer that runs.

@@ -211,16 +211,14 @@ class LiveTeacher:
         )
 
     def ctc_projection(self) -> nn.Conv1d | None:
-        """Returns the CTC head if it is a single 1x1 convolution, else None; the decoder's warm start uses
-        it.
-        """
+        """Returns the CTC head if it is a single 1x1 convolution, else None, for the warm start."""
         return pointwise_decoder(self.head)
 
     def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
         """Does nothing, because a live teacher can compute the requested targets for any audio."""
 
     def describe(self) -> dict[str, str]:
-        """Returns a description of the teacher for `nemo-tutornet check`: names of facts, and their texts."""
+        """Returns a description of the teacher for `nemo-tutornet check`, by fact."""
         return {"file": self.source, **describe_model(self.model).as_facts()}
 
     def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Tensor | None) -> list[Hypothesis]:
@@ -247,9 +245,7 @@ class LiveTeacher:
         return torch.bfloat16 if self._precision == "bf16" else None
 
     def _find_early_exit(self) -> EarlyExit | None:
-        """Returns an early exit for requests of the hint layer alone; None if the whole encoder has to
-        run.
-        """
+        """Returns an early exit for the hint layer, or None if the whole encoder has to run."""
         if not self.hint_layer.path.startswith(f"{ENCODER}."):
             return None
         parameter = next(self.model.parameters())
