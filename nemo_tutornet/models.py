@@ -35,9 +35,7 @@ from nemo_tutornet.teachers.tokenizer import resolve_teacher_tokenizer
 from nemo_tutornet.utils.files import atomic_write
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import (
-        EncDecCTCModel as _Host,  # base class of the models that use the mixin
-    )
+    from nemo.collections.asr.models import EncDecCTCModel as _Host  # base class of the mixin's users
 else:
     _Host = object
 
@@ -173,9 +171,7 @@ class TutorMixin(_Host):
     def _nemo_step(
         self, batch: TrainingBatch, batch_nb: int, stage: Stage, losses: Callable[..., dict[str, Tensor]]
     ) -> dict[str, Any]:
-        """Runs the student, and returns the loss and log of the step in the format of NeMo's training
-        step.
-        """
+        """Runs the student, and returns the loss and log in the format of NeMo's training step."""
         if stage.uses("ctc"):
             self._losses = losses
             try:

@@ -1,6 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
 """Warm start: after RKD, the student's decoder is the projection followed by the teacher's decoder (ours).
+
 The projection f and the teacher's decoder are both linear 1x1 convolutions, so their composition is one, too.
 """
 

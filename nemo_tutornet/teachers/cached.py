@@ -168,6 +168,7 @@ class CachedTeacher:
 
     def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
         """Checks that the cache holds the requested targets for every utterance of the training set.
+
         Tar files may hold fewer utterances than their manifest. Their utterances are therefore not checked
         here; a missing one raises an error when it is read.
 
