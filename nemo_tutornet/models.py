@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""NeMo's CTC models with a teacher: one mixin, two thin classes."""
+"""NeMo's CTC models with a teacher: a mixin, and a thin class for each of NeMo's two CTC models."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ from nemo_tutornet.teachers.tokenizer import resolve_teacher_tokenizer
 from nemo_tutornet.utils.files import atomic_write
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import EncDecCTCModel as _Host  # what the mixin is mixed into
+    from nemo.collections.asr.models import EncDecCTCModel as _Host  # base class of the mixin's users
 else:
     _Host = object
 
 
 def model_class_for(model_cfg: Any) -> type[TutorCTCModel] | type[TutorCTCModelBPE]:
-    """Returns the class of a student's config: subwords where it has a tokenizer, else characters."""
+    """Returns the subword class for a student's config with a tokenizer, else the character class."""
     return TutorCTCModelBPE if model_cfg.get("tokenizer") else TutorCTCModel
 
 
 class TutorMixin(_Host):
-    """Adds a teacher and the TutorNet losses to a NeMo CTC model (Yoon et al., arXiv 2008.00671).
+    """A teacher and the TutorNet losses for a NeMo CTC model (Yoon et al., arXiv 2008.00671).
 
-    Add a section to the student's ordinary config, and train it as any NeMo model::
+    Add a `tutor:` section to the student's config, and train the student like any NeMo model::
 
         model:
           # ... a stock NeMo student ...
@@ -60,16 +60,20 @@ class TutorMixin(_Host):
               - {name: ctc, weights: {ctc: 1.0, rkd: 5.0}}
               # the paper's second stage: {name: skd, weights: {ctc: 1.0, skd: 0.25}}
 
-    All keys are in `nemo_tutornet.config`.
+    `nemo_tutornet.config` documents all keys.
 
-    Without the section the model behaves as NeMo's. The teacher is loaded when training starts and never
-    otherwise: restoring, validating, transcribing and exporting a student do not need its file. Every `.nemo`
-    holds the stock student: NeMo's class, NeMo's keys, no `tutor:` section.
+    Without the section the model behaves like NeMo's. The teacher is loaded only when training starts. To
+    restore, validate, transcribe with or export a student, the teacher's file is not needed. Every `.nemo`
+    file holds the stock student: NeMo's class, NeMo's keys and no `tutor:` section.
 
-    The mixin overrides these hooks of NeMo: `training_step` and `add_auxiliary_losses` (the losses), `setup`
-    (the teacher), the two checkpoint hooks (the training-only modules and the stage), `to_config_file` and
-    `save_to` (the exported files), `on_validation_epoch_start` and `on_train_epoch_end` (the decoder,
-    composed while it is untrained), and `on_before_optimizer_step` (unused parameters stay as they are).
+    The mixin overrides these hooks of NeMo:
+
+    - `training_step` and `add_auxiliary_losses` compute the losses.
+    - `setup` loads the teacher.
+    - `on_save_checkpoint` and `on_load_checkpoint` store and restore the training-only modules and the stage.
+    - `to_config_file` and `save_to` write the exported files.
+    - `on_validation_epoch_start` and `on_train_epoch_end` compose the decoder while it is untrained.
+    - `on_before_optimizer_step` keeps unused parameters unchanged.
     """
 
     _stock_target: str
@@ -77,22 +81,22 @@ class TutorMixin(_Host):
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
         cfg = convert_model_config_to_dict_config(cfg)
         config = read_tutor_section(cfg)
-        # NeMo's own class, so that NeMo restores the file without this package and without widening its
-        # allow-list.
+        # The target is NeMo's own class, so that NeMo restores the file without this package and without an
+        # entry in NeMo's allow-list.
         with open_dict(cfg):
             cfg.target = self._stock_target
         super().__init__(cfg=cfg, trainer=trainer)
         self._tutor_config: TutorConfig | None = config
         self._distiller: Distiller | None = None
-        self._distiller_state: dict[str, Any] | None = None  # of a checkpoint, until there is a distiller
-        self._losses: Callable[..., dict[str, Tensor]] | None = None  # of the step in progress
+        self._distiller_state: dict[str, Any] | None = None  # from a checkpoint, until a distiller exists
+        self._losses: Callable[..., dict[str, Tensor]] | None = None  # losses of the current step
         self._terms: dict[str, Tensor] = {}
         self._unused_parameters = UnusedParameters()
-        self.training_only = nn.ModuleList()  # never part of `state_dict()`
+        self.training_only = nn.ModuleList()  # not in `state_dict()`
 
     @property
     def distiller(self) -> Distiller | None:
-        """The teachers, losses and stages; None before training starts or without a `tutor:` section."""
+        """Teachers, losses and stages; None before training starts or without a `tutor:` section."""
         return self._distiller
 
     # --- Setup
@@ -100,18 +104,21 @@ class TutorMixin(_Host):
     def setup(self, stage: str | None = None) -> None:
         """Runs NeMo's setup; before training, loads the teacher and registers the training-only modules.
 
-        The optimizer is built afterwards, so it sees their parameters. Another `Trainer` that begins at its
-        first step is another training, with stages from the first on.
+        The optimizer is built afterwards, so it includes the parameters of these modules. A new `Trainer`
+        that begins at its first step starts a new training, which begins with the first stage.
+
+        Args:
+            stage: Lightning's stage. The teacher is loaded only for `fit`.
         """
         super().setup(stage)
         if stage != "fit" or self._tutor_config is None:
             return
         begins = not (self.trainer.current_epoch or self.trainer.global_step)
         if self._distiller is not None and not (begins and self._distiller.stage is not None):
-            self._distiller.attach_train_data(self)  # the training set may be another now
+            self._distiller.attach_train_data(self)  # the training set may have changed
         else:
-            # Restoring a model draws random numbers; the student must see the same data with and without a
-            # teacher.
+            # Restoring a model draws random numbers. Isolate them, so that the student is trained on the same
+            # data with and without a teacher.
             with torch.random.fork_rng(devices=[]):
                 self._setup_distillation(self._tutor_config)
 
@@ -120,7 +127,7 @@ class TutorMixin(_Host):
         for warning in config.unused() + Schedule.from_config(config.stages).check(*limits):
             logging.warning(warning)
         distiller = Distiller(self, config)
-        # Heads come first: in this order a `.ckpt` holds the optimizer's state of each parameter.
+        # Heads come first, because a `.ckpt` holds the optimizer's state of the parameters in this order.
         modules = sorted(
             distiller.objective.modules.values(), key=lambda module: not isinstance(module, Head)
         )
@@ -128,21 +135,29 @@ class TutorMixin(_Host):
         self._distiller, self._unused_parameters = distiller, UnusedParameters()
         if self._distiller_state is not None:
             distiller.restore(self._distiller_state)
-            self._distiller_state = None  # it belongs to one training
+            self._distiller_state = None  # valid for one training only
         distiller.log_setup()
 
     # --- One step
 
     def training_step(self, batch: Any, batch_nb: int) -> dict[str, Any]:
-        """Runs NeMo's training step with the stage's losses. NeMo computes CTC, and only in stages that use
-        it.
+        """Runs NeMo's training step with the losses of the stage.
+
+        NeMo computes the CTC loss, and only in stages that use it.
+
+        Args:
+            batch: a batch of the training set.
+            batch_nb: index of the batch in the epoch.
+
+        Returns:
+            The output of NeMo's training step: the loss, and the values to log.
         """
         distiller = self._distiller
         if distiller is None:
             return super().training_step(batch, batch_nb)
         batch = TrainingBatch.from_nemo(batch)
         stage = distiller.enter_stage(self.trainer, batch_nb, self.decoder)
-        targets = distiller.teacher_targets(stage, batch)  # asynchronous on a GPU
+        targets = distiller.teacher_targets(stage, batch)  # still being computed on a GPU
         with distiller.capture(self, batch) as student:
             losses = partial(distiller.losses, stage, student, targets)
             output = self._nemo_step(batch, batch_nb, stage, losses)
@@ -156,7 +171,7 @@ class TutorMixin(_Host):
     def _nemo_step(
         self, batch: TrainingBatch, batch_nb: int, stage: Stage, losses: Callable[..., dict[str, Tensor]]
     ) -> dict[str, Any]:
-        """Runs the student and returns the step's loss and log as NeMo's training step does."""
+        """Runs the student, and returns the loss and log in the format of NeMo's training step."""
         if stage.uses("ctc"):
             self._losses = losses
             try:
@@ -174,8 +189,16 @@ class TutorMixin(_Host):
         return output
 
     def add_auxiliary_losses(self, loss: Tensor, reset_registry: bool = False) -> Tensor:
-        """Replaces CTC by the stage's weighted sum. NeMo's training step calls this between CTC and the
-        logs.
+        """Replaces the CTC loss by the weighted sum of the stage's losses.
+
+        NeMo's training step calls this method after it computes CTC and before it logs.
+
+        Args:
+            loss: the CTC loss, scalar.
+            reset_registry: see NeMo's method.
+
+        Returns:
+            The weighted sum, scalar; outside a training step with a teacher, the result of NeMo's method.
         """
         loss = super().add_auxiliary_losses(loss, reset_registry)
         if self._losses is None:
@@ -184,7 +207,7 @@ class TutorMixin(_Host):
         return self._terms["loss"]
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Drops the zero gradients that only DDP needs, so that unused parameters neither move nor decay."""
+        """Removes the zero gradients that only DDP needs, so that unused parameters do not change."""
         super().on_before_optimizer_step(optimizer)
         distiller = self._distiller
         if distiller is not None and distiller.stage is not None:
@@ -194,28 +217,28 @@ class TutorMixin(_Host):
     # --- The decoder's warm start
 
     def _decoder_is_untrained(self) -> bool:
-        # Not once the training is over: weights to which the projection does not belong may be loaded then.
+        # Returns False after the training, because weights that do not match the projection may be loaded
+        # then.
         distiller, trainer = self._distiller, self._trainer
         if distiller is None or trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return False
         return distiller.decoder_is_untrained and trainer.state.stage is not None
 
     def _compose_untrained_decoder(self) -> None:
-        """Keeps the decoder composed during RKD, so that validation and every checkpoint show a usable
-        student.
-        """
+        """Composes the decoder while it is untrained, so that it can be validated and saved during RKD."""
         if self._decoder_is_untrained():
             assert self._distiller is not None
             self._distiller.warm_start.apply(self.decoder)
 
     def on_validation_epoch_start(self) -> None:
-        """Composes the decoder while it is untrained; the teacher does not run."""
+        """Composes the decoder while it is untrained, without running the teacher."""
         super().on_validation_epoch_start()
         self._compose_untrained_decoder()
 
     def on_train_epoch_end(self) -> None:
-        """Composes the decoder while it is untrained, for runs without validation; logs what became of
-        hypotheses.
+        """Composes the decoder while it is untrained, and logs the outcomes of the hypotheses.
+
+        The decoder is composed here, too, because a run may have no validation.
         """
         super().on_train_epoch_end()
         self._compose_untrained_decoder()
@@ -226,19 +249,22 @@ class TutorMixin(_Host):
     # --- What a checkpoint holds, and what is exported
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the training-only parameters and the stage to the `.ckpt`, beside the student's state."""
+        """Adds the training-only parameters and the stage to the `.ckpt`, next to the student's state."""
         super().on_save_checkpoint(checkpoint)
-        # On every rank. The state in `checkpoint` was taken before, but it shares its memory with the
-        # parameters.
+        # Compose on every rank. The state in `checkpoint` was taken before, but it shares its memory with the
+        # parameters, so it changes, too.
         self._compose_untrained_decoder()
         if self._distiller is not None:
             checkpoint["tutor"] = self._distiller.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores what `on_save_checkpoint` added, as soon as there is a distiller.
+        """Restores the state that `on_save_checkpoint` added, as soon as a distiller exists.
+
+        Args:
+            checkpoint: the content of the `.ckpt`.
 
         Raises:
-            TutorError: a training that began with a teacher is resumed without one, or the other way round.
+            TutorError: a training that began with a teacher is resumed without one, or vice versa.
         """
         super().on_load_checkpoint(checkpoint)
         self._distiller_state = checkpoint.get("tutor")
@@ -256,13 +282,16 @@ class TutorMixin(_Host):
             self._distiller_state = None
 
     def to_config_file(self, path2yaml_file: str) -> None:
-        """Writes the stock student's config: NeMo calls this for every `.nemo`, whoever writes it."""
+        """Writes the stock student's config. NeMo calls this for every `.nemo` that is written."""
         OmegaConf.save(stock_config(self._cfg), path2yaml_file, resolve=True)
 
     def save_to(self, save_path: str | Path) -> None:
-        """Runs NeMo's `save_to` through a temporary name, so that an interrupt leaves the old file whole.
+        """Runs NeMo's `save_to` with a temporary file, so that an interrupt does not damage an existing file.
 
-        In the file an untrained decoder is composed; the model itself stays as it is.
+        An untrained decoder is composed in the file. The model itself does not change.
+
+        Args:
+            save_path: path of the `.nemo` file.
         """
         packed = self._save_restore_connector.pack_nemo_file
         untrained = deepcopy(self.decoder.state_dict()) if self._decoder_is_untrained() else None
@@ -279,18 +308,18 @@ class TutorMixin(_Host):
 
 
 class TutorCTCModel(TutorMixin, EncDecCTCModel):
-    """NeMo's character CTC model with a teacher (`TutorMixin`)."""
+    """NeMo's character CTC model with a teacher (see `TutorMixin`)."""
 
     _stock_target = STOCK_CHAR
 
     @classmethod
     def list_available_models(cls) -> PretrainedModelInfo | None:
-        """NeMo's list."""
+        """Returns the list of NeMo's class."""
         return EncDecCTCModel.list_available_models()
 
 
 class TutorCTCModelBPE(TutorMixin, EncDecCTCModelBPE):
-    """NeMo's subword CTC model with a teacher (`TutorMixin`)."""
+    """NeMo's subword CTC model with a teacher (see `TutorMixin`)."""
 
     _stock_target = STOCK_BPE
 
@@ -301,5 +330,5 @@ class TutorCTCModelBPE(TutorMixin, EncDecCTCModelBPE):
 
     @classmethod
     def list_available_models(cls) -> PretrainedModelInfo | None:
-        """NeMo's list."""
+        """Returns the list of NeMo's class."""
         return EncDecCTCModelBPE.list_available_models()

@@ -35,15 +35,18 @@ from nemo_tutornet.teachers.targets import Teacher
 
 @dataclass(frozen=True)
 class ModelMatch:
-    """Which layers, frames and labels of a teacher and a student belong together.
+    """The correspondence between the layers, frames and labels of a teacher and a student.
 
     Attributes:
-        student_encoder, guided: layers of the student.
-        heads: layers of the student that get a head of their own (`tutor.skd.intermediate_layers`).
-        teacher_encoder, hint: layers of the teacher.
-        label_order: teacher output of each student output, None where equal.
-        frame_weighting: `nonblank`, `energy` or `uniform`; `auto` is resolved.
-        no_warm_start: why the decoder cannot be composed; None where it can.
+        student_encoder: output layer of the student's encoder.
+        guided: guided layer of the student.
+        heads: layers of the student that have a head of their own (`tutor.skd.intermediate_layers`).
+        teacher_encoder: output layer of the teacher's encoder.
+        hint: hint layer of the teacher.
+        label_order: index of the teacher's output for each of the student's outputs. None if the orders are
+            equal, or if the labels cannot be matched.
+        frame_weighting: `nonblank`, `energy` or `uniform`; `auto` is already resolved.
+        no_warm_start: the reason why the decoder cannot be composed; None if it can.
     """
 
     student_encoder: Layer
@@ -58,8 +61,16 @@ class ModelMatch:
     def align_posteriors(
         self, log_probs: Tensor, teacher_lengths: Tensor, frames: int, layer: Layer
     ) -> Tensor:
-        """Returns the teacher's log-probabilities `[B, T, V]` on the `frames` frames of a student's layer and
-        on the student's labels, `[B, S, V]`.
+        """Maps the teacher's log-probabilities to the frames of a student's layer and the student's labels.
+
+        Args:
+            log_probs: log-probabilities of the teacher `[B, T, V]`.
+            teacher_lengths: valid frames of the teacher's encoder `[B]`.
+            frames: `S`, number of frames of the student's layer.
+            layer: layer of the student.
+
+        Returns:
+            Log-probabilities `[B, S, V]`.
         """
         if self.label_order is not None:
             log_probs = log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
@@ -69,7 +80,16 @@ class ModelMatch:
         return repeat_frames(log_probs, teacher_frames(frames, teacher_lengths, ratio), dim=1)
 
     def align_hidden(self, hidden: Tensor, teacher_lengths: Tensor, frames: int) -> Tensor:
-        """Returns the hint layer `[B, D, T]` on the `frames` frames of the guided layer, `[B, D, S]`."""
+        """Maps the hint layer to the frames of the guided layer.
+
+        Args:
+            hidden: output of the hint layer `[B, D, T]`.
+            teacher_lengths: valid frames of the teacher's encoder `[B]`.
+            frames: `S`, number of frames of the guided layer.
+
+        Returns:
+            Output of the hint layer `[B, D, S]`.
+        """
         lengths = layer_lengths(teacher_lengths, self.teacher_encoder, self.hint, hidden.shape[2])
         ratio = self.guided.frame_ms / self.hint.frame_ms
         if ratio > 1:
@@ -78,10 +98,20 @@ class ModelMatch:
 
 
 def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames: int) -> Tensor:
-    """Returns the surely valid frames `[B]` of a layer of padded size `frames`, from those of the encoder.
+    """Returns the number of frames of a layer that are certainly valid, from the lengths of the encoder.
 
-    A stride that halves the frames makes as many of `2 n - 1` as of `2 n`; the one that may be padding does
-    not count, so that no loss of an utterance depends on its neighbours in the batch.
+    A stride of 2 gives the same number of frames for `2 n - 1` as for `2 n` input frames. The last input
+    frame may then be padding, so it is not counted. The losses of an utterance therefore do not depend on the
+    other utterances in its batch.
+
+    Args:
+        encoder_lengths: valid frames of the encoder's output `[B]`.
+        encoder: output layer of the encoder.
+        layer: the layer.
+        frames: padded number of frames of the layer.
+
+    Returns:
+        Lengths `[B]`, from 0 to `frames`.
     """
     if layer.frame_ms == encoder.frame_ms:
         return encoder_lengths
@@ -91,16 +121,20 @@ def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames:
 
 
 def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMatch:
-    """Matches a student with its teacher and refuses what cannot be distilled.
+    """Matches a student with its teacher, and raises an error for a pair that cannot be distilled.
 
     Args:
-        student: a NeMo CTC model; it is run on silence and left as it was.
-        teacher: its teacher.
+        student: a NeMo CTC model. It is run on silence in eval mode, and its mode is then restored.
+        teacher: the student's teacher.
         config: the checked `tutor:` section.
 
+    Returns:
+        The matched layers, frames and labels.
+
     Raises:
-        TutorError: sample rates differ, a layer does not exist, the student's frames are longer than the
-            teacher's, the encoders' lengths disagree, or SKD is asked for with different label sets.
+        TutorError: the sample rates differ, a layer does not exist, the student's frames are longer than the
+            teacher's without `pool_frames`, the lengths of the encoders' outputs disagree, SKD is used with
+            different label sets, or `min_confidence` is set with a transducer, which has no confidence.
     """
     sample_rate = int(student.preprocessor._sample_rate)
     if sample_rate != teacher.sample_rate:
@@ -166,7 +200,7 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
 
 
 def _match_labels(student: Any, teacher: Teacher) -> tuple[tuple[int, ...] | None, str | None]:
-    """Returns the teacher's output for each of the student's, or the reason why there is none."""
+    """Returns the order of the labels (see `ModelMatch`), and the reason if the labels cannot be matched."""
     if not teacher.has_posteriors:
         return None, "the teacher is a transducer, which has no posteriors on frames."
     try:
@@ -176,15 +210,18 @@ def _match_labels(student: Any, teacher: Teacher) -> tuple[tuple[int, ...] | Non
 
 
 def resolve_frame_weighting(asked: str, has_posteriors: bool, ends_in_layer_norm: bool) -> str:
-    """The frame weighting that a config asks for, with `auto` resolved for a teacher and its hint layer.
+    """Returns the frame weighting for a teacher and its hint layer, with `auto` resolved.
 
     Args:
-        asked: `auto`, `nonblank`, `energy` or `uniform`.
+        asked: the config's value: `auto`, `nonblank`, `energy` or `uniform`.
         has_posteriors: whether the teacher has posteriors on frames; a transducer has none.
         ends_in_layer_norm: whether the hint layer's output is layer-normalised.
 
+    Returns:
+        `nonblank`, `energy` or `uniform`.
+
     Raises:
-        TutorError: `nonblank` with a transducer.
+        TutorError: `nonblank` is set, but the teacher is a transducer.
     """
     if asked == "nonblank" and not has_posteriors:
         raise TutorError(
@@ -214,7 +251,7 @@ def _no_warm_start(student: Any, teacher: Teacher, guided: Layer, hint: Layer) -
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts a model in eval mode; afterwards every module is in its previous mode again."""
+    """Sets a model to eval mode within the context, and then restores the mode of every module."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

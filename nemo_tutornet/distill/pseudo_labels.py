@@ -1,10 +1,9 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Sequence-level targets: the teacher's hypothesis as a CTC target (pseudo-labels, filtered as in
-Distil-Whisper: 2311.00430).
+"""Sequence-level targets: the teacher's hypotheses as CTC targets (pseudo-labels).
 
-They need no common vocabulary and no common frame rate: a teacher of pieces can so teach a student of
-characters.
+They are filtered as in Distil-Whisper (arXiv 2311.00430). Teacher and student need neither a common
+vocabulary nor a common frame rate. A subword teacher can therefore train a character student.
 """
 
 from __future__ import annotations
@@ -20,24 +19,24 @@ from torch import Tensor
 from nemo_tutornet.config import PseudoLabelsConfig
 from nemo_tutornet.teachers.targets import Hypothesis
 
-# Why an utterance's hypothesis was not used, and `kept`.
+# `kept`, and the reasons for which a hypothesis is dropped.
 FATES = ("kept", "empty", "low_confidence", "not_in_vocabulary", "high_wer", "too_long")
 
 
 class PseudoLabels:
-    """Turns a teacher's hypotheses into the student's labels, and counts what it drops.
+    """A filter that converts a teacher's hypotheses to the student's labels, and counts those that it drops.
 
     Args:
         config: the checked `tutor.pseudo_labels` section.
-        encode: text to the student's labels; None where it has none for it.
-        decode: labels to text.
+        encode: converts a text to the student's labels; returns None if the student has no labels for it.
+        decode: converts the student's labels to a text.
 
     Attributes:
-        decode: as given.
-        counts: utterances by their fate since the last `report`: `kept`; `empty` (the teacher heard nothing);
-            `low_confidence` (below `min_confidence`); `not_in_vocabulary` (the student has no labels for it,
-            in lower case neither); `high_wer` (above `max_wer` against the transcript); `too_long` (more
-            labels than CTC can put on the student's frames).
+        decode: the argument `decode`.
+        counts: number of utterances of each outcome since the last `report`: `kept`; `empty` (the hypothesis
+            has no text); `low_confidence` (below `min_confidence`); `not_in_vocabulary` (the student has no
+            labels for the text, nor for its lower case); `high_wer` (above `max_wer` against the transcript);
+            `too_long` (CTC cannot align so many labels with the student's frames).
     """
 
     def __init__(
@@ -51,7 +50,15 @@ class PseudoLabels:
 
     @classmethod
     def for_student(cls, config: PseudoLabelsConfig, student: Any) -> PseudoLabels:
-        """With the student's tokenizer, or with the parser that its training data get."""
+        """Creates a filter from the student's tokenizer, or from the parser of its training data.
+
+        Args:
+            config: the checked `tutor.pseudo_labels` section.
+            student: a NeMo CTC model, subword or character.
+
+        Returns:
+            The filter.
+        """
         if hasattr(student, "tokenizer"):
             tokenizer = student.tokenizer
             unknown = getattr(tokenizer, "unk_id", None)
@@ -71,8 +78,8 @@ class PseudoLabels:
         )
 
         def characters(text: str) -> list[int] | None:
-            # NeMo's parser leaves out what it has no label for: right for punctuation, wrong for a letter or
-            # a digit.
+            # NeMo's parser drops characters without a label. That is right for punctuation, but without a
+            # letter or digit the text is wrong.
             ids = parser(text)
             spoken = sum(character.isalnum() for character in text)
             return None if ids is None or sum(labels[i].isalnum() for i in ids) < spoken else ids
@@ -86,16 +93,16 @@ class PseudoLabels:
         transcript_lengths: Tensor,
         frames: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The student's labels of each kept hypothesis.
+        """Converts the hypotheses of a batch to padded labels, and counts each outcome.
 
         Args:
-            hypotheses: one an utterance, `B` of them.
+            hypotheses: `B` hypotheses, one for each utterance.
             transcripts: the student's labels of the true transcripts `[B, L]`.
-            transcript_lengths: `[B]`, 0 where there is none.
-            frames: of the student `[B]`.
+            transcript_lengths: number of labels `[B]`; 0 for an utterance without a transcript.
+            frames: number of the student's frames `[B]`.
 
         Returns:
-            Labels `[B, L']` and their lengths `[B]`, 0 where the hypothesis was dropped.
+            Labels `[B, L']` and their lengths `[B]`. A dropped hypothesis has length 0.
         """
         rows: list[list[int]] = []
         references, told, heard = transcripts.tolist(), transcript_lengths.tolist(), frames.tolist()
@@ -116,25 +123,25 @@ class PseudoLabels:
             return "empty", []
         if hypothesis.confidence is not None and hypothesis.confidence < self._config.min_confidence:
             return "low_confidence", []
-        # Most students of characters have no capitals.
+        # Try lower case as well, because most character students have no capitals.
         labels = self._encode(hypothesis.text) or self._encode(hypothesis.text.lower())
         if not labels or not self.decode(labels).strip():
             return "not_in_vocabulary", []
-        # Both as the student would write them: without the capitals and punctuation that it has not. A
-        # transcript of nothing else is none to judge by.
+        # Compare both texts in the student's labels, so that capitals and punctuation that the student lacks
+        # do not count as errors. A transcript that is then empty cannot be compared with.
         told = self.decode(reference)
         if self._config.max_wer is not None and told.strip():
             from jiwer import wer
 
             if wer(told, self.decode(labels)) > self._config.max_wer:
                 return "high_wer", []
-        # CTC needs a blank between equal neighbours; what does not fit would teach nothing (NeMo's loss is
-        # then 0).
+        # CTC needs a blank between equal neighbours. Labels that do not fit would have no effect, because
+        # NeMo's loss is then 0.
         needed = len(labels) + sum(a == b for a, b in pairwise(labels))
         return ("kept", list(labels)) if needed <= frames else ("too_long", [])
 
     def report(self) -> str:
-        """One line about what was kept and dropped since the last one."""
+        """Returns one line with the outcomes since the last report, and resets the counts."""
         total = sum(self.counts.values())
         dropped = [f"{self.counts[fate]} {fate}" for fate in FATES[1:] if self.counts[fate]]
         line = f"pseudo-labels: {self.counts['kept']} of {total} hypotheses used"

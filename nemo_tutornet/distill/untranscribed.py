@@ -1,9 +1,9 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Audio without transcripts: the teacher's losses hear it, CTC does not.
+"""Training on audio without transcripts: the teacher's losses use these utterances, and CTC skips them.
 
-NeMo gives a row without `text` an empty transcript, and CTC would teach the student to be silent on it. A row
-that says so itself, with an empty `text`, cannot be told from it.
+NeMo gives a manifest row without `text` an empty transcript, and CTC would train the student to output only
+blanks for it. A row whose `text` is explicitly empty cannot be distinguished from a row without `text`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ _BY_UTTERANCE = ("mean_batch", "mean")
 
 @contextmanager
 def ctc_on_transcribed_only(loss: nn.Module, reduction: str) -> Iterator[None]:
-    """While open, NeMo's CTC loss counts the utterances that have a transcript (ours).
+    """Restricts NeMo's CTC loss to the utterances that have a transcript, within the context (ours).
 
-    A labelled utterance weighs as much as in a batch without unlabelled ones: what is divided by the number
-    of utterances is divided by all of them. A batch without any transcript gives 0.
+    A labelled utterance has the same weight as in a batch of the same size without unlabelled utterances. For
+    this, a reduction that divides by the number of utterances divides by the size of the whole batch. The
+    loss of a batch without any transcript is 0.
 
     Args:
-        loss: NeMo's `CTCLoss`, called with names: `log_probs` `[B, T, V]`, `targets` `[B, L]`,
-            `input_lengths` and `target_lengths` `[B]`.
-        reduction: its reduction, the student's `ctc_reduction`.
+        loss: NeMo's `CTCLoss`, called with keyword arguments: `log_probs` `[B, T, V]`, `targets` `[B, L]`,
+            `input_lengths` `[B]` and `target_lengths` `[B]`.
+        reduction: the loss's reduction, which is the student's `ctc_reduction`.
     """
     share, nothing = 1.0, torch.zeros(())
 
@@ -40,8 +41,8 @@ def ctc_on_transcribed_only(loss: nn.Module, reduction: str) -> Iterator[None]:
         labelled = kwargs["target_lengths"] > 0
         share = 1.0
         if not labelled.any():
-            # The loss cannot be asked about no utterance; it is asked about silence and its answer is left
-            # out of the graph.
+            # The loss cannot be called on an empty batch. It is called on the empty transcripts, and a zero
+            # that depends on `log_probs` replaces its value.
             share, nothing = 0.0, 0.0 * kwargs["log_probs"].sum()
         elif not labelled.all():
             share = float(labelled.float().mean()) if reduction in _BY_UTTERANCE else 1.0

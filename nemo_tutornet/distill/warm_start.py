@@ -1,8 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The decoder's warm start: after RKD the student's decoder is the teacher's after the projection (ours).
+"""Warm start: after RKD, the student's decoder is the projection followed by the teacher's decoder (ours).
 
-The projection f is a linear 1x1 convolution, and so is the teacher's decoder, so that the two are one again.
+The projection f and the teacher's decoder are both linear 1x1 convolutions, so their composition is one, too.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from nemo_tutornet.teachers.targets import Teacher
 
 
 class DecoderWarmStart:
-    """Composes a student's decoder from its teacher's, while no loss has trained it.
+    """Initialisation of a student's decoder from its teacher's, while no loss has trained the decoder.
 
     Args:
-        match: says whether the decoder can be composed, and the order of the labels.
-        teacher: the teacher.
+        match: contains the order of the labels, and whether the decoder can be composed.
+        teacher: the teacher, live or cached.
         projection: f, trained by RKD.
-        wanted: `tutor.rkd.warm_start_decoder`.
+        wanted: value of `tutor.rkd.warm_start_decoder`.
     """
 
     def __init__(self, match: ModelMatch, teacher: Teacher, projection: nn.Conv1d, wanted: bool) -> None:
@@ -32,7 +32,7 @@ class DecoderWarmStart:
         self._possible = wanted and match.no_warm_start is None
 
     def apply(self, decoder: Any) -> None:
-        """Overwrites a NeMo CTC decoder with the composed one; does nothing where there is none."""
+        """Overwrites a NeMo CTC decoder with the composed one, if that is possible and wanted."""
         if not self._possible:
             return
         student, teacher = pointwise_decoder(decoder), self._teacher.ctc_projection()
@@ -46,20 +46,22 @@ class DecoderWarmStart:
 def compose_decoder(
     teacher: nn.Conv1d, projection: nn.Conv1d, order: tuple[int, ...] | None
 ) -> tuple[Tensor, Tensor]:
-    """The student's decoder after RKD (ours): teacher_decoder o f, a 1x1 convolution again because f is one.
+    """Composes the projection f and the teacher's decoder into the student's decoder after RKD (ours).
+
+    The result, teacher_decoder o f, is a 1x1 convolution because f is one.
 
         W = W_T W_f        b = W_T b_f + b_T
 
     Args:
         teacher: decoder of the teacher, `D_T` to `V`.
         projection: f, `D_S` to `D_T`.
-        order: teacher output of each student output, None where equal.
+        order: index of the teacher's output for each of the student's outputs; None if the orders are equal.
 
     Returns:
         Weight `[V, D_S, 1]` and bias `[V]`, rows in the student's order.
     """
     with torch.no_grad():
-        device = projection.weight.device  # the teacher may not have followed the student to its device yet
+        device = projection.weight.device  # the teacher may still be on another device than the student
         outer = teacher.weight[..., 0].to(device, torch.float64)
         weight = outer @ projection.weight.double()[..., 0]
         assert projection.bias is not None, "f has a bias"

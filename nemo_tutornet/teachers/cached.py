@@ -32,15 +32,19 @@ HEAD = "head.safetensors"
 def binding(
     teacher: LiveTeacher, path: Path, device: torch.device, hidden: bool, tokenizer: str | None
 ) -> dict[str, Any]:
-    """What a cache's targets depend on, and what a student must know of their teacher.
+    """Collects the facts about a teacher that its cached targets depend on, and that a student needs.
 
     Args:
-        teacher: the live one.
-        path: its file.
-        device: on which it will run.
-        hidden: whether the hint layer is kept.
-        tokenizer: NeMo's type of the teacher's tokenizer, whose files lie beside the shards; None for
-        characters.
+        teacher: the live teacher.
+        path: the teacher's file.
+        device: the device on which the teacher will run.
+        hidden: whether the cache holds the hint layer.
+        tokenizer: NeMo's type of the teacher's tokenizer, whose files are stored beside the shards. None for
+            a character model.
+
+    Returns:
+        The facts by name, as JSON values. `frames` is a list of pairs of an audio length in seconds and the
+        number of teacher frames.
     """
     info = describe_model(teacher.model)
     return {
@@ -60,7 +64,14 @@ def binding(
 
 
 def head_file(teacher: LiveTeacher) -> dict[str, bytes]:
-    """The teacher's CTC decoder where it is one 1x1 convolution, for the warm start of the student's."""
+    """Serialises the teacher's CTC decoder, which the warm start of the student's decoder uses.
+
+    Args:
+        teacher: the live teacher.
+
+    Returns:
+        The file's content by file name; empty if the decoder is not a single 1x1 convolution.
+    """
     from safetensors.torch import save
 
     decoder = teacher.ctc_projection()
@@ -71,16 +82,17 @@ def head_file(teacher: LiveTeacher) -> dict[str, bytes]:
 
 
 class CachedTeacher:
-    """A `Teacher` that reads its targets from a cache. No model is loaded, and its file is not needed.
+    """A `Teacher` that reads its targets from a cache, without a model or the teacher's file.
 
     Args:
-        config: of the teacher; its `cache` is read, and its `sha256`, or the file at its `model_path` where
-            there is one, must be the cache's.
-        hint_layer: module path; None is the encoder's output.
-        key: the config's, for messages.
+        config: the teacher's section of the config. Targets are read from its `cache`. Its `sha256`, if set,
+            and the file at its `model_path`, if the file exists, must match the teacher of the cache.
+        hint_layer: module path of the hint layer. None selects the encoder's output.
+        key: the section's key in the config, used in error messages.
 
     Raises:
-        TutorError: no finished cache, or one of another teacher or layer.
+        TutorError: the folder does not hold a finished cache, or the cache was built with another teacher or
+            another layer.
     """
 
     from_cache = True
@@ -112,36 +124,39 @@ class CachedTeacher:
 
     @property
     def sha256(self) -> str | None:
-        """Of the file of the teacher that was run; None where that was a folder."""
+        """Checksum of the teacher's file from which the cache was built; None if the teacher was a folder."""
         found: str | None = self._facts["sha256"]
         return found
 
     @property
     def labels(self) -> list[str]:
-        """Labels in the order of the posterior, without the blank, which is last; none for a transducer."""
+        """Labels in the order of the posterior, without the final blank; empty for a transducer."""
         return list(self._facts["labels"])
 
     @property
     def has_posteriors(self) -> bool:
-        """False for a transducer, which has no CTC head."""
+        """True if the teacher has a CTC head; False for a transducer."""
         return not self._facts["transducer"]
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second that the teacher heard."""
+        """Sample rate of the audio that the teacher was run on, in Hz."""
         return int(self._facts["sample_rate"])
 
     @property
     def ends_in_layer_norm(self) -> bool:
-        """True where the hint layer's output is layer-normalised."""
+        """True if the hint layer's output is layer-normalised."""
         return bool(self._facts["ends_in_layer_norm"])
 
     def frames_of(self, seconds: float) -> int:
-        """Frames of the encoder's output for that much audio; the builder counted them."""
+        """Returns the number of frames of the encoder's output for audio of a length in seconds.
+
+        Only the lengths that were measured when the cache was built are available.
+        """
         return {float(length): int(frames) for length, frames in self._facts["frames"]}[seconds]
 
     def describe(self) -> dict[str, str]:
-        """Returns what the teacher and its cache are, in words, for `nemo-tutornet check`."""
+        """Returns a description of the teacher and its cache for `nemo-tutornet check`, by fact."""
         totals = self.reader.totals
         return {
             "cache": f"{self.reader.folder}, {totals['utterances']} utterances, {totals['bytes'] / 1e6:.1f} "
@@ -152,12 +167,18 @@ class CachedTeacher:
         }
 
     def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
-        """Refuses a cache that lacks something which the stages read, or an utterance of the training set.
+        """Checks that the cache holds the requested targets for every utterance of the training set.
 
-        Tars may hold less than their manifest, so with them a missing utterance is named when it is read.
+        Tar files may hold fewer utterances than their manifest. Their utterances are therefore not checked
+        here; a missing one raises an error when it is read.
+
+        Args:
+            request: the targets that the stages read.
+            train_data: resolves the utterances of the training set; None skips the check of utterances.
 
         Raises:
-            TutorError: names what is missing; of several utterances the first, and counts the others.
+            TutorError: a kind of target or an utterance is missing. The message names the first missing
+                utterance and the number of the others.
         """
         schema, folder = self.reader.schema, self.reader.folder
         for what, requested, stored in (
@@ -190,15 +211,15 @@ class CachedTeacher:
         """Reads the targets of a batch from the cache.
 
         Args:
-            batch: its `utterances` are looked up. Its `signal_lengths` must be the numbers of samples for
-                which the targets were computed.
-            request: what is wanted.
+            batch: the batch, of which the `utterances` are looked up. Its `signal_lengths` `[B]` must be the
+                numbers of samples for which the targets were computed.
+            request: the targets to read.
 
         Returns:
             Targets on the teacher's frames, on the device of `signal_lengths`.
 
         Raises:
-            TutorError: an utterance is missing, damaged or of another length.
+            TutorError: an utterance is missing or damaged, or its number of samples differs.
         """
         assert batch.utterances is not None, "the distiller resolves a batch's utterances for cached teachers"
         stored = self.reader.read(batch.utterances)
@@ -226,9 +247,7 @@ class CachedTeacher:
         )
 
     def ctc_projection(self) -> nn.Conv1d | None:
-        """Returns the teacher's CTC head where it was a single 1x1 convolution, for the decoder's warm
-        start.
-        """
+        """Returns the teacher's CTC head if it is a single 1x1 convolution, else None, for the warm start."""
         return self._projection
 
     def _load_projection(self) -> nn.Conv1d | None:
@@ -260,7 +279,7 @@ class CachedTeacher:
 
 
 def _layer_to_disk(layer: Layer) -> dict[str, Any]:
-    """A layer in the names of the format on disk, where `frame_ms` is called `shift`."""
+    """Returns a layer with the field names of the format on disk, where `frame_ms` is called `shift`."""
     return {"path": layer.path, "width": layer.width, "time_axis": layer.time_axis, "shift": layer.frame_ms}
 
 
@@ -269,7 +288,7 @@ def _layer_from_disk(stored: Mapping[str, Any]) -> Layer:
 
 
 def _checked(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """A binding that may be trusted to have the parts that are read of it; a cache is untrusted input."""
+    """Returns the binding after a check of all parts that are read, because a cache is untrusted input."""
     kinds: dict[str, Any] = {
         "sample_rate": int,
         "labels": list,

@@ -1,7 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What makes a live teacher cheaper: an encoder that stops behind the hint layer, and a CUDA stream of its
-own.
+"""Early exit of a live teacher: the encoder stops after the hint layer, which saves the layers behind it.
 
 Legend: `B` utterances, `D` width, `T` frames.
 """
@@ -20,19 +19,18 @@ from nemo_tutornet.nemo_io.layers import Capture, Layer, find_module
 
 
 class _Reached(Exception):
-    """The hint layer has run; nothing behind it is wanted."""
+    """Raised when the hint layer has run, to skip the layers behind it."""
 
 
 @dataclass(frozen=True)
 class EarlyExit:
-    """A way through an encoder that ends behind one of its layers and still knows the lengths of the
-    encoder's output.
+    """A shortened forward pass of an encoder, which ends after one layer and returns the output lengths.
 
     Attributes:
-        layer: the last that runs.
-        lengths_from: path of a module on the way that returns those lengths; None where they are the
-            features' own.
-        lengths_dtype: of the lengths that the encoder returns.
+        layer: the last layer that runs.
+        lengths_from: path of a module that runs before the exit and returns the lengths of the encoder's
+            output. None if these lengths equal those of the features.
+        lengths_dtype: data type of the lengths that the encoder returns.
     """
 
     layer: Layer
@@ -40,8 +38,15 @@ class EarlyExit:
     lengths_dtype: torch.dtype
 
     def run(self, model: Any, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer `[B, D, T']` and the lengths `[B]` that the whole encoder would return, from a front
-        end's output.
+        """Runs the encoder up to the layer.
+
+        Args:
+            model: the model that owns the encoder.
+            features: output of the front end `[B, D, T]`.
+            lengths: valid frames of the features `[B]`.
+
+        Returns:
+            The layer's output `[B, D, T']`, and the lengths `[B]` that the whole encoder would return.
         """
         with ExitStack() as stack:
             hidden = stack.enter_context(Capture(model, self.layer.path))
@@ -58,17 +63,19 @@ class EarlyExit:
 
 @torch.no_grad()
 def find_early_exit(model: Any, layer: Layer, features: Tensor, lengths: Tensor) -> EarlyExit | None:
-    """Looks for a cut by running the whole encoder, and keeps it only if it gives the very same tensors.
+    """Finds an early exit for a layer, and verifies that it returns the same tensors as the whole encoder.
 
     Args:
-        model: in eval mode.
-        layer: inside its encoder.
-        features: `[B, D, T]`, of utterances whose lengths show every way of rounding.
-        lengths: valid frames of them `[B]`.
+        model: a model in eval mode.
+        layer: a layer inside the model's encoder.
+        features: output of the front end `[B, D, T]`, for utterances whose lengths cover every case of
+            rounding.
+        lengths: valid frames of the features `[B]`.
 
     Returns:
-        None where the whole encoder has to run: the layer runs more than once or is changed in place behind
-        it, or nothing on the way there returns the lengths of the encoder's output.
+        The early exit, or None if the whole encoder has to run. The latter holds if the layer runs more than
+        once, if a later layer changes its output in place, or if no module before the exit returns the
+        lengths of the encoder's output.
     """
     ended: list[tuple[str, Tensor | None]] = []
 
@@ -90,7 +97,7 @@ def find_early_exit(model: Any, layer: Layer, features: Tensor, lengths: Tensor)
     elif sources:
         source = min(
             sources, key=lambda path: path.count(".")
-        )  # the outermost: what is inside may work through parts of a batch
+        )  # the outermost module: inner modules may process parts of a batch
     else:
         return None
     cut = EarlyExit(layer, source, expected.dtype)
@@ -105,7 +112,7 @@ def _stop(module: Any, args: Any, output: Any) -> None:
 
 
 def _lengths_in(output: Any, batch: int) -> Tensor | None:
-    """The lengths `[B]` in what a module returns: the second of a pair; None where there are none."""
+    """Returns the lengths `[B]` from a module's output, the second item of a pair; None if it has none."""
     second = output[1] if isinstance(output, tuple) and len(output) == 2 else None
     return second if isinstance(second, Tensor) and second.shape == (batch,) else None
 

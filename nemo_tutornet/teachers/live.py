@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The teacher: a NeMo checkpoint, loaded, frozen and run, and never a part of the student."""
+"""The live teacher: a frozen NeMo checkpoint that computes targets and is never part of the student."""
 
 from __future__ import annotations
 
@@ -35,33 +35,35 @@ from nemo_tutornet.teachers.early_exit import EarlyExit, find_early_exit
 from nemo_tutornet.teachers.side_stream import SideStream
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
 
-# Feature frames of the utterances on which a cut encoder is compared with the whole one: every remainder of
-# strides up to 16.
+# Lengths, in feature frames, of the utterances on which the early exit is compared with the whole encoder.
+# They cover every remainder of strides up to 16.
 _CHECKED_FRAMES = range(40, 57)
 
 
 class LiveTeacher:
-    """A frozen NeMo recogniser that gives targets for audio.
+    """A frozen NeMo recogniser that computes targets from audio.
 
-    A CTC model, a hybrid through its CTC head, or a transducer, which has no posteriors on frames and so
-    teaches by its encoder alone.
+    The model is a CTC model, a hybrid model, of which the CTC head is used, or a transducer. A transducer has
+    no posteriors on frames, so it provides only the hint layer and hypotheses.
 
-    It is no `nn.Module`, so a student that holds it does not register it: it stays out of `parameters()`,
-    `state_dict()`, `train()`, DDP, ONNX export and every checkpoint. It owns its front end, its device and
-    its precision.
+    The class is not an `nn.Module`, so a student that holds a teacher does not register it. The teacher stays
+    out of `parameters()`, `state_dict()`, `train()`, DDP, ONNX export and every checkpoint. It owns its front
+    end, its device and its precision.
 
     Legend: `B` utterances, `N` samples, `T` frames of the teacher, `D` width of the hint layer, `V` labels
         with the blank last.
 
     Args:
-        model: a restored NeMo model; it is frozen in place.
-        precision: `auto`, `fp32` or `bf16`.
-        hint_layer: module path; None is the encoder's output.
-        side_stream: runs the teacher beside the student on a GPU; None runs it on the current stream.
+        model: a restored NeMo model. It is frozen in place.
+        precision: `auto`, `fp32` or `bf16`. `auto` selects bf16 on a GPU that supports it without emulation,
+            otherwise fp32.
+        hint_layer: module path of the hint layer. None selects the encoder's output.
+        side_stream: runs the teacher in parallel with the student on a GPU. None runs the teacher on the
+            current stream.
 
     Attributes:
-        sha256: of its file; None where it did not come from one.
-        source: the file or pretrained name that the config gives; empty where there is no config.
+        sha256: checksum of the teacher's file; None if the teacher was not loaded from a file.
+        source: the file or pretrained name given in the config; empty without a config.
     """
 
     from_cache = False
@@ -77,9 +79,9 @@ class LiveTeacher:
         self.sha256: str | None = None
         self.source = ""
         self.side_stream = side_stream
-        unshare_activations(model)  # a Conformer student in train mode would take its teacher's along
+        unshare_activations(model)  # else train() on a Conformer student affects its teacher's
         self._isolated = _stop_length_sync(model.encoder)
-        self.model.freeze()  # NeMo's: eval mode and no gradients
+        self.model.freeze()  # NeMo's method: sets eval mode and disables gradients
         self.head: Any = ctc_head(model)
         self._precision = precision
         silence = partial(encode_silence, model)
@@ -102,14 +104,17 @@ class LiveTeacher:
         """Restores and freezes the teacher that a config names.
 
         Args:
-            config: of the teacher.
-            hint_layer: module path; None is the encoder's output.
-            key: the config's, for messages.
-            side_stream: as for the class.
+            config: the teacher's section of the config.
+            hint_layer: module path of the hint layer. None selects the encoder's output.
+            key: the section's key in the config, used in error messages.
+            side_stream: see the class.
+
+        Returns:
+            The frozen teacher.
 
         Raises:
-            TutorError: no such file or pretrained name, unreadable, another sha256 than the config's, or a
-                class that cannot teach.
+            TutorError: the file or pretrained name does not exist, the file cannot be read, its sha256
+                differs from the config's, or its model class cannot be a teacher.
         """
         archive = NemoArchive(locate(config.model_path, f"{key}.model_path"))
         if config.sha256 is not None and archive.sha256 != config.sha256.lower():
@@ -125,55 +130,55 @@ class LiveTeacher:
 
     @property
     def labels(self) -> list[str]:
-        """Labels in the order of the posterior, without the blank, which is last; none for a transducer."""
+        """Labels in the order of the posterior, without the final blank; empty for a transducer."""
         return [] if self.head is None else labels_of(self.model, self.head)
 
     @property
     def has_posteriors(self) -> bool:
-        """False for a transducer, which has no CTC head."""
+        """True if the teacher has a CTC head; False for a transducer."""
         return self.head is not None
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second that the front end expects."""
+        """Sample rate of the audio that the front end expects, in Hz."""
         return int(self.model.preprocessor._sample_rate)
 
     @property
     def ends_in_layer_norm(self) -> bool:
-        """True where the hint layer's output is layer-normalised."""
+        """True if the hint layer's output is layer-normalised."""
         return ends_in_layer_norm(self.model, self.hint_layer)
 
     def precision_on(self, device: torch.device) -> str:
-        """`fp32` or `bf16`: what it computes in on a device."""
+        """Returns the precision in which the teacher computes on a device: `fp32` or `bf16`."""
         return "bf16" if self._autocast_dtype(device) else "fp32"
 
     def frames_of(self, seconds: float) -> int:
-        """Frames of the encoder's output for that much audio."""
+        """Returns the number of frames of the encoder's output for audio of a length in seconds."""
         return encode_silence(self.model, seconds)
 
     def move_to(self, device: torch.device) -> None:
-        """Follows the student to a device."""
+        """Moves the teacher to the device of the student."""
         if next(self.model.parameters()).device != device:
             self.model.to(device)
 
     def targets(self, batch: TrainingBatch, request: TargetRequest) -> TeacherTargets:
-        """Runs the teacher on raw audio, and nothing of it that the request does not need.
+        """Runs the teacher on raw audio and computes only the parts that the request needs.
 
-        With a side stream, on a GPU, the targets are still being computed: `SideStream.wait` comes before the
-        first read. Hypotheses are texts, for which the host waits anyway, so they are computed on the current
-        stream.
+        With a side stream on a GPU, the targets are still being computed when this method returns. Call
+        `SideStream.wait` before the first read. Hypotheses are computed on the current stream, because the
+        host has to wait for their texts anyway.
 
         Args:
-            batch: its `signal` `[B, N]`, fp32, and `signal_lengths` `[B]` are read.
-            request: what is wanted. A transducer has no posteriors. Hypotheses are decoded as the teacher's
-                own `decoding` section says (greedy or beam).
+            batch: the batch, of which `signal` `[B, N]` (fp32) and `signal_lengths` `[B]` (samples) are read.
+            request: the targets to compute. A transducer has no posteriors. Hypotheses are decoded by the
+                method in the teacher's own `decoding` section (greedy or beam).
 
         Returns:
             Targets on the teacher's frames, detached.
         """
         self.move_to(
             batch.signal.device
-        )  # before the fork of streams: weights are read on the current one, too
+        )  # before the side stream starts: the current stream reads the weights, too
         compute = partial(self._compute, request=request)
         if self.side_stream is None or request.hypotheses:
             return compute(batch.signal, batch.signal_lengths)
@@ -206,20 +211,20 @@ class LiveTeacher:
         )
 
     def ctc_projection(self) -> nn.Conv1d | None:
-        """Returns the CTC head where it is a single 1x1 convolution, for the decoder's warm start."""
+        """Returns the CTC head if it is a single 1x1 convolution, else None, for the warm start."""
         return pointwise_decoder(self.head)
 
     def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
-        """Accepts every training: a live teacher computes what is requested, for any audio."""
+        """Does nothing, because a live teacher can compute the requested targets for any audio."""
 
     def describe(self) -> dict[str, str]:
-        """Returns what the teacher is, in words, for `nemo-tutornet check`."""
+        """Returns a description of the teacher for `nemo-tutornet check`, by fact."""
         return {"file": self.source, **describe_model(self.model).as_facts()}
 
     def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Tensor | None) -> list[Hypothesis]:
         if log_probs is None:
-            # In its own precision, whatever the encoder's or the student's is: an LSTM takes no mixture of
-            # two.
+            # Autocast is off, so that the decoder runs in its own precision: an LSTM rejects mixed
+            # precisions.
             with torch.autocast(encoded.device.type, enabled=False):
                 found = self.model.decoding.rnnt_decoder_predictions_tensor(
                     encoder_output=encoded.float(), encoded_lengths=lengths
@@ -234,13 +239,13 @@ class LiveTeacher:
 
     def _autocast_dtype(self, device: torch.device) -> torch.dtype | None:
         if self._precision == "auto":
-            # Without emulation: torch also says yes for older GPUs, which only emulate bf16.
+            # By default torch also returns True for older GPUs, which only emulate bf16.
             fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
             return torch.bfloat16 if fast else None
         return torch.bfloat16 if self._precision == "bf16" else None
 
     def _find_early_exit(self) -> EarlyExit | None:
-        """Where the encoder can stop when only the hint layer is wanted; None where it cannot."""
+        """Returns an early exit for the hint layer, or None if the whole encoder has to run."""
         if not self.hint_layer.path.startswith(f"{ENCODER}."):
             return None
         parameter = next(self.model.parameters())
@@ -255,13 +260,13 @@ class LiveTeacher:
 
 
 def _stop_length_sync(encoder: nn.Module) -> Callable[[], AbstractContextManager[None]]:
-    """Keeps an encoder from asking all ranks for their longest batch, once more in each step.
+    """Prevents an encoder from synchronising the longest length over all ranks again in each step.
 
-    The Conformer family has a switch, which is turned off for good. Convolutional encoders have none, so a
-    context hides the process group while they run.
+    The Conformer family has an attribute for this, which is set to False permanently. Convolutional encoders
+    have none, so a context hides the process group while they run.
 
     Returns:
-        The context in which the encoder is run.
+        A function that creates the context in which the encoder has to run.
     """
     if hasattr(encoder, "sync_max_audio_length"):
         setattr(encoder, "sync_max_audio_length", False)  # noqa: B010 - a plain attribute, not a submodule
@@ -270,8 +275,10 @@ def _stop_length_sync(encoder: nn.Module) -> Callable[[], AbstractContextManager
 
 
 def _best(found: Any) -> Any:
-    """NeMo 2 gives (best, all) where NeMo 3 gives the best; a beam search may give several an utterance, best
-    first.
+    """Selects the best hypothesis of each utterance from what NeMo's decoding returns.
+
+    NeMo 2 returns the pair (best, all); NeMo 3 returns the best only. A beam search may return a list of
+    hypotheses for each utterance, with the best first.
     """
     found = found[0] if isinstance(found, tuple) else found
     return [entry[0] if isinstance(entry, list) else entry for entry in found]

@@ -1,7 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`tokenizer: teacher`: a subword student with its teacher's tokenizer, so that the label sets are equal by
-construction.
+"""Resolves `tokenizer: teacher`, with which a subword student uses its teacher's tokenizer.
+
+The label sets of student and teacher are then equal by construction.
 """
 
 from __future__ import annotations
@@ -26,21 +27,23 @@ from nemo_tutornet.utils.files import staging_directory
 def resolve_teacher_tokenizer(cfg: DictConfig) -> None:
     """Replaces `tokenizer: teacher` in a student's config by the teacher's tokenizer, in place.
 
-    The files are copied out of the teacher's archive into the user's cache, named by their content: a resumed
-    run finds them there, and the student's `.nemo` holds its own copy. `tokenizer: FILE.nemo` (or a
-    pretrained name) takes another checkpoint's; an undistilled baseline, which has no teacher, names the
-    teacher's file that way.
+    The tokenizer's files are copied from the teacher's archive, or from the cache of targets, into a folder
+    of the user's cache directory. The folder is named by the content of the files, so that a resumed run
+    finds them. The student's `.nemo` holds its own copy.
+
+    `tokenizer: FILE.nemo` (or a pretrained name) uses the tokenizer of another checkpoint. An undistilled
+    baseline has no teacher, so its config names the teacher's file in this way.
 
     Args:
-        cfg: the student's config; one whose tokenizer is a section is left alone.
+        cfg: the student's config. A tokenizer that is already a section stays unchanged.
 
     Raises:
-        TutorError: no teacher to take it from, a teacher without a tokenizer of its own, or a section whose
-        folder has none.
+        TutorError: the config has no teacher, the teacher has no tokenizer of its own, or the folder of a
+            tokenizer section contains no tokenizer.
     """
     asked = cfg.get("tokenizer")
     if not isinstance(asked, str):
-        # A model that is being restored has its files in the archive, where NeMo looks for them.
+        # During a restore the files are in the archive, where NeMo finds them, so the check is skipped.
         if isinstance(asked, DictConfig) and not _is_being_restored():
             check_tokenizer_section(cfg)
         return
@@ -103,7 +106,7 @@ def _kept(files: dict[str, bytes]) -> Path:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "nemo_tutornet" / "tokenizers" / digest.hexdigest()[:16]
     try:
-        with staging_directory(folder) as stage:  # several ranks write the same bytes
+        with staging_directory(folder) as stage:  # several ranks may write the same files at once
             for name, content in files.items():
                 (stage / name).write_bytes(content)
     except OSError as error:
