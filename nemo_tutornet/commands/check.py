@@ -1,8 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a training would do, before it does it: both sides built from the config, matched, timed, and the
-teacher tried out.
-"""
+"""Dry run of a training: builds and matches student and teacher, times a step, and evaluates the teacher."""
 
 from __future__ import annotations
 
@@ -33,14 +31,15 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class StageCost:
-    """A stage, and one step of it on the first training batch.
+    """One stage of the schedule, with the losses and the time of one step on the first training batch.
 
     Attributes:
-        name: of the stage.
-        length: in words.
-        losses: the losses and their weights, in words.
-        terms: each loss of that step, not weighted.
-        step_ms: forward, losses and backward, median of a few; the optimizer's step is not in it.
+        name: name of the stage.
+        length: length of the stage, as text.
+        losses: the losses and their weights, as text.
+        terms: unweighted value of each loss in that step.
+        step_ms: milliseconds for forward, losses and backward, without the optimizer's step; the median of a
+            few runs.
     """
 
     name: str
@@ -52,20 +51,22 @@ class StageCost:
 
 @dataclass(frozen=True)
 class PreflightReport:
-    """What `check` found.
+    """Results of `check_training`.
 
     Attributes:
-        student, teacher: facts by name, in words.
-        matches: what is matched with what, in words.
-        stages: the schedule with what a step costs.
-        batch: the batch that was timed, in words.
-        plain_ms, teacher_ms: the student's forward and the teacher's on that batch, in eval mode; None for a
-            cached teacher.
-        peak_mb: the most memory that this process held, with both models and steps of every stage on that
-            batch; None where the system does not tell (Windows).
-        teacher_wer: on the first validation batches; None for audio without transcripts and for a cached
+        student: facts about the student by name, as text.
+        teacher: facts about the teacher by name, as text.
+        matches: the matched layers, labels and frames by method, as text.
+        stages: the stages of the schedule, with the time of one step.
+        batch: description of the timed batch, as text.
+        plain_ms: milliseconds of the student's forward on that batch, in eval mode.
+        teacher_ms: milliseconds of the teacher's forward on that batch, in eval mode; None for a cached
             teacher.
-        heard: reference and the teacher's hypothesis of the first utterance.
+        peak_mb: peak memory of this process in megabytes, with both models and steps of every stage on that
+            batch; None where the system does not report it (Windows).
+        teacher_wer: the teacher's WER on the first validation batches, as a fraction; None for audio without
+            transcripts and for a cached teacher.
+        heard: reference and teacher's hypothesis of the first utterance.
         remarks: problems worth knowing before a long run.
     """
 
@@ -82,20 +83,24 @@ class PreflightReport:
     remarks: list[str]
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Converts the report to plain values, for JSON."""
         return asdict(self)
 
 
 def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
-    """Builds student and teacher as the training script would, and looks at them; nothing is trained and
-    nothing written.
+    """Builds student and teacher as the training script would, and reports what it found.
+
+    No parameter is changed, and no file is written.
 
     Args:
-        cfg: the script's whole config.
-        batches: of the validation set that the teacher transcribes.
+        cfg: the whole config of the training script.
+        batches: number of validation batches that the teacher transcribes.
+
+    Returns:
+        The report.
 
     Raises:
-        TutorError: whatever would stop the training, or would have it train nothing.
+        TutorError: the training would stop with an error, or would train nothing.
     """
     config = read_tutor_section(cfg.model)
     if config is None:
@@ -108,7 +113,7 @@ def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
         if value is not None and not isinstance(value, (int, float)):
             raise TutorError(f"trainer.{key} is {str(value)[:100]}, but it must be a number.")
     if epochs is None and steps == -1 and limits.get("max_time") is None:
-        epochs = 1000  # Lightning's
+        epochs = 1000  # Lightning's default
     warnings = config.unused() + Schedule.from_config(config.stages).check(epochs, steps)
     warnings += check_manifests(cfg.model)
     with suppress_nemo_logs():
@@ -190,7 +195,10 @@ def _matches(distiller: Distiller) -> dict[str, str]:
 
 
 def _cost(model: Any, distiller: Distiller, stage: Stage, batch: TrainingBatch) -> StageCost:
-    """Runs one stage's losses on a batch, forward and backward, a few times; no parameter changes."""
+    """Measures one stage: runs its losses forward and backward on a batch, a few times.
+
+    No parameter changes.
+    """
 
     def once() -> dict[str, float]:
         targets = distiller.teacher_targets(stage, batch)
@@ -229,14 +237,14 @@ def _length(stage: Stage, unit: str) -> str:
 def _peak_mb() -> float | None:
     try:
         import resource
-    except ImportError:  # Windows has none
+    except ImportError:  # Windows does not have this module
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes there, kilobytes elsewhere
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, kilobytes elsewhere
 
 
 def _median_ms(run: Callable[[], Any], model: Any) -> float:
-    """Median of a few runs in eval mode; the first pays for warming up."""
+    """Measures the median time of a few runs in eval mode, without the first run, which warms up."""
     if model is not None:
         model.eval()
     times = []
@@ -253,7 +261,12 @@ def _median_ms(run: Callable[[], Any], model: Any) -> float:
 def _teacher_wer(
     model: Any, distiller: Distiller, batches: int
 ) -> tuple[float, list[str]] | tuple[None, None]:
-    """Returns the WER of a live teacher on the first validation batches, and the first pair of texts."""
+    """Computes the WER of a live teacher on the first validation batches.
+
+    Returns:
+        The WER as a fraction, and the first pair of reference and hypothesis. Both are None for a cached
+        teacher, without validation data and without transcripts.
+    """
     loaders, teacher = model._validation_dl, distiller.teacher
     loader = loaders[0] if isinstance(loaders, (list, tuple)) else loaders
     if loader is None or teacher.from_cache:

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The demo: corpus, teacher, undistilled student, distilled student, export, check, table.
 
-Each training is the project's own example script in a process of its own, with a command that a person could
-type; the command is kept beside its log. A second run picks up where the first stopped.
+Each training runs the project's example script in a process of its own. Its command can also be typed by
+hand, and is written to a file beside the log. A second run of the demo resumes where the first one stopped.
 """
 
 from __future__ import annotations
@@ -39,7 +39,15 @@ _WER = re.compile(r"'val_wer' reached ([\d.]+)")
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a name, the folder of its output, a config of `conf/small` and overrides."""
+    """One training of the demo.
+
+    Attributes:
+        name: name of the training.
+        folder: folder of its output.
+        config: name of a config in `conf/small`.
+        epochs: length in epochs.
+        overrides: Hydra's overrides of the config.
+    """
 
     name: str
     folder: Path
@@ -49,23 +57,24 @@ class Run:
 
     @property
     def trained(self) -> Path:
-        """The `.nemo` file that it writes."""
+        """Path of the `.nemo` file that the training writes."""
         return self.folder / self.name / "checkpoints" / f"{self.name}.nemo"
 
 
 def run_demo(corpus: str, output: Path, epochs: int | None, teacher_epochs: int | None, seed: int) -> None:
-    """Runs every step that is not done yet and prints the table.
+    """Runs the steps of the demo that are not done yet, and prints the table.
 
     Args:
-        corpus: `embedded`, or a folder with manifests `train.jsonl`, `valid.jsonl` and `test.jsonl`.
-        output: folder of everything the demo writes but the teacher, which the user's cache folder keeps, if
-            there can be one.
-        epochs: of each student; None for the default.
-        teacher_epochs: of the teacher; None for the default.
-        seed: of every run.
+        corpus: `embedded`, or a folder with the manifests `train.jsonl`, `valid.jsonl` and `test.jsonl`.
+        output: folder that the demo writes to. The teacher is written to the user's cache folder instead, if
+            that folder can be written to.
+        epochs: epochs of each student's training; None for the default.
+        teacher_epochs: epochs of the teacher's training; None for the default.
+        seed: seed of every training.
 
     Raises:
-        TutorError: a bad corpus, or a training that failed, with the place of its log.
+        TutorError: the corpus or `output` cannot be used, or a training failed. The message of a failed
+            training names its log.
     """
     console = Console(stderr=True)
     output = output.expanduser().resolve()
@@ -78,7 +87,7 @@ def run_demo(corpus: str, output: Path, epochs: int | None, teacher_epochs: int 
         ) from None
     cache = _cache(output, console)
     folder = _corpus(corpus, output, console)
-    # A plain kill ends the training in progress as Ctrl-C does, instead of leaving it behind.
+    # Treat SIGTERM like Ctrl-C: it ends the trainings in progress, which would keep running otherwise.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         runs = (
@@ -89,7 +98,7 @@ def run_demo(corpus: str, output: Path, epochs: int | None, teacher_epochs: int 
         undistilled = Run("undistilled", runs, "quartznet_small", student_epochs, ["model.tutor=null"])
         teacher = _teacher(folder, teacher_epochs or TEACHER_EPOCHS, undistilled, seed, cache, console)
         overrides = [f"model.tutor.teacher.model_path={hydra_value(teacher)}"]
-        # Another teacher is another run: its folder's name is the key of its training.
+        # The name of the teacher's folder is the key of its training, so another teacher gets another folder.
         distilled = Run(
             "distilled", runs / f"teacher-{teacher.parent.name}", "quartznet_small", student_epochs, overrides
         )
@@ -171,11 +180,12 @@ def _corpus(corpus: str, output: Path, console: Console) -> Path:
 
 
 def _cache(output: Path, console: Console) -> Path:
-    """Where teachers are kept for the next demo: among the user's caches, or in the output where there is no
-    place for one.
+    """Chooses the folder that keeps teachers for the next demo.
+
+    It is in the user's cache folder, or in the output folder when the cache folder cannot be written to.
     """
     try:
-        named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # which counts where it is absolute
+        named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # only an absolute path is valid
         cache = (named if named.is_absolute() else Path.home() / ".cache") / "nemo_tutornet" / "demo"
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()
@@ -190,7 +200,10 @@ def _cache(output: Path, console: Console) -> Path:
 
 
 def _teacher(folder: Path, epochs: int, beside: Run, seed: int, cache: Path, console: Console) -> Path:
-    """The teacher's file; where it is not there yet it is trained, and beside it what can do without it."""
+    """Returns the teacher's file, and trains the teacher first if the file does not exist.
+
+    The run `beside` does not need the teacher, so it is trained at the same time.
+    """
     kept = cache / _key(folder, "conformer_ctc_small", epochs, seed) / "teacher.nemo"
     if kept.is_file():
         console.print(f"teacher: reused from {kept}")
@@ -204,8 +217,19 @@ def _teacher(folder: Path, epochs: int, beside: Run, seed: int, cache: Path, con
 
 
 def _train(planned: list[Run], folder: Path, seed: int, console: Console) -> list[Path]:
-    """Runs the example script for each, side by side, until all are done; returns the `.nemo` files that they
-    wrote.
+    """Trains all runs at the same time, one process of the example script each, and waits for them.
+
+    Args:
+        planned: the runs; a finished one is reused.
+        folder: folder of the manifests.
+        seed: seed of every training.
+        console: output for messages and progress bars.
+
+    Returns:
+        The `.nemo` files of the runs, in their order.
+
+    Raises:
+        TutorError: a training failed.
     """
     processes: dict[str, subprocess.Popen] = {}
     readers: list[threading.Thread] = []
@@ -215,7 +239,7 @@ def _train(planned: list[Run], folder: Path, seed: int, console: Console) -> lis
                 if (run.folder / f"{run.name}.done").is_file() and run.trained.is_file():
                     console.print(f"{run.name}: reused from {run.trained}")
                     continue
-                with defer_signals():  # a process that has started is on record, or it would be left behind
+                with defer_signals():  # a signal between start and assignment would leave the process running
                     processes[run.name] = _start(run, folder, seed)
                 task = progress.add_task(run.name, total=run.epochs, note="starting")
                 arguments = (processes[run.name], run.folder / f"{run.name}.log", progress, task)
@@ -257,12 +281,13 @@ def _start(run: Run, folder: Path, seed: int) -> subprocess.Popen:
     ]
     run.folder.mkdir(parents=True, exist_ok=True)
     (run.folder / f"{run.name}.command").write_text(shlex.join(command) + "\n", encoding="utf-8")
-    # What NeMo leaves in NEMO_EXPM_VERSION for its own workers would move the run into a folder of another
-    # run's date.
+    # NeMo sets NEMO_EXPM_VERSION for its own workers. If a training inherited it, it would write to a folder
+    # with the date of another run.
     environment = {name: value for name, value in os.environ.items() if name != "NEMO_EXPM_VERSION"}
-    # Models this small train faster on one thread than on two; two of them train side by side instead.
+    # Models this small train faster on one thread than on two, so two of them train at the same time instead.
     environment = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", **environment, "PYTHONUNBUFFERED": "1"}
-    # A session of its own: Ctrl-C reaches this process, which ends the training once.
+    # In a session of its own, a training does not get Ctrl-C from the terminal. Only this process ends it,
+    # and only once.
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -277,7 +302,7 @@ def _start(run: Run, folder: Path, seed: int) -> subprocess.Popen:
 
 
 def _follow(process: subprocess.Popen, log: Path, progress: Progress, task: TaskID) -> None:
-    """Copies a training's output to its log, and its epochs to the progress bar."""
+    """Copies the output of a training to its log, and shows its epochs in the progress bar."""
     best = float("inf")
     assert process.stdout is not None
     with log.open("a", encoding="utf-8") as file:
@@ -290,7 +315,7 @@ def _follow(process: subprocess.Popen, log: Path, progress: Progress, task: Task
 
 
 def _key(folder: Path, config: str, epochs: int, seed: int) -> str:
-    """Of all that a training depends on: another corpus, config, length, seed or version is another run."""
+    """Computes the key of a training: a hash of corpus, config, length, seed and version of the package."""
     parts = [sha256_of(path) for path in (*(folder / f"{split}.jsonl" for split in SPLITS), _config(config))]
     return hashlib.sha256(" ".join([*parts, str(epochs), str(seed), __version__]).encode()).hexdigest()[:16]
 

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The training script's config and paths."""
+"""Finds and composes the config of the training script."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from nemo_tutornet.config import check_renamed_overrides  # it also tells Hydra `tutor_defaults`
+from nemo_tutornet.config import check_renamed_overrides  # this also registers `tutor_defaults`
 from nemo_tutornet.errors import TutorError
 
 
 def find_config(config_path: str, config_name: str) -> Path:
-    """The YAML that the training script would read.
+    """Finds the YAML that the training script would read.
+
+    The training script is the one in `examples` of the working directory if it exists, else this project's.
 
     Args:
-        config_path: folder; a relative one starts at the training script, as Hydra has it, and where there is
-            none, here. The script is the one in `examples` of the working directory, where there is one, else
-            this project's.
-        config_name: a YAML in it.
+        config_path: folder. A relative path is relative to the training script's folder, as in Hydra. If
+            there is no such folder, the path is relative to the working directory.
+        config_name: name of a YAML in that folder, with or without `.yaml`.
+
+    Returns:
+        The YAML's path.
 
     Raises:
-        TutorError: no such folder or YAML.
+        TutorError: the folder or the YAML does not exist.
     """
     script = Path("examples", "speech_to_text_ctc_tutornet.py")
     beside = script.parent if script.is_file() else project_folder("examples")
@@ -46,15 +50,18 @@ def find_config(config_path: str, config_name: str) -> Path:
 
 
 def compose_config(yaml: Path, overrides: Sequence[str]) -> Any:
-    """The config that the training script would get.
+    """Composes the config that the training script would get.
 
     Args:
-        yaml: what `find_config` found.
-        overrides: Hydra's, as on the script's command line.
+        yaml: path from `find_config`.
+        overrides: Hydra's overrides, as on the script's command line.
+
+    Returns:
+        The config, with a section `model`.
 
     Raises:
-        TutorError: an override that Hydra refuses or whose key has another name now, or a file that is no
-            YAML of a model.
+        TutorError: Hydra rejects an override, the key of an override was renamed, or the file is not a YAML
+            with a section `model`.
     """
     from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
@@ -72,18 +79,29 @@ def compose_config(yaml: Path, overrides: Sequence[str]) -> Any:
 
 
 def hydra_value(path: Path) -> str:
-    """A path as an override's value: in quotes, because Hydra reads brackets, commas, `=` and quotes as
-    grammar.
+    """Quotes a path for use as the value of an override.
+
+    Hydra would parse brackets, commas, `=` and quotes in an unquoted value.
+
+    Args:
+        path: the path.
+
+    Returns:
+        The path in single quotes.
     """
-    text = re.sub(
-        r"\\+(?='|\Z)", lambda found: 2 * found[0], str(path)
-    )  # a backslash is itself but before a quote
+    # Hydra reads a backslash literally, except before a quote.
+    text = re.sub(r"\\+(?='|\Z)", lambda found: 2 * found[0], str(path))
     return "'" + text.replace("'", "\\'") + "'"
 
 
 def project_folder(name: str) -> Path:
-    """`conf` or `examples`: inside the package when it was installed from a wheel, beside it in a
-    checkout.
+    """Finds one of the project's folders: inside an installed package, beside the package in a checkout.
+
+    Args:
+        name: `conf` or `examples`.
+
+    Returns:
+        The folder's path.
     """
     package = Path(__file__).resolve().parents[1]
     return package / name if (package / name).is_dir() else package.parent / name

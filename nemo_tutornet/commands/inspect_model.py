@@ -1,8 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a recogniser is and which of its layers can be matched: the facts that a `tutor:` section is written
-from.
-"""
+"""Inspection of a recogniser: the facts and the layers that a user needs to write a `tutor:` section."""
 
 from __future__ import annotations
 
@@ -33,22 +31,22 @@ from nemo_tutornet.nemo_io.restore import locate, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
 
 FIRST_LABELS = 8
-# What people choose from: the encoder's output, its blocks (of a ConvASREncoder, of Conformers), and what
-# goes into the first.
+# The layers that are usually matched: the encoder's output, its blocks (of a ConvASREncoder and of
+# Conformers), and the input of the first block.
 _USUAL = re.compile(rf"{ENCODER}(\.pre_encode|\.(encoder|layers)\.\d+)?")
 _BATCH = 2
 
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """A layer that `model.tutor.rkd` takes, as hint layer of a teacher or as guided layer of a student.
+    """A layer that `model.tutor.rkd` accepts as hint layer of a teacher or as guided layer of a student.
 
     Attributes:
         path: module path.
-        width: of a frame.
+        width: number of values of a frame.
         frame_ms: milliseconds from one frame to the next.
-        stride: feature frames to one frame of the layer.
-        frame_weighting: what `auto` chooses where the layer is the hint layer.
+        stride: number of feature frames per frame of the layer.
+        frame_weighting: frame weighting that `auto` chooses when the layer is the hint layer.
     """
 
     path: str
@@ -63,11 +61,13 @@ class Inspection:
     """The facts about one recogniser.
 
     Attributes:
-        model: its file.
+        model: path of its file.
         info: its class, size, front end and labels.
-        frame_ms: milliseconds from one frame of the encoder's output, and so of the posteriors, to the next.
-        frame_weighting: what `auto` chooses if it teaches with the default hint layer, the encoder's output.
-        layers: those that can be matched, from the outside in.
+        frame_ms: milliseconds from one frame of the encoder's output to the next. The posteriors have the
+            same frames.
+        frame_weighting: frame weighting that `auto` chooses when the model is the teacher and its hint layer
+            is the default, the encoder's output.
+        layers: layers that can be matched, each module before the modules inside it.
     """
 
     model: str
@@ -78,11 +78,11 @@ class Inspection:
 
     @property
     def first_labels(self) -> list[str]:
-        """The first few labels, in the order of the output."""
+        """First few labels, in the order of the output."""
         return list(self.info.labels[:FIRST_LABELS])
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """Converts the facts to plain values, for JSON."""
         info = self.info
         return {
             "model": self.model,
@@ -110,13 +110,17 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
         every_layer: list every module of the encoder that returns frames, not only the encoder, its blocks
             and its subsampling.
 
+    Returns:
+        The facts about the recogniser.
+
     Raises:
-        TutorError: no such file or name, unreadable, or no recogniser that can teach.
+        TutorError: the file or name does not exist, the file cannot be read, or its model cannot be a
+            teacher.
     """
     archive = NemoArchive(locate(str(source), "MODEL"))
     check_teacher(archive.config, archive.path)
     model = _restore(archive)
-    unshare_activations(model)  # so that each has one path, as in a teacher
+    unshare_activations(model)  # so that each activation has one path, as in a teacher
     info = describe_model(model)
     encoder = measure_encoder(model)
     modules = {
@@ -148,7 +152,7 @@ def inspect_model(source: str | Path, every_layer: bool = False) -> Inspection:
 
 
 def _restore(archive: NemoArchive) -> Any:
-    """`restore_ctc` in less time and memory: to look at a large model, a small machine must do."""
+    """Calls `restore_ctc` with less time and memory, so that a small machine can inspect a large model."""
     if "nemo.collections.asr" not in sys.modules:
         _import_nemo()
     mapped = serialization.config.load.mmap
@@ -157,13 +161,16 @@ def _restore(archive: NemoArchive) -> Any:
         model = restore_ctc(archive)
     finally:
         serialization.config.load.mmap = mapped
-    gc.collect()  # the mapped weights: NeMo has copied them into the model and left them in a cycle
+    # NeMo has copied the mapped weights into the model, and a reference cycle still holds them.
+    gc.collect()
     return model
 
 
 def _import_nemo() -> None:
-    """Imports NeMo without looking for garbage in all that it makes and keeps, now or at exit: a quarter of
-    the time.
+    """Imports NeMo without garbage collection, which is a quarter of the time.
+
+    NeMo keeps the objects that its import creates. So the collector need not search them, neither now nor at
+    exit.
     """
     collects = gc.isenabled()
     gc.disable()

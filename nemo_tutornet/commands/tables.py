@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Tables for people."""
+"""Tables that the commands print."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster
 from nemo_tutornet.export.summary import Verification
 from nemo_tutornet.nemo_io.model_info import front_end_in_words
 
-if TYPE_CHECKING:  # they import torch or NeMo, seconds that a mistake in an argument should not cost
+if TYPE_CHECKING:  # they import torch or NeMo, and a mistake in an argument should not cost those seconds
     from nemo_tutornet.commands.check import PreflightReport
     from nemo_tutornet.commands.inspect_model import Inspection
 
 
 def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None = None) -> None:
-    """Prints one row a model and runtime, and says in plain words where a smaller model is no faster than a
+    """Prints one row per model and runtime, and a sentence for each smaller model that is no faster than a
     larger one.
 
     Args:
-        results: what `evaluate` found.
-        names: first column; the models' files where None.
+        results: results of `evaluate`.
+        names: first column; None prints the models' files.
     """
     table = Table(
         title=_title(results), caption="RTF: seconds of computing per second of audio", box=box.SIMPLE_HEAD
@@ -60,10 +60,10 @@ def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None 
 
 
 def verification_table(verification: Verification) -> None:
-    """Prints one row a check.
+    """Prints one row per check.
 
     Args:
-        verification: of a student.
+        verification: verification of a student.
     """
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("", "check", "found"):
@@ -74,10 +74,11 @@ def verification_table(verification: Verification) -> None:
 
 
 def inspection_table(inspection: Inspection) -> None:
-    """Prints what a recogniser is, how it can teach, and one row a layer that can be matched.
+    """Prints the facts about a recogniser, the methods it can teach with, and one row per layer that can be
+    matched.
 
     Args:
-        inspection: what `inspect_model` found.
+        inspection: result of `inspect_model`.
     """
     info, front_end, first = inspection.info, inspection.info.front_end, inspection.first_labels
     more = " ..." if len(info.labels) > len(first) else ""
@@ -121,10 +122,10 @@ def inspection_table(inspection: Inspection) -> None:
 
 
 def check_tables(found: PreflightReport) -> None:
-    """Prints both sides, what is matched, what each stage costs, and what a person should know.
+    """Prints student, teacher, the matched layers and labels, the cost of each stage, and the warnings.
 
     Args:
-        found: what `check_training` found.
+        found: report of `check_training`.
     """
     console = _console()
     for title, facts in (("student", found.student), ("teacher", found.teacher), ("matched", found.matches)):
@@ -150,7 +151,7 @@ def check_tables(found: PreflightReport) -> None:
 
 
 def _console() -> Console:
-    # A pipe has no width; 80 columns would fold the names of files.
+    # A pipe has no width, and 80 columns would fold the names of files.
     return Console(width=None if sys.stdout.isatty() else 140)
 
 
