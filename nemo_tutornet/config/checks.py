@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the `tutor:` section, with the full path of the key in every message."""
+"""Reads and checks the `tutor:` section. Every message names the full path of the key."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
     """Reads and checks the `tutor:` section of a model config.
 
     Args:
-        model_cfg: the student's config (a mapping); its `tutor` key may be absent or null. A teacher's
-            `model_path: ???` becomes null in it, because NeMo rejects configs with missing values.
+        model_cfg: the student's config (a mapping). Its `tutor` key may be absent or null. A teacher's
+            `model_path: ???` in it is set to null, because NeMo rejects configs with missing values.
 
     Returns:
-        The checked section, or None when there is none.
+        The checked section, or None if there is none.
 
     Raises:
-        TutorError: an unknown key, a wrong type or an impossible combination, with the key's full path.
+        TutorError: a key is unknown, a value has the wrong type, or settings cannot be combined. The message
+            names the key's full path.
     """
     if isinstance(model_cfg, DictConfig) and OmegaConf.is_missing(model_cfg, "tutor"):
         raise TutorError(
@@ -54,7 +55,7 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
     if not isinstance(plain, Mapping):
         raise TutorError(f"model.tutor must be a section of keys, not {plain!r}.")
     _refuse_unknown_keys(plain, TutorConfig, "model.tutor")
-    # What stands in a list is built by itself: there OmegaConf reports a key without its place in the list.
+    # Build the items of lists one by one, because OmegaConf reports a key without its index in the list.
     sections = dict(plain)
     lists = {key: sections.pop(key, None) for key in _LISTS}
     config = _build(TutorConfig, sections, "model.tutor")
@@ -81,20 +82,20 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
 
 
 def _without_nulls(section: Mapping[Any, Any], schema: type) -> Mapping[Any, Any]:
-    """Leaves out a key that is null and must be set, so that the message is the same as for an absent one."""
+    """Removes required keys that are null, so that their message is the same as for an absent key."""
     required = {f.name for f in fields(schema) if f.default == MISSING}
     return {key: value for key, value in section.items() if value is not None or key not in required}
 
 
 def _clear_missing_paths(section: Any) -> None:
-    """Sets `model_path` to null where a YAML has `???`, as those of earlier versions."""
+    """Sets `model_path` to null if it is `???`, as in the YAMLs of earlier versions."""
     if isinstance(section, DictConfig):
         for teacher in (section.get("teacher"), *(section.get("other_teachers") or [])):
             if isinstance(teacher, DictConfig) and OmegaConf.is_missing(teacher, "model_path"):
                 teacher.model_path = None
 
 
-# Lists of sections, and the schema of one.
+# Keys of the lists of sections, and the schema of one section.
 _LISTS: dict[str, type] = {"other_teachers": TeacherConfig, "stages": StageConfig}
 
 

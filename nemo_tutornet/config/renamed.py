@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Keys and values of earlier versions, and what replaces them."""
+"""Keys and values of earlier versions, and their new names."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ RENAMED_DIVERGENCES = {"guided": "guided_ctc"}
 
 
 def check_renamed_key(path: str) -> None:
-    """Refuses a key of an earlier version.
+    """Rejects a key of an earlier version.
 
     Args:
-        path: of the key, from `model` on.
+        path: full path of the key, from `model` on.
 
     Raises:
-        TutorError: the key has another name now; the message says which.
+        TutorError: the key was renamed. The message contains the new name.
     """
     if path in RENAMED_KEYS:
         new = f"{path.rpartition('.')[0]}.{RENAMED_KEYS[path]}"
@@ -32,15 +32,19 @@ def check_renamed_key(path: str) -> None:
 
 
 def check_renamed_overrides(arguments: Sequence[str]) -> None:
-    """Refuses overrides of keys of an earlier version. Hydra would only say that the config has no such key.
+    """Rejects overrides of keys of an earlier version.
+
+    Hydra's own message would only be that the config has no such key.
 
     Args:
-        arguments: of the training script or of a command; those that are no overrides are left to Hydra.
+        arguments: arguments of the training script or of a command. Arguments that are not overrides are left
+            to Hydra.
 
     Raises:
-        TutorError: a key has another name now; the message says which.
+        TutorError: a key was renamed. The message contains the new name.
     """
-    # Only a command line needs them, and `nemo_tutornet.config` is imported everywhere.
+    # Import here, because only command lines need the parser, and `nemo_tutornet.config` is imported
+    # everywhere.
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -56,7 +60,7 @@ def check_renamed_overrides(arguments: Sequence[str]) -> None:
 
 
 def _paths(path: str, value: Any) -> Iterator[str]:
-    """The path of a key, and those of the keys in its value, as in `model.tutor.skd={divergence:kl}`."""
+    """Yields the path of a key and of the keys in its value, as in `model.tutor.skd={divergence:kl}`."""
     yield path
     if isinstance(value, dict):
         for key, below in value.items():

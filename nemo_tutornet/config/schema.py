@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The keys of the `tutor:` section and their defaults. They are defined here and nowhere else."""
+"""Keys of the `tutor:` section and their defaults. They are defined in this module only."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ STAGE_UNITS = ("epochs", "steps", "share")
 
 @dataclass
 class TeacherConfig:
-    """Where the teacher comes from and how it runs.
+    """Source and precision of a teacher.
 
     Attributes:
-        model_path: a `.nemo` file, or the name of a pretrained NeMo model. It may be null where `cache` is
-            set.
-        sha256: refuse any other file when set.
-        precision: `auto` is bf16 where the GPU has it and fp32 elsewhere.
-        cache: folder that `nemo-tutornet cache` wrote; then no teacher is loaded.
-        weight: of its posteriors, where there are several teachers.
+        model_path: a `.nemo` file, or the name of a pretrained NeMo model. It may be null if `cache` is set.
+        sha256: checksum of the file; if set, a file with another checksum is rejected.
+        precision: `auto`, `fp32` or `bf16`. `auto` is bf16 if the GPU supports it, and fp32 otherwise.
+        cache: folder that `nemo-tutornet cache` wrote. If set, no teacher is loaded.
+        weight: weight of its posteriors in the average of several teachers.
     """
 
     model_path: Optional[str] = None
@@ -38,13 +37,13 @@ class TeacherConfig:
 
 @dataclass
 class RKDConfig:
-    """Representation-level distillation: which layers meet, and how frames are weighted.
+    """Representation-level distillation: the matched layers and the frame weighting.
 
     Attributes:
         hint_layer: module path in the teacher; null is the encoder's output.
         guided_layer: module path in the student; null is the encoder's output.
         frame_weighting: `auto`, `nonblank`, `energy` or `uniform`.
-        warm_start_decoder: compose the student's decoder from the teacher's at the end of RKD (ours).
+        warm_start_decoder: compute the student's decoder from the teacher's decoder at the end of RKD (ours).
     """
 
     hint_layer: Optional[str] = None
@@ -55,19 +54,19 @@ class RKDConfig:
 
 @dataclass
 class SKDConfig:
-    """Softmax-level distillation: the divergence between posteriors, and the frames that count.
+    """Softmax-level distillation: the divergence between posteriors, and the frames it is computed on.
 
     Attributes:
         divergence: `l2` (the paper), `kl` or `guided_ctc`.
-        temperature: softens both posteriors; only `kl` has one.
+        temperature: temperature that softens both posteriors; for `kl` only.
         frames: `all` (the paper), `nonblank` or `symmetric`.
-        frames_around: for `symmetric`, the frames kept on each side of a non-blank one.
-        match_window: compare a teacher frame with the student's most similar one at most so many frames away
-            (`losses.match_frames`).
-        intermediate_layers: module paths in the student that get a head of their own, with CTC and SKD
-            (Inter-KD, arXiv 2211.15075).
-        intermediate_weight: of the heads' losses, averaged over the heads, relative to those of the student's
-        output.
+        frames_around: number of frames kept on each side of a non-blank frame; for `symmetric` only.
+        match_window: compare each teacher frame with the most similar student frame that is at most this many
+            frames away (`functional.frame_weighting.match_frames`).
+        intermediate_layers: module paths in the student. Each layer gets its own head, trained with CTC and
+            SKD (Inter-KD, arXiv 2211.15075).
+        intermediate_weight: weight of the heads' losses, averaged over the heads, relative to the losses of
+            the student's output.
     """
 
     divergence: str = "l2"
@@ -81,12 +80,12 @@ class SKDConfig:
 
 @dataclass
 class PseudoLabelsConfig:
-    """Sequence-level targets (the loss `pseudo`): which of the teacher's hypotheses count.
+    """Sequence-level targets (the loss `pseudo`): the selection of the teacher's hypotheses.
 
     Attributes:
-        min_confidence: drop a hypothesis of which the teacher is less sure, 0 to 1; not for transducers.
-        max_wer: where there is a transcript, drop a hypothesis whose word error rate against it is higher;
-        null keeps all.
+        min_confidence: drop a hypothesis with a lower confidence, 0 to 1; not for transducers.
+        max_wer: drop a hypothesis with a higher word error rate against the transcript, if there is one. Null
+            keeps all hypotheses.
     """
 
     min_confidence: float = 0.0
@@ -98,11 +97,11 @@ class StageConfig:
     """One stage of the schedule.
 
     Attributes:
-        name: shown in the log.
-        weights: loss name to weight; a loss that is not named is not computed.
+        name: name of the stage in the log.
+        weights: weight of each loss by its name. A loss without a weight is not computed.
         share: length as a share of the whole training, above 0 and below 1.
         epochs: length in epochs of the training data.
-        steps: length in optimizer steps. A stage without a length runs to the end.
+        steps: length in optimizer steps. A stage without a length runs to the end of the training.
     """
 
     name: str = MISSING
@@ -113,8 +112,8 @@ class StageConfig:
 
 
 def _default_stages() -> List[StageConfig]:
-    # The first is the paper's. Its second, {ctc: 1.0, skd: 0.25}, did harm in long trainings
-    # (docs/choices.md).
+    # The first stage is the paper's. The paper's second stage, {ctc: 1.0, skd: 0.25}, did harm in long
+    # trainings (docs/choices.md).
     return [
         StageConfig(name="rkd", weights={"rkd": 1.0}, share=0.25),
         StageConfig(name="ctc", weights={"ctc": 1.0, "rkd": 5.0}),
@@ -126,10 +125,15 @@ class TutorConfig:
     """The whole `tutor:` section.
 
     Attributes:
-        teacher: RKD and pseudo-labels come from this one.
-        other_teachers: their posteriors are averaged with its own for SKD (Hinton et al., arXiv 1503.02531).
-        pool_frames: let a student have longer frames than its teacher; those under one frame are pooled
-        (ours).
+        teacher: the teacher. RKD and pseudo-labels use this teacher only.
+        other_teachers: more teachers for SKD, which averages the posteriors of all teachers (Hinton et al.,
+            arXiv 1503.02531).
+        rkd: settings of representation-level distillation.
+        skd: settings of softmax-level distillation.
+        pseudo_labels: settings of sequence-level targets.
+        pool_frames: allow a student with longer frames than its teacher. The teacher frames within one
+            student frame are pooled (ours).
+        stages: stages of the schedule, in order.
     """
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
@@ -141,11 +145,22 @@ class TutorConfig:
     stages: List[StageConfig] = field(default_factory=_default_stages)
 
     def uses(self, loss: str) -> bool:
-        """True when any stage gives `loss` a positive weight."""
+        """Tells whether any stage gives a loss a positive weight.
+
+        Args:
+            loss: name of the loss.
+
+        Returns:
+            True if one does.
+        """
         return any(stage.weights.get(loss, 0.0) > 0 for stage in self.stages)
 
     def unused(self) -> List[str]:
-        """Settings that were changed for a loss that no stage uses, a sentence for each section."""
+        """Lists the changed settings that have no effect, because no stage uses their loss.
+
+        Returns:
+            One sentence for each section with such settings.
+        """
         warnings = []
         for name, loss in (("rkd", "rkd"), ("skd", "skd"), ("pseudo_labels", "pseudo")):
             section = getattr(self, name)

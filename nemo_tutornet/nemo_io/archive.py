@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A `.nemo` file as what it is: untrusted input, checked when it is opened and then handed on."""
+"""Reads and unpacks `.nemo` files, which are untrusted input and are checked when they are opened."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from nemo_tutornet.utils.files import open_regular_file, sha256_of
 from nemo_tutornet.utils.yaml_aliases import check_aliases
 
 MODEL_CONFIG, MODEL_WEIGHTS = "model_config.yaml", "model_weights.ckpt"
-# The largest configs, those with a vocabulary of many thousand pieces, are far smaller.
+# Even a config with a vocabulary of many thousand pieces is far smaller.
 _CONFIG_BYTES = 64 << 20
 _BLOCK_BYTES = 1 << 20
 _FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -35,21 +35,21 @@ _FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 class NemoArchive:
     """One `.nemo` file, or the folder that one was unpacked to.
 
-    Open it once per operation and hand it on: whoever gets it needs no check of its own. It holds regular
-    files only, each under one plain name, and `unpack` writes exactly those, the config with the bytes that
-    were read here.
+    Open it once per operation and pass the object on, so that the file is not checked again. The archive
+    contains regular files only, each under one plain name. `unpack` writes exactly these files. It writes the
+    config with the bytes that were read when the archive was opened.
 
     Args:
-        path: a `.nemo` file (tar, also a compressed one), or a folder.
+        path: a `.nemo` file (tar, also compressed), or a folder.
 
     Attributes:
-        path: as given.
-        is_folder: whether it is a folder.
-        config: content of `model_config.yaml`, its interpolations unresolved.
+        path: the path as given.
+        is_folder: True for a folder.
+        config: content of `model_config.yaml`, with unresolved interpolations.
 
     Raises:
-        TutorError: no such file; not a readable `.nemo`; a member that is a link or a device, whose name
-            leads out of the archive, or whose name another member has.
+        TutorError: the file does not exist; it is not a readable `.nemo`; a member is a link or a device, has
+            a name that leads out of the archive, or has the name of another member.
     """
 
     def __init__(self, path: Path, _before: NemoArchive | None = None) -> None:
@@ -67,12 +67,12 @@ class NemoArchive:
 
     @classmethod
     def of(cls, source: Path | NemoArchive) -> NemoArchive:
-        """The archive itself, or the one at a path."""
+        """Opens the archive at a path, or returns an archive as it is."""
         return source if isinstance(source, NemoArchive) else cls(source)
 
     @property
     def target(self) -> str:
-        """The class that the config names, for messages and comparison; it is never imported."""
+        """Class that the config names, for messages and comparison. It is never imported."""
         return target_of(self.config)
 
     @functools.cached_property
@@ -83,33 +83,36 @@ class NemoArchive:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Names of the files inside, relative to the archive and normalised, in the archive's order."""
+        """Normalised names of the files, relative to the archive and in its order."""
         return tuple(self._files)
 
     def read(self, name: str) -> bytes:
-        """Content of one file.
+        """Reads one file.
 
         Args:
             name: one of `members`.
 
+        Returns:
+            Content of the file.
+
         Raises:
             KeyError: there is no such member.
-            TutorError: it cannot be read, or the archive has changed since it was opened.
+            TutorError: the file cannot be read, or the archive has changed since it was opened.
         """
         if name not in self._files:
             raise KeyError(name)
         return b"".join(block for _, block in self._blocks([name]))
 
     def unpack(self, folder: Path, names: Iterable[str] | None = None) -> None:
-        """Writes the files as they were checked.
+        """Writes the checked files to a folder.
 
         Args:
             folder: an existing folder.
-            names: which of `members`; all by default.
+            names: the `members` to write; all by default.
 
         Raises:
-            TutorError: one cannot be read, or the archive has changed since it was opened.
-            OSError: one cannot be written.
+            TutorError: a file cannot be read, or the archive has changed since it was opened.
+            OSError: a file cannot be written.
         """
         blocks = self._blocks(self.members if names is None else names)
         for name, content in itertools.groupby(blocks, key=lambda pair: pair[0]):
@@ -119,8 +122,9 @@ class NemoArchive:
                     copy.write(block)
 
     def reopened(self) -> NemoArchive:
-        """The archive at the same path after this process has rewritten the file; a config that stayed as it
-        was is not parsed again.
+        """Opens the archive at the same path again, after this process has rewritten the file.
+
+        An unchanged config is not parsed again.
         """
         return NemoArchive(self.path, self)
 
@@ -145,7 +149,7 @@ class NemoArchive:
             # Listing every member reads to the end, which a truncated archive does not reach.
             members = _checked(archive.getmembers(), self.path)
             assert archive.fileobj is not None
-            if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:  # it stops without an end mark
+            if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:  # the end mark is missing
                 raise tarfile.ReadError("unexpected end of data")
             if MODEL_CONFIG not in members:
                 raise TutorError(f"{self.path} holds no {MODEL_CONFIG}; it is not a NeMo checkpoint.")
@@ -158,7 +162,7 @@ class NemoArchive:
             return stream.read()
 
     def _blocks(self, names: Iterable[str]) -> Iterator[tuple[str, bytes]]:
-        """Contents in parts, each with its file's name; an empty file has one empty part."""
+        """Yields file contents in parts, each with the file's name. An empty file has one empty part."""
         with self._readable(), ExitStack() as stack:
             self._check_unchanged()
             archive = None if self.is_folder else stack.enter_context(tarfile.open(self._place, "r:*"))
@@ -183,13 +187,16 @@ class NemoArchive:
             raise TutorError(f"{self.path} has changed since it was opened; run the command again.")
 
     def _fingerprint(self) -> tuple[int, ...]:
-        """Enough to see that the file was replaced: the places of its members would be another's."""
+        """Returns size, modification time and inode, which tell whether the file was replaced.
+
+        The offsets of the members are not valid in another file.
+        """
         found = (self._place / MODEL_CONFIG if self.is_folder else self._place).stat()
         return found.st_size, found.st_mtime_ns, found.st_ino
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Turns whatever a damaged archive raises into one sentence."""
+        """Converts the exceptions that a damaged archive can raise to a TutorError."""
         try:
             yield
         except TutorError:
@@ -211,19 +218,25 @@ class NemoArchive:
 
 
 def read_nemo_config(path: Path) -> DictConfig:
-    """The config inside a `.nemo` file (or unpacked folder), without restoring the model.
+    """Reads the config inside a `.nemo` file (or unpacked folder), without restoring the model.
+
+    Args:
+        path: a `.nemo` file, or a folder that one was unpacked to.
+
+    Returns:
+        The config, with unresolved interpolations.
 
     Raises:
-        TutorError: no such file, or not an archive that `NemoArchive` takes.
+        TutorError: the file does not exist, or `NemoArchive` rejects it.
     """
     return NemoArchive(path).config
 
 
 def _checked(members: Iterable[tarfile.TarInfo], path: Path) -> dict[str, tarfile.TarInfo]:
-    """An archive's members by their normalised names.
+    """Checks the members of an archive, and returns them by their normalised names.
 
-    NeMo, Riva and tar resolve doubtful names in ways of their own, so what one of them checks another would
-    not use.
+    Members with ambiguous names are rejected, because NeMo, Riva and tar resolve such names differently. One
+    program might then use another file than the one that was checked.
     """
     found: dict[str, tarfile.TarInfo] = {}
     for member in members:

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Lightning checkpoints, read without unpickling foreign classes."""
+"""Reads Lightning checkpoints without unpickling unknown classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from nemo_tutornet.errors import TutorError
 
-# Plain containers and scalars that NeMo's hyperparameters are made of.
+# Plain containers and scalars in NeMo's hyperparameters.
 _HARMLESS = {
     "builtins.int",
     "builtins.float",
@@ -38,11 +38,18 @@ _HARMLESS = {
 def load_lightning_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a Lightning `.ckpt` without running code from it.
 
-    NeMo's hyperparameters are OmegaConf objects and config dataclasses; those and plain containers are all
-    that is let through besides tensors.
+    NeMo's hyperparameters are OmegaConf objects and config dataclasses. Besides tensors, only these and plain
+    containers are loaded.
+
+    Args:
+        path: the checkpoint.
+
+    Returns:
+        The checkpoint, with `state_dict` and `hyper_parameters`.
 
     Raises:
-        TutorError: no such file, unreadable, or it names a class that is none of these.
+        TutorError: the file does not exist, cannot be read, names any other class, or is not a checkpoint of
+            a NeMo model.
     """
     checkpoint = _load(path)
     if (
@@ -57,25 +64,29 @@ def load_lightning_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_lightning_checkpoint(path: Path) -> None:
-    """Refuses a Lightning `.ckpt` that would run code when it is loaded.
+    """Rejects a Lightning `.ckpt` that would run code when it is loaded.
 
-    Lightning unpickles whatever a checkpoint that it resumes from holds, so look at it before `trainer.fit`.
+    Lightning unpickles the whole checkpoint that it resumes from. So call this function before `trainer.fit`.
 
     Args:
-        path: what `trainer.ckpt_path` or `init_from_ptl_ckpt` names.
+        path: value of `trainer.ckpt_path` or `init_from_ptl_ckpt`.
 
     Raises:
-        TutorError: no such file, unreadable, or it names a class that is no part of a NeMo model's
-            checkpoint.
+        TutorError: the file does not exist, cannot be read, or names a class that is not part of a NeMo
+            model's checkpoint.
     """
     _load(path, mmap=True)
 
 
 def initial_checkpoints(cfg: DictConfig) -> list[Path]:
-    """The Lightning checkpoints that NeMo initialises a model from.
+    """Lists the Lightning checkpoints that NeMo initialises a model from.
 
     Args:
-        cfg: a training's whole config; `init_from_ptl_ckpt` is a path, or sections that have one each.
+        cfg: the whole config of a training. `init_from_ptl_ckpt` is a path, or a section of sections with a
+            `path` each.
+
+    Returns:
+        Paths of the checkpoints.
     """
     named = cfg.get("init_from_ptl_ckpt")
     if isinstance(named, DictConfig):
@@ -84,7 +95,7 @@ def initial_checkpoints(cfg: DictConfig) -> list[Path]:
 
 
 def _load(path: Path, mmap: bool = False) -> Any:
-    """Loads a checkpoint on the CPU with no other classes than those that are harmless."""
+    """Loads a checkpoint on the CPU, and allows harmless classes only."""
     import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
@@ -96,7 +107,7 @@ def _load(path: Path, mmap: bool = False) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except TutorError:
         raise
-    except Exception as error:  # whatever a damaged zip or pickle makes torch raise
+    except Exception as error:  # a damaged zip or pickle can make torch raise any exception
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TutorError(
             f"{path} is not a readable checkpoint ({first}); it may be truncated, take another."

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What a restored NeMo model is: its class, size, front end and labels, read without running it."""
+"""Facts about a restored NeMo model: class, size, front end and labels, read without running the model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nemo_tutornet.nemo_io.stock_config import target_of
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """How audio becomes features.
+    """Parameters of the front end, which computes features from audio.
 
     Attributes:
         sample_rate: samples per second.
-        mel_bins: of its spectrogram; None where it computes something else.
-        window_ms: milliseconds of audio that a feature frame sees.
+        mel_bins: number of mel bins of the spectrogram; None for other features.
+        window_ms: milliseconds of audio in the window of a feature frame.
         stride_ms: milliseconds from one feature frame to the next.
-        normalize: NeMo's word for the normalisation, or `fixed` for a stored mean; None without one.
+        normalize: NeMo's name of the normalisation, or `fixed` for a stored mean; None without normalisation.
     """
 
     sample_rate: int
@@ -37,15 +37,16 @@ class ModelInfo:
     """The facts about one NeMo model that are known without running it.
 
     Attributes:
-        class_name: of the object, which may be a subclass of the target.
+        class_name: class of the object, which may be a subclass of the target.
         target: NeMo's class, from the model's config.
-        parameters: their number.
-        front_end: how audio becomes features.
-        preprocessor: the section of the model's config, with every interpolation resolved.
-        labels: what it writes, by output, without the blank; a transducer's are those of its joint network.
+        parameters: number of parameters.
+        front_end: parameters of the front end.
+        preprocessor: section `preprocessor` of the model's config, with resolved interpolations.
+        labels: labels in the order of the outputs, without the blank. A transducer has the labels of its
+            joint network.
         label_kind: `characters` or `subwords`.
-        tokenizer: NeMo's word for its type (`bpe` is SentencePiece); None for characters.
-        has_ctc_head: True where it has posteriors on frames; False for a transducer.
+        tokenizer: NeMo's name of the tokenizer's type (`bpe` is SentencePiece); None for characters.
+        has_ctc_head: True if the model has posteriors on frames; False for a transducer.
     """
 
     class_name: str
@@ -60,11 +61,11 @@ class ModelInfo:
 
     @property
     def posterior_labels(self) -> tuple[str, ...]:
-        """Labels in the order of the posterior, without the blank, which is last; none for a transducer."""
+        """Labels in the order of the posterior, without the blank, which is last; empty for a transducer."""
         return self.labels if self.has_ctc_head else ()
 
     def as_facts(self) -> dict[str, str]:
-        """The facts that a person compares, in words, by name."""
+        """Returns the facts that users compare, as text by name."""
         return {
             "class": self.class_name,
             "parameters": f"{self.parameters / 1e6:.2f} M ({self.parameters * 4 / 1e6:.0f} MB in fp32)",
@@ -74,13 +75,16 @@ class ModelInfo:
 
 
 def describe_model(model: Any) -> ModelInfo:
-    """Reads what a model is; the model is not run and not changed.
+    """Reads the facts about a model; the model is not run and not changed.
 
     Args:
         model: a NeMo CTC, hybrid or transducer model.
+
+    Returns:
+        The facts.
     """
     head = ctc_head(model)
-    # A character model does not read a `tokenizer` that its config still has.
+    # A character model ignores a section `tokenizer` that its config still has.
     tokenizer = model.cfg.tokenizer if getattr(model, "tokenizer", None) is not None else None
     return ModelInfo(
         class_name=type(model).__name__,
@@ -96,12 +100,27 @@ def describe_model(model: Any) -> ModelInfo:
 
 
 def front_end_in_words(sample_rate: int, mel_bins: int | None) -> str:
-    """The parts of a front end in which a teacher and its student may differ."""
+    """Describes the parameters of a front end in which a teacher and its student may differ.
+
+    Args:
+        sample_rate: samples per second.
+        mel_bins: number of mel bins; None without a mel spectrogram.
+
+    Returns:
+        The description.
+    """
     return f"{sample_rate} Hz, {'no mel spectrogram' if mel_bins is None else f'{mel_bins} mel bins'}"
 
 
 def posterior_labels_in_words(labels: int | None) -> str:
-    """How many labels a posterior has; None for a transducer, which has no posteriors on frames."""
+    """Describes the number of labels of a posterior.
+
+    Args:
+        labels: number of labels without the blank; None for a transducer, which has no posteriors on frames.
+
+    Returns:
+        The description.
+    """
     return "none on frames" if labels is None else f"{labels} and the blank"
 
 

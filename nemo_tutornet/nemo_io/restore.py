@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Finds and restores NeMo models, and tells their CTC head and labels."""
+"""Finds and restores NeMo models, and returns their CTC head and labels."""
 
 from __future__ import annotations
 
@@ -16,17 +16,31 @@ from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer
 
 
 def ctc_head(model: Any) -> nn.Module | None:
-    """The module that turns an encoder's output into CTC log-probabilities; None for a transducer."""
+    """Returns the module that computes CTC log-probabilities from the encoder's output.
+
+    Args:
+        model: a NeMo CTC, hybrid or transducer model.
+
+    Returns:
+        The module; None for a transducer.
+    """
     if hasattr(model, "ctc_decoder"):  # a hybrid, whose `decoder` is the transducer's
         return model.ctc_decoder
     return None if hasattr(model, "joint") else model.decoder
 
 
 def labels_of(model: Any, head: Any) -> list[str]:
-    """Labels of a CTC head by output, without the blank.
+    """Returns the labels of a CTC head in the order of its outputs, without the blank.
 
-    NeMo lists a WordPiece model's `vocabulary` in whatever order its tokenizer's dictionary has, which
-    differs from run to run.
+    The `vocabulary` of a WordPiece model does not have that order. NeMo lists it in the order of the
+    tokenizer's dictionary, which differs from run to run.
+
+    Args:
+        model: the NeMo model.
+        head: its CTC head, or another module with a `vocabulary`.
+
+    Returns:
+        The labels.
     """
     tokenizer = getattr(getattr(model, "tokenizer", None), "tokenizer", None)
     pieces = tokenizer.get_vocab() if tokenizer is not None and hasattr(tokenizer, "get_vocab") else None
@@ -36,18 +50,21 @@ def labels_of(model: Any, head: Any) -> list[str]:
 
 
 def restore_ctc(source: Path | NemoArchive) -> Any:
-    """Restores a stock NeMo model on the CPU, in eval mode, quietly and without disturbing a restore in
-    progress.
+    """Restores a stock NeMo model on the CPU, in eval mode.
 
-    NeMo gets the files that were checked when the archive was opened, also when the model is saved later and
-    takes its tokenizer out of the archive once more.
+    NeMo's log messages are hidden, and another restore in progress is not disturbed. NeMo uses the files
+    that were checked when the archive was opened. This also holds when the model is saved later, and NeMo
+    takes the tokenizer out of the archive again.
 
     Args:
         source: an archive, or the path of a `.nemo` file or of a folder that one was unpacked to.
 
+    Returns:
+        The model.
+
     Raises:
-        TutorError: its tokenizer would be a file of this machine, or NeMo cannot restore it; NeMo's own
-            reason is given.
+        TutorError: the tokenizer would be a file of this machine, or NeMo cannot restore the model. The
+            message contains NeMo's reason.
     """
     from nemo.collections.asr import models
 
@@ -55,8 +72,8 @@ def restore_ctc(source: Path | NemoArchive) -> Any:
 
     archive = NemoArchive.of(source)
     check_archive_tokenizer(archive)
-    # The class itself: restored as an ASRModel, whatever cannot be built is "an abstract class" and the
-    # reason is lost.
+    # Use the class itself. With ASRModel, NeMo reports any model that it cannot build as "an abstract class",
+    # and the reason is lost.
     model_class = getattr(models, archive.target.rsplit(".", 1)[-1], models.ASRModel)
     try:
         with preserve_app_state(), suppress_nemo_logs():
@@ -65,7 +82,7 @@ def restore_ctc(source: Path | NemoArchive) -> Any:
             )
     except TutorError:
         raise
-    except Exception as error:  # NeMo raises whatever the damaged part makes it raise
+    except Exception as error:  # a damaged part can make NeMo raise any exception
         detail = (
             "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
             or type(error).__name__
@@ -75,14 +92,18 @@ def restore_ctc(source: Path | NemoArchive) -> Any:
 
 
 def locate(model_path: str | None, key: str = "model.tutor.teacher.model_path") -> Path:
-    """The file of a checkpoint that a config names by its path or its pretrained name.
+    """Finds the file of a checkpoint, and downloads it if the config gives the name of a pretrained model.
 
     Args:
         model_path: a `.nemo` file, a folder that one was unpacked to, or the name of a pretrained NeMo model.
-        key: of the config, for the message.
+        key: the key of the config, for the message.
+
+    Returns:
+        Path of the file or folder.
 
     Raises:
-        TutorError: not set, or neither a file here nor a name whose file could be fetched.
+        TutorError: the key is not set, or its value is neither a file of this machine nor the name of a model
+            that could be downloaded.
     """
     if not model_path:
         raise TutorError(
@@ -95,7 +116,7 @@ def locate(model_path: str | None, key: str = "model.tutor.teacher.model_path") 
 
     try:
         return Path(ASRModel.from_pretrained(model_path, return_model_file=True))
-    except Exception as error:  # the hub's, the network's or NeMo's own
+    except Exception as error:  # from the hub, the network or NeMo
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TutorError(
             f"{key} is {model_path!r}, which is neither a file here nor a pretrained NeMo model that "
@@ -104,7 +125,14 @@ def locate(model_path: str | None, key: str = "model.tutor.teacher.model_path") 
 
 
 def pointwise_decoder(decoder: nn.Module | None) -> nn.Conv1d | None:
-    """The one 1x1 convolution of a NeMo CTC decoder, or None where the decoder is anything else."""
+    """Returns the single 1x1 convolution of a NeMo CTC decoder.
+
+    Args:
+        decoder: the decoder; may be None.
+
+    Returns:
+        The convolution; None if the decoder is anything else.
+    """
     layers = list(getattr(decoder, "decoder_layers", []))
     if len(layers) == 1 and isinstance(layers[0], nn.Conv1d) and layers[0].kernel_size == (1,):
         return layers[0]

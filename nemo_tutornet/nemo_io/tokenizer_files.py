@@ -1,9 +1,10 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""A subword model's tokenizer files, and the one check of them.
+"""Reads and checks the tokenizer files of a subword model.
 
-A config names these files, and NeMo packs whatever is there into the model's `.nemo`. So they must be regular
-files in one place, and their content must be that of a tokenizer: nothing else of this machine travels on.
+A config names these files, and NeMo packs them into the model's `.nemo` without a check. So they must be
+regular files in one folder, and their content must be a tokenizer's. This keeps all other files of this
+machine out of the `.nemo`.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.sentencepiece_model import Piece, pieces_of
 from nemo_tutornet.utils.files import open_regular_file
 
-# NeMo's keys of a tokenizer's files in a checkpoint's config, and the names it looks for in a tokenizer's
+# NeMo's keys of tokenizer files in a checkpoint's config, and the names of these files in a tokenizer's
 # folder.
 TOKENIZER_FILES = {
     "model_path": "tokenizer.model",
     "vocab_path": "vocab.txt",
     "spe_tokenizer_vocab": "tokenizer.vocab",
 }
-# By a tokenizer's type: the file that NeMo reads, then those that it only takes along.
+# Keys by the tokenizer's type: first the file that NeMo reads, then the files that it only copies.
 _KEYS = {"bpe": ("model_path", "vocab_path", "spe_tokenizer_vocab"), "wpe": ("vocab_path",)}
-_OPTIONAL = "spe_tokenizer_vocab"  # NeMo's older checkpoints have none
+_OPTIONAL = "spe_tokenizer_vocab"  # NeMo's older checkpoints do not have this file
 _FILE_BYTES = 64 << 20
-# Specials that NeMo writes into `vocab.txt`, or leaves out, whatever the SentencePiece model has.
+# Special pieces that NeMo may write into `vocab.txt` or leave out, independent of the SentencePiece model.
 _SPECIALS = ("<s>", "</s>", "<pad>", "<unk>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _SPECIAL = re.compile(r"\[.+\]|<.+>")
 _PIECE_CHARACTERS = 256
@@ -44,13 +45,13 @@ _PIECE_CHARACTERS = 256
 
 @dataclass(frozen=True)
 class _Section:
-    """One tokenizer of a config; an aggregate has one a language.
+    """One tokenizer of a config. An aggregate tokenizer has one for each language.
 
     Attributes:
-        key: of the section, for messages.
+        key: key of the section, for messages.
         kind: `bpe` or `wpe`.
-        folder: the section's `dir`, or empty.
-        paths: where NeMo looks for each file, by `TOKENIZER_FILES`' keys.
+        folder: the section's `dir`, or an empty string.
+        paths: path where NeMo looks for each file, by the keys of `TOKENIZER_FILES`.
     """
 
     key: str
@@ -60,20 +61,24 @@ class _Section:
 
 
 def tokenizer_of(source: Path | NemoArchive) -> tuple[str | None, dict[str, bytes]]:
-    """The type of a checkpoint's tokenizer, None for characters, and its files by the names that NeMo looks
-    for in a folder.
+    """Reads the tokenizer of a checkpoint.
 
-    Only a tokenizer of type bpe or wpe has files here.
+    Args:
+        source: an archive, or its path.
+
+    Returns:
+        The tokenizer's type, or None for a character model; and the contents of its files by their names in a
+        tokenizer's folder. Only the types `bpe` and `wpe` have files.
 
     Raises:
-        TutorError: its archive does not hold them, or they are no tokenizer.
+        TutorError: the archive does not contain the files, or they are not a tokenizer's.
     """
     archive = NemoArchive.of(source)
     sections = list(_sections(archive.config, archive.path))
     section = archive.config.get("tokenizer")
     if not isinstance(section, DictConfig):
         return None, {}
-    kind = str(section.get("type")).lower()  # NeMo takes BPE for bpe
+    kind = str(section.get("type")).lower()  # NeMo ignores case
     if kind not in _KEYS:
         return kind, {}
     (own,) = sections
@@ -89,16 +94,17 @@ def tokenizer_of(source: Path | NemoArchive) -> tuple[str | None, dict[str, byte
 
 
 def check_archive_tokenizer(archive: NemoArchive, packed: bool = False) -> None:
-    """Refuses an archive whose tokenizer NeMo would take from this machine: it looks for a path here before
-    it looks into the archive.
+    """Rejects an archive whose tokenizer NeMo would take from this machine.
+
+    NeMo looks for a file's path on this machine first, and in the archive second.
 
     Args:
-        archive: what is going to be restored.
-        packed: the model is going to be saved. Then this holds for the files too that NeMo only copies, and
-            all must be a tokenizer's.
+        archive: archive of the model that will be restored.
+        packed: True if the model will be saved. Then also check the files that NeMo only copies, and the
+            content of all files.
 
     Raises:
-        TutorError: a file of this machine, or content that is no tokenizer's.
+        TutorError: NeMo would take a file of this machine, or the content is not a tokenizer's.
     """
     for section in _sections(archive.config, archive.path):
         files = _archived(archive, section, None if packed else _KEYS[section.kind][:1])
@@ -107,20 +113,21 @@ def check_archive_tokenizer(archive: NemoArchive, packed: bool = False) -> None:
 
 
 def check_checkpoint_tokenizer(config: DictConfig, source: Path) -> None:
-    """Refuses a Lightning checkpoint whose config names other files than those of its own tokenizer, which
-    NeMo would pack.
+    """Rejects a Lightning checkpoint whose config names other files than those of its own tokenizer.
+
+    NeMo would pack these files into the `.nemo`.
 
     Args:
-        config: the model's, resolved.
+        config: the resolved config of the model.
         source: the checkpoint, for messages.
 
     Raises:
-        TutorError: a file is missing, is no regular file, or is elsewhere than the others; it is no
-            tokenizer's; or the tokenizer's pieces are not the labels that the checkpoint was trained with.
+        TutorError: a file is missing, is not a regular file, is in another folder than the others, or is not
+            a tokenizer's; or the tokenizer's pieces are not the labels that the checkpoint was trained with.
     """
     sections = list(_sections(config, source))
     if not sections:
-        return  # NeMo refuses it
+        return  # NeMo rejects this config
     labels: list[str] = []
     for section in sections:
         if section.folder and not Path(section.folder).is_dir():
@@ -140,14 +147,16 @@ def check_checkpoint_tokenizer(config: DictConfig, source: Path) -> None:
 
 
 def check_tokenizer_section(cfg: DictConfig) -> None:
-    """Refuses a `model.tokenizer` for training whose files are no tokenizer, because every `.nemo` of the run
-    holds them.
+    """Rejects a training config with a section `model.tokenizer` whose files are not a tokenizer's.
+
+    Every `.nemo` of the training would contain these files.
 
     Args:
-        cfg: the model's config, with a section `tokenizer`; a type that NeMo does not know is left to NeMo.
+        cfg: the model's config, with a section `tokenizer`. A type that NeMo does not know is left to NeMo.
 
     Raises:
-        TutorError: as in `check_checkpoint_tokenizer`.
+        TutorError: a file is missing, is not a regular file, is in another folder than the others, or is not
+            a tokenizer's.
     """
     for section in _sections(cfg, None):
         unnamed = section.kind == "bpe" and section.paths.get("model_path") == os.path.join(
@@ -164,15 +173,15 @@ def check_tokenizer_section(cfg: DictConfig) -> None:
 
 
 def check_tokenizer_files(kind: str | None, files: Mapping[str, bytes], where: str) -> None:
-    """Refuses files that are no tokenizer.
+    """Rejects files that are not a tokenizer's.
 
     Args:
-        kind: `bpe` or `wpe`; another has no files.
-        files: by the names in `TOKENIZER_FILES`.
-        where: they are, for the message.
+        kind: `bpe` or `wpe`. Other types have no files, and nothing is checked.
+        files: contents by the names in `TOKENIZER_FILES`.
+        where: place of the files, for the message.
 
     Raises:
-        TutorError: their content is no tokenizer's.
+        TutorError: the content of a file is not a tokenizer's.
     """
     if kind in _KEYS:
         paths = {key: TOKENIZER_FILES[key] for key in _KEYS[kind] if TOKENIZER_FILES[key] in files}
@@ -183,13 +192,19 @@ def check_tokenizer_files(kind: str | None, files: Mapping[str, bytes], where: s
 def _sections(
     node: DictConfig, source: Path | None, name: Any = "tokenizer", key: str = ""
 ) -> Iterator[_Section]:
-    """The tokenizers of a config that have files, as NeMo reads it.
+    """Yields the tokenizers of a config that have files, read in the same way as NeMo reads the config.
 
     Args:
-        node: what holds the section.
-        source: the config's file, for messages; None for a training's.
-        name: of the section in the node.
-        key: of the section, for messages.
+        node: config that contains the section.
+        source: the config's file, for messages; None for the config of a training.
+        name: key of the section in the node.
+        key: full key of the section, for messages.
+
+    Yields:
+        One section for each tokenizer of type `bpe` or `wpe`.
+
+    Raises:
+        TutorError: the section cannot be read.
     """
     key = key or ("tokenizer" if source else "model.tokenizer")
     try:
@@ -202,7 +217,7 @@ def _sections(
                 yield from _sections(langs, source, lang, f"{key}.langs.{lang!s}")
         elif kind in _KEYS:
             folder = str(section.get("dir") or "")
-            # Where a file is not named, NeMo looks for it in the folder.
+            # If the section does not name a file, NeMo looks for it in the folder.
             paths = {
                 file: str(section[file] or "")
                 if file in section
@@ -217,7 +232,7 @@ def _sections(
 
 
 def _archived(archive: NemoArchive, section: _Section, keys: Sequence[str] | None = None) -> dict[str, bytes]:
-    """Contents by key of the files that NeMo takes out of an archive."""
+    """Reads the files that NeMo takes out of an archive, and returns their contents by key."""
     found: dict[str, bytes] = {}
     for key, path in section.paths.items():
         if keys is not None and key not in keys:
@@ -238,7 +253,7 @@ def _member_of(path: str) -> str:
 
 
 def _local(section: _Section, called: str) -> dict[str, bytes]:
-    """Contents by key of the files that NeMo takes from this machine."""
+    """Reads the files that NeMo takes from this machine, and returns their contents by key."""
     found: dict[str, bytes] = {}
     folders: set[str] = set()
     for key, path in section.paths.items():
@@ -271,15 +286,18 @@ def _unfit(section: _Section, key: str, called: str, what: str) -> TutorError:
 
 
 def _labels(section: _Section, files: Mapping[str, bytes], called: str) -> list[str]:
-    """Checks what the files hold.
+    """Checks the contents of a tokenizer's files, and returns its labels.
 
     Args:
         section: the tokenizer.
-        files: contents by key; one that is missing is not checked.
-        called: whose they are, for messages.
+        files: contents by key; a missing file is not checked.
+        called: owner of the files, for messages.
 
     Returns:
-        The tokenizer's labels, a WordPiece model's without the special ones that transformers adds.
+        The tokenizer's labels. For a WordPiece model, they lack the special labels that transformers adds.
+
+    Raises:
+        TutorError: the content of a file is not a tokenizer's.
     """
     for key, content in files.items():
         if len(content) > _FILE_BYTES:
@@ -301,15 +319,20 @@ def _labels(section: _Section, files: Mapping[str, bytes], called: str) -> list[
 
 
 def _first_misfit(content: bytes, pieces: Sequence[Piece], scored: bool) -> int:
-    """The first line, from 1, that is not the next piece; 0 where all are, one for each piece.
+    """Compares a list of pieces with the pieces of the model, in order.
 
-    `vocab.txt` has a piece as it is or as NeMo spells it: without U+2581 where a word begins, with `##` in
-    front of any other. It may lack special pieces. `tokenizer.vocab` has every piece with its score.
+    `vocab.txt` has each piece unchanged or in NeMo's spelling: a piece that begins a word without U+2581, any
+    other piece with `##` in front. It may lack special pieces. `tokenizer.vocab` has every piece with its
+    score.
 
     Args:
-        content: of the file.
-        pieces: of the model.
-        scored: the file is `tokenizer.vocab`.
+        content: content of the file.
+        pieces: pieces of the model.
+        scored: True if the file is `tokenizer.vocab`.
+
+    Returns:
+        Number of the first line, from 1, that is not the next piece; 0 if there is none and no piece is
+        missing.
     """
     try:
         lines = content.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
@@ -365,9 +388,17 @@ def _wordpieces(section: _Section, content: bytes, called: str) -> list[str]:
 
 
 def _same_labels(pieces: list[str], trained: list[str], ordered: bool) -> bool:
-    """Whether a tokenizer's pieces are a checkpoint's labels.
+    """Tells whether a tokenizer's pieces are a checkpoint's labels.
 
-    transformers adds special ones to a WordPiece model's, and NeMo lists all in an order of its own.
+    For a WordPiece model, transformers adds special labels, and NeMo lists the labels in another order.
+
+    Args:
+        pieces: pieces of the tokenizer.
+        trained: labels of the checkpoint.
+        ordered: compare the order, and allow no additional labels.
+
+    Returns:
+        True if they are the same.
     """
     if ordered:
         return pieces == trained
