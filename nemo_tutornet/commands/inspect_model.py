@@ -167,7 +167,7 @@ def _restore(archive: NemoArchive) -> Any:
 
 
 def _import_nemo() -> None:
-    """Imports NeMo without garbage collection, which is a quarter of the time.
+    """Imports NeMo with garbage collection off, which is faster.
 
     NeMo keeps the objects that its import creates. So the collector need not search them, neither now nor at
     exit.
