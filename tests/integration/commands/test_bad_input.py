@@ -219,7 +219,7 @@ def test_the_script_as_a_user_runs_it(corpus, teacher_file, tmp_path):
         [*command, "+model.tutor.skd={divergence: l3}"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 2
-    assert "error: model.tutor.skd.divergence is 'l3'; choose from l2, kl, guided." in done.stderr
+    assert "error: model.tutor.skd.divergence is 'l3'; choose from l2, kl, guided_ctc." in done.stderr
     assert "Traceback" not in done.stderr
 
 
