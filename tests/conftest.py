@@ -35,14 +35,19 @@ def pytest_collection_modifyitems(items: list) -> None:
         item.add_marker(pytest.mark.unit if "unit" in item.path.parts else pytest.mark.integration)
 
 
+# What NeMo's exp_manager and Lightning's seed_everything leave in the environment, for their own workers: the
+# date of a run, and a seed to which a DDP strategy goes back.
+LEFT_BEHIND = ("NEMO_EXPM_VERSION", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+
+
 @pytest.fixture(autouse=True)
-def no_version_left_behind() -> Iterator[None]:
-    """exp_manager leaves the date of a run in the environment, for its workers; the next test's runs must not
-    inherit it.
-    """
-    os.environ.pop("NEMO_EXPM_VERSION", None)
+def nothing_left_in_the_environment() -> Iterator[None]:
+    """The next test's runs must not inherit a run's date or seed."""
+    for name in LEFT_BEHIND:
+        os.environ.pop(name, None)
     yield
-    os.environ.pop("NEMO_EXPM_VERSION", None)
+    for name in LEFT_BEHIND:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)

@@ -191,7 +191,8 @@ def test_a_teacher_of_whom_no_hypothesis_can_be_used(run, corpus, teacher_file):
         one for one in json.loads(run("--json", config=config).stdout)["remarks"] if "can be used" in one
     ]
     assert remark.startswith(
-        "None of the teacher's hypotheses on the first training batch can be used (high_wer): see model.tutor.p"
+        "None of the teacher's hypotheses on the first training batch can be used (high_wer): see "
+        "model.tutor.p"
     )
 
 

@@ -245,7 +245,10 @@ def test_the_encoder_stops_behind_the_hint_layer_when_nothing_else_is_read(corpu
 
 
 def test_an_encoder_that_is_wanted_whole_has_no_short_way(corpus):
-    assert build(conformer(corpus), None)._cut is None and build(conformer(corpus), "encoder")._cut is None
+    assert (
+        build(conformer(corpus), None)._early_exit is None
+        and build(conformer(corpus), "encoder")._early_exit is None
+    )
 
 
 def test_a_layer_that_runs_several_times_is_no_end(corpus):
@@ -253,7 +256,7 @@ def test_a_layer_that_runs_several_times_is_no_end(corpus):
     run.
     """
     teacher = build(student_config(corpus, None), "encoder.encoder.0.mout.0")
-    assert teacher._cut is None
+    assert teacher._early_exit is None
     signal, lengths = torch.randn(2, 16000), torch.tensor([16000, 9000])
     whole = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True, posteriors=True))
     assert torch.equal(
@@ -271,7 +274,7 @@ def test_a_stage_of_rkd_alone_stops_there_and_the_next_one_does_not(corpus, make
         student = make_student(config, max_epochs=2, limit_val_batches=0)
         student.setup("fit")
         if not short:
-            student.distiller.teacher._cut = None
+            student.distiller.teacher._early_exit = None
         ran = layers_that_run(student.distiller.teacher)
         student.trainer.fit(student)
         batches = len(student.trainer.train_dataloader)
