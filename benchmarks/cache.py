@@ -37,7 +37,7 @@ from timing import ROOT
 from nemo_tutornet import TutorCTCModel
 from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.config import TeacherConfig
-from nemo_tutornet.data.dataloader import UtteranceResolver
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.cached import CachedTeacher
 
@@ -184,7 +184,7 @@ def read_rate(config: Any, folder: Path) -> float:
     start = time.perf_counter()
     for batch in model._train_dl:
         loaded = time.perf_counter()
-        reader.read(rows(batch))
+        reader.read(rows(TrainingBatch.from_nemo(batch)))
         alone += loaded - start
         start_again = time.perf_counter()
         both += start_again - start

@@ -156,14 +156,14 @@ def split_targets(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) 
             given.lengths, teacher.encoder_layer, teacher.hint_layer, hidden.shape[2]
         ).tolist()
     for i in range(len(samples)):
-        heard = None if given.hypotheses is None else given.hypotheses[i]
+        hypothesis = None if given.hypotheses is None else given.hypotheses[i]
         yield UtteranceTargets(
             samples=samples[i],
             frames=frames[i],
             log_probs=None if log_probs is None else log_probs[i, : frames[i]],
             hidden=None if hidden is None else hidden[i, :, : hint_frames[i]],
-            text=None if heard is None else heard.text,
-            confidence=None if heard is None else heard.confidence,
+            text=None if hypothesis is None else hypothesis.text,
+            confidence=None if hypothesis is None else hypothesis.confidence,
         )
 
 

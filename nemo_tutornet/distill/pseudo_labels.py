@@ -105,9 +105,13 @@ class PseudoLabels:
             Labels `[B, L']` and their lengths `[B]`. A dropped hypothesis has length 0.
         """
         rows: list[list[int]] = []
-        references, told, heard = transcripts.tolist(), transcript_lengths.tolist(), frames.tolist()
+        references, reference_lengths, frame_counts = (
+            transcripts.tolist(),
+            transcript_lengths.tolist(),
+            frames.tolist(),
+        )
         for i, hypothesis in enumerate(hypotheses):
-            fate, labels = self._judge(hypothesis, references[i][: told[i]], heard[i])
+            fate, labels = self._judge(hypothesis, references[i][: reference_lengths[i]], frame_counts[i])
             self.counts[fate] += 1
             rows.append(labels)
         lengths = torch.tensor([len(row) for row in rows], device=transcripts.device)
@@ -129,11 +133,11 @@ class PseudoLabels:
             return "not_in_vocabulary", []
         # Compare both texts in the student's labels, so that capitals and punctuation that the student lacks
         # do not count as errors. A transcript that is then empty cannot be compared with.
-        told = self.decode(reference)
-        if self._config.max_wer is not None and told.strip():
+        transcript = self.decode(reference)
+        if self._config.max_wer is not None and transcript.strip():
             from jiwer import wer
 
-            if wer(told, self.decode(labels)) > self._config.max_wer:
+            if wer(transcript, self.decode(labels)) > self._config.max_wer:
                 return "high_wer", []
         # CTC needs a blank between equal neighbours. Labels that do not fit would have no effect, because
         # NeMo's loss is then 0.

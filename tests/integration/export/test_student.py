@@ -198,7 +198,7 @@ def test_a_refusal_names_the_users_file(corpus, make_student, tmp_path):
     model = make_student(config)
     model.save_to(str(tmp_path / "run.nemo"))
     for source, named in ((tmp_path / "run.nemo", tmp_path / "run.nemo"), (model, tmp_path / "student.nemo")):
-        with pytest.raises(TutorError, match=rf"^{named} has n_fft=1024, which sherpa-onnx cannot do"):
+        with pytest.raises(TutorError, match=rf"^{named} has n_fft=1024, which sherpa-onnx does not support"):
             export_student(source, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", sherpa=True)
 
 
