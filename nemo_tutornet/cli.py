@@ -286,6 +286,7 @@ def adapt(
     cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
     from nemo_tutornet.commands.adapt import adapt_teacher
     from nemo_tutornet.commands.tables import adapter_table, epoch_report
+    from nemo_tutornet.teachers.adapter import is_poor
 
     with epoch_report(epochs) as report:
         made = adapt_teacher(
@@ -294,7 +295,7 @@ def adapt(
     if as_json:
         typer.echo(json.dumps(asdict(made)))
     else:
-        adapter_table(made, _pasted("model.tutor.teacher.adapter", output))
+        adapter_table(made, _pasted("model.tutor.teacher.adapter", output), is_poor(made))
 
 
 @app.command()

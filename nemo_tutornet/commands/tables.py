@@ -28,8 +28,6 @@ if TYPE_CHECKING:  # they import torch or NeMo, and a mistake in an argument sho
 
 # A log file gets a line about a long training not more often than this.
 _SECONDS_BETWEEN_LINES = 10.0
-# A good adapter makes at most this many times its teacher's errors.
-GOOD_RATIO = 1.15
 
 
 def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None = None) -> None:
@@ -172,12 +170,13 @@ def epoch_report(epochs: int) -> Iterator[Callable[[EpochResult], None]]:
         yield first
 
 
-def adapter_table(made: AdaptResult, override: str) -> None:
+def adapter_table(made: AdaptResult, override: str, poor: bool) -> None:
     """Prints an adapter's word error rate next to its teacher's, and how to use the file.
 
     Args:
         made: the summary of the run.
         override: the training script's override that names the file.
+        poor: the adapter makes clearly more errors than its teacher.
     """
     table = Table(box=box.SIMPLE_HEAD, title="validation")
     table.add_column("")
@@ -197,7 +196,7 @@ def adapter_table(made: AdaptResult, override: str) -> None:
         )
     )
     console.print(escape(f"{made.work} holds the encoder's output and can be deleted."))
-    if made.wer > GOOD_RATIO * made.teacher_wer:
+    if poor:
         console.print(
             f"note: the adapter makes {made.wer / max(made.teacher_wer, 1e-9):.2f} times its teacher's "
             "errors; "

@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ _FORMAT = "nemo_tutornet adapter 1"
 # An adapter of 1,024 channels in, 8 frames of 1,024 out and 16,384 labels has 170 MB.
 _MOST_BYTES = 1 << 30
 _MOST_UPSAMPLING = 64
+_GOOD_RATIO = 1.15
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,18 @@ class AdapterInfo:
             f"({self.upsampling} for each frame of the teacher), WER {100 * self.wer:.1f} % on "
             f"{self.utterances} validation utterances (its teacher: {100 * self.teacher_wer:.1f} %)"
         )
+
+
+class AdaptedRates(Protocol):
+    """Anything with the two word error rates of an adapter."""
+
+    @property
+    def wer(self) -> float:
+        """The adapter's, as a fraction."""
+
+    @property
+    def teacher_wer(self) -> float:
+        """Its teacher's, as a fraction."""
 
 
 class AdapterHead(nn.Module):
@@ -198,6 +211,11 @@ class Adapter:
             )
         head.load_state_dict(tensors)
         return cls(head.requires_grad_(False).eval(), info, sha256_of(file))
+
+
+def is_poor(adapter: AdaptedRates) -> bool:
+    """Whether an adapter makes clearly more errors than its teacher (ours: more than 1.15 times)."""
+    return adapter.wer > _GOOD_RATIO * adapter.teacher_wer
 
 
 def upsampling_for(teacher_ms: float, student_ms: float) -> int:
