@@ -299,7 +299,9 @@ def adapt(
     if as_json:
         typer.echo(json.dumps(asdict(made)))
     else:
-        adapter_table(made, _pasted("model.tutor.teacher.adapter", output), is_poor(made))
+        adapter_table(
+            made, _pasted("model.tutor.teacher.adapter", output), is_poor(made.wer, made.teacher_wer)
+        )
 
 
 @app.command()
