@@ -48,8 +48,8 @@ from nemo_tutornet.nemo_io.restore import locate
 from nemo_tutornet.nemo_io.tokenizer_files import tokenizer_of
 from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.writer import CacheWriter, FinishedUtterances, read_schema
-from nemo_tutornet.teachers.cached import binding, head_file
 from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.provenance import binding, head_file
 from nemo_tutornet.teachers.targets import TargetRequest
 
 # Number of training batches from which the smallest stored posterior of a large label set is chosen.

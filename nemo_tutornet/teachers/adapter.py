@@ -155,6 +155,25 @@ class Adapter:
         """The adapter's hidden vectors as a layer."""
         return Layer(ADAPTER, self.info.width, 2, self.info.frame_ms)
 
+    def check_owner(self, sha256: str | None, teacher: str, subject: str) -> None:
+        """Refuses an adapter that was trained on another teacher's encoder.
+
+        Args:
+            sha256: checksum of the teacher's file; None if it is a folder.
+            teacher: the teacher, for the message.
+            subject: the key of the config and its value, for the message.
+
+        Raises:
+            TutorError: the adapter belongs to another teacher.
+        """
+        owner = self.info.teacher_sha256
+        if owner != sha256:
+            raise TutorError(
+                f"{subject}, which was made for another teacher (sha256 {owner or 'none, a folder'}) than "
+                f"{teacher} (sha256 {sha256 or 'none, a folder'}); make one for this teacher with "
+                "`nemo-tutornet adapt`."
+            )
+
     def save(self, path: Path) -> None:
         """Writes the adapter as safetensors, with its `info` as metadata, whole or not at all."""
         from safetensors.torch import save_file

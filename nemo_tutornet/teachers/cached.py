@@ -8,86 +8,29 @@ last.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import nn
 
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, ENCODER, Layer
-from nemo_tutornet.nemo_io.model_info import describe_model, posterior_labels_in_words
+from nemo_tutornet.nemo_io.layers import ENCODER
+from nemo_tutornet.nemo_io.model_info import posterior_labels_in_words
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.teachers.adapter import ADAPTER, AdapterInfo, adapter_info
-from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.adapted import adapted_targets
+from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo, adapter_info
+from nemo_tutornet.teachers.provenance import HEAD, checked_facts, layer_from_disk
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
 from nemo_tutornet.utils.files import sha256_of
-
-HEAD = "head.safetensors"
-
-
-def binding(
-    teacher: LiveTeacher, path: Path, device: torch.device, hidden: bool, tokenizer: str | None
-) -> dict[str, Any]:
-    """Collects the facts about a teacher that its cached targets depend on, and that a student needs.
-
-    Args:
-        teacher: the live teacher.
-        path: the teacher's file.
-        device: the device on which the teacher will run.
-        hidden: whether the cache holds the hint layer.
-        tokenizer: NeMo's type of the teacher's tokenizer, whose files are stored beside the shards. None for
-            a character model.
-
-    Returns:
-        The facts by name, as JSON values. `frames` is a list of pairs of an audio length in seconds and the
-        number of teacher frames.
-    """
-    info = describe_model(teacher.model)
-    # Only with an adapter: the caches of earlier versions lack the key, and must stay what they are.
-    adapter = {} if teacher.adapter is None else {"adapter": _adapter_to_disk(teacher)}
-    return {
-        **adapter,
-        "sha256": sha256_of(path) if path.is_file() else None,
-        "class": info.class_name,
-        "front_end": info.preprocessor,
-        "precision": teacher.precision_on(device),
-        "sample_rate": info.front_end.sample_rate,
-        "labels": teacher.labels,
-        "transducer": not teacher.has_posteriors,
-        "encoder": _layer_to_disk(teacher.encoder_layer),
-        "hint": _layer_to_disk(teacher.hint_layer) if hidden else None,
-        "ends_in_layer_norm": teacher.ends_in_layer_norm,
-        "frames": [[seconds, teacher.frames_of(seconds)] for seconds in CHECKED_SECONDS],
-        "tokenizer": tokenizer,
-    }
-
-
-def head_file(teacher: LiveTeacher) -> dict[str, bytes]:
-    """Serialises the teacher's CTC decoder, which the warm start of the student's decoder uses.
-
-    Args:
-        teacher: the live teacher.
-
-    Returns:
-        The file's content by file name; empty if the decoder is not a single 1x1 convolution.
-    """
-    from safetensors.torch import save
-
-    decoder = teacher.ctc_projection()
-    if decoder is None:
-        return {}
-    tensors = {name: value.detach().float().cpu().contiguous() for name, value in decoder.named_parameters()}
-    return {HEAD: save(tensors)}
 
 
 class CachedTeacher:
     """A `Teacher` that reads its targets from a cache, without a model or the teacher's file.
+
+    A cache of the encoder's output, such as `nemo-tutornet adapt` keeps, serves with the adapter of the
+    config: labels, frames and posteriors are then computed by the adapter from what the cache holds.
 
     Args:
         config: the teacher's section of the config. Targets are read from its `cache`. Its `sha256`, if set,
@@ -113,19 +56,25 @@ class CachedTeacher:
                 "one."
             )
         self.reader = CacheReader(folder)
-        self._facts = _checked(self.reader.provenance, folder)
+        self._facts = checked_facts(self.reader.provenance, folder)
         self._check_teacher(config, key)
-        self.encoder_layer = _layer_from_disk(self._facts["encoder"])
-        self.adapter = self._check_adapter(config, key)
-        asked = hint_layer or (ENCODER if self.adapter is None else ADAPTER)
+        self.encoder_layer = layer_from_disk(self._facts["encoder"])
         hint = self._facts["hint"]
+        self.adapter, self._adapter = self._find_adapter(config, key)
+        if self._adapter is not None:
+            stored = self.encoder_layer
+            self.encoder_layer = self._adapter.layer
+            self.hint_layer = self._adapter.layer if hint_layer in (None, ADAPTER) else stored
+            hint_layer = ENCODER if hint_layer in (None, ADAPTER) else hint_layer
+        asked = hint_layer or (ENCODER if self.adapter is None else ADAPTER)
         if hint is not None and hint["path"] != asked:
             raise TutorError(
                 f"{folder} holds the layer {hint['path']!r}, but model.tutor.rkd.hint_layer is {asked!r}; "
                 "build a cache of that "
                 f"layer, or take this one's."
             )
-        self.hint_layer = _layer_from_disk(hint) if hint is not None else self.encoder_layer
+        if self._adapter is None:
+            self.hint_layer = layer_from_disk(hint) if hint is not None else self.encoder_layer
         self._projection = self._load_projection() if self.has_posteriors else None
 
     @property
@@ -137,12 +86,12 @@ class CachedTeacher:
     @property
     def labels(self) -> list[str]:
         """Labels in the order of the posterior, without the final blank; empty for a transducer."""
-        return list(self._facts["labels"])
+        return list(self._facts["labels"] if self._adapter is None else self._adapter.info.labels)
 
     @property
     def has_posteriors(self) -> bool:
         """True if the teacher has a CTC head; False for a transducer."""
-        return not self._facts["transducer"]
+        return self._adapter is not None or not self._facts["transducer"]
 
     @property
     def sample_rate(self) -> int:
@@ -152,14 +101,15 @@ class CachedTeacher:
     @property
     def ends_in_layer_norm(self) -> bool:
         """True if the hint layer's output is layer-normalised."""
-        return bool(self._facts["ends_in_layer_norm"])
+        return self.hint_layer.path == ADAPTER or bool(self._facts["ends_in_layer_norm"])
 
     def frames_of(self, seconds: float) -> int:
-        """Returns the number of frames of the encoder's output for audio of a length in seconds.
+        """Returns the number of frames of `encoder_layer` for audio of a length in seconds.
 
         Only the lengths that were measured when the cache was built are available.
         """
-        return {float(length): int(frames) for length, frames in self._facts["frames"]}[seconds]
+        upsampling = 1 if self._adapter is None else self._adapter.info.upsampling
+        return upsampling * {float(length): int(frames) for length, frames in self._facts["frames"]}[seconds]
 
     def describe(self) -> dict[str, str]:
         """Returns a description of the teacher and its cache for `nemo-tutornet check`, by fact."""
@@ -189,6 +139,8 @@ class CachedTeacher:
                 utterance and the number of the others.
         """
         schema, folder = self.reader.schema, self.reader.folder
+        if self._adapter is not None:  # it computes posteriors and its hidden vectors from the stored output
+            request = replace(request, hidden=True, posteriors=False)
         for what, requested, stored in (
             ("the hint layer, which rkd reads", request.hidden, schema.width is not None),
             (
@@ -245,6 +197,14 @@ class CachedTeacher:
         if request.hypotheses:
             assert stored.texts is not None and stored.confidences is not None
             hypotheses = [Hypothesis(*pair) for pair in zip(stored.texts, stored.confidences, strict=True)]
+        if self._adapter is not None:
+            assert stored.hidden is not None, "check() refuses a cache without the encoder's output"
+            self._adapter.head.to(device)
+            encoded = stored.hidden.to(device)
+            own = None if self.hint_layer.path == ADAPTER else encoded
+            return adapted_targets(
+                self._adapter, encoded, stored.lengths.to(device), request, hypotheses, own
+            )
         log_probs = stored.log_probs if request.posteriors else None
         hidden = stored.hidden if request.hidden else None
         return TeacherTargets(
@@ -259,6 +219,8 @@ class CachedTeacher:
         return self._projection
 
     def _load_projection(self) -> nn.Conv1d | None:
+        if self._adapter is not None:
+            return self._adapter.head.decoder
         if not self.reader.has(HEAD):
             return None
         from safetensors.torch import load
@@ -269,22 +231,37 @@ class CachedTeacher:
         projection.load_state_dict(tensors)
         return projection.requires_grad_(False)
 
-    def _check_adapter(self, config: TeacherConfig, key: str) -> AdapterInfo | None:
-        """Returns what the adapter is whose targets the cache holds, after a comparison with the config's."""
-        cached = self._facts.get("adapter")
-        info = None if cached is None else adapter_info({**cached["info"], "labels": self.labels})
+    def _find_adapter(self, config: TeacherConfig, key: str) -> tuple[AdapterInfo | None, Adapter | None]:
+        """Returns what the adapter is, and the adapter itself where the cache holds its input.
+
+        Raises:
+            TutorError: the adapter of the config and the cache do not belong together.
+        """
+        folder, cached = self.reader.folder, self._facts.get("adapter")
+        info = None if cached is None else adapter_info({**cached["info"], "labels": self._facts["labels"]})
         if cached is not None and info is None:
-            raise TutorError(f"{self.reader.folder} does not say what its adapter was; build it again.")
+            raise TutorError(f"{folder} does not say what its adapter was; build it again.")
         if config.adapter is None:
-            return info
-        file = Path(config.adapter).expanduser()
-        if cached is None or (file.is_file() and sha256_of(file) != cached["sha256"]):
-            was = "without an adapter" if cached is None else "with another adapter"
+            return info, None
+        subject = f"{key}.adapter is {config.adapter}"
+        if cached is not None:
+            file = Path(config.adapter).expanduser()
+            if file.is_file() and sha256_of(file) != cached["sha256"]:
+                raise TutorError(
+                    f"{subject}, but {folder} was built with another adapter; build the cache again with "
+                    "this "
+                    f"one, or leave {key}.adapter out."
+                )
+            return info, None
+        adapter = Adapter.load(config.adapter, f"{key}.adapter")
+        adapter.check_owner(self.sha256, f"the teacher of {folder}", subject)
+        if self._facts["hint"] != self._facts["encoder"]:
             raise TutorError(
-                f"{key}.adapter is {config.adapter}, but {self.reader.folder} was built {was}; build the "
-                f"cache again with this one, or leave {key}.adapter out."
+                f"{subject}, but {folder} was built without it and does not hold the encoder's output, which "
+                "an "
+                f"adapter reads; build the cache again with this adapter, or leave {key}.adapter out."
             )
-        return info
+        return adapter.info, adapter
 
     def _check_teacher(self, config: TeacherConfig, key: str) -> None:
         cached = self.sha256
@@ -301,49 +278,3 @@ class CachedTeacher:
                 "it again with this "
                 f"one, or leave {key}.model_path out."
             )
-
-
-def _adapter_to_disk(teacher: LiveTeacher) -> dict[str, Any]:
-    assert teacher.adapter is not None
-    info = asdict(teacher.adapter)
-    info.pop("labels")  # they stand in the provenance already
-    return {"sha256": teacher.adapter_sha256, "info": info}
-
-
-def _layer_to_disk(layer: Layer) -> dict[str, Any]:
-    """Returns a layer with the field names of the format on disk, where `frame_ms` is called `shift`."""
-    return {"path": layer.path, "width": layer.width, "time_axis": layer.time_axis, "shift": layer.frame_ms}
-
-
-def _layer_from_disk(stored: Mapping[str, Any]) -> Layer:
-    return Layer(stored["path"], stored["width"], stored["time_axis"], stored["shift"])
-
-
-def _checked(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
-    """Returns the binding after a check of all parts that are read, because a cache is untrusted input."""
-    kinds: dict[str, Any] = {
-        "sample_rate": int,
-        "labels": list,
-        "transducer": bool,
-        "encoder": dict,
-        "hint": (dict, type(None)),
-        "ends_in_layer_norm": bool,
-        "frames": list,
-        "front_end": dict,
-        "sha256": (str, type(None)),
-    }
-    layers = [layer for layer in (facts.get("encoder"), facts.get("hint")) if isinstance(layer, dict)]
-    fields: dict[str, Any] = {"path": str, "width": int, "time_axis": int, "shift": (int, float)}
-    sound = all(isinstance(facts.get(name, ...), kind) for name, kind in kinds.items())
-    adapter = facts.get("adapter", {"sha256": None, "info": {}})
-    sound = sound and isinstance(adapter, dict) and adapter.keys() == {"sha256", "info"}
-    sound = sound and isinstance(adapter["info"], dict)
-    sound = sound and all(
-        layer.keys() == fields.keys() and all(isinstance(layer[name], kind) for name, kind in fields.items())
-        for layer in layers
-    )
-    if not sound:
-        raise TutorError(
-            f"{folder} does not say what its teacher was ({json.dumps(dict(facts))[:100]}); build it again."
-        )
-    return facts

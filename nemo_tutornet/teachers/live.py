@@ -31,6 +31,7 @@ from nemo_tutornet.nemo_io.layers import (
 from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.nemo_io.restore import ctc_head, labels_of, locate, pointwise_decoder, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
+from nemo_tutornet.teachers.adapted import adapted_targets
 from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo
 from nemo_tutornet.teachers.early_exit import EarlyExit, find_early_exit
 from nemo_tutornet.teachers.side_stream import SideStream
@@ -145,7 +146,7 @@ class LiveTeacher:
             )
         check_teacher(archive.config, archive.path)
         if adapter is not None:
-            _check_owner(adapter, archive, f"{key}.adapter is {config.adapter}")
+            adapter.check_owner(archive.sha256, str(archive.path), f"{key}.adapter is {config.adapter}")
         teacher = cls(restore_ctc(archive), config.precision, hint_layer, side_stream, adapter)
         teacher.sha256, teacher.source = archive.sha256, str(config.model_path)
         return teacher
@@ -240,43 +241,14 @@ class LiveTeacher:
                 log_probs = self.head(encoder_output=encoded)
         hypotheses = self._decode(encoded, encoded_lengths, log_probs) if request.hypotheses else None
         if self._adapter is not None:
-            return self._adapted(encoded, encoded_lengths, captured, hypotheses, request)
+            own = None if self.hint_layer.path == ADAPTER else captured.tensor(self.hint_layer.time_axis)
+            return adapted_targets(self._adapter, encoded, encoded_lengths, request, hypotheses, own)
         assert log_probs is not None or not request.posteriors, "match_models() refuses this for a transducer"
         return TeacherTargets(
             lengths=encoded_lengths,
             log_probs=log_probs if request.posteriors else None,
             hypotheses=hypotheses,
             hidden=captured.tensor(self.hint_layer.time_axis) if request.hidden else None,
-        )
-
-    def _adapted(
-        self,
-        encoded: Tensor,
-        lengths: Tensor,
-        captured: Capture,
-        hypotheses: list[Hypothesis] | None,
-        request: TargetRequest,
-    ) -> TeacherTargets:
-        """Returns the targets of a teacher with an adapter, which computes in fp32."""
-        assert self._adapter is not None
-        head, is_hint = self._adapter.head, self.hint_layer.path == ADAPTER
-        # A transducer's hypotheses have no confidence of their own, so theirs is the adapter's.
-        unsure = hypotheses is not None and any(one.confidence is None for one in hypotheses)
-        features = log_probs = None
-        if request.posteriors or unsure or (request.hidden and is_hint):
-            features = head.features(encoded.float(), lengths)
-        if features is not None and (request.posteriors or unsure):
-            log_probs = head.log_probs(features)
-        lengths = lengths * self._upsampling
-        if hypotheses is not None and unsure and log_probs is not None:
-            sure = confidence(log_probs, lengths).tolist()
-            hypotheses = [Hypothesis(one.text, value) for one, value in zip(hypotheses, sure, strict=True)]
-        hidden = features if is_hint else captured.tensor(self.hint_layer.time_axis)
-        return TeacherTargets(
-            lengths=lengths,
-            log_probs=log_probs if request.posteriors else None,
-            hypotheses=hypotheses,
-            hidden=hidden if request.hidden else None,
         )
 
     def ctc_projection(self) -> nn.Conv1d | None:
@@ -327,17 +299,6 @@ class LiveTeacher:
         )
         with self._isolated():
             return find_early_exit(self.model, self.hint_layer, features, feature_lengths)
-
-
-def _check_owner(adapter: Adapter, archive: NemoArchive, subject: str) -> None:
-    """Refuses an adapter that was trained on another teacher's encoder."""
-    owner = adapter.info.teacher_sha256
-    if owner != archive.sha256:
-        raise TutorError(
-            f"{subject}, which was made for another teacher (sha256 {owner or 'none, a folder'}) than "
-            f"{archive.path} (sha256 {archive.sha256 or 'none, a folder'}); make one for this teacher with "
-            "`nemo-tutornet adapt`."
-        )
 
 
 def _stop_length_sync(encoder: nn.Module) -> Callable[[], AbstractContextManager[None]]:

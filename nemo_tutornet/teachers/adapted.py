@@ -1,0 +1,61 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The targets of a teacher with an adapter, from its encoder's output: computed or read from a cache.
+
+Legend: `B` utterances, `T` frames of the teacher, `r` adapter frames for each teacher frame, `D` width of the
+teacher's encoder.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nemo_tutornet.functional.frame_weighting import confidence
+from nemo_tutornet.teachers.adapter import Adapter
+from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
+
+
+@torch.no_grad()
+def adapted_targets(
+    adapter: Adapter,
+    encoded: Tensor,
+    lengths: Tensor,
+    request: TargetRequest,
+    hypotheses: list[Hypothesis] | None,
+    own_hidden: Tensor | None,
+) -> TeacherTargets:
+    """Computes what is requested in fp32, with the adapter in place of the teacher's CTC head.
+
+    Args:
+        adapter: on the device of `encoded`.
+        encoded: output of the teacher's encoder `[B, D, T]`.
+        lengths: valid frames `[B]`.
+        request: the targets to compute.
+        hypotheses: the teacher's own, if requested. Those of a transducer have no confidence, and get the
+            adapter's.
+        own_hidden: the hint layer where it is one of the teacher's own layers; None for the adapter's hidden
+            vectors.
+
+    Returns:
+        Targets on the adapter's frames; a hint layer of the teacher's own stays on the teacher's.
+    """
+    head = adapter.head
+    is_hint = own_hidden is None
+    unsure = hypotheses is not None and any(one.confidence is None for one in hypotheses)
+    features = log_probs = None
+    if request.posteriors or unsure or (request.hidden and is_hint):
+        features = head.features(encoded.float(), lengths)
+    if features is not None and (request.posteriors or unsure):
+        log_probs = head.log_probs(features)
+    lengths = lengths * head.upsampling
+    if hypotheses is not None and unsure and log_probs is not None:
+        sure = confidence(log_probs, lengths).tolist()
+        hypotheses = [Hypothesis(one.text, value) for one, value in zip(hypotheses, sure, strict=True)]
+    hidden = features if is_hint else own_hidden
+    return TeacherTargets(
+        lengths=lengths,
+        log_probs=log_probs if request.posteriors else None,
+        hypotheses=hypotheses,
+        hidden=hidden if request.hidden else None,
+    )

@@ -1,0 +1,123 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The facts about a teacher that are stored beside its cached targets, and their check when they are read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, Layer
+from nemo_tutornet.nemo_io.model_info import describe_model
+from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.utils.files import sha256_of
+
+HEAD = "head.safetensors"
+
+
+def binding(
+    teacher: LiveTeacher, path: Path, device: torch.device, hidden: bool, tokenizer: str | None
+) -> dict[str, Any]:
+    """Collects the facts about a teacher that its cached targets depend on, and that a student needs.
+
+    Args:
+        teacher: the live teacher.
+        path: the teacher's file.
+        device: the device on which the teacher will run.
+        hidden: whether the cache holds the hint layer.
+        tokenizer: NeMo's type of the teacher's tokenizer, whose files are stored beside the shards. None for
+            a character model.
+
+    Returns:
+        The facts by name, as JSON values. `frames` is a list of pairs of an audio length in seconds and the
+        number of teacher frames.
+    """
+    info = describe_model(teacher.model)
+    # Only with an adapter: the caches of earlier versions lack the key, and must stay what they are.
+    adapter = {} if teacher.adapter is None else {"adapter": _adapter_to_disk(teacher)}
+    return {
+        **adapter,
+        "sha256": sha256_of(path) if path.is_file() else None,
+        "class": info.class_name,
+        "front_end": info.preprocessor,
+        "precision": teacher.precision_on(device),
+        "sample_rate": info.front_end.sample_rate,
+        "labels": teacher.labels,
+        "transducer": not teacher.has_posteriors,
+        "encoder": _layer_to_disk(teacher.encoder_layer),
+        "hint": _layer_to_disk(teacher.hint_layer) if hidden else None,
+        "ends_in_layer_norm": teacher.ends_in_layer_norm,
+        "frames": [[seconds, teacher.frames_of(seconds)] for seconds in CHECKED_SECONDS],
+        "tokenizer": tokenizer,
+    }
+
+
+def head_file(teacher: LiveTeacher) -> dict[str, bytes]:
+    """Serialises the teacher's CTC decoder, which the warm start of the student's decoder uses.
+
+    Args:
+        teacher: the live teacher.
+
+    Returns:
+        The file's content by file name; empty if the decoder is not a single 1x1 convolution.
+    """
+    from safetensors.torch import save
+
+    decoder = teacher.ctc_projection()
+    if decoder is None:
+        return {}
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in decoder.named_parameters()}
+    return {HEAD: save(tensors)}
+
+
+def _adapter_to_disk(teacher: LiveTeacher) -> dict[str, Any]:
+    assert teacher.adapter is not None
+    info = asdict(teacher.adapter)
+    info.pop("labels")  # they stand in the provenance already
+    return {"sha256": teacher.adapter_sha256, "info": info}
+
+
+def _layer_to_disk(layer: Layer) -> dict[str, Any]:
+    """Returns a layer with the field names of the format on disk, where `frame_ms` is called `shift`."""
+    return {"path": layer.path, "width": layer.width, "time_axis": layer.time_axis, "shift": layer.frame_ms}
+
+
+def layer_from_disk(stored: Mapping[str, Any]) -> Layer:
+    """Returns a layer from its fields on disk."""
+    return Layer(stored["path"], stored["width"], stored["time_axis"], stored["shift"])
+
+
+def checked_facts(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """Returns the binding after a check of all parts that are read, because a cache is untrusted input."""
+    kinds: dict[str, Any] = {
+        "sample_rate": int,
+        "labels": list,
+        "transducer": bool,
+        "encoder": dict,
+        "hint": (dict, type(None)),
+        "ends_in_layer_norm": bool,
+        "frames": list,
+        "front_end": dict,
+        "sha256": (str, type(None)),
+    }
+    layers = [layer for layer in (facts.get("encoder"), facts.get("hint")) if isinstance(layer, dict)]
+    fields: dict[str, Any] = {"path": str, "width": int, "time_axis": int, "shift": (int, float)}
+    sound = all(isinstance(facts.get(name, ...), kind) for name, kind in kinds.items())
+    adapter = facts.get("adapter", {"sha256": None, "info": {}})
+    sound = sound and isinstance(adapter, dict) and adapter.keys() == {"sha256", "info"}
+    sound = sound and isinstance(adapter["info"], dict)
+    sound = sound and all(
+        layer.keys() == fields.keys() and all(isinstance(layer[name], kind) for name, kind in fields.items())
+        for layer in layers
+    )
+    if not sound:
+        raise TutorError(
+            f"{folder} does not say what its teacher was ({json.dumps(dict(facts))[:100]}); build it again."
+        )
+    return facts
