@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -318,9 +318,11 @@ def test_a_wrong_adapter_is_refused(folder, teacher, adapted, make_student, tmp_
         "model.tutor.teacher.adapter has frames of 20 ms, and the student's last 80 ms; make an adapter for "
         "this student with `nemo-tutornet adapt`."
     )
-    other = str(folder / "transducer.work" / "train")
-    if Path(other).is_dir():
-        assert "which was made for another teacher" in refused(model_path=None, cache=other)
+    stored = {"model_path": None, "cache": str(folder / "adapter.work" / "train")}
+    theirs = Adapter.load(path)
+    Adapter(theirs.head, replace(theirs.info, teacher_sha256="0" * 64)).save(tmp_path / "other.safetensors")
+    other = refused(adapter=str(tmp_path / "other.safetensors"), **stored)
+    assert f"which was made for another teacher (sha256 {'0' * 64}) than the teacher of" in other
     (tmp_path / "text.safetensors").write_text("no tensors", encoding="utf-8")
     assert "which cannot be read as an adapter" in refused(adapter=str(tmp_path / "text.safetensors"))
 
