@@ -123,7 +123,7 @@ def _become(request: dict[str, Any], streams: list[int]) -> list[str]:
     os.environ.clear()
     os.environ.update(environment)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(write_through=bool(environment.get("PYTHONUNBUFFERED")))  # type: ignore[union-attr]
+        stream.reconfigure(write_through=bool(environment.get("PYTHONUNBUFFERED")))
     os.chdir(request["folder"])
     numpy.random.seed()  # or all programs would draw the same numbers
     sys.executable = request["python"]
@@ -169,7 +169,7 @@ def main() -> None:
     atexit._clear()  # what the server's libraries would do at its end
     code = _ended_by(lambda: _run(program))
     # Not the interpreter's own end: native libraries would wait for threads, and a fork has none of them.
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -97,7 +97,7 @@ def warm_programs() -> Iterator[Path | None]:
             [real, script, "serve", folder / "socket"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
         assert server.stdin is not None and server.stdout is not None
-        assert server.stdout.readline() == b"ready\n"
+        assert b"ready\n" in iter(server.stdout.readline, b"")
         run = [real, "-I", "-S", script, "run", folder / "socket", folder / "python"]
         commands = {"python": run, "nemo-tutornet": [folder / "python", real.with_name("nemo-tutornet")]}
         for program, command in commands.items():
