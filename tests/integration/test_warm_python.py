@@ -55,7 +55,11 @@ def test_a_signal_reaches_the_program(number, tmp_path):
     """Its output ends when the program itself has ended."""
     code = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     process = subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
     assert process.stdout is not None and int(process.stdout.readline()) != process.pid
     process.send_signal(number)
