@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nemo-tutornet demo --corpus "$(CORPUS)" --output "$(OUTPUT)"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

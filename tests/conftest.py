@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 import sys
@@ -30,9 +31,33 @@ LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
 SAMPLE_RATE = 16000
 
 
+# Files that take minutes, longest first. `make test` gives each worker a file at a time, and a long one at
+# the end would leave the other cores idle.
+LONG_FILES = (
+    "conf/test_conf.py",
+    "models/test_matrix.py",
+    "documents/test_readme.py",
+    "export/test_onnx_export.py",
+    "commands/test_demo.py",
+    "documents/test_benchmarks.py",
+    "export/test_verify.py",
+    "target_cache/test_cache_killed.py",
+    "models/test_ddp.py",
+)
+
+
 def pytest_collection_modifyitems(items: list) -> None:
     for item in items:
         item.add_marker(pytest.mark.unit if "unit" in item.path.parts else pytest.mark.integration)
+
+    def place(item: pytest.Item) -> int:
+        for i, name in enumerate(LONG_FILES):
+            if item.path.as_posix().endswith(f"tests/integration/{name}"):
+                return i
+        return len(LONG_FILES) + ("unit" in item.path.parts)
+
+    items.sort(key=place)  # stable: within a file nothing moves
+    gc.freeze()  # what was imported stays; every full collection would look through a million of its objects
 
 
 # What NeMo's exp_manager and Lightning's seed_everything leave in the environment, for their own workers: the

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,6 +78,41 @@ def an4_student(an4: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return folder / "student" / "checkpoints" / "student.nemo"
+
+
+@pytest.fixture(scope="session")
+def warm_programs() -> Iterator[Path | None]:
+    """A folder with `python` and `nemo-tutornet` that run where NeMo is imported already
+    (tests/warm_python.py).
+
+    None where a process must not be forked after the import.
+    """
+    real, script = Path(sys.executable), REPOSITORY / "tests" / "warm_python.py"
+    if sys.platform != "linux" or torch.cuda.is_available():
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="warm") as name:
+        folder = Path(name)
+        server = subprocess.Popen(
+            [real, script, "serve", folder / "socket"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert server.stdin is not None and server.stdout is not None
+        assert b"ready\n" in iter(server.stdout.readline, b"")
+        run = [real, "-I", "-S", script, "run", folder / "socket", folder / "python"]
+        commands = {"python": run, "nemo-tutornet": [folder / "python", real.with_name("nemo-tutornet")]}
+        for program, command in commands.items():
+            (folder / program).write_text(f'#!/bin/sh\nexec {shlex.join(map(str, command))} "$@"\n')
+            (folder / program).chmod(0o755)
+        yield folder
+        server.stdin.close()
+        server.wait()
+
+
+@pytest.fixture
+def warm_python(warm_programs: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes `sys.executable` a Python that has imported NeMo already: the import takes longer than a test."""
+    if warm_programs is not None:
+        monkeypatch.setattr(sys, "executable", str(warm_programs / "python"))
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.usefixtures("warm_python")
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ROOT / "conf" / "small"
 TEACHER = ["--teacher", "small", "--teacher-config", SMALL / "conformer_ctc_small.yaml"]
