@@ -26,6 +26,8 @@ class TeacherConfig:
         precision: `auto`, `fp32` or `bf16`. `auto` is bf16 if the GPU supports it, and fp32 otherwise.
         cache: folder that `nemo-tutornet cache` wrote. If set, no teacher is loaded.
         weight: weight of its posteriors in the average of several teachers.
+        prompt: options of an attention model's prompt, e.g. `{source_lang: de, target_lang: de}`. A slot
+            without an option has the checkpoint's default.
     """
 
     model_path: Optional[str] = None
@@ -33,6 +35,7 @@ class TeacherConfig:
     precision: str = "auto"
     cache: Optional[str] = None
     weight: float = 1.0
+    prompt: Dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -83,7 +86,8 @@ class PseudoLabelsConfig:
     """Sequence-level targets (the loss `pseudo`): the selection of the teacher's hypotheses.
 
     Attributes:
-        min_confidence: drop a hypothesis with a lower confidence, 0 to 1; not for transducers.
+        min_confidence: drop a hypothesis with a lower confidence, 0 to 1; not for teachers
+            without a CTC head.
         max_wer: drop a hypothesis with a higher word error rate against the transcript, if there is one. Null
             keeps all hypotheses.
     """

@@ -127,8 +127,10 @@ class PseudoLabels:
             return "empty", []
         if hypothesis.confidence is not None and hypothesis.confidence < self._config.min_confidence:
             return "low_confidence", []
+        # An aggregate tokenizer begins a text with a space, which no transcript has.
+        text = hypothesis.text.strip()
         # Try lower case as well, because most character students have no capitals.
-        labels = self._encode(hypothesis.text) or self._encode(hypothesis.text.lower())
+        labels = self._encode(text) or self._encode(text.lower())
         if not labels or not self.decode(labels).strip():
             return "not_in_vocabulary", []
         # Compare both texts in the student's labels, so that capitals and punctuation that the student lacks

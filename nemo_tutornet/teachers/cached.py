@@ -21,6 +21,7 @@ from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, ENCODER, Layer
 from nemo_tutornet.nemo_io.model_info import describe_model, posterior_labels_in_words
+from nemo_tutornet.nemo_io.prompt import prompt_in_words
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
@@ -47,20 +48,22 @@ def binding(
         number of teacher frames.
     """
     info = describe_model(teacher.model)
-    return {
+    facts = {
         "sha256": sha256_of(path) if path.is_file() else None,
         "class": info.class_name,
         "front_end": info.preprocessor,
         "precision": teacher.precision_on(device),
         "sample_rate": info.front_end.sample_rate,
         "labels": list(info.posterior_labels),
-        "transducer": not info.has_ctc_head,
+        "transducer": not info.has_ctc_head,  # the name on disk; it is true for an attention model, too
         "encoder": _layer_to_disk(teacher.encoder_layer),
         "hint": _layer_to_disk(teacher.hint_layer) if hidden else None,
         "ends_in_layer_norm": teacher.ends_in_layer_norm,
         "frames": [[seconds, teacher.frames_of(seconds)] for seconds in CHECKED_SECONDS],
         "tokenizer": tokenizer,
     }
+    # Only if there are any, so that the caches of all other teachers stay the same.
+    return {**facts, "prompt": teacher.prompt} if teacher.prompt else facts
 
 
 def head_file(teacher: LiveTeacher) -> dict[str, bytes]:
@@ -86,13 +89,14 @@ class CachedTeacher:
 
     Args:
         config: the teacher's section of the config. Targets are read from its `cache`. Its `sha256`, if set,
-            and the file at its `model_path`, if the file exists, must match the teacher of the cache.
+            and the file at its `model_path`, if the file exists, must match the teacher of the cache, and so
+            must the options of its `prompt`.
         hint_layer: module path of the hint layer. None selects the encoder's output.
         key: the section's key in the config, used in error messages.
 
     Raises:
         TutorError: the folder does not hold a finished cache, or the cache was built with another teacher or
-            another layer.
+            another layer or prompt.
     """
 
     from_cache = True
@@ -130,12 +134,12 @@ class CachedTeacher:
 
     @property
     def labels(self) -> list[str]:
-        """Labels in the order of the posterior, without the final blank; empty for a transducer."""
+        """Labels in the order of the posterior, without the final blank; empty without a CTC head."""
         return list(self._facts["labels"])
 
     @property
     def has_posteriors(self) -> bool:
-        """True if the teacher has a CTC head; False for a transducer."""
+        """True if the teacher has a CTC head; False for a transducer and an attention model."""
         return not self._facts["transducer"]
 
     @property
@@ -276,6 +280,15 @@ class CachedTeacher:
                 "it again with this "
                 f"one, or leave {key}.model_path out."
             )
+        stored = self._facts.get("prompt", {})
+        if config.prompt and config.prompt != stored:
+            built = f"with {prompt_in_words(stored)}" if stored else "without options of the prompt"
+            raise TutorError(
+                f"{key}.prompt is {prompt_in_words(config.prompt)}, but {self.reader.folder} was built "
+                f"{built}; "
+                "build it again, or "
+                "leave the key out."
+            )
 
 
 def _layer_to_disk(layer: Layer) -> dict[str, Any]:
@@ -300,9 +313,11 @@ def _checked(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         "front_end": dict,
         "sha256": (str, type(None)),
     }
+    prompt = facts.get("prompt", {})
     layers = [layer for layer in (facts.get("encoder"), facts.get("hint")) if isinstance(layer, dict)]
     fields: dict[str, Any] = {"path": str, "width": int, "time_axis": int, "shift": (int, float)}
     sound = all(isinstance(facts.get(name, ...), kind) for name, kind in kinds.items())
+    sound = sound and isinstance(prompt, dict) and all(isinstance(value, str) for value in prompt.values())
     sound = sound and all(
         layer.keys() == fields.keys() and all(isinstance(layer[name], kind) for name, kind in fields.items())
         for layer in layers

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.functional.frame_weighting import confidence
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import without_process_group
 from nemo_tutornet.nemo_io.layers import (
@@ -29,11 +28,13 @@ from nemo_tutornet.nemo_io.layers import (
     unshare_activations,
 )
 from nemo_tutornet.nemo_io.model_info import describe_model
+from nemo_tutornet.nemo_io.prompt import check_prompt, prompt_in_words, prompt_slots
 from nemo_tutornet.nemo_io.restore import ctc_head, labels_of, locate, pointwise_decoder, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
+from nemo_tutornet.teachers.decode import decode
 from nemo_tutornet.teachers.early_exit import EarlyExit, find_early_exit
 from nemo_tutornet.teachers.side_stream import SideStream
-from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
+from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
 
 # Lengths, in feature frames, of the utterances on which the early exit is compared with the whole encoder.
 # They cover every remainder of strides up to 16.
@@ -43,8 +44,9 @@ _CHECKED_FRAMES = range(40, 57)
 class LiveTeacher:
     """A frozen NeMo recogniser that computes targets from audio.
 
-    The model is a CTC model, a hybrid model, of which the CTC head is used, or a transducer. A transducer has
-    no posteriors on frames, so it provides only the hint layer and hypotheses.
+    The model is a CTC model, a hybrid model, of which the CTC head is used, a transducer, or an
+    attention model (Canary). A transducer and an attention model have no posteriors on frames, so they
+    provide only the hint layer and hypotheses.
 
     The class is not an `nn.Module`, so a student that holds a teacher does not register it. The teacher stays
     out of `parameters()`, `state_dict()`, `train()`, DDP, ONNX export and every checkpoint. It owns its front
@@ -60,6 +62,7 @@ class LiveTeacher:
         hint_layer: module path of the hint layer. None selects the encoder's output.
         side_stream: runs the teacher in parallel with the student on a GPU. None runs the teacher on the
             current stream.
+        prompt: options of an attention model's prompt, by slot.
 
     Attributes:
         sha256: checksum of the teacher's file; None if the teacher was not loaded from a file.
@@ -74,8 +77,10 @@ class LiveTeacher:
         precision: str = "auto",
         hint_layer: str | None = None,
         side_stream: SideStream | None = None,
+        prompt: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
+        self.prompt = dict(prompt or {})
         self.sha256: str | None = None
         self.source = ""
         self.side_stream = side_stream
@@ -114,7 +119,8 @@ class LiveTeacher:
 
         Raises:
             TutorError: the file or pretrained name does not exist, the file cannot be read, its sha256
-                differs from the config's, or its model class cannot be a teacher.
+                differs from the config's, its model class cannot be a teacher, or the options of its prompt
+                are wrong.
         """
         archive = NemoArchive(locate(config.model_path, f"{key}.model_path"))
         if config.sha256 is not None and archive.sha256 != config.sha256.lower():
@@ -124,18 +130,20 @@ class LiveTeacher:
                 f"give the right file or correct the key."
             )
         check_teacher(archive.config, archive.path)
-        teacher = cls(restore_ctc(archive), config.precision, hint_layer, side_stream)
+        teacher = cls(restore_ctc(archive), config.precision, hint_layer, side_stream, config.prompt)
+        if config.prompt:
+            check_prompt(teacher.model, config.prompt, f"{key}.prompt")
         teacher.sha256, teacher.source = archive.sha256, str(config.model_path)
         return teacher
 
     @property
     def labels(self) -> list[str]:
-        """Labels in the order of the posterior, without the final blank; empty for a transducer."""
+        """Labels in the order of the posterior, without the final blank; empty without a CTC head."""
         return [] if self.head is None else labels_of(self.model, self.head)
 
     @property
     def has_posteriors(self) -> bool:
-        """True if the teacher has a CTC head; False for a transducer."""
+        """True if the teacher has a CTC head; False for a transducer and an attention model."""
         return self.head is not None
 
     @property
@@ -170,8 +178,8 @@ class LiveTeacher:
 
         Args:
             batch: the batch, of which `signal` `[B, N]` (fp32) and `signal_lengths` `[B]` (samples) are read.
-            request: the targets to compute. A transducer has no posteriors. Hypotheses are decoded by the
-                method in the teacher's own `decoding` section (greedy or beam).
+            request: the targets to compute. A teacher without a CTC head has no posteriors. Hypotheses are
+                decoded by the method in the teacher's own `decoding` section (greedy or beam).
 
         Returns:
             Targets on the teacher's frames, detached.
@@ -200,9 +208,11 @@ class LiveTeacher:
                 encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
             log_probs = None
             if request.posteriors or (request.hypotheses and self.head is not None):
-                assert self.head is not None, "match_models() refuses losses that a transducer cannot serve"
+                assert self.head is not None, "match_models() refuses losses that need a CTC head"
                 log_probs = self.head(encoder_output=encoded)
-        hypotheses = self._decode(encoded, encoded_lengths, log_probs) if request.hypotheses else None
+        hypotheses = (
+            decode(model, encoded, encoded_lengths, log_probs, self.prompt) if request.hypotheses else None
+        )
         return TeacherTargets(
             lengths=encoded_lengths,
             log_probs=log_probs if request.posteriors else None,
@@ -215,27 +225,21 @@ class LiveTeacher:
         return pointwise_decoder(self.head)
 
     def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
-        """Does nothing, because a live teacher can compute the requested targets for any audio."""
+        """Checks the prompt of an attention model, if the request reads hypotheses.
+
+        Everything else can be computed for any audio.
+
+        Raises:
+            TutorError: a slot of the prompt has no value, or a wrong one.
+        """
+        if request.hypotheses:
+            check_prompt(self.model, self.prompt)
 
     def describe(self) -> dict[str, str]:
         """Returns a description of the teacher for `nemo-tutornet check`, by fact."""
-        return {"file": self.source, **describe_model(self.model).as_facts()}
-
-    def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Tensor | None) -> list[Hypothesis]:
-        if log_probs is None:
-            # Autocast is off, so that the decoder runs in its own precision: an LSTM rejects mixed
-            # precisions.
-            with torch.autocast(encoded.device.type, enabled=False):
-                found = self.model.decoding.rnnt_decoder_predictions_tensor(
-                    encoder_output=encoded.float(), encoded_lengths=lengths
-                )
-            return [Hypothesis(_text(entry), None) for entry in _best(found)]
-        decoding = getattr(self.model, "ctc_decoding", None) or self.model.decoding
-        found = decoding.ctc_decoder_predictions_tensor(
-            decoder_outputs=log_probs.float(), decoder_lengths=lengths
-        )
-        sure = confidence(log_probs, lengths).tolist()
-        return [Hypothesis(_text(entry), value) for entry, value in zip(_best(found), sure, strict=True)]
+        facts = {"file": self.source, **describe_model(self.model).as_facts()}
+        prompt = {**prompt_slots(self.model), **self.prompt}
+        return {**facts, "prompt": prompt_in_words(prompt)} if prompt else facts
 
     def _autocast_dtype(self, device: torch.device) -> torch.dtype | None:
         if self._precision == "auto":
@@ -272,17 +276,3 @@ def _stop_length_sync(encoder: nn.Module) -> Callable[[], AbstractContextManager
         setattr(encoder, "sync_max_audio_length", False)  # noqa: B010 - a plain attribute, not a submodule
         return nullcontext
     return without_process_group
-
-
-def _best(found: Any) -> Any:
-    """Selects the best hypothesis of each utterance from what NeMo's decoding returns.
-
-    NeMo 2 returns the pair (best, all); NeMo 3 returns the best only. A beam search may return a list of
-    hypotheses for each utterance, with the best first.
-    """
-    found = found[0] if isinstance(found, tuple) else found
-    return [entry[0] if isinstance(entry, list) else entry for entry in found]
-
-
-def _text(entry: Any) -> str:
-    return entry if isinstance(entry, str) else str(entry.text)

@@ -58,7 +58,7 @@ class Hypothesis:
 
     Attributes:
         text: the transcript.
-        confidence: 0 to 1 (`losses.confidence`); None for a transducer.
+        confidence: 0 to 1 (`losses.confidence`); None for a teacher without a CTC head.
     """
 
     text: str
@@ -113,11 +113,13 @@ class Teacher(Protocol):
 
     @property
     def labels(self) -> list[str]:
-        """Labels in the order of the posteriors, without the blank, which is last; none for a transducer."""
+        """Labels in the order of the posteriors, without the blank, which is last; none without a CTC
+        head.
+        """
 
     @property
     def has_posteriors(self) -> bool:
-        """False for a transducer, which has no CTC head."""
+        """False for a transducer and an attention model, which have no CTC head."""
 
     @property
     def ends_in_layer_norm(self) -> bool:
