@@ -17,7 +17,7 @@ STOCK_BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
 # the class.
 CTC_CLASSES = {"EncDecCTCModel": STOCK_CHAR, "EncDecCTCModelBPE": STOCK_BPE}
 # Recognisers that can be teachers: CTC models, hybrids with their CTC head, and transducers and attention
-# models (Canary) with their encoder and their text.
+# models with their encoder and their text.
 TEACHER_CLASSES = (
     *CTC_CLASSES,
     "EncDecHybridRNNTCTCModel",
@@ -25,6 +25,7 @@ TEACHER_CLASSES = (
     "EncDecRNNTModel",
     "EncDecRNNTBPEModel",
     "EncDecMultiTaskModel",
+    "EncDecTransfModelBPE",
 )
 # Keys of files without one of the usual endings: a dataset's config, and a beam search's language model and
 # phrases.
