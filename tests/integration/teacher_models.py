@@ -308,8 +308,13 @@ def _make_it_speak(model: Any, signals: tuple[Any, Any]) -> None:
     stop = -1  # the blank
     if hasattr(model, "transf_decoder"):
         head, labels = model.log_softmax.mlp.layer0, list(model.tokenizer.vocab)
+        # Untrained, it hardly hears the audio.
+        (model.adapter if hasattr(model, "beam_search") else model.encoder_decoder_proj).weight *= 10
         for layer in model.transf_decoder.decoder.layers:
-            layer.second_sub_layer.out_projection.weight *= 30  # untrained, it hardly hears the audio
+            attention = layer.second_sub_layer
+            attention.key_net.weight *= 5
+            attention.query_net.weight *= 5
+            attention.out_projection.weight *= 30
         labels += [""] * (head.out_features - len(labels))
         stop = model.tokenizer.eos_id
     elif teacher.head is None:
