@@ -68,7 +68,7 @@ def check_prompt(model: Any, options: Mapping[str, str], key: str = PROMPT_KEY) 
     """
     slots, name = prompt_slots(model), type(model).__name__
     if options and not slots:
-        raise TutorError(f"{key} is set, but the teacher, an {name}, has no prompt; leave the key out.")
+        raise TutorError(f"{key} is set, but the teacher ({name}) has no prompt; leave the key out.")
     unknown = [slot for slot in options if slot not in slots]
     if unknown:
         raise TutorError(

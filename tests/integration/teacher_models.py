@@ -164,18 +164,19 @@ def write_special_tokenizer(folder: Path, text: str = "", **ids: int) -> Path:
     Args:
         folder: the folder to write.
         text: the text.
-        ids: ids of SentencePiece's own control symbols, of which there are none by default.
+        ids: ids of SentencePiece's own control symbols. They are in place of Canary's special tokens.
     """
     import sentencepiece
 
     folder.mkdir(parents=True, exist_ok=True)
+    symbols = [] if ids else SPECIAL
     (folder / "text.txt").write_text(text or "\n".join(SPECIAL), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text.txt"),
         model_prefix=str(folder / "tokenizer"),
-        vocab_size=len(SPECIAL) + (11 if text else 2),
+        vocab_size=len(symbols) + (12 if ids else 11 if text else 2),
         model_type="bpe" if text else "unigram",
-        user_defined_symbols=SPECIAL,
+        user_defined_symbols=symbols,
         **{"bos_id": -1, "eos_id": -1, **ids},
         minloglevel=2,
     )

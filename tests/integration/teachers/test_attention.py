@@ -178,7 +178,12 @@ def test_what_it_cannot_do_is_refused(canary, corpus, teacher_file, make_student
             "pnc is 'maybe'; choose from 0, 1, false, no, nopnc, pnc",
         ),
         (canary, rkd, {"prompt": {"source_lang": "fr"}}, r"source_lang is 'fr', .* no token <\|fr\|>; give"),
-        (teacher_file, rkd, {"prompt": {"pnc": "no"}}, "an EncDecCTCModel, has no prompt; leave the key out"),
+        (
+            teacher_file,
+            rkd,
+            {"prompt": {"pnc": "no"}},
+            "the teacher .EncDecCTCModel. has no prompt; leave the key out",
+        ),
     ):
         changes = dict(changes)
         prompt = changes.pop("prompt", {})
