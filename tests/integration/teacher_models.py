@@ -151,7 +151,7 @@ def attention_config(corpus: Path, tokenizer: Path) -> dict[str, Any]:
             "dir": str(write_special_tokenizer(padded, TEXT, pad_id=1, bos_id=2, eos_id=3)),
             "type": "bpe",
         },
-        "transf_decoder": config["transf_decoder"]["config_dict"],
+        "transf_decoder": {**config["transf_decoder"]["config_dict"], "pre_ln_final_layer_norm": True},
         "head": {**config["head"], "dropout": 0.0, "use_transformer_init": True},
         "beam_search": {"beam_size": 2, "len_pen": 0.0, "max_generation_delta": 4},
         "label_smoothing": 0.0,
