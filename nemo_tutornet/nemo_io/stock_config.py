@@ -25,7 +25,6 @@ TEACHER_CLASSES = (
     "EncDecRNNTModel",
     "EncDecRNNTBPEModel",
     "EncDecMultiTaskModel",
-    "EncDecTransfModelBPE",
 )
 # Keys of files without one of the usual endings: a dataset's config, and a beam search's language model and
 # phrases.

@@ -72,21 +72,15 @@ def _decode_attention(
     model: Any, encoded: Tensor, lengths: Tensor, prompt: Mapping[str, str]
 ) -> list[Hypothesis]:
     """Decodes as the model's `transcribe()` does, after the encoder."""
-    # An EncDecTransfModelBPE has a beam search of its own and no prompt; a Canary is an EncDecMultiTaskModel.
-    has_prompt = not hasattr(model, "beam_search")
-    project = model.encoder_decoder_proj if has_prompt else model.adapter
+    prompt_tokens = encode_prompt(model, prompt).to(encoded.device).expand(len(encoded), -1)
     # The decoder runs in its own precision, as a transducer's does.
     with torch.autocast(encoded.device.type, enabled=False):
-        states = project(encoded.float().transpose(1, 2))
+        states = model.encoder_decoder_proj(encoded.float().transpose(1, 2))
         frames = torch.arange(states.shape[1], device=lengths.device)
         mask = (frames < lengths[:, None]).to(states.dtype)
         if model.use_transf_encoder:
             states = model.transf_encoder(encoder_states=states, encoder_mask=mask)
         inputs = {"encoder_hidden_states": states, "encoder_input_mask": mask}
-        if not has_prompt:
-            tokens = model.beam_search(**inputs, return_beam_scores=False).cpu().numpy()
-            return [Hypothesis(model.tokenizer.ids_to_text(row), None) for row in tokens]
-        prompt_tokens = encode_prompt(model, prompt).to(encoded.device).expand(len(encoded), -1)
         try:
             found = model.decoding.decode_predictions_tensor(**inputs, decoder_input_ids=prompt_tokens)
         finally:

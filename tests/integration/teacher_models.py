@@ -137,47 +137,25 @@ def canary_config(corpus: Path, tokenizer: Path, unified: bool = False) -> dict[
     }
 
 
-def attention_config(corpus: Path, tokenizer: Path) -> dict[str, Any]:
-    """The config of an attention model before Canary, without a prompt."""
-    padded = tokenizer.parent / f"{tokenizer.name} padded"
-    config = canary_config(corpus, tokenizer)
-    for name in ("prompt_format", "model_defaults", "decoding", "loss"):
-        del config[name]
-    del config["transf_encoder"]["_target_"], config["head"]["_target_"]
-    config["transf_encoder"].update(attn_score_dropout=0.0, attn_layer_dropout=0.0, ffn_dropout=0.0)
-    return {
-        **config,
-        "tokenizer": {
-            "dir": str(write_special_tokenizer(padded, TEXT, pad_id=1, bos_id=2, eos_id=3)),
-            "type": "bpe",
-        },
-        "transf_decoder": {**config["transf_decoder"]["config_dict"], "pre_ln_final_layer_norm": True},
-        "head": {**config["head"], "dropout": 0.0, "use_transformer_init": True},
-        "beam_search": {"beam_size": 2, "len_pen": 0.0, "max_generation_delta": 4},
-        "label_smoothing": 0.0,
-    }
-
-
-def write_special_tokenizer(folder: Path, text: str = "", **ids: int) -> Path:
+def write_special_tokenizer(folder: Path, text: str = "") -> Path:
     """A SentencePiece model of Canary's special tokens, and of the pieces of a text.
 
     Args:
         folder: the folder to write.
         text: the text.
-        ids: ids of SentencePiece's own control symbols. They are in place of Canary's special tokens.
     """
     import sentencepiece
 
     folder.mkdir(parents=True, exist_ok=True)
-    symbols = [] if ids else SPECIAL
     (folder / "text.txt").write_text(text or "\n".join(SPECIAL), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
         input=str(folder / "text.txt"),
         model_prefix=str(folder / "tokenizer"),
-        vocab_size=len(symbols) + (12 if ids else 11 if text else 2),
+        vocab_size=len(SPECIAL) + (11 if text else 2),
         model_type="bpe" if text else "unigram",
-        user_defined_symbols=symbols,
-        **{"bos_id": -1, "eos_id": -1, **ids},
+        user_defined_symbols=SPECIAL,
+        bos_id=-1,
+        eos_id=-1,
         minloglevel=2,
     )
     lines = (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()
@@ -192,18 +170,15 @@ def save_attention(corpus: Path, path: Path, kind: str = "canary", **changes: An
     Args:
         corpus: folder with `train0.wav` and more, on which it speaks.
         path: the `.nemo` to write; its tokenizers are written beside it.
-        kind: `canary`, `unified canary` (see `canary_config`) or `before canary`.
+        kind: `canary` or `unified canary` (see `canary_config`).
         changes: of the config.
     """
-    from nemo.collections.asr.models import EncDecMultiTaskModel, EncDecTransfModelBPE
+    from nemo.collections.asr.models import EncDecMultiTaskModel
 
     torch.manual_seed(0)
     tokenizer = write_tokenizer(path.parent / f"{path.stem} tokenizer")
-    if kind == "before canary":
-        model = EncDecTransfModelBPE(OmegaConf.create({**attention_config(corpus, tokenizer), **changes}))
-    else:
-        config = canary_config(corpus, tokenizer, unified=kind.startswith("unified"))
-        model = EncDecMultiTaskModel(OmegaConf.create({**config, **changes}))
+    config = canary_config(corpus, tokenizer, unified=kind.startswith("unified"))
+    model = EncDecMultiTaskModel(OmegaConf.create({**config, **changes}))
     waves = [torch.tensor(soundfile.read(corpus / f"train{i}.wav", dtype="float32")[0]) for i in range(4)]
     signals = (
         torch.nn.utils.rnn.pad_sequence(waves, batch_first=True),
@@ -310,7 +285,7 @@ def _make_it_speak(model: Any, signals: tuple[Any, Any]) -> None:
     if hasattr(model, "transf_decoder"):
         head, labels = model.log_softmax.mlp.layer0, list(model.tokenizer.vocab)
         # Untrained, it hardly hears the audio.
-        (model.adapter if hasattr(model, "beam_search") else model.encoder_decoder_proj).weight *= 10
+        model.encoder_decoder_proj.weight *= 10
         for layer in model.transf_decoder.decoder.layers:
             attention = layer.second_sub_layer
             attention.key_net.weight *= 5
