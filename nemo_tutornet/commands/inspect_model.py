@@ -95,6 +95,7 @@ class Inspection:
                 "size": len(info.labels),
                 "first": self.first_labels,
             },
+            "prompt": dict(info.prompt),
             "frame_ms": self.frame_ms,
             "frame_weighting": self.frame_weighting,
             "skd": info.has_ctc_head,

@@ -19,6 +19,7 @@ from rich.table import Table
 from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster
 from nemo_tutornet.export.summary import Verification
 from nemo_tutornet.nemo_io.model_info import front_end_in_words
+from nemo_tutornet.nemo_io.prompt import prompt_in_words
 
 if TYPE_CHECKING:  # they import torch or NeMo, and a mistake in an argument should not cost those seconds
     from nemo_tutornet.commands.adapt import AdaptResult
@@ -90,7 +91,7 @@ def inspection_table(inspection: Inspection) -> None:
     """
     info, front_end, first = inspection.info, inspection.info.front_end, inspection.first_labels
     more = " ..." if len(info.labels) > len(first) else ""
-    skd = "SKD" if info.has_ctc_head else "no SKD (a transducer has no posteriors on frames)"
+    skd = "SKD" if info.has_ctc_head else "no SKD (without a CTC head there are no posteriors on frames)"
     facts = Table(box=None, show_header=False, pad_edge=False)
     for name, fact in (
         ("model", inspection.model),
@@ -107,6 +108,7 @@ def inspection_table(inspection: Inspection) -> None:
             f"{len(info.labels)} {info.label_kind}{f' ({info.tokenizer})' if info.tokenizer else ''}: "
             f"{' '.join(map(repr, first))}{more}",
         ),
+        *([("prompt", prompt_in_words(info.prompt))] if info.prompt else []),
         ("frame", f"{inspection.frame_ms:g} ms"),
         ("can teach", f"RKD (frame weighting auto: {inspection.frame_weighting}), {skd}"),
     ):

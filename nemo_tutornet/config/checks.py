@@ -145,6 +145,12 @@ def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) ->
             for loss, weight in value.items():
                 if isinstance(weight, (Mapping, list)):
                     raise TutorError(f"{here}.{loss} must be a number, not {weight!r}.")
+        elif key == "prompt":
+            if not isinstance(value, Mapping):
+                raise TutorError(f"{here} must map the slots of a prompt to values, not {value!r}.")
+            for slot, option in value.items():
+                if option is None or isinstance(option, (Mapping, list)):
+                    raise TutorError(f"{here}.{slot} must be a word, not {option!r}.")
 
 
 def _nested_schema(schema: type, key: str) -> type | None:

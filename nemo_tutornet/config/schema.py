@@ -28,6 +28,8 @@ class TeacherConfig:
         adapter: file that `nemo-tutornet adapt` wrote. If set, labels, frames and posteriors of this teacher
             are the adapter's (ours).
         weight: weight of its posteriors in the average of several teachers.
+        prompt: options of an attention model's prompt, e.g. `{source_lang: de, target_lang: de}`. A slot
+            without an option has the checkpoint's default.
     """
 
     model_path: Optional[str] = None
@@ -36,6 +38,7 @@ class TeacherConfig:
     cache: Optional[str] = None
     adapter: Optional[str] = None
     weight: float = 1.0
+    prompt: Dict[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -87,7 +90,8 @@ class PseudoLabelsConfig:
     """Sequence-level targets (the loss `pseudo`): the selection of the teacher's hypotheses.
 
     Attributes:
-        min_confidence: drop a hypothesis with a lower confidence, 0 to 1; not for transducers.
+        min_confidence: drop a hypothesis with a lower confidence, 0 to 1; not for teachers
+            without a CTC head.
         max_wer: drop a hypothesis with a higher word error rate against the transcript, if there is one. Null
             keeps all hypotheses.
     """

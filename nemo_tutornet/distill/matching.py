@@ -33,6 +33,8 @@ from nemo_tutornet.nemo_io.restore import labels_of, pointwise_decoder
 from nemo_tutornet.teachers.adapter import AdapterInfo, upsampling_for
 from nemo_tutornet.teachers.targets import Teacher
 
+_NO_HEAD = "the teacher has no CTC head (it is a transducer or an attention model)"
+
 
 @dataclass(frozen=True)
 class ModelMatch:
@@ -136,7 +138,7 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
         TutorError: the sample rates differ, a layer does not exist, the adapter was made for a student with
             other labels or frames, the student's frames are longer than the teacher's without `pool_frames`,
             the lengths of the encoders' outputs disagree, SKD is used with different label sets, or
-            `min_confidence` is set with a transducer, which has no confidence.
+            `min_confidence` is set with a teacher without posteriors, which has no confidence.
     """
     sample_rate = int(student.preprocessor._sample_rate)
     if sample_rate != teacher.sample_rate:
@@ -191,8 +193,7 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
         )
     if not teacher.has_posteriors and config.uses("pseudo") and config.pseudo_labels.min_confidence > 0:
         raise TutorError(
-            "model.tutor.pseudo_labels.min_confidence is set, but the teacher is a transducer, whose "
-            "hypotheses have no "
+            f"model.tutor.pseudo_labels.min_confidence is set, but {_NO_HEAD}, so its hypotheses have no "
             "confidence here; leave it at 0 or filter by max_wer."
         )
     return ModelMatch(
@@ -227,7 +228,7 @@ def _check_adapter(adapter: AdapterInfo, encoder: Layer, mismatch: str | None) -
 def _match_labels(student: Any, teacher: Teacher) -> tuple[tuple[int, ...] | None, str | None]:
     """Returns the order of the labels (see `ModelMatch`), and the reason if the labels cannot be matched."""
     if not teacher.has_posteriors:
-        return None, "the teacher is a transducer, which has no posteriors on frames."
+        return None, f"{_NO_HEAD} and so no posteriors on frames."
     try:
         return label_order(labels_of(student, student.decoder), teacher.labels), None
     except TutorError as error:
@@ -239,19 +240,18 @@ def resolve_frame_weighting(asked: str, has_posteriors: bool, ends_in_layer_norm
 
     Args:
         asked: the config's value: `auto`, `nonblank`, `energy` or `uniform`.
-        has_posteriors: whether the teacher has posteriors on frames; a transducer has none.
+        has_posteriors: whether the teacher has posteriors on frames; without a CTC head it has none.
         ends_in_layer_norm: whether the hint layer's output is layer-normalised.
 
     Returns:
         `nonblank`, `energy` or `uniform`.
 
     Raises:
-        TutorError: `nonblank` is set, but the teacher is a transducer.
+        TutorError: `nonblank` is set, but the teacher has no CTC head.
     """
     if asked == "nonblank" and not has_posteriors:
         raise TutorError(
-            "model.tutor.rkd.frame_weighting is nonblank, but the teacher is a transducer, which has no "
-            "posteriors on frames; "
+            f"model.tutor.rkd.frame_weighting is nonblank, but {_NO_HEAD} and so no posteriors on frames; "
             "take energy or uniform."
         )
     if asked != "auto":

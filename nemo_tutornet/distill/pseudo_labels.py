@@ -144,6 +144,8 @@ class PseudoLabels:
         return ("kept", list(labels)) if needed <= frames else ("too_long", [])
 
     def _labels_of(self, text: str) -> list[int] | None:
+        # An aggregate tokenizer begins a text with a space, which no transcript has.
+        text = text.strip()
         # Try lower case as well, because most character students have no capitals.
         return self._encode(text) or self._encode(text.lower())
 

@@ -32,11 +32,23 @@ def preserve_app_state() -> Iterator[None]:
 
 @contextmanager
 def suppress_nemo_logs() -> Iterator[None]:
-    """Hides NeMo's log messages below the level of errors."""
+    """Hides NeMo's log messages below the level of errors.
+
+    Hydra's messages about a name that it cannot import are hidden too: NeMo then tries something else, or
+    raises an error.
+    """
+    import logging as standard_logging
+
     from nemo.utils import logging
 
-    with logging.temp_verbosity(logging.ERROR):
-        yield
+    hydra = standard_logging.getLogger("hydra.utils")
+    level = hydra.level
+    hydra.setLevel(standard_logging.CRITICAL)
+    try:
+        with logging.temp_verbosity(logging.ERROR):
+            yield
+    finally:
+        hydra.setLevel(level)
 
 
 @contextmanager

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from omegaconf import OmegaConf
 
-from nemo_tutornet.nemo_io.restore import ctc_head, labels_of
+from nemo_tutornet.nemo_io.prompt import prompt_slots
+from nemo_tutornet.nemo_io.restore import ctc_head, is_attention_model, labels_of
 from nemo_tutornet.nemo_io.stock_config import target_of
 
 
@@ -43,10 +45,13 @@ class ModelInfo:
         front_end: parameters of the front end.
         preprocessor: section `preprocessor` of the model's config, with resolved interpolations.
         labels: labels in the order of the outputs, without the blank. A transducer has the labels of its
-            joint network.
+            joint network, an attention model those of its decoder.
         label_kind: `characters` or `subwords`.
         tokenizer: NeMo's name of the tokenizer's type (`bpe` is SentencePiece); None for characters.
-        has_ctc_head: True if the model has posteriors on frames; False for a transducer.
+        has_ctc_head: True if the model has posteriors on frames; False for a transducer and for an attention
+            model.
+        prompt: values of the slots of an attention model's prompt; None for a slot without a default. Empty
+            for other models.
     """
 
     class_name: str
@@ -58,10 +63,13 @@ class ModelInfo:
     label_kind: str
     tokenizer: str | None
     has_ctc_head: bool
+    prompt: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def posterior_labels(self) -> tuple[str, ...]:
-        """Labels in the order of the posterior, without the blank, which is last; empty for a transducer."""
+        """Labels in the order of the posterior, without the blank, which is last; empty without a CTC
+        head.
+        """
         return self.labels if self.has_ctc_head else ()
 
     def as_facts(self) -> dict[str, str]:
@@ -78,7 +86,7 @@ def describe_model(model: Any) -> ModelInfo:
     """Reads the facts about a model; the model is not run and not changed.
 
     Args:
-        model: a NeMo CTC, hybrid or transducer model.
+        model: a NeMo CTC, hybrid, transducer or attention model.
 
     Returns:
         The facts.
@@ -92,10 +100,11 @@ def describe_model(model: Any) -> ModelInfo:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         front_end=_front_end(model.preprocessor),
         preprocessor=cast("dict[str, Any]", OmegaConf.to_container(model.cfg.preprocessor, resolve=True)),
-        labels=tuple(labels_of(model, model.joint if head is None else head)),
+        labels=tuple(_output_labels(model, head)),
         label_kind="characters" if tokenizer is None else "subwords",
         tokenizer=None if tokenizer is None else str(tokenizer.get("type")),
         has_ctc_head=head is not None,
+        prompt=prompt_slots(model),
     )
 
 
@@ -116,12 +125,19 @@ def posterior_labels_in_words(labels: int | None) -> str:
     """Describes the number of labels of a posterior.
 
     Args:
-        labels: number of labels without the blank; None for a transducer, which has no posteriors on frames.
+        labels: number of labels without the blank; None for a model without a CTC head, which has no
+            posteriors on frames.
 
     Returns:
         The description.
     """
     return "none on frames" if labels is None else f"{labels} and the blank"
+
+
+def _output_labels(model: Any, head: Any) -> list[str]:
+    if head is None and is_attention_model(model):
+        return list(model.tokenizer.vocab)  # of all its languages, in the order of the decoder's outputs
+    return labels_of(model, model.joint if head is None else head)
 
 
 def _front_end(preprocessor: Any) -> FrontEnd:

@@ -19,14 +19,26 @@ def ctc_head(model: Any) -> nn.Module | None:
     """Returns the module that computes CTC log-probabilities from the encoder's output.
 
     Args:
-        model: a NeMo CTC, hybrid or transducer model.
+        model: a NeMo CTC, hybrid, transducer or attention model.
 
     Returns:
-        The module; None for a transducer.
+        The module; None for a transducer and for an attention model.
     """
     if hasattr(model, "ctc_decoder"):  # a hybrid, whose `decoder` is the transducer's
         return model.ctc_decoder
-    return None if hasattr(model, "joint") else model.decoder
+    return None if hasattr(model, "joint") or is_attention_model(model) else model.decoder
+
+
+def is_attention_model(model: Any) -> bool:
+    """Tells whether a model is an attention encoder-decoder (Canary), whose decoder has no frames.
+
+    Args:
+        model: a NeMo model.
+
+    Returns:
+        True if it is one.
+    """
+    return hasattr(model, "transf_decoder")
 
 
 def labels_of(model: Any, head: Any) -> list[str]:

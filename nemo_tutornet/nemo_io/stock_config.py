@@ -16,14 +16,15 @@ STOCK_BPE = "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE"
 # NeMo writes the name of a class with its defining module. Older checkpoints have the package that re-exports
 # the class.
 CTC_CLASSES = {"EncDecCTCModel": STOCK_CHAR, "EncDecCTCModelBPE": STOCK_BPE}
-# Recognisers that can be teachers: CTC models, hybrids with their CTC head, and transducers with their
-# encoder only.
+# Recognisers that can be teachers: CTC models, hybrids with their CTC head, and transducers and attention
+# models with their encoder and their text.
 TEACHER_CLASSES = (
     *CTC_CLASSES,
     "EncDecHybridRNNTCTCModel",
     "EncDecHybridRNNTCTCBPEModel",
     "EncDecRNNTModel",
     "EncDecRNNTBPEModel",
+    "EncDecMultiTaskModel",
 )
 # Keys of files without one of the usual endings: a dataset's config, and a beam search's language model and
 # phrases.
@@ -62,7 +63,7 @@ def check_teacher(config: DictConfig, path: Path) -> None:
         path: the checkpoint's file, for the message.
 
     Raises:
-        TutorError: the class is not one of NeMo's CTC, hybrid and transducer recognisers.
+        TutorError: the class is not one of NeMo's CTC, hybrid, transducer and attention recognisers.
     """
     target = target_of(config)
     if not target.startswith("nemo.collections.asr.") or target.rsplit(".", 1)[-1] not in TEACHER_CLASSES:

@@ -35,7 +35,7 @@ class UtteranceTargets:
         log_probs: log-probabilities `[T, V]`.
         hidden: hidden vectors `[D, T']` of the hint layer.
         text: the teacher's hypothesis.
-        confidence: confidence of the hypothesis, 0 to 1 (`pseudo.confidence`); None for a transducer.
+        confidence: confidence of the hypothesis, 0 to 1 (`pseudo.confidence`); None without a CTC head.
     """
 
     samples: int
@@ -56,7 +56,7 @@ class BatchTargets:
         log_probs: log-probabilities `[B, T, V]`, fp32; padded frames give the blank a probability of 1.
         hidden: hidden vectors `[B, D, T']`, fp32, padded with 0.
         texts: hypothesis of each utterance.
-        confidences: confidence of each hypothesis, 0 to 1; None for a transducer.
+        confidences: confidence of each hypothesis, 0 to 1; None without a CTC head.
     """
 
     samples: Tensor

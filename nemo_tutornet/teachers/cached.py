@@ -18,6 +18,7 @@ from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import ENCODER
 from nemo_tutornet.nemo_io.model_info import posterior_labels_in_words
+from nemo_tutornet.nemo_io.prompt import prompt_in_words
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.adapted import adapted_targets
 from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo, adapter_info
@@ -34,13 +35,14 @@ class CachedTeacher:
 
     Args:
         config: the teacher's section of the config. Targets are read from its `cache`. Its `sha256`, if set,
-            and the file at its `model_path`, if the file exists, must match the teacher of the cache.
+            and the file at its `model_path`, if the file exists, must match the teacher of the cache, and so
+            must the options of its `prompt`.
         hint_layer: module path of the hint layer. None selects the encoder's output.
         key: the section's key in the config, used in error messages.
 
     Raises:
         TutorError: the folder does not hold a finished cache, or the cache was built with another teacher or
-            another layer.
+            another layer or prompt.
     """
 
     from_cache = True
@@ -85,12 +87,12 @@ class CachedTeacher:
 
     @property
     def labels(self) -> list[str]:
-        """Labels in the order of the posterior, without the final blank; empty for a transducer."""
+        """Labels in the order of the posterior, without the final blank; empty without a CTC head."""
         return list(self._facts["labels"] if self._adapter is None else self._adapter.info.labels)
 
     @property
     def has_posteriors(self) -> bool:
-        """True if the teacher has a CTC head; False for a transducer."""
+        """True if the teacher has a CTC head or an adapter; False for a transducer or an attention model."""
         return self._adapter is not None or not self._facts["transducer"]
 
     @property
@@ -277,4 +279,11 @@ class CachedTeacher:
                 f"{self.reader.folder} was built with another teacher than {path} (sha256 {cached}); build "
                 "it again with this "
                 f"one, or leave {key}.model_path out."
+            )
+        stored = self._facts.get("prompt", {})
+        if config.prompt and config.prompt != stored:
+            built = f"with {prompt_in_words(stored)}" if stored else "without options of the prompt"
+            raise TutorError(
+                f"{key}.prompt is {prompt_in_words(config.prompt)}, but {self.reader.folder} was built "
+                f"{built}; build it again, or leave the key out."
             )

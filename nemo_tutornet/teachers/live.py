@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.functional.frame_weighting import confidence
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import without_process_group
 from nemo_tutornet.nemo_io.layers import (
@@ -29,13 +28,15 @@ from nemo_tutornet.nemo_io.layers import (
     unshare_activations,
 )
 from nemo_tutornet.nemo_io.model_info import describe_model
+from nemo_tutornet.nemo_io.prompt import check_prompt, prompt_in_words, prompt_slots
 from nemo_tutornet.nemo_io.restore import ctc_head, labels_of, locate, pointwise_decoder, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
 from nemo_tutornet.teachers.adapted import adapted_targets
 from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo
+from nemo_tutornet.teachers.decode import decode
 from nemo_tutornet.teachers.early_exit import EarlyExit, find_early_exit
 from nemo_tutornet.teachers.side_stream import SideStream
-from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
+from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
 
 # Lengths, in feature frames, of the utterances on which the early exit is compared with the whole encoder.
 # They cover every remainder of strides up to 16.
@@ -45,8 +46,9 @@ _CHECKED_FRAMES = range(40, 57)
 class LiveTeacher:
     """A frozen NeMo recogniser that computes targets from audio.
 
-    The model is a CTC model, a hybrid model, of which the CTC head is used, or a transducer. A transducer has
-    no posteriors on frames, so it provides only the hint layer and hypotheses.
+    The model is a CTC model, a hybrid model, of which the CTC head is used, a transducer, or an
+    attention model (Canary). A transducer and an attention model have no posteriors on frames, so they
+    provide only the hint layer and hypotheses.
 
     With an adapter (`teachers.adapter`), labels, frames and posteriors are the adapter's for every kind of
     model. The hypotheses remain the model's own.
@@ -67,6 +69,7 @@ class LiveTeacher:
         side_stream: runs the teacher in parallel with the student on a GPU. None runs the teacher on the
             current stream.
         adapter: a CTC head of its own on the encoder, which `nemo-tutornet adapt` trained.
+        prompt: options of an attention model's prompt, by slot.
 
     Attributes:
         sha256: checksum of the teacher's file; None if the teacher was not loaded from a file.
@@ -82,8 +85,10 @@ class LiveTeacher:
         hint_layer: str | None = None,
         side_stream: SideStream | None = None,
         adapter: Adapter | None = None,
+        prompt: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
+        self.prompt = dict(prompt or {})
         self.sha256: str | None = None
         self.source = ""
         self.side_stream = side_stream
@@ -132,8 +137,8 @@ class LiveTeacher:
 
         Raises:
             TutorError: the file or pretrained name does not exist, the file cannot be read, its sha256
-                differs from the config's, its model class cannot be a teacher, or the adapter belongs to
-                another teacher.
+                differs from the config's, its model class cannot be a teacher, the adapter belongs to
+                another teacher, or the options of its prompt are wrong.
         """
         # Read before the teacher is restored, which takes long.
         adapter = None if config.adapter is None else Adapter.load(config.adapter, f"{key}.adapter")
@@ -147,20 +152,23 @@ class LiveTeacher:
         check_teacher(archive.config, archive.path)
         if adapter is not None:
             adapter.check_owner(archive.sha256, str(archive.path), f"{key}.adapter is {config.adapter}")
-        teacher = cls(restore_ctc(archive), config.precision, hint_layer, side_stream, adapter)
+        model = restore_ctc(archive)
+        teacher = cls(model, config.precision, hint_layer, side_stream, adapter, config.prompt)
+        if config.prompt:
+            check_prompt(teacher.model, config.prompt, f"{key}.prompt")
         teacher.sha256, teacher.source = archive.sha256, str(config.model_path)
         return teacher
 
     @property
     def labels(self) -> list[str]:
-        """Labels in the order of the posterior, without the final blank; empty for a transducer."""
+        """Labels in the order of the posterior, without the final blank; empty without a CTC head."""
         if self._adapter is not None:
             return list(self._adapter.info.labels)
         return [] if self.head is None else labels_of(self.model, self.head)
 
     @property
     def has_posteriors(self) -> bool:
-        """True if the teacher has a CTC head or an adapter; False for a transducer."""
+        """True if the teacher has a CTC head or an adapter; False for a transducer or an attention model."""
         return self.head is not None or self._adapter is not None
 
     @property
@@ -207,8 +215,8 @@ class LiveTeacher:
 
         Args:
             batch: the batch, of which `signal` `[B, N]` (fp32) and `signal_lengths` `[B]` (samples) are read.
-            request: the targets to compute. A transducer has no posteriors. Hypotheses are decoded by the
-                method in the teacher's own `decoding` section (greedy or beam).
+            request: the targets to compute. A teacher without a CTC head has no posteriors. Hypotheses are
+                decoded by the method in the teacher's own `decoding` section (greedy or beam).
 
         Returns:
             Targets on the teacher's frames, detached.
@@ -239,11 +247,13 @@ class LiveTeacher:
             log_probs = None
             if self.head is not None and (request.hypotheses or (request.posteriors and not self._adapter)):
                 log_probs = self.head(encoder_output=encoded)
-        hypotheses = self._decode(encoded, encoded_lengths, log_probs) if request.hypotheses else None
+        hypotheses = (
+            decode(model, encoded, encoded_lengths, log_probs, self.prompt) if request.hypotheses else None
+        )
         if self._adapter is not None:
             own = None if self.hint_layer.path == ADAPTER else captured.tensor(self.hint_layer.time_axis)
             return adapted_targets(self._adapter, encoded, encoded_lengths, request, hypotheses, own)
-        assert log_probs is not None or not request.posteriors, "match_models() refuses this for a transducer"
+        assert log_probs is not None or not request.posteriors, "match_models() refuses losses without a head"
         return TeacherTargets(
             lengths=encoded_lengths,
             log_probs=log_probs if request.posteriors else None,
@@ -256,28 +266,25 @@ class LiveTeacher:
         return pointwise_decoder(self.head) if self._adapter is None else self._adapter.head.decoder
 
     def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
-        """Does nothing, because a live teacher can compute the requested targets for any audio."""
+        """Checks the prompt of an attention model, if the request reads hypotheses.
+
+        Everything else can be computed for any audio.
+
+        Raises:
+            TutorError: a slot of the prompt has no value, or a wrong one.
+        """
+        if request.hypotheses:
+            check_prompt(self.model, self.prompt)
 
     def describe(self) -> dict[str, str]:
         """Returns a description of the teacher for `nemo-tutornet check`, by fact."""
         facts = {"file": self.source, **describe_model(self.model).as_facts()}
-        return facts if self.adapter is None else {**facts, "adapter": self.adapter.in_words()}
-
-    def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Tensor | None) -> list[Hypothesis]:
-        if log_probs is None:
-            # Autocast is off, so that the decoder runs in its own precision: an LSTM rejects mixed
-            # precisions.
-            with torch.autocast(encoded.device.type, enabled=False):
-                found = self.model.decoding.rnnt_decoder_predictions_tensor(
-                    encoder_output=encoded.float(), encoded_lengths=lengths
-                )
-            return [Hypothesis(_text(entry), None) for entry in _best(found)]
-        decoding = getattr(self.model, "ctc_decoding", None) or self.model.decoding
-        found = decoding.ctc_decoder_predictions_tensor(
-            decoder_outputs=log_probs.float(), decoder_lengths=lengths
-        )
-        sure = confidence(log_probs, lengths).tolist()
-        return [Hypothesis(_text(entry), value) for entry, value in zip(_best(found), sure, strict=True)]
+        prompt = {**prompt_slots(self.model), **self.prompt}
+        if prompt:
+            facts["prompt"] = prompt_in_words(prompt)
+        if self.adapter is not None:
+            facts["adapter"] = self.adapter.in_words()
+        return facts
 
     def _autocast_dtype(self, device: torch.device) -> torch.dtype | None:
         if self._precision == "auto":
@@ -314,17 +321,3 @@ def _stop_length_sync(encoder: nn.Module) -> Callable[[], AbstractContextManager
         setattr(encoder, "sync_max_audio_length", False)  # noqa: B010 - a plain attribute, not a submodule
         return nullcontext
     return without_process_group
-
-
-def _best(found: Any) -> Any:
-    """Selects the best hypothesis of each utterance from what NeMo's decoding returns.
-
-    NeMo 2 returns the pair (best, all); NeMo 3 returns the best only. A beam search may return a list of
-    hypotheses for each utterance, with the best first.
-    """
-    found = found[0] if isinstance(found, tuple) else found
-    return [entry[0] if isinstance(entry, list) else entry for entry in found]
-
-
-def _text(entry: Any) -> str:
-    return entry if isinstance(entry, str) else str(entry.text)

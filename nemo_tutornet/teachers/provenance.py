@@ -39,17 +39,19 @@ def binding(
         number of teacher frames.
     """
     info = describe_model(teacher.model)
-    # Only with an adapter: the caches of earlier versions lack the key, and must stay what they are.
-    adapter = {} if teacher.adapter is None else {"adapter": _adapter_to_disk(teacher)}
+    # Only where there is one, because the caches of earlier versions lack these keys and must stay valid.
+    further: dict[str, Any] = {} if teacher.adapter is None else {"adapter": _adapter_to_disk(teacher)}
+    if teacher.prompt:
+        further["prompt"] = teacher.prompt
     return {
-        **adapter,
+        **further,
         "sha256": sha256_of(path) if path.is_file() else None,
         "class": info.class_name,
         "front_end": info.preprocessor,
         "precision": teacher.precision_on(device),
         "sample_rate": info.front_end.sample_rate,
         "labels": teacher.labels,
-        "transducer": not teacher.has_posteriors,
+        "transducer": not teacher.has_posteriors,  # the name on disk; true for an attention model, too
         "encoder": _layer_to_disk(teacher.encoder_layer),
         "hint": _layer_to_disk(teacher.hint_layer) if hidden else None,
         "ends_in_layer_norm": teacher.ends_in_layer_norm,
@@ -106,9 +108,11 @@ def checked_facts(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         "front_end": dict,
         "sha256": (str, type(None)),
     }
+    prompt = facts.get("prompt", {})
     layers = [layer for layer in (facts.get("encoder"), facts.get("hint")) if isinstance(layer, dict)]
     fields: dict[str, Any] = {"path": str, "width": int, "time_axis": int, "shift": (int, float)}
     sound = all(isinstance(facts.get(name, ...), kind) for name, kind in kinds.items())
+    sound = sound and isinstance(prompt, dict) and all(isinstance(value, str) for value in prompt.values())
     adapter = facts.get("adapter", {"sha256": None, "info": {}})
     sound = sound and isinstance(adapter, dict) and adapter.keys() == {"sha256", "info"}
     sound = sound and isinstance(adapter["info"], dict)

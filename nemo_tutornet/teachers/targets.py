@@ -59,7 +59,7 @@ class Hypothesis:
 
     Attributes:
         text: the transcript.
-        confidence: 0 to 1 (`losses.confidence`); None for a transducer.
+        confidence: 0 to 1 (`losses.confidence`); None for a teacher without a CTC head.
     """
 
     text: str
@@ -114,11 +114,13 @@ class Teacher(Protocol):
 
     @property
     def labels(self) -> list[str]:
-        """Labels in the order of the posteriors, without the blank, which is last; none for a transducer."""
+        """Labels in the order of the posteriors, without the blank, which is last; none without a CTC
+        head.
+        """
 
     @property
     def has_posteriors(self) -> bool:
-        """False for a teacher with neither a CTC head nor an adapter, such as a transducer."""
+        """False for a teacher with neither a CTC head nor an adapter: a transducer or an attention model."""
 
     @property
     def adapter(self) -> AdapterInfo | None:

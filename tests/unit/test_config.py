@@ -83,7 +83,7 @@ def test_settings_of_a_loss_that_no_stage_uses_are_told(section: str, told: list
 
 def test_every_key_is_read() -> None:
     config = parse(
-        "teacher: {model_path: a.nemo, sha256: ab12, precision: bf16},"
+        "teacher: {model_path: a.nemo, sha256: ab12, precision: bf16, prompt: {source_lang: de, pnc: true}},"
         "rkd: {hint_layer: encoder.layers.3, guided_layer: encoder.encoder.1, frame_weighting: energy,"
         "  warm_start_decoder: false},"
         "skd: {divergence: kl, temperature: 2, frames: symmetric, frames_around: 0, match_window: 3},"
@@ -95,6 +95,7 @@ def test_every_key_is_read() -> None:
         "ab12",
         "bf16",
     )
+    assert config.teacher.prompt == {"source_lang": "de", "pnc": "True"}
     assert (config.rkd.hint_layer, config.rkd.guided_layer) == ("encoder.layers.3", "encoder.encoder.1")
     assert (config.rkd.frame_weighting, config.rkd.warm_start_decoder) == ("energy", False)
     assert config.skd == SKDConfig("kl", 2.0, "symmetric", 0, 3)
@@ -211,6 +212,9 @@ SKD = "name: b, weights: {skd: 1}"
         ("teacher: {model_path: null}", "model.tutor.teacher.model_path"),
         ("teacher: {model_path: [t.nemo]}", "model.tutor.teacher.model_path"),
         ("teacher: {model_path: t.nemo, sha256: [1]}", "model.tutor.teacher.sha256"),
+        ("teacher: {model_path: t.nemo, prompt: de}", "model.tutor.teacher.prompt"),
+        ("teacher: {model_path: t.nemo, prompt: {pnc: null}}", "model.tutor.teacher.prompt.pnc"),
+        ("teacher: {model_path: t.nemo, prompt: {pnc: [a]}}", "model.tutor.teacher.prompt.pnc"),
         (f"{TEACHER}, rkd: 3", "model.tutor.rkd"),
         (f"{TEACHER}, rkd: null", "model.tutor.rkd"),
         (f"{TEACHER}, rkd: {{warm_start_decoder: perhaps}}", "model.tutor.rkd.warm_start_decoder"),

@@ -106,7 +106,7 @@ def test_other_pairs_are_told_too(run, corpus, tmp_path):
         and told["teacher"]["labels"] == "none on frames"
     )
     assert (
-        "the teacher is a transducer" in told["matches"]["decoder warm start"]
+        "the teacher has no CTC head" in told["matches"]["decoder warm start"]
         and "pseudo-labels" in told["matches"]
     )
 

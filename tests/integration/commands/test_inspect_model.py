@@ -124,9 +124,9 @@ def test_the_values_for_json(found, files):
     told = found("transducer").as_dict()
     assert list(told) == [
         *("model", "target", "parameters", "front_end", "labels"),
-        *("frame_ms", "frame_weighting", "skd", "layers"),
+        *("prompt", "frame_ms", "frame_weighting", "skd", "layers"),
     ]
-    assert told["model"] == str(files["transducer"]) and told["skd"] is False
+    assert told["model"] == str(files["transducer"]) and told["skd"] is False and told["prompt"] == {}
     assert told["target"] == "nemo.collections.asr.models.rnnt_models.EncDecRNNTModel"
     assert told["parameters"] == found("transducer").info.parameters
     assert told["front_end"] == {

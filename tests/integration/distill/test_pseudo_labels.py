@@ -86,7 +86,7 @@ def test_pseudo_labels_beside_transcripts_and_filtered(corpus, teacher_file, mak
 def test_a_transducer_has_no_confidence(corpus, make_student, tmp_path):
     path = teacher_models.save("transducer", corpus, tmp_path / "t.nemo")
     model = make_student(student_config(corpus, path, STAGES, pseudo_labels={"min_confidence": 0.5}))
-    with pytest.raises(TutorError, match="whose hypotheses have no confidence"):
+    with pytest.raises(TutorError, match="so its hypotheses have no confidence"):
         model.trainer.fit(model)
 
 

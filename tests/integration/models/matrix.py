@@ -24,8 +24,8 @@ class Teacher:
     Attributes:
         encoder: its architecture.
         frame_ms: milliseconds a frame.
-        head: `CTC`, `hybrid` (a transducer with a CTC head) or `transducer`.
-        units: `characters` or `subwords`.
+        head: `CTC`, `hybrid` (a transducer with a CTC head), `transducer` or `attention`.
+        units: `characters`, `subwords` or `subwords of several languages` (a tokenizer of each).
     """
 
     encoder: str
@@ -68,7 +68,7 @@ class Cell:
     def subwords(self) -> bool:
         """True where the student has subwords."""
         fixed = {"borrowed": True, "other characters": False, "other subwords": True}
-        return fixed.get(self.labels, TEACHERS[self.teacher].units == "subwords")
+        return fixed.get(self.labels, TEACHERS[self.teacher].units != "characters")
 
     @property
     def rate(self) -> float:
@@ -76,6 +76,7 @@ class Cell:
         return TEACHERS[self.teacher].frame_ms / STUDENTS[self.student].frame_ms
 
 
+SEVERAL = "subwords of several languages"
 TEACHERS = {
     "conformer": Teacher("Conformer", 40.0, "CTC", "characters"),
     "conformer bpe": Teacher("Conformer", 40.0, "CTC", "subwords"),
@@ -87,6 +88,7 @@ TEACHERS = {
     "hybrid bpe": Teacher("FastConformer", 80.0, "hybrid", "subwords"),
     "transducer": Teacher("Conformer", 40.0, "transducer", "characters"),
     "transducer bpe": Teacher("FastConformer", 80.0, "transducer", "subwords"),
+    "canary": Teacher("FastConformer", 80.0, "attention", SEVERAL),
 }
 CLASSES = {
     ("CTC", "characters"): "EncDecCTCModel",
@@ -95,6 +97,7 @@ CLASSES = {
     ("hybrid", "subwords"): "EncDecHybridRNNTCTCBPEModel",
     ("transducer", "characters"): "EncDecRNNTModel",
     ("transducer", "subwords"): "EncDecRNNTBPEModel",
+    ("attention", SEVERAL): "EncDecMultiTaskModel",
 }
 STUDENTS = {
     "quartznet": Student("QuartzNet", 20.0),
@@ -134,6 +137,11 @@ RULES = {
         r"^model\.tokenizer takes the tokenizer of .* characters and no tokenizer; give a checkpoint with "
         r"one",
     ),
+    "several tokenizers": Rule(
+        lambda cell: cell.labels == "borrowed" and TEACHERS[cell.teacher].units == SEVERAL,
+        ("rkd", "skd", "pseudo"),
+        r"^model\.tokenizer takes the tokenizer of .* a tokenizer of type 'agg'; give a checkpoint with one",
+    ),
     "pool": Rule(
         lambda cell: cell.rate < 1 and not cell.pool_frames,
         ("rkd", "skd"),
@@ -141,9 +149,9 @@ RULES = {
         r"model\.tutor\.pool_frames to true",
     ),
     "no posteriors": Rule(
-        lambda cell: TEACHERS[cell.teacher].head == "transducer",
+        lambda cell: TEACHERS[cell.teacher].head in ("transducer", "attention"),
         ("skd",),
-        r"^SKD compares posteriors, but the teacher is a transducer.* leave skd out of "
+        r"^SKD compares posteriors, but the teacher has no CTC head.* leave skd out of "
         r"model\.tutor\.stages, or make an adapter of this teacher with `nemo-tutornet adapt`\.$",
     ),
     "other labels": Rule(
@@ -175,6 +183,12 @@ def cells() -> list[Cell]:
     ]
     slower = [replace(cell, pool_frames=True) for cell in plain if cell.rate < 1]
     labels = [Cell(teacher, labels=labels) for teacher in TEACHERS for labels in LABELS]
+    # An attention model differs from a transducer in its text only.
+    attention = [cell for cell in (*plain, *slower, *labels) if TEACHERS[cell.teacher].head == "attention"]
+    kept = [Cell("canary", labels=labels) for labels in ("same", "borrowed", "other characters")]
+    plain, slower, labels = (
+        [cell for cell in some if cell not in attention or cell in kept] for some in (plain, slower, labels)
+    )
     silent = [Cell(teacher, transcripts=False) for teacher in ("conformer", "hybrid", "transducer")]
     silent.append(Cell("conformer bpe", labels="other characters", transcripts=False))
     return list(dict.fromkeys([*plain, *slower, *labels, *silent]))

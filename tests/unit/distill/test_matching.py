@@ -59,7 +59,7 @@ def test_a_frame_weighting_is_resolved(
 
 def test_a_transducer_has_no_nonblank_weighting() -> None:
     for norm in (True, False):
-        with pytest.raises(TutorError, match="frame_weighting is nonblank, but the teacher is a transducer"):
+        with pytest.raises(TutorError, match="frame_weighting is nonblank, but the teacher has no CTC head"):
             resolve_frame_weighting("nonblank", False, norm)
 
 
