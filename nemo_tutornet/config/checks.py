@@ -18,6 +18,7 @@ from nemo_tutornet.config.schema import (
     DIVERGENCES,
     FRAME_SELECTIONS,
     FRAME_WEIGHTINGS,
+    INIT_SOURCES,
     PRECISIONS,
     STAGE_UNITS,
     StageConfig,
@@ -54,6 +55,7 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
         return None
     if not isinstance(plain, Mapping):
         raise TutorError(f"model.tutor must be a section of keys, not {plain!r}.")
+    plain = _expand_init(plain)
     _refuse_unknown_keys(plain, TutorConfig, "model.tutor")
     # Build the items of lists one by one, because OmegaConf reports a key without its index in the list.
     sections = dict(plain)
@@ -79,6 +81,14 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
             "turn it off."
         )
     return config
+
+
+def _expand_init(section: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Replaces the short forms `init: teacher` and `init: null` by the section that they stand for."""
+    init = section.get("init", {})
+    if init is None or isinstance(init, str):
+        return {**section, "init": {"source": init}}
+    return section
 
 
 def _without_nulls(section: Mapping[Any, Any], schema: type) -> Mapping[Any, Any]:
@@ -209,6 +219,7 @@ def _check(config: TutorConfig) -> None:
         raise TutorError(
             f"model.tutor.pseudo_labels.max_wer must be 0 or more, not {config.pseudo_labels.max_wer}."
         )
+    _check_init(config)
     if not config.stages:
         raise TutorError(
             "model.tutor.stages is empty; give at least one stage, or leave the key out for the default."
@@ -243,6 +254,32 @@ def _check_teacher(teacher: TeacherConfig, key: str) -> None:
     _one_of(f"{key}.precision", teacher.precision, PRECISIONS)
     if not (teacher.weight > 0 and math.isfinite(teacher.weight)):
         raise TutorError(f"model.tutor.{key}.weight must be above 0, not {teacher.weight}.")
+
+
+def _check_init(config: TutorConfig) -> None:
+    source, layers = config.init.source, config.init.layers
+    if source is not None and source not in INIT_SOURCES:
+        raise TutorError(
+            f"model.tutor.init.source is {source!r}; choose {' or '.join(INIT_SOURCES)}, or null for random "
+            "weights."
+        )
+    if layers is not None and source is None:
+        raise TutorError(
+            "model.tutor.init.layers is set, but model.tutor.init.source is null, so nothing is copied; set "
+            "the source to teacher, or leave layers out."
+        )
+    if layers is not None and not (layers and all(layer >= 0 for layer in layers)):
+        raise TutorError(
+            f"model.tutor.init.layers is {layers}; give the index of a teacher's block or layer, 0 or more, "
+            "for "
+            "each of the student's."
+        )
+    teacher = config.teacher
+    if source is not None and teacher.cache and (teacher.model_path or MISSING) == MISSING:
+        raise TutorError(
+            "model.tutor.init copies the teacher's weights, and a cache has none; give "
+            "model.tutor.teacher.model_path beside model.tutor.teacher.cache, or leave init out."
+        )
 
 
 def _check_stage(stage: StageConfig, path: str, last: bool) -> None:

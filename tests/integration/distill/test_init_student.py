@@ -1,0 +1,261 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""A student that begins with layers of its teacher."""
+
+from __future__ import annotations
+
+import copy
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from nemo.collections.asr.models import EncDecCTCModel
+from nemo.utils import logging
+from omegaconf import OmegaConf
+
+from nemo_tutornet.commands.cache_targets import build_cache
+from nemo_tutornet.distill import init_student as module
+from nemo_tutornet.functional.batch_norm import is_folded
+from tests.conftest import LABELS, refusal, save_teacher, student_config, teacher_config
+from tests.integration.recorder import RKD, SKD, Recorder
+
+REMEDY = "give the student blocks and layers of the teacher's shapes, or leave model.tutor.init out."
+
+
+def quartznet(corpus: Path, repeated: int, labels: list[str] = LABELS) -> dict[str, Any]:
+    """A teacher like the student of `student_config`, with its second block several times."""
+    config = student_config(corpus, None)
+    del config["train_ds"], config["validation_ds"]
+    first, second, last = config["encoder"]["jasper"]
+    config["encoder"]["jasper"] = [first, *[second] * repeated, last]
+    config["labels"] = config["decoder"]["vocabulary"] = labels
+    config["decoder"]["num_classes"] = len(labels)
+    return config
+
+
+@pytest.fixture(scope="module")
+def deep(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_teacher(quartznet(corpus, 3), tmp_path_factory.mktemp("deep") / "deep.nemo")
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What NeMo's logger is given."""
+    lines: list[str] = []
+    for level in ("info", "warning"):
+        monkeypatch.setattr(logging, level, lambda line, *_, **__: lines.append(str(line)))
+    return lines
+
+
+def begun(model: Any) -> Any:
+    """A student whose training is set up."""
+    model.setup("fit")
+    return model
+
+
+def encoded(model: Any, signal: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities in eval mode, of the student or its teacher."""
+    with torch.no_grad():
+        lengths = torch.full((len(signal),), signal.shape[1])
+        return model.eval()(input_signal=signal, input_signal_length=lengths)[0]
+
+
+def told(log: list[str]) -> str:
+    (line,) = [line for line in log if line.startswith("The student is initialised from its teacher: ")]
+    return line.removeprefix("The student is initialised from its teacher: ")
+
+
+def random_state() -> list[Any]:
+    return [torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()]
+
+
+def test_a_quartznet_begins_with_blocks_of_a_deeper_one(corpus, deep, make_student, log):
+    recorder = Recorder()
+    stages = [RKD | {"steps": 1}, SKD]
+    config = student_config(corpus, deep, stages, init="teacher")
+    config["encoder"]["jasper"].insert(1, config["encoder"]["jasper"][1])
+    model = make_student(config, max_epochs=1, max_steps=2, callbacks=[recorder])
+    before = random_state()
+    begun(model)
+    assert random_state() == before
+    assert told(log) == "blocks 0-3 <- 0, 1, 3, 4; decoder copied; the projection starts as the identity."
+    mine, theirs = model.encoder.state_dict(), model.distiller.teacher.model.encoder.state_dict()
+    for name, value in mine.items():
+        _, block, *rest = name.split(".")
+        origin = ".".join(["encoder", str([0, 1, 3, 4][int(block)]), *rest])
+        assert torch.equal(value, theirs[origin]), name
+    # The composed decoder and the copied one are the same at first.
+    copied = model.decoder.decoder_layers[0].weight.clone()
+    assert torch.equal(copied, model.distiller.teacher.ctc_projection().weight)
+    model.distiller.warm_start.apply(model.decoder)
+    torch.testing.assert_close(model.decoder.decoder_layers[0].weight, copied)
+    model.trainer.fit(model)
+    assert len(recorder.steps) == 2 and not torch.equal(recorder.decoders[1], recorder.decoders[0])
+    assert len([line for line in log if "initialised" in line]) == 1, (
+        "fit() after setup() copies nothing again"
+    )
+
+
+def test_a_conformer_begins_with_every_other_layer(corpus, make_student, tmp_path, log):
+    labels = LABELS[::-1]  # the student's labels in another order
+    teacher = teacher_config(corpus, labels)
+    teacher["encoder"].update(n_layers=3, dropout=0.0, dropout_att=0.0, subsampling="dw_striding")
+    path = save_teacher(teacher, tmp_path / "teacher.nemo")
+    recorder = Recorder()
+    config = student_config(corpus, path, [SKD], init={"source": "teacher"})
+    mine = copy.deepcopy(teacher)
+    mine["encoder"]["n_layers"] = 2
+    mine["preprocessor"]["window_size"] = 0.02
+    mine["decoder"]["vocabulary"] = LABELS
+    config.update(preprocessor=mine["preprocessor"], encoder=mine["encoder"], decoder=mine["decoder"])
+    config.pop("spec_augment")
+    model = make_student(config, max_epochs=1, max_steps=2, callbacks=[recorder])
+    model.trainer.fit(model)
+    assert told(log) == "layers 0-1 <- 0, 2; decoder copied, its rows in the student's order."
+    assert (
+        "model.tutor.init copies layers of a teacher with another front end (window in ms 20.0 against "
+        "25.0), so "
+        "the copied first layers see other features than they were trained on; give model.preprocessor the "
+        "teacher's values."
+    ) in log
+    assert len(recorder.steps) == 2
+    # In eval mode the student says what its teacher says without its second layer.
+    fresh = begun(make_student(config))
+    reduced = fresh.distiller.teacher.model
+    del reduced.encoder.layers[1]
+    reduced.preprocessor = fresh.preprocessor
+    signal = torch.randn(2, 16000)
+    order = [*reversed(range(len(labels))), len(labels)]
+    torch.testing.assert_close(encoded(fresh, signal), encoded(reduced, signal)[..., order])
+
+
+def test_layers_are_chosen_and_folded_batch_norm_is_unfolded(corpus, make_student, tmp_path, log):
+    save_teacher(quartznet(corpus, 2), tmp_path / "teacher.nemo")
+    teacher = EncDecCTCModel.restore_from(str(tmp_path / "teacher.nemo"), map_location="cpu").eval()
+    for norm in [part for part in teacher.modules() if isinstance(part, torch.nn.BatchNorm1d)]:
+        norm.reset_parameters()
+        torch.nn.init.normal_(norm.bias, std=0.3)
+    teacher.save_to(str(tmp_path / "teacher.nemo"))
+    config = student_config(
+        corpus, tmp_path / "teacher.nemo", init={"source": "teacher", "layers": [0, 2, 1, 3]}
+    )
+    config["encoder"]["jasper"] = quartznet(corpus, 2)["encoder"]["jasper"]
+    before = random_state()
+    model = make_student(config)
+    torch.manual_seed(0)
+    state = random_state()
+    begun(model)
+    assert random_state() == state != before
+    assert told(log).startswith("blocks 0-3 <- 0, 2, 1, 3; 6 batch norms un-folded; decoder copied;")
+    original = model.distiller.teacher.model
+    assert is_folded(original.encoder.encoder[1].mconv[2]), "the teacher itself stays as it was"
+    blocks = original.encoder.encoder
+    blocks[1], blocks[2] = blocks[2], blocks[1]
+    signal = torch.randn(2, 16000)
+    torch.testing.assert_close(encoded(model, signal), encoded(original, signal), atol=1e-4, rtol=1e-4)
+    norms = [part for part in model.encoder.modules() if isinstance(part, torch.nn.BatchNorm1d)]
+    assert len(norms) == 6 and not any(map(is_folded, norms))
+    # The first one's statistics are those of its input on the training set.
+    heard = []
+    handle = norms[0].register_forward_pre_hook(lambda _, args: heard.append(args[0]))
+    for batch in model._train_dl:
+        for signal, length in zip(batch[0], batch[1], strict=True):
+            encoded(model, signal[None, :length])
+    handle.remove()
+    values = torch.cat([value[0] for value in heard], dim=1)
+    torch.testing.assert_close(norms[0].running_mean, values.mean(1), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(norms[0].running_var, values.var(1, correction=0), atol=1e-4, rtol=1e-3)
+
+
+def test_a_run_that_resumes_keeps_its_weights(corpus, deep, make_student, tmp_path, monkeypatch):
+    config = student_config(corpus, deep, [SKD], init="teacher")
+    make = lambda epochs: make_student(config, max_epochs=epochs, folder=tmp_path)  # noqa: E731
+    model = make(1)
+    model.trainer.fit(model)
+    nothing = lambda *_: pytest.fail("the weights of a run in progress are overwritten")  # noqa: E731
+    monkeypatch.setattr("nemo_tutornet.models.init_student", nothing)
+    resumed = make(2)
+    assert resumed.trainer.ckpt_path
+    resumed.trainer.fit(resumed)
+    assert resumed.trainer.current_epoch == 2
+    # So does a model that was restored, with the section in its config.
+    restored = type(model).load_from_checkpoint(
+        resumed.trainer.checkpoint_callback.last_model_path, weights_only=False
+    )
+    restored.set_trainer(make_student(config).trainer)
+    begun(restored)
+    assert restored.distiller is not None
+
+
+def test_a_cached_teacher_needs_its_file_for_the_copy(
+    corpus, deep, teacher_file, make_student, tmp_path, log
+):
+    config = student_config(corpus, deep, [SKD])
+    whole = OmegaConf.create({"model": config, "trainer": {"accelerator": "cpu", "devices": 1}})
+    build_cache(whole, tmp_path / "cache", progress=False)
+    config["tutor"].update(
+        init="teacher", teacher={"cache": str(tmp_path / "cache"), "model_path": str(deep)}
+    )
+    model = begun(make_student(config))
+    assert told(log) == "blocks 0-2 <- 0, 1, 4; decoder copied."
+    with torch.no_grad():
+        first = (
+            EncDecCTCModel.restore_from(str(deep), map_location="cpu").encoder.encoder[4].mconv[0].conv.weight
+        )
+    assert torch.equal(model.encoder.encoder[2].mconv[0].conv.weight, first)
+    # The name of a pretrained model is looked up here only, so here its file is compared.
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(module, "locate", lambda _: teacher_file)
+    message = refusal(module.teacher_model, model.distiller.teacher, model.distiller.config)
+    monkeypatch.undo()
+    assert message.startswith(
+        f"model.tutor.teacher.cache was built with another teacher than {teacher_file} (sha256 "
+    ) and message.endswith("give the file of that teacher, or build the cache again.")
+
+
+def test_what_does_not_fit_is_refused(corpus, deep, teacher_file, make_student):
+    def message(teacher: Path, change: Any = None, **init: Any) -> str:
+        config = student_config(corpus, teacher, init={"source": "teacher", **init})
+        if change is not None:
+            change(config["encoder"]["jasper"])
+        return refusal(begun, make_student(config))
+
+    assert message(teacher_file) == (
+        "model.tutor.init: the student's encoder is a ConvASREncoder and the teacher's a ConformerEncoder, "
+        "which "
+        "have no layers in common; take a teacher of the student's family, or leave model.tutor.init out."
+    )
+    assert message(deep, lambda blocks: blocks[0].update(kernel=[13])) == (
+        "model.tutor.init: the first blocks differ: mconv.0.conv.weight is [64, 1, 13] in the student and "
+        "[64, 1, "
+        f"11] in the teacher; {REMEDY}"
+    )
+    assert message(deep, lambda blocks: blocks[1].update(dilation=[2])).endswith(
+        f"in the nearest, 1, mconv.0.conv.dilation is [2] in the student and [1] in the teacher; {REMEDY}"
+    )
+    assert message(deep, layers=[0, 1]) == (
+        f"model.tutor.init.layers: 2 blocks are named, but the student has 3; {REMEDY}"
+    )
+
+
+def test_other_labels_leave_the_decoder_as_it_is(corpus, make_student, tmp_path, log):
+    path = save_teacher(quartznet(corpus, 1, [*LABELS[:-1], "-"]), tmp_path / "teacher.nemo")
+    model = make_student(student_config(corpus, path, [RKD], init="teacher"))
+    before = model.decoder.decoder_layers[0].weight.detach().clone()
+    begun(model)
+    assert told(log).startswith("blocks 0-2 <- 0, 1, 2; decoder not copied: the label sets differ:")
+    assert torch.equal(model.decoder.decoder_layers[0].weight, before)
+
+
+def test_nemos_own_ways_to_initialise_a_model_are_refused(corpus, deep, make_student):
+    model = make_student(student_config(corpus, deep, init="teacher"))
+    for key in ("init_from_nemo_model", "init_from_ptl_ckpt", "init_from_pretrained_model"):
+        assert refusal(model.maybe_init_from_pretrained_checkpoint, OmegaConf.create({key: "other"})) == (
+            f"model.tutor.init and {key} are both set, and each would overwrite the other's weights; leave "
+            "one of "
+            "them out."
+        )
+    model.maybe_init_from_pretrained_checkpoint(OmegaConf.create({}))
