@@ -15,6 +15,7 @@ from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import OmegaConf
 
 from nemo_tutornet.config import (
+    InitConfig,
     PseudoLabelsConfig,
     RKDConfig,
     SKDConfig,
@@ -127,6 +128,7 @@ OVERRIDDEN = TutorConfig(
     ),
     pseudo_labels=PseudoLabelsConfig(min_confidence=0.5, max_wer=0.2),
     pool_frames=True,
+    init=InitConfig("teacher", [0, 2]),
     stages=[
         StageConfig("rkd", {"rkd": 1.0}, steps=100),
         StageConfig("all", {"ctc": 1.0, "skd": 0.5, "pseudo": 0.5}),

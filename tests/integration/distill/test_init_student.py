@@ -7,16 +7,21 @@ from __future__ import annotations
 import copy
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from nemo.collections.asr.models import EncDecCTCModel
+from nemo.core.classes.common import Serialization
 from nemo.utils import logging
 from omegaconf import OmegaConf
 
+from nemo_tutornet import TutorCTCModel
 from nemo_tutornet.commands.cache_targets import build_cache
+from nemo_tutornet.commands.check import check_training
+from nemo_tutornet.config import parse_tutor
 from nemo_tutornet.distill import init_student as module
 from nemo_tutornet.functional.batch_norm import is_folded
 from tests.conftest import LABELS, refusal, save_teacher, student_config, teacher_config
@@ -170,24 +175,22 @@ def test_layers_are_chosen_and_folded_batch_norm_is_unfolded(corpus, make_studen
     torch.testing.assert_close(norms[0].running_var, values.var(1, correction=0), atol=1e-4, rtol=1e-3)
 
 
-def test_a_run_that_resumes_keeps_its_weights(corpus, deep, make_student, tmp_path, monkeypatch):
-    config = student_config(corpus, deep, [SKD], init="teacher")
-    make = lambda epochs: make_student(config, max_epochs=epochs, folder=tmp_path)  # noqa: E731
-    model = make(1)
-    model.trainer.fit(model)
-    nothing = lambda *_: pytest.fail("the weights of a run in progress are overwritten")  # noqa: E731
-    monkeypatch.setattr("nemo_tutornet.models.init_student", nothing)
-    resumed = make(2)
-    assert resumed.trainer.ckpt_path
-    resumed.trainer.fit(resumed)
-    assert resumed.trainer.current_epoch == 2
-    # So does a model that was restored, with the section in its config.
-    restored = type(model).load_from_checkpoint(
-        resumed.trainer.checkpoint_callback.last_model_path, weights_only=False
+def test_weights_that_are_there_are_kept(corpus, deep, make_student, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "nemo_tutornet.models.init_student", lambda *_: pytest.fail("weights are overwritten")
     )
+    config = student_config(corpus, deep, [SKD], init="teacher")
+    resumed = make_student(config)
+    resumed.trainer.ckpt_path = "last.ckpt"  # as exp_manager does it for a run that it resumes
+    assert begun(resumed).distiller is not None
+    resumed.save_to(str(tmp_path / "student.nemo"))
+    whole = OmegaConf.create({"model": config}).model
+    restored = TutorCTCModel.restore_from(
+        str(tmp_path / "student.nemo"), override_config_path=whole, map_location="cpu"
+    )
+    restored.setup_training_data(whole.train_ds)
     restored.set_trainer(make_student(config).trainer)
-    begun(restored)
-    assert restored.distiller is not None
+    assert begun(restored).distiller is not None
 
 
 def test_a_cached_teacher_needs_its_file_for_the_copy(
@@ -216,12 +219,20 @@ def test_a_cached_teacher_needs_its_file_for_the_copy(
     ) and message.endswith("give the file of that teacher, or build the cache again.")
 
 
-def test_what_does_not_fit_is_refused(corpus, deep, teacher_file, make_student):
+def test_what_does_not_fit_is_refused(corpus, deep, teacher_file):
     def message(teacher: Path, change: Any = None, **init: Any) -> str:
         config = student_config(corpus, teacher, init={"source": "teacher", **init})
         if change is not None:
             change(config["encoder"]["jasper"])
-        return refusal(begun, make_student(config))
+        student = SimpleNamespace(encoder=Serialization.from_config_dict(OmegaConf.create(config["encoder"])))
+        return refusal(
+            module.init_student, student, SimpleNamespace(config=parse_tutor(config), teacher=models[teacher])
+        )
+
+    models = {
+        path: SimpleNamespace(model=EncDecCTCModel.restore_from(str(path), map_location="cpu"))
+        for path in (deep, teacher_file)
+    }
 
     assert message(teacher_file) == (
         "model.tutor.init: the student's encoder is a ConvASREncoder and the teacher's a ConformerEncoder, "
@@ -241,12 +252,25 @@ def test_what_does_not_fit_is_refused(corpus, deep, teacher_file, make_student):
     )
 
 
-def test_other_labels_leave_the_decoder_as_it_is(corpus, make_student, tmp_path, log):
+def test_check_says_what_is_copied_and_what_is_not(corpus, make_student, tmp_path):
     path = save_teacher(quartznet(corpus, 1, [*LABELS[:-1], "-"]), tmp_path / "teacher.nemo")
-    model = make_student(student_config(corpus, path, [RKD], init="teacher"))
+    config = OmegaConf.create({"model": student_config(corpus, path, [RKD], init="teacher")})
+    assert (
+        check_training(config, batches=1)
+        .matches["init"]
+        .startswith(
+            "blocks 0-2 <- 0, 1, 2; decoder not copied: the label sets differ: the student has 28 labels"
+        )
+    )
+    config.init_from_nemo_model = "other.nemo"
+    assert refusal(check_training, config).startswith(
+        "model.tutor.init and init_from_nemo_model are both set"
+    )
+    config.init_from_nemo_model = None
+    other = student_config(corpus, path, [RKD], init="teacher")
+    model = make_student(other)
     before = model.decoder.decoder_layers[0].weight.detach().clone()
     begun(model)
-    assert told(log).startswith("blocks 0-2 <- 0, 1, 2; decoder not copied: the label sets differ:")
     assert torch.equal(model.decoder.decoder_layers[0].weight, before)
 
 
