@@ -142,10 +142,7 @@ class TutorMixin(_Host):
             distiller.restore(self._distiller_state)
             self._distiller_state = None  # valid for one training only
         if self._copies_teacher and not self.trainer.ckpt_path:
-            report = init_student(self, distiller)
-            logging.info(f"The student is initialised from its teacher: {report.copied}.")
-            for warning in report.warnings:
-                logging.warning(warning)
+            init_student(self, distiller).log()
         self._copies_teacher = False  # a second training goes on from the weights of the first
         distiller.log_setup()
 

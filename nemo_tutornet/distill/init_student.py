@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from nemo.utils import logging
 from torch import Tensor, nn
 
 from nemo_tutornet.config import TutorConfig
@@ -45,6 +46,12 @@ class InitReport:
 
     copied: str
     warnings: tuple[str, ...]
+
+    def log(self) -> None:
+        """Logs the report."""
+        logging.info(f"The student is initialised from its teacher: {self.copied}.")
+        for warning in self.warnings:
+            logging.warning(warning)
 
 
 @dataclass(frozen=True)

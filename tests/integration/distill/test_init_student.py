@@ -194,7 +194,7 @@ def test_weights_that_are_there_are_kept(corpus, deep, make_student, tmp_path, m
 
 
 def test_a_cached_teacher_needs_its_file_for_the_copy(
-    corpus, deep, teacher_file, make_student, tmp_path, log
+    corpus, deep, teacher_file, make_student, tmp_path, log, monkeypatch
 ):
     config = student_config(corpus, deep, [SKD])
     whole = OmegaConf.create({"model": config, "trainer": {"accelerator": "cpu", "devices": 1}})
@@ -210,10 +210,8 @@ def test_a_cached_teacher_needs_its_file_for_the_copy(
         )
     assert torch.equal(model.encoder.encoder[2].mconv[0].conv.weight, first)
     # The name of a pretrained model is looked up here only, so here its file is compared.
-    monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setattr(module, "locate", lambda _: teacher_file)
     message = refusal(module.teacher_model, model.distiller.teacher, model.distiller.config)
-    monkeypatch.undo()
     assert message.startswith(
         f"model.tutor.teacher.cache was built with another teacher than {teacher_file} (sha256 "
     ) and message.endswith("give the file of that teacher, or build the cache again.")
