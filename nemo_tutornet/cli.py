@@ -35,12 +35,12 @@ def _composed(config_path: str, config_name: str, overrides: list[str]) -> Any:
     return compose_config(yaml, overrides)
 
 
-def _pasted(cache: Path) -> str:
-    """The override that trains from a cache, as it can be pasted into a shell."""
+def _pasted(key: str, path: Path) -> str:
+    """The override that sets a key to a path, as it can be pasted into a shell."""
     from nemo_tutornet.commands.hydra_config import hydra_value
 
-    plain = re.fullmatch(r"[\w./~ -]+", str(cache))
-    return shlex.quote(f"model.tutor.teacher.cache={cache if plain else hydra_value(cache)}")
+    plain = re.fullmatch(r"[\w./~ -]+", str(path))
+    return shlex.quote(f"{key}={path if plain else hydra_value(path)}")
 
 
 @app.callback()
@@ -130,14 +130,24 @@ def evaluate(
 @exit_on_user_error
 def inspect(
     model: str = typer.Argument(
-        ..., metavar="MODEL.nemo|NAME", help="A recogniser's file, or a pretrained NeMo model's name."
+        ...,
+        metavar="MODEL.nemo|NAME|ADAPTER.safetensors",
+        help="A recogniser's file, a pretrained NeMo model's name, or the file of an adapter.",
     ),
     every_layer: bool = typer.Option(
         False, "--all", help="List every module of the encoder that returns frames."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
-    """Say what a recogniser is and which of its layers can serve as hint or guided layer."""
+    """Say what a recogniser is and which of its layers can serve as hint or guided layer; or what an adapter
+    is.
+    """
+    if model.endswith(".safetensors"):
+        from nemo_tutornet.teachers.adapter import Adapter
+
+        info = Adapter.load(model, "MODEL").info
+        typer.echo(json.dumps(asdict(info), indent=2) if as_json else f"{model}: {info.in_words()}.")
+        return
     from nemo_tutornet.commands.inspect_model import inspect_model
     from nemo_tutornet.commands.tables import inspection_table
 
@@ -239,8 +249,53 @@ def cache(
         typer.echo(
             f"{output}: {built.utterances} utterances, {built.hours:.2f} hours of audio, "
             f"{built.megabytes:.1f} MB; {built.added} "
-            f"added in {built.minutes:.1f} min. Train with {_pasted(output)}"
+            f"added in {built.minutes:.1f} min. Train with {_pasted('model.tutor.teacher.cache', output)}"
         )
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@exit_on_user_error
+def adapt(
+    overrides: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE ...]", help="As for the training script."
+    ),
+    output: Path = typer.Option(..., metavar="ADAPTER.safetensors", help="The file to write."),
+    config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
+    config_name: str = typer.Option(
+        "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
+    ),
+    work: Path | None = typer.Option(
+        None,
+        metavar="DIR",
+        help="Folder of the encoder's output and of an interrupted training; ADAPTER.work without it.",
+    ),
+    epochs: int = typer.Option(40, min=1, help="Passes over the training set."),
+    learning_rate: float = typer.Option(2e-3, min=1e-8, max=1.0, help="The highest of the training."),
+    width: int | None = typer.Option(
+        None, min=1, max=4096, help="Of the adapter; the encoder's, at most 256, without it."
+    ),
+    batch_size: int | None = typer.Option(None, min=1, help="Utterances in a batch; training's without it."),
+    live: bool = typer.Option(
+        False, "--live", help="Run the encoder in every epoch instead of keeping its output on disk."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
+) -> None:
+    """Train an adapter: a CTC head with the student's labels and frames on the teacher's frozen encoder;
+    takes the training script's arguments.
+    """
+    cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
+    from nemo_tutornet.commands.adapt import adapt_teacher
+    from nemo_tutornet.commands.tables import adapter_table, epoch_report
+    from nemo_tutornet.teachers.adapter import is_poor
+
+    with epoch_report(epochs) as report:
+        made = adapt_teacher(
+            cfg, output, work, epochs, learning_rate, width, batch_size, live or None, report
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(made)))
+    else:
+        adapter_table(made, _pasted("model.tutor.teacher.adapter", output), is_poor(made))
 
 
 @app.command()

@@ -36,6 +36,7 @@ class Recipe:
         restart: the second stage is a training of its own, with a learning rate schedule of its own, that
             begins from the first's `.nemo`; it has no teacher.
         restart_overrides: of that second training.
+        adapter: the teacher has an adapter for the student (`nemo-tutornet adapt`).
     """
 
     title: str
@@ -48,6 +49,7 @@ class Recipe:
     rkd_share: float = RKD_SHARE
     restart: bool = False
     restart_overrides: tuple[str, ...] = ()
+    adapter: bool = False
 
     @property
     def alone(self) -> bool:
@@ -59,8 +61,8 @@ class Recipe:
         """A teacher's file is wanted, be it only for its tokenizer."""
         return not self.alone or any("{teacher}" in override for override in self.overrides)
 
-    def arguments(self, teacher: str, cache: str | None = None) -> list[str]:
-        """Overrides of the example script for a run with that teacher's file, or with its cache.
+    def arguments(self, teacher: str, cache: str | None = None, adapter: str | None = None) -> list[str]:
+        """Overrides of the example script for a run with that teacher's file and adapter, or with its cache.
 
         With `restart` they are of the first of the two trainings.
         """
@@ -74,12 +76,11 @@ class Recipe:
                 + ",".join(f"{loss}:{w}" for loss, w in weights.items())
                 + "}}"
             )
-        source = (
-            f"model.tutor.teacher.model_path={teacher}"
-            if cache is None
-            else f"model.tutor.teacher.cache={cache}"
-        )
-        return [source, f"model.tutor.stages=[{','.join(stages)}]", *self.overrides]
+        source = [f"model.tutor.teacher.cache={cache}"]
+        if cache is None:
+            source = [f"model.tutor.teacher.model_path={teacher}"]
+            source += [] if adapter is None else [f"model.tutor.teacher.adapter={adapter}"]
+        return [*source, f"model.tutor.stages=[{','.join(stages)}]", *self.overrides]
 
 
 RKD = ("rkd", {"rkd": 1.0})
@@ -175,6 +176,26 @@ RECIPES: dict[str, Recipe] = {
     ),
     "bpe_to_char": Recipe(
         "characters from a subword teacher: RKD, then CTC + pseudo-labels", (RKD, PSEUDO), (), "bpe"
+    ),
+    "bpe_to_char_rkd": Recipe(
+        "characters from a subword teacher: RKD, then CTC + RKD",
+        (RKD, ("ctc", {"ctc": 1.0, "rkd": 5.0})),
+        (),
+        "bpe",
+    ),
+    "adapted_rkd_kept_ctc": Recipe(
+        "characters from a subword teacher with an adapter: RKD, then CTC + RKD",
+        (RKD, ("ctc", {"ctc": 1.0, "rkd": 5.0})),
+        (),
+        "bpe",
+        adapter=True,
+    ),
+    "adapted_rkd_skd_kl": Recipe(
+        "characters from a subword teacher with an adapter: RKD, then CTC + SKD kl",
+        (RKD, SKD),
+        (KL,),
+        "bpe",
+        adapter=True,
     ),
 }
 

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from runs import Run, read_lines, read_rows, run_of
 from subwords import write_tokenizer
 
 from nemo_tutornet.commands.hydra_config import hydra_value
+from nemo_tutornet.teachers.adapter import Adapter
 from nemo_tutornet.utils.files import atomic_write, sha256_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,9 +55,30 @@ def trained_here(kind: str, epochs: int, share: float) -> str:
     return word if share == 1 else f"{word}_{100 * share:g}"
 
 
+def rates_of(adapter: Path) -> dict[str, Any]:
+    """An adapter's word error rate, its teacher's, and its file's checksum, for the lines."""
+    info = Adapter.load(adapter).info
+    return {"wer": info.wer, "teacher_wer": info.teacher_wer, "sha256": sha256_of(adapter)}
+
+
 def hydra_values(paths: Path | Sequence[Path]) -> str:
     """One manifest or several, as Hydra's command line writes them."""
     return hydra_value(paths) if isinstance(paths, Path) else f"[{','.join(map(hydra_value, paths))}]"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a student's targets come from: a teacher's file, its adapter, and its cache, if any."""
+
+    teacher: Path
+    adapter: Path | None = None
+    cache: Path | None = None
+
+
+def source_of(run: Run) -> tuple[str, str | None]:
+    """The kind of a run's teacher, and the config of the students that its adapter is for."""
+    recipe = RECIPES[run.recipe]
+    return recipe.teacher, STUDENTS.get(run.student, (run.student, ()))[0] if recipe.adapter else None
 
 
 class Runner:
@@ -145,39 +168,63 @@ class Runner:
             )
         return self.teachers[kind]
 
-    def cache(self, kind: str, teacher: Path) -> Path:
+    def adapter(self, teacher: Path, config: str) -> Path:
+        """An adapter of a teacher for the students of a config; trained unless its file is there."""
+        path = self.output / f"adapter_{teacher.stem}_{config}.safetensors"
+        if not path.exists():
+            typer.echo(f"training an adapter of {teacher.stem} for {config}")
+            self._command("adapt", path, config, teacher, [], "the adapter was not made")
+        return path
+
+    def cache(self, kind: str, teacher: Path, adapter: Path | None) -> Path:
         """What a teacher says of the training set, for all recipes; a finished one is only checked."""
-        folder = self.output / f"cache_{kind}_{teacher.stem}"
+        about = "" if adapter is None else f"_{adapter.stem}"
+        folder = self.output / f"cache_{kind}_{teacher.stem}{about}"
         stages = "[{name:rkd,epochs:1,weights:{rkd:1.0}},{name:all,weights:{skd:1.0,pseudo:1.0}}]"
+        overrides = [f"model.tutor.stages={stages}"]
+        if adapter is not None:
+            overrides.append(f"model.tutor.teacher.adapter={hydra_value(adapter)}")
         # The student of the subwords' recipes reads the teacher's tokenizer, the other one only its text.
-        student = "quartznet_bpe_small" if kind == "bpe" else "quartznet_small"
+        student = "quartznet_bpe_small" if kind == "bpe" and adapter is None else "quartznet_small"
+        self._command("cache", folder, student, teacher, overrides, "the cache was not made")
+        return folder
+
+    def _command(
+        self, name: str, output: Path, config: str, teacher: Path, overrides: list[str], failure: str
+    ) -> None:
+        """Runs a command of `nemo-tutornet` that takes the training script's arguments."""
         command = [
             sys.executable,
             "-m",
             "nemo_tutornet",
-            "cache",
+            name,
             "--output",
-            str(folder),
+            str(output),
             "--config-path",
             str(ROOT / "conf" / "small"),
             "--config-name",
-            student,
+            config,
             f"model.train_ds.manifest_filepath={hydra_values([self.train, *self.further])}",
             f"model.validation_ds.manifest_filepath={hydra_value(self.valid)}",
             f"model.tutor.teacher.model_path={hydra_value(teacher)}",
-            f"model.tutor.stages={stages}",
+            *overrides,
         ]
         done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.strip()]
-            raise RuntimeError(
-                f"the cache was not made: {said[-1] if said else f'exit code {done.returncode}'}"
-            )
-        return folder
+            raise RuntimeError(f"{failure}: {said[-1] if said else f'exit code {done.returncode}'}")
 
-    def prepare(self, kinds: list[str], epochs: int, share: float, cached: bool) -> dict[str, Path]:
-        """Trains the teachers, and makes their caches, unless another command is at it: then it waits.
-        Returns the caches.
+    def prepare(
+        self, sources: Sequence[tuple[str, str | None]], epochs: int, share: float, cached: bool
+    ) -> dict[tuple[str, str | None], Source]:
+        """Trains the teachers and adapters, and makes their caches, unless another command is at it: then it
+        waits.
+
+        Args:
+            sources: kinds of teachers, each with the config of the students that its adapter is for.
+            epochs: of a teacher that is trained here.
+            share: of the corpus that it is trained on.
+            cached: make caches.
         """
         lock = FileLock(self.output / ".teachers.lock")
         try:
@@ -186,8 +233,13 @@ class Runner:
             typer.echo("waiting for another command that is at a teacher or its cache")
             lock.acquire()
         try:
-            teachers = {kind: self.teacher(kind, epochs, share) for kind in kinds}
-            return {kind: self.cache(kind, file) for kind, file in teachers.items()} if cached else {}
+            made = {}
+            for kind, config in sources:
+                teacher = self.teacher(kind, epochs, share)
+                adapter = None if config is None else self.adapter(teacher, config)
+                cache = self.cache(kind, teacher, adapter) if cached else None
+                made[kind, config] = Source(teacher, adapter, cache)
+            return made
         finally:
             lock.release()
 
@@ -216,12 +268,15 @@ class Runner:
                     f"or another OUTPUT."
                 )
 
-    def student(self, run: Run, teacher: Path | None, cache: Path | None) -> None:
+    def student(self, run: Run, source: Source | None) -> None:
         """Trains and evaluates one student, and adds its line."""
         recipe = RECIPES[run.recipe]
+        teacher, adapter = (None, None) if source is None else (source.teacher, source.adapter)
+        cache = source.cache if source is not None and run.cached else None
         start = time.monotonic()
         named = "" if teacher is None else hydra_value(teacher)
-        arguments = recipe.arguments(named, None if cache is None else hydra_value(cache))
+        quoted = [None if path is None else hydra_value(path) for path in (cache, adapter)]
+        arguments = recipe.arguments(named, *quoted)
         config, sizes = STUDENTS.get(run.student, (run.student, ()))
         sizes += (STUDENT_AUGMENTATION,) if run.perturbed else ()
         arguments = [one.replace("{teacher}", named) for one in (*sizes, *arguments, *run.changes)]
@@ -249,6 +304,7 @@ class Runner:
                 **run.as_dict(),
                 "teacher_file": str(teacher or ""),
                 "teacher_sha256": sha256_of(teacher) if teacher else None,
+                **({"adapter": rates_of(adapter)} if adapter else {}),
                 "data_sha256": self.data,
                 "further_sha256": self.heard_before,
                 "minutes": round(minutes, 1),
@@ -418,20 +474,22 @@ def main(
                 )
             )
     missing = [run for run in wanted if run not in done]
-    kinds = sorted({RECIPES[run.recipe].teacher for run in missing if RECIPES[run.recipe].needs_teacher})
+    needed = {source_of(run) for run in missing if RECIPES[run.recipe].needs_teacher}
     try:
         runner.check_data(lines)
-        caches = runner.prepare(kinds, teacher_epochs, teacher_share, cached)
+        sources = runner.prepare(
+            sorted(needed, key=lambda source: (source[0], source[1] or "")),
+            teacher_epochs,
+            teacher_share,
+            cached,
+        )
         runner.check_teachers(lines, wanted)
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 waiting = []
                 for run in missing:
-                    kind = RECIPES[run.recipe].teacher
-                    teacher = runner.teachers[kind] if RECIPES[run.recipe].needs_teacher else None
-                    waiting.append(
-                        pool.submit(runner.student, run, teacher, caches.get(kind) if run.cached else None)
-                    )
+                    source = sources[source_of(run)] if RECIPES[run.recipe].needs_teacher else None
+                    waiting.append(pool.submit(runner.student, run, source))
                 for finished in as_completed(waiting):
                     finished.result()
             except RuntimeError:

@@ -108,8 +108,8 @@ def build_cache(
             "model.tutor.teacher.cache is set, so this config reads a cache; leave it out, and give --output "
             "to write one."
         )
-    for told in check_manifests(cfg.model):
-        _tell(told)
+    for warning in check_manifests(cfg.model):
+        print_note(warning)
     start = time.monotonic()
     # Hide Lightning's messages about GPUs and TPUs, which are of interest only for a training.
     rank_zero_module.log.setLevel(logging.WARNING)
@@ -133,7 +133,7 @@ def build_cache(
             **options,
         )
         check_tars(cfg.model.train_ds, trainer.world_size)
-        student = _student(cfg.model, trainer, batch_size)
+        student = dataloader_student(cfg.model, trainer, batch_size)
         teacher = LiveTeacher.from_config(config.teacher, config.rkd.hint_layer)
         match = match_models(student, teacher, config)
     outputs = len(student.decoder.vocabulary) + 1
@@ -146,7 +146,8 @@ def build_cache(
             "no stage in model.tutor.stages reads anything of the teacher, so there is nothing to keep."
         )
     path, loader = locate(config.teacher.model_path), student._train_dl
-    kind, tokenizer = tokenizer_of(path)
+    # With an adapter the posteriors are over the student's own labels, not over the teacher's tokenizer.
+    kind, tokenizer = tokenizer_of(path) if teacher.adapter is None else (None, {})
     facts = binding(teacher, path, trainer.strategy.root_device, request.hidden, kind if tokenizer else None)
     rows = UtteranceResolver(loader)
     coding = read_schema(folder)
@@ -188,7 +189,7 @@ def build_cache(
     if rows.is_iterable and rank_zero_only.rank == 0:
         written = read_schema(folder)
         assert written is not None, "a cache was finished"
-        unheard = _tell_unheard(
+        unheard = _note_missing_from_tars(
             rows.manifest_utterances, FinishedUtterances(folder, facts, written, teacher.sample_rate)
         )
     return CacheBuildResult(
@@ -202,29 +203,40 @@ def build_cache(
     )
 
 
-def _tell_unheard(known: Sequence[Utterance], done: FinishedUtterances) -> int:
+def _note_missing_from_tars(known: Sequence[Utterance], done: FinishedUtterances) -> int:
     """Counts the utterances that are in a manifest but in no tar, and prints one message about them."""
     unheard = [utterance for utterance in known if utterance not in done]
     if unheard:
         more = f" and {len(unheard) - 1} more of {len(known)}" if len(unheard) > 1 else ""
-        _tell(f"The manifest has {unheard[0]}{more}, but no tar has, so the cache has no targets for it.")
+        print_note(
+            f"The manifest has {unheard[0]}{more}, but no tar has, so the cache has no targets for it."
+        )
     return len(unheard)
 
 
-def _tell(sentence: str) -> None:
+def print_note(sentence: str) -> None:
     """Prints a message on standard error, on rank 0 only."""
     if rank_zero_only.rank == 0:
         Console(stderr=True, soft_wrap=True).print(sentence, markup=False, highlight=False)
 
 
-def _student(model_cfg: DictConfig, trainer: pl.Trainer, batch_size: int | None) -> Any:
-    """Creates the student for its training dataloader.
+def dataloader_student(
+    model_cfg: DictConfig, trainer: pl.Trainer | None, batch_size: int | None, shuffle: bool = False
+) -> Any:
+    """Creates the student for its training dataloader, which reads the training set without augmentation.
 
-    The loader reads the training set once, in order, and without augmentation.
+    Args:
+        model_cfg: the student's config.
+        trainer: of the ranks that share the set; None for a single process.
+        batch_size: utterances in a batch; None is that of the training.
+        shuffle: read the utterances in a random order.
+
+    Returns:
+        The student.
     """
     cfg: Any = OmegaConf.create(OmegaConf.to_container(model_cfg, resolve=True))
     train = cfg.train_ds
-    train.update(shuffle=False, augmentor=None, use_semi_sorted_batching=False, drop_last=False)
+    train.update(shuffle=shuffle, augmentor=None, use_semi_sorted_batching=False, drop_last=False)
     if batch_size is not None:
         train.batch_size = batch_size
     if train.get("use_lhotse"):

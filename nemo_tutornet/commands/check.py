@@ -25,6 +25,7 @@ from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.model_info import describe_model
+from nemo_tutornet.teachers.adapter import is_poor
 from nemo_tutornet.teachers.targets import TargetRequest
 
 _ROUNDS = 3
@@ -302,6 +303,13 @@ def _warnings(
 ) -> list[str]:
     warnings = []
     config, match = distiller.config, distiller.match
+    adapter = distiller.teacher.adapter
+    if adapter is not None and is_poor(adapter):
+        warnings.append(
+            f"The adapter's WER on its validation set is {100 * adapter.wer:.1f} %, and its teacher's "
+            f"{100 * adapter.teacher_wer:.1f} %: SKD and frame weights are as poor as it is; train it longer "
+            "or on more transcripts (`nemo-tutornet adapt`)."
+        )
     if wer is not None and wer > 0.5:
         warnings.append(
             f"The teacher's WER on your validation data is {100 * wer:.0f} %: it may be the wrong teacher "

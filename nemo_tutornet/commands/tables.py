@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster
@@ -18,8 +21,13 @@ from nemo_tutornet.export.summary import Verification
 from nemo_tutornet.nemo_io.model_info import front_end_in_words
 
 if TYPE_CHECKING:  # they import torch or NeMo, and a mistake in an argument should not cost those seconds
+    from nemo_tutornet.commands.adapt import AdaptResult
+    from nemo_tutornet.commands.adapter_training import EpochResult
     from nemo_tutornet.commands.check import PreflightReport
     from nemo_tutornet.commands.inspect_model import Inspection
+
+# A log file gets a line about a long training not more often than this.
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None = None) -> None:
@@ -119,6 +127,81 @@ def inspection_table(inspection: Inspection) -> None:
     console = _console()
     console.print(facts)
     console.print(table)
+
+
+@contextmanager
+def epoch_report(epochs: int) -> Iterator[Callable[[EpochResult], None]]:
+    """Yields a function that shows the epochs of a training: a bar on a terminal, a line now and then in a
+    log.
+
+    Args:
+        epochs: of the whole training.
+    """
+    console = Console(stderr=True, soft_wrap=True)
+    bar = Progress(
+        TextColumn("adapter"),
+        BarColumn(),
+        TextColumn("epoch {task.completed:.0f} of {task.total:.0f}, {task.description}"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    shown = 0.0
+
+    def report(result: EpochResult) -> None:
+        nonlocal shown
+        words = f"loss {result.loss:.2f}, WER {100 * result.wer:.1f} % (best {100 * result.best_wer:.1f} %)"
+        if console.is_terminal:
+            bar.update(task, completed=result.epoch, description=words)
+        elif result.epoch == epochs or time.monotonic() - shown > _SECONDS_BETWEEN_LINES:
+            shown = time.monotonic()
+            console.print(
+                f"adapter: epoch {result.epoch} of {epochs}, {words}", markup=False, highlight=False
+            )
+
+    # The bar appears with the first epoch; before it, the teacher's own bar is on the terminal.
+    task = bar.add_task("", total=epochs)
+    with ExitStack() as stack:
+
+        def first(result: EpochResult) -> None:
+            if console.is_terminal and not bar.live.is_started:
+                stack.enter_context(bar)
+            report(result)
+
+        yield first
+
+
+def adapter_table(made: AdaptResult, override: str, poor: bool) -> None:
+    """Prints an adapter's word error rate next to its teacher's, and how to use the file.
+
+    Args:
+        made: the summary of the run.
+        override: the training script's override that names the file.
+        poor: the adapter makes clearly more errors than its teacher.
+    """
+    table = Table(box=box.SIMPLE_HEAD, title="validation")
+    table.add_column("")
+    table.add_column("WER %", justify="right")
+    table.add_row("teacher, its own labels", f"{100 * made.teacher_wer:.2f}")
+    table.add_row("adapter, the student's labels", f"{100 * made.wer:.2f}")
+    console = _console()
+    console.print(table)
+    texts = f"{made.utterances} utterances" if made.utterances else "the training set, encoded in every epoch"
+    texts += f" ({made.pseudo_labelled} with the teacher's text)" if made.pseudo_labelled else ""
+    console.print(
+        escape(
+            f"{made.path}: {made.labels} labels and the blank, {made.frame_ms:g} ms frames "
+            f"({made.upsampling} "
+            f"for each frame of the teacher), {made.parameters / 1e6:.2f} M parameters; epoch "
+            f"{made.best_epoch} of {made.epochs}, {texts}, {made.minutes:.1f} min. Train with {override}"
+        )
+    )
+    console.print(escape(f"{made.work} holds the encoder's output and can be deleted."))
+    if poor:
+        console.print(
+            f"note: the adapter makes {made.wer / max(made.teacher_wer, 1e-9):.2f} times its teacher's "
+            "errors; "
+            "more epochs (--epochs), more transcribed speech or a wider adapter (--width) may help."
+        )
 
 
 def check_tables(found: PreflightReport) -> None:

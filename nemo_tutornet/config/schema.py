@@ -26,6 +26,8 @@ class TeacherConfig:
         sha256: checksum of the file; if set, a file with another checksum is rejected.
         precision: `auto`, `fp32` or `bf16`. `auto` is bf16 if the GPU supports it, and fp32 otherwise.
         cache: folder that `nemo-tutornet cache` wrote. If set, no teacher is loaded.
+        adapter: file that `nemo-tutornet adapt` wrote. If set, labels, frames and posteriors of this teacher
+            are the adapter's (ours).
         weight: weight of its posteriors in the average of several teachers.
     """
 
@@ -33,6 +35,7 @@ class TeacherConfig:
     sha256: Optional[str] = None
     precision: str = "auto"
     cache: Optional[str] = None
+    adapter: Optional[str] = None
     weight: float = 1.0
 
 
@@ -41,7 +44,8 @@ class RKDConfig:
     """Representation-level distillation: the matched layers and the frame weighting.
 
     Attributes:
-        hint_layer: module path in the teacher; null is the encoder's output.
+        hint_layer: module path in the teacher; null is the encoder's output, or the adapter's hidden vectors
+            where the teacher has an adapter.
         guided_layer: module path in the student; null is the encoder's output.
         frame_weighting: `auto`, `nonblank`, `energy` or `uniform`.
         warm_start_decoder: compute the student's decoder from the teacher's decoder at the end of RKD (ours).

@@ -149,12 +149,15 @@ class UtteranceResolver:
         loader: a dataloader of NeMo, for characters or subwords, of files, tars (also bucketed) or Lhotse
             cuts. Its dataset is changed to return sample ids or cuts.
 
+    Attributes:
+        collections: NeMo's manifest entries, one collection for each bucket; none for Lhotse.
+
     Raises:
         TutorError: the dataset is of another kind.
     """
 
     def __init__(self, loader: Any) -> None:
-        self._collections: list[Any] = []
+        self.collections: list[Any] = []
         self._starts: list[int] = []
         self._dataset = dataset = loader.dataset
         lhotse = getattr(dataset, "dataset", dataset)  # Lhotse's tarred dataset is wrapped in another
@@ -162,23 +165,23 @@ class UtteranceResolver:
             lhotse.return_cuts = True
             return
         for leaf in _leaves(dataset):
-            start = self._starts[-1] + len(self._collections[-1]) if self._starts else 0
+            start = self._starts[-1] + len(self.collections[-1]) if self._starts else 0
             if start and not isinstance(getattr(leaf, "_dataset", None), _Shifted):
                 leaf._dataset = _Shifted(leaf._dataset, start)
             leaf.return_sample_id = True
             self._starts.append(start)
-            self._collections.append(leaf.manifest_processor.collection)
+            self.collections.append(leaf.manifest_processor.collection)
 
     def __call__(self, batch: TrainingBatch) -> list[Utterance]:
         """Returns the utterances of a batch's rows."""
-        if not self._collections:
+        if not self.collections:
             return [_of_cut(cut) for cut in batch.sample_ids]
         return [self._of_sample(int(sample)) for sample in batch.sample_ids]
 
     @property
     def manifest_utterances(self) -> list[Utterance]:
         """All utterances of the manifests, in order; empty for Lhotse, which reads manifests lazily."""
-        return [_of_entry(entry) for collection in self._collections for entry in collection]
+        return [_of_entry(entry) for collection in self.collections for entry in collection]
 
     @property
     def is_iterable(self) -> bool:
@@ -187,7 +190,7 @@ class UtteranceResolver:
 
     def _of_sample(self, sample: int) -> Utterance:
         bucket = bisect.bisect_right(self._starts, sample) - 1
-        return _of_entry(self._collections[bucket][sample - self._starts[bucket]])
+        return _of_entry(self.collections[bucket][sample - self._starts[bucket]])
 
 
 class _Shifted:

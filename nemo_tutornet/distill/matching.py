@@ -30,6 +30,7 @@ from nemo_tutornet.functional.alignment import (
 )
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, ENCODER, Layer, encode_silence, hop_of, measure
 from nemo_tutornet.nemo_io.restore import labels_of, pointwise_decoder
+from nemo_tutornet.teachers.adapter import AdapterInfo, upsampling_for
 from nemo_tutornet.teachers.targets import Teacher
 
 
@@ -132,9 +133,10 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
         The matched layers, frames and labels.
 
     Raises:
-        TutorError: the sample rates differ, a layer does not exist, the student's frames are longer than the
-            teacher's without `pool_frames`, the lengths of the encoders' outputs disagree, SKD is used with
-            different label sets, or `min_confidence` is set with a transducer, which has no confidence.
+        TutorError: the sample rates differ, a layer does not exist, the adapter was made for a student with
+            other labels or frames, the student's frames are longer than the teacher's without `pool_frames`,
+            the lengths of the encoders' outputs disagree, SKD is used with different label sets, or
+            `min_confidence` is set with a transducer, which has no confidence.
     """
     sample_rate = int(student.preprocessor._sample_rate)
     if sample_rate != teacher.sample_rate:
@@ -157,6 +159,9 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
             for i, path in enumerate(config.skd.intermediate_layers)
         )
         lengths = [silence(seconds) for seconds in CHECKED_SECONDS]
+    order, mismatch = _match_labels(student, teacher)
+    if teacher.adapter is not None:
+        _check_adapter(teacher.adapter, encoder, mismatch)
     hint = teacher.hint_layer
     matches = [("skd", encoder, teacher.encoder_layer, "encoder"), ("rkd", guided, hint, "guided layer")]
     matches += [("skd", head, teacher.encoder_layer, f"layer {head.path!r}") for head in heads]
@@ -170,14 +175,19 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
                 f"to pool them, or take shorter frames."
             )
     teacher_lengths = [teacher.frames_of(seconds) for seconds in CHECKED_SECONDS]
-    check_lengths(lengths, teacher_lengths, encoder.frame_ms / teacher.encoder_layer.frame_ms)
-    order, mismatch = _match_labels(student, teacher)
+    check_lengths(
+        lengths,
+        teacher_lengths,
+        encoder.frame_ms / teacher.encoder_layer.frame_ms,
+        upsampling=1 if teacher.adapter is None else teacher.adapter.upsampling,
+    )
     if mismatch and config.uses("skd"):
-        remedy = "." if not teacher.has_posteriors else ", or give the student the teacher's labels."
+        adapt = "make an adapter of this teacher with `nemo-tutornet adapt`"
+        remedy = f"or {adapt}." if not teacher.has_posteriors else f"{adapt}, or give the student its labels."
         raise TutorError(
             f"SKD compares posteriors, but {mismatch.rstrip('.')}; RKD and pseudo-labels still work: leave "
             "skd out of "
-            f"model.tutor.stages{remedy}"
+            f"model.tutor.stages, {remedy}"
         )
     if not teacher.has_posteriors and config.uses("pseudo") and config.pseudo_labels.min_confidence > 0:
         raise TutorError(
@@ -197,6 +207,21 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
         ),
         no_warm_start=mismatch or _no_warm_start(student, teacher, guided, hint),
     )
+
+
+def _check_adapter(adapter: AdapterInfo, encoder: Layer, mismatch: str | None) -> None:
+    """Refuses an adapter that was made for a student with other labels or other frames."""
+    if mismatch:
+        raise TutorError(
+            f"model.tutor.teacher.adapter was made for a student with other labels: {mismatch.rstrip('.')}; "
+            "make one for this student with `nemo-tutornet adapt`."
+        )
+    teacher_ms = adapter.frame_ms * adapter.upsampling
+    if upsampling_for(teacher_ms, encoder.frame_ms) != adapter.upsampling:
+        raise TutorError(
+            f"model.tutor.teacher.adapter has frames of {adapter.frame_ms:g} ms, and the student's last "
+            f"{encoder.frame_ms:g} ms; make an adapter for this student with `nemo-tutornet adapt`."
+        )
 
 
 def _match_labels(student: Any, teacher: Teacher) -> tuple[tuple[int, ...] | None, str | None]:
@@ -237,11 +262,10 @@ def resolve_frame_weighting(asked: str, has_posteriors: bool, ends_in_layer_norm
 
 
 def _no_warm_start(student: Any, teacher: Teacher, guided: Layer, hint: Layer) -> str | None:
-    if guided.path != ENCODER or hint.path != ENCODER:
-        return (
-            f"the hint layer ({hint.path!r}) and the guided layer ({guided.path!r}) must both be the "
-            "encoder's output"
-        )
+    last = teacher.encoder_layer.path  # the layer that the teacher's CTC head reads
+    if guided.path != ENCODER or hint.path != last:
+        output = "the encoder's output" if last == ENCODER else "the encoder's output and the adapter"
+        return f"the hint layer ({hint.path!r}) and the guided layer ({guided.path!r}) must both be {output}"
     projections = {"student": pointwise_decoder(student.decoder), "teacher": teacher.ctc_projection()}
     for owner, projection in projections.items():
         if projection is None:

@@ -127,8 +127,7 @@ class PseudoLabels:
             return "empty", []
         if hypothesis.confidence is not None and hypothesis.confidence < self._config.min_confidence:
             return "low_confidence", []
-        # Try lower case as well, because most character students have no capitals.
-        labels = self._encode(hypothesis.text) or self._encode(hypothesis.text.lower())
+        labels = self._labels_of(hypothesis.text)
         if not labels or not self.decode(labels).strip():
             return "not_in_vocabulary", []
         # Compare both texts in the student's labels, so that capitals and punctuation that the student lacks
@@ -143,6 +142,17 @@ class PseudoLabels:
         # NeMo's loss is then 0.
         needed = len(labels) + sum(a == b for a, b in pairwise(labels))
         return ("kept", list(labels)) if needed <= frames else ("too_long", [])
+
+    def _labels_of(self, text: str) -> list[int] | None:
+        # Try lower case as well, because most character students have no capitals.
+        return self._encode(text) or self._encode(text.lower())
+
+    def in_student_labels(self, text: str) -> str:
+        """Returns a text as the student would write it, or unchanged where the student has no labels for
+        it.
+        """
+        labels = self._labels_of(text)
+        return self.decode(labels) if labels else text
 
     def report(self) -> str:
         """Returns one line with the outcomes since the last report, and resets the counts."""

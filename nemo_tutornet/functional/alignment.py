@@ -145,13 +145,16 @@ def pool_hidden(hidden: Tensor, index: Tensor, counts: Tensor) -> Tensor:
     return (frames * counts[:, None]).sum(dim=3) / counts.sum(dim=2)[:, None]
 
 
-def check_lengths(student: Sequence[int], teacher: Sequence[int], frame_ratio: float) -> None:
+def check_lengths(
+    student: Sequence[int], teacher: Sequence[int], frame_ratio: float, upsampling: int = 1
+) -> None:
     """Rejects two encoders whose lengths for the same audio differ by more than rounding explains.
 
     Args:
         student: lengths of some utterances, in student frames.
         teacher: lengths of the same utterances, in teacher frames.
         frame_ratio: teacher frames per student frame.
+        upsampling: frames that an adapter makes of each frame of the teacher's encoder, which rounds first.
 
     Raises:
         TutorError: the lengths of an utterance disagree; the message shows the first such pair.
@@ -160,7 +163,7 @@ def check_lengths(student: Sequence[int], teacher: Sequence[int], frame_ratio: f
         >>> check_lengths([75, 150], [38, 75], frame_ratio=0.5)
     """
     for s, t in zip(student, teacher, strict=True):
-        if abs(s * frame_ratio - t) > max(1.0, frame_ratio) + TOLERANCE:
+        if abs(s * frame_ratio - t) > max(1.0, frame_ratio, upsampling) + TOLERANCE:
             raise TutorError(
                 f"the student has {s} frames and the teacher {t} for the same audio, but "
                 f"{s * frame_ratio:.1f} were expected of the teacher at {frame_ratio:g} teacher frames per "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, ENCODER, Layer
 from nemo_tutornet.nemo_io.model_info import describe_model, posterior_labels_in_words
 from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.teachers.adapter import ADAPTER, AdapterInfo, adapter_info
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
 from nemo_tutornet.utils.files import sha256_of
@@ -47,14 +49,17 @@ def binding(
         number of teacher frames.
     """
     info = describe_model(teacher.model)
+    # Only with an adapter: the caches of earlier versions lack the key, and must stay what they are.
+    adapter = {} if teacher.adapter is None else {"adapter": _adapter_to_disk(teacher)}
     return {
+        **adapter,
         "sha256": sha256_of(path) if path.is_file() else None,
         "class": info.class_name,
         "front_end": info.preprocessor,
         "precision": teacher.precision_on(device),
         "sample_rate": info.front_end.sample_rate,
-        "labels": list(info.posterior_labels),
-        "transducer": not info.has_ctc_head,
+        "labels": teacher.labels,
+        "transducer": not teacher.has_posteriors,
         "encoder": _layer_to_disk(teacher.encoder_layer),
         "hint": _layer_to_disk(teacher.hint_layer) if hidden else None,
         "ends_in_layer_norm": teacher.ends_in_layer_norm,
@@ -111,7 +116,8 @@ class CachedTeacher:
         self._facts = _checked(self.reader.provenance, folder)
         self._check_teacher(config, key)
         self.encoder_layer = _layer_from_disk(self._facts["encoder"])
-        asked = hint_layer or ENCODER
+        self.adapter = self._check_adapter(config, key)
+        asked = hint_layer or (ENCODER if self.adapter is None else ADAPTER)
         hint = self._facts["hint"]
         if hint is not None and hint["path"] != asked:
             raise TutorError(
@@ -158,7 +164,9 @@ class CachedTeacher:
     def describe(self) -> dict[str, str]:
         """Returns a description of the teacher and its cache for `nemo-tutornet check`, by fact."""
         totals = self.reader.totals
+        adapter = {} if self.adapter is None else {"adapter": self.adapter.in_words()}
         return {
+            **adapter,
             "cache": f"{self.reader.folder}, {totals['utterances']} utterances, {totals['bytes'] / 1e6:.1f} "
             "MB",
             "class": str(self._facts["class"]),
@@ -261,6 +269,23 @@ class CachedTeacher:
         projection.load_state_dict(tensors)
         return projection.requires_grad_(False)
 
+    def _check_adapter(self, config: TeacherConfig, key: str) -> AdapterInfo | None:
+        """Returns what the adapter is whose targets the cache holds, after a comparison with the config's."""
+        cached = self._facts.get("adapter")
+        info = None if cached is None else adapter_info({**cached["info"], "labels": self.labels})
+        if cached is not None and info is None:
+            raise TutorError(f"{self.reader.folder} does not say what its adapter was; build it again.")
+        if config.adapter is None:
+            return info
+        file = Path(config.adapter).expanduser()
+        if cached is None or (file.is_file() and sha256_of(file) != cached["sha256"]):
+            was = "without an adapter" if cached is None else "with another adapter"
+            raise TutorError(
+                f"{key}.adapter is {config.adapter}, but {self.reader.folder} was built {was}; build the "
+                f"cache again with this one, or leave {key}.adapter out."
+            )
+        return info
+
     def _check_teacher(self, config: TeacherConfig, key: str) -> None:
         cached = self.sha256
         if config.sha256 is not None and config.sha256.lower() != cached:
@@ -276,6 +301,13 @@ class CachedTeacher:
                 "it again with this "
                 f"one, or leave {key}.model_path out."
             )
+
+
+def _adapter_to_disk(teacher: LiveTeacher) -> dict[str, Any]:
+    assert teacher.adapter is not None
+    info = asdict(teacher.adapter)
+    info.pop("labels")  # they stand in the provenance already
+    return {"sha256": teacher.adapter_sha256, "info": info}
 
 
 def _layer_to_disk(layer: Layer) -> dict[str, Any]:
@@ -303,6 +335,9 @@ def _checked(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     layers = [layer for layer in (facts.get("encoder"), facts.get("hint")) if isinstance(layer, dict)]
     fields: dict[str, Any] = {"path": str, "width": int, "time_axis": int, "shift": (int, float)}
     sound = all(isinstance(facts.get(name, ...), kind) for name, kind in kinds.items())
+    adapter = facts.get("adapter", {"sha256": None, "info": {}})
+    sound = sound and isinstance(adapter, dict) and adapter.keys() == {"sha256", "info"}
+    sound = sound and isinstance(adapter["info"], dict)
     sound = sound and all(
         layer.keys() == fields.keys() and all(isinstance(layer[name], kind) for name, kind in fields.items())
         for layer in layers

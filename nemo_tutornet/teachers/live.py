@@ -31,6 +31,7 @@ from nemo_tutornet.nemo_io.layers import (
 from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.nemo_io.restore import ctc_head, labels_of, locate, pointwise_decoder, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import check_teacher
+from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo
 from nemo_tutornet.teachers.early_exit import EarlyExit, find_early_exit
 from nemo_tutornet.teachers.side_stream import SideStream
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
@@ -46,6 +47,9 @@ class LiveTeacher:
     The model is a CTC model, a hybrid model, of which the CTC head is used, or a transducer. A transducer has
     no posteriors on frames, so it provides only the hint layer and hypotheses.
 
+    With an adapter (`teachers.adapter`), labels, frames and posteriors are the adapter's for every kind of
+    model. The hypotheses remain the model's own.
+
     The class is not an `nn.Module`, so a student that holds a teacher does not register it. The teacher stays
     out of `parameters()`, `state_dict()`, `train()`, DDP, ONNX export and every checkpoint. It owns its front
     end, its device and its precision.
@@ -57,9 +61,11 @@ class LiveTeacher:
         model: a restored NeMo model. It is frozen in place.
         precision: `auto`, `fp32` or `bf16`. `auto` selects bf16 on a GPU that supports it without emulation,
             otherwise fp32.
-        hint_layer: module path of the hint layer. None selects the encoder's output.
+        hint_layer: module path of the hint layer. None selects the encoder's output, or the adapter's hidden
+            vectors where there is an adapter.
         side_stream: runs the teacher in parallel with the student on a GPU. None runs the teacher on the
             current stream.
+        adapter: a CTC head of its own on the encoder, which `nemo-tutornet adapt` trained.
 
     Attributes:
         sha256: checksum of the teacher's file; None if the teacher was not loaded from a file.
@@ -74,6 +80,7 @@ class LiveTeacher:
         precision: str = "auto",
         hint_layer: str | None = None,
         side_stream: SideStream | None = None,
+        adapter: Adapter | None = None,
     ) -> None:
         self.model = model
         self.sha256: str | None = None
@@ -85,9 +92,19 @@ class LiveTeacher:
         self.head: Any = ctc_head(model)
         self._precision = precision
         silence = partial(encode_silence, model)
-        self.encoder_layer = measure(model, ENCODER, silence, hop=hop_of(model))
+        encoder = measure(model, ENCODER, silence, hop=hop_of(model))
+        self._adapter = adapter
+        self._upsampling = 1 if adapter is None else adapter.info.upsampling
+        if adapter is not None and adapter.info.teacher_width != encoder.width:
+            raise TutorError(
+                f"the adapter is for an encoder {adapter.info.teacher_width} wide, and the teacher's is "
+                f"{encoder.width} wide; make one for this teacher with `nemo-tutornet adapt`."
+            )
+        self.encoder_layer = encoder if adapter is None else adapter.layer
         self.hint_layer: Layer = self.encoder_layer
-        if hint_layer not in (None, ENCODER):
+        if hint_layer == ENCODER:
+            self.hint_layer = encoder
+        elif hint_layer not in (None, self.encoder_layer.path):
             self.hint_layer = measure(
                 model, str(hint_layer), silence, "model.tutor.rkd.hint_layer", hop_of(model)
             )
@@ -105,7 +122,7 @@ class LiveTeacher:
 
         Args:
             config: the teacher's section of the config.
-            hint_layer: module path of the hint layer. None selects the encoder's output.
+            hint_layer: see the class.
             key: the section's key in the config, used in error messages.
             side_stream: see the class.
 
@@ -114,8 +131,11 @@ class LiveTeacher:
 
         Raises:
             TutorError: the file or pretrained name does not exist, the file cannot be read, its sha256
-                differs from the config's, or its model class cannot be a teacher.
+                differs from the config's, its model class cannot be a teacher, or the adapter belongs to
+                another teacher.
         """
+        # Read before the teacher is restored, which takes long.
+        adapter = None if config.adapter is None else Adapter.load(config.adapter, f"{key}.adapter")
         archive = NemoArchive(locate(config.model_path, f"{key}.model_path"))
         if config.sha256 is not None and archive.sha256 != config.sha256.lower():
             raise TutorError(
@@ -124,19 +144,33 @@ class LiveTeacher:
                 f"give the right file or correct the key."
             )
         check_teacher(archive.config, archive.path)
-        teacher = cls(restore_ctc(archive), config.precision, hint_layer, side_stream)
+        if adapter is not None:
+            _check_owner(adapter, archive, f"{key}.adapter is {config.adapter}")
+        teacher = cls(restore_ctc(archive), config.precision, hint_layer, side_stream, adapter)
         teacher.sha256, teacher.source = archive.sha256, str(config.model_path)
         return teacher
 
     @property
     def labels(self) -> list[str]:
         """Labels in the order of the posterior, without the final blank; empty for a transducer."""
+        if self._adapter is not None:
+            return list(self._adapter.info.labels)
         return [] if self.head is None else labels_of(self.model, self.head)
 
     @property
     def has_posteriors(self) -> bool:
-        """True if the teacher has a CTC head; False for a transducer."""
-        return self.head is not None
+        """True if the teacher has a CTC head or an adapter; False for a transducer."""
+        return self.head is not None or self._adapter is not None
+
+    @property
+    def adapter(self) -> AdapterInfo | None:
+        """What the adapter is; None without one."""
+        return None if self._adapter is None else self._adapter.info
+
+    @property
+    def adapter_sha256(self) -> str | None:
+        """Checksum of the adapter's file; None without an adapter."""
+        return None if self._adapter is None else self._adapter.sha256
 
     @property
     def sample_rate(self) -> int:
@@ -146,20 +180,22 @@ class LiveTeacher:
     @property
     def ends_in_layer_norm(self) -> bool:
         """True if the hint layer's output is layer-normalised."""
-        return ends_in_layer_norm(self.model, self.hint_layer)
+        return self.hint_layer.path == ADAPTER or ends_in_layer_norm(self.model, self.hint_layer)
 
     def precision_on(self, device: torch.device) -> str:
         """Returns the precision in which the teacher computes on a device: `fp32` or `bf16`."""
         return "bf16" if self._autocast_dtype(device) else "fp32"
 
     def frames_of(self, seconds: float) -> int:
-        """Returns the number of frames of the encoder's output for audio of a length in seconds."""
-        return encode_silence(self.model, seconds)
+        """Returns the number of frames of `encoder_layer` for audio of a length in seconds."""
+        return encode_silence(self.model, seconds) * self._upsampling
 
     def move_to(self, device: torch.device) -> None:
         """Moves the teacher to the device of the student."""
         if next(self.model.parameters()).device != device:
             self.model.to(device)
+        if self._adapter is not None:
+            self._adapter.head.to(device)
 
     def targets(self, batch: TrainingBatch, request: TargetRequest) -> TeacherTargets:
         """Runs the teacher on raw audio and computes only the parts that the request needs.
@@ -195,14 +231,17 @@ class LiveTeacher:
             if self._early_exit is not None and request == TargetRequest(hidden=True):
                 with self._isolated():
                     layer, encoded_lengths = self._early_exit.run(model, features, feature_lengths)
-                return TeacherTargets(lengths=encoded_lengths, hidden=layer)
-            with Capture(model, self.hint_layer.path) as captured, self._isolated():
+                return TeacherTargets(lengths=encoded_lengths * self._upsampling, hidden=layer)
+            path = ENCODER if self.hint_layer.path == ADAPTER else self.hint_layer.path
+            with Capture(model, path) as captured, self._isolated():
                 encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
             log_probs = None
-            if request.posteriors or (request.hypotheses and self.head is not None):
-                assert self.head is not None, "match_models() refuses losses that a transducer cannot serve"
+            if self.head is not None and (request.hypotheses or (request.posteriors and not self._adapter)):
                 log_probs = self.head(encoder_output=encoded)
         hypotheses = self._decode(encoded, encoded_lengths, log_probs) if request.hypotheses else None
+        if self._adapter is not None:
+            return self._adapted(encoded, encoded_lengths, captured, hypotheses, request)
+        assert log_probs is not None or not request.posteriors, "match_models() refuses this for a transducer"
         return TeacherTargets(
             lengths=encoded_lengths,
             log_probs=log_probs if request.posteriors else None,
@@ -210,16 +249,49 @@ class LiveTeacher:
             hidden=captured.tensor(self.hint_layer.time_axis) if request.hidden else None,
         )
 
+    def _adapted(
+        self,
+        encoded: Tensor,
+        lengths: Tensor,
+        captured: Capture,
+        hypotheses: list[Hypothesis] | None,
+        request: TargetRequest,
+    ) -> TeacherTargets:
+        """Returns the targets of a teacher with an adapter, which computes in fp32."""
+        assert self._adapter is not None
+        head = self._adapter.head
+        features = head.features(encoded.float(), lengths)
+        unsure = hypotheses is not None and any(one.confidence is None for one in hypotheses)
+        log_probs = head.log_probs(features) if request.posteriors or unsure else None
+        lengths = lengths * self._upsampling
+        if hypotheses is not None and unsure:  # a transducer's, whose confidence is then the adapter's
+            assert log_probs is not None
+            confidences = confidence(log_probs, lengths).tolist()
+            hypotheses = [
+                Hypothesis(*pair) for pair in zip((one.text for one in hypotheses), confidences, strict=True)
+            ]
+        hidden = None
+        if request.hidden:
+            is_adapter = self.hint_layer.path == ADAPTER
+            hidden = features if is_adapter else captured.tensor(self.hint_layer.time_axis)
+        return TeacherTargets(
+            lengths=lengths,
+            log_probs=log_probs if request.posteriors else None,
+            hypotheses=hypotheses,
+            hidden=hidden,
+        )
+
     def ctc_projection(self) -> nn.Conv1d | None:
         """Returns the CTC head if it is a single 1x1 convolution, else None, for the warm start."""
-        return pointwise_decoder(self.head)
+        return pointwise_decoder(self.head) if self._adapter is None else self._adapter.head.decoder
 
     def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
         """Does nothing, because a live teacher can compute the requested targets for any audio."""
 
     def describe(self) -> dict[str, str]:
         """Returns a description of the teacher for `nemo-tutornet check`, by fact."""
-        return {"file": self.source, **describe_model(self.model).as_facts()}
+        facts = {"file": self.source, **describe_model(self.model).as_facts()}
+        return facts if self.adapter is None else {**facts, "adapter": self.adapter.in_words()}
 
     def _decode(self, encoded: Tensor, lengths: Tensor, log_probs: Tensor | None) -> list[Hypothesis]:
         if log_probs is None:
@@ -257,6 +329,17 @@ class LiveTeacher:
         )
         with self._isolated():
             return find_early_exit(self.model, self.hint_layer, features, feature_lengths)
+
+
+def _check_owner(adapter: Adapter, archive: NemoArchive, subject: str) -> None:
+    """Refuses an adapter that was trained on another teacher's encoder."""
+    owner = adapter.info.teacher_sha256
+    if owner != archive.sha256:
+        raise TutorError(
+            f"{subject}, which was made for another teacher (sha256 {owner or 'none, a folder'}) than "
+            f"{archive.path} (sha256 {archive.sha256 or 'none, a folder'}); make one for this teacher with "
+            "`nemo-tutornet adapt`."
+        )
 
 
 def _stop_length_sync(encoder: nn.Module) -> Callable[[], AbstractContextManager[None]]:

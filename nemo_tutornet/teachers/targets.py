@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.nemo_io.layers import Layer
+from nemo_tutornet.teachers.adapter import AdapterInfo
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Teacher(Protocol):
 
     Attributes:
         from_cache: the targets are looked up by utterance, so batches must say which utterances they hold.
-        encoder_layer: the encoder's output.
+        encoder_layer: the layer with the frames of the posteriors: the encoder's output, or the adapter's.
         hint_layer: the layer that RKD matches.
     """
 
@@ -117,14 +118,18 @@ class Teacher(Protocol):
 
     @property
     def has_posteriors(self) -> bool:
-        """False for a transducer, which has no CTC head."""
+        """False for a teacher with neither a CTC head nor an adapter, such as a transducer."""
+
+    @property
+    def adapter(self) -> AdapterInfo | None:
+        """What the adapter is; None for a teacher without one."""
 
     @property
     def ends_in_layer_norm(self) -> bool:
         """True where the hint layer's output is layer-normalised, so that its energy is nearly constant."""
 
     def frames_of(self, seconds: float) -> int:
-        """Returns the number of frames of the encoder's output for one of `layers.CHECKED_SECONDS`."""
+        """Returns the number of frames of `encoder_layer` for one of `layers.CHECKED_SECONDS`."""
 
     def targets(self, batch: TrainingBatch, request: TargetRequest) -> TeacherTargets:
         """Returns the requested targets of a batch, on the device of its audio."""

@@ -144,13 +144,14 @@ RULES = {
         lambda cell: TEACHERS[cell.teacher].head == "transducer",
         ("skd",),
         r"^SKD compares posteriors, but the teacher is a transducer.* leave skd out of "
-        r"model\.tutor\.stages\.$",
+        r"model\.tutor\.stages, or make an adapter of this teacher with `nemo-tutornet adapt`\.$",
     ),
     "other labels": Rule(
         lambda cell: LABELS[cell.labels] == "other labels",
         ("skd",),
-        r"^SKD compares posteriors, but the label sets differ: .* leave skd out of model\.tutor\.stages, or "
-        r"give",
+        r"^SKD compares posteriors, but the label sets differ: .* leave skd out of model\.tutor\.stages, "
+        r"make "
+        r"an adapter of this teacher with `nemo-tutornet adapt`, or give",
     ),
 }
 

@@ -67,10 +67,17 @@ def test_a_decoder_is_composed_between_the_ends_of_both_encoders_only() -> None:
     end, inner = Layer("encoder", 1, 2, 20.0), Layer("encoder.layers.0", 1, 2, 20.0)
     decoder = SimpleNamespace(decoder_layers=[torch.nn.Conv1d(1, 2, 1)])
     student = SimpleNamespace(decoder=decoder)
-    teacher = SimpleNamespace(ctc_projection=lambda: decoder.decoder_layers[0])
+    teacher = SimpleNamespace(ctc_projection=lambda: decoder.decoder_layers[0], encoder_layer=end)
     assert _no_warm_start(student, teacher, end, end) is None
-    for pair in ((inner, end), (end, inner), (inner, inner)):
+    adapter = Layer("adapter", 1, 2, 20.0)
+    for pair in ((inner, end), (end, inner), (inner, inner), (end, adapter)):
         assert _no_warm_start(student, teacher, *pair)
+    # The decoder of an adapter reads the adapter's hidden vectors, not the encoder's output.
+    adapted = SimpleNamespace(ctc_projection=teacher.ctc_projection, encoder_layer=adapter)
+    assert _no_warm_start(student, adapted, end, adapter) is None
+    assert "must both be the encoder's output and the adapter" in str(
+        _no_warm_start(student, adapted, end, end)
+    )
 
 
 def test_at_rest_leaves_each_module_in_its_mode() -> None:

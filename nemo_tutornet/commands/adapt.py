@@ -1,0 +1,369 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`nemo-tutornet adapt`: trains an adapter, a CTC head with the student's labels on a teacher's frozen
+encoder (`teachers.adapter`).
+
+The encoder runs over the training and validation sets once. Its output is kept like cached targets, and the
+head is trained on it.
+
+Legend: `B` utterances, `T` frames of the teacher's encoder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_tutornet.commands.adapter_training import (
+    EncodedBatch,
+    EpochResult,
+    Settings,
+    StoredUtterances,
+    padded,
+    train_head,
+    word_error_rate,
+)
+from nemo_tutornet.commands.cache_targets import build_cache, dataloader_student, print_note
+from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.data.utterances import Utterance
+from nemo_tutornet.distill.objective import read_tutor_section
+from nemo_tutornet.distill.pseudo_labels import PseudoLabels
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
+from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
+from nemo_tutornet.nemo_io.layers import measure_encoder
+from nemo_tutornet.nemo_io.restore import labels_of
+from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo, upsampling_for
+from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest
+
+EPOCHS = 40
+LEARNING_RATE = 2e-3
+DROPOUT = 0.1
+# The adapter is as wide as the teacher's encoder, but not wider than this.
+MOST_WIDTH = 256
+# The encoder's output may take this share of the free disk; the encoder runs in every epoch otherwise.
+_SHARE_OF_DISK = 0.8
+
+
+@dataclass(frozen=True)
+class AdaptResult:
+    """Summary of a run of `nemo-tutornet adapt`.
+
+    Attributes:
+        path: the adapter's file.
+        labels: number of the student's labels, without the blank.
+        frame_ms: milliseconds from one frame of the adapter to the next.
+        upsampling: adapter frames for each teacher frame.
+        parameters: parameters of the head.
+        wer: the adapter's word error rate on the validation set, as a fraction.
+        teacher_wer: the teacher's own there, as a fraction.
+        best_epoch: the epoch whose weights the file has.
+        epochs: epochs that were trained.
+        utterances: training utterances with a transcript or a usable hypothesis.
+        pseudo_labelled: how many of these have the teacher's hypothesis in place of a transcript.
+        minutes: duration of the run.
+        work: folder with the encoder's output and the state of the training, which can be deleted.
+    """
+
+    path: str
+    labels: int
+    frame_ms: float
+    upsampling: int
+    parameters: int
+    wer: float
+    teacher_wer: float
+    best_epoch: int
+    epochs: int
+    utterances: int
+    pseudo_labelled: int
+    minutes: float
+    work: str
+
+
+def adapt_teacher(
+    cfg: Any,
+    output: Path,
+    work: Path | None = None,
+    epochs: int = EPOCHS,
+    learning_rate: float = LEARNING_RATE,
+    width: int | None = None,
+    batch_size: int | None = None,
+    live: bool | None = None,
+    report: Callable[[EpochResult], None] = lambda progress: None,
+) -> AdaptResult:
+    """Trains an adapter of the teacher of a training config for its student.
+
+    Args:
+        cfg: complete config of the training script.
+        output: the safetensors file to write.
+        work: folder for the encoder's output and for the state of an interrupted training; None is
+            `output` with the ending `.work`. It may be shared by the adapters of one teacher.
+        epochs: passes over the training set.
+        learning_rate: highest learning rate.
+        width: width of the adapter; None is that of the teacher's encoder, at most `MOST_WIDTH`.
+        batch_size: utterances in a batch; None is `model.train_ds.batch_size`.
+        live: run the encoder in every epoch instead of keeping its output. None does so where the output
+            would take too much of the free disk.
+        report: is called after each epoch.
+
+    Returns:
+        A summary of the run.
+
+    Raises:
+        TutorError: the config has a mistake that would also stop the training, it has no teacher's file, or
+            no validation utterance has a transcript.
+    """
+    start = time.monotonic()
+    config = _checked(cfg)
+    work = output.with_suffix(".work") if work is None else work
+    seed = int(cfg.get("seed") or 0)
+    with suppress_nemo_logs():
+        loading = dataloader_student(_encoding(cfg, hypotheses=False).model, None, batch_size)
+        teacher = LiveTeacher.from_config(replace(config.teacher, adapter=None))
+    pseudo = PseudoLabels.for_student(config.pseudo_labels, loading)
+    frame_ms = measure_encoder(loading.eval()).frame_ms
+    upsampling = upsampling_for(teacher.encoder_layer.frame_ms, frame_ms)
+    labels = tuple(labels_of(loading, loading.decoder))
+    device = _device(cfg)
+
+    valid = _stored(cfg, work, "valid", hypotheses=True, batch_size=batch_size)
+    with suppress_nemo_logs():
+        valid_cfg = _encoding(cfg, hypotheses=True, part="valid").model
+        found = _examples(dataloader_student(valid_cfg, None, batch_size), None, pseudo)
+    spoken = [(utterance, ids) for utterance, ids in found if pseudo.decode(ids).strip()]
+    if not spoken:
+        raise TutorError(
+            "no utterance of model.validation_ds has a transcript in the student's labels, and the epoch is "
+            "selected by word error rate; give a validation manifest with transcripts."
+        )
+    references = [pseudo.decode(ids) for _, ids in spoken]
+    size = batch_size or int(cfg.model.train_ds.get("batch_size") or 16)
+    validation = StoredUtterances(valid, spoken, size)
+    teacher_wer = _teacher_wer(valid, spoken, references, pseudo)
+
+    if live is None:
+        live = not _fits_on_disk(loading, teacher, work)
+    training: StoredUtterances | _LiveUtterances
+    if live:
+        with suppress_nemo_logs():
+            shuffled = dataloader_student(
+                _encoding(cfg, hypotheses=True).model, None, batch_size, shuffle=True
+            )
+        training = _LiveUtterances(shuffled._train_dl, teacher, pseudo)
+        pseudo_labelled = utterances = 0
+    else:
+        needs_hypotheses = _lacks_transcripts(loading._train_dl)
+        reader = _stored(cfg, work, "train", needs_hypotheses, batch_size)
+        examples = _examples(loading, reader, pseudo)
+        training = StoredUtterances(reader, examples, size)
+        utterances, pseudo_labelled = len(examples), pseudo.counts["kept"]
+    torch.manual_seed(seed)
+    encoder_width = teacher.encoder_layer.width
+    width = width or min(encoder_width, MOST_WIDTH)
+    head = AdapterHead(encoder_width, width, upsampling, len(labels) + 1, DROPOUT)
+    about = {"teacher": teacher.sha256, "labels": labels, "sizes": [encoder_width, width, upsampling]}
+    digest = hashlib.sha256(json.dumps({**about, "utterances": utterances, "live": live}).encode())
+    settings = Settings(epochs, learning_rate, size, DROPOUT, seed, digest.hexdigest())
+
+    def validate(head: AdapterHead) -> float:
+        return word_error_rate(head, validation.in_order(), references, pseudo.decode, device)
+
+    last = train_head(head, training, validate, settings, work / f"{output.stem}.state.pt", report, device)
+    info = AdapterInfo(
+        labels=labels,
+        frame_ms=teacher.encoder_layer.frame_ms / upsampling,
+        upsampling=upsampling,
+        teacher_width=encoder_width,
+        width=width,
+        teacher_sha256=teacher.sha256,
+        teacher_class=type(teacher.model).__name__,
+        wer=last.best_wer,
+        teacher_wer=teacher_wer,
+        utterances=len(spoken),
+    )
+    Adapter(head, info).save(output)
+    return AdaptResult(
+        path=str(output),
+        labels=len(labels),
+        frame_ms=info.frame_ms,
+        upsampling=upsampling,
+        parameters=sum(parameter.numel() for parameter in head.parameters()),
+        wer=info.wer,
+        teacher_wer=teacher_wer,
+        best_epoch=last.best_epoch,
+        epochs=last.epoch,
+        utterances=utterances,
+        pseudo_labelled=pseudo_labelled,
+        minutes=(time.monotonic() - start) / 60,
+        work=str(work),
+    )
+
+
+def _checked(cfg: Any) -> TutorConfig:
+    config = read_tutor_section(cfg.model)
+    if config is None:
+        raise TutorError("model.tutor is not there, so there is no teacher to make an adapter of.")
+    if not config.teacher.model_path:
+        raise TutorError(
+            "model.tutor.teacher.model_path is not set, and an adapter is trained on the teacher itself; "
+            "give "
+            "its .nemo file or the name of a pretrained NeMo model."
+        )
+    manifest = (cfg.model.get("validation_ds") or {}).get("manifest_filepath")
+    if not manifest and not (cfg.model.get("validation_ds") or {}).get("use_lhotse"):
+        raise TutorError(
+            "model.validation_ds.manifest_filepath is not set, and the adapter's epoch is selected by its "
+            "word error rate there; give a validation manifest with transcripts."
+        )
+    return config
+
+
+def _encoding(cfg: Any, hypotheses: bool, part: str = "train") -> Any:
+    """Returns the config with which `nemo-tutornet cache` keeps the encoder's output of a set.
+
+    Args:
+        cfg: the training's config.
+        hypotheses: keep the teacher's hypotheses, too.
+        part: `train` or `valid`.
+    """
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    tutor = cfg.model.tutor
+    weights = {"rkd": 1.0, **({"pseudo": 1.0} if hypotheses else {})}
+    # Uniform weights, because others would need the posteriors. The frames of the encoder are wanted as they
+    # are, so it does not matter here that the student's may be longer.
+    cfg.model.tutor = {
+        "teacher": {**tutor.teacher, "adapter": None, "cache": None},
+        "rkd": {"frame_weighting": "uniform"},
+        "pool_frames": True,
+        "stages": [{"name": "encode", "weights": weights}],
+    }
+    if part == "valid":
+        cfg.model.train_ds = {**_without_tars(cfg.model.train_ds), **cfg.model.validation_ds}
+    return cfg
+
+
+def _without_tars(train_ds: DictConfig) -> dict[str, Any]:
+    """Returns the keys of a training set that say how text is read, for a validation set."""
+    kept = ("labels", "parser", "normalize_transcripts", "sample_rate", "batch_size", "num_workers")
+    return {key: train_ds[key] for key in kept if key in train_ds}
+
+
+def _stored(cfg: Any, work: Path, part: str, hypotheses: bool, batch_size: int | None) -> CacheReader:
+    folder = work / part
+    build_cache(_encoding(cfg, hypotheses, part), folder, batch_size)
+    return CacheReader(folder)
+
+
+def _examples(
+    student: Any, reader: CacheReader | None, pseudo: PseudoLabels
+) -> list[tuple[Utterance, list[int]]]:
+    """Reads the labels of every utterance of a student's training set.
+
+    Args:
+        student: has the dataloader.
+        reader: gives the teacher's hypothesis where there is no transcript; None leaves such utterances out.
+        pseudo: writes hypotheses in the student's labels, and counts those that it keeps.
+    """
+    resolver = UtteranceResolver(student._train_dl)
+    examples: list[tuple[Utterance, list[int]]] = []
+    for batch in map(TrainingBatch.from_nemo, student._train_dl):
+        utterances = resolver(batch)
+        rows = [
+            row[:length]
+            for row, length in zip(batch.transcripts.tolist(), batch.transcript_lengths.tolist(), strict=True)
+        ]
+        silent = [i for i, row in enumerate(rows) if not row]
+        if silent and reader is not None:
+            stored = reader.read([utterances[i] for i in silent])
+            if stored.texts is not None and stored.confidences is not None:
+                given = [Hypothesis(*pair) for pair in zip(stored.texts, stored.confidences, strict=True)]
+                nothing = torch.zeros(len(silent), 1, dtype=torch.long)
+                # How many labels fit is known to the adapter only, so the frames are no limit here.
+                frames = torch.full((len(silent),), 1 << 30)
+                labels, lengths = pseudo.targets(given, nothing, nothing[:, 0], frames)
+                for i, row, length in zip(silent, labels.tolist(), lengths.tolist(), strict=True):
+                    rows[i] = row[:length]
+        examples += [(utterance, row) for utterance, row in zip(utterances, rows, strict=True) if row]
+    return examples
+
+
+class _LiveUtterances:
+    """Training utterances that the teacher encodes anew in each epoch, in the order of the dataloader."""
+
+    def __init__(self, loader: Any, teacher: LiveTeacher, pseudo: PseudoLabels) -> None:
+        self._loader, self._teacher, self._pseudo = loader, teacher, pseudo
+        self._hypotheses = _lacks_transcripts(loader)
+
+    def batches_in_epoch(self) -> int:
+        """Returns the number of batches of an epoch."""
+        return len(self._loader)
+
+    def batches(self, epoch: int) -> Iterator[EncodedBatch]:
+        """Yields the batches of the dataloader, encoded."""
+        request = TargetRequest(hidden=True, hypotheses=self._hypotheses)
+        for batch in map(TrainingBatch.from_nemo, self._loader):
+            targets = self._teacher.targets(batch, request)
+            assert targets.hidden is not None
+            labels, lengths = batch.transcripts, batch.transcript_lengths
+            if targets.hypotheses is not None:
+                frames = torch.full((len(lengths),), 1 << 30)
+                given, given_lengths = self._pseudo.targets(targets.hypotheses, labels, lengths, frames)
+                rows = [
+                    (labels[i, :length] if length else given[i, : given_lengths[i]]).tolist()
+                    for i, length in enumerate(lengths.tolist())
+                ]
+                labels, lengths = padded(rows)
+            yield EncodedBatch(targets.hidden, targets.lengths, labels, lengths)
+
+
+def _lacks_transcripts(loader: Any) -> bool:
+    """Whether an utterance may have no transcript; True where only reading all of them would tell."""
+    collections = UtteranceResolver(loader).collections
+    return not collections or any(not entry.text_tokens for part in collections for entry in part)
+
+
+def _fits_on_disk(student: Any, teacher: LiveTeacher, work: Path) -> bool:
+    """Whether the encoder's output of the training set fits on the disk; True where its hours are unknown."""
+    utterances = UtteranceResolver(student._train_dl).manifest_utterances
+    seconds = sum(utterance.duration or 0.0 for utterance in utterances)
+    layer = teacher.encoder_layer
+    needed = seconds * 1000 / layer.frame_ms * layer.width  # a byte a value
+    work.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(work).free
+    if needed <= _SHARE_OF_DISK * free:
+        return True
+    print_note(
+        f"The encoder's output would take {needed / 1e9:.1f} GB, and {work} has {free / 1e9:.1f} GB left, so "
+        "the encoder runs in every epoch."
+    )
+    return False
+
+
+def _teacher_wer(
+    reader: CacheReader,
+    spoken: Iterable[tuple[Utterance, list[int]]],
+    references: list[str],
+    pseudo: PseudoLabels,
+) -> float:
+    """Returns the word error rate of the teacher's own hypotheses, written in the student's labels."""
+    texts = reader.read([utterance for utterance, _ in spoken]).texts
+    assert texts is not None, "the validation set is kept with hypotheses"
+    written = [pseudo.in_student_labels(text) for text in texts]
+    return sum_errors([count_errors(*pair) for pair in zip(references, written, strict=True)]).rate
+
+
+def _device(cfg: Any) -> torch.device:
+    wanted = str((cfg.get("trainer") or {}).get("accelerator", "auto"))
+    return torch.device("cuda" if torch.cuda.is_available() and wanted in ("auto", "gpu", "cuda") else "cpu")

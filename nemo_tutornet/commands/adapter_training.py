@@ -1,0 +1,348 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Training of a teacher's adapter: CTC on the frozen encoder's output, with the best epoch on validation.
+
+Legend: `B` utterances, `T` frames of the teacher's encoder, `D` its width, `L` labels of a transcript, `V`
+labels with the blank last.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from nemo_tutornet.data.utterances import Utterance
+from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
+from nemo_tutornet.functional.frame_weighting import frame_mask
+from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.teachers.adapter import AdapterHead
+from nemo_tutornet.utils.files import atomic_write
+
+# Share of the steps in which the learning rate rises, and the share of its peak to which it falls.
+_WARM_UP, _LAST = 0.05, 0.01
+_WEIGHT_DECAY = 1e-2
+_GRADIENT_NORM = 1.0
+# Utterances of similar length form a batch: as many batches as this are drawn and sorted together.
+_SORTED_BATCHES = 20
+
+
+@dataclass(frozen=True)
+class EncodedBatch:
+    """A batch for the adapter.
+
+    Attributes:
+        encoded: output of the teacher's encoder `[B, D, T]`.
+        lengths: valid frames `[B]`.
+        labels: the student's labels of the transcripts `[B, L]`.
+        label_lengths: valid labels `[B]`; 0 for an utterance that has no usable text.
+    """
+
+    encoded: Tensor
+    lengths: Tensor
+    labels: Tensor
+    label_lengths: Tensor
+
+
+class TrainingSet(Protocol):
+    """The training utterances, encoded by the teacher."""
+
+    def batches(self, epoch: int) -> Iterable[EncodedBatch]:
+        """Returns the batches of an epoch, in an order that only the epoch's number decides."""
+
+    def batches_in_epoch(self) -> int:
+        """Returns the number of batches of an epoch."""
+
+
+class StoredUtterances:
+    """Utterances whose encoder output is in a cache.
+
+    Args:
+        reader: the cache, with the encoder's output as its hint layer.
+        examples: each utterance with its labels.
+        batch_size: utterances in a batch.
+    """
+
+    def __init__(
+        self, reader: CacheReader, examples: Sequence[tuple[Utterance, list[int]]], batch_size: int
+    ) -> None:
+        self._reader, self._examples, self._batch_size = reader, list(examples), batch_size
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def batches_in_epoch(self) -> int:
+        """Returns the number of batches of an epoch."""
+        return math.ceil(len(self._examples) / self._batch_size)
+
+    def batches(self, epoch: int) -> Iterator[EncodedBatch]:
+        """Yields batches of utterances of similar length, in a random order that the epoch's number gives."""
+        generator = random.Random(epoch)
+        order = list(self._examples)
+        generator.shuffle(order)
+        pool = self._batch_size * _SORTED_BATCHES
+        pools = [
+            sorted(order[i : i + pool], key=lambda example: example[0].duration or 0.0)
+            for i in range(0, len(order), pool)
+        ]
+        batches = [
+            part[i : i + self._batch_size] for part in pools for i in range(0, len(part), self._batch_size)
+        ]
+        generator.shuffle(batches)
+        yield from map(self._read, batches)
+
+    def in_order(self) -> Iterator[EncodedBatch]:
+        """Yields batches in the order of the examples, for validation."""
+        for i in range(0, len(self._examples), self._batch_size):
+            yield self._read(self._examples[i : i + self._batch_size])
+
+    def _read(self, examples: Sequence[tuple[Utterance, list[int]]]) -> EncodedBatch:
+        stored = self._reader.read([utterance for utterance, _ in examples])
+        assert stored.hidden is not None, "the cache was built with the encoder's output"
+        return EncodedBatch(stored.hidden, stored.lengths, *padded([labels for _, labels in examples]))
+
+
+def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Pads lists of labels to `[B, L]`, and returns it with their lengths `[B]`.
+
+    Example:
+        >>> padded([[1, 2], [3]])
+        (tensor([[1, 2],
+                [3, 0]]), tensor([2, 1]))
+    """
+    labels = torch.zeros(len(rows), max(1, *map(len, rows)), dtype=torch.long)
+    for i, row in enumerate(rows):
+        labels[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+    return labels, torch.tensor([len(row) for row in rows])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a head is trained; a resumed training must have the same.
+
+    Attributes:
+        epochs: passes over the training set.
+        learning_rate: highest learning rate of AdamW; it warms up and then follows a cosine.
+        batch_size: utterances in a batch.
+        dropout: probability of dropping a value of the encoder's output.
+        seed: seed of the initialisation and of the dropout.
+        about: everything else that the result depends on: teacher, labels, sizes, data.
+    """
+
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    dropout: float
+    seed: int
+    about: str
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """What an epoch of the training ended with.
+
+    Attributes:
+        epoch: its number, from 1.
+        loss: mean CTC loss of its utterances.
+        wer: word error rate on the validation set, as a fraction.
+        best_epoch: the epoch with the lowest one until now.
+        best_wer: that error rate.
+    """
+
+    epoch: int
+    loss: float
+    wer: float
+    best_epoch: int
+    best_wer: float
+
+
+def train_head(
+    head: AdapterHead,
+    training: TrainingSet,
+    validate: Callable[[AdapterHead], float],
+    settings: Settings,
+    state_file: Path,
+    report: Callable[[EpochResult], None],
+    device: torch.device,
+) -> EpochResult:
+    """Trains a head, and leaves it with the weights of its best epoch.
+
+    After each epoch the state is written, and the same call continues from it with the very numbers of an
+    uninterrupted training on a CPU.
+
+    Args:
+        head: freshly initialised.
+        training: the utterances.
+        validate: computes the word error rate of a head on the validation set.
+        settings: see the class.
+        state_file: where the state of an interrupted training is kept. A file of other settings is replaced.
+        report: is called after each epoch.
+        device: where the head is trained.
+
+    Returns:
+        The last epoch's progress.
+    """
+    head.to(device)
+    optimizer = torch.optim.AdamW(
+        head.parameters(), lr=settings.learning_rate, weight_decay=_WEIGHT_DECAY, betas=(0.9, 0.98)
+    )
+    total = settings.epochs * training.batches_in_epoch()
+    state = _read_state(state_file, settings)
+    best = {name: value.clone() for name, value in head.state_dict().items()}
+    progress = EpochResult(0, math.nan, math.nan, 0, math.inf)
+    if state is not None:
+        head.load_state_dict(state["head"])
+        optimizer.load_state_dict(state["optimizer"])
+        best, progress = state["best"], EpochResult(**state["progress"])
+    step = progress.epoch * training.batches_in_epoch()
+    for epoch in range(progress.epoch + 1, settings.epochs + 1):
+        # Each epoch has a seed of its own, so a resumed training draws the same dropout.
+        torch.manual_seed(settings.seed * 100_003 + epoch)
+        head.train()
+        losses: list[float] = []
+        for batch in training.batches(epoch):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * schedule(step, total)
+            step += 1
+            counted = batch.label_lengths > 0
+            if not counted.any():
+                continue
+            loss = _ctc(head, batch, counted, device)
+            optimizer.zero_grad(set_to_none=True)
+            loss.mean().backward()
+            torch.nn.utils.clip_grad_norm_(head.parameters(), _GRADIENT_NORM)
+            optimizer.step()
+            losses += loss.detach().tolist()
+        head.eval()
+        wer = validate(head)
+        mean = sum(losses) / max(1, len(losses))
+        is_best = wer < progress.best_wer
+        if is_best:
+            best = {name: value.detach().clone() for name, value in head.state_dict().items()}
+        progress = EpochResult(
+            epoch, mean, wer, epoch if is_best else progress.best_epoch, wer if is_best else progress.best_wer
+        )
+        _write_state(state_file, settings, head, optimizer, best, progress)
+        report(progress)
+    head.load_state_dict(best)
+    head.eval()
+    return progress
+
+
+def schedule(step: int, total: int) -> float:
+    """Returns the share of the highest learning rate at a step: a linear warm-up, then a cosine.
+
+    Args:
+        step: number of the step, from 0.
+        total: number of steps of the whole training.
+
+    Example:
+        >>> [round(schedule(step, 100), 3) for step in (0, 4, 52, 99)]
+        [0.2, 1.0, 0.505, 0.01]
+    """
+    warm = max(1, round(_WARM_UP * total))
+    if step < warm:
+        return (step + 1) / warm
+    passed = (step - warm) / max(1, total - 1 - warm)
+    return _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * min(1.0, passed)))
+
+
+def greedy_labels(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
+    """Decodes log-probabilities greedily: the best label of each frame, repetitions merged, without blanks.
+
+    Args:
+        log_probs: `[B, T, V]`.
+        lengths: valid frames `[B]`.
+
+    Returns:
+        The labels of each utterance.
+
+    Example:
+        >>> best = torch.tensor([[0, 0, 2, 0, 1, 1]])
+        >>> greedy_labels(F.one_hot(best, 3).float(), torch.tensor([5]))
+        [[0, 0, 1]]
+    """
+    blank, best = log_probs.shape[2] - 1, log_probs.argmax(dim=2)
+    merged = (torch.unique_consecutive(row[:length]) for row, length in zip(best, lengths, strict=True))
+    return [row[row != blank].tolist() for row in merged]
+
+
+@torch.no_grad()
+def word_error_rate(
+    head: AdapterHead,
+    batches: Iterable[EncodedBatch],
+    references: Sequence[str],
+    decode: Callable[[list[int]], str],
+    device: torch.device,
+) -> float:
+    """Computes the word error rate of a head's greedy decoding, as a fraction.
+
+    Args:
+        head: in eval mode.
+        batches: the utterances, in the order of the references.
+        references: their transcripts.
+        decode: writes labels as text.
+        device: where the head is.
+    """
+    texts: list[str] = []
+    for batch in batches:
+        log_probs = head(batch.encoded.to(device), batch.lengths.to(device)).cpu()
+        texts += [decode(labels) for labels in greedy_labels(log_probs, batch.lengths * head.upsampling)]
+    return sum_errors([count_errors(*pair) for pair in zip(references, texts, strict=True)]).rate
+
+
+def _ctc(head: AdapterHead, batch: EncodedBatch, counted: Tensor, device: torch.device) -> Tensor:
+    """Returns the CTC loss of each utterance that has labels."""
+    encoded, lengths = batch.encoded[counted].to(device), batch.lengths[counted].to(device)
+    log_probs = head(encoded, lengths)
+    frames = lengths * head.upsampling
+    # `ctc_loss` reads frames behind an utterance's length on some devices; their values must be finite only.
+    log_probs = log_probs.masked_fill(~frame_mask(frames, log_probs.shape[1])[..., None], 0.0)
+    return F.ctc_loss(
+        log_probs.transpose(0, 1),
+        batch.labels[counted].to(device),
+        frames,
+        batch.label_lengths[counted].to(device),
+        blank=log_probs.shape[2] - 1,
+        reduction="none",
+        zero_infinity=True,
+    )
+
+
+def _write_state(
+    path: Path,
+    settings: Settings,
+    head: AdapterHead,
+    optimizer: torch.optim.Optimizer,
+    best: dict[str, Tensor],
+    progress: EpochResult,
+) -> None:
+    with atomic_write(path) as temporary:
+        torch.save(
+            {
+                "settings": asdict(settings),
+                "head": head.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "best": best,
+                "progress": asdict(progress),
+            },
+            temporary,
+        )
+
+
+def _read_state(path: Path, settings: Settings) -> dict[str, Any] | None:
+    """Returns the state of an interrupted training with these settings; None where there is none."""
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return state if state["settings"] == asdict(settings) else None
+    except Exception:  # a damaged or foreign file: the training begins again and replaces it
+        return None

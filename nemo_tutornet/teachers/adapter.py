@@ -1,0 +1,308 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The teacher adapter (ours): a small CTC head on the frozen encoder of any NeMo teacher.
+
+The head outputs the student's labels at the student's frame rate. A subword, transducer or attention teacher
+with long frames therefore teaches a character student with posteriors, not only with hidden vectors.
+`nemo-tutornet adapt` trains it; `tutor.teacher.adapter` names its file.
+
+Legend: `B` utterances, `T` frames of the teacher, `r` adapter frames for each teacher frame, `D` width of the
+teacher's encoder, `A` width of the adapter, `V` labels with the blank last.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.layers import Layer
+from nemo_tutornet.utils.files import atomic_write, open_regular_file, sha256_of
+
+# The name of the adapter's output as a layer: `tutor.rkd.hint_layer: adapter`.
+ADAPTER = "adapter"
+KERNEL = 3
+_FORMAT = "nemo_tutornet adapter 1"
+# An adapter of 1,024 channels in, 8 frames of 1,024 out and 16,384 labels has 170 MB.
+_MOST_BYTES = 1 << 30
+_MOST_UPSAMPLING = 64
+_GOOD_RATIO = 1.15
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What an adapter is: the student that it was made for, the teacher that it belongs to, and how good it
+    is.
+
+    Attributes:
+        labels: the student's labels in the order of the posteriors, without the blank, which is last.
+        frame_ms: milliseconds from one frame of the adapter to the next.
+        upsampling: adapter frames for each teacher frame, `r`.
+        teacher_width: width of the teacher's encoder, `D`.
+        width: width of the adapter's hidden vectors, `A`.
+        teacher_sha256: checksum of the teacher's file; None if the teacher was a folder.
+        teacher_class: the teacher's NeMo class.
+        wer: the adapter's word error rate on the validation set, as a fraction.
+        teacher_wer: the teacher's own word error rate there, as a fraction.
+        utterances: utterances of the validation set.
+    """
+
+    labels: tuple[str, ...]
+    frame_ms: float
+    upsampling: int
+    teacher_width: int
+    width: int
+    teacher_sha256: str | None
+    teacher_class: str
+    wer: float
+    teacher_wer: float
+    utterances: int
+
+    def in_words(self) -> str:
+        """Returns one line for `nemo-tutornet check` and `inspect`."""
+        return (
+            f"{len(self.labels)} labels and the blank, {self.frame_ms:g} ms frames "
+            f"({self.upsampling} for each frame of the teacher), WER {100 * self.wer:.1f} % on "
+            f"{self.utterances} validation utterances (its teacher: {100 * self.teacher_wer:.1f} %)"
+        )
+
+
+class AdaptedRates(Protocol):
+    """Anything with the two word error rates of an adapter."""
+
+    @property
+    def wer(self) -> float:
+        """The adapter's, as a fraction."""
+
+    @property
+    def teacher_wer(self) -> float:
+        """Its teacher's, as a fraction."""
+
+
+class AdapterHead(nn.Module):
+    """The network of an adapter (ours).
+
+        H = LayerNorm(ReLU(up_r(Conv1d_3(h_T))))        [B, D, T] -> [B, A, r T]
+        log p = log_softmax(W H + b)                    [B, A, r T] -> [B, r T, V]
+
+    `up_r` writes the `r` groups of channels of a teacher's frame as `r` frames. The output layer is a single
+    1x1 convolution, so the decoder's warm start can compose it with the projection of RKD.
+
+    Args:
+        teacher_width: `D`.
+        width: `A`.
+        upsampling: `r`.
+        outputs: `V`.
+        dropout: probability of dropping a value of the encoder's output while the head is trained.
+
+    Example:
+        >>> head = AdapterHead(teacher_width=8, width=4, upsampling=2, outputs=3).eval()
+        >>> hidden = head.features(torch.zeros(1, 8, 5), torch.tensor([5]))
+        >>> hidden.shape, head.log_probs(hidden).shape
+        (torch.Size([1, 4, 10]), torch.Size([1, 10, 3]))
+    """
+
+    def __init__(
+        self, teacher_width: int, width: int, upsampling: int, outputs: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.upsampling = upsampling
+        self.dropout = nn.Dropout(dropout)
+        self.expand = nn.Conv1d(teacher_width, upsampling * width, KERNEL, padding=KERNEL // 2)
+        self.norm = nn.LayerNorm(width)
+        self.decoder = nn.Conv1d(width, outputs, kernel_size=1)
+
+    def features(self, encoded: Tensor, lengths: Tensor) -> Tensor:
+        """Computes the adapter's hidden vectors, which are the hint layer `adapter`.
+
+        Args:
+            encoded: output of the teacher's encoder `[B, D, T]`.
+            lengths: valid frames of it `[B]`. The frames behind them count as zero, so an utterance's result
+                does not depend on the other utterances of its batch.
+
+        Returns:
+            Hidden vectors `[B, A, r T]`.
+        """
+        frames = torch.arange(encoded.shape[2], device=encoded.device)
+        valid = frames < lengths[:, None].to(encoded.device)
+        expanded = self.expand(self.dropout(encoded * valid[:, None]))
+        batch, _, time = expanded.shape
+        grouped = expanded.view(batch, self.upsampling, -1, time)  # [B, r, A, T]
+        upsampled = grouped.permute(0, 3, 1, 2).reshape(batch, time * self.upsampling, -1)
+        hidden: Tensor = self.norm(torch.relu(upsampled)).transpose(1, 2)
+        return hidden
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Computes log-probabilities `[B, r T, V]` from hidden vectors `[B, A, r T]`."""
+        logits: Tensor = self.decoder(hidden)
+        return logits.transpose(1, 2).float().log_softmax(dim=-1)
+
+    def forward(self, encoded: Tensor, lengths: Tensor) -> Tensor:
+        """Computes log-probabilities `[B, r T, V]` from the encoder's output `[B, D, T]`."""
+        return self.log_probs(self.features(encoded, lengths))
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as a live teacher uses it: frozen, in eval mode.
+
+    Attributes:
+        head: the network.
+        info: what it is.
+        sha256: checksum of its file; None before it is written.
+    """
+
+    head: AdapterHead
+    info: AdapterInfo
+    sha256: str | None = None
+
+    @property
+    def layer(self) -> Layer:
+        """The adapter's hidden vectors as a layer."""
+        return Layer(ADAPTER, self.info.width, 2, self.info.frame_ms)
+
+    def save(self, path: Path) -> None:
+        """Writes the adapter as safetensors, with its `info` as metadata, whole or not at all."""
+        from safetensors.torch import save_file
+
+        tensors = {
+            name: value.detach().float().cpu().contiguous() for name, value in self.head.state_dict().items()
+        }
+        metadata = {"format": _FORMAT, "adapter": json.dumps(asdict(self.info))}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+
+    @classmethod
+    def load(cls, path: str | Path, key: str = "model.tutor.teacher.adapter") -> Adapter:
+        """Reads and checks the file of an adapter, which is untrusted input.
+
+        Args:
+            path: the file.
+            key: the key of the config, for the message.
+
+        Raises:
+            TutorError: there is no such file, or it is not what `nemo-tutornet adapt` writes.
+        """
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise TutorError(f"{key} is {path}, and there is no such file; `nemo-tutornet adapt` makes one.")
+        metadata, tensors = _read(file, key)
+        info = _info_of(metadata)
+        if info is None:
+            raise TutorError(
+                f"{key} is {path}, which is not a file of `nemo-tutornet adapt`; make one with that command."
+            )
+        head = AdapterHead(info.teacher_width, info.width, info.upsampling, len(info.labels) + 1)
+        wanted = {name: tensor.shape for name, tensor in head.state_dict().items()}
+        fits = {name: tensor.shape for name, tensor in tensors.items()} == wanted and all(
+            tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors.values()
+        )
+        if not fits:
+            raise TutorError(
+                f"{key} is {path}, whose tensors are damaged: names, shapes or values are not those of its "
+                "description; make it again with `nemo-tutornet adapt`."
+            )
+        head.load_state_dict(tensors)
+        return cls(head.requires_grad_(False).eval(), info, sha256_of(file))
+
+
+def is_poor(adapter: AdaptedRates) -> bool:
+    """Whether an adapter makes clearly more errors than its teacher (ours: more than 1.15 times)."""
+    return adapter.wer > _GOOD_RATIO * adapter.teacher_wer
+
+
+def upsampling_for(teacher_ms: float, student_ms: float) -> int:
+    """Returns the adapter frames for each teacher frame that a student needs.
+
+    Args:
+        teacher_ms: milliseconds from one frame of the teacher to the next.
+        student_ms: the same of the student.
+
+    Returns:
+        The ratio where it is a whole number; 1 otherwise, and 1 for a student with longer frames, which pools
+        the adapter's frames.
+
+    Example:
+        >>> upsampling_for(80.0, 20.0), upsampling_for(40.0, 40.0), upsampling_for(20.0, 80.0)
+        (4, 1, 1)
+    """
+    ratio = teacher_ms / student_ms
+    return round(ratio) if ratio >= 1 and abs(ratio - round(ratio)) < 1e-6 else 1
+
+
+def _read(file: Path, key: str) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        with open_regular_file(file.resolve()) as opened:
+            content = opened.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise TutorError(
+                f"{key} is {file}, which has more than 1 GB; an adapter is smaller, so give the right file."
+            )
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        return header.get("__metadata__") or {}, load(content)
+    except (OSError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
+        detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise TutorError(
+            f"{key} is {file}, which cannot be read as an adapter ({detail}); make one with "
+            "`nemo-tutornet adapt`."
+        ) from None
+
+
+def _info_of(metadata: Mapping[str, str]) -> AdapterInfo | None:
+    """Returns the description in a file's metadata; None where it is none."""
+    if metadata.get("format") != _FORMAT:
+        return None
+    try:
+        return adapter_info(json.loads(metadata.get("adapter", "")))
+    except (ValueError, RecursionError):
+        return None
+
+
+def adapter_info(found: Any) -> AdapterInfo | None:
+    """Checks the fields of a description that was read from disk.
+
+    Args:
+        found: what was read; untrusted.
+
+    Returns:
+        The description; None where a field is missing, unknown or of a wrong kind or size.
+    """
+    kinds: dict[str, Any] = {
+        "labels": list,
+        "frame_ms": (int, float),
+        "upsampling": int,
+        "teacher_width": int,
+        "width": int,
+        "teacher_sha256": (str, type(None)),
+        "teacher_class": str,
+        "wer": (int, float),
+        "teacher_wer": (int, float),
+        "utterances": int,
+    }
+    assert kinds.keys() == {field.name for field in fields(AdapterInfo)}
+    numbers = ("frame_ms", "wer", "teacher_wer")
+    sound = (
+        isinstance(found, dict)
+        and found.keys() == kinds.keys()
+        and all(isinstance(found[name], kind) for name, kind in kinds.items())
+        and all(isinstance(label, str) for label in found["labels"])
+        # A comparison, because a JSON number may be too large for a float, or NaN.
+        and all(0 <= found[name] < 1e6 for name in numbers)
+        and found["frame_ms"] > 0
+        and 1 <= found["upsampling"] <= _MOST_UPSAMPLING
+        and min(found["teacher_width"], found["width"]) >= 1
+        # A wrong size is found before a network of it is allocated.
+        and found["teacher_width"] * found["width"] * found["upsampling"] * KERNEL * 4 <= _MOST_BYTES
+        and len(found["labels"]) * found["width"] * 4 <= _MOST_BYTES
+    )
+    return AdapterInfo(**{**found, "labels": tuple(found["labels"])}) if sound else None

@@ -1,0 +1,302 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""`adapt`: a CTC head with the student's labels on a subword teacher of 80 ms frames, and what it is good
+for.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+from typer.testing import CliRunner
+
+from nemo_tutornet import LiveTeacher, TutorCTCModel, TutorError, export_student
+from nemo_tutornet.cli import app
+from nemo_tutornet.commands.adapter_training import greedy_labels
+from nemo_tutornet.config import TeacherConfig
+from nemo_tutornet.data.dataloader import TrainingBatch
+from nemo_tutornet.distill.distiller import Distiller
+from nemo_tutornet.distill.objective import read_tutor_section
+from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
+from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.teachers.adapter import Adapter
+from nemo_tutornet.teachers.targets import TargetRequest
+from nemo_tutornet.utils.files import sha256_of
+from tests.conftest import LABELS, refusal, student_config, write_manifest
+from tests.integration import teacher_models
+from tests.integration.models import matrix
+from tests.integration.recorder import Recorder
+from tests.integration.students import of_kind, write_tokenizer
+
+STAGES = [
+    {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},
+    {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25, "pseudo": 0.5}},
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Manifests (`half.jsonl` lacks every second transcript), and teachers of 80 ms frames that are not
+    trained.
+    """
+    folder = tmp_path_factory.mktemp("adapt")
+    train = write_manifest(folder, "train", [0.9, 1.31, 0.77, 1.5, 1.02, 0.68, 1.23, 1.11])
+    write_manifest(folder, "valid", [0.93, 1.21])
+    rows = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()]
+    for row in rows[::2]:
+        del row["text"]
+    (folder / "half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_tokenizer(folder / "same")
+    signals = (torch.randn(3, 16000), torch.tensor([16000, 12000, 16000]))
+    for name in ("fastconformer bpe", "transducer bpe"):
+        path = folder / f"{name.replace(' ', '_')}.nemo"
+        teacher_models.save_kind(matrix.TEACHERS[name], folder, path, folder / "same", signals)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(folder: Path) -> Path:
+    return folder / "fastconformer_bpe.nemo"
+
+
+def adapt(folder: Path, teacher: Path, output: Path, *arguments: str, **changes: Any) -> Any:
+    """Runs the command on a student's config."""
+    config = {**student_config(folder, teacher, STAGES), **changes}
+    yaml_file = output.with_suffix(".yaml")
+    yaml_file.write_text(
+        yaml.safe_dump({"model": config, "trainer": {"max_epochs": 2, "accelerator": "cpu"}, "seed": 3}),
+        encoding="utf-8",
+    )
+    where = ["--config-path", str(yaml_file.parent), "--config-name", yaml_file.stem]
+    result = CliRunner().invoke(app, ["adapt", *where, "--output", str(output), *arguments])
+    assert "Traceback" not in result.output, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def adapted(folder: Path, teacher: Path) -> tuple[Path, dict[str, Any]]:
+    """An adapter of that teacher, and what the command printed."""
+    output = folder / "adapter.safetensors"
+    result = adapt(folder, teacher, output, "--epochs", "100", "--learning-rate", "0.01", "--json")
+    assert result.exit_code == 0, result.output
+    return output, json.loads(result.stdout)
+
+
+def live(teacher: Path, adapter: Path, hint_layer: str | None = None) -> LiveTeacher:
+    return LiveTeacher.from_config(TeacherConfig(model_path=str(teacher), adapter=str(adapter)), hint_layer)
+
+
+def tutored(config: dict[str, Any], adapter: Path, **teacher: Any) -> dict[str, Any]:
+    config["tutor"]["teacher"].update(adapter=str(adapter), **teacher)
+    return config
+
+
+def batches_of(student: Any) -> list[TrainingBatch]:
+    return [TrainingBatch.from_nemo(batch) for batch in student._validation_dl]
+
+
+def test_the_file_says_what_the_adapter_is(folder, teacher, adapted, make_student):
+    path, printed = adapted
+    info = Adapter.load(path).info
+    assert (info.labels, info.frame_ms, info.upsampling) == (tuple(LABELS), 20.0, 4)
+    assert (info.teacher_width, info.width, info.teacher_sha256) == (24, 24, sha256_of(teacher))
+    assert info.teacher_class == "EncDecCTCModelBPE" and info.utterances == 2
+    assert (printed["wer"], printed["teacher_wer"]) == (info.wer, info.teacher_wer)
+    assert printed["epochs"] == 100 and 1 <= printed["best_epoch"] <= 100 and printed["utterances"] == 8
+    # Both error rates, computed another way: from the live teacher's targets on the validation set.
+    student = make_student(student_config(folder, None))
+    references, texts, own = [], [], []
+    for batch in batches_of(student):
+        targets = live(teacher, path).targets(batch, TargetRequest(posteriors=True, hypotheses=True))
+        assert targets.log_probs.shape[1:] == (4 * (targets.log_probs.shape[1] // 4), len(LABELS) + 1)
+        texts += [
+            "".join(LABELS[i] for i in row) for row in greedy_labels(targets.log_probs, targets.lengths)
+        ]
+        own += [hypothesis.text for hypothesis in targets.hypotheses]
+        lengths = batch.transcript_lengths.tolist()
+        references += [
+            "".join(LABELS[i] for i in row[:length])
+            for row, length in zip(batch.transcripts.tolist(), lengths, strict=True)
+        ]
+    assert sum_errors([count_errors(*pair) for pair in zip(references, texts, strict=True)]).rate == info.wer
+    assert (
+        sum_errors([count_errors(*pair) for pair in zip(references, own, strict=True)]).rate
+        == info.teacher_wer
+    )
+    assert info.wer <= 0.5 < info.teacher_wer, "the head learnt what its teacher does not say"
+
+
+def test_inspect_and_check_report_it(folder, teacher, adapted, tmp_path):
+    path, _ = adapted
+    inspected = CliRunner().invoke(app, ["inspect", str(path)])
+    words = Adapter.load(path).info.in_words()
+    assert inspected.exit_code == 0 and inspected.stdout.strip() == f"{path}: {words}."
+    as_json = CliRunner().invoke(app, ["inspect", str(path), "--json"])
+    assert json.loads(as_json.stdout) == json.loads(json.dumps(asdict(Adapter.load(path).info)))
+    config = tutored(student_config(folder, teacher, STAGES), path)
+    (tmp_path / "student.yaml").write_text(
+        yaml.safe_dump({"model": config, "trainer": {"max_epochs": 2}}), encoding="utf-8"
+    )
+    where = ["--config-path", str(tmp_path), "--config-name", "student"]
+    checked = CliRunner().invoke(app, ["check", *where, "--json"])
+    assert checked.exit_code == 0, checked.output
+    told = json.loads(checked.stdout)
+    assert told["teacher"]["adapter"] == words
+    assert told["matches"]["RKD"] == "adapter (24 wide, 20 ms) -> encoder (20 wide, 20 ms), one to one"
+    assert told["matches"]["frame weighting"] == "nonblank"
+    assert told["matches"]["decoder warm start"] == "yes"
+    assert "28 labels in the same order" in told["matches"]["SKD"]
+
+
+@pytest.mark.parametrize("source", ["live", "cache"])
+def test_a_character_student_learns_from_it(source, folder, teacher, adapted, make_student, tmp_path):
+    path, _ = adapted
+    config = tutored(student_config(folder, teacher, STAGES), path)
+    if source == "cache":
+        (tmp_path / "student.yaml").write_text(
+            yaml.safe_dump({"model": config, "trainer": {"max_epochs": 2, "accelerator": "cpu"}}),
+            encoding="utf-8",
+        )
+        where = ["--config-path", str(tmp_path), "--config-name", "student"]
+        built = CliRunner().invoke(app, ["cache", *where, "--output", str(tmp_path / "cache")])
+        assert built.exit_code == 0, built.output
+        config = tutored(config, path, model_path=None, cache=str(tmp_path / "cache"))
+    recorder = Recorder()
+    student = make_student(config, callbacks=[recorder])
+    student.trainer.fit(student)
+    assert len(recorder.steps) == 8 and all(
+        torch.isfinite(torch.tensor(list(step.values()))).all() for step in recorder.steps
+    )
+    assert {"train_skd", "train_pseudo", "train_ctc"} <= set(recorder.steps[-1])
+    distiller = student.distiller
+    assert distiller.match.hint.path == "adapter" and distiller.match.no_warm_start is None
+    assert distiller.match.label_order is None and distiller.teacher.labels == LABELS
+    if source == "cache":
+        batch = next(iter(student._train_dl))
+        request = TargetRequest(hidden=True, posteriors=True, hypotheses=True)
+        stored = distiller.teacher_targets(distiller.schedule.stages[1], TrainingBatch.from_nemo(batch))
+        fresh = live(teacher, path).targets(TrainingBatch.from_nemo(batch), request)
+        assert torch.equal(stored.lengths, fresh.lengths)
+        for row, length in enumerate(fresh.lengths):
+            close = stored.log_probs[row, :length].exp(), fresh.log_probs[row, :length].exp()
+            torch.testing.assert_close(*close, atol=2e-3, rtol=0)
+        assert [one.text for one in stored.hypotheses] == [one.text for one in fresh.hypotheses]
+    done = export_student(student, tmp_path / "student.nemo")
+    names = list(restore_ctc(done.path).state_dict())
+    assert names == list(student.state_dict()) and not any("adapter" in name for name in names)
+
+
+def test_the_other_teachers_layers_stay_available(teacher, adapted):
+    path, _ = adapted
+    batch = TrainingBatch(torch.randn(2, 16000), torch.tensor([16000, 9000]))
+    request = TargetRequest(hidden=True)
+    own = live(teacher, path, "encoder")
+    assert (own.hint_layer.path, own.hint_layer.frame_ms, own.encoder_layer.frame_ms) == (
+        "encoder",
+        80.0,
+        20.0,
+    )
+    plain = LiveTeacher(restore_ctc(teacher))
+    given, expected = own.targets(batch, request), plain.targets(batch, request)
+    assert torch.equal(given.hidden, expected.hidden)
+    assert torch.equal(given.lengths, 4 * expected.lengths)
+    # A layer inside the encoder, behind which the encoder stops early.
+    inner = live(teacher, path, "encoder.layers.0").targets(batch, request)
+    assert inner.hidden.shape == expected.hidden.shape
+    assert torch.equal(inner.lengths, 4 * expected.lengths)
+
+
+def test_a_transducer_gets_posteriors_and_confidence(folder, make_student):
+    teacher, output = folder / "transducer_bpe.nemo", folder / "transducer.safetensors"
+    half = student_config(folder, teacher)["train_ds"] | {"manifest_filepath": str(folder / "half.jsonl")}
+    result = adapt(folder, teacher, output, "--epochs", "2", "--json", train_ds=half)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["utterances"] == 4 + told["pseudo_labelled"]
+    adapted = live(teacher, output)
+    assert adapted.has_posteriors and not LiveTeacher(restore_ctc(teacher)).has_posteriors
+    batch = TrainingBatch(torch.randn(2, 16000), torch.tensor([16000, 9000]))
+    targets = adapted.targets(batch, TargetRequest(posteriors=True, hypotheses=True))
+    assert all(0 <= one.confidence <= 1 for one in targets.hypotheses)
+    config = tutored(student_config(folder, teacher, STAGES), output)
+    config["tutor"]["pseudo_labels"] = {"min_confidence": 0.1}
+    Distiller(make_student(config), read_tutor_section(OmegaConf.create(config)))
+
+
+def test_live_and_stored_encodings_make_the_same_adapter(folder, teacher, tmp_path):
+    """Up to the 8 bits of the stored encodings, and with batches in another order."""
+    made = [
+        adapt(folder, teacher, tmp_path / f"{name}.safetensors", "--epochs", "3", "--json", *more)
+        for name, more in (("stored", ()), ("live", ("--live",)))
+    ]
+    assert [result.exit_code for result in made] == [0, 0], [result.output for result in made]
+    heads = [Adapter.load(tmp_path / f"{name}.safetensors").head for name in ("stored", "live")]
+    batch = torch.randn(1, 24, 10), torch.tensor([10])
+    stored, lively = (head(*batch).exp() for head in heads)
+    assert (stored - lively).abs().max() < 0.2 and (tmp_path / "stored.work" / "train").is_dir()
+    assert not (tmp_path / "live.work" / "train").exists()
+
+
+def test_a_wrong_adapter_is_refused(folder, teacher, adapted, make_student, tmp_path):
+    path, _ = adapted
+
+    def refused(**changes: Any) -> str:
+        config = tutored(student_config(folder, teacher, STAGES), path)
+        kind = changes.pop("kind", None)
+        if kind:
+            of_kind(kind, config)
+        for key, value in changes.items():
+            config["tutor"]["teacher"][key] = value
+        if "labels" in changes:
+            labels = config["tutor"]["teacher"].pop("labels")
+            config["labels"] = config["train_ds"]["labels"] = config["decoder"]["vocabulary"] = labels
+            config["decoder"]["num_classes"] = len(labels)
+        student: TutorCTCModel = make_student(config)
+
+        def make() -> Any:
+            return Distiller(student, read_tutor_section(OmegaConf.create(config)))
+
+        return refusal(make)
+
+    missing = refused(adapter=str(tmp_path / "none.safetensors"))
+    assert missing == (
+        f"model.tutor.teacher.adapter is {tmp_path / 'none.safetensors'}, and there is no such file; "
+        "`nemo-tutornet adapt` makes one."
+    )
+    assert "which was made for another teacher" in refused(model_path=str(folder / "transducer_bpe.nemo"))
+    labels = refused(labels=[*LABELS, "ä"])
+    assert labels.startswith("model.tutor.teacher.adapter was made for a student with other labels: ")
+    assert "only the student's: ['ä']" in labels
+    assert refused(kind="citrinet") == (
+        "model.tutor.teacher.adapter has frames of 20 ms, and the student's last 80 ms; make an adapter for "
+        "this student with `nemo-tutornet adapt`."
+    )
+    (tmp_path / "text.safetensors").write_text("no tensors", encoding="utf-8")
+    assert "which cannot be read as an adapter" in refused(adapter=str(tmp_path / "text.safetensors"))
+
+
+def test_a_config_that_cannot_be_adapted(folder, teacher, tmp_path):
+    def refused(**changes: Any) -> str:
+        result = adapt(folder, teacher, tmp_path / "never.safetensors", **changes)
+        assert result.exit_code == 2 and not (tmp_path / "never.safetensors").exists()
+        return result.output
+
+    assert "no teacher to make an adapter of" in refused(tutor=None)
+    assert "the adapter's epoch is selected" in refused(validation_ds={"manifest_filepath": None})
+    rows = [json.loads(line) for line in (folder / "valid.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        del row["text"]
+        row["audio_filepath"] = str(folder / row["audio_filepath"])
+    (tmp_path / "silent.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    silent = student_config(folder, None)["validation_ds"]
+    silent["manifest_filepath"] = str(tmp_path / "silent.jsonl")
+    assert "no utterance of model.validation_ds has a transcript" in refused(validation_ds=silent)
+    with pytest.raises(TutorError):
+        Adapter.load(tmp_path / "never.safetensors")
