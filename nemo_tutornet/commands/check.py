@@ -173,9 +173,9 @@ def _matches(distiller: Distiller) -> dict[str, str]:
 
     matched = {}
     if config.uses("rkd"):
-        matched["RKD"] = (
-            f"{layer(match.hint)} -> {layer(match.guided)}, "
-            f"{frames(match.guided.frame_ms, match.hint.frame_ms)}"
+        matched["RKD"] = "; ".join(
+            f"{layer(pair.hint)} -> {layer(pair.guided)}, {frames(pair.guided.frame_ms, pair.hint.frame_ms)}"
+            for pair in match.pairs
         )
         matched["frame weighting"] = match.frame_weighting
         if config.rkd.warm_start_decoder:

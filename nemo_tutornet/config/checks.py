@@ -21,6 +21,7 @@ from nemo_tutornet.config.schema import (
     INIT_SOURCES,
     PRECISIONS,
     STAGE_UNITS,
+    LayerPairConfig,
     StageConfig,
     TeacherConfig,
     TutorConfig,
@@ -59,19 +60,18 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
     _refuse_unknown_keys(plain, TutorConfig, "model.tutor")
     # Build the items of lists one by one, because OmegaConf reports a key without its index in the list.
     sections = dict(plain)
-    lists = {key: sections.pop(key, None) for key in _LISTS}
+    if isinstance(sections.get("rkd"), Mapping):
+        sections["rkd"] = dict(sections["rkd"])
+    lists = {path: _owner(sections, path).pop(path.split(".")[-1], None) for path in _LISTS}
     config = _build(TutorConfig, sections, "model.tutor")
-    for key, items in lists.items():
+    for path, items in lists.items():
         if items is not None:
-            schema = _LISTS[key]
-            setattr(
-                config,
-                key,
-                [
-                    _build(schema, _without_nulls(item, schema), f"model.tutor.{key}[{i}]")
-                    for i, item in enumerate(items)
-                ],
-            )
+            schema, where = _LISTS[path], f"model.tutor.{path}"
+            owner = config.rkd if path.startswith("rkd.") else config
+            built = [
+                _build(schema, _without_nulls(item, schema), f"{where}[{i}]") for i, item in enumerate(items)
+            ]
+            setattr(owner, path.split(".")[-1], built)
     _check(config)
     _clear_missing_paths(section)
     if (model_cfg.get("train_ds") or {}).get("use_dali"):
@@ -105,8 +105,17 @@ def _clear_missing_paths(section: Any) -> None:
                 teacher.model_path = None
 
 
-# Keys of the lists of sections, and the schema of one section.
-_LISTS: dict[str, type] = {"other_teachers": TeacherConfig, "stages": StageConfig}
+# Paths of the lists of sections, and the schema of one section.
+_LISTS: dict[str, type] = {
+    "other_teachers": TeacherConfig,
+    "stages": StageConfig,
+    "rkd.pairs": LayerPairConfig,
+}
+
+
+def _owner(sections: dict[str, Any], path: str) -> dict[str, Any]:
+    """Returns the section that a list belongs to."""
+    return sections.get("rkd", {}) if path.startswith("rkd.") else sections
 
 
 def _build(schema: type, section: Mapping[Any, Any], path: str) -> Any:
@@ -135,13 +144,14 @@ def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) ->
             raise TutorError(f"{path}.{key} is not a key of this section; {hint}")
         nested = _nested_schema(schema, key)
         here = f"{path}.{key}"
-        if key in _LISTS:
+        listed = _LISTS.get(here.removeprefix("model.tutor."))
+        if listed is not None:
             if not isinstance(value, Sequence) or isinstance(value, str):
                 raise TutorError(f"{here} must be a list of {key.replace('_', ' ')}, not {value!r}.")
             for i, item in enumerate(value):
                 if not isinstance(item, Mapping):
                     raise TutorError(f"{here}[{i}] must be a section of keys, not {item!r}.")
-                _refuse_unknown_keys(item, _LISTS[key], f"{here}[{i}]")
+                _refuse_unknown_keys(item, listed, f"{here}[{i}]")
         elif nested is not None:
             if not isinstance(value, Mapping):
                 hint = "; leave it out for the defaults" if value is None else ""
@@ -177,6 +187,11 @@ def _check(config: TutorConfig) -> None:
                 "model.tutor.stages a "
                 f"weight for skd, e.g. {{name: skd, weights: {{ctc: 1.0, skd: 0.25}}}}."
             )
+    if config.rkd.pairs and config.teacher.cache:
+        raise TutorError(
+            "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train "
+            "with the teacher itself (model.tutor.teacher.cache=null)."
+        )
     _one_of("rkd.frame_weighting", config.rkd.frame_weighting, FRAME_WEIGHTINGS)
     if config.skd.divergence in RENAMED_DIVERGENCES:
         new = RENAMED_DIVERGENCES[config.skd.divergence]

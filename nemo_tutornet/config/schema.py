@@ -40,6 +40,19 @@ class TeacherConfig:
 
 
 @dataclass
+class LayerPairConfig:
+    """One more pair of layers for RKD.
+
+    Attributes:
+        hint_layer: module path in the teacher.
+        guided_layer: module path in the student.
+    """
+
+    hint_layer: str = MISSING
+    guided_layer: str = MISSING
+
+
+@dataclass
 class RKDConfig:
     """Representation-level distillation: the matched layers and the frame weighting.
 
@@ -47,12 +60,14 @@ class RKDConfig:
         hint_layer: module path in the teacher; null is the encoder's output, or the adapter's hidden vectors
             where the teacher has an adapter.
         guided_layer: module path in the student; null is the encoder's output.
+        pairs: further pairs of layers, each with a projection of its own. RKD is the mean over all pairs.
         frame_weighting: `auto`, `nonblank`, `energy` or `uniform`.
         warm_start_decoder: compute the student's decoder from the teacher's decoder at the end of RKD (ours).
     """
 
     hint_layer: Optional[str] = None
     guided_layer: Optional[str] = None
+    pairs: List[LayerPairConfig] = field(default_factory=list)
     frame_weighting: str = "auto"
     warm_start_decoder: bool = True
 

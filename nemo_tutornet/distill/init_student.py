@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.folded_batch_norm import folded_batch_norms, unfolded_state
-from nemo_tutornet.distill.matching import ModelMatch
+from nemo_tutornet.distill.matching import LayerPair
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.alignment import label_order
 from nemo_tutornet.functional.block_selection import Geometry, check_blocks, first_difference, select_blocks
@@ -94,13 +94,17 @@ def init_student(student: Any, distiller: Distiller) -> InitReport:
     if folded:
         copied += f"; {folded} batch norms un-folded"
     copied += f"; {_copy_decoder(student, teacher)}"
-    if config.uses("rkd") and _is_copy(distiller.match, mine, blocks, len(theirs.blocks)):
-        projection = distiller.projection
-        with torch.no_grad():
-            nn.init.dirac_(projection.weight)
-            assert projection.bias is not None
-            projection.bias.zero_()
-        copied += "; the projection starts as the identity"
+    copies = 0
+    for pair, projection in zip(distiller.match.pairs, distiller.projections, strict=True):
+        if config.uses("rkd") and _is_copy(pair, mine, blocks, len(theirs.blocks)):
+            copies += 1
+            with torch.no_grad():
+                nn.init.dirac_(projection.weight)
+                assert projection.bias is not None
+                projection.bias.zero_()
+    if copies:
+        every = "the projection starts" if copies == 1 else f"{copies} projections start"
+        copied += f"; {every} as the identity"
     return InitReport(copied, tuple(_front_end_warnings(student, teacher)))
 
 
@@ -270,12 +274,12 @@ def _copy_decoder(student: Any, teacher: Any) -> str:
     return "decoder copied" if order is None else "decoder copied, its rows in the student's order"
 
 
-def _is_copy(match: ModelMatch, stack: _Stack, blocks: Sequence[int], count: int) -> bool:
-    """Tells whether the guided layer is a copy of the hint layer."""
-    pairs = {f"{ENCODER}.{stack.name}.{i}": f"{ENCODER}.{stack.name}.{j}" for i, j in enumerate(blocks)}
+def _is_copy(pair: LayerPair, stack: _Stack, blocks: Sequence[int], count: int) -> bool:
+    """Tells whether a guided layer is a copy of its hint layer."""
+    copies = {f"{ENCODER}.{stack.name}.{i}": f"{ENCODER}.{stack.name}.{j}" for i, j in enumerate(blocks)}
     if blocks[-1] == count - 1:
-        pairs[ENCODER] = ENCODER
-    return pairs.get(match.guided.path) == match.hint.path and match.guided.width == match.hint.width
+        copies[ENCODER] = ENCODER
+    return copies.get(pair.guided.path) == pair.hint.path and pair.guided.width == pair.hint.width
 
 
 def _front_end_warnings(student: Any, teacher: Any) -> list[str]:

@@ -101,6 +101,7 @@ class CachedTeacher:
     """
 
     from_cache = True
+    further_hint_layers: tuple[Layer, ...] = ()  # a cache holds one hint layer
 
     def __init__(
         self, config: TeacherConfig, hint_layer: str | None = None, key: str = "model.tutor.teacher"

@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet.config import (
     InitConfig,
+    LayerPairConfig,
+    RKDConfig,
     SKDConfig,
     TeacherConfig,
     TutorConfig,
@@ -107,6 +109,16 @@ def test_where_the_first_weights_come_from(init: str, source: str | None, layers
 )
 def test_wrong_first_weights_are_refused(section: str, sentence: str) -> None:
     assert refusal(f"{TEACHER}, {section}") == sentence
+
+
+def test_a_cache_has_one_hint_layer() -> None:
+    pairs = "rkd: {pairs: [{hint_layer: a, guided_layer: b}]}"
+    assert parse(f"{TEACHER}, {pairs}").rkd == RKDConfig(pairs=[LayerPairConfig("a", "b")])
+    assert refusal(f"teacher: {{cache: targets}}, {pairs}") == (
+        "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train with "
+        "the "
+        "teacher itself (model.tutor.teacher.cache=null)."
+    )
 
 
 @pytest.mark.parametrize("path", ["", "model_path: null, ", "model_path: '???', "])
@@ -273,6 +285,17 @@ SKD = "name: b, weights: {skd: 1}"
         (f"{TEACHER}, rkd: null", "model.tutor.rkd"),
         (f"{TEACHER}, rkd: {{warm_start_decoder: perhaps}}", "model.tutor.rkd.warm_start_decoder"),
         (f"{TEACHER}, rkd: {{hint_layer: [a]}}", "model.tutor.rkd.hint_layer"),
+        (f"{TEACHER}, rkd: {{pairs: a}}", "model.tutor.rkd.pairs"),
+        (f"{TEACHER}, rkd: {{pairs: [a]}}", "model.tutor.rkd.pairs[0]"),
+        (f"{TEACHER}, rkd: {{pairs: [{{hint_layer: a}}]}}", "model.tutor.rkd.pairs[0].guided_layer"),
+        (
+            f"{TEACHER}, rkd: {{pairs: [{{hint_layer: [a], guided_layer: b}}]}}",
+            "model.tutor.rkd.pairs[0].hint_layer",
+        ),
+        (
+            f"{TEACHER}, rkd: {{pairs: [{{hint_layer: null, guided_layer: b}}]}}",
+            "model.tutor.rkd.pairs[0].hint_layer",
+        ),
         (f"{TEACHER}, init: 3", "model.tutor.init"),
         (f"{TEACHER}, init: [teacher]", "model.tutor.init"),
         (f"{TEACHER}, init: {{source: [teacher]}}", "model.tutor.init.source"),

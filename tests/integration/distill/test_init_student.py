@@ -22,8 +22,11 @@ from nemo_tutornet import TutorCTCModel
 from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.commands.check import check_training
 from nemo_tutornet.config import parse_tutor
+from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill import init_student as module
 from nemo_tutornet.functional.batch_norm import is_folded
+from nemo_tutornet.nemo_io.layers import Capture
+from nemo_tutornet.teachers.targets import TargetRequest
 from tests.conftest import LABELS, refusal, save_teacher, student_config, teacher_config
 from tests.integration.recorder import RKD, SKD, Recorder
 
@@ -80,18 +83,25 @@ def random_state() -> list[Any]:
 def test_a_quartznet_begins_with_blocks_of_a_deeper_one(corpus, deep, make_student, log):
     recorder = Recorder()
     stages = [RKD | {"steps": 1}, SKD]
-    config = student_config(corpus, deep, stages, init="teacher")
+    pair = {"hint_layer": "encoder.encoder.3", "guided_layer": "encoder.encoder.2"}
+    config = student_config(corpus, deep, stages, init="teacher", rkd={"pairs": [pair]})
     config["encoder"]["jasper"].insert(1, config["encoder"]["jasper"][1])
     model = make_student(config, max_epochs=1, max_steps=2, callbacks=[recorder])
     before = random_state()
     begun(model)
     assert random_state() == before
-    assert told(log) == "blocks 0-3 <- 0, 1, 3, 4; decoder copied; the projection starts as the identity."
+    assert told(log) == "blocks 0-3 <- 0, 1, 3, 4; decoder copied; 2 projections start as the identity."
     mine, theirs = model.encoder.state_dict(), model.distiller.teacher.model.encoder.state_dict()
     for name, value in mine.items():
         _, block, *rest = name.split(".")
         origin = ".".join(["encoder", str([0, 1, 3, 4][int(block)]), *rest])
         assert torch.equal(value, theirs[origin]), name
+    # What the second pair compares is the output of the teacher's fourth block.
+    teacher, audio = model.distiller.teacher, TrainingBatch(torch.randn(1, 16000), torch.tensor([16000]))
+    with Capture(teacher.model, "encoder.encoder.3") as block:
+        targets = teacher.targets(audio, TargetRequest(hidden=True))
+    assert torch.equal(targets.further_hidden[0], block.tensor(2))
+    assert not teacher.targets(audio, TargetRequest(posteriors=True)).further_hidden
     # The composed decoder and the copied one are the same at first.
     copied = model.decoder.decoder_layers[0].weight.clone()
     assert torch.equal(copied, model.distiller.teacher.ctc_projection().weight)
@@ -199,6 +209,14 @@ def test_a_cached_teacher_needs_its_file_for_the_copy(
     config = student_config(corpus, deep, [SKD])
     whole = OmegaConf.create({"model": config, "trainer": {"accelerator": "cpu", "devices": 1}})
     build_cache(whole, tmp_path / "cache", progress=False)
+    whole.model.tutor.rkd = {
+        "pairs": [{"hint_layer": "encoder.encoder.0", "guided_layer": "encoder.encoder.0"}]
+    }
+    assert refusal(build_cache, whole, tmp_path / "other") == (
+        "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train with "
+        "the "
+        "teacher itself."
+    )
     config["tutor"].update(
         init="teacher", teacher={"cache": str(tmp_path / "cache"), "model_path": str(deep)}
     )
