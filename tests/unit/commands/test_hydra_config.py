@@ -16,7 +16,14 @@ from typer.testing import CliRunner
 
 from nemo_tutornet.cli import _pasted, app
 from nemo_tutornet.commands.hydra_config import compose_config, find_config, hydra_value
-from nemo_tutornet.config import InitConfig, SKDConfig, TeacherConfig, TutorConfig, parse_tutor
+from nemo_tutornet.config import (
+    InitConfig,
+    LayerPairConfig,
+    SKDConfig,
+    TeacherConfig,
+    TutorConfig,
+    parse_tutor,
+)
 from nemo_tutornet.errors import TutorError, exit_on_user_error
 from tests.conftest import refusal
 
@@ -141,6 +148,8 @@ def test_the_short_form_of_a_section_replaces_its_defaults(tmp_path: Path, yaml:
             tmp_path, section, "model.tutor.init.source=teacher", "model.tutor.init.layers=[0,2]"
         )
         assert found is not None and found.init == InitConfig("teacher", [0, 2])
+        found = tutor_of(tmp_path, section, "model.tutor.rkd.pairs=[{hint_layer:a,guided_layer:b}]")
+        assert found is not None and found.rkd.pairs == [LayerPairConfig("a", "b")]
 
 
 @pytest.mark.parametrize(
