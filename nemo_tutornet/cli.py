@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from nemo_tutornet.errors import TutorError, exit_on_user_error
+from nemo_tutornet.utils.signals import stop_on_signals
 
 app = typer.Typer(
     name="nemo-tutornet",
@@ -240,7 +241,9 @@ def cache(
 
     from nemo_tutornet.commands.cache_targets import build_cache
 
-    built = build_cache(cfg, output, batch_size)
+    going_on = f"{output} keeps every shard that was finished, and the same command adds what is missing."
+    with stop_on_signals(going_on):
+        built = build_cache(cfg, output, batch_size)
     if rank_zero_only.rank != 0:
         return
     if as_json:
@@ -288,14 +291,17 @@ def adapt(
     from nemo_tutornet.commands.tables import adapter_table, epoch_report
     from nemo_tutornet.teachers.adapter import is_poor
 
-    with epoch_report(epochs) as report:
+    going_on = "the same command continues after the last epoch or shard that was finished."
+    with stop_on_signals(going_on), epoch_report(epochs) as report:
         made = adapt_teacher(
             cfg, output, work, epochs, learning_rate, width, batch_size, live or None, report
         )
     if as_json:
         typer.echo(json.dumps(asdict(made)))
     else:
-        adapter_table(made, _pasted("model.tutor.teacher.adapter", output), is_poor(made))
+        adapter_table(
+            made, _pasted("model.tutor.teacher.adapter", output), is_poor(made.wer, made.teacher_wer)
+        )
 
 
 @app.command()

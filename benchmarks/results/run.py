@@ -488,8 +488,8 @@ def main(
             try:
                 waiting = []
                 for run in missing:
-                    source = sources[source_of(run)] if RECIPES[run.recipe].needs_teacher else None
-                    waiting.append(pool.submit(runner.student, run, source))
+                    given_by = sources[source_of(run)] if RECIPES[run.recipe].needs_teacher else None
+                    waiting.append(pool.submit(runner.student, run, given_by))
                 for finished in as_completed(waiting):
                     finished.result()
             except RuntimeError:

@@ -304,7 +304,7 @@ def _warnings(
     warnings = []
     config, match = distiller.config, distiller.match
     adapter = distiller.teacher.adapter
-    if adapter is not None and is_poor(adapter):
+    if adapter is not None and is_poor(adapter.wer, adapter.teacher_wer):
         warnings.append(
             f"The adapter's WER on its validation set is {100 * adapter.wer:.1f} %, and its teacher's "
             f"{100 * adapter.teacher_wer:.1f} %: SKD and frame weights are as poor as it is; train it longer "

@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,18 +71,6 @@ class AdapterInfo:
             f"({self.upsampling} for each frame of the teacher), WER {100 * self.wer:.1f} % on "
             f"{self.utterances} validation utterances (its teacher: {100 * self.teacher_wer:.1f} %)"
         )
-
-
-class AdaptedRates(Protocol):
-    """Anything with the two word error rates of an adapter."""
-
-    @property
-    def wer(self) -> float:
-        """The adapter's, as a fraction."""
-
-    @property
-    def teacher_wer(self) -> float:
-        """Its teacher's, as a fraction."""
 
 
 class AdapterHead(nn.Module):
@@ -213,9 +201,18 @@ class Adapter:
         return cls(head.requires_grad_(False).eval(), info, sha256_of(file))
 
 
-def is_poor(adapter: AdaptedRates) -> bool:
-    """Whether an adapter makes clearly more errors than its teacher (ours: more than 1.15 times)."""
-    return adapter.wer > _GOOD_RATIO * adapter.teacher_wer
+def is_poor(wer: float, teacher_wer: float) -> bool:
+    """Whether an adapter makes clearly more errors than its teacher (ours: more than 1.15 times).
+
+    Args:
+        wer: the adapter's word error rate.
+        teacher_wer: its teacher's.
+
+    Example:
+        >>> is_poor(0.11, 0.10), is_poor(0.12, 0.10)
+        (False, True)
+    """
+    return wer > _GOOD_RATIO * teacher_wer
 
 
 def upsampling_for(teacher_ms: float, student_ms: float) -> int:

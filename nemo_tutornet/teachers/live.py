@@ -284,26 +284,24 @@ class LiveTeacher:
     ) -> TeacherTargets:
         """Returns the targets of a teacher with an adapter, which computes in fp32."""
         assert self._adapter is not None
-        head = self._adapter.head
-        features = head.features(encoded.float(), lengths)
+        head, is_hint = self._adapter.head, self.hint_layer.path == ADAPTER
+        # A transducer's hypotheses have no confidence of their own, so theirs is the adapter's.
         unsure = hypotheses is not None and any(one.confidence is None for one in hypotheses)
-        log_probs = head.log_probs(features) if request.posteriors or unsure else None
+        features = log_probs = None
+        if request.posteriors or unsure or (request.hidden and is_hint):
+            features = head.features(encoded.float(), lengths)
+        if features is not None and (request.posteriors or unsure):
+            log_probs = head.log_probs(features)
         lengths = lengths * self._upsampling
-        if hypotheses is not None and unsure:  # a transducer's, whose confidence is then the adapter's
-            assert log_probs is not None
-            confidences = confidence(log_probs, lengths).tolist()
-            hypotheses = [
-                Hypothesis(*pair) for pair in zip((one.text for one in hypotheses), confidences, strict=True)
-            ]
-        hidden = None
-        if request.hidden:
-            is_adapter = self.hint_layer.path == ADAPTER
-            hidden = features if is_adapter else captured.tensor(self.hint_layer.time_axis)
+        if hypotheses is not None and unsure and log_probs is not None:
+            sure = confidence(log_probs, lengths).tolist()
+            hypotheses = [Hypothesis(one.text, value) for one, value in zip(hypotheses, sure, strict=True)]
+        hidden = features if is_hint else captured.tensor(self.hint_layer.time_axis)
         return TeacherTargets(
             lengths=lengths,
             log_probs=log_probs if request.posteriors else None,
             hypotheses=hypotheses,
-            hidden=hidden,
+            hidden=hidden if request.hidden else None,
         )
 
     def ctc_projection(self) -> nn.Conv1d | None:

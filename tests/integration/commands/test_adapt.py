@@ -7,6 +7,7 @@ for.
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from nemo_tutornet import LiveTeacher, TutorCTCModel, TutorError, export_student
 from nemo_tutornet.cli import app
+from nemo_tutornet.commands import adapter_training
 from nemo_tutornet.commands.adapter_training import greedy_labels
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch
@@ -228,6 +230,38 @@ def test_a_transducer_gets_posteriors_and_confidence(folder, make_student):
     config = tutored(student_config(folder, teacher, STAGES), output)
     config["tutor"]["pseudo_labels"] = {"min_confidence": 0.1}
     Distiller(make_student(config), read_tutor_section(OmegaConf.create(config)))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_continues(number, code, folder, teacher, tmp_path, monkeypatch):
+    """It ends with one line and with what it had; the same command then ends as if it had not been
+    stopped.
+    """
+    write, epochs = adapter_training._write_state, []
+
+    def note(path: Path, settings: Any, *state: Any) -> None:
+        write(path, settings, *state)
+        epochs.append(state[-1].epoch)
+        if len(epochs) == 2:
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(adapter_training, "_write_state", note)
+    work = ("--work", str(folder / "adapter.work"), "--epochs", "3", "--json")
+    stopped = adapt(folder, teacher, tmp_path / f"stopped{code}.safetensors", *work)
+    assert stopped.exit_code == code and not (tmp_path / f"stopped{code}.safetensors").exists()
+    (line,) = [line for line in stopped.stderr.splitlines() if line.startswith("stopped by")]
+    assert line == (
+        f"stopped by {signal.Signals(number).name}: the same command continues after the last epoch or shard "
+        "that was finished."
+    )
+    assert adapt(folder, teacher, tmp_path / f"stopped{code}.safetensors", *work).exit_code == 0
+    assert epochs == [1, 2, 3]
+    monkeypatch.undo()
+    whole = adapt(folder, teacher, tmp_path / f"whole{code}.safetensors", *work)
+    assert whole.exit_code == 0
+    assert (tmp_path / f"stopped{code}.safetensors").read_bytes() == (
+        tmp_path / f"whole{code}.safetensors"
+    ).read_bytes()
 
 
 def test_live_and_stored_encodings_make_the_same_adapter(folder, teacher, tmp_path):

@@ -73,11 +73,15 @@ def test_every_recipe_fits_its_config(tools: dict[str, ModuleType]) -> None:
     with initialize_config_dir(str(conf), version_base=None):
         for name, recipe in recipes.RECIPES.items():
             config, overrides = recipes.STUDENTS.get(recipe.student, (recipe.student, ()))
+            adapter = "a.safetensors" if recipe.adapter else None
             arguments = [
-                argument.replace("{teacher}", "teacher.nemo") for argument in recipe.arguments("teacher.nemo")
+                argument.replace("{teacher}", "teacher.nemo")
+                for argument in recipe.arguments("teacher.nemo", None, adapter)
             ]
             composed = compose(config, [*overrides, *arguments])
-            assert (parse_tutor(composed.model) is None) == recipe.alone, name
+            tutor = parse_tutor(composed.model)
+            assert (tutor is None) == recipe.alone, name
+            assert tutor is None or tutor.teacher.adapter == adapter, name
 
 
 def test_every_student_has_its_encoder(tools: dict[str, ModuleType]) -> None:
@@ -162,7 +166,8 @@ def test_further_speech_is_heard_in_a_training_before(
         manifest.touch()
     runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None, further)
     run = tools["runs"].Run(recipe, "quartznet_small", "t", 20, 7, further=("d", "e"), further_share=0.25)
-    runner.student(run, None if recipe == "ctc" else tmp_path / "c_valid.jsonl", None)
+    source = None if recipe == "ctc" else tools["run"].Source(tmp_path / "c_valid.jsonl")
+    runner.student(run, source)
     before, after = asked
     corpus = tmp_path / "c_train.jsonl"
     assert (before["train"], after["train"]) == ([corpus, *further], corpus) and before["seed"] == after[
@@ -199,7 +204,7 @@ def test_a_restart_is_two_trainings(
     (tmp_path / "t.nemo").touch()
     runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None)
     run = tools["runs"].Run(recipe, "quartznet_1m", "t", 30, 7, changes=("model.optim.weight_decay=1",))
-    runner.student(run, tmp_path / "t.nemo", None)
+    runner.student(run, tools["run"].Source(tmp_path / "t.nemo"))
     first, second = asked
     assert (first["epochs"], second["epochs"], first["seed"], second["seed"]) == (8, 22, 7, 7)
     assert (
@@ -213,6 +218,41 @@ def test_a_restart_is_two_trainings(
     assert not only_second & set(first["overrides"])
     (found,) = tools["runs"].read_lines(runner.output)
     assert tools["runs"].run_of(found) == run and found["model"].endswith(f"{recipe}.nemo")
+
+
+def test_an_adapter_is_made_once_and_named_in_the_line(
+    tools: dict[str, ModuleType], tmp_path: Path, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("c_train.jsonl", "c_valid.jsonl", "t.nemo"):
+        (tmp_path / name).touch()
+    made: list[tuple[str, str, str, list[str]]] = []
+
+    def command(
+        self: Any, name: str, output: Path, config: str, teacher: Path, overrides: list[str], _: str
+    ) -> None:
+        made.append((name, output.name, config, overrides))
+        output.touch()
+
+    monkeypatch.setattr(tools["run"].Runner, "_command", command)
+    monkeypatch.setattr(tools["run"], "rates_of", lambda adapter: {"wer": 0.2, "file": adapter.name})
+    runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {"bpe": tmp_path / "t.nemo"}, None)
+    run = tools["runs"].Run("adapted_rkd_kept_ctc", "quartznet_1m", "t", 30, 7)
+    wanted = tools["run"].source_of(run)
+    assert wanted == ("bpe", "quartznet_small")
+    for _ in range(2):
+        source = runner.prepare([wanted], 90, 1.0, cached=True)[wanted]
+    adapter = "adapter_t_quartznet_small.safetensors"
+    named = f"model.tutor.teacher.adapter='{tmp_path / 'out' / 'c' / adapter}'"
+    assert [part[:3] for part in made] == [
+        ("adapt", adapter, "quartznet_small"),
+        ("cache", f"cache_bpe_t_{adapter.removesuffix('.safetensors')}", "quartznet_small"),
+        ("cache", f"cache_bpe_t_{adapter.removesuffix('.safetensors')}", "quartznet_small"),
+    ]
+    assert named in made[1][3] and made[0][3] == []
+    runner.student(run, source)
+    assert named in asked[-1]["overrides"]
+    (found,) = tools["runs"].read_lines(runner.output)
+    assert found["adapter"] == {"wer": 0.2, "file": adapter} and tools["runs"].run_of(found) == run
 
 
 @pytest.fixture

@@ -1,0 +1,72 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of docs/adapter.md, run as written: from a subword teacher to a character student."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from nemo.collections.asr.models import ASRModel, EncDecCTCModel
+from typer.testing import CliRunner
+
+from nemo_tutornet.cli import app
+from tests.conftest import write_manifest
+from tests.integration import teacher_models
+from tests.integration.documents.test_readme import ROOT, commands, run, shorter
+from tests.integration.models import matrix
+from tests.integration.students import write_tokenizer
+
+PAGE = (ROOT / "docs" / "adapter.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Holds what the commands name."""
+    for name in ("examples", "conf"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("train", "valid", "test"):
+        write_manifest(tmp_path, name, [1.51, 1.6])
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    signals = (torch.randn(3, 16000), torch.tensor([16000, 12000, 16000]))
+    kind = matrix.TEACHERS["fastconformer bpe"]
+    teacher_models.save_kind(kind, tmp_path, tmp_path / "subwords.nemo", tokenizer, signals)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_from_a_subword_teacher_to_a_character_student(folder):
+    """The training is a process; the other commands run in this one, which has imported NeMo already."""
+
+    def here(command: str, *more: str) -> str:
+        program, *arguments = shlex.split(command)
+        assert program == "nemo-tutornet"
+        done = CliRunner().invoke(app, [*arguments, *more])
+        assert done.exit_code == 0 and "Traceback" not in done.output, done.output
+        return done.stdout
+
+    teacher, adapter = commands("nemo-tutornet inspect", PAGE)
+    assert "80 ms" in here(teacher)
+    (adapt,) = commands("nemo-tutornet adapt", PAGE)
+    made = here(adapt, "--epochs", "2")
+    assert "20 ms frames (4 for each frame of the teacher)" in made
+    assert "Train with model.tutor.teacher.adapter=adapter.safetensors" in " ".join(made.split())
+    assert "28 labels and the blank, 20 ms frames" in here(adapter)
+    (check,) = commands("nemo-tutornet check", PAGE)
+    checked = json.loads(here(check, "--json"))
+    assert checked["matches"]["decoder warm start"] == "yes"
+    assert any(remark.startswith("The adapter's WER") for remark in checked["remarks"]) == (
+        json.loads(here(adapter, "--json"))["wer"] > 1.15 * json.loads(here(adapter, "--json"))["teacher_wer"]
+    )
+    (cache,) = commands("nemo-tutornet cache", PAGE)
+    assert "model.tutor.teacher.cache=targets" in " ".join(here(cache).split())
+    (train,) = commands("python examples/speech_to_text_ctc_tutornet.py", PAGE)
+    run(shorter(train), folder)
+    (export,) = commands("nemo-tutornet export", PAGE)
+    assert "student.nemo" in here(export)
+    assert type(ASRModel.restore_from("student.nemo", map_location="cpu")) is EncDecCTCModel
+    (evaluate,) = commands("nemo-tutornet evaluate", PAGE)
+    assert "WER %" in here(evaluate)
