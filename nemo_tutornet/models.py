@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
+from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.projections import Head
 from nemo_tutornet.distill.unused_parameters import UnusedParameters
@@ -69,7 +70,8 @@ class TutorMixin(_Host):
     The mixin overrides these hooks of NeMo:
 
     - `training_step` and `add_auxiliary_losses` compute the losses.
-    - `setup` loads the teacher.
+    - `setup` loads the teacher, and initialises a new student from it (`tutor.init`).
+    - `maybe_init_from_pretrained_checkpoint` refuses weights that `tutor.init` would overwrite.
     - `on_save_checkpoint` and `on_load_checkpoint` store and restore the training-only modules and the stage.
     - `to_config_file` and `save_to` write the exported files.
     - `on_validation_epoch_start` and `on_train_epoch_end` compose the decoder while it is untrained.
@@ -87,6 +89,9 @@ class TutorMixin(_Host):
             cfg.target = self._stock_target
         super().__init__(cfg=cfg, trainer=trainer)
         self._tutor_config: TutorConfig | None = config
+        # A model that is restored has weights, which `tutor.init` must not overwrite.
+        restored = self._is_model_being_restored()
+        self._copies_teacher = config is not None and config.init.source is not None and not restored
         self._distiller: Distiller | None = None
         self._distiller_state: dict[str, Any] | None = None  # from a checkpoint, until a distiller exists
         self._losses: Callable[..., dict[str, Tensor]] | None = None  # losses of the current step
@@ -136,7 +141,23 @@ class TutorMixin(_Host):
         if self._distiller_state is not None:
             distiller.restore(self._distiller_state)
             self._distiller_state = None  # valid for one training only
+        if self._copies_teacher and not self.trainer.ckpt_path:
+            init_student(self, distiller).log()
+        self._copies_teacher = False  # a second training goes on from the weights of the first
         distiller.log_setup()
+
+    def maybe_init_from_pretrained_checkpoint(self, cfg: DictConfig, map_location: str = "cpu") -> None:
+        """Runs NeMo's method, which loads weights into a new model.
+
+        Args:
+            cfg: the whole config of the training script.
+            map_location: see NeMo's method.
+
+        Raises:
+            TutorError: `tutor.init` would overwrite these weights.
+        """
+        check_other_weights(cfg, self._tutor_config)
+        super().maybe_init_from_pretrained_checkpoint(cfg, map_location)
 
     # --- One step
 

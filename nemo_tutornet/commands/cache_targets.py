@@ -108,6 +108,11 @@ def build_cache(
             "model.tutor.teacher.cache is set, so this config reads a cache; leave it out, and give --output "
             "to write one."
         )
+    if config.rkd.pairs:
+        raise TutorError(
+            "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train "
+            "with the teacher itself."
+        )
     for warning in check_manifests(cfg.model):
         print_note(warning)
     start = time.monotonic()

@@ -17,6 +17,7 @@ import torch
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.distiller import Distiller
+from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
@@ -91,7 +92,7 @@ class PreflightReport:
 def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
     """Builds student and teacher as the training script would, and reports what it found.
 
-    No parameter is changed, and no file is written.
+    No parameter is trained, and no file is written.
 
     Args:
         cfg: the whole config of the training script.
@@ -108,6 +109,7 @@ def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
         raise TutorError(
             "model.tutor is not there, so there is nothing to check: this config trains without a teacher."
         )
+    check_other_weights(cfg, config)
     limits = cfg.get("trainer") or {}
     epochs, steps = limits.get("max_epochs"), limits.get("max_steps", -1)
     for key, value in (("max_epochs", epochs), ("max_steps", steps)):
@@ -122,6 +124,11 @@ def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
         if cfg.model.train_ds.get("defer_setup"):
             model.setup_training_data(cfg.model.train_ds)
     distiller = Distiller(model, config)
+    matches = _matches(distiller)
+    if config.init.source is not None:
+        report = init_student(model, distiller)
+        matches["init"] = report.copied
+        warnings += report.warnings
     teacher = distiller.teacher
     batch = TrainingBatch.from_nemo(next(iter(model._train_dl)))
     audio = {"input_signal": batch.signal, "input_signal_length": batch.signal_lengths}
@@ -137,7 +144,7 @@ def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
     return PreflightReport(
         student=describe_model(model).as_facts(),
         teacher=teacher.describe(),
-        matches=_matches(distiller),
+        matches=matches,
         stages=costs,
         batch=f"{batch.signal.shape[0]} utterances of up to {seconds:.1f} s, on the CPU",
         plain_ms=student_ms,
@@ -166,9 +173,9 @@ def _matches(distiller: Distiller) -> dict[str, str]:
 
     matched = {}
     if config.uses("rkd"):
-        matched["RKD"] = (
-            f"{layer(match.hint)} -> {layer(match.guided)}, "
-            f"{frames(match.guided.frame_ms, match.hint.frame_ms)}"
+        matched["RKD"] = "; ".join(
+            f"{layer(pair.hint)} -> {layer(pair.guided)}, {frames(pair.guided.frame_ms, pair.hint.frame_ms)}"
+            for pair in match.pairs
         )
         matched["frame weighting"] = match.frame_weighting
         if config.rkd.warm_start_decoder:

@@ -18,8 +18,10 @@ from nemo_tutornet.config.schema import (
     DIVERGENCES,
     FRAME_SELECTIONS,
     FRAME_WEIGHTINGS,
+    INIT_SOURCES,
     PRECISIONS,
     STAGE_UNITS,
+    LayerPairConfig,
     StageConfig,
     TeacherConfig,
     TutorConfig,
@@ -54,22 +56,22 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
         return None
     if not isinstance(plain, Mapping):
         raise TutorError(f"model.tutor must be a section of keys, not {plain!r}.")
+    plain = _expand_init(plain)
     _refuse_unknown_keys(plain, TutorConfig, "model.tutor")
     # Build the items of lists one by one, because OmegaConf reports a key without its index in the list.
     sections = dict(plain)
-    lists = {key: sections.pop(key, None) for key in _LISTS}
+    if isinstance(sections.get("rkd"), Mapping):
+        sections["rkd"] = dict(sections["rkd"])
+    lists = {path: _owner(sections, path).pop(path.split(".")[-1], None) for path in _LISTS}
     config = _build(TutorConfig, sections, "model.tutor")
-    for key, items in lists.items():
+    for path, items in lists.items():
         if items is not None:
-            schema = _LISTS[key]
-            setattr(
-                config,
-                key,
-                [
-                    _build(schema, _without_nulls(item, schema), f"model.tutor.{key}[{i}]")
-                    for i, item in enumerate(items)
-                ],
-            )
+            schema, where = _LISTS[path], f"model.tutor.{path}"
+            owner = config.rkd if path.startswith("rkd.") else config
+            built = [
+                _build(schema, _without_nulls(item, schema), f"{where}[{i}]") for i, item in enumerate(items)
+            ]
+            setattr(owner, path.split(".")[-1], built)
     _check(config)
     _clear_missing_paths(section)
     if (model_cfg.get("train_ds") or {}).get("use_dali"):
@@ -79,6 +81,14 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
             "turn it off."
         )
     return config
+
+
+def _expand_init(section: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Replaces the short forms `init: teacher` and `init: null` by the section that they stand for."""
+    init = section.get("init", {})
+    if init is None or isinstance(init, str):
+        return {**section, "init": {"source": init}}
+    return section
 
 
 def _without_nulls(section: Mapping[Any, Any], schema: type) -> Mapping[Any, Any]:
@@ -95,8 +105,17 @@ def _clear_missing_paths(section: Any) -> None:
                 teacher.model_path = None
 
 
-# Keys of the lists of sections, and the schema of one section.
-_LISTS: dict[str, type] = {"other_teachers": TeacherConfig, "stages": StageConfig}
+# Paths of the lists of sections, and the schema of one section.
+_LISTS: dict[str, type] = {
+    "other_teachers": TeacherConfig,
+    "stages": StageConfig,
+    "rkd.pairs": LayerPairConfig,
+}
+
+
+def _owner(sections: dict[str, Any], path: str) -> dict[str, Any]:
+    """Returns the section that a list belongs to."""
+    return sections.get("rkd", {}) if path.startswith("rkd.") else sections
 
 
 def _build(schema: type, section: Mapping[Any, Any], path: str) -> Any:
@@ -125,13 +144,14 @@ def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) ->
             raise TutorError(f"{path}.{key} is not a key of this section; {hint}")
         nested = _nested_schema(schema, key)
         here = f"{path}.{key}"
-        if key in _LISTS:
+        listed = _LISTS.get(here.removeprefix("model.tutor."))
+        if listed is not None:
             if not isinstance(value, Sequence) or isinstance(value, str):
                 raise TutorError(f"{here} must be a list of {key.replace('_', ' ')}, not {value!r}.")
             for i, item in enumerate(value):
                 if not isinstance(item, Mapping):
                     raise TutorError(f"{here}[{i}] must be a section of keys, not {item!r}.")
-                _refuse_unknown_keys(item, _LISTS[key], f"{here}[{i}]")
+                _refuse_unknown_keys(item, listed, f"{here}[{i}]")
         elif nested is not None:
             if not isinstance(value, Mapping):
                 hint = "; leave it out for the defaults" if value is None else ""
@@ -173,6 +193,11 @@ def _check(config: TutorConfig) -> None:
                 "model.tutor.stages a "
                 f"weight for skd, e.g. {{name: skd, weights: {{ctc: 1.0, skd: 0.25}}}}."
             )
+    if config.rkd.pairs and config.teacher.cache:
+        raise TutorError(
+            "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train "
+            "with the teacher itself (model.tutor.teacher.cache=null)."
+        )
     _one_of("rkd.frame_weighting", config.rkd.frame_weighting, FRAME_WEIGHTINGS)
     if config.skd.divergence in RENAMED_DIVERGENCES:
         new = RENAMED_DIVERGENCES[config.skd.divergence]
@@ -215,6 +240,7 @@ def _check(config: TutorConfig) -> None:
         raise TutorError(
             f"model.tutor.pseudo_labels.max_wer must be 0 or more, not {config.pseudo_labels.max_wer}."
         )
+    _check_init(config)
     if not config.stages:
         raise TutorError(
             "model.tutor.stages is empty; give at least one stage, or leave the key out for the default."
@@ -249,6 +275,32 @@ def _check_teacher(teacher: TeacherConfig, key: str) -> None:
     _one_of(f"{key}.precision", teacher.precision, PRECISIONS)
     if not (teacher.weight > 0 and math.isfinite(teacher.weight)):
         raise TutorError(f"model.tutor.{key}.weight must be above 0, not {teacher.weight}.")
+
+
+def _check_init(config: TutorConfig) -> None:
+    source, layers = config.init.source, config.init.layers
+    if source is not None and source not in INIT_SOURCES:
+        raise TutorError(
+            f"model.tutor.init.source is {source!r}; choose {' or '.join(INIT_SOURCES)}, or null for random "
+            "weights."
+        )
+    if layers is not None and source is None:
+        raise TutorError(
+            "model.tutor.init.layers is set, but model.tutor.init.source is null, so nothing is copied; set "
+            "the source to teacher, or leave layers out."
+        )
+    if layers is not None and not (layers and all(layer >= 0 for layer in layers)):
+        raise TutorError(
+            f"model.tutor.init.layers is {layers}; give the index of a teacher's block or layer, 0 or more, "
+            "for "
+            "each of the student's."
+        )
+    teacher = config.teacher
+    if source is not None and teacher.cache and (teacher.model_path or MISSING) == MISSING:
+        raise TutorError(
+            "model.tutor.init copies the teacher's weights, and a cache has none; give "
+            "model.tutor.teacher.model_path beside model.tutor.teacher.cache, or leave init out."
+        )
 
 
 def _check_stage(stage: StageConfig, path: str, last: bool) -> None:

@@ -14,6 +14,7 @@ FRAME_WEIGHTINGS = ("auto", "nonblank", "energy", "uniform")
 DIVERGENCES = ("l2", "kl", "guided_ctc")
 FRAME_SELECTIONS = ("all", "nonblank", "symmetric")
 STAGE_UNITS = ("epochs", "steps", "share")
+INIT_SOURCES = ("teacher",)
 
 
 @dataclass
@@ -42,6 +43,19 @@ class TeacherConfig:
 
 
 @dataclass
+class LayerPairConfig:
+    """One more pair of layers for RKD.
+
+    Attributes:
+        hint_layer: module path in the teacher.
+        guided_layer: module path in the student.
+    """
+
+    hint_layer: str = MISSING
+    guided_layer: str = MISSING
+
+
+@dataclass
 class RKDConfig:
     """Representation-level distillation: the matched layers and the frame weighting.
 
@@ -49,12 +63,14 @@ class RKDConfig:
         hint_layer: module path in the teacher; null is the encoder's output, or the adapter's hidden vectors
             where the teacher has an adapter.
         guided_layer: module path in the student; null is the encoder's output.
+        pairs: further pairs of layers, each with a projection of its own. RKD is the mean over all pairs.
         frame_weighting: `auto`, `nonblank`, `energy` or `uniform`.
         warm_start_decoder: compute the student's decoder from the teacher's decoder at the end of RKD (ours).
     """
 
     hint_layer: Optional[str] = None
     guided_layer: Optional[str] = None
+    pairs: List[LayerPairConfig] = field(default_factory=list)
     frame_weighting: str = "auto"
     warm_start_decoder: bool = True
 
@@ -101,6 +117,30 @@ class PseudoLabelsConfig:
 
 
 @dataclass
+class InitConfig:
+    """Initial weights of the student (ours; the selection of layers is that of arXiv 2311.00430).
+
+    `init: teacher` is short for `init: {source: teacher}`. The weights are copied once, when a new training
+    starts; a run that is resumed keeps its own.
+
+    With RKD, the projection starts as the identity where the hint layer and the guided layer are copies of
+    each other. So the decoder that `rkd.warm_start_decoder` composes equals the copied one at first, and
+    after an RKD stage it fits the encoder that RKD has trained. As without `init`, only a decoder that no
+    stage has trained is composed. Without `warm_start_decoder` a copied decoder stays as it was copied.
+
+    Attributes:
+        source: `teacher` copies the weights of the teacher's encoder, and of its decoder where the labels and
+            shapes are equal. Null leaves the student's random weights.
+        layers: index of the teacher's block (QuartzNet, Jasper, Citrinet) or layer (the Conformer family) for
+            each of the student's, in order. Null selects them: first and last are kept, the others are spread
+            evenly.
+    """
+
+    source: Optional[str] = None
+    layers: Optional[List[int]] = None
+
+
+@dataclass
 class StageConfig:
     """One stage of the schedule.
 
@@ -141,6 +181,7 @@ class TutorConfig:
         pseudo_labels: settings of sequence-level targets.
         pool_frames: allow a student with longer frames than its teacher. The teacher frames within one
             student frame are pooled (ours).
+        init: initial weights of the student.
         stages: stages of the schedule, in order.
     """
 
@@ -150,6 +191,7 @@ class TutorConfig:
     skd: SKDConfig = field(default_factory=SKDConfig)
     pseudo_labels: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
     pool_frames: bool = False
+    init: InitConfig = field(default_factory=InitConfig)
     stages: List[StageConfig] = field(default_factory=_default_stages)
 
     def uses(self, loss: str) -> bool:

@@ -57,6 +57,9 @@ class Distiller:
         # teacher.
         with torch.random.fork_rng(devices=[]):
             self.teacher = self._load(config.teacher, config.rkd.hint_layer, "model.tutor.teacher")
+            if config.rkd.pairs and config.uses("rkd"):
+                assert isinstance(self.teacher, LiveTeacher), "parse_tutor() refuses pairs with a cache"
+                self.teacher.add_hint_layers([pair.hint_layer for pair in config.rkd.pairs])
             self.match = match_models(student, self.teacher, config)
             self.others, other_matches = self._load_others(student)
         self.schedule = Schedule.from_config(config.stages)
@@ -78,6 +81,11 @@ class Distiller:
         projection = self.objective.modules["projection"]
         assert isinstance(projection, Projection)
         return projection
+
+    @property
+    def projections(self) -> list[Projection]:
+        """The projections of all pairs of layers, `projection` first."""
+        return [module for module in self.objective.modules.values() if isinstance(module, Projection)]
 
     def attach_train_data(self, student: Any) -> None:
         """Connects the cached targets to the training set, so that each row of a batch can be looked up.
@@ -248,6 +256,13 @@ class Distiller:
             f"({match.guided.width} wide, {match.guided.frame_ms:g} ms), frame weighting "
             f"{match.frame_weighting!r}."
         )
+        for pair in match.further_pairs:
+            logging.info(
+                f"RKD also compares hint layer {pair.hint.path!r} ({pair.hint.width} wide, "
+                f"{pair.hint.frame_ms:g} ms) with guided layer {pair.guided.path!r} ({pair.guided.width} "
+                "wide, "
+                f"{pair.guided.frame_ms:g} ms)."
+            )
         for teacher in config.other_teachers:
             logging.info(
                 f"Teacher {teacher.cache or teacher.model_path}: its posteriors count {teacher.weight:g} to "

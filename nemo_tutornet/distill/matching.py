@@ -37,6 +37,19 @@ _NO_HEAD = "the teacher has no CTC head (it is a transducer or an attention mode
 
 
 @dataclass(frozen=True)
+class LayerPair:
+    """Two layers that RKD compares.
+
+    Attributes:
+        guided: layer of the student.
+        hint: layer of the teacher.
+    """
+
+    guided: Layer
+    hint: Layer
+
+
+@dataclass(frozen=True)
 class ModelMatch:
     """The correspondence between the layers, frames and labels of a teacher and a student.
 
@@ -50,6 +63,7 @@ class ModelMatch:
             equal, or if the labels cannot be matched.
         frame_weighting: `nonblank`, `energy` or `uniform`; `auto` is already resolved.
         no_warm_start: the reason why the decoder cannot be composed; None if it can.
+        further_pairs: the pairs of layers of `tutor.rkd.pairs`.
     """
 
     student_encoder: Layer
@@ -60,6 +74,12 @@ class ModelMatch:
     label_order: tuple[int, ...] | None
     frame_weighting: str
     no_warm_start: str | None
+    further_pairs: tuple[LayerPair, ...] = ()
+
+    @property
+    def pairs(self) -> tuple[LayerPair, ...]:
+        """All pairs of layers that RKD compares, guided and hint layer first."""
+        return (LayerPair(self.guided, self.hint), *self.further_pairs)
 
     def align_posteriors(
         self, log_probs: Tensor, teacher_lengths: Tensor, frames: int, layer: Layer
@@ -82,19 +102,23 @@ class ModelMatch:
             return pool_posteriors(log_probs, *covered_frames(frames, teacher_lengths, ratio))
         return repeat_frames(log_probs, teacher_frames(frames, teacher_lengths, ratio), dim=1)
 
-    def align_hidden(self, hidden: Tensor, teacher_lengths: Tensor, frames: int) -> Tensor:
+    def align_hidden(
+        self, hidden: Tensor, teacher_lengths: Tensor, frames: int, pair: LayerPair | None = None
+    ) -> Tensor:
         """Maps the hint layer to the frames of the guided layer.
 
         Args:
             hidden: output of the hint layer `[B, D, T]`.
             teacher_lengths: valid frames of the teacher's encoder `[B]`.
             frames: `S`, number of frames of the guided layer.
+            pair: the two layers; None is the first of `pairs`.
 
         Returns:
             Output of the hint layer `[B, D, S]`.
         """
-        lengths = layer_lengths(teacher_lengths, self.teacher_encoder, self.hint, hidden.shape[2])
-        ratio = self.guided.frame_ms / self.hint.frame_ms
+        pair = pair or self.pairs[0]
+        lengths = layer_lengths(teacher_lengths, self.teacher_encoder, pair.hint, hidden.shape[2])
+        ratio = pair.guided.frame_ms / pair.hint.frame_ms
         if ratio > 1:
             return pool_hidden(hidden, *covered_frames(frames, lengths, ratio))
         return repeat_frames(hidden, teacher_frames(frames, lengths, ratio), dim=2)
@@ -160,6 +184,10 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
             layer_of(path, key=f"model.tutor.skd.intermediate_layers[{i}]")
             for i, path in enumerate(config.skd.intermediate_layers)
         )
+        further_guided = [
+            layer_of(pair.guided_layer, key=f"model.tutor.rkd.pairs[{i}].guided_layer")
+            for i, pair in enumerate(config.rkd.pairs if config.uses("rkd") else [])
+        ]
         lengths = [silence(seconds) for seconds in CHECKED_SECONDS]
     order, mismatch = _match_labels(student, teacher)
     if teacher.adapter is not None:
@@ -167,6 +195,8 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
     hint = teacher.hint_layer
     matches = [("skd", encoder, teacher.encoder_layer, "encoder"), ("rkd", guided, hint, "guided layer")]
     matches += [("skd", head, teacher.encoder_layer, f"layer {head.path!r}") for head in heads]
+    pairs = [LayerPair(*pair) for pair in zip(further_guided, teacher.further_hint_layers, strict=True)]
+    matches += [("rkd", pair.guided, pair.hint, f"layer {pair.guided.path!r}") for pair in pairs]
     for loss, layer, other, where in matches:
         if config.uses(loss) and layer.frame_ms > other.frame_ms and not config.pool_frames:
             raise TutorError(
@@ -207,6 +237,7 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
             config.rkd.frame_weighting, teacher.has_posteriors, teacher.ends_in_layer_norm
         ),
         no_warm_start=mismatch or _no_warm_start(student, teacher, guided, hint),
+        further_pairs=tuple(pairs),
     )
 
 

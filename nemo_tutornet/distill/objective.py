@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_tutornet.config import TutorConfig, parse_tutor
-from nemo_tutornet.distill.matching import ModelMatch, layer_lengths
+from nemo_tutornet.distill.matching import LayerPair, ModelMatch, layer_lengths
 from nemo_tutornet.distill.projections import Head, Projection, TrainingOnlyConv1d
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.distill.student_capture import StudentOutputs
@@ -106,21 +106,39 @@ class RKDLoss(Loss):
     def __init__(self, context: LossContext) -> None:
         super().__init__(context)
         self.request = TargetRequest(hidden=True, posteriors=context.match.frame_weighting == "nonblank")
-        self.projection = Projection(context.match.guided.width, context.match.hint.width)
-        self.modules = {"projection": self.projection}
+        pairs = context.match.pairs
+        self.projections = [Projection(pair.guided.width, pair.hint.width) for pair in pairs]
+        further = [f"projection {pair.guided.path} to {pair.hint.path}" for pair in pairs[1:]]
+        self.modules = dict(zip(["projection", *further], self.projections, strict=True))
 
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
-        """Compares the projected guided layer with the hint layer."""
+        """Compares each projected guided layer with its hint layer; returns the mean over the pairs."""
         assert targets is not None and targets.hidden is not None
-        match, frames = self.context.match, student.guided.shape[2]
-        hidden = match.align_hidden(targets.hidden, targets.lengths, frames)
-        lengths = layer_lengths(student.lengths, match.student_encoder, match.guided, frames)
+        guided, hidden = (student.guided, *student.further_guided), (targets.hidden, *targets.further_hidden)
+        values = [
+            self._of_pair(*pair, student, targets)
+            for pair in zip(self.context.match.pairs, self.projections, guided, hidden, strict=True)
+        ]
+        return torch.stack(values).mean() if len(values) > 1 else values[0]
+
+    def _of_pair(
+        self,
+        pair: LayerPair,
+        projection: Projection,
+        guided: Tensor,
+        hidden: Tensor,
+        student: StudentOutputs,
+        targets: TeacherTargets,
+    ) -> Tensor:
+        match, frames = self.context.match, guided.shape[2]
+        hidden = match.align_hidden(hidden, targets.lengths, frames, pair)
+        lengths = layer_lengths(student.lengths, match.student_encoder, pair.guided, frames)
         mask = frame_weighting.frame_mask(lengths, frames) & (targets.lengths > 0)[:, None]
         log_probs = targets.log_probs
         if log_probs is not None:
-            log_probs = match.align_posteriors(log_probs, targets.lengths, frames, match.guided)
+            log_probs = match.align_posteriors(log_probs, targets.lengths, frames, pair.guided)
         weights = frame_weighting.FRAME_WEIGHTING[match.frame_weighting](log_probs, hidden, mask)
-        return losses.rkd(self.projection(student.guided), hidden, weights, mask)
+        return losses.rkd(projection(guided), hidden, weights, mask)
 
 
 class SKDLoss(Loss):

@@ -39,6 +39,7 @@ class StudentOutputs:
         ctc_loss: the student's own CTC loss.
         ctc: its value for this batch, as NeMo computed it; None in a stage without CTC.
         heads: of the intermediate layers.
+        further_guided: the guided layers of the further pairs, each `[B, D, S']`.
     """
 
     log_probs: Tensor
@@ -50,6 +51,7 @@ class StudentOutputs:
     ctc_loss: CTC
     ctc: Tensor | None = None
     heads: tuple[Head, ...] = ()
+    further_guided: tuple[Tensor, ...] = ()
 
     @cached_property
     def intermediate_log_probs(self) -> tuple[Tensor, ...]:
@@ -83,7 +85,7 @@ class StudentCapture:
 
         self._stack.enter_context(ctc_on_transcribed_only(self._student.loss, self._reduction))
         self._encoder, self._decoder = capture(ENCODER), capture("decoder")
-        self._guided = capture(self._match.guided.path)
+        self._guided = [capture(pair.guided.path) for pair in self._match.pairs]
         self._intermediate = [capture(layer.path) for layer in self._match.heads]
         return self
 
@@ -97,16 +99,19 @@ class StudentCapture:
             ctc: NeMo's CTC loss of the batch, in a stage that uses it.
         """
         layers = zip(self._intermediate, self._match.heads, strict=True)
+        pairs = zip(self._guided, self._match.pairs, strict=True)
+        guided, *further_guided = (captured.tensor(pair.guided.time_axis) for captured, pair in pairs)
         return StudentOutputs(
             log_probs=self._decoder.output,
             lengths=self._encoder.output[1],
-            guided=self._guided.tensor(self._match.guided.time_axis),
+            guided=guided,
             intermediate=tuple(captured.tensor(layer.time_axis) for captured, layer in layers),
             transcripts=self._batch.transcripts,
             target_lengths=self._batch.transcript_lengths,
             ctc_loss=self.ctc_loss,
             ctc=ctc,
             heads=self._heads,
+            further_guided=tuple(further_guided),
         )
 
     def ctc_loss(self, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:

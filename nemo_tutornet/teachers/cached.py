@@ -16,7 +16,7 @@ from torch import nn
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.layers import ENCODER
+from nemo_tutornet.nemo_io.layers import ENCODER, Layer
 from nemo_tutornet.nemo_io.model_info import posterior_labels_in_words
 from nemo_tutornet.nemo_io.prompt import prompt_in_words
 from nemo_tutornet.target_cache.reader import CacheReader
@@ -46,6 +46,7 @@ class CachedTeacher:
     """
 
     from_cache = True
+    further_hint_layers: tuple[Layer, ...] = ()  # a cache holds one hint layer
 
     def __init__(
         self, config: TeacherConfig, hint_layer: str | None = None, key: str = "model.tutor.teacher"

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -114,7 +115,24 @@ class LiveTeacher:
             self.hint_layer = measure(
                 model, str(hint_layer), silence, "model.tutor.rkd.hint_layer", hop_of(model)
             )
+        self.further_hint_layers: tuple[Layer, ...] = ()
         self._early_exit = self._find_early_exit()
+
+    def add_hint_layers(self, paths: Sequence[str]) -> None:
+        """Adds the hint layers of `tutor.rkd.pairs`.
+
+        Args:
+            paths: module paths.
+
+        Raises:
+            TutorError: a layer does not exist, or does not return frames.
+        """
+        silence, hop = partial(encode_silence, self.model), hop_of(self.model)
+        self.further_hint_layers = tuple(
+            measure(self.model, path, silence, f"model.tutor.rkd.pairs[{i}].hint_layer", hop)
+            for i, path in enumerate(paths)
+        )
+        self._early_exit = None  # found for one layer
 
     @classmethod
     def from_config(
@@ -242,7 +260,10 @@ class LiveTeacher:
                     layer, encoded_lengths = self._early_exit.run(model, features, feature_lengths)
                 return TeacherTargets(lengths=encoded_lengths * self._upsampling, hidden=layer)
             path = ENCODER if self.hint_layer.path == ADAPTER else self.hint_layer.path
-            with Capture(model, path) as captured, self._isolated():
+            with ExitStack() as stack:
+                captured = stack.enter_context(Capture(model, path))
+                further = [stack.enter_context(Capture(model, one.path)) for one in self.further_hint_layers]
+                stack.enter_context(self._isolated())
                 encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
             log_probs = None
             if self.head is not None and (request.hypotheses or (request.posteriors and not self._adapter)):
@@ -250,15 +271,19 @@ class LiveTeacher:
         hypotheses = (
             decode(model, encoded, encoded_lengths, log_probs, self.prompt) if request.hypotheses else None
         )
+        layers = zip(further, self.further_hint_layers, strict=True) if request.hidden else ()
+        further_hidden = tuple(one.tensor(layer.time_axis) for one, layer in layers)
         if self._adapter is not None:
             own = None if self.hint_layer.path == ADAPTER else captured.tensor(self.hint_layer.time_axis)
-            return adapted_targets(self._adapter, encoded, encoded_lengths, request, hypotheses, own)
+            adapted = adapted_targets(self._adapter, encoded, encoded_lengths, request, hypotheses, own)
+            return replace(adapted, further_hidden=further_hidden)
         assert log_probs is not None or not request.posteriors, "match_models() refuses losses without a head"
         return TeacherTargets(
             lengths=encoded_lengths,
             log_probs=log_probs if request.posteriors else None,
             hypotheses=hypotheses,
             hidden=captured.tensor(self.hint_layer.time_axis) if request.hidden else None,
+            further_hidden=further_hidden,
         )
 
     def ctc_projection(self) -> nn.Conv1d | None:

@@ -75,6 +75,7 @@ class TeacherTargets:
         log_probs: log-probabilities `[B, T, V]`; None where they were not requested.
         hidden: the hint layer `[B, D, T']`; None where it was not requested.
         hypotheses: one for each utterance; None where they were not requested.
+        further_hidden: the further hint layers, each `[B, D, T']`; none where `hidden` was not requested.
         others: the targets of each of the other teachers, on their own frames.
     """
 
@@ -82,11 +83,13 @@ class TeacherTargets:
     log_probs: Tensor | None = None
     hidden: Tensor | None = None
     hypotheses: list[Hypothesis] | None = None
+    further_hidden: tuple[Tensor, ...] = ()
     others: tuple[TeacherTargets, ...] = ()
 
     def tensors(self) -> Iterator[Tensor]:
         """Yields every tensor, those of the other teachers included."""
         yield from (value for value in vars(self).values() if isinstance(value, Tensor))
+        yield from self.further_hidden
         for other in self.others:
             yield from other.tensors()
 
@@ -98,11 +101,13 @@ class Teacher(Protocol):
         from_cache: the targets are looked up by utterance, so batches must say which utterances they hold.
         encoder_layer: the layer with the frames of the posteriors: the encoder's output, or the adapter's.
         hint_layer: the layer that RKD matches.
+        further_hint_layers: the hint layers of `tutor.rkd.pairs`.
     """
 
     from_cache: bool
     encoder_layer: Layer
     hint_layer: Layer
+    further_hint_layers: tuple[Layer, ...]
 
     @property
     def sha256(self) -> str | None:

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from nemo_tutornet.config import SKDConfig, TeacherConfig, TutorConfig, check_renamed_overrides, parse_tutor
+from nemo_tutornet.config import (
+    InitConfig,
+    LayerPairConfig,
+    RKDConfig,
+    SKDConfig,
+    TeacherConfig,
+    TutorConfig,
+    check_renamed_overrides,
+    parse_tutor,
+)
 from nemo_tutornet.errors import TutorError
 from tests.conftest import refusal as refused
 
@@ -59,6 +68,67 @@ def test_the_teachers_path_is_enough() -> None:
         ("rkd", {"rkd": 1.0}, 0.25, None, None),
         ("ctc", {"ctc": 1.0, "rkd": 5.0}, None, None, None),
     ]
+
+
+@pytest.mark.parametrize(
+    "init, source, layers",
+    [
+        ("teacher", "teacher", None),
+        ("null", None, None),
+        ("{}", None, None),
+        ("{source: null, layers: null}", None, None),
+        ("{source: teacher}", "teacher", None),
+        ("{source: teacher, layers: [0, 2, 2]}", "teacher", [0, 2, 2]),
+    ],
+)
+def test_where_the_first_weights_come_from(init: str, source: str | None, layers: list[int] | None) -> None:
+    assert parse(f"{TEACHER}, init: {init}").init == InitConfig(source, layers)
+    assert parse(TEACHER).init == InitConfig(None, None)
+
+
+@pytest.mark.parametrize(
+    "section, sentence",
+    [
+        ("init: techer", "model.tutor.init.source is 'techer'; choose teacher, or null for random weights."),
+        (
+            "init: {layers: [0, 1]}",
+            "model.tutor.init.layers is set, but model.tutor.init.source is null, so nothing is copied; set "
+            "the "
+            "source to teacher, or leave layers out.",
+        ),
+        *[
+            (
+                f"init: {{source: teacher, layers: {layers}}}",
+                f"model.tutor.init.layers is {layers}; give the index of a teacher's block or layer, 0 or "
+                "more, for "
+                "each of the student's.",
+            )
+            for layers in ("[]", "[0, -1]")
+        ],
+    ],
+)
+def test_wrong_first_weights_are_refused(section: str, sentence: str) -> None:
+    assert refusal(f"{TEACHER}, {section}") == sentence
+
+
+def test_a_cache_has_one_hint_layer() -> None:
+    pairs = "rkd: {pairs: [{hint_layer: a, guided_layer: b}]}"
+    assert parse(f"{TEACHER}, {pairs}").rkd == RKDConfig(pairs=[LayerPairConfig("a", "b")])
+    assert refusal(f"teacher: {{cache: targets}}, {pairs}") == (
+        "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train with "
+        "the "
+        "teacher itself (model.tutor.teacher.cache=null)."
+    )
+
+
+@pytest.mark.parametrize("path", ["", "model_path: null, ", "model_path: '???', "])
+def test_a_cache_has_no_weights_to_begin_with(path: str) -> None:
+    assert refusal(f"teacher: {{{path}cache: targets}}, init: teacher") == (
+        "model.tutor.init copies the teacher's weights, and a cache has none; give "
+        "model.tutor.teacher.model_path "
+        "beside model.tutor.teacher.cache, or leave init out."
+    )
+    assert parse("teacher: {model_path: t.nemo, cache: targets}, init: teacher").init.source == "teacher"
 
 
 @pytest.mark.parametrize(
@@ -219,6 +289,23 @@ SKD = "name: b, weights: {skd: 1}"
         (f"{TEACHER}, rkd: null", "model.tutor.rkd"),
         (f"{TEACHER}, rkd: {{warm_start_decoder: perhaps}}", "model.tutor.rkd.warm_start_decoder"),
         (f"{TEACHER}, rkd: {{hint_layer: [a]}}", "model.tutor.rkd.hint_layer"),
+        (f"{TEACHER}, rkd: {{pairs: a}}", "model.tutor.rkd.pairs"),
+        (f"{TEACHER}, rkd: {{pairs: [a]}}", "model.tutor.rkd.pairs[0]"),
+        (f"{TEACHER}, rkd: {{pairs: [{{hint_layer: a}}]}}", "model.tutor.rkd.pairs[0].guided_layer"),
+        (
+            f"{TEACHER}, rkd: {{pairs: [{{hint_layer: [a], guided_layer: b}}]}}",
+            "model.tutor.rkd.pairs[0].hint_layer",
+        ),
+        (
+            f"{TEACHER}, rkd: {{pairs: [{{hint_layer: null, guided_layer: b}}]}}",
+            "model.tutor.rkd.pairs[0].hint_layer",
+        ),
+        (f"{TEACHER}, init: 3", "model.tutor.init"),
+        (f"{TEACHER}, init: [teacher]", "model.tutor.init"),
+        (f"{TEACHER}, init: {{source: [teacher]}}", "model.tutor.init.source"),
+        (f"{TEACHER}, init: {{source: teacher, layers: 3}}", "model.tutor.init.layers"),
+        (f"{TEACHER}, init: {{source: teacher, layers: [first]}}", "model.tutor.init.layers[0]"),
+        (f"{TEACHER}, init: {{source: teacher, layers: [1.5]}}", "model.tutor.init.layers[0]"),
         (f"{TEACHER}, skd: l2", "model.tutor.skd"),
         (f"{TEACHER}, skd: {{temperature: warm}}", "model.tutor.skd.temperature"),
         (f"{TEACHER}, skd: {{frames_around: 1.5}}", "model.tutor.skd.frames_around"),

@@ -16,7 +16,14 @@ from typer.testing import CliRunner
 
 from nemo_tutornet.cli import _pasted, app
 from nemo_tutornet.commands.hydra_config import compose_config, find_config, hydra_value
-from nemo_tutornet.config import SKDConfig, TeacherConfig, TutorConfig, parse_tutor
+from nemo_tutornet.config import (
+    InitConfig,
+    LayerPairConfig,
+    SKDConfig,
+    TeacherConfig,
+    TutorConfig,
+    parse_tutor,
+)
 from nemo_tutornet.errors import TutorError, exit_on_user_error
 from tests.conftest import refusal
 
@@ -129,9 +136,26 @@ def test_a_section_without_defaults_is_filled_in(tmp_path: Path) -> None:
         tutor_of(tmp_path, yaml, "model.tutor.skd.divergence=kl")
 
 
+@pytest.mark.parametrize("yaml", ["", ", init: teacher", ", init: null"])
+def test_the_short_form_of_a_section_replaces_its_defaults(tmp_path: Path, yaml: str) -> None:
+    section = f"{DEFAULTS}model: {{tutor: {{teacher: {{model_path: t.nemo}}{yaml}}}}}"
+    found = tutor_of(tmp_path, section)
+    assert found is not None and found.init == InitConfig("teacher" if yaml.endswith("teacher") else None)
+    found = tutor_of(tmp_path, section, "model.tutor.init=teacher")
+    assert found is not None and found.init == InitConfig("teacher")
+    if not yaml:
+        found = tutor_of(
+            tmp_path, section, "model.tutor.init.source=teacher", "model.tutor.init.layers=[0,2]"
+        )
+        assert found is not None and found.init == InitConfig("teacher", [0, 2])
+        found = tutor_of(tmp_path, section, "model.tutor.rkd.pairs=[{hint_layer:a,guided_layer:b}]")
+        assert found is not None and found.rkd.pairs == [LayerPairConfig("a", "b")]
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("init=techer", "model.tutor.init.source is 'techer'; "),
         ("skd.temperature=warm", "model.tutor.skd.temperature: Value 'warm'"),
         ("skd.divergence=guided", "model.tutor.skd.divergence: guided is now called guided_ctc; "),
         ("rkd=null", "model.tutor.rkd must be a section of keys, not None; "),

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nemo_tutornet.config import SKDConfig, TeacherConfig, TutorConfig
-from nemo_tutornet.distill.matching import ModelMatch
+from nemo_tutornet.distill.matching import LayerPair, ModelMatch
 from nemo_tutornet.distill.objective import LOSSES, LossContext, Objective, read_tutor_section
 from nemo_tutornet.distill.student_capture import StudentOutputs
 from nemo_tutornet.functional import frame_weighting, losses
@@ -30,7 +30,9 @@ def noise(*shape: int, seed: int) -> torch.Tensor:
     return 2 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def build(reduction: str = "mean_batch", heads: bool = False, **skd: object) -> Objective:
+def build(
+    reduction: str = "mean_batch", heads: bool = False, pairs: tuple[LayerPair, ...] = (), **skd: object
+) -> Objective:
     """A student of 80 ms, guided at 40 and with a head at 20; a teacher of 40 ms with a hint layer at 10."""
     match = ModelMatch(
         student_encoder=Layer("encoder", WIDTH, 2, 80.0),
@@ -41,6 +43,7 @@ def build(reduction: str = "mean_batch", heads: bool = False, **skd: object) -> 
         label_order=None,
         frame_weighting="nonblank",
         no_warm_start=None,
+        further_pairs=pairs,
     )
     config = TutorConfig(teacher=TeacherConfig(model_path="t"), skd=SKDConfig(**skd))
     torch.manual_seed(0)
@@ -84,6 +87,24 @@ def test_rkd_is_on_the_guided_layers_frames() -> None:
     weights = frame_weighting.weigh_nonblank(TEACHER.log_probs, hidden, mask)
     expected = losses.rkd(objective.modules["projection"](STUDENT.guided), hidden, weights, mask)
     torch.testing.assert_close(terms(objective, rkd=1.0)["rkd"], expected)
+
+
+def test_rkd_is_the_mean_over_the_pairs_of_layers() -> None:
+    """Two pairs, of which the second has other widths and frames: the mean of what each gives alone."""
+    pair = LayerPair(Layer("g2", WIDTH + 1, 2, 80.0), Layer("t2", HINT + 2, 2, 40.0))
+    both, guided, hint = build(pairs=(pair,)), noise(3, WIDTH + 1, 4, seed=8), noise(3, HINT + 2, 8, seed=9)
+    first, second = both.losses["rkd"].modules.values()
+    assert list(both.modules)[:2] == ["projection", "projection g2 to t2"]
+    student, teacher = replace(STUDENT, further_guided=(guided,)), replace(TEACHER, further_hidden=(hint,))
+    alone = build()
+    with torch.no_grad():
+        for mine, theirs in zip(alone.modules["projection"].parameters(), first.parameters(), strict=True):
+            mine.copy_(theirs)
+    mask = frame_weighting.frame_mask(LENGTHS, 4) & HEARING
+    hidden = hint.unflatten(2, (4, 2)).mean(dim=3)
+    expected = losses.rkd(second(guided), hidden, frame_weighting.weigh_nonblank(POOLED, hidden, mask), mask)
+    found = both(Stage("s", {"rkd": 1.0}), student, teacher)["rkd"]
+    torch.testing.assert_close(found, (terms(alone, rkd=1.0)["rkd"] + expected) / 2)
 
 
 @pytest.mark.parametrize("reduction", ["mean_batch", "mean_volume", "mean", "sum"])
