@@ -1,7 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
 r"""
-# Distil a NeMo CTC teacher into a stock QuartzNet or Jasper student
+# Distil a NeMo CTC teacher into a stock QuartzNet, Jasper, Citrinet, Conformer or FastConformer student
 
     python examples/speech_to_text_ctc_tutornet.py \
         --config-path=../conf --config-name=quartznet_5x5 \

@@ -19,12 +19,12 @@ class Student:
     """An architecture.
 
     Attributes:
-        blocks: of NeMo's ConvASREncoder.
+        encoder: its config without `feat_in`, or the blocks of NeMo's ConvASREncoder.
         features: mel bins.
         frame_ms: milliseconds a frame.
     """
 
-    blocks: list[dict[str, Any]]
+    encoder: dict[str, Any] | list[dict[str, Any]]
     features: int
     frame_ms: float
 
@@ -68,6 +68,24 @@ _CITRINET_BLOCKS = [
     _block(20, 15, repeat=2, residual=True, **_CITRINET),
     _block(24, 41, **_CITRINET),
 ]
+_CONFORMER = {
+    "_target_": "nemo.collections.asr.modules.ConformerEncoder",
+    "feat_out": -1,
+    "n_layers": 2,
+    "d_model": 16,
+    "subsampling": "striding",
+    "subsampling_factor": 4,
+    "subsampling_conv_channels": 8,
+    "ff_expansion_factor": 2,
+    "self_attention_model": "rel_pos",
+    "n_heads": 2,
+    "conv_kernel_size": 7,
+    "dropout": 0.0,
+    "dropout_pre_encoder": 0.0,
+    "dropout_emb": 0.0,
+    "dropout_att": 0.0,
+}
+_FASTCONFORMER = {**_CONFORMER, "subsampling": "dw_striding", "subsampling_factor": 8, "conv_kernel_size": 9}
 STUDENTS = {
     "quartznet": Student(_QUARTZNET, 64, 20.0),
     "quartznet bpe": Student(_QUARTZNET, 64, 20.0),
@@ -75,6 +93,8 @@ STUDENTS = {
     "jasper bpe": Student(_JASPER, 64, 20.0),
     "citrinet": Student(_CITRINET_BLOCKS, 80, 80.0),
     "citrinet bpe": Student(_CITRINET_BLOCKS, 80, 80.0),
+    "conformer": Student(_CONFORMER, 80, 40.0),
+    "fastconformer bpe": Student(_FASTCONFORMER, 80, 80.0),
 }
 
 
@@ -106,8 +126,12 @@ def of_kind(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     config["preprocessor"].update(
         features=student.features, window_size=0.025 if student.features == 80 else 0.02
     )
-    config["encoder"].update(feat_in=student.features, jasper=student.blocks)
-    config["decoder"]["feat_in"] = student.blocks[-1]["filters"]
+    if isinstance(student.encoder, dict):
+        config["encoder"] = {**student.encoder, "feat_in": student.features}
+        config["decoder"]["feat_in"] = None  # NeMo takes the encoder's width
+    else:
+        config["encoder"].update(feat_in=student.features, jasper=student.encoder)
+        config["decoder"]["feat_in"] = student.encoder[-1]["filters"]
     return config
 
 

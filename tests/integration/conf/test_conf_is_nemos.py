@@ -29,11 +29,17 @@ from tests.integration.conf.confs import CONF, CONFIGS, STUDENTS, SUBWORD, compo
 pytestmark = pytest.mark.integration
 
 PIECES = 128  # the subword models' parameters are counted with so many
+# Subword students of frames that are too long for characters, so they have no character config beside them.
+SUBWORD_ONLY = [name for name in SUBWORD if "fastconformer" in name]
+CONFORMERS = [name for name in STUDENTS if "conformer" in name]
 PARAMETERS = {
     "citrinet_256": 9_621_293,
     "citrinet_256_bpe": 9_685_393,
     "conformer_ctc_bpe_small": 12_995_441,
     "conformer_ctc_small": 12_977_741,
+    "conformer_ctc_tiny": 2_089_085,
+    "fastconformer_ctc_small_bpe": 12_623_073,
+    "fastconformer_ctc_tiny_bpe": 1_927_233,
     "jasper_10x5dr": 332_632_349,
     "jasper_10x5dr_bpe": 332_734_849,
     "jasper_mini": 8_188_893,
@@ -44,6 +50,8 @@ PARAMETERS = {
     "quartznet_5x5_bpe": 6_815_681,
     "small/conformer_ctc_bpe_small": 1_219_777,
     "small/conformer_ctc_small": 1_210_077,
+    "small/conformer_ctc_tiny": 461_821,
+    "small/fastconformer_ctc_tiny_bpe": 463_361,
     "small/quartznet_bpe_small": 305_537,
     "small/quartznet_small": 279_837,
 }
@@ -244,7 +252,7 @@ def flat(node, path=()):
     return {leaf: value for key, below in items for leaf, value in flat(below, (*path, str(key))).items()}
 
 
-@pytest.mark.parametrize("name", SUBWORD)
+@pytest.mark.parametrize("name", [name for name in SUBWORD if name not in SUBWORD_ONLY])
 def test_a_subword_config_is_the_character_one_but_for_its_labels(name):
     pair = (name, name.replace("_bpe", ""))
     subword, character = (
@@ -282,6 +290,45 @@ def test_conformer_is_nemos_small():
     assert encoder.subsampling_factor == 4
 
 
+def test_fastconformer_is_nemos_small():
+    """NeMo's examples/asr/conf/fastconformer/fast-conformer_ctc_bpe.yaml with the row "Small" of its table;
+    fewer time masks, as it advises for smaller models; CTC's reduction is that of the other configs.
+    """
+    model = composed("fastconformer_ctc_small_bpe").model
+    encoder = OmegaConf.to_container(model.encoder, resolve=True)
+    sizes = ("n_layers", "d_model", "n_heads", "ff_expansion_factor", "conv_kernel_size", "conv_norm_type")
+    assert [encoder[key] for key in sizes] == [16, 176, 4, 4, 9, "batch_norm"]
+    subsampling = ("subsampling", "subsampling_factor", "subsampling_conv_channels", "causal_downsampling")
+    assert [encoder[key] for key in subsampling] == ["dw_striding", 8, 256, False]
+    attention = ("self_attention_model", "att_context_size", "att_context_style", "xscaling", "untie_biases")
+    assert [encoder[key] for key in attention] == ["rel_pos", [-1, -1], "regular", True, True]
+    dropout = ("dropout", "dropout_pre_encoder", "dropout_emb", "dropout_att")
+    assert [encoder[key] for key in dropout] == [0.1, 0.1, 0.0, 0.1]
+    optim = model.optim
+    assert (optim.name, optim.lr, optim.betas, optim.weight_decay) == ("adamw", 1e-3, [0.9, 0.98], 0.0)
+    assert (optim.sched.name, optim.sched.warmup_steps, optim.sched.min_lr) == (
+        "CosineAnnealing",
+        15000,
+        1e-4,
+    )
+
+
+def test_a_smaller_conformer_student_differs_in_its_size_and_optimizer():
+    for name, larger in (
+        ("fastconformer_ctc_tiny_bpe", "fastconformer_ctc_small_bpe"),
+        ("conformer_ctc_tiny", "conformer_ctc_small"),
+    ):
+        mine, theirs = (
+            OmegaConf.to_container(composed(each).model, resolve=True, throw_on_missing=False)
+            for each in (name, larger)
+        )
+        sizes = {"n_layers", "d_model", "subsampling_conv_channels"}
+        encoder = {key for key, value in mine["encoder"].items() if theirs["encoder"][key] != value}
+        assert encoder <= sizes and list(mine["encoder"]) == list(theirs["encoder"])
+        assert mine["preprocessor"] == theirs["preprocessor"]
+        assert mine["spec_augment"] == theirs["spec_augment"]
+
+
 def test_students_share_one_tutor_section():
     sections = {
         name: OmegaConf.to_container(composed(name).model.tutor, throw_on_missing=False) for name in STUDENTS
@@ -291,8 +338,11 @@ def test_students_share_one_tutor_section():
         assert rkd == {"name": "rkd", "share": 0.25, "weights": {"rkd": 1.0}}
         assert second == {"name": "ctc", "weights": {"ctc": 1.0, "rkd": 5.0}}, name
     pooled = {name for name, section in sections.items() if section.pop("pool_frames", False)}
+    encoders = {name: composed(name).model.encoder for name in STUDENTS}
     strides = {
-        name: math.prod(block.stride[0] for block in composed(name).model.encoder.jasper) for name in STUDENTS
+        name: math.prod(block.stride[0] for block in encoder.get("jasper", []))
+        * encoder.get("subsampling_factor", 1)
+        for name, encoder in encoders.items()
     }
     assert pooled == {
         name for name, stride in strides.items() if stride > 4
@@ -305,7 +355,7 @@ def test_students_share_one_tutor_section():
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in STUDENTS if "jasper_10x5dr" not in name]
+    "name", [name for name in STUDENTS if "jasper_10x5dr" not in name and name not in CONFORMERS]
 )  # that one's dropout is NeMo's
 def test_one_key_is_the_dropout_of_every_block_but_the_first(name):
     def dropouts(*overrides):
@@ -314,6 +364,14 @@ def test_one_key_is_the_dropout_of_every_block_but_the_first(name):
     assert set(dropouts()) == {0.0}
     first, *others = dropouts("model.dropout=0.1")
     assert first == 0.0 and others and set(others) == {0.1}
+
+
+@pytest.mark.parametrize("name", CONFORMERS)
+def test_one_key_is_the_dropout_of_a_conformer(name):
+    for overrides, dropout in (([], 0.1), (["model.dropout=0.2"], 0.2)):
+        encoder = composed(name, *overrides).model.encoder
+        assert (encoder.dropout, encoder.dropout_pre_encoder, encoder.dropout_att) == (dropout,) * 3
+        assert encoder.dropout_emb == 0.0
 
 
 def overrides_of(section, path):
@@ -355,7 +413,7 @@ def test_a_yaml_says_only_what_it_changes(name):
     written = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), throw_on_missing=False)
     assert ("defaults" in written) == ("tutor" in written["model"]) == (name in STUDENTS)
     if name in STUDENTS:
-        pooled = {"pool_frames"} if name == "citrinet_256_bpe" else set()
+        pooled = {"pool_frames"} if name == "citrinet_256_bpe" or name in SUBWORD_ONLY else set()
         assert set(written["model"]["tutor"]) == {"teacher", "stages"} | pooled
         assert written["model"]["tutor"]["teacher"] == {"model_path": None}
 

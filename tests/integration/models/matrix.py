@@ -103,7 +103,11 @@ STUDENTS = {
     "quartznet": Student("QuartzNet", 20.0),
     "jasper": Student("Jasper", 20.0),
     "citrinet": Student("Citrinet", 80.0),
+    "conformer": Student("Conformer", 40.0),
+    "fastconformer bpe": Student("FastConformer", 80.0),
 }
+# Students that meet every teacher; the others have the same frames or labels as one of these.
+MEET_ALL = ("quartznet", "jasper", "citrinet")
 # The student's labels, and the README's column for them.
 LABELS = {
     "same": "the same labels, in any order",
@@ -179,7 +183,14 @@ def cells() -> list[Cell]:
     plain = [
         Cell(teacher, student, "borrowed" if kind.units == "subwords" else "same")
         for teacher, kind in TEACHERS.items()
-        for student in STUDENTS
+        for student in MEET_ALL
+    ]
+    plain += [
+        Cell("conformer", "conformer"),
+        Cell("fastconformer", "conformer"),
+        Cell("quartznet", "conformer", pool_frames=True),
+        Cell("fastconformer bpe", "fastconformer bpe", "borrowed"),
+        Cell("conformer bpe", "fastconformer bpe", "borrowed", pool_frames=True),
     ]
     slower = [replace(cell, pool_frames=True) for cell in plain if cell.rate < 1]
     labels = [Cell(teacher, labels=labels) for teacher in TEACHERS for labels in LABELS]

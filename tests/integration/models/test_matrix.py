@@ -11,8 +11,9 @@ what its frames allow does not depend on labels. So every kind of teacher meets
       pseudo-labels work);
 - every relation of labels with one architecture;
 
-and each kind of head meets a corpus without transcripts; an attention model meets a QuartzNet only. Every
-loss that the rules refuse is asked for too.
+Conformer students meet one teacher of each frame, FastConformer students one with frames as long as theirs
+and one with shorter ones; each kind of head meets a corpus without transcripts; and an attention model meets
+a QuartzNet only. Every loss that the rules refuse is asked for too.
 
 A cell that works trains on one batch over and over, without dither, dropout and SpecAugment, three steps with
 each of its losses alone (the losses before, between and after two steps) and then with all of them together,
