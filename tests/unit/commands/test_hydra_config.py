@@ -217,6 +217,6 @@ def test_a_file_without_permission_is_one_sentence(capsys: pytest.CaptureFixture
 
 @pytest.mark.parametrize("folder", ["targets", "my targets", "/a/it's, v=2", "~/[x]"])
 def test_what_cache_says_can_be_pasted(folder: str) -> None:
-    [word] = shlex.split(_pasted(Path(folder)))
+    [word] = shlex.split(_pasted("model.tutor.teacher.cache", Path(folder)))
     found = OverridesParser.create().parse_override(word)
     assert (found.key_or_group, found.value()) == ("model.tutor.teacher.cache", folder)
