@@ -26,12 +26,14 @@ class Teacher:
         frame_ms: milliseconds a frame.
         head: `CTC`, `hybrid` (a transducer with a CTC head), `transducer` or `attention`.
         units: `characters`, `subwords` or `subwords of several languages` (a tokenizer of each).
+        durations: whether a transducer predicts how many frames to skip (TDT, as in Parakeet).
     """
 
     encoder: str
     frame_ms: float
     head: str
     units: str
+    durations: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Cell:
         labels: key of `LABELS`.
         pool_frames: `model.tutor.pool_frames`.
         transcripts: whether the training data have any.
+        adapter: `model.tutor.teacher.adapter`.
     """
 
     teacher: str
@@ -59,9 +62,11 @@ class Cell:
     labels: str = "same"
     pool_frames: bool = False
     transcripts: bool = True
+    adapter: bool = False
 
     def __str__(self) -> str:
         more = ["pooled"] * self.pool_frames + ["no transcripts"] * (not self.transcripts)
+        more += ["adapter"] * self.adapter
         return ", ".join([self.teacher, self.student, self.labels, *more])
 
     @property
@@ -88,6 +93,7 @@ TEACHERS = {
     "hybrid bpe": Teacher("FastConformer", 80.0, "hybrid", "subwords"),
     "transducer": Teacher("Conformer", 40.0, "transducer", "characters"),
     "transducer bpe": Teacher("FastConformer", 80.0, "transducer", "subwords"),
+    "tdt bpe": Teacher("FastConformer", 80.0, "transducer", "subwords", durations=True),
     "canary": Teacher("FastConformer", 80.0, "attention", SEVERAL),
 }
 CLASSES = {
@@ -169,7 +175,11 @@ RULES = {
 
 
 def refusal(cell: Cell, loss: str) -> str | None:
-    """The name of the rule that refuses a loss; None where it works."""
+    """The name of the rule that refuses a loss; None where it works. An adapter has the student's labels and
+    frames, so no rule applies to it.
+    """
+    if cell.adapter:
+        return None
     return next((name for name, rule in RULES.items() if loss in rule.losses and rule.applies(cell)), None)
 
 
@@ -200,9 +210,27 @@ def cells() -> list[Cell]:
     plain, slower, labels = (
         [cell for cell in some if cell not in attention or cell in kept] for some in (plain, slower, labels)
     )
+    # A TDT differs from another transducer in its decoding only.
+    plain, slower, labels = (
+        [
+            cell
+            for cell in some
+            if cell.teacher != "tdt bpe" or cell == Cell("tdt bpe", labels="other characters")
+        ]
+        for some in (plain, slower, labels)
+    )
     silent = [Cell(teacher, transcripts=False) for teacher in ("conformer", "hybrid", "transducer")]
     silent.append(Cell("conformer bpe", labels="other characters", transcripts=False))
     return list(dict.fromkeys([*plain, *slower, *labels, *silent]))
+
+
+def adapted_cells() -> list[Cell]:
+    """Every kind of teacher that cannot give its posteriors to a student of other labels, with an adapter."""
+    kinds = ("conformer bpe", "fastconformer bpe", "hybrid bpe", "transducer bpe", "tdt bpe", "canary")
+    return [
+        *(Cell(kind, labels="other characters", adapter=True) for kind in kinds),
+        Cell("fastconformer bpe", labels="other subwords", adapter=True),
+    ]
 
 
 # --- The README's tables
@@ -284,7 +312,9 @@ def _notes() -> str:
     return (
         f"Without `pool_frames` a student with longer frames gets {unpooled} only. Audio without "
         "transcripts: "
-        f"{_losses(everything)} as in the first table, and no CTC.\nWhere SKD works the decoder is "
+        f"{_losses(everything)} as in the first table, and no CTC.\nWith [an adapter](docs/adapter.md) every "
+        f"teacher gives {_one(_losses(cell) for cell in adapted_cells())} to a student with other labels, "
+        "frame by frame.\nWhere SKD works the decoder is "
         "warm-started too, as long "
         "as hint and guided layer are the encoders' outputs. What does not go together is refused with a "
         "sentence before "

@@ -38,6 +38,9 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel, EncDecCTCModel
 from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE, TutorError, export_student
+from nemo_tutornet.nemo_io.restore import labels_of
+from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo
+from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import ACCELERATOR, student_config, write_manifest
 from tests.integration import teacher_models
 from tests.integration.models import matrix
@@ -48,7 +51,7 @@ from tests.integration.teacher_models import FEW_LABELS
 
 STEPS = 3  # of each stage
 CELLS = matrix.cells()
-WORKING = [cell for cell in CELLS if matrix.works(cell)]
+WORKING = [*(cell for cell in CELLS if matrix.works(cell)), *matrix.adapted_cells()]
 # What QuartzNets are refused, and what others are refused for their frames.
 REFUSED = [
     (cell, loss)
@@ -112,6 +115,8 @@ def student_of(
     del config["spec_augment"], config["validation_ds"]
     config["preprocessor"]["dither"] = 0.0
     config["train_ds"].update(batch_size=3, shuffle=False)
+    if cell.adapter:
+        config["tutor"]["teacher"]["adapter"] = str(adapter_of(cell, folder))
     if not cell.transcripts:
         config["train_ds"]["manifest_filepath"] = str(folder / "silent.jsonl")
         config["tutor"]["skd"] = {"frames": "symmetric"}
@@ -144,6 +149,31 @@ def student_of(
     return model_class(OmegaConf.create({"model": config}).model, trainer=trainer)
 
 
+def adapter_of(cell: Cell, folder: Path) -> Path:
+    """The file of a cell's adapter."""
+    return folder / f"{cell.teacher} {cell.labels}.safetensors"
+
+
+def write_adapter(cell: Cell, student: Any, teacher: Path, path: Path) -> None:
+    """Writes an adapter of a teacher for a student; it is not trained, as the teacher is not."""
+    labels = labels_of(student, student.decoder)
+    torch.manual_seed(0)
+    head = AdapterHead(24, 16, int(cell.rate), len(labels) + 1)
+    info = AdapterInfo(
+        labels=tuple(labels),
+        frame_ms=matrix.STUDENTS[cell.student].frame_ms,
+        upsampling=int(cell.rate),
+        teacher_width=24,
+        width=16,
+        teacher_sha256=sha256_of(teacher),
+        teacher_class="",
+        wer=1.0,
+        teacher_wer=1.0,
+        utterances=1,
+    )
+    Adapter(head, info).save(path)
+
+
 def schedule(cell: Cell) -> list[dict[str, Any]]:
     """Each loss of a cell alone, and then all of them and CTC."""
     losses = matrix.works(cell)
@@ -154,8 +184,10 @@ def schedule(cell: Cell) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("cell", WORKING, ids=str)
 def test_a_cell_that_works(cell, folder, teacher_of, tmp_path):
-    stages, recorder = schedule(cell), Recorder()
-    student = student_of(cell, folder, teacher_of(cell.teacher), stages, recorder)
+    stages, recorder, teacher = schedule(cell), Recorder(), teacher_of(cell.teacher)
+    student = student_of(cell, folder, teacher, stages, recorder)
+    if cell.adapter:
+        write_adapter(cell, student, teacher, adapter_of(cell, folder))
     student.trainer.limit_train_batches = STEPS * len(stages)
     student.trainer.fit(student)
 
@@ -175,7 +207,7 @@ def test_a_cell_that_works(cell, folder, teacher_of, tmp_path):
     pairing, kind = student.distiller.match, matrix.TEACHERS[cell.teacher]
     assert type(student.distiller.teacher.model).__name__ == matrix.CLASSES[kind.head, kind.units]
     assert (pairing.teacher_encoder.frame_ms, pairing.student_encoder.frame_ms) == (
-        kind.frame_ms,
+        matrix.STUDENTS[cell.student].frame_ms if cell.adapter else kind.frame_ms,
         matrix.STUDENTS[cell.student].frame_ms,
     )
     assert (pairing.label_order is not None) == (cell.labels == "reordered" and kind.head != "transducer")
