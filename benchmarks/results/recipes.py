@@ -76,15 +76,14 @@ class Recipe:
                 + ",".join(f"{loss}:{w}" for loss, w in weights.items())
                 + "}}"
             )
-        source = [f"model.tutor.teacher.cache={cache}"]
-        if cache is None:
-            source = [f"model.tutor.teacher.model_path={teacher}"]
-            source += [] if adapter is None else [f"model.tutor.teacher.adapter={adapter}"]
+        source = [f"model.tutor.teacher.{'model_path' if cache is None else 'cache'}={cache or teacher}"]
+        source += [] if adapter is None else [f"model.tutor.teacher.adapter={adapter}"]
         return [*source, f"model.tutor.stages=[{','.join(stages)}]", *self.overrides]
 
 
 RKD = ("rkd", {"rkd": 1.0})
 CTC = ("ctc", {"ctc": 1.0})
+KEPT = ("ctc", {"ctc": 1.0, "rkd": 5.0})
 SKD = ("skd", {"ctc": 1.0, "skd": 0.25})
 PSEUDO = ("pseudo", {"ctc": 0.5, "pseudo": 0.5})
 L2, KL, GUIDED = (f"model.tutor.skd.divergence={name}" for name in ("l2", "kl", "guided_ctc"))
@@ -105,7 +104,7 @@ CHAR: dict[str, Recipe] = {
     "rkd_skd_l2": Recipe("RKD, then CTC + SKD l2 (the paper's)", (RKD, SKD), (L2,)),
     "rkd_skd_kl": Recipe("RKD, then CTC + SKD kl", (RKD, SKD), (KL,)),
     "rkd_ctc": Recipe("RKD, then CTC only", (RKD, CTC)),
-    "rkd_kept_ctc": Recipe("RKD, then CTC + RKD", (RKD, ("ctc", {"ctc": 1.0, "rkd": 5.0}))),
+    "rkd_kept_ctc": Recipe("RKD, then CTC + RKD", (RKD, KEPT)),
     "rkd_skd_kl_low": Recipe("RKD, then CTC + SKD kl, lambda 0.05", (RKD, WEAK), (KL,)),
     "skd_kl_1": Recipe("CTC + SKD kl, lambda 1", (STRONG,), (KL,)),
     "rkd_skd_kl_1": Recipe("RKD, then CTC + SKD kl, lambda 1", (RKD, STRONG), (KL,)),
@@ -178,25 +177,24 @@ RECIPES: dict[str, Recipe] = {
         "characters from a subword teacher: RKD, then CTC + pseudo-labels", (RKD, PSEUDO), (), "bpe"
     ),
     "bpe_to_char_rkd": Recipe(
-        "characters from a subword teacher: RKD, then CTC + RKD",
-        (RKD, ("ctc", {"ctc": 1.0, "rkd": 5.0})),
-        (),
-        "bpe",
+        "characters from a subword teacher: RKD, then CTC + RKD", (RKD, KEPT), (), "bpe"
     ),
-    "adapted_rkd_kept_ctc": Recipe(
+    "bpe_to_char_adapted_kept": Recipe(
         "characters from a subword teacher with an adapter: RKD, then CTC + RKD",
-        (RKD, ("ctc", {"ctc": 1.0, "rkd": 5.0})),
+        (RKD, KEPT),
         (),
         "bpe",
         adapter=True,
     ),
-    "adapted_rkd_skd_kl": Recipe(
+    "bpe_to_char_adapted_skd_kl": Recipe(
         "characters from a subword teacher with an adapter: RKD, then CTC + SKD kl",
         (RKD, SKD),
         (KL,),
         "bpe",
         adapter=True,
     ),
+    "adapted_rkd_kept_ctc": Recipe("with an adapter: RKD, then CTC + RKD", (RKD, KEPT), adapter=True),
+    "adapted_rkd_skd_kl": Recipe("with an adapter: RKD, then CTC + SKD kl", (RKD, SKD), (KL,), adapter=True),
 }
 
 

@@ -176,16 +176,13 @@ class Runner:
             self._command("adapt", path, config, teacher, [], "the adapter was not made")
         return path
 
-    def cache(self, kind: str, teacher: Path, adapter: Path | None) -> Path:
+    def cache(self, kind: str, teacher: Path) -> Path:
         """What a teacher says of the training set, for all recipes; a finished one is only checked."""
-        about = "" if adapter is None else f"_{adapter.stem}"
-        folder = self.output / f"cache_{kind}_{teacher.stem}{about}"
+        folder = self.output / f"cache_{kind}_{teacher.stem}"
         stages = "[{name:rkd,epochs:1,weights:{rkd:1.0}},{name:all,weights:{skd:1.0,pseudo:1.0}}]"
-        overrides = [f"model.tutor.stages={stages}"]
-        if adapter is not None:
-            overrides.append(f"model.tutor.teacher.adapter={hydra_value(adapter)}")
         # The student of the subwords' recipes reads the teacher's tokenizer, the other one only its text.
-        student = "quartznet_bpe_small" if kind == "bpe" and adapter is None else "quartznet_small"
+        student = "quartznet_bpe_small" if kind == "bpe" else "quartznet_small"
+        overrides = [f"model.tutor.stages={stages}"]
         self._command("cache", folder, student, teacher, overrides, "the cache was not made")
         return folder
 
@@ -236,8 +233,12 @@ class Runner:
             made = {}
             for kind, config in sources:
                 teacher = self.teacher(kind, epochs, share)
-                adapter = None if config is None else self.adapter(teacher, config)
-                cache = self.cache(kind, teacher, adapter) if cached else None
+                adapter = cache = None
+                if config is not None:
+                    adapter = self.adapter(teacher, config)
+                    cache = adapter.with_suffix(".work") / "train"  # the encoder's output, which `adapt` kept
+                elif cached:
+                    cache = self.cache(kind, teacher)
                 made[kind, config] = Source(teacher, adapter, cache)
             return made
         finally:
