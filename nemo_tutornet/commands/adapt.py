@@ -50,7 +50,8 @@ from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest
 
 EPOCHS = 40
 LEARNING_RATE = 2e-3
-DROPOUT = 0.1
+# Of the encoder's output: with less the head learns a small corpus by heart.
+DROPOUT = 0.5
 # The adapter is as wide as the teacher's encoder, but not wider than this.
 MOST_WIDTH = 256
 # The encoder's output may take this share of the free disk; the encoder runs in every epoch otherwise.
@@ -172,8 +173,9 @@ def adapt_teacher(
     torch.manual_seed(seed)
     encoder_width = teacher.encoder_layer.width
     width = width or min(encoder_width, MOST_WIDTH)
-    head = AdapterHead(encoder_width, width, upsampling, len(labels) + 1, DROPOUT)
-    about = {"teacher": teacher.sha256, "labels": labels, "sizes": [encoder_width, width, upsampling]}
+    head = _head_of(teacher, width, upsampling, len(labels) + 1)
+    sizes = [encoder_width, width, upsampling, head.expand.in_channels]
+    about = {"teacher": teacher.sha256, "labels": labels, "sizes": sizes}
     digest = hashlib.sha256(json.dumps({**about, "utterances": utterances, "live": live}).encode())
     settings = Settings(epochs, learning_rate, size, DROPOUT, seed, digest.hexdigest())
 
@@ -182,6 +184,7 @@ def adapt_teacher(
 
     last = train_head(head, training, validate, settings, work / f"{output.stem}.state.pt", report, device)
     info = AdapterInfo(
+        teacher_outputs=head.expand.in_channels - encoder_width,
         labels=labels,
         frame_ms=teacher.encoder_layer.frame_ms / upsampling,
         upsampling=upsampling,
@@ -209,6 +212,23 @@ def adapt_teacher(
         minutes=(time.monotonic() - start) / 60,
         work=str(work),
     )
+
+
+def _head_of(teacher: LiveTeacher, width: int, upsampling: int, outputs: int) -> AdapterHead:
+    """Returns a new head, which reads the posteriors of the teacher's CTC decoder where that is a single 1x1
+    convolution.
+    """
+    decoder, encoder_width = teacher.ctc_projection(), teacher.encoder_layer.width
+    if decoder is None:
+        return AdapterHead(encoder_width, width, upsampling, outputs, dropout=DROPOUT)
+    head = AdapterHead(encoder_width, width, upsampling, outputs, decoder.out_channels, DROPOUT)
+    assert head.teacher_decoder is not None and head.teacher_decoder.bias is not None
+    with torch.no_grad():
+        head.teacher_decoder.weight.copy_(decoder.weight)
+        head.teacher_decoder.bias.zero_()
+        if decoder.bias is not None:
+            head.teacher_decoder.bias.copy_(decoder.bias)
+    return head
 
 
 def _checked(cfg: Any) -> TutorConfig:

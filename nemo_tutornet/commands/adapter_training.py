@@ -191,7 +191,10 @@ def train_head(
     """
     head.to(device)
     optimizer = torch.optim.AdamW(
-        head.parameters(), lr=settings.learning_rate, weight_decay=_WEIGHT_DECAY, betas=(0.9, 0.98)
+        [parameter for parameter in head.parameters() if parameter.requires_grad],
+        lr=settings.learning_rate,
+        weight_decay=_WEIGHT_DECAY,
+        betas=(0.9, 0.98),
     )
     total = settings.epochs * training.batches_in_epoch()
     state = _read_state(state_file, settings)

@@ -28,6 +28,9 @@ from nemo_tutornet.utils.files import atomic_write, open_regular_file, sha256_of
 # The name of the adapter's output as a layer: `tutor.rkd.hint_layer: adapter`.
 ADAPTER = "adapter"
 KERNEL = 3
+# Posteriors of the size that layer-normalised hidden vectors have, so that both begin with a part in the
+# output.
+_POSTERIOR_GAIN = 4.0
 _FORMAT = "nemo_tutornet adapter 1"
 # An adapter of 1,024 channels in, 8 frames of 1,024 out and 16,384 labels has 170 MB.
 _MOST_BYTES = 1 << 30
@@ -46,6 +49,8 @@ class AdapterInfo:
         upsampling: adapter frames for each teacher frame, `r`.
         teacher_width: width of the teacher's encoder, `D`.
         width: width of the adapter's hidden vectors, `A`.
+        teacher_outputs: outputs of the teacher's own CTC head that the adapter reads, `V_T`; 0 where the
+            teacher has none.
         teacher_sha256: checksum of the teacher's file; None if the teacher was a folder.
         teacher_class: the teacher's NeMo class.
         wer: the adapter's word error rate on the validation set, as a fraction.
@@ -58,6 +63,7 @@ class AdapterInfo:
     upsampling: int
     teacher_width: int
     width: int
+    teacher_outputs: int
     teacher_sha256: str | None
     teacher_class: str
     wer: float
@@ -76,8 +82,13 @@ class AdapterInfo:
 class AdapterHead(nn.Module):
     """The network of an adapter (ours).
 
-        H = LayerNorm(ReLU(up_r(Conv1d_3(h_T))))        [B, D, T] -> [B, A, r T]
+        x = [h_T; 4 softmax(W_T h_T + b_T)]             [B, D, T] -> [B, D + V_T, T]
+        H = LayerNorm(ReLU(up_r(Conv1d_3(x))))          [B, D + V_T, T] -> [B, A, r T]
         log p = log_softmax(W H + b)                    [B, A, r T] -> [B, r T, V]
+
+    `W_T` and `b_T` are a frozen copy of the teacher's CTC decoder where that is a single 1x1 convolution;
+    otherwise `x` is `h_T`. The teacher's posteriors generalise better than its hidden vectors to speech that
+    the head was not trained on: on a small corpus the head then makes far fewer errors.
 
     `up_r` writes the `r` groups of channels of a teacher's frame as `r` frames. The output layer is a single
     1x1 convolution, so the decoder's warm start can compose it with the projection of RKD.
@@ -87,6 +98,7 @@ class AdapterHead(nn.Module):
         width: `A`.
         upsampling: `r`.
         outputs: `V`.
+        teacher_outputs: `V_T`; 0 leaves the posteriors out.
         dropout: probability of dropping a value of the encoder's output while the head is trained.
 
     Example:
@@ -97,12 +109,24 @@ class AdapterHead(nn.Module):
     """
 
     def __init__(
-        self, teacher_width: int, width: int, upsampling: int, outputs: int, dropout: float = 0.0
+        self,
+        teacher_width: int,
+        width: int,
+        upsampling: int,
+        outputs: int,
+        teacher_outputs: int = 0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        self.teacher_decoder: nn.Conv1d | None = None
+        if teacher_outputs:
+            self.teacher_decoder = nn.Conv1d(teacher_width, teacher_outputs, kernel_size=1).requires_grad_(
+                False
+            )
         self.upsampling = upsampling
         self.dropout = nn.Dropout(dropout)
-        self.expand = nn.Conv1d(teacher_width, upsampling * width, KERNEL, padding=KERNEL // 2)
+        inputs = teacher_width + teacher_outputs
+        self.expand = nn.Conv1d(inputs, upsampling * width, KERNEL, padding=KERNEL // 2)
         self.norm = nn.LayerNorm(width)
         self.decoder = nn.Conv1d(width, outputs, kernel_size=1)
 
@@ -118,8 +142,12 @@ class AdapterHead(nn.Module):
             Hidden vectors `[B, A, r T]`.
         """
         frames = torch.arange(encoded.shape[2], device=encoded.device)
-        valid = frames < lengths[:, None].to(encoded.device)
-        expanded = self.expand(self.dropout(encoded * valid[:, None]))
+        valid = (frames < lengths[:, None].to(encoded.device))[:, None]
+        inputs = self.dropout(encoded)
+        if self.teacher_decoder is not None:
+            posteriors = self.teacher_decoder(encoded).softmax(dim=1)
+            inputs = torch.cat([inputs, _POSTERIOR_GAIN * posteriors], dim=1)
+        expanded = self.expand(inputs * valid)
         batch, _, time = expanded.shape
         grouped = expanded.view(batch, self.upsampling, -1, time)  # [B, r, A, T]
         upsampled = grouped.permute(0, 3, 1, 2).reshape(batch, time * self.upsampling, -1)
@@ -206,7 +234,8 @@ class Adapter:
             raise TutorError(
                 f"{key} is {path}, which is not a file of `nemo-tutornet adapt`; make one with that command."
             )
-        head = AdapterHead(info.teacher_width, info.width, info.upsampling, len(info.labels) + 1)
+        sizes = info.teacher_width, info.width, info.upsampling, len(info.labels) + 1, info.teacher_outputs
+        head = AdapterHead(*sizes)
         wanted = {name: tensor.shape for name, tensor in head.state_dict().items()}
         fits = {name: tensor.shape for name, tensor in tensors.items()} == wanted and all(
             tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors.values()
@@ -299,6 +328,7 @@ def adapter_info(found: Any) -> AdapterInfo | None:
         "upsampling": int,
         "teacher_width": int,
         "width": int,
+        "teacher_outputs": int,
         "teacher_sha256": (str, type(None)),
         "teacher_class": str,
         "wer": (int, float),
@@ -322,3 +352,11 @@ def adapter_info(found: Any) -> AdapterInfo | None:
         and len(found["labels"]) * found["width"] * 4 <= _MOST_BYTES
     )
     return AdapterInfo(**{**found, "labels": tuple(found["labels"])}) if sound else None
+
+
+def _size(found: Mapping[str, Any]) -> int:
+    """Returns the bytes of the largest tensors of an adapter."""
+    inputs = found["teacher_width"] + found["teacher_outputs"]
+    expand: int = inputs * found["width"] * found["upsampling"] * KERNEL
+    decoders: int = found["teacher_width"] * found["teacher_outputs"] + len(found["labels"]) * found["width"]
+    return 4 * (expand + decoders)

@@ -165,6 +165,7 @@ def write_adapter(cell: Cell, student: Any, teacher: Path, path: Path) -> None:
         upsampling=int(cell.rate),
         teacher_width=24,
         width=16,
+        teacher_outputs=0,
         teacher_sha256=sha256_of(teacher),
         teacher_class="",
         wer=1.0,

@@ -35,6 +35,7 @@ INFO = AdapterInfo(
     upsampling=4,
     teacher_width=6,
     width=5,
+    teacher_outputs=3,
     teacher_sha256="0" * 64,
     teacher_class="EncDecCTCModelBPE",
     wer=0.25,
@@ -45,17 +46,24 @@ INFO = AdapterInfo(
 
 def head_of(info: AdapterInfo = INFO, seed: int = 0, dropout: float = 0.0) -> AdapterHead:
     torch.manual_seed(seed)
-    return AdapterHead(info.teacher_width, info.width, info.upsampling, len(info.labels) + 1, dropout).eval()
+    sizes = info.teacher_width, info.width, info.upsampling, len(info.labels) + 1, info.teacher_outputs
+    return AdapterHead(*sizes, dropout).eval()
 
 
 def slow_head(head: AdapterHead, encoded: torch.Tensor, length: int) -> torch.Tensor:
     """The log-probabilities `[r T, V]` of one utterance `[D, T]`, frame by frame and channel by channel."""
     r, width = head.upsampling, head.norm.weight.numel()
     valid = encoded[:, :length]
+    if head.teacher_decoder is not None:
+        posteriors = [
+            (head.teacher_decoder.weight[..., 0] @ valid[:, t] + head.teacher_decoder.bias).softmax(0)
+            for t in range(length)
+        ]
+        valid = torch.cat([valid, 4 * torch.stack(posteriors, 1)])
     rows = []
     for frame in range(length):
         around = [
-            valid[:, t] if 0 <= t < length else torch.zeros(len(encoded)) for t in range(frame - 1, frame + 2)
+            valid[:, t] if 0 <= t < length else torch.zeros(len(valid)) for t in range(frame - 1, frame + 2)
         ]
         for part in range(r):
             channels = []
@@ -72,9 +80,10 @@ def slow_head(head: AdapterHead, encoded: torch.Tensor, length: int) -> torch.Te
     return torch.stack(rows)
 
 
+@pytest.mark.parametrize("teacher_outputs", [0, 3])
 @torch.no_grad()
-def test_the_network_is_the_equation_for_every_utterance_of_a_batch():
-    head = head_of()
+def test_the_network_is_the_equation_for_every_utterance_of_a_batch(teacher_outputs):
+    head = head_of(replace(INFO, teacher_outputs=teacher_outputs))
     torch.nn.init.normal_(head.norm.weight), torch.nn.init.normal_(head.norm.bias)
     encoded, lengths = torch.randn(3, 6, 7), torch.tensor([7, 4, 1])
     found = head(encoded, lengths)
@@ -131,6 +140,8 @@ def rewrite(
         {"upsampling": 0},
         {"width": 10**12},
         {"teacher_width": -1},
+        {"teacher_outputs": -1},
+        {"teacher_outputs": 10**12},
         {"wer": None},
         {"more": 1},
     ],
@@ -308,6 +319,8 @@ def test_greedy_decoding_merges_and_drops_blanks(best, length):
 def test_the_file_holds_no_more_than_it_must(tmp_path):
     Adapter(head_of(), INFO).save(tmp_path / "adapter.safetensors")
     assert set(load_file(tmp_path / "adapter.safetensors")) == {
+        "teacher_decoder.weight",
+        "teacher_decoder.bias",
         "expand.weight",
         "expand.bias",
         "norm.weight",
