@@ -347,9 +347,9 @@ def adapter_info(found: Any) -> AdapterInfo | None:
         and found["frame_ms"] > 0
         and 1 <= found["upsampling"] <= _MOST_UPSAMPLING
         and min(found["teacher_width"], found["width"]) >= 1
+        and found["teacher_outputs"] >= 0
         # A wrong size is found before a network of it is allocated.
-        and found["teacher_width"] * found["width"] * found["upsampling"] * KERNEL * 4 <= _MOST_BYTES
-        and len(found["labels"]) * found["width"] * 4 <= _MOST_BYTES
+        and _size(found) <= _MOST_BYTES
     )
     return AdapterInfo(**{**found, "labels": tuple(found["labels"])}) if sound else None
 
