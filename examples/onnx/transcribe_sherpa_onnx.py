@@ -32,7 +32,10 @@ def main() -> None:
     parser.add_argument("tokens")
     parser.add_argument("files", nargs="+")
     parser.add_argument(
-        "--mel-bins", type=int, default=64, help="of the student's front end: 64 for QuartzNet and Jasper"
+        "--mel-bins",
+        type=int,
+        default=64,
+        help="of the student's front end: 64 for QuartzNet and Jasper, 80 for the others",
     )
     parser.add_argument("--sample-rate", type=int, default=16000, help="of the student's front end")
     given = parser.parse_args()

@@ -114,6 +114,9 @@ def student_of(
     config = of_kind(cell.student, student_config(folder, teacher, stages, pool_frames=cell.pool_frames))
     del config["spec_augment"], config["validation_ds"]
     config["preprocessor"]["dither"] = 0.0
+    if "conformer" in cell.student:
+        # Larger steps, or momentum of the stage before, and its loss does not fall at every step.
+        config["optim"].update(lr=1e-3, betas=[0.0, 0.99])
     config["train_ds"].update(batch_size=3, shuffle=False)
     if cell.adapter:
         config["tutor"]["teacher"]["adapter"] = str(adapter_of(cell, folder))
