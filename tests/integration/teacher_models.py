@@ -238,7 +238,7 @@ def save_kind(
     from nemo.utils.app_state import AppState
 
     # Where another model was restored before, NeMo takes a new attention model for a part of its file.
-    AppState()._model_restore_path = None
+    AppState().model_restore_path = None
     torch.manual_seed(0)
     model = getattr(models, matrix.CLASSES[kind.head, kind.units])(
         OmegaConf.create(_config(kind, corpus, tokenizer))
