@@ -16,14 +16,17 @@ import sherpa_onnx
 HOP_MS = 10
 
 
-def centred(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """The audio half a hop later.
+def centred(samples: np.ndarray, sample_rate: int, frame_ms: int = HOP_MS) -> np.ndarray:
+    """The audio half a hop later, and silence up to a whole number of frames of the network.
 
     NeMo's frame t is centred on sample t * hop, sherpa-onnx's on t * hop + hop / 2. Silence of half a hop in
-    front undoes that, and the cut leaves as many frames as NeMo makes.
+    front undoes that, and the cut leaves as many frames as NeMo makes. NeMo's network rounds its number of
+    frames up, sherpa-onnx rounds it down, and with long frames a word goes with the last one.
     """
     hop = sample_rate * HOP_MS // 1000
-    return np.pad(samples[: len(samples) // hop * hop - 1], (hop // 2, 0))
+    hops = len(samples) // hop
+    missing = -hops % (frame_ms // HOP_MS)
+    return np.pad(samples[: hops * hop - 1], (hop // 2, missing * hop))
 
 
 def main() -> None:
@@ -37,6 +40,13 @@ def main() -> None:
         default=64,
         help="of the student's front end: 64 for QuartzNet and Jasper, 80 for the others",
     )
+    parser.add_argument(
+        "--frame-ms",
+        type=int,
+        default=HOP_MS,
+        help="of the student: 40 for a Conformer, 80 for Citrinet and FastConformer; not needed for frames "
+        "of 20 ms",
+    )
     parser.add_argument("--sample-rate", type=int, default=16000, help="of the student's front end")
     given = parser.parse_args()
     recogniser = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
@@ -45,7 +55,7 @@ def main() -> None:
     for file in given.files:
         samples, _ = librosa.load(file, sr=given.sample_rate, mono=True)
         stream = recogniser.create_stream()
-        stream.accept_waveform(given.sample_rate, centred(samples, given.sample_rate))
+        stream.accept_waveform(given.sample_rate, centred(samples, given.sample_rate, given.frame_ms))
         recogniser.decode_stream(stream)
         print(f"{file}: {stream.result.text}")
 

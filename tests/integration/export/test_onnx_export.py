@@ -253,6 +253,19 @@ def test_quantized_weights_are_smaller_and_say_almost_the_same(trained):
     assert jiwer.cer(" ".join(trained.texts), " ".join(found)) <= 0.05
 
 
+def test_the_sherpa_onnx_example_ends_with_a_whole_frame():
+    """sherpa-onnx rounds the number of the network's frames down, NeMo up."""
+    pytest.importorskip("sherpa_onnx", minversion="2.0")
+    centred = load_example("transcribe_sherpa_onnx").centred
+    samples = np.ones(161 * 160 + 70, np.float32)
+    expected = np.concatenate([np.zeros(80), np.ones(161 * 160 - 1)])
+    assert np.array_equal(centred(samples, 16000), expected)
+    for frame_ms, hops in ((40, 164), (80, 168)):
+        padded = np.pad(expected, (0, (hops - 161) * 160))
+        assert np.array_equal(centred(samples, 16000, frame_ms), padded)
+    assert len(centred(samples[: 160 * 160], 16000, 80)) == len(centred(samples[: 160 * 160], 16000))
+
+
 def test_sherpa_onnx_transcribes_as_nemo_does(trained):
     pytest.importorskip("sherpa_onnx", minversion="2.0")
     sherpa = trained.graphs[3]
