@@ -31,7 +31,9 @@ KERNEL = 3
 # Posteriors of the size that layer-normalised hidden vectors have, so that both begin with a part in the
 # output.
 _POSTERIOR_GAIN = 4.0
-_FORMAT = "nemo_tutornet adapter 1"
+# The only key of the metadata, because safetensors writes several in any order, and files must be
+# reproducible.
+_DESCRIPTION = "nemo_tutornet_adapter_1"
 # An adapter of 1,024 channels in, 8 frames of 1,024 out and 16,384 labels has 170 MB.
 _MOST_BYTES = 1 << 30
 _MOST_UPSAMPLING = 64
@@ -209,7 +211,7 @@ class Adapter:
         tensors = {
             name: value.detach().float().cpu().contiguous() for name, value in self.head.state_dict().items()
         }
-        metadata = {"format": _FORMAT, "adapter": json.dumps(asdict(self.info))}
+        metadata = {_DESCRIPTION: json.dumps(asdict(self.info))}
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
             save_file(tensors, temporary, metadata=metadata)
@@ -305,10 +307,8 @@ def _read(file: Path, key: str) -> tuple[Mapping[str, str], dict[str, Tensor]]:
 
 def _info_of(metadata: Mapping[str, str]) -> AdapterInfo | None:
     """Returns the description in a file's metadata; None where it is none."""
-    if metadata.get("format") != _FORMAT:
-        return None
     try:
-        return adapter_info(json.loads(metadata.get("adapter", "")))
+        return adapter_info(json.loads(metadata.get(_DESCRIPTION, "")))
     except (ValueError, RecursionError):
         return None
 

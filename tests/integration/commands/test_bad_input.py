@@ -93,7 +93,7 @@ def test_a_truncated_teacher(run, teacher_file, tmp_path):
 @pytest.mark.parametrize(
     "target",
     [
-        "nemo.collections.asr.models.aed_multitask_models.EncDecMultiTaskModel",
+        "nemo.collections.asr.models.transformer_bpe_models.EncDecTransfModelBPE",
         "nemo.collections.tts.models.fastpitch.FastPitchModel",
         "somebody.elses.EncDecCTCModel",
     ],

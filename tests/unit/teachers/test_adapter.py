@@ -122,10 +122,8 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
 
 
-def rewrite(
-    path: Path, tensors: dict[str, torch.Tensor], info: Any, form: str = "nemo_tutornet adapter 1"
-) -> None:
-    save_file(tensors, path, metadata={"format": form, "adapter": json.dumps(info)})
+def rewrite(path: Path, tensors: dict[str, torch.Tensor], info: Any) -> None:
+    save_file(tensors, path, metadata={"nemo_tutornet_adapter_1": json.dumps(info)})
 
 
 @pytest.mark.parametrize(
