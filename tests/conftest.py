@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import gc
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -73,6 +74,20 @@ def nothing_left_in_the_environment() -> Iterator[None]:
     yield
     for name in LEFT_BEHIND:
         os.environ.pop(name, None)
+
+
+@pytest.fixture(autouse=True)
+def no_log_of_another_run() -> Iterator[None]:
+    """exp_manager adds files of a run's folder to NeMo's logger, and the folder may be gone in the next
+    test.
+    """
+    yield
+    nemo = sys.modules.get("nemo.utils")
+    if nemo is not None:
+        for name, handler in list(nemo.logging._handlers.items()):
+            if isinstance(handler, logging.FileHandler):
+                nemo.logging._logger.removeHandler(nemo.logging._handlers.pop(name))
+                handler.close()
 
 
 @pytest.fixture(autouse=True)

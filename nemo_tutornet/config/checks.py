@@ -165,7 +165,7 @@ def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) ->
             for loss, weight in value.items():
                 if isinstance(weight, (Mapping, list)):
                     raise TutorError(f"{here}.{loss} must be a number, not {weight!r}.")
-        elif key == "prompt":
+        elif key == "prompt" and value is not None:
             if not isinstance(value, Mapping):
                 raise TutorError(f"{here} must map the slots of a prompt to values, not {value!r}.")
             for slot, option in value.items():

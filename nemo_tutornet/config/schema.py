@@ -39,7 +39,7 @@ class TeacherConfig:
     cache: Optional[str] = None
     adapter: Optional[str] = None
     weight: float = 1.0
-    prompt: Dict[str, str] = field(default_factory=dict)
+    prompt: Optional[Dict[str, str]] = None
 
 
 @dataclass

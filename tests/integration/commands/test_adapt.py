@@ -243,6 +243,7 @@ def test_a_stopped_run_continues(number, code, folder, teacher, tmp_path, monkey
     """It ends with one line and with what it had; the same command then ends as if it had not been
     stopped.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     write, epochs = adapter_training._write_state, []
 
     def note(path: Path, settings: Any, *state: Any) -> None:

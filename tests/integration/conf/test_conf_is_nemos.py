@@ -121,7 +121,13 @@ BLOCKS = {
 # Values that go together; a field that is not named has its default, and is overridden all the same.
 OVERRIDDEN = TutorConfig(
     teacher=TeacherConfig(
-        "teacher.nemo", sha256="ab" * 32, precision="fp32", cache="targets", adapter="a", weight=2.0
+        "teacher.nemo",
+        sha256="ab" * 32,
+        precision="fp32",
+        cache="targets",
+        adapter="a",
+        weight=2.0,
+        prompt={"source_lang": "de"},
     ),
     other_teachers=[TeacherConfig("other.nemo")],
     rkd=RKDConfig(
@@ -375,9 +381,13 @@ def test_one_key_is_the_dropout_of_a_conformer(name):
 
 
 def overrides_of(section, path):
-    """Hydra's words for each key of a section and of the sections in it; a list is one value."""
+    """Hydra's words for each key of a section and of the sections in it; a list, or a mapping of slots that
+    are no keys, is one value.
+    """
     for key, value in section.items():
-        if isinstance(value, dict):
+        if key == "prompt":
+            yield f"{path}.{key}={yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip()}"
+        elif isinstance(value, dict):
             yield from overrides_of(value, f"{path}.{key}")
         else:
             text = yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]

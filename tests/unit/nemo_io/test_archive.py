@@ -239,7 +239,7 @@ def test_every_recogniser_with_frames_can_teach(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["nemo.collections.asr.models.EncDecMultiTaskModel", "evil.EncDecRNNTModel", "${nowhere}", None]
+    "target", ["nemo.collections.asr.models.EncDecTransfModelBPE", "evil.EncDecRNNTModel", "${nowhere}", None]
 )
 def test_no_other_class_can_teach(target: Any) -> None:
     message = refusal(check_teacher, OmegaConf.create({"target": target}), Path("some/t.nemo"))
