@@ -164,6 +164,13 @@ def write_special_tokenizer(folder: Path, text: str = "") -> Path:
     return folder
 
 
+def _forget_last_restore() -> None:
+    """Where another model was restored before, NeMo takes a new attention model for a part of its file."""
+    from nemo.utils.app_state import AppState
+
+    AppState().model_restore_path = None
+
+
 def save_attention(corpus: Path, path: Path, kind: str = "canary", **changes: Any) -> Path:
     """Writes a freshly initialised attention model that says something short, in the letters of the tests.
 
@@ -175,6 +182,7 @@ def save_attention(corpus: Path, path: Path, kind: str = "canary", **changes: An
     """
     from nemo.collections.asr.models import EncDecMultiTaskModel
 
+    _forget_last_restore()
     torch.manual_seed(0)
     tokenizer = write_tokenizer(path.parent / f"{path.stem} tokenizer")
     config = canary_config(corpus, tokenizer, unified=kind.startswith("unified"))
@@ -235,10 +243,8 @@ def save_kind(
         signals: waveforms `[B, N]` and their lengths `[B]`.
     """
     from nemo.collections.asr import models
-    from nemo.utils.app_state import AppState
 
-    # Where another model was restored before, NeMo takes a new attention model for a part of its file.
-    AppState().model_restore_path = None
+    _forget_last_restore()
     torch.manual_seed(0)
     model = getattr(models, matrix.CLASSES[kind.head, kind.units])(
         OmegaConf.create(_config(kind, corpus, tokenizer))
