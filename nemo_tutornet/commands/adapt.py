@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,7 @@ def adapt_teacher(
     references = [pseudo.decode(ids) for _, ids in spoken]
     size = batch_size or int(cfg.model.train_ds.get("batch_size") or 16)
     validation = StoredUtterances(valid, spoken, size)
-    teacher_wer = _teacher_wer(valid, spoken, references, pseudo)
+    teacher_wer = _teacher_wer(valid, spoken, references, pseudo, size)
 
     if live is None:
         live = not _fits_on_disk(loading, teacher, work)
@@ -167,7 +167,17 @@ def adapt_teacher(
     else:
         needs_hypotheses = _lacks_transcripts(loading._train_dl)
         reader = _stored(cfg, work, "train", needs_hypotheses, batch_size)
+        if needs_hypotheses and not reader.schema.hypotheses:
+            raise TutorError(
+                f"{reader.folder} was kept when every utterance had a transcript, so it lacks the teacher's "
+                "hypotheses; delete that folder, or give another one with --work."
+            )
         examples = _examples(loading, reader, pseudo)
+        if not examples:
+            raise TutorError(
+                "no utterance of model.train_ds has a transcript or a usable hypothesis in the student's "
+                f"labels ({pseudo.report().rstrip('.')}), so the adapter would learn nothing."
+            )
         training = StoredUtterances(reader, examples, size)
         utterances, pseudo_labelled = len(examples), pseudo.counts["kept"]
     torch.manual_seed(seed)
@@ -176,7 +186,10 @@ def adapt_teacher(
     head = _head_of(teacher, width, upsampling, len(labels) + 1)
     sizes = [encoder_width, width, upsampling, head.expand.in_channels]
     about = {"teacher": teacher.sha256, "labels": labels, "sizes": sizes}
-    digest = hashlib.sha256(json.dumps({**about, "utterances": utterances, "live": live}).encode())
+    # Other data make another training, which must not continue from this one's state.
+    data = [loading.cfg.train_ds.get("manifest_filepath")] if live else examples
+    heads = {**about, "data": [str(one) for one in data], "validation": [str(one) for one in spoken]}
+    digest = hashlib.sha256(json.dumps({**heads, "live": live}).encode())
     settings = Settings(epochs, learning_rate, size, DROPOUT, seed, digest.hexdigest())
 
     def validate(head: AdapterHead) -> float:
@@ -269,6 +282,8 @@ def _encoding(cfg: Any, hypotheses: bool, part: str = "train") -> Any:
         "pool_frames": True,
         "stages": [{"name": "encode", "weights": weights}],
     }
+    # One process encodes and trains: the head is small, and several would write the same files.
+    cfg.trainer = {**(cfg.get("trainer") or {}), "devices": 1, "num_nodes": 1, "strategy": "auto"}
     if part == "valid":
         cfg.model.train_ds = {**_without_tars(cfg.model.train_ds), **cfg.model.validation_ds}
     return cfg
@@ -323,6 +338,12 @@ class _LiveUtterances:
     """Training utterances that the teacher encodes anew in each epoch, in the order of the dataloader."""
 
     def __init__(self, loader: Any, teacher: LiveTeacher, pseudo: PseudoLabels) -> None:
+        if not hasattr(loader.dataset, "__len__"):
+            raise TutorError(
+                "--live needs a training set that knows its length, and this one does not; keep the "
+                "encoder's "
+                "output instead (without --live)."
+            )
         self._loader, self._teacher, self._pseudo = loader, teacher, pseudo
         self._hypotheses = _lacks_transcripts(loader)
 
@@ -373,14 +394,17 @@ def _fits_on_disk(student: Any, teacher: LiveTeacher, work: Path) -> bool:
 
 def _teacher_wer(
     reader: CacheReader,
-    spoken: Iterable[tuple[Utterance, list[int]]],
+    spoken: Sequence[tuple[Utterance, list[int]]],
     references: list[str],
     pseudo: PseudoLabels,
+    batch_size: int,
 ) -> float:
     """Returns the word error rate of the teacher's own hypotheses, written in the student's labels."""
-    texts = reader.read([utterance for utterance, _ in spoken]).texts
-    assert texts is not None, "the validation set is kept with hypotheses"
-    written = [pseudo.in_student_labels(text) for text in texts]
+    written: list[str] = []
+    for i in range(0, len(spoken), batch_size):  # a batch at a time, for each brings its hidden vectors along
+        texts = reader.read([utterance for utterance, _ in spoken[i : i + batch_size]]).texts
+        assert texts is not None, "the validation set is kept with hypotheses"
+        written += [pseudo.in_student_labels(text) for text in texts]
     return sum_errors([count_errors(*pair) for pair in zip(references, written, strict=True)]).rate
 
 

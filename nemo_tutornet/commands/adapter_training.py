@@ -9,6 +9,7 @@ labels with the blank last.
 from __future__ import annotations
 
 import math
+import pickle
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -347,5 +348,5 @@ def _read_state(path: Path, settings: Settings) -> dict[str, Any] | None:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state if state["settings"] == asdict(settings) else None
-    except Exception:  # a damaged or foreign file: the training begins again and replaces it
-        return None
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, pickle.UnpicklingError):
+        return None  # damaged or foreign: the training begins again and replaces it

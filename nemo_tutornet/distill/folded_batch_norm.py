@@ -41,7 +41,7 @@ def unfolded_state(teacher: Any, student: Any, paths: Sequence[str]) -> dict[str
 
     Args:
         teacher: the teacher's NeMo model, in eval mode.
-        student: the student, of which the training set is read.
+        student: the student, whose training set is read.
         paths: module paths of the batch norms in the teacher's encoder.
 
     Returns:
@@ -56,7 +56,7 @@ def unfolded_state(teacher: Any, student: Any, paths: Sequence[str]) -> dict[str
     def add(path: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         statistics[path].add(args[0])
 
-    device, heard = next(encoder.parameters()).device, 0
+    device, utterances = next(encoder.parameters()).device, 0
     with ExitStack() as hooks, torch.no_grad(), isolate_rng(include_cuda=False), without_process_group():
         for path in paths:
             hooks.callback(encoder.get_submodule(path).register_forward_pre_hook(partial(add, path)).remove)
@@ -64,8 +64,8 @@ def unfolded_state(teacher: Any, student: Any, paths: Sequence[str]) -> dict[str
             lengths = torch.tensor([signal.shape[1]], device=device)
             features, lengths = teacher.preprocessor(input_signal=signal.to(device), length=lengths)
             encoder(audio_signal=features, length=lengths)
-            heard += 1
-    if not heard:
+            utterances += 1
+    if not utterances:
         raise TutorError(
             "the teacher's batch norm was folded into its convolutions, and un-folding it needs audio, but "
             "model.train_ds has none; give it a manifest, or leave model.tutor.init out."

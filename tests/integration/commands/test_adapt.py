@@ -18,7 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
-from nemo_tutornet import LiveTeacher, TutorCTCModel, TutorError, export_student
+from nemo_tutornet import LiveTeacher, TutorCTCModel, export_student
 from nemo_tutornet.cli import app
 from nemo_tutornet.commands import adapter_training
 from nemo_tutornet.commands.adapter_training import greedy_labels
@@ -328,7 +328,7 @@ def test_a_wrong_adapter_is_refused(folder, teacher, adapted, make_student, tmp_
     assert "which cannot be read as an adapter" in refused(adapter=str(tmp_path / "text.safetensors"))
 
 
-def test_a_config_that_cannot_be_adapted(folder, teacher, tmp_path):
+def test_a_config_that_cannot_be_adapted(folder, teacher, adapted, tmp_path):
     def refused(**changes: Any) -> str:
         result = adapt(folder, teacher, tmp_path / "never.safetensors", **changes)
         assert result.exit_code == 2 and not (tmp_path / "never.safetensors").exists()
@@ -344,5 +344,30 @@ def test_a_config_that_cannot_be_adapted(folder, teacher, tmp_path):
     silent = student_config(folder, None)["validation_ds"]
     silent["manifest_filepath"] = str(tmp_path / "silent.jsonl")
     assert "no utterance of model.validation_ds has a transcript" in refused(validation_ds=silent)
-    with pytest.raises(TutorError):
-        Adapter.load(tmp_path / "never.safetensors")
+    train = student_config(folder, None)["train_ds"] | {"manifest_filepath": str(folder / "half.jsonl")}
+    kept = adapt(
+        folder,
+        teacher,
+        tmp_path / "never.safetensors",
+        "--work",
+        str(folder / "adapter.work"),
+        train_ds=train,
+    )
+    assert kept.exit_code == 2 and "it lacks the teacher's hypotheses; delete that folder" in kept.output
+
+
+def test_other_transcripts_begin_anew(folder, teacher, tmp_path):
+    """The state of a training belongs to its data, also where their number is the same."""
+    work = ("--work", str(folder / "adapter.work"), "--epochs", "1", "--json")
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row.update(text="d c", audio_filepath=str(folder / row["audio_filepath"]))
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    train = student_config(folder, None)["train_ds"]
+    heads = []
+    for manifest in (folder / "train.jsonl", tmp_path / "other.jsonl"):
+        section = train | {"manifest_filepath": str(manifest)}
+        made = adapt(folder, teacher, tmp_path / "a.safetensors", *work, train_ds=section)
+        assert made.exit_code == 0, made.output
+        heads.append(Adapter.load(tmp_path / "a.safetensors").head.decoder.bias)
+    assert not torch.equal(*heads)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 from hypothesis import given
@@ -40,7 +40,7 @@ def test_a_selection_is_found_whenever_there_is_one(student: str, teacher: str) 
 @given(st.integers(1, 40), st.integers(0, 40))
 def test_equal_layers_are_spread_evenly(student: int, more: int) -> None:
     selected = select_blocks(blocks("a" * student), blocks("a" * (student + more)))
-    gaps = {after - before for before, after in zip(selected, selected[1:], strict=False)}
+    gaps = {after - before for before, after in pairwise(selected)}
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
