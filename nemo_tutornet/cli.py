@@ -60,7 +60,11 @@ def export(
     fp16: bool = typer.Option(False, "--fp16", help="Also STUDENT.fp16.onnx."),
     int8: bool = typer.Option(False, "--int8", help="Also STUDENT.int8.onnx, dynamically quantized."),
     sherpa: bool = typer.Option(
-        False, "--sherpa", help="Also STUDENT.sherpa.onnx and STUDENT.tokens.txt for sherpa-onnx."
+        False,
+        "--sherpa",
+        help="Also STUDENT.sherpa.onnx and STUDENT.tokens.txt for sherpa-onnx, and STUDENT.streaming.onnx of "
+        "a "
+        "cache-aware student.",
     ),
     verify: bool = typer.Option(
         False, "--verify", help="Prove the files in a process without this package; write STUDENT.json."

@@ -70,6 +70,11 @@ class OnnxCTCModel:
 
     def _check_graph(self, features: int) -> None:
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        if "cache_last_channel" in self._inputs:
+            raise TutorError(
+                f"{self.path} reads chunks, for a streaming client, and whole utterances are evaluated here; "
+                f"give {self.path.name.replace('.streaming', '')}, which computes the same."
+            )
         if self._inputs not in (["audio_signal"], ["audio_signal", "length"]) or [
             item.name for item in outputs
         ] != ["logprobs"]:

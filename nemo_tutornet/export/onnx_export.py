@@ -16,6 +16,7 @@ from typing import Any
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
+from nemo_tutornet.export.onnx_streaming import exports_chunks, is_cache_aware, streaming_entries
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.layers import measure_encoder
@@ -29,6 +30,10 @@ OPSET = 17
 # Operators with integer kernels on the CPU for dynamic quantization.
 QUANTIZED = ("Conv", "MatMul")
 _PROTOBUF_LIMIT = 2_000_000_000
+_NOT_STREAMED = (
+    "The model is cache-aware, but no graph for streaming was written: its features are normalised over the "
+    "whole utterance; train it with model.preprocessor.normalize=NA."
+)
 
 
 @dataclass(frozen=True)
@@ -91,12 +96,13 @@ def write_onnx(
         destination: `X.onnx`, the file for fp32. The other precisions are written beside it as `X.fp16.onnx`
             and `X.int8.onnx`.
         precisions: the precisions to write, of `PRECISIONS`.
-        sherpa: also write `X.sherpa.onnx` and `X.tokens.txt` for sherpa-onnx.
+        sherpa: also write `X.sherpa.onnx` and `X.tokens.txt` for sherpa-onnx, and for a cache-aware model
+            `X.streaming.onnx` for its streaming recogniser.
         called: the model's name in error messages, for use when `nemo_file` is temporary.
 
     Returns:
-        A description of each `.onnx` file that was written, in the order of `PRECISIONS`, and last the one
-        for sherpa-onnx.
+        A description of each `.onnx` file that was written, in the order of `PRECISIONS`, and last those for
+        sherpa-onnx.
 
     Raises:
         TutorError: a package is missing, a name or precision is invalid, the file is not a CTC model, the
@@ -142,6 +148,16 @@ def write_onnx(
         files[destination.with_suffix(".sherpa.onnx")] = with_metadata(
             with_length(plain), metadata.as_strings()
         )
+        if is_cache_aware(model) and metadata.front_end["normalize"] not in ("NA", None):
+            note = " ".join(filter(None, (note, _NOT_STREAMED)))
+        elif is_cache_aware(model):
+            # NeMo's exporter has changed the model, so the second graph needs a fresh one.
+            fresh = restore_ctc(archive)
+            with exports_chunks(fresh):
+                chunks = _graph(fresh, called)
+            files[destination.with_suffix(".streaming.onnx")] = with_metadata(
+                chunks, {**metadata.as_strings(), **streaming_entries(fresh)}
+            )
     try:
         with staging_directory(destination.expanduser().parent.resolve()) as stage:
             for path, proto in files.items():

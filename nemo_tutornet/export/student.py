@@ -38,7 +38,7 @@ class ExportResult:
         target: the student's NeMo class.
         parameters: number of parameters.
         labels: number of labels without the blank.
-        onnx: the ONNX graphs in the order of `PRECISIONS`, and last the one for sherpa-onnx; empty without
+        onnx: the ONNX graphs in the order of `PRECISIONS`, and last those for sherpa-onnx; empty without
             `onnx`.
         verification: the checks and their results; None without `verify`.
         summary: the summary file; None without `verify`.
@@ -76,7 +76,8 @@ def export_student(
         onnx: the ONNX file to write. The name of any precision other than `fp32` is inserted before the
             suffix.
         precisions: any of `fp32`, `fp16` (weights and activations) and `int8` (dynamic quantization).
-        sherpa: also write the graph and the tokens for sherpa-onnx.
+        sherpa: also write the graph and the tokens for sherpa-onnx, and the streaming graph of a cache-aware
+            student.
         verify: verify the files with `verify_student` before they are put in place, and write a summary
             (`student.json` beside `student.nemo`).
 

@@ -33,6 +33,7 @@ ROUNDED = {"fp16": 0.05, "int8": 0.5}
 PROBE_FRAMES = 1600  # frames of the front end; so many that rounding at the edges does not matter
 _QUANTISED = re.compile(r"[Qq]uant|Integer|^Q[A-Z]|NBits")  # names of operators of ONNX and ONNX Runtime
 DECODER = "decoder.decoder_layers.0."
+CACHES = ["cache_last_channel", "cache_last_time", "cache_last_channel_len"]  # inputs of a streaming graph
 
 Record = Callable[[str, bool, str], bool]
 
@@ -249,9 +250,10 @@ def _onnx(model: Any, probes: dict[str, Any], path: str, check: Record) -> dict[
         return None
     inputs, outputs = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
     usual = inputs in (["audio_signal"], ["audio_signal", "length"]) and outputs == ["logprobs"]
-    expected = "" if usual else "; NeMo's clients feed audio_signal (and length) and read logprobs"
+    chunked = inputs == ["audio_signal", "length", *CACHES] and outputs[0] == "logprobs" and len(outputs) == 5
+    expected = "" if usual or chunked else "; NeMo's clients feed audio_signal (and length) and read logprobs"
     found = f"opset {_opset(proto)}, {', '.join(inputs)} -> {', '.join(outputs)}{expected}"
-    check(f"{name}: graph", usual, found)
+    check(f"{name}: graph", usual or chunked, found)
     if "labels" in metadata:
         try:
             same = json.loads(metadata["labels"]) == _vocabulary(model)
@@ -265,6 +267,8 @@ def _onnx(model: Any, probes: dict[str, Any], path: str, check: Record) -> dict[
     precision = _precision(proto)
     if usual:
         _agreement(model, session, probes, f"{name}: agrees", precision, check)
+    elif chunked:
+        _chunks_agree(model, session, probes, metadata, f"{name}: agrees", check)
     return {"name": name, "precision": precision, "metadata": metadata}
 
 
@@ -330,6 +334,57 @@ def _agreement(
         f"(limit {limit:.0e})"
     )
     check(name, worst <= limit, words)
+
+
+def _chunks_agree(
+    model: Any, session: Any, probes: dict[str, Any], metadata: dict[str, str], name: str, check: Record
+) -> None:
+    """Compares a streaming graph, chunk after chunk, with the student on the whole utterance."""
+    import numpy
+    import torch
+
+    encoder = model.encoder
+    if getattr(encoder, "att_context_style", None) != "chunked_limited":
+        check(name, False, "it reads chunks, and the student's attention does not")
+        return
+    streaming, front = encoder.streaming_cfg, encoder.streaming_cfg.drop_extra_pre_encoded
+    front *= encoder.subsampling_factor
+    window, shift = streaming.chunk_size[1] + streaming.pre_encode_cache_size[1], streaming.shift_size[1]
+    channel, time, length = (cache.numpy() for cache in encoder.get_initial_cache_state(batch_size=1))
+    sizes = {"window_size": window, "chunk_shift": shift, "frames_in_front": front}
+    for cache_name, cache in zip(CACHES[:2], (channel, time), strict=True):
+        layers, _, *shape = cache.shape
+        sizes.update({f"{cache_name}_dim{i}": size for i, size in enumerate((layers, *shape), 1)})
+    wrong = [key for key, size in sizes.items() if metadata.get(key) != str(size)]
+    if wrong:
+        check(name, False, f"wrong in its metadata, which a client cuts chunks by: {', '.join(wrong)}")
+        return
+    signal = torch.cat([probes[key] for key in sorted(probes) if key.startswith("signal_")])
+    signal = signal.repeat(1 + 3 * window * model.preprocessor.hop_length // len(signal))
+    with torch.no_grad():
+        features, _ = model.preprocessor(input_signal=signal[None], length=torch.tensor([len(signal)]))
+        # As many frames as fill whole chunks: a client fills the last one with silence, which the attention
+        # of that chunk would read.
+        chunks = 1 + (features.shape[2] + front - window) // shift
+        features = features[:, :, : window + (chunks - 1) * shift - front]
+        expected, lengths, _ = model(
+            processed_signal=features, processed_signal_length=torch.tensor([features.shape[2]])
+        )
+    # Any value will do in front, because the graph must not read it.
+    padded = numpy.pad(features.numpy(), ((0, 0), (0, 0), (front, 0)), constant_values=-7.0)
+    caches, found = [channel.swapaxes(0, 1), time.swapaxes(0, 1), length], []
+    try:
+        for i in range(chunks):
+            chunk = padded[:, :, i * shift : i * shift + window]
+            feed = {"audio_signal": chunk, "length": numpy.array([window], numpy.int64)}
+            log_probs, _, *caches = session.run(None, {**feed, **dict(zip(CACHES, caches, strict=True))})
+            found.append(log_probs)
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
+        check(name, False, f"ONNX Runtime cannot run it: {_first_line(error)}")
+        return
+    worst = _largest(expected[:, : int(lengths[0])].numpy(), numpy.concatenate(found, axis=1))
+    words = f"largest difference from PyTorch on the whole {worst:.1e} in {chunks} chunks (limit {AGREE:.0e})"
+    check(name, worst <= AGREE, words)
 
 
 def _largest(expected: Any, found: Any) -> float:

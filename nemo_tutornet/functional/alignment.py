@@ -23,6 +23,9 @@ from nemo_tutornet.errors import TutorError
 
 # Each of two encoders may round an utterance's length by one frame of its own.
 TOLERANCE = 1.0
+# NeMo's causal subsampling halves an utterance of n frames to floor(n / 2) + 1 of them. After three halvings
+# that are up to 1 + 1/2 + 1/4 frames more than n / 8.
+CAUSAL = 1.75
 
 
 def teacher_frames(student_frames: int, teacher_lengths: Tensor, frame_ratio: float) -> Tensor:
@@ -163,7 +166,9 @@ def check_lengths(
         >>> check_lengths([75, 150], [38, 75], frame_ratio=0.5)
     """
     for s, t in zip(student, teacher, strict=True):
-        if abs(s * frame_ratio - t) > max(1.0, frame_ratio, upsampling) + TOLERANCE:
+        longer = max(frame_ratio, upsampling)  # the coarser of both frames, in those that are compared
+        rounding = CAUSAL * longer if longer > 1 else 1.0
+        if abs(s * frame_ratio - t) > rounding + TOLERANCE:
             raise TutorError(
                 f"the student has {s} frames and the teacher {t} for the same audio, but "
                 f"{s * frame_ratio:.1f} were expected of the teacher at {frame_ratio:g} teacher frames per "

@@ -22,11 +22,13 @@ class Student:
         encoder: its config without `feat_in`, or the blocks of NeMo's ConvASREncoder.
         features: mel bins.
         frame_ms: milliseconds a frame.
+        normalize: of its features.
     """
 
     encoder: dict[str, Any] | list[dict[str, Any]]
     features: int
     frame_ms: float
+    normalize: str = "per_feature"
 
 
 def _block(filters: int, kernel: int, stride: int = 1, **more: Any) -> dict[str, Any]:
@@ -86,6 +88,14 @@ _CONFORMER = {
     "dropout_att": 0.0,
 }
 _FASTCONFORMER = {**_CONFORMER, "subsampling": "dw_striding", "subsampling_factor": 8, "conv_kernel_size": 9}
+_STREAMING = {
+    **_FASTCONFORMER,
+    "causal_downsampling": True,
+    "att_context_style": "chunked_limited",
+    "att_context_size": [8, 1],
+    "conv_context_size": "causal",
+    "conv_norm_type": "layer_norm",
+}
 STUDENTS = {
     "quartznet": Student(_QUARTZNET, 64, 20.0),
     "quartznet bpe": Student(_QUARTZNET, 64, 20.0),
@@ -95,6 +105,7 @@ STUDENTS = {
     "citrinet bpe": Student(_CITRINET_BLOCKS, 80, 80.0),
     "conformer": Student(_CONFORMER, 80, 40.0),
     "fastconformer bpe": Student(_FASTCONFORMER, 80, 80.0),
+    "streaming bpe": Student(_STREAMING, 80, 80.0, "NA"),
 }
 
 
@@ -124,7 +135,9 @@ def of_kind(kind: str, config: dict[str, Any]) -> dict[str, Any]:
     """Makes a character QuartzNet's config one of another architecture, in place."""
     student = STUDENTS[kind]
     config["preprocessor"].update(
-        features=student.features, window_size=0.025 if student.features == 80 else 0.02
+        features=student.features,
+        window_size=0.025 if student.features == 80 else 0.02,
+        normalize=student.normalize,
     )
     if isinstance(student.encoder, dict):
         config["encoder"] = {**student.encoder, "feat_in": student.features}

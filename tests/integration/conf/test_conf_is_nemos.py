@@ -39,6 +39,7 @@ PARAMETERS = {
     "conformer_ctc_small": 12_977_741,
     "conformer_ctc_tiny": 2_089_085,
     "fastconformer_ctc_small_bpe": 12_623_073,
+    "fastconformer_ctc_streaming_bpe": 12_668_129,
     "fastconformer_ctc_tiny_bpe": 1_927_233,
     "jasper_10x5dr": 332_632_349,
     "jasper_10x5dr_bpe": 332_734_849,
@@ -51,6 +52,7 @@ PARAMETERS = {
     "small/conformer_ctc_bpe_small": 1_219_777,
     "small/conformer_ctc_small": 1_210_077,
     "small/conformer_ctc_tiny": 461_821,
+    "small/fastconformer_ctc_streaming_bpe": 467_457,
     "small/fastconformer_ctc_tiny_bpe": 463_361,
     "small/quartznet_bpe_small": 305_537,
     "small/quartznet_small": 279_837,
@@ -317,6 +319,30 @@ def test_fastconformer_is_nemos_small():
         15000,
         1e-4,
     )
+
+
+def test_a_streaming_student_is_nemos_cache_aware_one():
+    """NeMo's examples/asr/conf/fastconformer/cache_aware_streaming/fastconformer_ctc_bpe_streaming.yaml
+    differs from its fast-conformer_ctc_bpe.yaml in these keys.
+    """
+    for streaming, whole, context in (
+        ("fastconformer_ctc_streaming_bpe", "fastconformer_ctc_small_bpe", [70, 13]),
+        ("small/fastconformer_ctc_streaming_bpe", "small/fastconformer_ctc_tiny_bpe", [28, 6]),
+    ):
+        mine, theirs = (
+            OmegaConf.to_container(composed(each).model, resolve=True, throw_on_missing=False)
+            for each in (streaming, whole)
+        )
+        expected = {
+            "causal_downsampling": True,
+            "att_context_size": context,
+            "att_context_style": "chunked_limited",
+            "conv_norm_type": "layer_norm",
+            "conv_context_size": "causal",
+        }
+        assert mine["encoder"] == {**theirs["encoder"], **expected}
+        assert mine["preprocessor"] == {**theirs["preprocessor"], "normalize": "NA"}
+        assert {key for key in mine if mine[key] != theirs[key]} == {"encoder", "preprocessor"}
 
 
 def test_a_smaller_conformer_student_differs_in_its_size_and_optimizer():

@@ -257,6 +257,23 @@ def test_a_slower_student_rounds_too(shifts: tuple[int, int]) -> None:
             check_lengths([student], [teacher], mine / theirs)
 
 
+@pytest.mark.parametrize("causal_student", [True, False])
+def test_causal_subsampling_rounds_up_in_each_halving(causal_student: bool) -> None:
+    """A streaming FastConformer of 80 ms beside a QuartzNet of 20 ms, as student and as teacher."""
+    for features in range(1, 2000):
+        causal = features
+        for _ in range(3):
+            causal = causal // 2 + 1
+        plain = -(-features // 2)
+        if causal_student:
+            check_lengths([causal], [plain], 4.0)
+        else:
+            check_lengths([plain], [causal], 0.25)
+            check_lengths([plain], [4 * causal], 1.0, upsampling=4)  # with an adapter
+    with pytest.raises(TutorError, match="cannot be aligned in time"):
+        check_lengths([54], [207], 4.0)
+
+
 def test_more_than_two_frames_apart_is_refused() -> None:
     check_lengths([76], [40], 0.5)
     with pytest.raises(TutorError, match="student has 77 frames and the teacher 41 "):
