@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUTPUT ?= demo-output
 CORPUS ?= embedded
 
-.PHONY: demo test lint riva-check compat-check clean
+.PHONY: demo test lint docs docs-build riva-check compat-check clean
 
 # torch first and from the constraints: left to itself, pip takes the newest. PIP_EXTRA_INDEX_URL may name PyTorch's index of CPU wheels.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -26,6 +26,13 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation: served at http://127.0.0.1:8000, or written to build/site. A warning fails the build.
+docs: $(VENV)/.installed
+	$(BIN)/mkdocs serve
+
+docs-build: $(VENV)/.installed
+	$(BIN)/mkdocs build
 
 # The real nemo2riva on CPU, in an environment of its own (.venv-riva: Python 3.10, minutes, 6 GB). STUDENT=file.nemo converts and
 # checks that one; without it two students are made that must pass and three that must be refused.

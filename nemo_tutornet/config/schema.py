@@ -22,13 +22,13 @@ class TeacherConfig:
     """Source and precision of a teacher.
 
     Attributes:
-        model_path: a `.nemo` file, or the name of a pretrained NeMo model. It may be null if `cache` is set.
+        model_path: a `.nemo` file, or the name of a pretrained NeMo model. This or `cache` must be set.
         sha256: checksum of the file; if set, a file with another checksum is rejected.
         precision: `auto`, `fp32` or `bf16`. `auto` is bf16 if the GPU supports it, and fp32 otherwise.
         cache: folder that `nemo-tutornet cache` wrote. If set, no teacher is loaded.
         adapter: file that `nemo-tutornet adapt` wrote. If set, labels, frames and posteriors of this teacher
             are the adapter's (ours).
-        weight: weight of its posteriors in the average of several teachers.
+        weight: weight of its posteriors in the average of several teachers; above 0.
         prompt: options of an attention model's prompt, e.g. `{source_lang: de, target_lang: de}`. A slot
             without an option has the checkpoint's default.
     """
@@ -60,11 +60,12 @@ class RKDConfig:
     """Representation-level distillation: the matched layers and the frame weighting.
 
     Attributes:
-        hint_layer: module path in the teacher; null is the encoder's output, or the adapter's hidden vectors
-            where the teacher has an adapter.
-        guided_layer: module path in the student; null is the encoder's output.
+        hint_layer: module path in the teacher, e.g. `encoder.layers.8`; null is the encoder's output, or the
+            adapter's hidden vectors where the teacher has an adapter.
+        guided_layer: module path in the student, e.g. `encoder.encoder.5`; null is the encoder's output.
         pairs: further pairs of layers, each with a projection of its own. RKD is the mean over all pairs.
-        frame_weighting: `auto`, `nonblank`, `energy` or `uniform`.
+        frame_weighting: `auto`, `nonblank`, `energy` or `uniform`. `auto` is `nonblank` for the Conformer
+            family (`uniform` if the teacher has no posteriors), and `energy` otherwise.
         warm_start_decoder: compute the student's decoder from the teacher's decoder at the end of RKD (ours).
     """
 
@@ -89,7 +90,7 @@ class SKDConfig:
         intermediate_layers: module paths in the student. Each layer gets its own head, trained with CTC and
             SKD (Inter-KD, arXiv 2211.15075).
         intermediate_weight: weight of the heads' losses, averaged over the heads, relative to the losses of
-            the student's output.
+            the student's output; above 0.
     """
 
     divergence: str = "l2"
@@ -146,7 +147,8 @@ class StageConfig:
 
     Attributes:
         name: name of the stage in the log.
-        weights: weight of each loss by its name. A loss without a weight is not computed.
+        weights: weight of each loss by its name: `ctc`, `rkd`, `skd`, `pseudo`. A loss without a weight is
+            not computed.
         share: length as a share of the whole training, above 0 and below 1.
         epochs: length in epochs of the training data.
         steps: length in optimizer steps. A stage without a length runs to the end of the training.
@@ -161,7 +163,7 @@ class StageConfig:
 
 def _default_stages() -> List[StageConfig]:
     # The first stage is the paper's. The paper's second stage, {ctc: 1.0, skd: 0.25}, did harm in long
-    # trainings (docs/choices.md).
+    # trainings (docs/guides/stages.md).
     return [
         StageConfig(name="rkd", weights={"rkd": 1.0}, share=0.25),
         StageConfig(name="ctc", weights={"ctc": 1.0, "rkd": 5.0}),
@@ -174,8 +176,8 @@ class TutorConfig:
 
     Attributes:
         teacher: the teacher. RKD and pseudo-labels use this teacher only.
-        other_teachers: more teachers for SKD, which averages the posteriors of all teachers (Hinton et al.,
-            arXiv 1503.02531).
+        other_teachers: more teachers, with the keys of `teacher`, for SKD, which averages the posteriors of
+            all teachers (Hinton et al., arXiv 1503.02531).
         rkd: settings of representation-level distillation.
         skd: settings of softmax-level distillation.
         pseudo_labels: settings of sequence-level targets.

@@ -3,7 +3,7 @@
 """NeMo's own scripts on an exported student, in a process where this package cannot be imported.
 
 The functions that the scripts call are called in the scripts' order. With `NEMO_REPO=/path/to/NeMo`, a
-checkout, the page `examples/nemo/README.md` is run as it is written, too.
+checkout, the page `docs/deployment/nemo.md` is run as it is written, too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.integration.students import build
 
 KINDS = ["quartznet", "quartznet bpe"]
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "examples" / "nemo" / "README.md"
+PAGE = ROOT / "docs" / "deployment" / "nemo.md"
 MEL_BINS = 64
 
 # What transcribe_speech.py, speech_to_text_eval.py, speech_to_text_finetune.py and export.py call, and in

@@ -236,6 +236,7 @@ def test_a_cell_that_is_refused(cell, loss, folder, teacher_of):
     assert "\n" not in str(error.value) and str(error.value).endswith(".") and not recorder.steps
 
 
-def test_the_readme_shows_this_table():
-    readme = matrix.README.read_text(encoding="utf-8")
-    assert matrix.rewritten(readme) == readme, "run python -m tests.integration.matrix"
+@pytest.mark.parametrize("page", matrix.PAGES, ids=lambda page: page.name)
+def test_the_pages_show_this_table(page):
+    shown = page.read_text(encoding="utf-8")
+    assert matrix.rewritten(page) == shown, "run python -m tests.integration.models.matrix"

@@ -1,0 +1,149 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of the documentation's pages, run in a folder with the files that they name.
+
+They are run as written, but for the student, which is the small one of its kind, and for trainings, which
+last two epochs. Trainings run in a process; the other commands run in this one, which has imported NeMo
+already. `tests/unit/test_blocks.py` counts the blocks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+import yaml
+from nemo.collections.asr.models import ASRModel
+from typer.testing import CliRunner
+
+from nemo_tutornet.cli import app
+from nemo_tutornet.commands.hydra_config import compose_config
+from nemo_tutornet.config import TutorConfig, parse_tutor
+from tests.conftest import write_manifest
+from tests.integration import teacher_models
+from tests.integration.documents.test_readme import ROOT, run, shorter
+from tests.integration.models import matrix
+from tests.integration.students import build, write_tokenizer
+from tests.unit.test_blocks import EXECUTED, blocks
+
+pytestmark = pytest.mark.usefixtures("warm_python")
+COMMANDS = "integration/documents/test_pages.py::test_the_commands_of_a_page"
+SECTIONS = "integration/documents/test_pages.py::test_the_sections_of_a_page"
+
+
+def unmarked(page: str, *languages: str) -> list[str]:
+    """The blocks of a page that are not marked as not run."""
+    return [
+        content for reason, language, content in blocks(ROOT / page) if not reason and language in languages
+    ]
+
+
+# A quicker student of the same kind.
+SMALLER = {
+    "--config-path=../conf --config-name=quartznet_5x5_bpe": "-cp ../conf/small -cn quartznet_bpe_small",
+    "--config-path=../conf --config-name=quartznet_5x5": "-cp ../conf/small -cn quartznet_small",
+}
+
+
+def commands(page: str) -> list[str]:
+    """The commands of a page, each in one line, with a smaller student."""
+    joined = "".join(unmarked(page, "", "bash")).replace("\\\n", " ")
+    for written, smaller in SMALLER.items():
+        joined = joined.replace(written, smaller)
+    return [line for line in joined.splitlines() if line.strip()]
+
+
+@pytest.fixture(scope="module")
+def models(teacher_file, tmp_path_factory) -> Path:
+    """Holds a teacher of characters, one of subwords, and a student that has been trained."""
+    folder = tmp_path_factory.mktemp("models")
+    write_manifest(folder, "train", [1.0])
+    signals = (torch.randn(3, 16000), torch.tensor([16000, 12000, 16000]))
+    tokenizer = write_tokenizer(folder / "tokenizer")
+    teacher_models.save_kind(
+        matrix.TEACHERS["fastconformer bpe"], folder, folder / "subwords.nemo", tokenizer, signals
+    )
+    (folder / "teacher.nemo").write_bytes(teacher_file.read_bytes())
+    build("quartznet", folder / "student").rename(folder / "trained.nemo")
+    return folder
+
+
+@pytest.fixture
+def folder(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Holds what the commands name; the project's folders are linked, so that relative paths mean the
+    same.
+    """
+    for name in ("examples", "conf"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("train", "valid", "test"):
+        write_manifest(tmp_path, name, [1.51, 1.6])
+    rows = [json.loads(row) for row in (tmp_path / "train.jsonl").read_text().splitlines()]
+    heard = [{**row, "pred_text": row["text"]} for row in rows]
+    (tmp_path / "transcribed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in heard))
+    for name in ("teacher.nemo", "subwords.nemo"):
+        (tmp_path / name).symlink_to(models / name)
+    trained = tmp_path / "runs" / "student" / "checkpoints" / "student.nemo"
+    trained.parent.mkdir(parents=True)
+    trained.write_bytes((models / "trained.nemo").read_bytes())
+    for name in ("a.wav", "b.flac"):
+        soundfile.write(tmp_path / name, torch.randn(16000).clamp(-1, 1).numpy() / 10, 16000)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def execute(command: str, folder: Path) -> None:
+    """Runs one command."""
+    program, *arguments = shlex.split(command)
+    if program == "nemo-tutornet":
+        done = CliRunner().invoke(app, arguments)
+        assert done.exit_code == 0 and "Traceback" not in done.output, (command, done.output[-2000:])
+    elif "trainer.max_epochs" in command:
+        run(shorter(command), folder)
+        name = re.findall(r"exp_manager\.name=(\w+)", command)[0]
+        trained = folder / "runs" / name / "checkpoints" / f"{name}.nemo"
+        assert not type(ASRModel.restore_from(str(trained), map_location="cpu")).__module__.startswith(
+            "nemo_t"
+        )
+    else:
+        run(command, folder)
+
+
+@pytest.mark.parametrize("page", [page for page, tests in EXECUTED.items() if COMMANDS in tests])
+def test_the_commands_of_a_page(page, folder):
+    found = commands(page)
+    assert found
+    if page == "docs/start.md":  # it trains the student itself
+        (folder / "runs/student/checkpoints/student.nemo").unlink()
+    for command in found:
+        if page == "docs/guides/untranscribed.md" and "speech_to_text" in command:
+            continue  # test_readme.py runs these, and looks at the weights
+        execute(command, folder)
+
+
+@pytest.mark.parametrize("page", [page for page, tests in EXECUTED.items() if SECTIONS in tests])
+def test_the_sections_of_a_page(page):
+    (block,) = unmarked(page, "yaml")
+    section = parse_tutor(yaml.safe_load(block)["model"])
+    assert section is not None and section.teacher.model_path == "teacher.nemo"
+    assert section.stages == TutorConfig().stages
+
+
+def test_the_lines_of_defaults(tmp_path):
+    (block,) = unmarked("docs/configuration.md", "yaml")
+    (tmp_path / "mine.yaml").write_text(f"{block}model:\n  tutor:\n    teacher: {{model_path: a.nemo}}\n")
+    (override,) = re.findall(
+        r"`(model\.tutor\.skd\.divergence=\w+)`", (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
+    )
+    section = parse_tutor(compose_config(tmp_path / "mine.yaml", [override]).model)
+    assert section is not None and section.skd.divergence == "kl" and section.teacher.model_path == "a.nemo"
+
+
+def test_the_export_in_python(folder):
+    (block,) = unmarked("docs/deployment/index.md", "python")
+    exec(compile(block, "docs/deployment/index.md", "exec"), {})
+    assert (folder / "student.onnx").is_file() and (folder / "student.json").is_file()
