@@ -23,13 +23,9 @@ _SECTIONS = "integration/documents/test_pages.py::test_the_sections_of_a_page"
 _README = "integration/documents/test_readme.py::"
 EXECUTED: dict[str, dict[str, int]] = {
     "README.md": {
-        "integration/commands/test_demo.py::test_the_demo_survives_an_interrupt": 1,  # with fewer epochs
-        "`make test` runs this, after it has installed the project with these commands": 2,
-        f"{_README}test_distil_export_and_evaluate": 4,
-        f"{_README}test_the_student_to_beat": 1,
+        f"{_README}test_a_teacher_of_characters": 4,
+        f"{_README}test_a_teacher_of_subwords": 1,
         f"{_README}test_the_section_shown_is_the_section_there_is": 1,
-        f"{_README}test_look_first": 1,
-        f"{_README}test_the_teacher_is_paid_for_once": 1,
     },
     "docs/adapter.md": {
         "integration/documents/test_adapter_page.py::test_from_a_subword_teacher_to_a_character_student": 1

@@ -43,7 +43,7 @@ from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import ACCELERATOR, student_config, write_manifest
 from tests.integration import teacher_models
-from tests.integration.models import matrix
+from tests.integration.models import matrix, matrix_tables
 from tests.integration.models.matrix import Cell
 from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind, subword, write_tokenizer
@@ -236,7 +236,8 @@ def test_a_cell_that_is_refused(cell, loss, folder, teacher_of):
     assert "\n" not in str(error.value) and str(error.value).endswith(".") and not recorder.steps
 
 
-@pytest.mark.parametrize("page", matrix.PAGES, ids=lambda page: page.name)
-def test_the_pages_show_this_table(page):
-    shown = page.read_text(encoding="utf-8")
-    assert matrix.rewritten(page) == shown, "run python -m tests.integration.models.matrix"
+@pytest.mark.parametrize("path", matrix_tables.PAGES, ids=lambda path: path.name)
+def test_the_pages_show_this_table(path):
+    page = path.read_text(encoding="utf-8")
+    expected = matrix_tables.rewritten(page, matrix_tables.PAGES[path]())
+    assert expected == page, "run python -m tests.integration.models.matrix_tables"
