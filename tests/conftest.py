@@ -38,6 +38,7 @@ LONG_FILES = (
     "conf/test_conf.py",
     "models/test_matrix.py",
     "documents/test_readme.py",
+    "documents/test_pages.py",
     "export/test_onnx_export.py",
     "commands/test_demo.py",
     "documents/test_benchmarks.py",

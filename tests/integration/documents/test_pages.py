@@ -10,6 +10,7 @@ already. `tests/unit/test_blocks.py` counts the blocks.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -141,6 +142,20 @@ def test_the_lines_of_defaults(tmp_path):
     )
     section = parse_tutor(compose_config(tmp_path / "mine.yaml", [override]).model)
     assert section is not None and section.skd.divergence == "kl" and section.teacher.model_path == "a.nemo"
+
+
+@pytest.mark.skipif(
+    "NEMO_RUN_PYTHON" not in os.environ,
+    reason="NEMO_RUN_PYTHON names no interpreter that has NeMo-Run, which wants an environment of its own",
+)
+def test_the_recipe_for_nemo_run(folder):
+    (block,) = unmarked("docs/guides/multi-gpu.md", "python")
+    smaller = block.replace("=../conf", "=../conf/small").replace("=quartznet_5x5", "=quartznet_small")
+    (folder / "recipe.py").write_text(shorter(smaller), encoding="utf-8")
+    (folder / "runs/student/checkpoints/student.nemo").unlink()
+    path = f"PYTHONPATH={ROOT} NEMORUN_HOME={folder}/nemo_run"
+    run(f"{path} {os.environ['NEMO_RUN_PYTHON']} recipe.py", folder)
+    assert (folder / "runs/student/checkpoints/student.nemo").is_file()
 
 
 def test_the_export_in_python(folder):
