@@ -144,7 +144,8 @@ def _finish(folder: Path, output: Path, teacher: Path, students: list[Path], con
 def _report(folder: Path, output: Path, teacher: Path, students: list[Path]) -> None:
     """Writes the report of the distilled student's run, and prints its path."""
     from nemo_tutornet.commands.tables import report_progress
-    from nemo_tutornet.commands.write_report import ReportRequest, write_report
+    from nemo_tutornet.commands.write_report import write_report
+    from nemo_tutornet.report.request import ReportRequest
 
     undistilled, distilled = students
     request = ReportRequest(

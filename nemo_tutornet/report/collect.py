@@ -136,7 +136,14 @@ class Report:
     def verdict(self) -> str:
         """The result in one sentence."""
         results = {model.role: model.evaluation for model in reversed(self.models)}
-        return verdict(results[STUDENT], results.get(BASELINE), results.get(TEACHER), self.change)
+        teacher = self.model(TEACHER)
+        return verdict(
+            results[STUDENT],
+            results.get(BASELINE),
+            results.get(TEACHER),
+            self.change,
+            "teacher" if teacher is None else teacher.name,
+        )
 
     @property
     def errors(self) -> dict[str, tuple[ErrorCounts, ...]]:
@@ -236,7 +243,7 @@ def choose_utterances(
             float(_wrong(before) - _wrong(after))
             for before, after in zip(by_role[BASELINE].errors, student, strict=True)
         ]
-        reasons = ("most gained", "median", "most lost")
+        reasons = ("best change", "median change", "worst change")
     else:
         gain = [-_wrong(counts) / max(counts.reference, 1) for counts in student]
         reasons = ("best", "median", "worst")

@@ -17,7 +17,7 @@ from nemo_tutornet import __version__
 from nemo_tutornet.evaluation.evaluate import no_faster
 from nemo_tutornet.report.collect import BASELINE, QUANTILES, STUDENT, TEACHER, Report, ShownUtterance
 from nemo_tutornet.report.palette import DARK, LIGHT, MARKERS, Palette
-from nemo_tutornet.report.plots import Picture
+from nemo_tutornet.report.plots import Picture, in_ms
 from nemo_tutornet.report.transcripts import Column
 from nemo_tutornet.report.utterance_plot import LONGEST_SHOWN
 from nemo_tutornet.report.verdict import percent, points
@@ -41,7 +41,8 @@ def render_page(report: Report, pictures: Mapping[str, Picture]) -> str:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["percent"] = percent
+    environment.filters["percent"] = lambda rate: _unbroken(percent(rate))
+    environment.filters["unbroken"] = _unbroken
     environment.filters["data_uri"] = _data_uri
     source = resources.files("nemo_tutornet.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source).render(
@@ -74,6 +75,11 @@ def render_page(report: Report, pictures: Mapping[str, Picture]) -> str:
     )
 
 
+def _unbroken(text: str) -> str:
+    """Keeps a number and its unit on one line."""
+    return text.replace(" %", "\u00a0%").replace(" ms", "\u00a0ms").replace(" M ", "\u00a0M ")
+
+
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
@@ -104,14 +110,14 @@ def _tiles(report: Report) -> list[dict[str, str]]:
         small, large = student.evaluation, teacher.evaluation
         if small.runtime == large.runtime:
             speed = large.real_time_factor / small.real_time_factor
-            tiles.append(_tile(f"{speed:.2g}×", "speed of the teacher's", "measured here, once"))  # noqa: RUF001
+            tiles.append(_tile(f"{speed:.2g}×", "the teacher's speed", "on this machine"))  # noqa: RUF001
         size = small.parameters / large.parameters
         share = f"{100 * size:.2g} %"
         counts = f"{small.parameters / 1e6:.3g} of {large.parameters / 1e6:.3g} M"
-        tiles.append(_tile(share, "of its parameters", counts))
+        tiles.append(_tile(share, "the teacher's size", counts))
     else:
         speed = 1 / student.evaluation.real_time_factor
-        tiles.append(_tile(f"{speed:.0f}×", "real time", "measured here, once"))  # noqa: RUF001 - times
+        tiles.append(_tile(f"{speed:.0f}×", "real time", "on this machine"))  # noqa: RUF001 - times
         tiles.append(_tile(f"{student.evaluation.parameters / 1e6:.3g} M", "parameters", ""))
     return tiles
 
@@ -147,6 +153,6 @@ def _offsets(report: Report) -> dict[str, Any] | None:
     return {
         "pairs": len(report.offsets),
         "utterances": report.offsets_of,
-        "quantiles": [f"{q} %: {value:+.0f} ms" for q, value in zip(QUANTILES, quantiles, strict=True)],
-        "median": f"{np.median(report.offsets):+.0f} ms",
+        "quantiles": [f"{q} %: {in_ms(value)}" for q, value in zip(QUANTILES, quantiles, strict=True)],
+        "median": in_ms(float(np.median(report.offsets))),
     }

@@ -50,7 +50,7 @@ LIGHT = Palette(
     grid="#e6e9ef",
     roles={STUDENT: "#0072b2", BASELINE: "#d55e00", TEACHER: "#007d5c"},
     others=("#9a4f83", "#8a6d00", "#5b5fc7"),
-    spectrogram="magma_r",
+    spectrogram="bone_r",
 )
 DARK = Palette(
     "dark",

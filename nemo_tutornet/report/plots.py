@@ -85,7 +85,11 @@ def draw_all(report: Report) -> Iterator[Picture]:
         where there is something to draw.
     """
     yield draw("models", _models_alt(report), partial(_models, models=report.models))
-    for tag, curve in report.curves.terms.items():
+    terms = report.curves.terms
+    for tag in sorted(
+        terms, key=lambda tag: (list(_TITLES).index(tag) if tag in _TITLES else len(_TITLES), tag)
+    ):
+        curve = terms[tag]
         alt = f"{title_of(tag)}: from {curve[0][1]:.3g} to {curve[-1][1]:.3g} in {curve[-1][0] + 1} steps."
         yield draw(f"curve_{tag}", alt, partial(_curve, report=report, tag=tag))
     for i, shown in enumerate(report.shown, start=1):
@@ -96,7 +100,7 @@ def draw_all(report: Report) -> Iterator[Picture]:
         yield draw(f"utterance_{i}", alt, partial(draw_utterance, shown=shown))
     if report.offsets:
         median = float(np.median(report.offsets))
-        alt = f"Histogram of {len(report.offsets)} spike offsets; their median is {median:+.0f} ms."
+        alt = f"Histogram of {len(report.offsets)} spike offsets; their median is {in_ms(median)}."
         yield draw("offsets", alt, partial(_offsets, offsets=report.offsets))
     parts = report.by_length()
     if len(parts) > 1:
@@ -114,6 +118,17 @@ def title_of(tag: str) -> str:
     return _TITLES.get(tag, tag.replace("_", " "))
 
 
+def in_ms(value: float) -> str:
+    """Formats an offset.
+
+    Example:
+        >>> in_ms(19.99), in_ms(-0.2)
+        ('+20 ms', '0 ms')
+    """
+    rounded = round(value)
+    return f"{rounded:+d} ms" if rounded else "0 ms"
+
+
 def _models(plt: Any, palette: Palette, models: Sequence[ModelResult]) -> Any:
     """Speed across, WER up, and the number of parameters as the area of the mark."""
     figure, axes = plt.subplots(figsize=(7.0, 3.9))
@@ -126,32 +141,59 @@ def _models(plt: Any, palette: Palette, models: Sequence[ModelResult]) -> Any:
         low, high = 100 * result.wer_low, 100 * result.wer_high
         if not math.isnan(low):
             axes.plot([speed, speed], [low, high], color=colour, linewidth=1.4, alpha=0.7, zorder=2)
-        size = 40 + 900 * result.parameters / largest
+        size = _area(result.parameters, largest)
         axes.scatter(
             speed, wer, s=size, marker=MARKERS[model.role], color=colour, alpha=0.35, linewidth=0, zorder=3
         )
         axes.scatter(speed, wer, s=26, marker=MARKERS[model.role], color=colour, zorder=4)
-        offset = 10 + math.sqrt(size) / 2
-        right = speed > math.sqrt(min(speeds) * max(speeds)) and max(speeds) > 1.2 * min(speeds)
+    axes.set_xscale("log")
+    spread = max(speeds) / min(speeds) > 1.2
+    margin = 1.6 if spread else 4
+    axes.set_xlim(min(speeds) / margin, max(speeds) * margin)
+    _from_zero(axes.set_ylim, axes.get_ylim()[1])
+    _log_ticks(axes.xaxis, "{:g}×")  # noqa: RUF001 - times
+    axes.set_xlabel("times real time, on this machine  (right is better)")
+    axes.set_ylabel("WER, %  (low is better)")
+    middle = math.sqrt(min(speeds) * max(speeds))
+    for left in (False, True):
+        side = [(m, s) for m, s in zip(models, speeds, strict=True) if (spread and s > middle) is left]
+        _label_models(axes, palette, side, left, largest)
+    return figure
+
+
+def _label_models(
+    axes: Any, palette: Palette, models: Sequence[tuple[ModelResult, float]], left: bool, largest: int
+) -> None:
+    """Writes the names beside the marks, and moves those apart that would overlap."""
+    per_percent = 205 / (axes.get_ylim()[1] - axes.get_ylim()[0])  # points; of the axes' height
+    lowest = -math.inf
+    for model, speed in sorted(models, key=lambda item: item[0].evaluation.wer):
+        result = model.evaluation
+        height = max(100 * result.wer * per_percent, lowest + 27)
+        lowest = height
+        offset = 10 + math.sqrt(_area(result.parameters, largest)) / 2
         axes.annotate(
             f"{model.name}\n{result.parameters / 1e6:.3g} M parameters",
-            (speed, wer),
-            xytext=(-offset if right else offset, 0),
+            (speed, 100 * result.wer),
+            xytext=(-offset if left else offset, height - 100 * result.wer * per_percent),
             textcoords="offset points",
-            ha="right" if right else "left",
+            ha="right" if left else "left",
             va="center",
             fontsize=9,
             color=palette.text,
             linespacing=1.35,
         )
-    axes.set_xscale("log")
-    margin = 1.6 if max(speeds) > 1.2 * min(speeds) else 4
-    axes.set_xlim(min(speeds) / margin, max(speeds) * margin)
-    axes.set_ylim(bottom=0)
-    _log_ticks(axes.xaxis, "{:g}×")  # noqa: RUF001 - times
-    axes.set_xlabel("speed here, times faster than real time → right is better")
-    axes.set_ylabel("WER, %  (low is better)")
-    return figure
+
+
+def _area(parameters: int, largest: int) -> float:
+    """The area of a model's mark, in square points."""
+    return 40 + 900 * parameters / largest
+
+
+def _from_zero(set_limits: Callable[[float, float], Any], high: float) -> None:
+    """Sets the limits of an axis that begins at 0, with room for a mark at 0."""
+    high = high if high > 0 else 1.0
+    set_limits(-0.025 * high, high)
 
 
 def _curve(plt: Any, palette: Palette, report: Report, tag: str) -> Any:
@@ -163,6 +205,9 @@ def _curve(plt: Any, palette: Palette, report: Report, tag: str) -> Any:
     if other:
         _line(axes, other, report.baseline_curves, scale, baseline, "undistilled", "--")
     _line(axes, curves.terms[tag], curves, scale, student, "distilled" if other else "", "-")
+    per_epoch = curves.steps_per_epoch or 1.0
+    last = max(curve[-1][0] for curve in curves.terms.values()) + 1
+    axes.set_xlim(0, last / per_epoch)  # the same for every term
     values = [scale * value for curve in (curves.terms[tag], other or []) for _, value in curve]
     positive = [value for value in values if value > 0]
     if len(positive) == len(values) and max(positive) > 15 * min(positive):
@@ -174,7 +219,7 @@ def _curve(plt: Any, palette: Palette, report: Report, tag: str) -> Any:
     if tag.endswith("wer"):
         axes.set_ylabel("%")
     _mark_stages(axes, palette, curves)
-    axes.set_title(title_of(tag))
+    axes.set_title(title_of(tag), pad=20 if curves.stages else 10)
     axes.set_xlabel("epoch" if curves.steps_per_epoch else "optimizer step")
     if other:
         axes.legend(loc="upper right")
@@ -193,34 +238,34 @@ def _line(
             axes.plot(x, y, "o", color=colour)
         return
     axes.plot(x, y, style, color=colour, linewidth=0.8, alpha=0.35)
-    window = max(3, len(y) // 30)
-    kernel = np.ones(window)
-    mean = np.convolve(y, kernel, "same") / np.convolve(np.ones(len(y)), kernel, "same")
-    axes.plot(x, mean, style, color=colour, linewidth=2, label=label or None)
+    # The mean of a stage must not run into the next one's, whose losses are others.
+    starts = [np.searchsorted([step for step, _ in curve], stage.start) for stage in curves.stages]
+    bounds = np.unique([0, *starts, len(y)])
+    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        part = y[low:high]
+        kernel = np.ones(min(len(part), max(3, len(y) // 30)))
+        mean = np.convolve(part, kernel, "same") / np.convolve(np.ones(len(part)), kernel, "same")
+        axes.plot(x[low:high], mean, style, color=colour, linewidth=2, label=label or None)
+        label = ""
 
 
 def _mark_stages(axes: Any, palette: Palette, curves: LearningCurves) -> None:
     """A dashed line where a stage begins, and its name above the axes."""
-    per_epoch = curves.steps_per_epoch or 1.0
-    low, high = axes.get_xlim()
-    axes.set_xlim(max(low, 0), high)
-    low = max(low, 0)
     for i, stage in enumerate(curves.stages):
-        start = max(stage.start / per_epoch, low)
+        start = stage.start / (curves.steps_per_epoch or 1.0)
         if i:
             axes.axvline(start, color=palette.muted, linewidth=1, linestyle=(0, (4, 3)))
-        if start < high:
-            axes.annotate(
-                stage.name,
-                (start, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(4, -3),
-                textcoords="offset points",
-                fontsize=8.5,
-                color=palette.muted,
-                va="top",
-                ha="left",
-            )
+        axes.annotate(
+            stage.name,
+            (start, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0 if i == 0 else 3, 3),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=palette.muted,
+            va="bottom",
+            ha="left",
+        )
 
 
 def _offsets(plt: Any, palette: Palette, offsets: Sequence[float]) -> Any:
@@ -240,7 +285,7 @@ def _offsets(plt: Any, palette: Palette, offsets: Sequence[float]) -> Any:
     axes.axvline(0, color=palette.text, linewidth=1)
     axes.axvline(median, color=palette.roles[BASELINE], linewidth=1.6, linestyle=(0, (4, 3)))
     axes.annotate(
-        f"median {median:+.0f} ms",
+        f"median {in_ms(median)}",
         (median, 1),
         xycoords=("data", "axes fraction"),
         xytext=(6, -4),
@@ -260,12 +305,10 @@ def _by_length(plt: Any, palette: Palette, models: Sequence[ModelResult], parts:
         _whiskers(axes, palette, models, model, parts, x, vertical=True)
     names = [f"{part.name}\n{part.words} words" for part in parts]
     axes.set_xticks(range(len(parts)), names, fontsize=8)
-    axes.set_ylim(bottom=0)
     axes.set_ylabel("WER, %")
     axes.set_title("By length of the utterance")
     axes.legend(loc="upper left", bbox_to_anchor=(0, 1.0), fontsize=8.5)
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (1 + 0.09 * len(models)))  # room for the legend
+    _from_zero(axes.set_ylim, axes.get_ylim()[1] * (1 + 0.09 * len(models)))  # room for the legend
     return figure
 
 
@@ -277,7 +320,7 @@ def _by_speaker(plt: Any, palette: Palette, models: Sequence[ModelResult], parts
     axes.set_yticks(range(len(parts)), [f"{part.name} ({part.words})" for part in parts], fontsize=8)
     axes.invert_yaxis()
     axes.grid(axis="x")
-    axes.set_xlim(left=0)
+    _from_zero(axes.set_xlim, axes.get_xlim()[1])
     axes.set_xlabel("WER, %; after the name: words")
     axes.set_title("By speaker")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8.5)

@@ -7,7 +7,9 @@ Legend: `N` samples, `T` frames, `V` labels with the blank last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,12 +20,13 @@ from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest import Utterance
 from nemo_tutornet.distill.matching import ModelMatch, layer_lengths, match_models
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.evaluation.evaluate import read_samples
+from nemo_tutornet.evaluation.evaluate import read_samples, time_fastest
 from nemo_tutornet.functional.frame_weighting import FRAME_WEIGHTING, frame_mask
 from nemo_tutornet.functional.spikes import greedy_spikes, shared_spikes
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.layers import ENCODER
 from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.teachers.decode import decode
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
 
@@ -123,7 +126,55 @@ class FrameReader:
             self._match = match_models(model, self.teacher, config)
         except TutorError as error:
             self.note = str(error)
-        self.same_labels = self._match is not None and self._match.label_order is not None
+        self.same_labels = set(self._student.labels) == set(self.teacher.labels)
+
+    def transcribe(
+        self, rows: Sequence[Utterance], batch_size: int, adapted: bool, passes: int = 1
+    ) -> tuple[list[str], float]:
+        """Transcribes with the teacher as it is in the training, and measures the time.
+
+        Args:
+            rows: the utterances.
+            batch_size: number of utterances that are transcribed together.
+            adapted: whether to decode the adapter's posteriors; else the teacher decodes by itself.
+            passes: how often the computing is timed; the fastest counts.
+
+        Returns:
+            The hypotheses in the order of the rows, and the computing time in seconds.
+
+        Raises:
+            TutorError: audio cannot be read, or a slot of an attention model's prompt has no value.
+        """
+        assert self.teacher is not None
+        request = TargetRequest(posteriors=adapted, hypotheses=not adapted)
+        self.teacher.check(request, None)
+        hypotheses, seconds = [""] * len(rows), 0.0
+        order = sorted(range(len(rows)), key=lambda i: rows[i].duration)
+        for first in range(0, len(order), batch_size):
+            indices = order[first : first + batch_size]
+            batch = _batch([rows[i] for i in indices], self.teacher.sample_rate)
+            texts, fastest = time_fastest(partial(self._decode, batch, request), passes)
+            seconds += fastest
+            for i, text in zip(indices, texts, strict=True):
+                hypotheses[i] = text
+        return hypotheses, seconds
+
+    def teacher_parameters(self, adapted: bool) -> int:
+        """Returns the number of the teacher's parameters, with those of its adapter if `adapted`."""
+        assert self.teacher is not None
+        parameters = list(self.teacher.model.parameters())
+        if adapted and self.teacher.adapter_head is not None:
+            parameters += self.teacher.adapter_head.parameters()
+        return sum(parameter.numel() for parameter in parameters)
+
+    def _decode(self, batch: TrainingBatch, request: TargetRequest) -> list[str]:
+        assert self.teacher is not None
+        targets = self.teacher.targets(batch, request)
+        found = targets.hypotheses
+        if found is None:  # an adapter has the student's labels, so the student's decoding reads them
+            assert targets.log_probs is not None
+            found = decode(self._student.model, targets.log_probs, targets.lengths, targets.log_probs)
+        return [hypothesis.text for hypothesis in found]
 
     def read(self, row: Utterance) -> UtteranceFrames:
         """Runs both models on an utterance.
@@ -200,8 +251,13 @@ def spike_offsets(teacher: Posteriors, student: Posteriors) -> list[float]:
 
 
 def _run(model: LiveTeacher, row: Utterance, request: TargetRequest) -> TeacherTargets:
-    signal = torch.from_numpy(read_samples(row, model.sample_rate))
-    return model.targets(TrainingBatch(signal[None], torch.tensor([len(signal)])), request)
+    return model.targets(_batch([row], model.sample_rate), request)
+
+
+def _batch(rows: Sequence[Utterance], sample_rate: int) -> TrainingBatch:
+    signals = [torch.from_numpy(read_samples(row, sample_rate)) for row in rows]
+    padded = torch.nn.utils.rnn.pad_sequence(signals, batch_first=True)
+    return TrainingBatch(padded, torch.tensor([len(signal) for signal in signals]))
 
 
 def _frame_weights(match: ModelMatch, student: TeacherTargets, teacher: TeacherTargets) -> FrameWeights:

@@ -38,7 +38,7 @@ def draw_utterance(plt: Any, palette: Palette, shown: ShownUtterance) -> Any:
     assert frames is not None
     seconds = min(shown.row.duration, LONGEST_SHOWN)
     labels = max(len(frames.student.spikes), 1)
-    width = float(np.clip(max(1.7 * seconds, 0.16 * labels), 9.2, 26))
+    width = float(np.clip(max(1.7 * seconds, 0.16 * labels), 9.9, 26))
     heights = [1.5, 3.2 if frames.teacher is not None else 1.9]
     if frames.weights is not None:
         heights.append(0.9)

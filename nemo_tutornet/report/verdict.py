@@ -16,6 +16,7 @@ def verdict(
     baseline: Evaluation | None = None,
     teacher: Evaluation | None = None,
     change: RateDifference | None = None,
+    teacher_name: str = "teacher",
 ) -> str:
     """Says in one sentence what the distillation did.
 
@@ -24,6 +25,7 @@ def verdict(
         baseline: the undistilled student; None if it is not known.
         teacher: the teacher; None if it is not known.
         change: WER of the student minus that of the baseline.
+        teacher_name: what the teacher is called.
 
     Returns:
         A sentence. It says so where the change is within the noise of the utterances.
@@ -38,7 +40,7 @@ def verdict(
     speed = _speed(teacher.real_time_factor / student.real_time_factor) if same_runtime else ""
     size = _ratio(teacher.parameters / student.parameters, "smaller", "larger")
     comparison = " and ".join(words for words in (size, speed) if words)
-    return f"{first}; its teacher has {percent(teacher.wer)}, and the student is {comparison}."
+    return f"{first}; its {teacher_name} has {percent(teacher.wer)}, and the student is {comparison}."
 
 
 def percent(rate: float) -> str:
@@ -56,18 +58,19 @@ def points(change: RateDifference) -> str:
 
     Example:
         >>> points(RateDifference(-0.02, -0.041, 0.003))
-        '-2.0 points (95 % interval -4.1 to +0.3)'
+        '−2.0 points (95 % interval −4.1 to +0.3)'
     """
     interval = f"95 % interval {100 * change.low:+.1f} to {100 * change.high:+.1f}"
     known = change.low == change.low
-    return f"{100 * change.value:+.1f} points ({interval if known else 'no interval for one utterance'})"
+    text = f"{100 * change.value:+.1f} points ({interval if known else 'no interval for one utterance'})"
+    return text.replace("-", "\u2212")
 
 
 def _change(student: Evaluation, baseline: Evaluation, change: RateDifference) -> str:
     rates = f"from {percent(baseline.wer)} to {percent(student.wer)}"
-    among = f"of these {student.utterances} utterances"
+    these = f"these {student.utterances} utterances"
     if change.value == 0:
-        return f"Distillation left the student's word error rate at {percent(student.wer)} {among}"
+        return f"Distillation left the student's word error rate at {percent(student.wer)} on {these}"
     lowered = change.value < 0
     relative = ""
     if baseline.wer > 0:
@@ -77,7 +80,7 @@ def _change(student: Evaluation, baseline: Evaluation, change: RateDifference) -
     verb = "lowered" if lowered else "raised"
     return (
         f"Distillation {verb} the student's word error rate {rates}{relative}, {what} {noise} the noise "
-        f"{among}"
+        f"of {these}"
     )
 
 

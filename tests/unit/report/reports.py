@@ -74,7 +74,7 @@ def report(**more: object) -> Report:
             10.0,
         ),
         "baseline_curves": LearningCurves({"val_wer": [(9, 1.0), (19, 0.5)]}, (), 10.0),
-        "shown": (show(0, "most gained", rows(), found),),
+        "shown": (show(0, "best change", rows(), found),),
         "offsets": (0.0, 20.0, -20.0, 40.0),
         "offsets_of": 3,
         "notes": ("A note.",),

@@ -13,10 +13,10 @@ from tests.conftest import refusal
 from tests.unit.report.reports import models, report, rows
 
 
-def test_most_gained_median_and_most_lost() -> None:
+def test_best_median_and_worst_change() -> None:
     chosen = choose_utterances(rows(), models(), [])
     # Gains 1, 0, 1, 1, 0, 0: among equals the longest reference, and each utterance once.
-    assert chosen == [(0, "most gained"), (2, "median"), (5, "most lost")]
+    assert chosen == [(0, "best change"), (2, "median change"), (5, "worst change")]
 
 
 def test_without_a_baseline_the_error_rate_decides() -> None:

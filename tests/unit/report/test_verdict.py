@@ -39,7 +39,7 @@ def test_harm_and_no_change_are_called_so() -> None:
     )
     assert "a loss beyond the noise" in worse
     same = verdict(STUDENT, STUDENT, None, RateDifference(0.0, -0.01, 0.01))
-    assert same == "Distillation left the student's word error rate at 8.0 % of these 6 utterances."
+    assert same == "Distillation left the student's word error rate at 8.0 % on these 6 utterances."
     perfect = verdict(STUDENT, evaluation(0.0), None, RateDifference(0.08, 0.01, 0.2))
     assert "from 0.0 % to 8.0 %, a loss" in perfect
 
