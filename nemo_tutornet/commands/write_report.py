@@ -134,6 +134,9 @@ def collect_report(
         reader, rows, [i for i, _ in chosen] if pictures else [], request.spike_utterances, progress
     )
     curves = LearningCurves() if run.folder is None else read_curves(run.folder, run.tutor)
+    missing = missing_sections(run, curves, reader, rows)
+    if offsets == ():
+        missing["offsets"] = "There are no spike offsets, because the hypotheses share no label."
     shown = [replace(show(i, why, rows, models), frames=frames.get(i)) for i, why in chosen]
     return Report(
         manifest=str(request.manifest),
@@ -146,7 +149,7 @@ def collect_report(
         offsets=offsets,
         offsets_of=spoken,
         notes=tuple(notes_of(request, run, models, teacher_note, untranscribed)),
-        missing=missing_sections(run, curves, reader, rows),
+        missing=missing,
     )
 
 

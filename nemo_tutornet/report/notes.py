@@ -21,6 +21,18 @@ def notes_of(
     teacher_note: str | None,
     untranscribed: int,
 ) -> list[str]:
+    """Says how far a report can be trusted.
+
+    Args:
+        request: what was asked for.
+        run: the run.
+        models: the results.
+        teacher_note: why the run's own teacher is not there; None where it is.
+        untranscribed: number of rows that were left out.
+
+    Returns:
+        The sentences.
+    """
     notes = []
     by_role = {model.role: model.evaluation for model in reversed(models)}
     baseline = by_role.get(BASELINE)
@@ -66,7 +78,18 @@ def notes_of(
 def missing_sections(
     run: RunFolder, curves: LearningCurves, reader: FrameReader, rows: Sequence[Utterance]
 ) -> dict[str, str]:
-    """Returns a sentence for each section that is empty; an empty one for each that is not."""
+    """Says why sections are empty.
+
+    Args:
+        run: the run.
+        curves: its learning curves.
+        reader: holds the teacher.
+        rows: the utterances.
+
+    Returns:
+        A sentence for each of `curves`, `frames`, `offsets` and `by_speaker` that is empty, and an empty text
+        for each that is not.
+    """
     missing = dict.fromkeys(("curves", "frames", "offsets", "by_speaker"), "")
     if run.folder is None:
         missing["curves"] = "There are no curves, because a .nemo file was given and not the run's folder."

@@ -69,6 +69,9 @@ def render_page(report: Report, pictures: Mapping[str, Picture]) -> str:
             (shown, _lines(shown.columns), pictures.get(f"utterance_{i}"), _errors(shown))
             for i, shown in enumerate(report.shown, start=1)
         ],
+        has_teacher_frames=any(
+            one.frames is not None and one.frames.teacher is not None for one in report.shown
+        ),
         longest=LONGEST_SHOWN,
         offsets=_offsets(report),
         confusions=report.confusions(),

@@ -106,8 +106,20 @@ def teacher_of(request: ReportRequest, run: RunFolder) -> tuple[TeacherConfig | 
     )
 
 
-def _planned(request: ReportRequest, run: RunFolder, teacher: TeacherConfig | None) -> list[PlannedModel]:
-    """Returns the models to evaluate, each file once, and the teacher also without its adapter."""
+def plan_models(request: ReportRequest, run: RunFolder, teacher: TeacherConfig | None) -> list[PlannedModel]:
+    """Names the models to evaluate: each file once, and a teacher with an adapter also without it.
+
+    Args:
+        request: what to report on.
+        run: the run.
+        teacher: from `teacher_of`.
+
+    Returns:
+        The student, the baseline, the teacher, and the others.
+
+    Raises:
+        TutorError: two of student, baseline and teacher are the same file.
+    """
     planned = [PlannedModel(run.model, STUDENT, _student_name(request, run))]
     if request.baseline is not None:
         planned.append(PlannedModel(request.baseline, BASELINE, "undistilled student"))
