@@ -310,6 +310,57 @@ def adapt(
 
 @app.command()
 @exit_on_user_error
+def report(
+    run: Path = typer.Argument(
+        ...,
+        metavar="RUN_DIR|STUDENT.nemo",
+        help="The run's folder (exp_manager.exp_dir/name); a .nemo file has no learning curves.",
+    ),
+    models: list[Path] = typer.Argument(None, metavar="[MODEL ...]", help="Further .nemo and .onnx files."),
+    manifest: Path = typer.Option(..., metavar="M.jsonl", help="NeMo manifest with transcripts."),
+    baseline: Path | None = typer.Option(
+        None, metavar="B.nemo", help="The same student, trained without a teacher."
+    ),
+    teacher: Path | None = typer.Option(
+        None, metavar="T.nemo", help="The teacher; the one of the run's config without it."
+    ),
+    adapter: Path | None = typer.Option(
+        None, metavar="A.safetensors", help="The teacher's adapter; the one of the run's config without it."
+    ),
+    output: Path | None = typer.Option(
+        None, metavar="DIR", help="Folder to write to; RUN_DIR/report without it."
+    ),
+    utterance: list[str] = typer.Option(
+        [],
+        metavar="ID",
+        help="An utterance to show: utt_id, or file name without suffix; may be given several times. Best, "
+        "median and worst without it.",
+    ),
+    batch_size: int = typer.Option(16, min=1, help="Utterances that NeMo transcribes together."),
+    as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON, and write no page."),
+) -> None:
+    """Write a page with pictures of what distillation did: error rates, curves, spikes and confusions."""
+    from nemo_tutornet.commands.tables import evaluation_table, report_progress
+    from nemo_tutornet.commands.write_report import collect_report, write_report
+    from nemo_tutornet.report.request import ReportRequest
+
+    request = ReportRequest(
+        run, manifest, tuple(models or ()), baseline, teacher, adapter, output, tuple(utterance), batch_size
+    )
+    with report_progress() as progress:
+        if as_json:
+            found = collect_report(request, progress, pictures=False)
+        else:
+            found, page = write_report(request, progress)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+        return
+    evaluation_table([model.evaluation for model in found.models], [model.name for model in found.models])
+    typer.echo(f"{found.verdict}\nReport: {page}")
+
+
+@app.command()
+@exit_on_user_error
 def demo(
     corpus: str = typer.Option(
         "embedded",

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: corpus, teacher, undistilled student, distilled student, export, check, table.
+"""The demo: corpus, teacher, undistilled student, distilled student, export, check, table, report.
 
 Each training runs the project's example script in a process of its own. Its command can also be typed by
 hand, and is written to a file beside the log. A second run of the demo resumes where the first one stopped.
@@ -33,6 +33,7 @@ from nemo_tutornet.utils.files import atomic_write, defer_signals, sha256_of
 
 SPLITS = ("train", "valid", "test")
 TEACHER_EPOCHS, STUDENT_EPOCHS = 25, 10
+COMPARED_UTTERANCES = 50  # of which the report compares the spikes
 _EPOCH = re.compile(r"Epoch (\d+), global step \d+")
 _WER = re.compile(r"'val_wer' reached ([\d.]+)")
 
@@ -137,6 +138,27 @@ def _finish(folder: Path, output: Path, teacher: Path, students: list[Path], con
             json.dumps([result.as_dict() for result in results], indent=2) + "\n", encoding="utf-8"
         )
     print(f"Student: {exported[1]}\nFigures: {output / 'report.json'}\nCommands and logs: {output / 'runs'}")
+    _report(folder, output, teacher, students)
+
+
+def _report(folder: Path, output: Path, teacher: Path, students: list[Path]) -> None:
+    """Writes the report of the distilled student's run, and prints its path."""
+    from nemo_tutornet.commands.tables import report_progress
+    from nemo_tutornet.commands.write_report import write_report
+    from nemo_tutornet.report.request import ReportRequest
+
+    undistilled, distilled = students
+    request = ReportRequest(
+        run=distilled.parent.parent,  # with its logs
+        manifest=folder / "test.jsonl",
+        baseline=undistilled,
+        teacher=teacher,
+        output=output / "report",
+        spike_utterances=COMPARED_UTTERANCES,
+    )
+    with report_progress() as progress:
+        _, page = write_report(request, progress)
+    print(f"Report: {page}")
 
 
 def _corpus(corpus: str, output: Path, console: Console) -> Path:

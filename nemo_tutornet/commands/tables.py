@@ -172,6 +172,36 @@ def epoch_report(epochs: int) -> Iterator[Callable[[EpochResult], None]]:
         yield first
 
 
+@contextmanager
+def report_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yields a function that shows what a report is doing: a bar on a terminal, else a line for each new
+    thing.
+    """
+    console = Console(stderr=True, soft_wrap=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        console=console,
+        transient=True,
+    )
+    task = bar.add_task("reading", total=1)
+    before = ""
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal before
+        if console.is_terminal:
+            if not bar.live.is_started:
+                stack.enter_context(bar)
+            bar.update(task, description=what, completed=done, total=total)
+        elif what != before and done < total:
+            console.print(f"{what} ...", markup=False, highlight=False)
+        before = what
+
+    with ExitStack() as stack:
+        yield show
+
+
 def adapter_table(made: AdaptResult, override: str, poor: bool) -> None:
     """Prints an adapter's word error rate next to its teacher's, and how to use the file.
 

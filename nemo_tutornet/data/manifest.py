@@ -29,12 +29,28 @@ class Utterance:
         duration: seconds of audio to read: the row's own `duration`, or less where the file is shorter.
         text: reference transcript; None where the row has none.
         offset: seconds from the start of the file to the start of the utterance.
+        speaker: the row's `speaker`; None where it has none.
+        utt_id: the row's `utt_id`; None where it has none.
     """
 
     audio: Path
     duration: float
     text: str | None
     offset: float = 0.0
+    speaker: str | None = None
+    utt_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The row's `utt_id`, else the file's name without its suffix, with the offset where there is one.
+
+        Example:
+            >>> Utterance(Path("an4/an251.flac"), 1.0, "yes", offset=2.5).name
+            'an251@2.5'
+        """
+        if self.utt_id is not None:
+            return self.utt_id
+        return f"{self.audio.stem}@{self.offset:g}" if self.offset else self.audio.stem
 
 
 @dataclass(frozen=True)
@@ -233,7 +249,13 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
             f"{where}: the utterance has {max(duration, 0) * 1000:g} ms of audio, less than one frame of the "
             f"student ({rules.shortest * 1000:g} ms); remove the line."
         )
-    return Utterance(audio, duration, text, offset)
+    return Utterance(audio, duration, text, offset, _name(row, "speaker"), _name(row, "utt_id"))
+
+
+def _name(row: Mapping[str, Any], key: str) -> str | None:
+    """Reads the name of a speaker or an utterance, which some corpora give as a number."""
+    value = row.get(key)
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
 
 
 def _text(row: Mapping[str, Any], where: str, rules: Rules) -> str | None:

@@ -12,6 +12,8 @@ import numpy as np
 RESAMPLES = 2000
 # Largest number of drawn utterances in memory at a time, over all draws. Each takes three integers.
 _DRAWN_AT_ONCE = 2**20
+# Marks a draw without any reference word; larger than any difference of error rates.
+_NO_REFERENCE = 1e30
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def bootstrap_interval(
     if len(errors) < 2:  # every draw would be the same, and SciPy rejects a single observation
         rate = sum_errors(errors).rate
         return rate, rate
-    wrong = np.array([e.substitutions + e.deletions + e.insertions for e in errors])
+    wrong = np.array([_errors_of(e) for e in errors])
     reference = np.array([e.reference for e in errors])
     draws = bootstrap(
         (wrong, reference),
@@ -128,6 +130,80 @@ def bootstrap_interval(
         return float("nan"), float("nan")
     low, high = np.percentile(rates, [2.5, 97.5])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class RateDifference:
+    """Difference of the error rates of two models on the same utterances.
+
+    Attributes:
+        value: the second model's error rate minus the first one's, as a fraction.
+        low, high: 95 % bootstrap interval over utterances.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def is_noise(self) -> bool:
+        """True if the interval holds 0, or is not known."""
+        return not (self.low > 0 or self.high < 0)
+
+
+def paired_difference(
+    first: Sequence[ErrorCounts], second: Sequence[ErrorCounts], resamples: int = RESAMPLES, seed: int = 0
+) -> RateDifference:
+    """Compares the error rates of two models by the paired bootstrap over utterances (Bisani and Ney, 2004).
+
+    Each draw takes utterances with replacement, the same ones for both models, so what makes an utterance
+    hard for both does not widen the interval.
+
+    Args:
+        first: the counts of each utterance by the first model.
+        second: the counts of the same utterances by the second model.
+        resamples: number of draws. A draw without any reference word is left out.
+        seed: seed of the draws, so that the interval is reproducible.
+
+    Returns:
+        The difference and its interval; an interval of NaN for a single utterance, which cannot be resampled.
+
+    Example:
+        >>> better, worse = count_errors("a b", "a b"), count_errors("a b", "a c")
+        >>> paired_difference([worse] * 9, [better] * 9)
+        RateDifference(value=-0.5, low=-0.5, high=-0.5)
+    """
+    from scipy.stats import bootstrap
+
+    value = sum_errors(second).rate - sum_errors(first).rate
+    if len(first) < 2:
+        return RateDifference(value, float("nan"), float("nan"))
+    more = np.array([_errors_of(b) - _errors_of(a) for a, b in zip(first, second, strict=True)])
+    reference = np.array([e.reference for e in first])
+    draws = bootstrap(
+        (more, reference),
+        _rate_difference,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, _DRAWN_AT_ONCE // len(first)),
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).bootstrap_distribution
+    low, high = np.percentile(draws[draws < _NO_REFERENCE], [2.5, 97.5])
+    return RateDifference(value, float(low), float(high))
+
+
+def _errors_of(counts: ErrorCounts) -> int:
+    return counts.substitutions + counts.deletions + counts.insertions
+
+
+def _rate_difference(more: np.ndarray, reference: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Computes the additional errors per reference word of each draw, from the counts of its utterances
+    `[..., U]`; `_NO_REFERENCE` for a draw without any reference word, because SciPy would warn about NaN.
+    """
+    totals = reference.sum(axis=axis)
+    return np.where(totals > 0, more.sum(axis=axis) / np.maximum(totals, 1), _NO_REFERENCE)
 
 
 def _error_rate(wrong: np.ndarray, reference: np.ndarray, axis: int = -1) -> np.ndarray:

@@ -195,6 +195,11 @@ class LiveTeacher:
         return None if self._adapter is None else self._adapter.info
 
     @property
+    def adapter_head(self) -> nn.Module | None:
+        """The adapter's network; None without an adapter."""
+        return None if self._adapter is None else self._adapter.head
+
+    @property
     def adapter_sha256(self) -> str | None:
         """Checksum of the adapter's file; None without an adapter."""
         return None if self._adapter is None else self._adapter.sha256

@@ -10,6 +10,7 @@ import jiwer
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 from nemo.collections.asr.models import ASRModel
 
@@ -18,6 +19,8 @@ from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.export.onnx_export import OPSET, with_metadata, write_onnx
 from nemo_tutornet.export.onnx_streaming import is_cache_aware, streaming_entries
 from nemo_tutornet.export.verify import verify_student
+from tests.integration.conftest import REPOSITORY
+from tests.integration.documents.test_readme import commands, run
 from tests.integration.export.test_onnx_export import load_example
 from tests.integration.students import build
 
@@ -136,6 +139,22 @@ def test_the_online_client_gives_nemos_text(folder):
     assert len(set(texts)) == 4 and min(len(found) for _, found in texts) > 10
     # Its features differ a little, and a model of random weights has near ties everywhere.
     assert jiwer.cer(*map(list, zip(*texts, strict=True))) < 0.15
+
+
+def test_the_commands_of_the_page(folder, tmp_path):
+    """docs/deployment/sherpa-onnx.md, with a student that has been trained."""
+    pytest.importorskip("sherpa_onnx", minversion="2.0")
+    page = (REPOSITORY / "docs" / "deployment" / "sherpa-onnx.md").read_text(encoding="utf-8")
+    trained = tmp_path / "runs" / "streaming" / "checkpoints" / "streaming.nemo"
+    trained.parent.mkdir(parents=True)
+    trained.write_bytes((folder / "speaking.nemo").read_bytes())
+    (tmp_path / "examples").symlink_to(REPOSITORY / "examples")
+    for name in ("a.wav", "b.flac"):
+        soundfile.write(tmp_path / name, audio(1.0), 16000)
+    (export,) = [line for line in commands("nemo-tutornet export", page) if "streaming" in line]
+    (transcribe,) = [line for line in commands("python examples", page) if "streaming" in line]
+    assert "streaming.json" in run(export, tmp_path)
+    assert len(run(transcribe, tmp_path).splitlines()) == 2
 
 
 def test_a_student_that_normalises_the_utterance_gets_a_note(folder, tmp_path):

@@ -156,3 +156,24 @@ def test_teachers_are_kept_where_there_is_a_place(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert demo._cache(tmp_path / "out", console) == tmp_path / "out" / "teachers"
+
+
+def test_the_demo_ends_with_the_report_of_the_distilled_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from nemo_tutornet.report.request import ReportRequest
+
+    asked: list[ReportRequest] = []
+
+    def write(request: ReportRequest, progress: Any) -> tuple[None, Path]:
+        asked.append(request)
+        return None, tmp_path / "report" / "report.html"
+
+    monkeypatch.setattr("nemo_tutornet.commands.write_report.write_report", write)
+    students = [tmp_path / name / "checkpoints" / f"{name}.nemo" for name in ("undistilled", "distilled")]
+    demo._report(tmp_path, tmp_path / "out", tmp_path / "teacher.nemo", students)
+    (request,) = asked
+    assert request.run == tmp_path / "distilled" and request.manifest == tmp_path / "test.jsonl"
+    assert (request.baseline, request.teacher) == (students[0], tmp_path / "teacher.nemo")
+    assert request.output == tmp_path / "out" / "report"
+    assert capsys.readouterr().out == f"Report: {tmp_path / 'report' / 'report.html'}\n"

@@ -251,3 +251,17 @@ def test_an_utterance_has_at_least_one_frame(folder: Path, changes: dict[str, fl
     else:
         message = refusal(path, shortest=0.02)
         assert "line 1" in message and "20 ms" in message
+
+
+def test_speakers_and_names_of_utterances(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    rows = [
+        {"audio_filepath": "a.wav", "text": "x", "speaker": "fash", "utt_id": "u1"},
+        {"audio_filepath": "a.wav", "text": "x", "speaker": 1089, "offset": 0.25},
+        {"audio_filepath": "a.wav", "text": "x", "speaker": None, "utt_id": ["u1"]},
+    ]
+    path = tmp_path / "valid.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    found = read_manifest(path)
+    assert [row.speaker for row in found] == ["fash", "1089", None]
+    assert [row.name for row in found] == ["u1", "a@0.25", "a"]

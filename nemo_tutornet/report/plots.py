@@ -1,0 +1,387 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The charts of a report: learning curves, models, parts of the corpus, and spike offsets."""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from nemo_tutornet.report.collect import BASELINE, STUDENT, ModelResult, Report
+from nemo_tutornet.report.curves import Curve, LearningCurves
+from nemo_tutornet.report.palette import DARK, LIGHT, MARKERS, Palette, themed
+from nemo_tutornet.report.transcripts import Part
+from nemo_tutornet.report.utterance_plot import draw_utterance
+from nemo_tutornet.report.verdict import percent
+
+_SMALL = (5.0, 3.4)  # inches, of a chart in one of two columns
+_DPI = 150
+_MOST_SPEAKERS = 20
+_SMOOTHED = 40  # points of a curve above which its running mean is drawn, too
+_TITLES = {
+    "val_wer": "WER on the validation set",
+    "val_loss": "CTC loss on the validation set",
+    "train_loss": "Training loss, weighted sum",
+    "train_ctc": "CTC loss, training",
+    "train_rkd": "RKD loss, training",
+    "train_skd": "SKD loss, training",
+    "train_pseudo": "Pseudo-label loss, training",
+    "training_batch_wer": "WER of training batches",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture in both palettes.
+
+    Attributes:
+        name: of its files.
+        alt: what it shows, for a reader who does not see it.
+        width: of the picture on the page, in CSS pixels.
+        png: the PNG by palette.
+    """
+
+    name: str
+    alt: str
+    width: int
+    png: dict[str, bytes]
+
+
+def draw(name: str, alt: str, figure: Callable[[Any, Palette], Any]) -> Picture:
+    """Draws a picture in both palettes.
+
+    Args:
+        name: of its files.
+        alt: what it shows.
+        figure: draws with pyplot and a palette, and returns the figure.
+
+    Returns:
+        The picture.
+    """
+    png, width = {}, 0
+    for palette in (LIGHT, DARK):
+        with themed(palette) as pyplot, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph")  # the font lacks a script
+            drawn = figure(pyplot, palette)
+            file = io.BytesIO()
+            drawn.savefig(file, dpi=_DPI, format="png")
+            width = round(drawn.get_size_inches()[0] * 100)
+        png[palette.name] = _fewer_colours(file.getvalue())
+    return Picture(name, alt, width, png)
+
+
+def draw_all(report: Report) -> Iterator[Picture]:
+    """Draws the pictures of a report, one after the other.
+
+    Yields:
+        `models`; `curve_TAG` for each term; `utterance_I`; `offsets`, `by_length` and `by_speaker`, each
+        where there is something to draw.
+    """
+    yield draw("models", _models_alt(report), partial(_models, models=report.models))
+    terms = report.curves.terms
+    for tag in sorted(
+        terms, key=lambda tag: (list(_TITLES).index(tag) if tag in _TITLES else len(_TITLES), tag)
+    ):
+        curve = terms[tag]
+        alt = f"{title_of(tag)}: from {curve[0][1]:.3g} to {curve[-1][1]:.3g} in {curve[-1][0] + 1} steps."
+        yield draw(f"curve_{tag}", alt, partial(_curve, report=report, tag=tag))
+    for i, shown in enumerate(report.shown, start=1):
+        alt = (
+            f"Mel spectrogram, posteriors and frame weights over {shown.row.duration:.1f} s of utterance "
+            f"{shown.row.name}: {shown.row.text}"
+        )
+        yield draw(f"utterance_{i}", alt, partial(draw_utterance, shown=shown))
+    if report.offsets:
+        median = float(np.median(report.offsets))
+        alt = f"Histogram of {len(report.offsets)} spike offsets; their median is {in_ms(median)}."
+        yield draw("offsets", alt, partial(_offsets, offsets=report.offsets))
+    parts = report.by_length()
+    if len(parts) > 1:
+        alt = "WER by length: " + _in_words(parts, report.models[0])
+        yield draw("by_length", alt, partial(_by_length, models=report.models, parts=parts))
+    speakers = report.by_speaker()
+    if speakers:
+        shown_speakers = _with_most_words(speakers)
+        alt = "WER by speaker: " + _in_words(shown_speakers, report.models[0])
+        yield draw("by_speaker", alt, partial(_by_speaker, models=report.models, parts=shown_speakers))
+
+
+def title_of(tag: str) -> str:
+    """Returns a title for the tag of a curve."""
+    return _TITLES.get(tag, tag.replace("_", " "))
+
+
+def in_ms(value: float) -> str:
+    """Formats an offset.
+
+    Example:
+        >>> in_ms(19.99), in_ms(-0.2)
+        ('+20 ms', '0 ms')
+    """
+    rounded = round(value)
+    return f"{rounded:+d} ms" if rounded else "0 ms"
+
+
+def _models(plt: Any, palette: Palette, models: Sequence[ModelResult]) -> Any:
+    """Speed across, WER up, and the number of parameters as the area of the mark."""
+    figure, axes = plt.subplots(figsize=(7.0, 3.9))
+    largest = max(model.evaluation.parameters for model in models)
+    speeds = [1 / max(model.evaluation.real_time_factor, 1e-9) for model in models]
+    for model, speed in zip(models, speeds, strict=True):
+        result = model.evaluation
+        colour = palette.model(models, model)
+        wer = 100 * result.wer
+        low, high = 100 * result.wer_low, 100 * result.wer_high
+        if not math.isnan(low):
+            axes.plot([speed, speed], [low, high], color=colour, linewidth=1.4, alpha=0.7, zorder=2)
+        size = _area(result.parameters, largest)
+        axes.scatter(
+            speed, wer, s=size, marker=MARKERS[model.role], color=colour, alpha=0.35, linewidth=0, zorder=3
+        )
+        axes.scatter(speed, wer, s=26, marker=MARKERS[model.role], color=colour, zorder=4)
+    axes.set_xscale("log")
+    spread = max(speeds) / min(speeds) > 1.2
+    margin = 1.6 if spread else 4
+    axes.set_xlim(min(speeds) / margin, max(speeds) * margin)
+    _from_zero(axes.set_ylim, axes.get_ylim()[1])
+    _log_ticks(axes.xaxis, "{:g}×")  # noqa: RUF001 - times
+    axes.set_xlabel("times real time, on this machine  (right is better)")
+    axes.set_ylabel("WER, %  (low is better)")
+    middle = math.sqrt(min(speeds) * max(speeds))
+    for left in (False, True):
+        side = [(m, s) for m, s in zip(models, speeds, strict=True) if (spread and s > middle) is left]
+        _label_models(axes, palette, side, left, largest)
+    return figure
+
+
+def _label_models(
+    axes: Any, palette: Palette, models: Sequence[tuple[ModelResult, float]], left: bool, largest: int
+) -> None:
+    """Writes the names beside the marks, and moves those apart that would overlap."""
+    per_percent = 205 / (axes.get_ylim()[1] - axes.get_ylim()[0])  # points; of the axes' height
+    lowest = -math.inf
+    for model, speed in sorted(models, key=lambda item: item[0].evaluation.wer):
+        result = model.evaluation
+        height = max(100 * result.wer * per_percent, lowest + 27)
+        lowest = height
+        offset = 10 + math.sqrt(_area(result.parameters, largest)) / 2
+        axes.annotate(
+            f"{model.name}\n{result.parameters / 1e6:.3g} M parameters",
+            (speed, 100 * result.wer),
+            xytext=(-offset if left else offset, height - 100 * result.wer * per_percent),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            va="center",
+            fontsize=9,
+            color=palette.text,
+            linespacing=1.35,
+        )
+
+
+def _area(parameters: int, largest: int) -> float:
+    """The area of a model's mark, in square points."""
+    return 40 + 900 * parameters / largest
+
+
+def _from_zero(set_limits: Callable[[float, float], Any], high: float) -> None:
+    """Sets the limits of an axis that begins at 0, with room for a mark at 0."""
+    high = high if high > 0 else 1.0
+    set_limits(-0.025 * high, high)
+
+
+def _curve(plt: Any, palette: Palette, report: Report, tag: str) -> Any:
+    curves = report.curves
+    figure, axes = plt.subplots(figsize=_SMALL)
+    scale = 100.0 if tag.endswith("wer") else 1.0
+    student, baseline = palette.roles[STUDENT], palette.roles[BASELINE]
+    other = report.baseline_curves.terms.get(tag) if tag.startswith("val_") else None
+    if other:
+        _line(axes, other, report.baseline_curves, scale, baseline, "undistilled", "--")
+    _line(axes, curves.terms[tag], curves, scale, student, "distilled" if other else "", "-")
+    per_epoch = curves.steps_per_epoch or 1.0
+    last = max(curve[-1][0] for curve in curves.terms.values()) + 1
+    axes.set_xlim(0, last / per_epoch)  # the same for every term
+    values = [scale * value for curve in (curves.terms[tag], other or []) for _, value in curve]
+    positive = [value for value in values if value > 0]
+    if len(positive) == len(values) and max(positive) > 15 * min(positive):
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter("")
+        _log_ticks(axes.yaxis, "{:g}")
+    elif tag.endswith("wer"):
+        axes.set_ylim(0, min(105, 1.05 * max(values)))
+    if tag.endswith("wer"):
+        axes.set_ylabel("%")
+    _mark_stages(axes, palette, curves)
+    axes.set_title(title_of(tag), pad=20 if curves.stages else 10)
+    axes.set_xlabel("epoch" if curves.steps_per_epoch else "optimizer step")
+    if other:
+        axes.legend(loc="upper right")
+    return figure
+
+
+def _line(
+    axes: Any, curve: Curve, curves: LearningCurves, scale: float, colour: str, label: str, style: str
+) -> None:
+    per_epoch = curves.steps_per_epoch or 1.0
+    x = [(step + 1) / per_epoch for step, _ in curve]
+    y = np.array([scale * value for _, value in curve])
+    if len(y) <= _SMOOTHED:
+        axes.plot(x, y, style, color=colour, linewidth=2, label=label or None)
+        if len(y) == 1:
+            axes.plot(x, y, "o", color=colour)
+        return
+    axes.plot(x, y, style, color=colour, linewidth=0.8, alpha=0.35)
+    # The mean of a stage must not run into the next one's, whose losses are others.
+    starts = [np.searchsorted([step for step, _ in curve], stage.start) for stage in curves.stages]
+    bounds = np.unique([0, *starts, len(y)])
+    for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        part = y[low:high]
+        kernel = np.ones(min(len(part), max(3, len(y) // 30)))
+        mean = np.convolve(part, kernel, "same") / np.convolve(np.ones(len(part)), kernel, "same")
+        axes.plot(x[low:high], mean, style, color=colour, linewidth=2, label=label or None)
+        label = ""
+
+
+def _mark_stages(axes: Any, palette: Palette, curves: LearningCurves) -> None:
+    """A dashed line where a stage begins, and its name above the axes."""
+    for i, stage in enumerate(curves.stages):
+        start = stage.start / (curves.steps_per_epoch or 1.0)
+        if i:
+            axes.axvline(start, color=palette.muted, linewidth=1, linestyle=(0, (4, 3)))
+        axes.annotate(
+            stage.name,
+            (start, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0 if i == 0 else 3, 3),
+            textcoords="offset points",
+            fontsize=8.5,
+            color=palette.muted,
+            va="bottom",
+            ha="left",
+        )
+
+
+def _offsets(plt: Any, palette: Palette, offsets: Sequence[float]) -> Any:
+    figure, axes = plt.subplots(figsize=(7.0, 3.4))
+    values = np.array(offsets)
+    # The bins are centred on the values, which are multiples of a frame or of half a frame.
+    steps = np.diff(np.unique(np.round(values, 3)))
+    width = max(float(steps.min()) if len(steps) else 20.0, 5.0)
+    reach = max(2 * width, float(np.percentile(np.abs(values), 99)))
+    edges = np.arange(-math.ceil(reach / width) - 0.5, math.ceil(reach / width) + 1.5) * width
+    shown = np.clip(values, edges[0], edges[-1])
+    share = 100 / len(values)
+    axes.hist(
+        shown, bins=edges, weights=np.full(len(values), share), color=palette.roles[STUDENT], rwidth=0.88
+    )
+    median = float(np.median(values))
+    axes.axvline(0, color=palette.text, linewidth=1)
+    axes.axvline(median, color=palette.roles[BASELINE], linewidth=1.6, linestyle=(0, (4, 3)))
+    axes.annotate(
+        f"median {in_ms(median)}",
+        (median, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(6, -4),
+        textcoords="offset points",
+        va="top",
+        fontsize=9,
+    )
+    axes.set_xlabel("student's spike after the teacher's, ms   (negative: before it)")
+    axes.set_ylabel("% of shared labels")
+    return figure
+
+
+def _by_length(plt: Any, palette: Palette, models: Sequence[ModelResult], parts: Sequence[Part]) -> Any:
+    figure, axes = plt.subplots(figsize=_SMALL)
+    for k, model in enumerate(models):
+        x = np.arange(len(parts)) + 0.16 * (k - (len(models) - 1) / 2)
+        _whiskers(axes, palette, models, model, parts, x, vertical=True)
+    names = [f"{part.name}\n{part.words} words" for part in parts]
+    axes.set_xticks(range(len(parts)), names, fontsize=8)
+    axes.set_ylabel("WER, %")
+    axes.set_title("By length of the utterance")
+    axes.legend(loc="upper left", bbox_to_anchor=(0, 1.0), fontsize=8.5)
+    _from_zero(axes.set_ylim, axes.get_ylim()[1] * (1 + 0.09 * len(models)))  # room for the legend
+    return figure
+
+
+def _by_speaker(plt: Any, palette: Palette, models: Sequence[ModelResult], parts: Sequence[Part]) -> Any:
+    figure, axes = plt.subplots(figsize=(_SMALL[0], max(_SMALL[1], 1.3 + 0.3 * len(parts))))
+    for k, model in enumerate(models):
+        y = np.arange(len(parts)) + 0.16 * (k - (len(models) - 1) / 2)
+        _whiskers(axes, palette, models, model, parts, y, vertical=False)
+    axes.set_yticks(range(len(parts)), [f"{part.name} ({part.words})" for part in parts], fontsize=8)
+    axes.invert_yaxis()
+    axes.grid(axis="x")
+    _from_zero(axes.set_xlim, axes.get_xlim()[1])
+    axes.set_xlabel("WER, %; after the name: words")
+    axes.set_title("By speaker")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8.5)
+    return figure
+
+
+def _whiskers(
+    axes: Any,
+    palette: Palette,
+    models: Sequence[ModelResult],
+    model: ModelResult,
+    parts: Sequence[Part],
+    where: np.ndarray,
+    vertical: bool,
+) -> None:
+    rates = 100 * np.array([part.rates[model.name] for part in parts])
+    rate, low, high = rates.T
+    colour = palette.model(models, model)
+    points = (where, rate) if vertical else (rate, where)
+    lines = axes.vlines if vertical else axes.hlines
+    lines(where, low, high, color=colour, linewidth=1.2, alpha=0.55)
+    axes.plot(*points, MARKERS[model.role], color=colour, markersize=5, label=model.name)
+
+
+def _with_most_words(parts: Sequence[Part]) -> list[Part]:
+    most = sorted(parts, key=lambda part: -part.words)[:_MOST_SPEAKERS]
+    return [part for part in parts if part in most]
+
+
+def _in_words(parts: Sequence[Part], model: ModelResult) -> str:
+    rates = ", ".join(f"{part.name} {percent(part.rates[model.name][0])}" for part in parts)
+    return f"{model.name} {rates}."
+
+
+def _models_alt(report: Report) -> str:
+    models = "; ".join(
+        f"{model.name} {percent(model.evaluation.wer)}, "
+        f"{1 / max(model.evaluation.real_time_factor, 1e-9):.0f} times real time, "
+        f"{model.evaluation.parameters / 1e6:.3g} M parameters"
+        for model in report.models
+    )
+    return f"WER, speed and size: {models}."
+
+
+def _log_ticks(axis: Any, form: str) -> None:
+    """Labels 1, 2 and 5 times the powers of ten, which a narrow logarithmic axis needs."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form.format(value)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _fewer_colours(png: bytes) -> bytes:
+    """Writes a PNG with at most 256 colours, a third of its size."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+        file, format="png", optimize=True
+    )
+    return file.getvalue()
