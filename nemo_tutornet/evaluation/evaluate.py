@@ -25,6 +25,7 @@ from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
+from nemo_tutornet.utils.progress import PartReport, no_report
 
 RUNTIMES = ("nemo", "onnx")
 
@@ -77,7 +78,7 @@ def evaluate(
     batch_size: int = 16,
     runtime: str = "nemo",
     precisions: Sequence[str] = PRECISIONS,
-    progress: Callable[[str], None] | None = None,
+    report: PartReport = no_report,
 ) -> list[Evaluation]:
     """Transcribes a manifest with each model, as a user would, and counts the errors.
 
@@ -91,7 +92,7 @@ def evaluate(
         runtime: `nemo`, or `onnx` to run `.nemo` files in ONNX Runtime too, in each precision. `.onnx` files
             always run in ONNX Runtime.
         precisions: precisions for the runtime `onnx`, any of `fp32`, `fp16` and `int8`.
-        progress: called with the path of each model before it is evaluated.
+        report: shows the model that transcribes, and how many utterances it has transcribed.
 
     Returns:
         One evaluation per model, or with the runtime `onnx` one per `.nemo` file and precision. Real-time
@@ -115,16 +116,15 @@ def evaluate(
         raise TutorError(f"{manifest} has no transcripts; error rates need a text in its rows.")
     results: list[Evaluation] = []
     for path in models:
-        if progress is not None:
-            progress(str(path))
         if path.suffix == ".onnx":
-            results.append(_evaluate_graph(path, path, rows))
+            results.append(_evaluate_graph(path, path, rows, report))
         elif runtime == "nemo":
-            results.append(_evaluate_nemo(archives[path], rows, batch_size))
+            results.append(_evaluate_nemo(archives[path], rows, batch_size, report))
         else:
             with tempfile.TemporaryDirectory() as folder:
+                report(f"writing {path} as ONNX")
                 graphs = write_onnx(archives[path], Path(folder) / "model.onnx", precisions)
-                results += [_evaluate_graph(path, graph.path, rows) for graph in graphs]
+                results += [_evaluate_graph(path, graph.path, rows, report) for graph in graphs]
     return [replace(result, untranscribed=len(read) - len(rows)) for result in results]
 
 
@@ -156,19 +156,28 @@ def no_faster(results: Sequence[Evaluation]) -> list[str]:
     return sentences
 
 
-def _evaluate_nemo(archive: NemoArchive, rows: Sequence[Utterance], batch_size: int) -> Evaluation:
-    path, model = archive.path, restore_ctc(archive)
-    hypotheses, seconds = transcribe(model, rows, batch_size)
+def _evaluate_nemo(
+    archive: NemoArchive, rows: Sequence[Utterance], batch_size: int, report: PartReport
+) -> Evaluation:
+    path, part = archive.path, f"transcribing with {archive.path}"
+    report(part, 0, len(rows))
+    model = restore_ctc(archive)
+    hypotheses, seconds = transcribe(model, rows, batch_size, lambda done: report(part, done, len(rows)))
     parameters = sum(p.numel() for p in model.parameters())
     return _score(path, "nemo", rows, hypotheses, seconds, parameters, _size(path))
 
 
-def _evaluate_graph(name: Path, graph: Path, rows: Sequence[Utterance]) -> Evaluation:
+def _evaluate_graph(name: Path, graph: Path, rows: Sequence[Utterance], report: PartReport) -> Evaluation:
     recogniser = OnnxCTCModel(graph)
+    part = f"transcribing with {name} ({recogniser.precision})"
+    report(part, 0, len(rows))
     audio = [_samples(row, recogniser.sample_rate) for row in rows]
     recogniser.transcribe([max(audio, key=len)])  # the first call includes warm-up, so it is not timed
     start = time.perf_counter()
-    hypotheses = recogniser.transcribe(audio)
+    hypotheses = []
+    for samples in audio:
+        hypotheses += recogniser.transcribe([samples])
+        report(part, len(hypotheses), len(rows))
     seconds = time.perf_counter() - start
     runtime = f"onnx {recogniser.precision}"
     return _score(name, runtime, rows, hypotheses, seconds, recogniser.parameters, graph.stat().st_size)
@@ -215,7 +224,9 @@ def _score(
     )
 
 
-def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> tuple[list[str], float]:
+def transcribe(
+    model: Any, rows: Sequence[Utterance], batch_size: int, report: Callable[[int], None] = lambda done: None
+) -> tuple[list[str], float]:
     """Transcribes utterances with a NeMo CTC model, and measures the time.
 
     The time includes the front end, the network and greedy decoding, but not the reading of the audio.
@@ -224,6 +235,7 @@ def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> tuple[
         model: the NeMo CTC model.
         rows: the utterances.
         batch_size: number of utterances that are transcribed together.
+        report: called after each batch with the number of utterances that are transcribed.
 
     Returns:
         The hypotheses in the order of the rows, and the computing time in seconds.
@@ -235,12 +247,18 @@ def transcribe(model: Any, rows: Sequence[Utterance], batch_size: int) -> tuple[
     # Utterances of similar length need less padding in a batch.
     order = sorted(range(len(rows)), key=lambda i: len(audio[i]))
     hypotheses = [""] * len(rows)
-    with suppress_nemo_logs():
+    import torch
+
+    with suppress_nemo_logs(), torch.inference_mode():
         try:
             # The first call includes warm-up, so it is not timed.
             model.transcribe([audio[order[-1]]], override_config=_as_is(model, 1))
             start = time.perf_counter()
-            outputs = model.transcribe([audio[i] for i in order], override_config=_as_is(model, batch_size))
+            outputs: list[Any] = []
+            # `model.transcribe` collects what this yields.
+            for batch in model.transcribe_generator([audio[i] for i in order], _as_is(model, batch_size)):
+                outputs += batch
+                report(len(outputs))
         except ValueError as error:
             if "tensor of length 1" not in str(error):
                 raise
