@@ -14,6 +14,7 @@ from typing import Any
 import typer
 
 from nemo_tutornet.errors import TutorError, exit_on_user_error
+from nemo_tutornet.utils.progress import report_parts
 from nemo_tutornet.utils.signals import stop_on_signals
 
 app = typer.Typer(
@@ -75,7 +76,10 @@ def export(
     from nemo_tutornet.export.student import export_student
 
     precisions = ["fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
-    done = export_student(source, destination, onnx=onnx, precisions=precisions, sherpa=sherpa, verify=verify)
+    with report_parts("files") as report:
+        done = export_student(
+            source, destination, onnx=onnx, precisions=precisions, sherpa=sherpa, verify=verify, report=report
+        )
     if done.verification is not None:
         verification_table(done.verification)
     typer.echo(f"{done.path}: {done.target}, {done.parameters:,} parameters, {done.labels} labels.")
@@ -121,10 +125,8 @@ def evaluate(
     from nemo_tutornet.commands.tables import evaluation_table
     from nemo_tutornet.evaluation.evaluate import evaluate as run
 
-    def progress(name: str) -> None:
-        typer.echo(f"transcribing with {name} ...", err=True)
-
-    results = run(models, manifest, batch_size, runtime, precision, progress)
+    with report_parts("utterances") as report:
+        results = run(models, manifest, batch_size, runtime, precision, report)
     if as_json:
         typer.echo(json.dumps([result.as_dict() for result in results], indent=2))
     else:
@@ -212,7 +214,8 @@ def check(
     from nemo_tutornet.commands.check import check_training
     from nemo_tutornet.commands.tables import check_tables
 
-    found = check_training(cfg, batches)
+    with report_parts("batches") as report:
+        found = check_training(cfg, batches, report)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:
@@ -340,14 +343,14 @@ def report(
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON, and write no page."),
 ) -> None:
     """Write a page with pictures of what distillation did: error rates, curves, spikes and confusions."""
-    from nemo_tutornet.commands.tables import evaluation_table, report_progress
-    from nemo_tutornet.commands.write_report import collect_report, write_report
+    from nemo_tutornet.commands.tables import evaluation_table
     from nemo_tutornet.report.request import ReportRequest
+    from nemo_tutornet.utils.progress import report_parts
 
     request = ReportRequest(
         run, manifest, tuple(models or ()), baseline, teacher, adapter, output, tuple(utterance), batch_size
     )
-    with report_progress() as progress:
+    with report_parts("utterances") as progress:
         if as_json:
             found = collect_report(request, progress, pictures=False)
         else:

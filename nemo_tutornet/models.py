@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
 from nemo.core.classes.common import PretrainedModelInfo
@@ -26,8 +26,10 @@ from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
+from nemo_tutornet.distill.monitoring import DistillationMonitor
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.projections import Head
+from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.distill.unused_parameters import UnusedParameters
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule, Stage
@@ -76,6 +78,8 @@ class TutorMixin(_Host):
     - `to_config_file` and `save_to` write the exported files.
     - `on_validation_epoch_start` and `on_train_epoch_end` compose the decoder while it is untrained.
     - `on_before_optimizer_step` keeps unused parameters unchanged.
+    - `configure_callbacks` adds what a training shows and logs (`distill.training_report`,
+      `distill.monitoring`).
     """
 
     _stock_target: str
@@ -158,6 +162,15 @@ class TutorMixin(_Host):
         """
         check_other_weights(cfg, self._tutor_config)
         super().maybe_init_from_pretrained_checkpoint(cfg, map_location)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Adds the callbacks that show and log a distillation, where the trainer does not have them yet."""
+        callbacks: list[Callback] = list(super().configure_callbacks())
+        if self._tutor_config is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            present = {type(callback) for callback in self.trainer.callbacks}
+            ours = (TrainingReport, DistillationMonitor)
+            callbacks += [callback() for callback in ours if callback not in present]
+        return callbacks
 
     # --- One step
 

@@ -14,9 +14,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from nemo.collections.asr.data.audio_to_text import _AudioTextDataset
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
@@ -28,6 +25,7 @@ from nemo_tutornet.target_cache.records import UtteranceTargets
 from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
+from nemo_tutornet.utils.progress import Progress
 
 
 class CacheBuilder(pl.LightningModule):
@@ -46,7 +44,7 @@ class CacheBuilder(pl.LightningModule):
 
     Attributes:
         writer_of: the argument.
-        bar: progress bar and its task; None shows no bar.
+        progress: hours of audio that this rank has processed; None shows nothing.
         totals: totals of the finished cache; empty before.
     """
 
@@ -64,7 +62,7 @@ class CacheBuilder(pl.LightningModule):
         self._whole_on_each_rank = whole_on_each_rank
         self._teacher, self._rows, self._request, self._files = teacher, rows, request, dict(files)
         self._coding, self.writer_of = coding, writer_of
-        self.bar: tuple[Progress, TaskID] | None = None
+        self.progress: Progress | None = None
         self.totals: dict[str, Any] = {}
         self._stack = ExitStack()
 
@@ -88,8 +86,8 @@ class CacheBuilder(pl.LightningModule):
         self.trainer.strategy.barrier("nemo_tutornet.cache.open")
         if rank != 0:
             self._writer = self._stack.enter_context(self.writer_of(rank, self._chosen))
-        if self.bar is not None:
-            self._stack.enter_context(self.bar[0])
+        if self.progress is not None:
+            self._stack.enter_context(self.progress)
 
     def predict_step(self, batch: Sequence[Any], batch_idx: int) -> int:
         """Computes the targets of a batch and adds them to the writer.
@@ -111,9 +109,8 @@ class CacheBuilder(pl.LightningModule):
             given = self._teacher.targets(part, self._request)
             for row, targets in zip(todo, split_targets(given, lengths, self._teacher), strict=True):
                 self._writer.add(utterances[row], targets)
-        if self.bar is not None:
-            bar, task = self.bar
-            bar.advance(task, float(lengths.sum()) / self._teacher.sample_rate / 3600)
+        if self.progress is not None:
+            self.progress.advance(float(lengths.sum()) / self._teacher.sample_rate / 3600)
         return len(todo)
 
     def _is_ours(self, utterance: Utterance) -> bool:
@@ -210,8 +207,8 @@ class _Unsized(IterableDataset):
         return iter(self._tars)
 
 
-def progress_bar(rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> tuple[Progress, TaskID]:
-    """Makes a progress bar of the hours of audio that rank 0 has processed, and of the speed.
+def hours_progress(rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> Progress:
+    """Makes the progress of rank 0 in hours of audio.
 
     Args:
         rows: resolves the rows of a batch to utterances.
@@ -219,24 +216,13 @@ def progress_bar(rows: UtteranceResolver, remaining: Sequence[int], ranks: int) 
         ranks: number of ranks.
 
     Returns:
-        The progress bar, and its task.
+        The progress, not shown yet.
     """
     known = rows.manifest_utterances
     hours = sum(known[i].duration or 0.0 for i in remaining) / 3600 / ranks if known else None
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.2f} hours of audio"),
-        _Speed(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
+    of_all = "" if hours is None else f" of {hours:.2f}"
+    return Progress(
+        "teacher" if ranks == 1 else f"teacher (1 of {ranks} ranks)",
+        hours,
+        lambda done: f"{done:.2f}{of_all} hours of audio",
     )
-    return bar, bar.add_task("teacher" if ranks == 1 else f"teacher (1 of {ranks} ranks)", total=hours)
-
-
-class _Speed(ProgressColumn):
-    """Progress column that shows the hours of audio processed per hour."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{3600 * speed:.0f} hours of audio an hour")

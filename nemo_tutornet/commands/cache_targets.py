@@ -25,7 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from nemo_tutornet.commands.cache_builder import CacheBuilder, progress_bar, remaining_loader
+from nemo_tutornet.commands.cache_builder import CacheBuilder, hours_progress, remaining_loader
 from nemo_tutornet.commands.min_posterior import WHOLE_LABELS, choose_min_posterior
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.dataloader import (
@@ -91,7 +91,7 @@ def build_cache(
         folder: folder of the cache. An unfinished cache is resumed; missing utterances are added to a
             finished one.
         batch_size: number of utterances in a batch of the teacher; None uses that of the training.
-        progress: whether rank 0 shows a progress bar.
+        progress: whether rank 0 shows its progress, in a bar or in lines.
 
     Returns:
         A summary of the run.
@@ -176,7 +176,7 @@ def build_cache(
     totals: dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
     if remaining or not rows.manifest_utterances:
         if progress and rank_zero_only.rank == 0:
-            builder.bar = progress_bar(rows, remaining, trainer.world_size)
+            builder.progress = hours_progress(rows, remaining, trainer.world_size)
         try:
             trainer.predict(
                 builder,

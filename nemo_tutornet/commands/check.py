@@ -27,6 +27,7 @@ from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.teachers.adapter import is_poor
 from nemo_tutornet.teachers.targets import TargetRequest
+from nemo_tutornet.utils.progress import PartReport, no_report
 
 _ROUNDS = 3
 
@@ -89,7 +90,7 @@ class PreflightReport:
         return asdict(self)
 
 
-def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
+def check_training(cfg: Any, batches: int = 4, report: PartReport = no_report) -> PreflightReport:
     """Builds student and teacher as the training script would, and reports what it found.
 
     No parameter is trained, and no file is written.
@@ -97,6 +98,7 @@ def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
     Args:
         cfg: the whole config of the training script.
         batches: number of validation batches that the teacher transcribes.
+        report: shows what is being done.
 
     Returns:
         The report.
@@ -119,6 +121,7 @@ def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
         epochs = 1000  # Lightning's default
     warnings = config.unused() + Schedule.from_config(config.stages).check(epochs, steps)
     warnings += check_manifests(cfg.model)
+    report("loading student and teacher")
     with suppress_nemo_logs():
         model: Any = model_class_for(cfg.model)(cfg=cfg.model)
         if cfg.model.train_ds.get("defer_setup"):
@@ -126,19 +129,23 @@ def check_training(cfg: Any, batches: int = 4) -> PreflightReport:
     distiller = Distiller(model, config)
     matches = _matches(distiller)
     if config.init.source is not None:
-        report = init_student(model, distiller)
-        matches["init"] = report.copied
-        warnings += report.warnings
+        copied = init_student(model, distiller)
+        matches["init"] = copied.copied
+        warnings += copied.warnings
     teacher = distiller.teacher
     batch = TrainingBatch.from_nemo(next(iter(model._train_dl)))
     audio = {"input_signal": batch.signal, "input_signal_length": batch.signal_lengths}
+    report("timing student and teacher")
     student_ms = _median_ms(lambda: model(**audio), model)
     teacher_ms = None
     if not teacher.from_cache:
         everything = TargetRequest(hidden=True, posteriors=teacher.has_posteriors)
         teacher_ms = _median_ms(lambda: teacher.targets(batch, everything), None)
-    costs = [_cost(model, distiller, stage, batch) for stage in distiller.schedule.stages]
-    wer, first_pair = _teacher_wer(model, distiller, batches)
+    costs = []
+    for stage in distiller.schedule.stages:
+        report(f"timing a step of stage {stage.name}")
+        costs.append(_cost(model, distiller, stage, batch))
+    wer, first_pair = _teacher_wer(model, distiller, batches, report)
     warnings += _warnings(distiller, student_ms, teacher_ms, wer, costs)
     seconds = batch.signal.shape[1] / teacher.sample_rate
     return PreflightReport(
@@ -267,7 +274,7 @@ def _median_ms(run: Callable[[], Any], model: Any) -> float:
 
 
 def _teacher_wer(
-    model: Any, distiller: Distiller, batches: int
+    model: Any, distiller: Distiller, batches: int, report: PartReport
 ) -> tuple[float, list[str]] | tuple[None, None]:
     """Computes the WER of a live teacher on the first validation batches.
 
@@ -280,7 +287,9 @@ def _teacher_wer(
     if loader is None or teacher.from_cache:
         return None, None
     pairs = []
-    for batch in map(TrainingBatch.from_nemo, islice(loader, batches)):
+    total = min(batches, len(loader)) if hasattr(loader.dataset, "__len__") else batches
+    for done, batch in enumerate(map(TrainingBatch.from_nemo, islice(loader, batches))):
+        report("transcribing validation data with the teacher", done, total)
         hypotheses = teacher.targets(batch, TargetRequest(hypotheses=True)).hypotheses
         assert hypotheses is not None
         for i, hypothesis in enumerate(hypotheses):

@@ -143,9 +143,9 @@ def _finish(folder: Path, output: Path, teacher: Path, students: list[Path], con
 
 def _report(folder: Path, output: Path, teacher: Path, students: list[Path]) -> None:
     """Writes the report of the distilled student's run, and prints its path."""
-    from nemo_tutornet.commands.tables import report_progress
     from nemo_tutornet.commands.write_report import write_report
     from nemo_tutornet.report.request import ReportRequest
+    from nemo_tutornet.utils.progress import report_parts
 
     undistilled, distilled = students
     request = ReportRequest(
@@ -156,7 +156,7 @@ def _report(folder: Path, output: Path, teacher: Path, students: list[Path]) -> 
         output=output / "report",
         spike_utterances=COMPARED_UTTERANCES,
     )
-    with report_progress() as progress:
+    with report_parts("utterances") as progress:
         _, page = write_report(request, progress)
     print(f"Report: {page}")
 

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -13,22 +12,19 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster
 from nemo_tutornet.export.summary import Verification
 from nemo_tutornet.nemo_io.model_info import front_end_in_words
 from nemo_tutornet.nemo_io.prompt import prompt_in_words
+from nemo_tutornet.utils.progress import Progress, of_total
 
 if TYPE_CHECKING:  # they import torch or NeMo, and a mistake in an argument should not cost those seconds
     from nemo_tutornet.commands.adapt import AdaptResult
     from nemo_tutornet.commands.adapter_training import EpochResult
     from nemo_tutornet.commands.check import PreflightReport
     from nemo_tutornet.commands.inspect_model import Inspection
-
-# A log file gets a line about a long training not more often than this.
-_SECONDS_BETWEEN_LINES = 10.0
 
 
 def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None = None) -> None:
@@ -133,73 +129,25 @@ def inspection_table(inspection: Inspection) -> None:
 
 @contextmanager
 def epoch_report(epochs: int) -> Iterator[Callable[[EpochResult], None]]:
-    """Yields a function that shows the epochs of a training: a bar on a terminal, a line now and then in a
-    log.
+    """Yields a function that shows the epochs of a training: a bar on a terminal, lines in a log.
 
     Args:
         epochs: of the whole training.
     """
-    console = Console(stderr=True, soft_wrap=True)
-    bar = Progress(
-        TextColumn("adapter"),
-        BarColumn(),
-        TextColumn("epoch {task.completed:.0f} of {task.total:.0f}, {task.description}"),
-        TimeRemainingColumn(),
-        console=console,
-    )
-    shown = 0.0
+    with ExitStack() as stack:
+        shown: list[Progress] = []
 
-    def report(result: EpochResult) -> None:
-        nonlocal shown
-        words = f"loss {result.loss:.2f}, WER {100 * result.wer:.1f} % (best {100 * result.best_wer:.1f} %)"
-        if console.is_terminal:
-            bar.update(task, completed=result.epoch, description=words)
-        elif result.epoch == epochs or time.monotonic() - shown > _SECONDS_BETWEEN_LINES:
-            shown = time.monotonic()
-            console.print(
-                f"adapter: epoch {result.epoch} of {epochs}, {words}", markup=False, highlight=False
+        def report(result: EpochResult) -> None:
+            # It appears with the first epoch; before it, the teacher's own progress is shown.
+            if not shown:
+                progress = Progress("adapter", epochs, of_total(epochs, "epochs"))
+                shown.append(stack.enter_context(progress.start_at(result.epoch - 1)))
+            words = (
+                f"loss {result.loss:.2f}, WER {100 * result.wer:.1f} % (best {100 * result.best_wer:.1f} %)"
             )
+            shown[0].update(result.epoch, words, line=result.epoch == epochs)
 
-    # The bar appears with the first epoch; before it, the teacher's own bar is on the terminal.
-    task = bar.add_task("", total=epochs)
-    with ExitStack() as stack:
-
-        def first(result: EpochResult) -> None:
-            if console.is_terminal and not bar.live.is_started:
-                stack.enter_context(bar)
-            report(result)
-
-        yield first
-
-
-@contextmanager
-def report_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields a function that shows what a report is doing: a bar on a terminal, else a line for each new
-    thing.
-    """
-    console = Console(stderr=True, soft_wrap=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-        console=console,
-        transient=True,
-    )
-    task = bar.add_task("reading", total=1)
-    before = ""
-
-    def show(what: str, done: int, total: int) -> None:
-        nonlocal before
-        if console.is_terminal:
-            if not bar.live.is_started:
-                stack.enter_context(bar)
-            bar.update(task, description=what, completed=done, total=total)
-        elif what != before and done < total:
-            console.print(f"{what} ...", markup=False, highlight=False)
-        before = what
-
-    with ExitStack() as stack:
-        yield show
+        yield report
 
 
 def adapter_table(made: AdaptResult, override: str, poor: bool) -> None:

@@ -241,6 +241,8 @@ def _check(config: TutorConfig) -> None:
             f"model.tutor.pseudo_labels.max_wer must be 0 or more, not {config.pseudo_labels.max_wer}."
         )
     _check_init(config)
+    if config.log.agreement < 0:
+        raise TutorError(f"model.tutor.log.agreement must be 0 or more, not {config.log.agreement}.")
     if not config.stages:
         raise TutorError(
             "model.tutor.stages is empty; give at least one stage, or leave the key out for the default."

@@ -142,6 +142,24 @@ class InitConfig:
 
 
 @dataclass
+class LogConfig:
+    """What is logged after each validation besides NeMo's metrics, where the trainer has a logger (ours).
+
+    The student is not run for it. The teacher runs once in a training, over the utterances of `agreement`.
+
+    Attributes:
+        agreement: number of validation utterances on which the student is compared with its teacher; 0
+            compares none, and then the teacher never runs on validation. Skipped with a cached teacher and
+            with other labels.
+        posteriors: draw the posteriors of the first validation utterance (TensorBoard and Weights & Biases;
+            needs matplotlib).
+    """
+
+    agreement: int = 8
+    posteriors: bool = True
+
+
+@dataclass
 class StageConfig:
     """One stage of the schedule.
 
@@ -184,6 +202,7 @@ class TutorConfig:
         pool_frames: allow a student with longer frames than its teacher. The teacher frames within one
             student frame are pooled (ours).
         init: initial weights of the student.
+        log: what is logged after each validation.
         stages: stages of the schedule, in order.
     """
 
@@ -194,6 +213,7 @@ class TutorConfig:
     pseudo_labels: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
     pool_frames: bool = False
     init: InitConfig = field(default_factory=InitConfig)
+    log: LogConfig = field(default_factory=LogConfig)
     stages: List[StageConfig] = field(default_factory=_default_stages)
 
     def uses(self, loss: str) -> bool:

@@ -25,6 +25,7 @@ from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
+from nemo_tutornet.utils.progress import PartReport, no_report
 
 RUNTIMES = ("nemo", "onnx")
 _TIMED_SECONDS = 15.0
@@ -79,7 +80,7 @@ def evaluate(
     batch_size: int = 16,
     runtime: str = "nemo",
     precisions: Sequence[str] = PRECISIONS,
-    progress: Callable[[str], None] | None = None,
+    report: PartReport = no_report,
 ) -> list[Evaluation]:
     """Transcribes a manifest with each model, as a user would, and counts the errors.
 
@@ -93,7 +94,7 @@ def evaluate(
         runtime: `nemo`, or `onnx` to run `.nemo` files in ONNX Runtime too, in each precision. `.onnx` files
             always run in ONNX Runtime.
         precisions: precisions for the runtime `onnx`, any of `fp32`, `fp16` and `int8`.
-        progress: called with the path of each model before it is evaluated.
+        report: shows the model that transcribes, and how many utterances it has transcribed.
 
     Returns:
         One evaluation per model, or with the runtime `onnx` one per `.nemo` file and precision. Real-time
@@ -114,14 +115,13 @@ def evaluate(
     rows, untranscribed = read_transcribed(Path(manifest))
     results: list[Evaluation] = []
     for path in models:
-        if progress is not None:
-            progress(str(path))
         if path.suffix == ".onnx" or runtime == "nemo":
-            results.append(evaluate_model(archives.get(path, path), rows, batch_size)[0])
+            results.append(evaluate_model(archives.get(path, path), rows, batch_size, report=report)[0])
         else:
             with tempfile.TemporaryDirectory() as folder:
+                report(f"writing {path} as ONNX")
                 graphs = write_onnx(archives[path], Path(folder) / "model.onnx", precisions)
-                results += [_evaluate_graph(path, graph.path, rows)[0] for graph in graphs]
+                results += [_evaluate_graph(path, graph.path, rows, 1, report)[0] for graph in graphs]
     return [replace(result, untranscribed=untranscribed) for result in results]
 
 
@@ -145,7 +145,11 @@ def read_transcribed(manifest: Path) -> tuple[list[Utterance], int]:
 
 
 def evaluate_model(
-    model: NemoArchive | Path, rows: Sequence[Utterance], batch_size: int, passes: int = 1
+    model: NemoArchive | Path,
+    rows: Sequence[Utterance],
+    batch_size: int,
+    passes: int = 1,
+    report: PartReport = no_report,
 ) -> tuple[Evaluation, list[str]]:
     """Transcribes utterances with one model in its own runtime, and counts the errors.
 
@@ -154,6 +158,7 @@ def evaluate_model(
         rows: utterances with transcripts.
         batch_size: number of utterances that NeMo transcribes together.
         passes: how often the computing is timed; the fastest counts.
+        report: shows how many utterances are transcribed.
 
     Returns:
         The evaluation, and the hypotheses in the order of the rows.
@@ -162,8 +167,8 @@ def evaluate_model(
         TutorError: the model cannot be restored, or an audio file cannot be read.
     """
     if isinstance(model, NemoArchive):
-        return _evaluate_nemo(model, rows, batch_size, passes)
-    return _evaluate_graph(model, model, rows, passes)
+        return _evaluate_nemo(model, rows, batch_size, passes, report)
+    return _evaluate_graph(model, model, rows, passes, report)
 
 
 def time_fastest(compute: Callable[[], T], passes: int) -> tuple[T, float]:
@@ -214,21 +219,35 @@ def no_faster(results: Sequence[Evaluation]) -> list[str]:
 
 
 def _evaluate_nemo(
-    archive: NemoArchive, rows: Sequence[Utterance], batch_size: int, passes: int
+    archive: NemoArchive, rows: Sequence[Utterance], batch_size: int, passes: int, report: PartReport
 ) -> tuple[Evaluation, list[str]]:
+    part = f"transcribing with {archive.path}"
+    report(part, 0, len(rows))
     model = restore_ctc(archive)
-    hypotheses, seconds = transcribe(model, rows, batch_size, passes)
+    hypotheses, seconds = transcribe(
+        model, rows, batch_size, passes, lambda done: report(part, done, len(rows))
+    )
     parameters = sum(p.numel() for p in model.parameters())
     return score(archive.path, "nemo", rows, hypotheses, seconds, parameters), hypotheses
 
 
 def _evaluate_graph(
-    name: Path, graph: Path, rows: Sequence[Utterance], passes: int = 1
+    name: Path, graph: Path, rows: Sequence[Utterance], passes: int, report: PartReport
 ) -> tuple[Evaluation, list[str]]:
     recogniser = OnnxCTCModel(graph)
+    part = f"transcribing with {name} ({recogniser.precision})"
+    report(part, 0, len(rows))
     audio = [read_samples(row, recogniser.sample_rate) for row in rows]
     recogniser.transcribe([max(audio, key=len)])  # the first call includes warm-up, so it is not timed
-    hypotheses, seconds = time_fastest(lambda: recogniser.transcribe(audio), passes)
+
+    def compute() -> list[str]:
+        hypotheses: list[str] = []
+        for samples in audio:
+            hypotheses += recogniser.transcribe([samples])
+            report(part, len(hypotheses), len(rows))
+        return hypotheses
+
+    hypotheses, seconds = time_fastest(compute, passes)
     runtime = f"onnx {recogniser.precision}"
     size = graph.stat().st_size
     return score(name, runtime, rows, hypotheses, seconds, recogniser.parameters, size), hypotheses
@@ -290,7 +309,11 @@ def score(
 
 
 def transcribe(
-    model: Any, rows: Sequence[Utterance], batch_size: int, passes: int = 1
+    model: Any,
+    rows: Sequence[Utterance],
+    batch_size: int,
+    passes: int = 1,
+    report: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[str], float]:
     """Transcribes utterances with a NeMo CTC model, and measures the time.
 
@@ -301,6 +324,7 @@ def transcribe(
         rows: the utterances.
         batch_size: number of utterances that are transcribed together.
         passes: how often the computing is timed; the fastest counts.
+        report: called after each batch with the number of utterances that are transcribed.
 
     Returns:
         The hypotheses in the order of the rows, and the computing time in seconds.
@@ -312,16 +336,21 @@ def transcribe(
     # Utterances of similar length need less padding in a batch.
     order = sorted(range(len(rows)), key=lambda i: len(audio[i]))
     hypotheses = [""] * len(rows)
-    with suppress_nemo_logs():
+    import torch
+
+    def compute() -> list[Any]:
+        outputs: list[Any] = []
+        # `model.transcribe` collects what this yields.
+        for batch in model.transcribe_generator([audio[i] for i in order], _as_is(model, batch_size)):
+            outputs += batch
+            report(len(outputs))
+        return outputs
+
+    with suppress_nemo_logs(), torch.inference_mode():
         try:
             # The first call includes warm-up, so it is not timed.
             model.transcribe([audio[order[-1]]], override_config=_as_is(model, 1))
-            outputs, seconds = time_fastest(
-                lambda: model.transcribe(
-                    [audio[i] for i in order], override_config=_as_is(model, batch_size)
-                ),
-                passes,
-            )
+            outputs, seconds = time_fastest(compute, passes)
         except ValueError as error:
             if "tensor of length 1" not in str(error):
                 raise

@@ -24,6 +24,7 @@ from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs, without_process_group
 from nemo_tutornet.nemo_io.stock_config import stock_config
 from nemo_tutornet.utils.files import staging_directories
+from nemo_tutornet.utils.progress import PartReport, no_report
 
 if TYPE_CHECKING:
     from nemo_tutornet.export.onnx_export import OnnxFile
@@ -61,6 +62,7 @@ def export_student(
     precisions: Sequence[str] = ("fp32",),
     sherpa: bool = False,
     verify: bool = False,
+    report: PartReport = no_report,
 ) -> ExportResult:
     """Exports a student, finished or interrupted, as a stock `.nemo` file, and optionally as ONNX graphs.
 
@@ -80,6 +82,7 @@ def export_student(
             student.
         verify: verify the files with `verify_student` before they are put in place, and write a summary
             (`student.json` beside `student.nemo`).
+        report: shows the file that is being written or verified.
 
     Returns:
         The paths and figures of the export.
@@ -99,6 +102,7 @@ def export_student(
             stack.enter_context(without_process_group())  # the other ranks continue training meanwhile
             # NeMo reads a subword model's tokenizer from the file that the model was restored from, so the
             # copy must exist until the model is saved.
+            report(f"writing {destination.name}")
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
             model = _from_model(source, copy) if file is None else _from_file(file)
             model.cfg = stock_config(model.cfg)
@@ -113,6 +117,7 @@ def export_student(
             if graph is not None:
                 from nemo_tutornet.export.onnx_export import write_onnx
 
+                report(f"writing {graph.name}")
                 graphs = write_onnx(
                     archive,
                     stages[_folder(graph)] / graph.name,
@@ -122,6 +127,7 @@ def export_student(
                 )
             verification = None
             if verify:
+                report(f"verifying {destination.name} in a fresh process")
                 verification = _verified(archive, graphs, model, file)
     except OSError as error:
         raise TutorError(

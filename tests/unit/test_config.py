@@ -527,6 +527,7 @@ def test_an_impossible_value_is_refused_with_its_path(section: str, words: list[
             "model.tutor.skd.intermediate_weight ",
         ),
         ("teacher: {model_path: t, weight: .inf}", "model.tutor.teacher.weight "),
+        (f"{TEACHER}, log: {{agreement: -1}}", "model.tutor.log.agreement must be 0 or more, not -1."),
     ],
 )
 def test_a_number_out_of_range_is_refused(section: str, words: str) -> None:

@@ -49,6 +49,13 @@ def run(corpus: Path, teacher_file: Path, tmp_path: Path, monkeypatch: pytest.Mo
 def test_it_tells_what_is_matched_and_what_it_costs(run):
     result = run("--json", "trainer.max_epochs=7", "+model.tutor.skd.divergence=kl")
     assert result.exit_code == 0, result.output
+    assert result.stderr.splitlines()[1:] == [
+        "loading student and teacher",
+        "timing student and teacher",
+        "timing a step of stage rkd",
+        "timing a step of stage skd",
+        "transcribing validation data with the teacher: 0 of 1 batches",
+    ]
     told = json.loads(result.stdout)
     assert told["student"]["class"] == "TutorCTCModel" and told["teacher"]["class"] == "EncDecCTCModel"
     assert (

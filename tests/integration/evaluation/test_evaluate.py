@@ -40,6 +40,7 @@ def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
         and f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M" in table.output
     )
     told = CliRunner().invoke(app, [*arguments, "--json"])
+    assert told.stderr.splitlines() == [f"transcribing with {student}: 0 of 2 utterances"]
     first, second = json.loads(told.stdout)
     assert first["wer"] == second["wer"] and first["utterances"] == 2 and first["reference_words"] == 4
     texts = [
@@ -49,6 +50,13 @@ def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
     wrong = [count_errors(r, h) for r, h in zip(["aa c", "bb d"], texts, strict=True)]
     assert first["wer"] == sum(e.substitutions + e.deletions + e.insertions for e in wrong) / 4
     assert first["real_time_factor"] > 0 and first["wer_low"] <= first["wer"] <= first["wer_high"]
+
+
+def test_each_batch_is_reported(corpus: Path, tmp_path: Path) -> None:
+    model = restore_ctc(build("quartznet", tmp_path))
+    done: list[int] = []
+    transcribe(model, read_manifest(corpus / "train.jsonl"), 3, done.append)
+    assert done == [3, 6, 8]
 
 
 def test_an_unpacked_model_is_as_large_as_its_files(corpus: Path, teacher_file: Path, tmp_path: Path) -> None:

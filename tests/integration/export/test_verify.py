@@ -414,6 +414,11 @@ def test_export_and_verify_on_the_command_line(exported: Path, tmp_path: Path) -
     ]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
+    assert [line for line in done.stderr.splitlines() if line.startswith(("writing", "verifying"))] == [
+        "writing student.nemo",
+        "writing student.onnx",
+        "verifying student.nemo in a fresh process",
+    ]
     assert "student.json: summary" in done.output and "fp16" in done.output and "WRONG" not in done.output
 
     check = ["verify", str(student), "--onnx", str(student.with_suffix(".onnx"))]

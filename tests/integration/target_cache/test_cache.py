@@ -88,6 +88,11 @@ def cache(corpus: Path, teacher_file: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
+def test_a_log_file_tells_how_far_it_is(corpus, teacher_file, tmp_path, capsys):
+    build_cache(whole(student_config(corpus, teacher_file, STAGES)), tmp_path / "cache")
+    assert capsys.readouterr().err.splitlines() == ["teacher: 0.00 of 0.00 hours of audio"]
+
+
 def test_the_lesson_is_the_same(corpus, teacher_file, cache, make_student, monkeypatch):
     runs = []
     for config in (student_config(corpus, teacher_file, STAGES), cached(corpus, cache)):
