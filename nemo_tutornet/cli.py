@@ -344,8 +344,8 @@ def report(
 ) -> None:
     """Write a page with pictures of what distillation did: error rates, curves, spikes and confusions."""
     from nemo_tutornet.commands.tables import evaluation_table
+    from nemo_tutornet.commands.write_report import collect_report, write_report
     from nemo_tutornet.report.request import ReportRequest
-    from nemo_tutornet.utils.progress import report_parts
 
     request = ReportRequest(
         run, manifest, tuple(models or ()), baseline, teacher, adapter, output, tuple(utterance), batch_size
