@@ -21,7 +21,8 @@ from nemo_tutornet.report.transcripts import Part
 from nemo_tutornet.report.utterance_plot import draw_utterance
 from nemo_tutornet.report.verdict import percent
 
-_SMALL = (5.0, 3.4)  # inches, of a chart in one of two columns
+_SMALL = (4.5, 3.2)  # inches, of a chart in one of two columns; wider ones are hard to read on a phone
+_MIDDLE = (5.3, 3.5)
 _DPI = 150
 _MOST_SPEAKERS = 20
 _SMOOTHED = 40  # points of a curve above which its running mean is drawn, too
@@ -126,12 +127,12 @@ def in_ms(value: float) -> str:
         ('+20 ms', '0 ms')
     """
     rounded = round(value)
-    return f"{rounded:+d} ms" if rounded else "0 ms"
+    return f"{rounded:+d} ms".replace("-", "\u2212") if rounded else "0 ms"
 
 
 def _models(plt: Any, palette: Palette, models: Sequence[ModelResult]) -> Any:
     """Speed across, WER up, and the number of parameters as the area of the mark."""
-    figure, axes = plt.subplots(figsize=(7.0, 3.9))
+    figure, axes = plt.subplots(figsize=_MIDDLE)
     largest = max(model.evaluation.parameters for model in models)
     speeds = [1 / max(model.evaluation.real_time_factor, 1e-9) for model in models]
     for model, speed in zip(models, speeds, strict=True):
@@ -165,7 +166,7 @@ def _label_models(
     axes: Any, palette: Palette, models: Sequence[tuple[ModelResult, float]], left: bool, largest: int
 ) -> None:
     """Writes the names beside the marks, and moves those apart that would overlap."""
-    per_percent = 205 / (axes.get_ylim()[1] - axes.get_ylim()[0])  # points; of the axes' height
+    per_percent = 190 / (axes.get_ylim()[1] - axes.get_ylim()[0])  # points; of the axes' height
     lowest = -math.inf
     for model, speed in sorted(models, key=lambda item: item[0].evaluation.wer):
         result = model.evaluation
@@ -269,7 +270,7 @@ def _mark_stages(axes: Any, palette: Palette, curves: LearningCurves) -> None:
 
 
 def _offsets(plt: Any, palette: Palette, offsets: Sequence[float]) -> Any:
-    figure, axes = plt.subplots(figsize=(7.0, 3.4))
+    figure, axes = plt.subplots(figsize=_MIDDLE)
     values = np.array(offsets)
     # The bins are centred on the values, which are multiples of a frame or of half a frame.
     steps = np.diff(np.unique(np.round(values, 3)))
@@ -293,7 +294,7 @@ def _offsets(plt: Any, palette: Palette, offsets: Sequence[float]) -> Any:
         va="top",
         fontsize=9,
     )
-    axes.set_xlabel("student's spike after the teacher's, ms   (negative: before it)")
+    axes.set_xlabel("student's spike minus the teacher's, ms")
     axes.set_ylabel("% of shared labels")
     return figure
 
@@ -304,11 +305,11 @@ def _by_length(plt: Any, palette: Palette, models: Sequence[ModelResult], parts:
         x = np.arange(len(parts)) + 0.16 * (k - (len(models) - 1) / 2)
         _whiskers(axes, palette, models, model, parts, x, vertical=True)
     names = [f"{part.name}\n{part.words} words" for part in parts]
-    axes.set_xticks(range(len(parts)), names, fontsize=8)
+    axes.set_xticks(range(len(parts)), names, fontsize=7.5)
     axes.set_ylabel("WER, %")
     axes.set_title("By length of the utterance")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 1.0), fontsize=8.5)
-    _from_zero(axes.set_ylim, axes.get_ylim()[1] * (1 + 0.09 * len(models)))  # room for the legend
+    figure.legend(loc="outside lower center", ncols=2)
+    _from_zero(axes.set_ylim, axes.get_ylim()[1])
     return figure
 
 
@@ -323,7 +324,7 @@ def _by_speaker(plt: Any, palette: Palette, models: Sequence[ModelResult], parts
     _from_zero(axes.set_xlim, axes.get_xlim()[1])
     axes.set_xlabel("WER, %; after the name: words")
     axes.set_title("By speaker")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ def _spectrogram(axes: Any, palette: Palette, row: Utterance, seconds: float) ->
 def _posteriors(axes: Any, palette: Palette, frames: UtteranceFrames) -> None:
     both = frames.teacher is not None
     gap = _GAP if both else 0.0
-    limits = [-0.05, 1.3]
+    limits = [-0.05, 1.4]
     if frames.teacher is not None:
         _half(axes, palette, frames.teacher, palette.roles[TEACHER], up=True, gap=gap, name="teacher")
         _half(axes, palette, frames.student, palette.roles[STUDENT], up=False, gap=gap, name="student")
@@ -98,7 +99,7 @@ def _posteriors(axes: Any, palette: Palette, frames: UtteranceFrames) -> None:
                 linewidth=1.1,
                 solid_capstyle="round",
             )
-        limits = [-1.36 - gap, 1.36 + gap]
+        limits = [-1.46 - gap, 1.46 + gap]
     else:
         _half(axes, palette, frames.student, palette.roles[STUDENT], up=True, gap=gap, name="student")
     axes.set_ylim(*limits)
@@ -128,10 +129,15 @@ def _half(
         edges, sign * (gap + blank), drawstyle="steps-post", color=palette.muted, linewidth=0.7, alpha=0.8
     )
     slanted = any(len(spike.label) > 2 for spike in posteriors.spikes)
+    # Labels that would overlap are written in two rows.
+    nearest = 0.11 * len(probabilities) * frame / axes.figure.get_size_inches()[0]
+    last, raised = -math.inf, False
     for spike in posteriors.spikes:
+        raised = spike.time - last < nearest and not raised
+        last = spike.time
         axes.text(
             spike.time,
-            sign * (gap + 1.06),
+            sign * (gap + (1.19 if raised else 1.06)),
             spike.label.translate(_SPACES),
             ha="left" if slanted else "center",
             va="bottom" if up else "top",
