@@ -108,7 +108,7 @@ def _tiles(report: Report) -> list[dict[str, str]]:
     named = (
         (baseline, "WER before"),
         (student, "WER after" if baseline else "WER"),
-        (teacher, "WER teacher"),
+        (teacher, f"WER of the {teacher.name}" if teacher else ""),
     )
     for model, label in named:
         if model is not None:

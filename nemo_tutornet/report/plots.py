@@ -282,6 +282,7 @@ def _offsets(plt: Any, palette: Palette, offsets: Sequence[float]) -> Any:
     axes.hist(
         shown, bins=edges, weights=np.full(len(values), share), color=palette.roles[STUDENT], rwidth=0.88
     )
+    axes.set_ylim(top=1.14 * axes.get_ylim()[1])  # room for the median
     median = float(np.median(values))
     axes.axvline(0, color=palette.text, linewidth=1)
     axes.axvline(median, color=palette.roles[BASELINE], linewidth=1.6, linestyle=(0, (4, 3)))
