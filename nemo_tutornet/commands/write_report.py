@@ -32,7 +32,7 @@ from nemo_tutornet.report.request import PlannedModel, ReportRequest, plan_model
 from nemo_tutornet.report.run_folder import open_run
 from nemo_tutornet.utils.files import staging_directory
 
-MOST_SHOWN = 12  # utterances; each takes up to 200 kB of the page
+MOST_SHOWN = 8  # utterances; each takes up to 400 kB of a page of 5 MB
 # The speed is the fastest of so many passes over a manifest of up to so many seconds, else of one.
 _PASSES, _PASSED_SECONDS = 3, 900.0
 _NEEDED = ("matplotlib", "jinja2", "tensorboard")
@@ -111,7 +111,9 @@ def collect_report(
     run = open_run(request.run)
     teacher, teacher_note = teacher_of(request, run)
     planned = plan_models(request, run, teacher)
-    archives = {one.path: NemoArchive(one.path) for one in planned if one.path.suffix != ".onnx"}
+    archives = {
+        one.path: NemoArchive(one.path) for one in planned if one.is_teacher or one.path.suffix != ".onnx"
+    }
     for one in planned:
         if one.path not in archives and not one.path.is_file():
             raise TutorError(f"there is no file {one.path}; give .nemo and .onnx files.")

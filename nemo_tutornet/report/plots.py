@@ -24,6 +24,7 @@ from nemo_tutornet.report.verdict import percent
 _SMALL = (4.5, 3.2)  # inches, of a chart in one of two columns; wider ones are hard to read on a phone
 _MIDDLE = (5.3, 3.5)
 _DPI = 150
+_WIDE, _WIDE_DPI = 14.0, 110  # a long utterance in fewer pixels, for the size of the page
 _MOST_SPEAKERS = 20
 _SMOOTHED = 40  # points of a curve above which its running mean is drawn, too
 _TITLES = {
@@ -72,8 +73,9 @@ def draw(name: str, alt: str, figure: Callable[[Any, Palette], Any]) -> Picture:
             warnings.filterwarnings("ignore", message="Glyph")  # the font lacks a script
             drawn = figure(pyplot, palette)
             file = io.BytesIO()
-            drawn.savefig(file, dpi=_DPI, format="png")
-            width = round(drawn.get_size_inches()[0] * 100)
+            inches = drawn.get_size_inches()[0]
+            drawn.savefig(file, dpi=_DPI if inches < _WIDE else _WIDE_DPI, format="png")
+            width = round(inches * 100)
         png[palette.name] = _fewer_colours(file.getvalue())
     return Picture(name, alt, width, png)
 
