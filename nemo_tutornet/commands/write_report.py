@@ -56,7 +56,7 @@ def write_report(request: ReportRequest, progress: ReportProgress | None = None)
     """
     _check_packages(_NEEDED)
     from nemo_tutornet.report.page import render_page
-    from nemo_tutornet.report.plots import draw_all
+    from nemo_tutornet.report.pictures import draw_all
 
     progress = progress or (lambda *_: None)
     open_run(request.run)  # before a folder is made in it

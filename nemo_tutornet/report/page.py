@@ -18,7 +18,8 @@ from nemo_tutornet import __version__
 from nemo_tutornet.evaluation.evaluate import no_faster
 from nemo_tutornet.report.collect import BASELINE, QUANTILES, STUDENT, TEACHER, Report, ShownUtterance
 from nemo_tutornet.report.palette import DARK, LIGHT, MARKERS, Palette
-from nemo_tutornet.report.plots import Picture, in_ms
+from nemo_tutornet.report.pictures import Picture
+from nemo_tutornet.report.plots import in_ms
 from nemo_tutornet.report.transcripts import Column
 from nemo_tutornet.report.utterance_plot import LONGEST_SHOWN
 from nemo_tutornet.report.verdict import percent, points
@@ -32,7 +33,7 @@ def render_page(report: Report, pictures: Mapping[str, Picture]) -> str:
 
     Args:
         report: the numbers.
-        pictures: by name, from `plots.draw_all`.
+        pictures: by name, from `pictures.draw_all`.
 
     Returns:
         HTML that needs no other file and no network.
