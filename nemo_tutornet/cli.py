@@ -336,7 +336,7 @@ def report(
     utterance: list[str] = typer.Option(
         [],
         metavar="ID",
-        help="An utterance to show: utt_id, or file name without suffix; may be given several times. Best, "
+        help="An utterance to show: utt_id, or file name without suffix; may be given eight times. Best, "
         "median and worst without it.",
     ),
     batch_size: int = typer.Option(16, min=1, help="Utterances that NeMo transcribes together."),

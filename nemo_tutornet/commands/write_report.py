@@ -32,8 +32,9 @@ from nemo_tutornet.report.request import PlannedModel, ReportRequest, plan_model
 from nemo_tutornet.report.run_folder import open_run
 from nemo_tutornet.utils.files import staging_directory
 
-MOST_SHOWN = 12  # utterances; each takes up to 200 kB of the page
-_PASSES = 3  # of the speed's measurement
+MOST_SHOWN = 8  # utterances; each takes up to 400 kB of a page of 5 MB
+# The speed is the fastest of so many passes over a manifest of up to so many seconds, else of one.
+_PASSES, _PASSED_SECONDS = 3, 900.0
 _NEEDED = ("matplotlib", "jinja2", "tensorboard")
 # What is being done, the finished part and the whole of it.
 ReportProgress = Callable[[str, int, int], None]
@@ -55,7 +56,7 @@ def write_report(request: ReportRequest, progress: ReportProgress | None = None)
     """
     _check_packages(_NEEDED)
     from nemo_tutornet.report.page import render_page
-    from nemo_tutornet.report.plots import draw_all
+    from nemo_tutornet.report.pictures import draw_all
 
     progress = progress or (lambda *_: None)
     open_run(request.run)  # before a folder is made in it
@@ -110,7 +111,9 @@ def collect_report(
     run = open_run(request.run)
     teacher, teacher_note = teacher_of(request, run)
     planned = plan_models(request, run, teacher)
-    archives = {one.path: NemoArchive(one.path) for one in planned if one.path.suffix != ".onnx"}
+    archives = {
+        one.path: NemoArchive(one.path) for one in planned if one.is_teacher or one.path.suffix != ".onnx"
+    }
     for one in planned:
         if one.path not in archives and not one.path.is_file():
             raise TutorError(f"there is no file {one.path}; give .nemo and .onnx files.")
@@ -178,13 +181,14 @@ def _evaluate(
 ) -> tuple[Evaluation, list[str]]:
     """Evaluates a model; a teacher with its adapter, or one that is no CTC model, as in the training."""
     path = planned.path
+    passes = _PASSES if sum(row.duration for row in rows) < _PASSED_SECONDS else 1
     if archive is None:
-        return evaluate_model(path, rows, batch_size, _PASSES)
+        return evaluate_model(path, rows, batch_size, passes)
     is_ctc = target_of(archive.config).rsplit(".", 1)[-1] in CTC_CLASSES
     if not planned.adapter and (is_ctc or not planned.is_teacher):
-        return evaluate_model(archive, rows, batch_size, _PASSES)
+        return evaluate_model(archive, rows, batch_size, passes)
     assert reader.teacher is not None
-    hypotheses, seconds = reader.transcribe(rows, batch_size, planned.adapter is not None, _PASSES)
+    hypotheses, seconds = reader.transcribe(rows, batch_size, planned.adapter is not None, passes)
     parameters = reader.teacher_parameters(planned.adapter is not None)
     size = size_on_disk(path) + (planned.adapter.stat().st_size if planned.adapter else 0)
     return score(path, "nemo", rows, hypotheses, seconds, parameters, size), hypotheses

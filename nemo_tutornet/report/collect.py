@@ -249,14 +249,14 @@ def choose_utterances(
         reasons = ("best", "median", "worst")
     # Among equals, a longer utterance shows more.
     order = sorted(range(len(rows)), key=lambda i: (-gain[i], -words[i], rows[i].name))
-    last = min(range(len(rows)), key=lambda i: (gain[i], -words[i], rows[i].name))
+    ascending = sorted(range(len(rows)), key=lambda i: (gain[i], -words[i], rows[i].name))
     middle = len(order) // 2
-    if order[middle] == last:  # among many equals the middle may be the last
-        middle -= 1
     chosen: dict[int, str] = {}
-    for index, reason in zip((order[0], order[max(0, middle)], last), reasons, strict=True):
-        chosen.setdefault(index, reason)
-    return list(chosen.items())
+    for place, candidates in ((0, order), (2, ascending), (1, order[middle:] + order[:middle])):
+        index = next((i for i in candidates if i not in chosen), None)  # each utterance once
+        if index is not None:
+            chosen[index] = reasons[place]
+    return sorted(chosen.items(), key=lambda item: reasons.index(item[1]))
 
 
 def show(index: int, why: str, rows: Sequence[Utterance], models: Sequence[ModelResult]) -> ShownUtterance:

@@ -95,7 +95,7 @@ def missing_sections(
         missing["curves"] = "There are no curves, because a .nemo file was given and not the run's folder."
     elif not curves.terms:
         missing["curves"] = (
-            f"There are no curves, because {run.folder} has no TensorBoard events with losses; "
+            f"There are no curves, because {run.folder.name} has no TensorBoard events with losses; "
             "exp_manager.create_tensorboard_logger=true writes them."
         )
     if reader.teacher is None:

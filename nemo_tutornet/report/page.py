@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from importlib import resources
 from pathlib import Path
@@ -17,7 +18,8 @@ from nemo_tutornet import __version__
 from nemo_tutornet.evaluation.evaluate import no_faster
 from nemo_tutornet.report.collect import BASELINE, QUANTILES, STUDENT, TEACHER, Report, ShownUtterance
 from nemo_tutornet.report.palette import DARK, LIGHT, MARKERS, Palette
-from nemo_tutornet.report.plots import Picture, in_ms
+from nemo_tutornet.report.pictures import Picture
+from nemo_tutornet.report.plots import in_ms
 from nemo_tutornet.report.transcripts import Column
 from nemo_tutornet.report.utterance_plot import LONGEST_SHOWN
 from nemo_tutornet.report.verdict import percent, points
@@ -31,7 +33,7 @@ def render_page(report: Report, pictures: Mapping[str, Picture]) -> str:
 
     Args:
         report: the numbers.
-        pictures: by name, from `plots.draw_all`.
+        pictures: by name, from `pictures.draw_all`.
 
     Returns:
         HTML that needs no other file and no network.
@@ -53,11 +55,13 @@ def render_page(report: Report, pictures: Mapping[str, Picture]) -> str:
         version=__version__,
         tiles=_tiles(report),
         change=None if report.change is None else points(report.change),
-        slow=no_faster([model.evaluation for model in report.models]),
+        slow=_slow(report),
+        by_change=any(shown.why.endswith("change") for shown in report.shown),
         models=[
             {
                 "name": model.name,
                 "result": model.evaluation,
+                "file": Path(model.evaluation.model).name,
                 "class": f"m{i}",
                 "shape": _SHAPES[MARKERS[model.role]],
             }
@@ -91,6 +95,12 @@ def _colours(palette: Palette, report: Report) -> list[str]:
     return [palette.model(report.models, model) for model in report.models]
 
 
+def _slow(report: Report) -> list[str]:
+    """Says which models are smaller than others but no faster; a teacher counts once."""
+    files = {model.evaluation.model: model for model in reversed(report.models)}
+    return no_faster([replace(model.evaluation, model=model.name) for model in files.values()])
+
+
 def _tiles(report: Report) -> list[dict[str, str]]:
     """The figures below the verdict."""
     student, baseline, teacher = (report.model(role) for role in (STUDENT, BASELINE, TEACHER))
@@ -99,7 +109,7 @@ def _tiles(report: Report) -> list[dict[str, str]]:
     named = (
         (baseline, "WER before"),
         (student, "WER after" if baseline else "WER"),
-        (teacher, "WER teacher"),
+        (teacher, f"WER of the {teacher.name}" if teacher else ""),
     )
     for model, label in named:
         if model is not None:

@@ -4,28 +4,21 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from nemo_tutornet.report.collect import BASELINE, STUDENT, ModelResult, Report
 from nemo_tutornet.report.curves import Curve, LearningCurves
-from nemo_tutornet.report.palette import DARK, LIGHT, MARKERS, Palette, themed
+from nemo_tutornet.report.palette import MARKERS, Palette
 from nemo_tutornet.report.transcripts import Part
-from nemo_tutornet.report.utterance_plot import draw_utterance
-from nemo_tutornet.report.verdict import percent
 
-_SMALL = (5.0, 3.4)  # inches, of a chart in one of two columns
-_DPI = 150
-_MOST_SPEAKERS = 20
+_SMALL = (4.5, 3.2)  # inches, of a chart in one of two columns; wider ones are hard to read on a phone
+_MIDDLE = (5.3, 3.5)
 _SMOOTHED = 40  # points of a curve above which its running mean is drawn, too
-_TITLES = {
+TITLES = {
     "val_wer": "WER on the validation set",
     "val_loss": "CTC loss on the validation set",
     "train_loss": "Training loss, weighted sum",
@@ -37,85 +30,9 @@ _TITLES = {
 }
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture in both palettes.
-
-    Attributes:
-        name: of its files.
-        alt: what it shows, for a reader who does not see it.
-        width: of the picture on the page, in CSS pixels.
-        png: the PNG by palette.
-    """
-
-    name: str
-    alt: str
-    width: int
-    png: dict[str, bytes]
-
-
-def draw(name: str, alt: str, figure: Callable[[Any, Palette], Any]) -> Picture:
-    """Draws a picture in both palettes.
-
-    Args:
-        name: of its files.
-        alt: what it shows.
-        figure: draws with pyplot and a palette, and returns the figure.
-
-    Returns:
-        The picture.
-    """
-    png, width = {}, 0
-    for palette in (LIGHT, DARK):
-        with themed(palette) as pyplot, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Glyph")  # the font lacks a script
-            drawn = figure(pyplot, palette)
-            file = io.BytesIO()
-            drawn.savefig(file, dpi=_DPI, format="png")
-            width = round(drawn.get_size_inches()[0] * 100)
-        png[palette.name] = _fewer_colours(file.getvalue())
-    return Picture(name, alt, width, png)
-
-
-def draw_all(report: Report) -> Iterator[Picture]:
-    """Draws the pictures of a report, one after the other.
-
-    Yields:
-        `models`; `curve_TAG` for each term; `utterance_I`; `offsets`, `by_length` and `by_speaker`, each
-        where there is something to draw.
-    """
-    yield draw("models", _models_alt(report), partial(_models, models=report.models))
-    terms = report.curves.terms
-    for tag in sorted(
-        terms, key=lambda tag: (list(_TITLES).index(tag) if tag in _TITLES else len(_TITLES), tag)
-    ):
-        curve = terms[tag]
-        alt = f"{title_of(tag)}: from {curve[0][1]:.3g} to {curve[-1][1]:.3g} in {curve[-1][0] + 1} steps."
-        yield draw(f"curve_{tag}", alt, partial(_curve, report=report, tag=tag))
-    for i, shown in enumerate(report.shown, start=1):
-        alt = (
-            f"Mel spectrogram, posteriors and frame weights over {shown.row.duration:.1f} s of utterance "
-            f"{shown.row.name}: {shown.row.text}"
-        )
-        yield draw(f"utterance_{i}", alt, partial(draw_utterance, shown=shown))
-    if report.offsets:
-        median = float(np.median(report.offsets))
-        alt = f"Histogram of {len(report.offsets)} spike offsets; their median is {in_ms(median)}."
-        yield draw("offsets", alt, partial(_offsets, offsets=report.offsets))
-    parts = report.by_length()
-    if len(parts) > 1:
-        alt = "WER by length: " + _in_words(parts, report.models[0])
-        yield draw("by_length", alt, partial(_by_length, models=report.models, parts=parts))
-    speakers = report.by_speaker()
-    if speakers:
-        shown_speakers = _with_most_words(speakers)
-        alt = "WER by speaker: " + _in_words(shown_speakers, report.models[0])
-        yield draw("by_speaker", alt, partial(_by_speaker, models=report.models, parts=shown_speakers))
-
-
 def title_of(tag: str) -> str:
     """Returns a title for the tag of a curve."""
-    return _TITLES.get(tag, tag.replace("_", " "))
+    return TITLES.get(tag, tag.replace("_", " "))
 
 
 def in_ms(value: float) -> str:
@@ -126,12 +43,21 @@ def in_ms(value: float) -> str:
         ('+20 ms', '0 ms')
     """
     rounded = round(value)
-    return f"{rounded:+d} ms" if rounded else "0 ms"
+    return f"{rounded:+d} ms".replace("-", "\u2212") if rounded else "0 ms"
 
 
-def _models(plt: Any, palette: Palette, models: Sequence[ModelResult]) -> Any:
-    """Speed across, WER up, and the number of parameters as the area of the mark."""
-    figure, axes = plt.subplots(figsize=(7.0, 3.9))
+def draw_models(plt: Any, palette: Palette, models: Sequence[ModelResult]) -> Any:
+    """Draws the speed of each model across, its WER up, and its parameters as the area of the mark.
+
+    Args:
+        plt: pyplot.
+        palette: the colours.
+        models: the models.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = plt.subplots(figsize=_MIDDLE)
     largest = max(model.evaluation.parameters for model in models)
     speeds = [1 / max(model.evaluation.real_time_factor, 1e-9) for model in models]
     for model, speed in zip(models, speeds, strict=True):
@@ -165,7 +91,7 @@ def _label_models(
     axes: Any, palette: Palette, models: Sequence[tuple[ModelResult, float]], left: bool, largest: int
 ) -> None:
     """Writes the names beside the marks, and moves those apart that would overlap."""
-    per_percent = 205 / (axes.get_ylim()[1] - axes.get_ylim()[0])  # points; of the axes' height
+    per_percent = 190 / (axes.get_ylim()[1] - axes.get_ylim()[0])  # points; of the axes' height
     lowest = -math.inf
     for model, speed in sorted(models, key=lambda item: item[0].evaluation.wer):
         result = model.evaluation
@@ -196,7 +122,18 @@ def _from_zero(set_limits: Callable[[float, float], Any], high: float) -> None:
     set_limits(-0.025 * high, high)
 
 
-def _curve(plt: Any, palette: Palette, report: Report, tag: str) -> Any:
+def draw_curve(plt: Any, palette: Palette, report: Report, tag: str) -> Any:
+    """Draws the curve of one term, with the baseline's where it has one, and the stages.
+
+    Args:
+        plt: pyplot.
+        palette: the colours.
+        report: holds the curves.
+        tag: the term.
+
+    Returns:
+        The figure.
+    """
     curves = report.curves
     figure, axes = plt.subplots(figsize=_SMALL)
     scale = 100.0 if tag.endswith("wer") else 1.0
@@ -268,8 +205,18 @@ def _mark_stages(axes: Any, palette: Palette, curves: LearningCurves) -> None:
         )
 
 
-def _offsets(plt: Any, palette: Palette, offsets: Sequence[float]) -> Any:
-    figure, axes = plt.subplots(figsize=(7.0, 3.4))
+def draw_offsets(plt: Any, palette: Palette, offsets: Sequence[float]) -> Any:
+    """Draws the histogram of spike offsets.
+
+    Args:
+        plt: pyplot.
+        palette: the colours.
+        offsets: in milliseconds.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = plt.subplots(figsize=_MIDDLE)
     values = np.array(offsets)
     # The bins are centred on the values, which are multiples of a frame or of half a frame.
     steps = np.diff(np.unique(np.round(values, 3)))
@@ -281,6 +228,7 @@ def _offsets(plt: Any, palette: Palette, offsets: Sequence[float]) -> Any:
     axes.hist(
         shown, bins=edges, weights=np.full(len(values), share), color=palette.roles[STUDENT], rwidth=0.88
     )
+    axes.set_ylim(top=1.14 * axes.get_ylim()[1])  # room for the median
     median = float(np.median(values))
     axes.axvline(0, color=palette.text, linewidth=1)
     axes.axvline(median, color=palette.roles[BASELINE], linewidth=1.6, linestyle=(0, (4, 3)))
@@ -293,26 +241,48 @@ def _offsets(plt: Any, palette: Palette, offsets: Sequence[float]) -> Any:
         va="top",
         fontsize=9,
     )
-    axes.set_xlabel("student's spike after the teacher's, ms   (negative: before it)")
+    axes.set_xlabel("student's spike minus the teacher's, ms")
     axes.set_ylabel("% of shared labels")
     return figure
 
 
-def _by_length(plt: Any, palette: Palette, models: Sequence[ModelResult], parts: Sequence[Part]) -> Any:
+def draw_by_length(plt: Any, palette: Palette, models: Sequence[ModelResult], parts: Sequence[Part]) -> Any:
+    """Draws the WER of each model by the length of the utterance.
+
+    Args:
+        plt: pyplot.
+        palette: the colours.
+        models: the models.
+        parts: the parts of the corpus.
+
+    Returns:
+        The figure.
+    """
     figure, axes = plt.subplots(figsize=_SMALL)
     for k, model in enumerate(models):
         x = np.arange(len(parts)) + 0.16 * (k - (len(models) - 1) / 2)
         _whiskers(axes, palette, models, model, parts, x, vertical=True)
     names = [f"{part.name}\n{part.words} words" for part in parts]
-    axes.set_xticks(range(len(parts)), names, fontsize=8)
+    axes.set_xticks(range(len(parts)), names, fontsize=7.5)
     axes.set_ylabel("WER, %")
     axes.set_title("By length of the utterance")
-    axes.legend(loc="upper left", bbox_to_anchor=(0, 1.0), fontsize=8.5)
-    _from_zero(axes.set_ylim, axes.get_ylim()[1] * (1 + 0.09 * len(models)))  # room for the legend
+    figure.legend(loc="outside lower center", ncols=2)
+    _from_zero(axes.set_ylim, axes.get_ylim()[1])
     return figure
 
 
-def _by_speaker(plt: Any, palette: Palette, models: Sequence[ModelResult], parts: Sequence[Part]) -> Any:
+def draw_by_speaker(plt: Any, palette: Palette, models: Sequence[ModelResult], parts: Sequence[Part]) -> Any:
+    """Draws the WER of each model by speaker.
+
+    Args:
+        plt: pyplot.
+        palette: the colours.
+        models: the models.
+        parts: the parts of the corpus.
+
+    Returns:
+        The figure.
+    """
     figure, axes = plt.subplots(figsize=(_SMALL[0], max(_SMALL[1], 1.3 + 0.3 * len(parts))))
     for k, model in enumerate(models):
         y = np.arange(len(parts)) + 0.16 * (k - (len(models) - 1) / 2)
@@ -323,7 +293,7 @@ def _by_speaker(plt: Any, palette: Palette, models: Sequence[ModelResult], parts
     _from_zero(axes.set_xlim, axes.get_xlim()[1])
     axes.set_xlabel("WER, %; after the name: words")
     axes.set_title("By speaker")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, fontsize=8.5)
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
 
 
@@ -345,26 +315,6 @@ def _whiskers(
     axes.plot(*points, MARKERS[model.role], color=colour, markersize=5, label=model.name)
 
 
-def _with_most_words(parts: Sequence[Part]) -> list[Part]:
-    most = sorted(parts, key=lambda part: -part.words)[:_MOST_SPEAKERS]
-    return [part for part in parts if part in most]
-
-
-def _in_words(parts: Sequence[Part], model: ModelResult) -> str:
-    rates = ", ".join(f"{part.name} {percent(part.rates[model.name][0])}" for part in parts)
-    return f"{model.name} {rates}."
-
-
-def _models_alt(report: Report) -> str:
-    models = "; ".join(
-        f"{model.name} {percent(model.evaluation.wer)}, "
-        f"{1 / max(model.evaluation.real_time_factor, 1e-9):.0f} times real time, "
-        f"{model.evaluation.parameters / 1e6:.3g} M parameters"
-        for model in report.models
-    )
-    return f"WER, speed and size: {models}."
-
-
 def _log_ticks(axis: Any, form: str) -> None:
     """Labels 1, 2 and 5 times the powers of ten, which a narrow logarithmic axis needs."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
@@ -373,15 +323,3 @@ def _log_ticks(axis: Any, form: str) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: form.format(value)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
-
-
-def _fewer_colours(png: bytes) -> bytes:
-    """Writes a PNG with at most 256 colours, a third of its size."""
-    from PIL import Image
-
-    file = io.BytesIO()
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    picture.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
-        file, format="png", optimize=True
-    )
-    return file.getvalue()

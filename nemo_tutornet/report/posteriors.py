@@ -188,13 +188,14 @@ class FrameReader:
         Raises:
             TutorError: the audio cannot be read.
         """
-        heard = _run(self._student, row, TargetRequest(hidden=True, posteriors=True))
-        student = posteriors_of(self._student, heard)
+        student_targets = _run(self._student, row, TargetRequest(hidden=True, posteriors=True))
+        student = posteriors_of(self._student, student_targets)
         if self.teacher is None:
             return UtteranceFrames(student, None, None)
-        taught = _run(self.teacher, row, TargetRequest(hidden=True, posteriors=self.teacher.has_posteriors))
-        teacher = posteriors_of(self.teacher, taught) if self.teacher.has_posteriors else None
-        weights = None if self._match is None else _frame_weights(self._match, heard, taught)
+        request = TargetRequest(hidden=True, posteriors=self.teacher.has_posteriors)
+        targets = _run(self.teacher, row, request)
+        teacher = posteriors_of(self.teacher, targets) if self.teacher.has_posteriors else None
+        weights = None if self._match is None else _frame_weights(self._match, student_targets, targets)
         return UtteranceFrames(student, teacher, weights)
 
 

@@ -77,13 +77,15 @@ def teacher_of(request: ReportRequest, run: RunFolder) -> tuple[TeacherConfig | 
         The teacher, and a sentence where the run's own teacher is not there.
 
     Raises:
-        TutorError: the adapter cannot be read or belongs to another teacher.
+        TutorError: the adapter cannot be read, belongs to another teacher, or is given without one.
     """
     own = run.tutor.teacher if run.tutor is not None else TeacherConfig()
     path = request.teacher
     if path is None:
-        if run.tutor is None:
+        if run.tutor is None and request.adapter is None:
             return None, None
+        if run.tutor is None:
+            raise TutorError("--adapter is given without its teacher; name that with --teacher.")
         if not own.model_path or not Path(own.model_path).expanduser().exists():
             where = f"({own.model_path}) is not here" if own.model_path else "is not named in its config"
             return None, f"The run's teacher {where}, so the report is without one; --teacher names its file."

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from nemo_tutornet.report.posteriors import Posteriors, UtteranceFrames, pair_sp
 
 LONGEST_SHOWN = 15.0  # seconds of an utterance that are drawn
 _RATE, _HOP = 16000, 160
+_UPRIGHT = 2  # characters of the longest label that is not slanted
 _GAP = 0.22  # half the band between teacher and student, in which lines join their spikes
 _SPACES = str.maketrans({" ": "␣", "\u2581": "␣"})  # a space, and how SentencePiece writes one
 
@@ -34,6 +36,8 @@ def draw_utterance(plt: Any, palette: Palette, shown: ShownUtterance) -> Any:
     Returns:
         The figure.
     """
+    from matplotlib.ticker import MultipleLocator
+
     frames = shown.frames
     assert frames is not None
     seconds = min(shown.row.duration, LONGEST_SHOWN)
@@ -54,7 +58,8 @@ def draw_utterance(plt: Any, palette: Palette, shown: ShownUtterance) -> Any:
     if frames.weights is not None:
         _weights(panels[2], palette, frames)
     panels[-1].set_xlim(0, seconds)
-    panels[-1].set_xlabel("time, s")
+    panels[-1].xaxis.set_major_locator(MultipleLocator(0.5 if seconds <= 5 else 1.0))
+    panels[-1].set_xlabel("time, s", loc="left")  # in sight, also where the page scrolls
     figure.align_ylabels(panels)
     return figure
 
@@ -86,11 +91,14 @@ def _spectrogram(axes: Any, palette: Palette, row: Utterance, seconds: float) ->
 def _posteriors(axes: Any, palette: Palette, frames: UtteranceFrames) -> None:
     both = frames.teacher is not None
     gap = _GAP if both else 0.0
-    limits = [-0.05, 1.3]
+    models = [one for one in (frames.teacher, frames.student) if one is not None]
+    longest = max((len(spike.label) for one in models for spike in one.spikes), default=0)
+    top = gap + 1.46 if longest <= _UPRIGHT else gap + min(1.12 + 0.085 * longest, 2.0)
     if frames.teacher is not None:
         _half(axes, palette, frames.teacher, palette.roles[TEACHER], up=True, gap=gap, name="teacher")
         _half(axes, palette, frames.student, palette.roles[STUDENT], up=False, gap=gap, name="student")
-        for early, late in pair_spikes(frames.teacher, frames.student):
+        same = set(frames.teacher.labels) == set(frames.student.labels)
+        for early, late in pair_spikes(frames.teacher, frames.student) if same else []:
             axes.plot(
                 [early.time, late.time],
                 [gap, -gap],
@@ -98,9 +106,10 @@ def _posteriors(axes: Any, palette: Palette, frames: UtteranceFrames) -> None:
                 linewidth=1.1,
                 solid_capstyle="round",
             )
-        limits = [-1.36 - gap, 1.36 + gap]
+        limits = [-top, top]
     else:
         _half(axes, palette, frames.student, palette.roles[STUDENT], up=True, gap=gap, name="student")
+        limits = [-0.05, top]
     axes.set_ylim(*limits)
     ticks = [(gap + value, value) for value in (0.0, 0.5, 1.0)]
     if both:
@@ -127,11 +136,16 @@ def _half(
     axes.plot(
         edges, sign * (gap + blank), drawstyle="steps-post", color=palette.muted, linewidth=0.7, alpha=0.8
     )
-    slanted = any(len(spike.label) > 2 for spike in posteriors.spikes)
+    slanted = any(len(spike.label) > _UPRIGHT for spike in posteriors.spikes)
+    # Labels that would overlap are written in two rows.
+    nearest = 0.11 * len(probabilities) * frame / axes.figure.get_size_inches()[0]
+    last, raised = -math.inf, False
     for spike in posteriors.spikes:
+        raised = spike.time - last < nearest and not raised
+        last = spike.time
         axes.text(
             spike.time,
-            sign * (gap + 1.06),
+            sign * (gap + (1.19 if raised else 1.06)),
             spike.label.translate(_SPACES),
             ha="left" if slanted else "center",
             va="bottom" if up else "top",
@@ -142,18 +156,18 @@ def _half(
             clip_on=True,
             fontweight="bold",
         )
-    axes.annotate(
-        name,
-        (1, 1 if up else 0),
-        xycoords="axes fraction",
-        xytext=(-4, -2 if up else 2),
-        textcoords="offset points",
-        ha="right",
-        va="top" if up else "bottom",
-        fontsize=9,
-        color=colour,
-        fontweight="bold",
-    )
+    if gap:  # the band between both halves, of which the beginning is free
+        axes.annotate(
+            f"{name} {'↑' if up else '↓'}",
+            (0, sign * gap / 2),
+            xycoords=("axes fraction", "data"),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
+            color=colour,
+            fontweight="bold",
+        )
 
 
 def _weights(axes: Any, palette: Palette, frames: UtteranceFrames) -> None:

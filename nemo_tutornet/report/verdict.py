@@ -95,4 +95,4 @@ def _speed(ratio: float) -> str:
     if abs(ratio - 1) < _SAME_SPEED:
         return "as fast here"
     factor, word = (ratio, "as fast") if ratio > 1 else (1 / ratio, "as slow")
-    return f"{factor:.2g} times {word} here"
+    return f"about {factor:.2g} times {word} here"

@@ -21,7 +21,9 @@ from nemo_tutornet.data.manifest import read_manifest
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.report.posteriors import FrameReader
 from nemo_tutornet.report.request import ReportRequest
-from tests.conftest import refusal, save_teacher, teacher_config, write_manifest
+from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo
+from nemo_tutornet.utils.files import sha256_of
+from tests.conftest import LABELS, refusal, save_teacher, teacher_config, write_manifest
 from tests.integration.report.runs import write_run
 
 
@@ -86,6 +88,7 @@ def test_json_has_the_same_figures_and_writes_nothing(run: Path, alone: Path, co
     arguments = ["report", str(run), str(alone), "--manifest", str(corpus / "valid.jsonl"), "--json"]
     done = CliRunner().invoke(app, [*arguments, "--utterance", "valid1"])
     assert done.exit_code == 0, done.output
+    assert done.stderr.count("transcribing with the teacher ...") == 1
     figures = json.loads(done.stdout)
     assert [model["name"] for model in figures["models"]] == ["distilled student", "teacher", "alone"]
     assert [shown["name"] for shown in figures["utterances"]] == ["valid1"]
@@ -132,13 +135,53 @@ def test_a_transducer_is_decoded_by_itself(run: Path, corpus: Path, tmp_path: Pa
 
     signals = (torch.randn(3, 16000), torch.tensor([16000, 12000, 16000]))
     teacher = tmp_path / "transducer.nemo"
-    teacher_models.save_kind(matrix.TEACHERS["transducer"], tmp_path, teacher, None, signals)
+    teacher_models.save_kind(matrix.TEACHERS["transducer"], tmp_path, teacher, tmp_path, signals)
     report = collect_report(ReportRequest(run, corpus / "valid.jsonl", teacher=teacher))
     result = report.model("teacher")
     assert result is not None and result.evaluation.real_time_factor > 0 and len(result.hypotheses) == 2
     assert "has no CTC head" in report.missing["offsets"]
     frames = report.shown[0].frames
     assert frames is not None and frames.teacher is None and frames.weights is not None
+
+
+def test_a_teacher_with_an_adapter_is_shown_with_and_without_it(
+    run: Path, teacher_file: Path, corpus: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    head = AdapterHead(teacher_width=24, width=8, upsampling=2, outputs=len(LABELS) + 1)
+    info = AdapterInfo(
+        labels=tuple(LABELS),
+        frame_ms=20.0,
+        upsampling=2,
+        teacher_width=24,
+        width=8,
+        teacher_outputs=0,
+        teacher_sha256=sha256_of(teacher_file),
+        teacher_class="EncDecCTCModel",
+        wer=0.5,
+        teacher_wer=0.5,
+        utterances=2,
+    )
+    adapter = tmp_path / "adapter.safetensors"
+    Adapter(head, info).save(adapter)
+    request = ReportRequest(run, corpus / "valid.jsonl", adapter=adapter)
+    report = collect_report(request)
+    names = [(model.name, model.role) for model in report.models]
+    assert names[1:] == [("teacher with adapter", "teacher"), ("teacher alone", "other")]
+    adapted, alone = report.models[1:]
+    extra = sum(parameter.numel() for parameter in head.parameters())
+    assert adapted.evaluation.parameters - alone.evaluation.parameters == extra
+    size = adapter.stat().st_size / 1e6
+    assert adapted.evaluation.megabytes - alone.evaluation.megabytes == pytest.approx(size)
+    frames = report.shown[0].frames
+    assert frames is not None and frames.teacher is not None and frames.teacher.frame == 0.02
+    heard = "".join(spike.label for spike in frames.teacher.spikes)
+    assert adapted.hypotheses[report.rows.index(report.shown[0].row)].split() == heard.split()
+    assert report.offsets is not None and "its teacher with adapter has" in report.verdict
+
+    other = save_teacher(teacher_config(corpus, list("abcdefgh ")), tmp_path / "other.nemo")
+    wrong = ReportRequest(run, corpus / "valid.jsonl", teacher=other, adapter=adapter)
+    assert "which was made for another teacher" in refusal(collect_report, wrong)
 
 
 def told(*arguments: object) -> str:
@@ -162,6 +205,9 @@ def test_mistakes_on_the_command_line(
     assert "has no checkpoints/NAME.nemo" in told(tmp_path, *manifest)
     assert "there is no file" in told(run, tmp_path / "none.onnx", *manifest)
     assert "none.nemo" in told(run, *manifest, "--teacher", tmp_path / "none.nemo")
+    (tmp_path / "teacher.onnx").touch()
+    assert "teacher.onnx" in told(run, *manifest, "--teacher", tmp_path / "teacher.onnx")
+    assert "without its teacher" in told(alone, *manifest, "--adapter", tmp_path / "none.safetensors")
     assert "--utterance nobody" in told(run, *manifest, "--utterance", "nobody")
     assert "--adapter is" in told(run, *manifest, "--adapter", tmp_path / "none.safetensors")
     assert "--output" in told(run, *manifest, "--output", tmp_path / "file")

@@ -15,8 +15,10 @@ from tests.unit.report.reports import models, report, rows
 
 def test_best_median_and_worst_change() -> None:
     chosen = choose_utterances(rows(), models(), [])
-    # Gains 1, 0, 1, 1, 0, 0: among equals the longest reference, and each utterance once.
-    assert chosen == [(0, "best change"), (2, "median change"), (5, "worst change")]
+    # The gains are 1, 0, 1, 1, 0, 0. Among equals the longest reference comes first, and each utterance once.
+    assert chosen == [(0, "best change"), (1, "median change"), (5, "worst change")]
+    two = [replace(model, hypotheses=model.hypotheses[:2], errors=model.errors[:2]) for model in models()]
+    assert choose_utterances(rows()[:2], two, []) == [(0, "best change"), (1, "worst change")]
 
 
 def test_without_a_baseline_the_error_rate_decides() -> None:

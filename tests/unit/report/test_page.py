@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nemo_tutornet.report.collect import OTHER, show
+from nemo_tutornet.report.collect import OTHER, Report, show
 from nemo_tutornet.report.page import render_page
 from nemo_tutornet.report.palette import DARK, LIGHT
-from nemo_tutornet.report.plots import draw_all
+from nemo_tutornet.report.pictures import draw_all
 from tests.unit.report.reports import models, report, result, rows
 
 
@@ -41,7 +41,7 @@ def pictures() -> dict:
     return {picture.name: picture for picture in draw_all(without_frames())}
 
 
-def without_frames() -> object:
+def without_frames() -> Report:
     return report(shown=())
 
 
@@ -55,6 +55,12 @@ def test_each_picture_has_both_palettes(pictures: dict) -> None:
             wanted = [int(palette.background[i : i + 2], 16) for i in (1, 3, 5)]
             assert np.abs(np.subtract(corner, wanted)).max() < 8, picture.name
             assert image.width == pytest.approx(1.5 * picture.width, abs=2)
+
+
+def test_a_tag_that_is_a_path_is_a_file_name() -> None:
+    curves = replace(report().curves, terms={"val_wer/clean set": [(0, 1.0), (1, 0.5)]})
+    names = [picture.name for picture in draw_all(report(shown=(), curves=curves))]
+    assert "curve_val_wer_clean_set" in names
 
 
 def test_the_page_needs_no_other_file(pictures: dict) -> None:

@@ -20,7 +20,8 @@ def test_a_gain_beyond_the_noise() -> None:
     assert verdict(STUDENT, BASELINE, TEACHER, RateDifference(-0.02, -0.03, -0.01)) == (
         "Distillation lowered the student's word error rate from 10.0 % to 8.0 % (20 % relative), a gain "
         "beyond "
-        "the noise of these 6 utterances; its teacher has 5.0 %, and the student is 67.5 times smaller and 4 "
+        "the noise of these 6 utterances; its teacher has 5.0 %, and the student is 67.5 times smaller and "
+        "about 4 "
         "times as fast here."
     )
 
@@ -52,10 +53,13 @@ def test_without_a_baseline_nothing_is_said_about_distillation() -> None:
     ("figures", "words"),
     [
         ({"speed": 104.0}, "67.5 times smaller and as fast here."),
-        ({"speed": 200.0}, "67.5 times smaller and 2 times as slow here."),
+        ({"speed": 200.0}, "67.5 times smaller and about 2 times as slow here."),
         ({"speed": 25.0, "runtime": "onnx fp32"}, "the student is 67.5 times smaller."),
-        ({"speed": 25.0, "parameters": 280_000}, "the student is as large and 4 times as fast here."),
-        ({"speed": 25.0, "parameters": 140_000}, "the student is 2 times larger and 4 times as fast here."),
+        ({"speed": 25.0, "parameters": 280_000}, "the student is as large and about 4 times as fast here."),
+        (
+            {"speed": 25.0, "parameters": 140_000},
+            "the student is 2 times larger and about 4 times as fast here.",
+        ),
     ],
 )
 def test_speed_and_size(figures: dict[str, object], words: str) -> None:
