@@ -43,12 +43,16 @@ def posterior_figure(
     figure = Figure(figsize=(10, 0.5 + 2.0 * len(posteriors)), dpi=100, layout="constrained")
     axes = figure.subplots(len(posteriors), sharex=True, squeeze=False)[:, 0]
     frames = max(1, round(1000 * MOST_SECONDS / frame_ms))
+    shown: dict[int, int] = {}
     for axis, (name, values) in zip(axes, posteriors.items(), strict=True):
         values = values[:frames].float().cpu()
         seconds = [(i + 0.5) * frame_ms / 1000 for i in range(len(values))]
         axis.fill_between(seconds, values[:, -1].tolist(), color="0.9", linewidth=0, label="blank")
-        for i in (values[:, :-1] > _DRAWN).any(dim=0).nonzero()[:, 0].tolist():
-            (line,) = axis.plot(seconds, values[:, i].tolist(), linewidth=1.2, color=f"C{i % 10}")
+        drawn = (values[:, :-1] > _DRAWN).any(dim=0).nonzero()[:, 0].tolist()
+        for i in drawn:
+            # A label has the same colour in every part, and labels that follow each other have others.
+            colour = f"C{shown.setdefault(i, len(shown)) % 10}"
+            (line,) = axis.plot(seconds, values[:, i].tolist(), linewidth=1.2, color=colour)
             for peak in _peaks(values[:, i].tolist()):
                 axis.annotate(
                     labels[i].replace(" ", "\u2423"),
@@ -61,7 +65,7 @@ def posterior_figure(
                     parse_math=False,
                 )
         axis.set(ylim=(0, 1.15), ylabel=name)
-        axis.margins(x=0)
+        axis.margins(x=0.01)
     axes[-1].set_xlabel("seconds")
     if title:
         figure.suptitle(title, fontsize=10, parse_math=False)

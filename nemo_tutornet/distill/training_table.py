@@ -105,6 +105,7 @@ def print_training_table(
             escape(losses_in_words(stage.losses)),
             percent(stage.wer),
         )
+    console.print()
     console.print(table)
     facts = []
     last_wer = stages[-1].wer

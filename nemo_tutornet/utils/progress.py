@@ -82,7 +82,7 @@ class Progress:
             )
             streams = sys.stdout, sys.stderr
             self._task = self._bar.add_task(
-                "", total=self._total, completed=int(self._completed), job=self._job, **self._words()
+                "", total=self._total, completed=int(self._completed), job=self._job_in_bar(), **self._words()
             )
             self._stack.enter_context(self._bar)
             self._stack.enter_context(_loggers_follow(*streams))
@@ -94,7 +94,10 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
-            self._show()
+            words = {**self._words(), "left": ""}
+            self._bar.update(self._task, completed=self._completed, **words)
+            if self._total is None and kind is None:
+                self._bar.update(self._task, total=1, completed=1)  # no moving bar is left behind
         self._stack.close()
 
     @property
@@ -132,6 +135,13 @@ class Progress:
             self._print_line()
         else:
             self._bar.update(self._task, completed=self._completed, **self._words())
+
+    def _job_in_bar(self) -> str:
+        # The middle of a long path is cut, so that there is room for the numbers.
+        most = max(20, self._console.width - 60)
+        if len(self._job) <= most:
+            return self._job
+        return f"{self._job[: most // 2 - 1]}\u2026{self._job[-(most - most // 2) :]}"
 
     def _words(self) -> dict[str, Any]:
         left = self.seconds_left()
@@ -238,7 +248,7 @@ def in_words(seconds: float) -> str:
 
     Example:
         >>> [in_words(seconds) for seconds in (3.2, 59.8, 200.0, 7500.0, 200000.0)]
-        ['3 s', '1 min', '3 min', '2 h 05 min', '2 d 8 h']
+        ['3 s', '1 min', '3 min', '2 h 05 min', '2 d 7 h']
     """
     if round(seconds) < 60:
         return f"{seconds:.0f} s"

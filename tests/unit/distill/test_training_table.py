@@ -31,6 +31,7 @@ def test_a_log_file_gets_plain_text(tmp_path: Path) -> None:
     lines = [line.rstrip() for line in _printed(files).splitlines()]
     assert all(line.isascii() for line in lines)
     assert lines == [
+        "",
         "stage    epochs   losses, mean of the last epoch  val_wer",
         "rkd      1 to 8   rkd 0.01235                     35.10 %",
         "ctc [b]  8 to 30  rkd 0.01, ctc 4.2                8.44 %",

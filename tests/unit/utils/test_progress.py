@@ -116,3 +116,17 @@ def test_parts_of_a_job_follow_each_other():
         "transcribing: 25 of 50 utterances, 1 min left",
         "verifying",
     ]
+
+
+def test_the_middle_of_a_long_name_is_cut_in_a_bar_only():
+    job, clock = "transcribing with /a/" + 30 * "long/" + "student.nemo", Clock()
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=100, _environ={"TERM": "xterm"})
+    with Progress(job, 32, of_total(32, "utterances"), terminal, clock) as progress:
+        progress.update(32, line=True)
+    shown = terminal.file.getvalue()
+    assert "transcribing with /\u2026" in shown and "student.nemo" in shown
+    assert "32 of 32 utterances" in shown and "left" not in shown
+    console = _log_file()
+    with Progress(job, 32, of_total(32, "utterances"), console, clock):
+        pass
+    assert _lines(console) == [f"{job}: 0 of 32 utterances"]
