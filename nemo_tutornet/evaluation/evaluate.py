@@ -392,12 +392,14 @@ def read_samples(row: Utterance, sample_rate: int) -> np.ndarray:
     import soundfile
 
     # librosa rounds down to whole samples, and a floating-point error can lose one sample. Adding a
-    # microsecond prevents this, and is shorter than a sample.
+    # microsecond prevents this, and is shorter than a sample. Of an open file, librosa tries no other reader,
+    # whose error would hide the reason.
     try:
-        samples, _ = librosa.load(
-            row.audio, sr=sample_rate, mono=True, offset=row.offset, duration=row.duration + 1e-6
-        )
-    except (soundfile.LibsndfileError, OSError, EOFError) as error:
+        with soundfile.SoundFile(row.audio) as file:
+            samples, _ = librosa.load(
+                file, sr=sample_rate, mono=True, offset=row.offset, duration=row.duration + 1e-6
+            )
+    except (soundfile.LibsndfileError, OSError) as error:
         raise TutorError(
             f"{row.audio} cannot be read to its end ({error}); fix the file or remove its line from the "
             "manifest."

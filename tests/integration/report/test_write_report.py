@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from typer.testing import CliRunner
 
@@ -75,7 +76,8 @@ def test_the_frames_are_those_of_the_models(run: Path, teacher_file: Path, corpu
     # The tiny Conformer ends in a LayerNorm, so the weights are those of its blank on the student's frames.
     assert frames.weights.kind == "nonblank"
     assert frames.weights.values.mean() == pytest.approx(1, abs=1e-5)
-    blank = np.repeat(frames.teacher.probabilities[:, -1], 2)[: len(frames.weights.values)]
+    nearest = np.arange(len(frames.weights.values)) // 2
+    blank = frames.teacher.probabilities[np.minimum(nearest, len(frames.teacher.probabilities) - 1), -1]
     raw = 1.05 - blank
     np.testing.assert_allclose(frames.weights.values, raw / raw.mean(), atol=0.02)
     alone = FrameReader(student, None, RKDConfig()).read(row)
@@ -220,15 +222,11 @@ def test_mistakes_on_the_command_line(
 
 def test_audio_that_ends_early_is_told(run: Path, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, "cut", [1.0, 1.0])
-    whole = (tmp_path / "cut1.wav").read_bytes()
-    import soundfile
-
     soundfile.write(tmp_path / "cut1.flac", soundfile.read(tmp_path / "cut1.wav")[0], 16000)
     damaged = bytearray((tmp_path / "cut1.flac").read_bytes())
     damaged[200:] = bytes(len(damaged) - 200)
     (tmp_path / "cut1.flac").write_bytes(damaged)
     manifest.write_text(manifest.read_text().replace("cut1.wav", "cut1.flac"))
-    assert len(whole) > 200
     message = refusal(collect_report, ReportRequest(run, manifest))
     assert "cut1.flac cannot be read to its end" in message
 
