@@ -73,8 +73,8 @@ def align_words(reference: str, hypothesis: str) -> list[Edit]:
         The words in order.
 
     Example:
-        >>> [edit.kind for edit in align_words("turn on the light", "turn the lights now")]
-        ['equal', 'deletion', 'equal', 'substitution', 'insertion']
+        >>> [edit.kind for edit in align_words("turn on the light", "turn the light now")]
+        ['equal', 'deletion', 'equal', 'equal', 'insertion']
     """
     import jiwer
 
