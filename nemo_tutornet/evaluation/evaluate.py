@@ -8,28 +8,23 @@ It measures WER and CER (by jiwer) with bootstrap intervals, size, and speed.
 from __future__ import annotations
 
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from nemo_tutornet.data.manifest import Utterance, read_manifest
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import bootstrap_interval, count_errors, sum_errors
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
+from nemo_tutornet.evaluation.transcribe import read_samples, time_fastest, transcribe
 from nemo_tutornet.export.onnx_export import PRECISIONS, write_onnx
 from nemo_tutornet.nemo_io.archive import NemoArchive
-from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
 from nemo_tutornet.utils.progress import PartReport, no_report
 
 RUNTIMES = ("nemo", "onnx")
-_TIMED_SECONDS = 15.0
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -171,25 +166,6 @@ def evaluate_model(
     return _evaluate_graph(model, model, rows, passes, report)
 
 
-def time_fastest(compute: Callable[[], T], passes: int) -> tuple[T, float]:
-    """Times a computation several times, because other programs on the machine can only slow it down.
-
-    Args:
-        compute: the computation.
-        passes: how often it is run at most. Once `_TIMED_SECONDS` have passed, it is not run again.
-
-    Returns:
-        Its result, and the seconds of the fastest run.
-    """
-    seconds: list[float] = []
-    while True:
-        start = time.perf_counter()
-        result = compute()
-        seconds.append(time.perf_counter() - start)
-        if len(seconds) >= passes or sum(seconds) > _TIMED_SECONDS:
-            return result, min(seconds)
-
-
 def no_faster(results: Sequence[Evaluation]) -> list[str]:
     """Reports each model that is smaller than another one but not faster in the same runtime.
 
@@ -306,102 +282,3 @@ def score(
         megabytes=(size_on_disk(path) if size is None else size) / 1e6,
         real_time_factor=seconds / duration,
     )
-
-
-def transcribe(
-    model: Any,
-    rows: Sequence[Utterance],
-    batch_size: int,
-    passes: int = 1,
-    report: Callable[[int], None] = lambda done: None,
-) -> tuple[list[str], float]:
-    """Transcribes utterances with a NeMo CTC model, and measures the time.
-
-    The time includes the front end, the network and greedy decoding, but not the reading of the audio.
-
-    Args:
-        model: the NeMo CTC model.
-        rows: the utterances.
-        batch_size: number of utterances that are transcribed together.
-        passes: how often the computing is timed; the fastest counts.
-        report: called after each batch with the number of utterances that are transcribed.
-
-    Returns:
-        The hypotheses in the order of the rows, and the computing time in seconds.
-
-    Raises:
-        TutorError: an utterance is a single frame of audio, which NeMo refuses on a machine with a GPU.
-    """
-    audio = [read_samples(row, int(model.preprocessor._sample_rate)) for row in rows]
-    # Utterances of similar length need less padding in a batch.
-    order = sorted(range(len(rows)), key=lambda i: len(audio[i]))
-    hypotheses = [""] * len(rows)
-    import torch
-
-    def compute() -> list[Any]:
-        outputs: list[Any] = []
-        # `model.transcribe` collects what this yields.
-        for batch in model.transcribe_generator([audio[i] for i in order], _as_is(model, batch_size)):
-            outputs += batch
-            report(len(outputs))
-        return outputs
-
-    with suppress_nemo_logs(), torch.inference_mode():
-        try:
-            # The first call includes warm-up, so it is not timed.
-            model.transcribe([audio[order[-1]]], override_config=_as_is(model, 1))
-            outputs, seconds = time_fastest(compute, passes)
-        except ValueError as error:
-            if "tensor of length 1" not in str(error):
-                raise
-            raise TutorError(
-                "an utterance of the manifest is a single frame of audio (10 to 20 ms), which NeMo refuses "
-                "on a machine with a "
-                "GPU; leave it out, or evaluate with --runtime onnx."
-            ) from None
-    for i, output in zip(order, outputs, strict=True):
-        hypotheses[i] = output if isinstance(output, str) else output.text
-    return hypotheses, seconds
-
-
-def _as_is(model: Any, batch_size: int) -> Any:
-    """Returns the model's transcription config with padding of short audio switched off.
-
-    NeMo 3 pads arrays shorter than one second with silence, but not files. Without padding, an utterance
-    gives the same result as an array and as a file.
-    """
-    config = model.get_transcribe_config()
-    config.batch_size, config.num_workers, config.verbose, config.pad_min_duration = batch_size, 0, False, 0.0
-    return config
-
-
-def read_samples(row: Utterance, sample_rate: int) -> np.ndarray:
-    """Reads the audio of an utterance.
-
-    Args:
-        row: the utterance.
-        sample_rate: samples per second to resample to.
-
-    Returns:
-        The samples of one channel `[N]`, float32.
-
-    Raises:
-        TutorError: the file cannot be decoded.
-    """
-    import librosa
-    import soundfile
-
-    # librosa rounds down to whole samples, and a floating-point error can lose one sample. Adding a
-    # microsecond prevents this, and is shorter than a sample. Of an open file, librosa tries no other reader,
-    # whose error would hide the reason.
-    try:
-        with soundfile.SoundFile(row.audio) as file:
-            samples, _ = librosa.load(
-                file, sr=sample_rate, mono=True, offset=row.offset, duration=row.duration + 1e-6
-            )
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise TutorError(
-            f"{row.audio} cannot be read to its end ({error}); fix the file or remove its line from the "
-            "manifest."
-        ) from None
-    return samples

@@ -20,7 +20,7 @@ from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest import Utterance
 from nemo_tutornet.distill.matching import ModelMatch, layer_lengths, match_models
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.evaluation.evaluate import read_samples, time_fastest
+from nemo_tutornet.evaluation.transcribe import read_samples, time_fastest
 from nemo_tutornet.functional.frame_weighting import FRAME_WEIGHTING, frame_mask
 from nemo_tutornet.functional.spikes import greedy_spikes, shared_spikes
 from nemo_tutornet.nemo_io.archive import NemoArchive
