@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, check_augmentation
+from nemo_tutornet.distill.finite import check_finite
 from nemo_tutornet.distill.matching import ModelMatch, match_models
 from nemo_tutornet.distill.objective import LossContext, Objective, describe_weights
 from nemo_tutornet.distill.projections import Projection
@@ -73,6 +76,7 @@ class Distiller:
         self.warm_start = DecoderWarmStart(self.match, self.teacher, self.projection, warm_start)
         self.stage: int | None = None
         self.decoder_trained = False
+        self._step = 0
         self.attach_train_data(student)
 
     @property
@@ -96,10 +100,16 @@ class Distiller:
         self._resolver: UtteranceResolver | None = None
         request = self.objective.request(self.schedule.stages)
         teachers = (self.teacher, *self.others)
-        if any(teacher.from_cache for teacher in teachers):
-            check_augmentation(student.cfg.get("train_ds") or {})
+        self._reads_cache = any(teacher.from_cache for teacher in teachers)
+        train_ds = student.cfg.get("train_ds") or {}
+        if self._reads_cache:
+            check_augmentation(train_ds)
             self.teacher.check(request, None)  # before the training set's dataloader is changed
             self._resolver = UtteranceResolver(student._train_dl)
+        elif student._train_dl is not None and not train_ds.get("use_lhotse"):
+            # For messages only; Lhotse's workers would send every cut along with its audio.
+            with suppress(TutorError):
+                self._resolver = UtteranceResolver(student._train_dl)
         for teacher in teachers:
             teacher.check(
                 request if teacher is self.teacher else TargetRequest(posteriors=True), self._resolver
@@ -121,6 +131,7 @@ class Distiller:
             begun / trainer.num_training_batches if begun else 0.0
         )  # a stream does not know how many: infinitely
         epochs, steps = trainer.current_epoch, trainer.global_step
+        self._step = steps
         share = progress(epochs + part, steps, trainer.max_epochs, trainer.max_steps) or 0.0
         index = self.schedule.index(epochs, steps, share)
         # A run that is made longer has its boundaries later, if they are shares; it stays in the stage that
@@ -145,7 +156,8 @@ class Distiller:
         request = self.objective.request([stage])
         if not request:
             return None
-        if self._resolver is not None:
+        if self._reads_cache:
+            assert self._resolver is not None
             batch = replace(batch, utterances=self._resolver(batch))
         targets = self.teacher.targets(batch, request)
         if not stage.uses("skd"):
@@ -170,10 +182,24 @@ class Distiller:
 
         Returns:
             The weighted sum as `loss`, and each loss, not weighted, under its own name.
+
+        Raises:
+            TutorError: the sum is NaN or infinite.
         """
         if targets is not None:
             self.side_stream.wait(targets)
-        return self.objective(stage, student.outputs(ctc), targets)
+        terms = self.objective(stage, student.outputs(ctc), targets)
+        check_finite(terms, self._step, student.batch, targets, partial(self._names, student.batch))
+        return terms
+
+    def _names(self, batch: TrainingBatch) -> list[str]:
+        """Returns the names of a batch's utterances, for a message; their lengths where no names are
+        known.
+        """
+        if self._resolver is not None and batch.sample_ids is not None:
+            return [str(utterance) for utterance in self._resolver(batch)]
+        seconds = (batch.signal_lengths / self.teacher.sample_rate).tolist()
+        return [f"an utterance of {length:.2f} s" for length in seconds]
 
     @property
     def decoder_is_untrained(self) -> bool:

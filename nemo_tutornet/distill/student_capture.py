@@ -75,7 +75,7 @@ class StudentCapture:
     def __init__(
         self, student: Any, match: ModelMatch, heads: Sequence[Head], reduction: str, batch: TrainingBatch
     ) -> None:
-        self._student, self._match, self._batch = student, match, batch
+        self._student, self._match, self.batch = student, match, batch
         self._heads, self._reduction = tuple(heads), reduction
         self._stack = ExitStack()
 
@@ -106,8 +106,8 @@ class StudentCapture:
             lengths=self._encoder.output[1],
             guided=guided,
             intermediate=tuple(captured.tensor(layer.time_axis) for captured, layer in layers),
-            transcripts=self._batch.transcripts,
-            target_lengths=self._batch.transcript_lengths,
+            transcripts=self.batch.transcripts,
+            target_lengths=self.batch.transcript_lengths,
             ctc_loss=self.ctc_loss,
             ctc=ctc,
             heads=self._heads,
