@@ -69,11 +69,7 @@ def check_finite(
             f"audio and teacher are finite, so the student diverged, on {_shown(named)}; lower "
             "model.optim.lr, set trainer.gradient_clip_val, or look at these utterances."
         )
-    raise TutorError(
-        f"step {step + 1}: the loss is not finite ({', '.join(wrong)}), and the training stopped before it "
-        "could "
-        f"spoil the weights: {found}"
-    )
+    raise TutorError(f"step {step + 1}: the loss is not finite ({', '.join(wrong)}): {found}")
 
 
 def _shown(names: Sequence[str]) -> str:
