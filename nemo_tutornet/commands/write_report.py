@@ -126,12 +126,12 @@ def collect_report(
         choose_utterances(rows, [], request.utterances)  # a wrong name should not cost the evaluation's time
     reader = FrameReader(archives[run.model], teacher, run.tutor.rkd if run.tutor else RKDConfig())
     models = []
-    for i, one in enumerate(planned):
-        progress(f"transcribing with the {one.name}", i, len(planned))
-        evaluation, hypotheses = _evaluate(one, archives.get(one.path), reader, rows, request.batch_size)
+    for one in planned:
+        evaluation, hypotheses = _evaluate(
+            one, archives.get(one.path), reader, rows, request.batch_size, progress
+        )
         evaluation = replace(evaluation, untranscribed=untranscribed)
         models.append(ModelResult.of(one.name, one.role, evaluation, rows, hypotheses))
-    progress("transcribing", len(planned), len(planned))
     chosen = choose_utterances(rows, models, request.utterances)
     frames, offsets, spoken = _read_frames(
         reader, rows, [i for i, _ in chosen] if pictures else [], request.spike_utterances, progress
@@ -178,17 +178,24 @@ def _evaluate(
     reader: FrameReader,
     rows: Sequence[Utterance],
     batch_size: int,
+    progress: ReportProgress,
 ) -> tuple[Evaluation, list[str]]:
     """Evaluates a model; a teacher with its adapter, or one that is no CTC model, as in the training."""
     path = planned.path
+
+    def report(part: str, done: int = 0, total: int | None = None) -> None:
+        progress(f"transcribing with the {planned.name}", done, len(rows))
+
+    report("")
     passes = _PASSES if sum(row.duration for row in rows) < _PASSED_SECONDS else 1
     if archive is None:
-        return evaluate_model(path, rows, batch_size, passes)
+        return evaluate_model(path, rows, batch_size, passes, report)
     is_ctc = target_of(archive.config).rsplit(".", 1)[-1] in CTC_CLASSES
     if not planned.adapter and (is_ctc or not planned.is_teacher):
-        return evaluate_model(archive, rows, batch_size, passes)
+        return evaluate_model(archive, rows, batch_size, passes, report)
     assert reader.teacher is not None
     hypotheses, seconds = reader.transcribe(rows, batch_size, planned.adapter is not None, passes)
+    report("", len(rows))
     parameters = reader.teacher_parameters(planned.adapter is not None)
     size = size_on_disk(path) + (planned.adapter.stat().st_size if planned.adapter else 0)
     return score(path, "nemo", rows, hypotheses, seconds, parameters, size), hypotheses

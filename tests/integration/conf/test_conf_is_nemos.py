@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet.config import (
     InitConfig,
+    LogConfig,
     PseudoLabelsConfig,
     RKDConfig,
     SKDConfig,
@@ -147,6 +148,7 @@ OVERRIDDEN = TutorConfig(
     pseudo_labels=PseudoLabelsConfig(min_confidence=0.5, max_wer=0.2),
     pool_frames=True,
     init=InitConfig("teacher", [0, 2]),
+    log=LogConfig(agreement=4, posteriors=False),
     stages=[
         StageConfig("rkd", {"rkd": 1.0}, steps=100),
         StageConfig("all", {"ctc": 1.0, "skd": 0.5, "pseudo": 0.5}),

@@ -56,7 +56,7 @@ def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
 def test_each_batch_is_reported(corpus: Path, tmp_path: Path) -> None:
     model = restore_ctc(build("quartznet", tmp_path))
     done: list[int] = []
-    transcribe(model, read_manifest(corpus / "train.jsonl"), 3, done.append)
+    transcribe(model, read_manifest(corpus / "train.jsonl"), 3, report=done.append)
     assert done == [3, 6, 8]
 
 

@@ -90,7 +90,7 @@ def test_json_has_the_same_figures_and_writes_nothing(run: Path, alone: Path, co
     arguments = ["report", str(run), str(alone), "--manifest", str(corpus / "valid.jsonl"), "--json"]
     done = CliRunner().invoke(app, [*arguments, "--utterance", "valid1"])
     assert done.exit_code == 0, done.output
-    assert done.stderr.count("transcribing with the teacher ...") == 1
+    assert done.stderr.count("transcribing with the teacher: 0 of ") == 1
     figures = json.loads(done.stdout)
     assert [model["name"] for model in figures["models"]] == ["distilled student", "teacher", "alone"]
     assert [shown["name"] for shown in figures["utterances"]] == ["valid1"]
