@@ -30,6 +30,7 @@ from nemo_tutornet.teachers.targets import TargetRequest
 from nemo_tutornet.utils.progress import PartReport, no_report
 
 _ROUNDS = 3
+_MOST_OF_A_STEP = 0.5  # the share of a step that a live teacher may take without a warning
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,7 @@ def _cost(model: Any, distiller: Distiller, stage: Stage, batch: TrainingBatch) 
             terms = distiller.losses(stage, student, targets, ctc)
             terms.pop("loss").backward()
         model.zero_grad(set_to_none=True)
-        return {name: float(value) for name, value in terms.items()}
+        return {name: float(value.detach()) for name, value in terms.items()}
 
     terms = once()
     times = []
@@ -324,6 +325,13 @@ def _warnings(
             f"The student is no faster than its teacher here ({student_ms:.0f} ms against {teacher_ms:.0f} "
             "ms "
             "on the same batch)."
+        )
+    # The last stage is the longest, as a rule.
+    if teacher_ms is not None and teacher_ms > _MOST_OF_A_STEP * costs[-1].step_ms:
+        warnings.append(
+            f"The teacher takes {teacher_ms:.0f} of the {costs[-1].step_ms:.0f} ms of a step on this CPU; "
+            "without augmentation that changes the timing, run it once with `nemo-tutornet cache` and train "
+            "from its targets."
         )
     if config.uses("rkd") and config.rkd.warm_start_decoder and match.no_warm_start:
         warnings.append(f"The decoder will not be warm-started after RKD: {match.no_warm_start}")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -90,6 +91,13 @@ def test_the_tables(run):
         "this check held",
     ):
         assert words in result.output
+
+
+def test_a_teacher_that_takes_most_of_a_step(run, monkeypatch):
+    check = importlib.import_module("nemo_tutornet.commands.check")
+    monkeypatch.setattr(check, "_median_ms", lambda *_: 1e6)
+    remarks = json.loads(run("--json").stdout)["remarks"]
+    assert any("run it once with `nemo-tutornet cache`" in remark for remark in remarks)
 
 
 def test_a_system_that_does_not_tell_its_memory(run, monkeypatch):
