@@ -85,7 +85,7 @@ class TrainingReport(Callback):
         if self._bar is None:
             return
         self._trainer = trainer
-        share = self._share()
+        share = self._share(self._last_batch())
         shown = Progress(
             "training", None if share is None else 1.0, self._position, self._shown_on(), self._clock
         )
@@ -105,6 +105,11 @@ class TrainingReport(Callback):
         part = (batch_idx + 1) / batches if batches and not math.isinf(batches) else 0.0
         epochs = trainer.current_epoch + part
         return progress(epochs, trainer.global_step, trainer.max_epochs, trainer.max_steps)
+
+    def _last_batch(self) -> int:
+        """Returns the last batch of the current epoch that a resumed run has trained on; -1 for none."""
+        epoch = self._trainer.fit_loop.epoch_loop
+        return int(epoch.batch_progress.current.completed) - 1 if epoch.restarting else -1
 
     def _position(self, share: float) -> str:
         trainer = self._trainer

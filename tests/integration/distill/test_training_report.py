@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from typing import Any
@@ -74,6 +75,24 @@ def test_a_log_file_has_lines_and_a_table(corpus, teacher_file, make_student, tm
     assert str(nemo) in table[-2] and "nemo-tutornet export" in table[-1]
     assert "it/s" not in capsys.readouterr().out, "Lightning's bar is switched off"
     assert model.trainer.progress_bar_callback.is_enabled, "and on again for a test of the model"
+
+
+def test_the_time_left_of_a_resumed_run_counts_the_steps_before(corpus, teacher_file, make_student, tmp_path):
+    """Interrupted after the validation of the first of three epochs of four steps."""
+
+    class Stops(Callback):
+        def on_train_epoch_start(self, trainer: Any, *_: Any) -> None:
+            if trainer.current_epoch == 1:
+                raise KeyboardInterrupt
+
+    config = student_config(corpus, teacher_file, [RKD])
+    stopped = make_student(config, folder=tmp_path, max_epochs=3, callbacks=[Stops()])
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        stopped.trainer.fit(stopped)
+    assert next(tmp_path.rglob("*-last.ckpt"), None)
+    _, lines = _fit(make_student, config, folder=tmp_path, enable_progress_bar=True, max_epochs=3)
+    assert lines[0].startswith("training: epoch 1 of 3, step 4")
+    assert re.fullmatch(r"training: epoch \d of 3, step 5, rkd .*, 3 min left", lines[1]), lines
 
 
 def test_without_a_bar_there_is_only_the_table(corpus, teacher_file, make_student):
