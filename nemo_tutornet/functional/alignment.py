@@ -206,15 +206,14 @@ def label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ..
         )
     if Counter(student) != Counter(teacher):
         raise TutorError(
-            f"the label sets differ: the student has {len(student)} labels {_shown(student)}, the teacher "
-            f"has {len(teacher)} {_shown(teacher)}; only the student's: "
-            f"{_shown(sorted(set(student) - set(teacher)))}, only the teacher's: "
-            f"{_shown(sorted(set(teacher) - set(student)))}."
+            f"the label sets differ: the student has {len(student)} labels, the teacher has {len(teacher)}; "
+            f"only the student's: {_shown(sorted(Counter(student) - Counter(teacher)))}, only the teacher's: "
+            f"{_shown(sorted(Counter(teacher) - Counter(student)))}."
         )
     position = {label: i for i, label in enumerate(teacher)}
     return (*(position[label] for label in student), len(teacher))
 
 
-def _shown(labels: Sequence[str], most: int = 40) -> str:
+def _shown(labels: Sequence[str], most: int = 10) -> str:
     shown = ", ".join(repr(label) for label in labels[:most])
     return "[" + shown + (f", ... and {len(labels) - most} more]" if len(labels) > most else "]")

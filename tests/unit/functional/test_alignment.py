@@ -316,10 +316,10 @@ def test_label_order_puts_the_teachers_outputs_in_the_students_order(
     "student, teacher, named",
     [
         (["a", "b"], ["a", "c"], ["only the student's: ['b']", "only the teacher's: ['c']"]),
-        (["a", "b"], ["a"], ["2 labels ['a', 'b']", "1 ['a']", "only the student's: ['b']"]),
+        (["a", "b"], ["a"], ["2 labels, the teacher has 1;", "only the student's: ['b']"]),
         (["a"], ["A"], ["only the student's: ['a']", "only the teacher's: ['A']"]),
-        (["a", "a"], ["a", "b"], ["['a', 'a']", "only the teacher's: ['b']"]),
-        ([], ["a"], ["0 labels []", "only the teacher's: ['a']"]),
+        (["a", "a"], ["a", "b"], ["only the student's: ['a']", "only the teacher's: ['b']"]),
+        ([], ["a"], ["has 0 labels", "only the teacher's: ['a']"]),
         (["a", "a", "b"], ["b", "a", "a"], ["['a'] occur twice"]),
     ],
 )
@@ -335,5 +335,5 @@ def test_different_label_sets_are_refused_and_shown(
 def test_a_long_label_set_is_not_shown_whole() -> None:
     with pytest.raises(TutorError) as error:
         label_order([f"s{i}" for i in range(1024)], [f"t{i}" for i in range(1024)])
-    assert "984 more" in str(error.value)
-    assert len(str(error.value)) < 2000
+    assert "1014 more" in str(error.value)
+    assert len(str(error.value)) < 400
