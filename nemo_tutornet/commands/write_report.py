@@ -7,7 +7,7 @@ writes one page with pictures.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,21 +31,20 @@ from nemo_tutornet.report.posteriors import FrameReader, UtteranceFrames, spike_
 from nemo_tutornet.report.request import PlannedModel, ReportRequest, plan_models, teacher_of
 from nemo_tutornet.report.run_folder import open_run
 from nemo_tutornet.utils.files import staging_directory
+from nemo_tutornet.utils.progress import PartReport, no_report
 
 MOST_SHOWN = 8  # utterances; each takes up to 400 kB of a page of 5 MB
 # The speed is the fastest of so many passes over a manifest of up to so many seconds, else of one.
 _PASSES, _PASSED_SECONDS = 3, 900.0
 _NEEDED = ("matplotlib", "jinja2", "tensorboard")
-# What is being done, the finished part and the whole of it.
-ReportProgress = Callable[[str, int, int], None]
 
 
-def write_report(request: ReportRequest, progress: ReportProgress | None = None) -> tuple[Report, Path]:
+def write_report(request: ReportRequest, progress: PartReport = no_report) -> tuple[Report, Path]:
     """Collects the numbers of a report, draws its pictures and writes its page.
 
     Args:
         request: what to report on.
-        progress: called with what is being done, the finished part and the whole of it.
+        progress: shows what is being done, and how far it is.
 
     Returns:
         The report, and the path of its `report.html`. The pictures are beside it as PNG files.
@@ -58,7 +57,6 @@ def write_report(request: ReportRequest, progress: ReportProgress | None = None)
     from nemo_tutornet.report.page import render_page
     from nemo_tutornet.report.pictures import draw_all
 
-    progress = progress or (lambda *_: None)
     open_run(request.run)  # before a folder is made in it
     output = request.output or _default_output(request.run)
     try:
@@ -69,10 +67,10 @@ def write_report(request: ReportRequest, progress: ReportProgress | None = None)
         ) from None
     report = collect_report(request, progress)
     pictures = {}
-    progress("drawing", 0, 1)
+    progress("drawing")
     for picture in draw_all(report):
         pictures[picture.name] = picture
-        progress("drawing", 0, 1)
+        progress("drawing")
     page = render_page(report, pictures)
     with staging_directory(output) as stage:
         (stage / "report.html").write_text(page, encoding="utf-8")
@@ -81,18 +79,15 @@ def write_report(request: ReportRequest, progress: ReportProgress | None = None)
         for picture in pictures.values():
             for palette, png in picture.png.items():
                 (stage / f"{picture.name}.{palette}.png").write_bytes(png)
-    progress("drawing", 1, 1)
     return report, output / "report.html"
 
 
-def collect_report(
-    request: ReportRequest, progress: ReportProgress | None = None, pictures: bool = True
-) -> Report:
+def collect_report(request: ReportRequest, progress: PartReport = no_report, pictures: bool = True) -> Report:
     """Collects the numbers of a report.
 
     Args:
         request: what to report on.
-        progress: called with what is being done, the finished part and the whole of it.
+        progress: shows what is being done, and how far it is.
         pictures: whether to keep the posteriors of the shown utterances, which the pictures need.
 
     Returns:
@@ -102,7 +97,6 @@ def collect_report(
         TutorError: a package is missing, or a model, the manifest or audio cannot be read.
     """
     _check_packages(_NEEDED[-1:])
-    progress = progress or (lambda *_: None)
     if len(request.utterances) > MOST_SHOWN:
         raise TutorError(
             f"--utterance is given {len(request.utterances)} times, and a page shows at most {MOST_SHOWN} "
@@ -178,15 +172,17 @@ def _evaluate(
     reader: FrameReader,
     rows: Sequence[Utterance],
     batch_size: int,
-    progress: ReportProgress,
+    progress: PartReport,
 ) -> tuple[Evaluation, list[str]]:
     """Evaluates a model; a teacher with its adapter, or one that is no CTC model, as in the training."""
     path = planned.path
 
     def report(part: str, done: int = 0, total: int | None = None) -> None:
-        progress(f"transcribing with the {planned.name}", done, len(rows))
+        if total is None:
+            progress(f"loading the {planned.name}")
+        else:
+            progress(f"transcribing with the {planned.name}", done, total)
 
-    report("")
     passes = _PASSES if sum(row.duration for row in rows) < _PASSED_SECONDS else 1
     if archive is None:
         return evaluate_model(path, rows, batch_size, passes, report)
@@ -194,15 +190,16 @@ def _evaluate(
     if not planned.adapter and (is_ctc or not planned.is_teacher):
         return evaluate_model(archive, rows, batch_size, passes, report)
     assert reader.teacher is not None
+    report("", 0, len(rows))
     hypotheses, seconds = reader.transcribe(rows, batch_size, planned.adapter is not None, passes)
-    report("", len(rows))
+    report("", len(rows), len(rows))
     parameters = reader.teacher_parameters(planned.adapter is not None)
     size = size_on_disk(path) + (planned.adapter.stat().st_size if planned.adapter else 0)
     return score(path, "nemo", rows, hypotheses, seconds, parameters, size), hypotheses
 
 
 def _read_frames(
-    reader: FrameReader, rows: Sequence[Utterance], shown: Sequence[int], most: int, progress: ReportProgress
+    reader: FrameReader, rows: Sequence[Utterance], shown: Sequence[int], most: int, progress: PartReport
 ) -> tuple[dict[int, UtteranceFrames], tuple[float, ...] | None, int]:
     """Returns the frames of the shown utterances, the spike offsets, and the number of utterances they are
     of.

@@ -197,9 +197,10 @@ def no_faster(results: Sequence[Evaluation]) -> list[str]:
 def _evaluate_nemo(
     archive: NemoArchive, rows: Sequence[Utterance], batch_size: int, passes: int, report: PartReport
 ) -> tuple[Evaluation, list[str]]:
+    report(f"loading {archive.path}")  # by itself, because the time left is computed from the mean speed
+    model = restore_ctc(archive)
     part = f"transcribing with {archive.path}"
     report(part, 0, len(rows))
-    model = restore_ctc(archive)
     hypotheses, seconds = transcribe(
         model, rows, batch_size, passes, lambda done: report(part, done, len(rows))
     )

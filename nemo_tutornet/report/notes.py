@@ -61,8 +61,8 @@ def notes_of(
         ("train_ds", "The manifest is the run's training set: on other speech, expect more errors."),
         (
             "validation_ds",
-            "The manifest is the run's validation set, by which its checkpoint was chosen: on other speech, "
-            "expect a few more errors.",
+            "The manifest is the run's validation set, by which an epoch may have been selected: on other "
+            "speech, expect a few more errors.",
         ),
     ):
         named = run.manifest_of(section)

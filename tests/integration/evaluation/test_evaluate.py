@@ -41,7 +41,10 @@ def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
         and f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M" in table.output
     )
     told = CliRunner().invoke(app, [*arguments, "--json"])
-    assert told.stderr.splitlines() == [f"transcribing with {student}: 0 of 2 utterances"]
+    assert told.stderr.splitlines() == 2 * [
+        f"loading {student}",
+        f"transcribing with {student}: 0 of 2 utterances",
+    ]
     first, second = json.loads(told.stdout)
     assert first["wer"] == second["wer"] and first["utterances"] == 2 and first["reference_words"] == 4
     texts = [

@@ -48,7 +48,7 @@ def test_a_report_of_a_run_with_its_teacher_and_a_baseline(
     assert [model.role for model in report.models] == ["student", "baseline", "teacher"]
     assert [stage.name for stage in report.curves.stages] == ["rkd", "skd"]
     assert "val_wer" in report.baseline_curves.terms and report.change is not None
-    assert any("validation set, by which its checkpoint was chosen" in note for note in report.notes)
+    assert any("validation set, by which an epoch" in note for note in report.notes)
     text = page.read_text(encoding="utf-8")
     assert page == tmp_path / "out" / "report.html" and report.verdict in text.replace("&#39;", "'").replace(
         "\u00a0", " "
