@@ -99,7 +99,7 @@ def verify(
         [], metavar="STUDENT.onnx", help="A graph of it; may be given several times."
     ),
 ) -> None:
-    """Check a student that was received: its file, its graphs, and its summary where there is one."""
+    """Check the files of an exported student: the model, its graphs and its summary."""
     from nemo_tutornet.commands.tables import verification_table
     from nemo_tutornet.export.verify import verify_received
 
@@ -121,7 +121,7 @@ def evaluate(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
-    """Print WER and CER with their intervals, size and speed of each model."""
+    """Compare models: WER and CER, intervals, size and speed."""
     from nemo_tutornet.commands.tables import evaluation_table
     from nemo_tutornet.evaluation.evaluate import evaluate as run
 
@@ -146,9 +146,7 @@ def inspect(
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
-    """Say what a recogniser is and which of its layers can serve as hint or guided layer; or what an adapter
-    is.
-    """
+    """Describe a model or an adapter, and list the layers that can be matched."""
     if model.endswith(".safetensors"):
         from nemo_tutornet.teachers.adapter import Adapter
 
@@ -209,7 +207,9 @@ def check(
     batches: int = typer.Option(4, min=1, help="Validation batches that the teacher transcribes."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
 ) -> None:
-    """Say what a training would do, before it does it; takes the training script's arguments."""
+    """Preview a training: what is matched, what it costs, what is wrong. Takes the training script's
+    arguments.
+    """
     cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
     from nemo_tutornet.commands.check import check_training
     from nemo_tutornet.commands.tables import check_tables
@@ -229,20 +229,18 @@ def cache(
         None, metavar="[KEY=VALUE ...]", help="As for the training script."
     ),
     output: Path = typer.Option(
-        ..., metavar="DIR", help="Folder of the cache; what is in it already is not done again."
+        ..., metavar="DIR", help="Folder of the cache; only missing targets are added."
     ),
     config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
     config_name: str = typer.Option(
         "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
     ),
     batch_size: int | None = typer.Option(
-        None, min=1, help="Utterances that the teacher hears together; training's without it."
+        None, min=1, help="Utterances that the teacher encodes together. Default: the training's."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a sentence."),
 ) -> None:
-    """Run the teacher once over the training set and keep what it says; takes the training script's
-    arguments.
-    """
+    """Run the teacher once and keep its targets to train from. Takes the training script's arguments."""
     cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
     from lightning.pytorch.utilities import rank_zero_only
 
@@ -277,22 +275,22 @@ def adapt(
     work: Path | None = typer.Option(
         None,
         metavar="DIR",
-        help="Folder of the encoder's output and of an interrupted training; ADAPTER.work without it.",
+        help="Folder of the encoder's output and of an interrupted training. Default: ADAPTER.work.",
     ),
     epochs: int = typer.Option(40, min=1, help="Passes over the training set."),
-    learning_rate: float = typer.Option(2e-3, min=1e-8, max=1.0, help="The highest of the training."),
+    learning_rate: float = typer.Option(2e-3, min=1e-8, max=1.0, help="Highest learning rate."),
     width: int | None = typer.Option(
-        None, min=1, max=4096, help="Of the adapter; the encoder's, at most 256, without it."
+        None, min=1, max=4096, help="Width of the adapter. Default: the encoder's, at most 256."
     ),
-    batch_size: int | None = typer.Option(None, min=1, help="Utterances in a batch; training's without it."),
+    batch_size: int | None = typer.Option(
+        None, min=1, help="Utterances in a batch. Default: the training's."
+    ),
     live: bool = typer.Option(
         False, "--live", help="Run the encoder in every epoch instead of keeping its output on disk."
     ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
-    """Train an adapter: a CTC head with the student's labels and frames on the teacher's frozen encoder;
-    takes the training script's arguments.
-    """
+    """Train an adapter, which gives a teacher the student's labels. Takes the training script's arguments."""
     cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
     from nemo_tutornet.commands.adapt import adapt_teacher
     from nemo_tutornet.commands.tables import adapter_table, epoch_report
@@ -306,9 +304,10 @@ def adapt(
     if as_json:
         typer.echo(json.dumps(asdict(made)))
     else:
-        adapter_table(
-            made, _pasted("model.tutor.teacher.adapter", output), is_poor(made.wer, made.teacher_wer)
-        )
+        overrides = [_pasted("model.tutor.teacher.adapter", output)]
+        if made.utterances:  # 0 where the encoder ran in every epoch, and its output was not kept
+            overrides.append(_pasted("model.tutor.teacher.cache", Path(made.work) / "train"))
+        adapter_table(made, " ".join(overrides), is_poor(made.wer, made.teacher_wer))
 
 
 @app.command()
@@ -325,24 +324,27 @@ def report(
         None, metavar="B.nemo", help="The same student, trained without a teacher."
     ),
     teacher: Path | None = typer.Option(
-        None, metavar="T.nemo", help="The teacher; the one of the run's config without it."
+        None,
+        metavar="T.nemo",
+        help="The teacher. Default: that of the run's config, which names none after a training from a "
+        "cache.",
     ),
     adapter: Path | None = typer.Option(
-        None, metavar="A.safetensors", help="The teacher's adapter; the one of the run's config without it."
+        None, metavar="A.safetensors", help="The teacher's adapter. Default: that of the run's config."
     ),
     output: Path | None = typer.Option(
-        None, metavar="DIR", help="Folder to write to; RUN_DIR/report without it."
+        None, metavar="DIR", help="Folder to write to. Default: RUN_DIR/report."
     ),
     utterance: list[str] = typer.Option(
         [],
         metavar="ID",
-        help="An utterance to show: utt_id, or file name without suffix; may be given eight times. Best, "
-        "median and worst without it.",
+        help="An utterance to show: utt_id, or file name without suffix; may be given eight times. Default: "
+        "best, median and worst.",
     ),
     batch_size: int = typer.Option(16, min=1, help="Utterances that NeMo transcribes together."),
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON, and write no page."),
 ) -> None:
-    """Write a page with pictures of what distillation did: error rates, curves, spikes and confusions."""
+    """Write an HTML page: error rates, learning curves, spikes and confusions."""
     from nemo_tutornet.commands.tables import evaluation_table
     from nemo_tutornet.commands.write_report import collect_report, write_report
     from nemo_tutornet.report.request import ReportRequest
@@ -359,6 +361,8 @@ def report(
         typer.echo(json.dumps(found.as_dict(), indent=2))
         return
     evaluation_table([model.evaluation for model in found.models], [model.name for model in found.models])
+    for note in found.notes:
+        typer.echo(f"note: {note}")
     typer.echo(f"{found.verdict}\nReport: {page}")
 
 
@@ -371,13 +375,11 @@ def demo(
         "test.jsonl.",
     ),
     output: Path = typer.Option(Path("demo-output"), help="Where runs, students and the report go."),
-    epochs: int | None = typer.Option(None, min=4, help="Epochs of each student; 10 without it."),
-    teacher_epochs: int | None = typer.Option(None, min=1, help="Epochs of the teacher; 25 without it."),
+    epochs: int | None = typer.Option(None, min=4, help="Epochs of each student. Default: 10."),
+    teacher_epochs: int | None = typer.Option(None, min=1, help="Epochs of the teacher. Default: 25."),
     seed: int = typer.Option(1, help="Seed of every run."),
 ) -> None:
-    """Train a teacher, an undistilled student and a distilled one, export it, check it and compare the
-    three.
-    """
+    """Run every step once on synthetic speech: train, distil, export, verify, compare, report."""
     from nemo_tutornet.commands.demo import run_demo
 
     run_demo(corpus, output, epochs, teacher_epochs, seed)

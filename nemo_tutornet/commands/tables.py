@@ -150,12 +150,12 @@ def epoch_report(epochs: int) -> Iterator[Callable[[EpochResult], None]]:
         yield report
 
 
-def adapter_table(made: AdaptResult, override: str, poor: bool) -> None:
+def adapter_table(made: AdaptResult, overrides: str, poor: bool) -> None:
     """Prints an adapter's word error rate next to its teacher's, and how to use the file.
 
     Args:
         made: the summary of the run.
-        override: the training script's override that names the file.
+        overrides: those of the training script that use the files.
         poor: the adapter makes clearly more errors than its teacher.
     """
     table = Table(box=box.SIMPLE_HEAD, title="validation")
@@ -172,10 +172,19 @@ def adapter_table(made: AdaptResult, override: str, poor: bool) -> None:
             f"{made.path}: {made.labels} labels and the blank, {made.frame_ms:g} ms frames "
             f"({made.upsampling} "
             f"for each frame of the teacher), {made.parameters / 1e6:.2f} M parameters; epoch "
-            f"{made.best_epoch} of {made.epochs}, {texts}, {made.minutes:.1f} min. Train with {override}"
+            f"{made.best_epoch} of {made.epochs}, {texts}, {made.minutes:.1f} min."
         )
     )
-    console.print(escape(f"{made.work} holds the encoder's output and can be deleted."))
+    console.print(escape(f"Train with {overrides}"))
+    if made.utterances:
+        console.print(
+            escape(
+                f"{made.work} holds the encoder's output, so that the training needs no teacher; delete it "
+                "after the last training."
+            )
+        )
+    else:
+        console.print(escape(f"{made.work} can be deleted."))
     if poor:
         console.print(
             f"note: the adapter makes {made.wer / max(made.teacher_wer, 1e-9):.2f} times its teacher's "

@@ -206,7 +206,7 @@ class Adapter:
 
     def save(self, path: Path) -> None:
         """Writes the adapter as safetensors, with its `info` as metadata, whole or not at all."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         tensors = {
             name: value.detach().float().cpu().contiguous() for name, value in self.head.state_dict().items()
@@ -214,7 +214,8 @@ class Adapter:
         metadata = {_DESCRIPTION: json.dumps(asdict(self.info))}
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as temporary:
-            save_file(tensors, temporary, metadata=metadata)
+            # `save_file` would make the file readable by its owner only.
+            temporary.write_bytes(save(tensors, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path, key: str = "model.tutor.teacher.adapter") -> Adapter:
