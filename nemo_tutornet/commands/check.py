@@ -205,7 +205,9 @@ def _matches(distiller: Distiller) -> dict[str, str]:
                 for head in match.heads
             )
     if config.uses("pseudo"):
-        matched["pseudo-labels"] = "the teacher's text in the student's labels"
+        adapter = distiller.teacher.adapter
+        writer = "adapter" if adapter is not None and adapter.writes_hypotheses else "teacher"
+        matched["pseudo-labels"] = f"the {writer}'s text in the student's labels"
     return matched
 
 
