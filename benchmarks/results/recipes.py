@@ -186,6 +186,13 @@ RECIPES: dict[str, Recipe] = {
         "bpe",
         adapter=True,
     ),
+    "bpe_to_char_adapted_pseudo": Recipe(
+        "characters from a subword teacher with an adapter: RKD, then CTC + pseudo-labels + RKD",
+        (RKD, ("pseudo", {"ctc": 0.5, "pseudo": 0.5, "rkd": 5.0})),
+        (),
+        "bpe",
+        adapter=True,
+    ),
     "bpe_to_char_adapted_skd_kl": Recipe(
         "characters from a subword teacher with an adapter: RKD, then CTC + SKD kl",
         (RKD, SKD),
@@ -195,17 +202,6 @@ RECIPES: dict[str, Recipe] = {
     ),
     "adapted_rkd_kept_ctc": Recipe("with an adapter: RKD, then CTC + RKD", (RKD, KEPT), adapter=True),
     "adapted_rkd_skd_kl": Recipe("with an adapter: RKD, then CTC + SKD kl", (RKD, SKD), (KL,), adapter=True),
-    "adapted_skd_kl_1": Recipe("with an adapter: CTC + SKD kl, lambda 1", (STRONG,), (KL,), adapter=True),
-    "adapted_rkd_skd_kl_1": Recipe(
-        "with an adapter: RKD, then CTC + SKD kl, lambda 1", (RKD, STRONG), (KL,), adapter=True
-    ),
-    "adapted_pseudo": Recipe("with an adapter: CTC + pseudo-labels", (PSEUDO,), adapter=True),
-    "adapted_pseudo_skd_kl": Recipe(
-        "with an adapter: CTC + pseudo-labels + SKD kl, lambda 1",
-        (("all", {"ctc": 0.5, "pseudo": 0.5, "skd": 1.0}),),
-        (KL,),
-        adapter=True,
-    ),
 }
 
 
