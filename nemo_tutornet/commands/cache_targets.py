@@ -40,6 +40,7 @@ from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.distill.matching import match_models
 from nemo_tutornet.distill.objective import LossContext, Objective, read_tutor_section
+from nemo_tutornet.distill.transcripts import check_transcripts
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule
 from nemo_tutornet.models import model_class_for
@@ -139,8 +140,11 @@ def build_cache(
         )
         check_tars(cfg.model.train_ds, trainer.world_size)
         student = dataloader_student(cfg.model, trainer, batch_size)
+        warnings = check_transcripts(student)
         teacher = LiveTeacher.from_config(config.teacher, config.rkd.hint_layer)
         match = match_models(student, teacher, config)
+    for warning in warnings:
+        print_note(warning)
     outputs = len(student.decoder.vocabulary) + 1
     objective = Objective(
         LossContext(config, match, (), outputs, student.cfg.get("ctc_reduction", "mean_batch"))

@@ -19,6 +19,7 @@ from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.objective import read_tutor_section
+from nemo_tutornet.distill.transcripts import check_transcripts
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.schedule import Schedule, Stage
@@ -126,6 +127,7 @@ def check_training(cfg: Any, batches: int = 4, report: PartReport = no_report) -
         model: Any = model_class_for(cfg.model)(cfg=cfg.model)
         if cfg.model.train_ds.get("defer_setup"):
             model.setup_training_data(cfg.model.train_ds)
+    warnings += check_transcripts(model)
     distiller = Distiller(model, config)
     matches = _matches(distiller)
     if config.init.source is not None:

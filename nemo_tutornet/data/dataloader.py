@@ -204,6 +204,20 @@ class _Shifted:
             yield (*sample, sample_id + self._start)
 
 
+def manifest_entries(loader: Any) -> list[Any]:
+    """Returns NeMo's entries of all rows of a dataloader's manifests; none for Lhotse, which reads lazily.
+
+    Args:
+        loader: a dataloader of NeMo, for characters or subwords, of files, tars (also bucketed) or Lhotse
+            cuts.
+    """
+    try:
+        leaves = _leaves(loader.dataset)
+    except TutorError:  # Lhotse, or a data set of one's own
+        return []
+    return [entry for leaf in leaves for entry in leaf.manifest_processor.collection]
+
+
 def _leaves(dataset: Any) -> list[Any]:
     """Finds the datasets that read manifests, inside any wrappers of a dataset."""
     if hasattr(dataset, "manifest_processor") and hasattr(dataset, "return_sample_id"):

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.data.manifest import Utterance, read_manifest
+from nemo_tutornet.data.transcripts import never_written
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import bootstrap_interval, count_errors, sum_errors
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.evaluation.transcribe import read_samples, time_fastest, transcribe
 from nemo_tutornet.export.onnx_export import PRECISIONS, write_onnx
 from nemo_tutornet.nemo_io.archive import NemoArchive
-from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.nemo_io.restore import labels_of, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
 from nemo_tutornet.utils.progress import PartReport, no_report
 
@@ -45,6 +46,8 @@ class Evaluation:
         megabytes: size on disk in megabytes (10^6 bytes).
         real_time_factor: seconds of computing per second of audio.
         untranscribed: number of rows without a transcript, which were left out.
+        never_written: characters of the transcripts that the model has no label for, the most frequent
+            first. Each of them is an error, whatever the model hears.
     """
 
     model: str
@@ -63,6 +66,7 @@ class Evaluation:
     megabytes: float
     real_time_factor: float
     untranscribed: int = 0
+    never_written: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Converts the results to plain values, for JSON."""
@@ -204,7 +208,8 @@ def _evaluate_nemo(
         model, rows, batch_size, passes, lambda done: report(part, done, len(rows))
     )
     parameters = sum(p.numel() for p in model.parameters())
-    return score(archive.path, "nemo", rows, hypotheses, seconds, parameters), hypotheses
+    result = score(archive.path, "nemo", rows, hypotheses, seconds, parameters)
+    return _with_never_written(result, rows, labels_of(model, model.decoder)), hypotheses
 
 
 def _evaluate_graph(
@@ -226,7 +231,13 @@ def _evaluate_graph(
     hypotheses, seconds = time_fastest(compute, passes)
     runtime = f"onnx {recogniser.precision}"
     size = graph.stat().st_size
-    return score(name, runtime, rows, hypotheses, seconds, recogniser.parameters, size), hypotheses
+    result = score(name, runtime, rows, hypotheses, seconds, recogniser.parameters, size)
+    return _with_never_written(result, rows, recogniser.labels), hypotheses
+
+
+def _with_never_written(result: Evaluation, rows: Sequence[Utterance], labels: Sequence[str]) -> Evaluation:
+    never = never_written((row.text or "" for row in rows), labels)
+    return replace(result, never_written=never)
 
 
 def size_on_disk(path: Path) -> int:
