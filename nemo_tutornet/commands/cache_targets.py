@@ -83,7 +83,11 @@ class CacheBuildResult:
 
 
 def build_cache(
-    cfg: Any, folder: Path, batch_size: int | None = None, progress: bool = True
+    cfg: Any,
+    folder: Path,
+    batch_size: int | None = None,
+    progress: bool = True,
+    section: str = "model.train_ds",
 ) -> CacheBuildResult:
     """Runs the teacher of a training config over its training set and stores the targets that its stages use.
 
@@ -93,6 +97,7 @@ def build_cache(
             finished one.
         batch_size: number of utterances in a batch of the teacher; None uses that of the training.
         progress: whether rank 0 shows its progress, in a bar or in lines.
+        section: the section of the user's config that `cfg.model.train_ds` comes from, for notes.
 
     Returns:
         A summary of the run.
@@ -140,7 +145,7 @@ def build_cache(
         )
         check_tars(cfg.model.train_ds, trainer.world_size)
         student = dataloader_student(cfg.model, trainer, batch_size)
-        warnings = check_transcripts(student)
+        warnings = check_transcripts(student, section)
         teacher = LiveTeacher.from_config(config.teacher, config.rkd.hint_layer)
         match = match_models(student, teacher, config)
     for warning in warnings:

@@ -15,7 +15,7 @@ from nemo_tutornet.nemo_io.layers import measure_encoder
 from nemo_tutornet.nemo_io.missing_labels import is_lost_by, remedy_for
 
 
-def check_transcripts(student: Any) -> list[str]:
+def check_transcripts(student: Any, train_section: str = "model.train_ds") -> list[str]:
     """Finds the transcripts of a student's training and validation sets that it cannot learn.
 
     The texts come from NeMo's data sets of files and tars. Lhotse reads its rows lazily, so they are not
@@ -23,6 +23,7 @@ def check_transcripts(student: Any) -> list[str]:
 
     Args:
         student: a NeMo CTC model with its data sets.
+        train_section: the section of the config that the training set comes from, for the sentences.
 
     Returns:
         Warnings, a sentence each.
@@ -34,7 +35,7 @@ def check_transcripts(student: Any) -> list[str]:
     with torch.random.fork_rng(devices=[]):
         frame_seconds = measure_encoder(student).frame_ms / 1000
     is_lost, warnings = is_lost_by(student), []
-    sets = (("model.train_ds", student._train_dl), ("model.validation_ds", student._validation_dl))
+    sets = ((train_section, student._train_dl), ("model.validation_ds", student._validation_dl))
     for what, loaders in sets:
         for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
             entries = [] if loader is None else manifest_entries(loader)

@@ -103,6 +103,18 @@ def test_check_and_cache_tell(spoken, teacher_file, tmp_path):
     assert built.exit_code == 0 and "2 of 8 transcripts hold characters" in " ".join(built.output.split())
 
 
+@pytest.mark.parametrize("live", [False, True])
+def test_adapt_tells_of_both_sets(live, spoken, teacher_file, tmp_path):
+    config = student_config(spoken(train=["AB c"], valid=["a\tb"]), teacher_file, STAGES)
+    (tmp_path / "student.yaml").write_text(yaml.safe_dump({"model": config, "trainer": {"max_epochs": 2}}))
+    where = ["--config-path", str(tmp_path), "--config-name", "student", "--epochs", "1"]
+    where += ["--live"] if live else []
+    made = CliRunner().invoke(app, ["adapt", *where, "--output", str(tmp_path / "adapter.safetensors")])
+    said = " ".join(made.output.split())
+    assert made.exit_code == 0 and "model.train_ds: 1 of 8 transcripts hold characters" in said
+    assert "model.validation_ds: 1 of 2 transcripts hold characters" in said
+
+
 def test_evaluate_tells_what_a_model_never_writes(spoken, teacher_file):
     folder = spoken(valid=["AB c", "a7, b"])
     found = CliRunner().invoke(
