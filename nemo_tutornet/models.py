@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.data.damaged_audio import MOST_DAMAGED, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
@@ -73,7 +74,8 @@ class TutorMixin(_Host):
     The mixin overrides these hooks of NeMo:
 
     - `training_step` and `add_auxiliary_losses` compute the losses.
-    - `setup` checks the transcripts, loads the teacher, and initialises a new student from it (`tutor.init`).
+    - `setup` checks the transcripts, guards against damaged audio, loads the teacher, and initialises a new
+        student from it (`tutor.init`).
     - `maybe_init_from_pretrained_checkpoint` refuses weights that `tutor.init` would overwrite.
     - `on_save_checkpoint` and `on_load_checkpoint` store and restore the training-only modules and the stage.
     - `to_config_file` and `save_to` write the exported files.
@@ -125,6 +127,11 @@ class TutorMixin(_Host):
             return
         for warning in check_transcripts(self):
             logging.warning(warning)
+        guard_audio(self._train_dl, "model.train_ds", MOST_DAMAGED)
+        # Without one of its utterances, a validation set would be another one.
+        loaders = self._validation_dl
+        for loader in loaders if isinstance(loaders, list) else [loaders]:
+            guard_audio(loader, "model.validation_ds", 0.0)
         if self._tutor_config is None:
             return
         begins = not (self.trainer.current_epoch or self.trainer.global_step)

@@ -34,6 +34,7 @@ from nemo_tutornet.commands.adapter_training import (
 )
 from nemo_tutornet.commands.cache_targets import build_cache, dataloader_student, print_note
 from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.data.damaged_audio import guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.distill.objective import read_tutor_section
@@ -165,6 +166,7 @@ def adapt_teacher(
             )
         for warning in check_transcripts(shuffled):
             print_note(warning)
+        guard_audio(shuffled._train_dl, "model.train_ds", 0.0)
         training = _LiveUtterances(shuffled._train_dl, teacher, pseudo)
         pseudo_labelled = utterances = 0
     else:

@@ -28,6 +28,7 @@ from torch import Tensor
 from nemo_tutornet.commands.cache_builder import CacheBuilder, hours_progress, remaining_loader
 from nemo_tutornet.commands.min_posterior import WHOLE_LABELS, choose_min_posterior
 from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.data.damaged_audio import guard_audio
 from nemo_tutornet.data.dataloader import (
     ACOUSTIC_AUGMENTATIONS,
     SUBSETTING_OPTIONS,
@@ -146,6 +147,7 @@ def build_cache(
         check_tars(cfg.model.train_ds, trainer.world_size)
         student = dataloader_student(cfg.model, trainer, batch_size)
         warnings = check_transcripts(student, section)
+        guard_audio(student._train_dl, section, 0.0)
         teacher = LiveTeacher.from_config(config.teacher, config.rkd.hint_layer)
         match = match_models(student, teacher, config)
     for warning in warnings:

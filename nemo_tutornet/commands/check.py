@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.distiller import Distiller
@@ -31,6 +32,7 @@ from nemo_tutornet.teachers.targets import TargetRequest
 from nemo_tutornet.utils.progress import PartReport, no_report
 
 _ROUNDS = 3
+_MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ class PreflightReport:
         return asdict(self)
 
 
-def check_training(cfg: Any, batches: int = 4, report: PartReport = no_report) -> PreflightReport:
+def check_training(
+    cfg: Any, batches: int = 4, report: PartReport = no_report, decode: bool = False
+) -> PreflightReport:
     """Builds student and teacher as the training script would, and reports what it found.
 
     No parameter is trained, and no file is written.
@@ -100,6 +104,7 @@ def check_training(cfg: Any, batches: int = 4, report: PartReport = no_report) -
         cfg: the whole config of the training script.
         batches: number of validation batches that the teacher transcribes.
         report: shows what is being done.
+        decode: decode every audio file of the training and validation sets, and report damaged ones.
 
     Returns:
         The report.
@@ -128,6 +133,16 @@ def check_training(cfg: Any, batches: int = 4, report: PartReport = no_report) -
         if cfg.model.train_ds.get("defer_setup"):
             model.setup_training_data(cfg.model.train_ds)
     warnings += check_transcripts(model)
+    for section, loaders in (
+        ("model.train_ds", model._train_dl),
+        ("model.validation_ds", model._validation_dl),
+    ):
+        for loader in loaders if isinstance(loaders, list) else [loaders]:
+            damaged = decode_all(loader, section, report) if decode else []
+            warnings += damaged[:_MOST_NAMED]
+            if len(damaged) > _MOST_NAMED:
+                warnings.append(f"{section}: {len(damaged)} audio files in all cannot be decoded.")
+            guard_audio(loader, section, 0.0)
     distiller = Distiller(model, config)
     matches = _matches(distiller)
     if config.init.source is not None:

@@ -204,18 +204,26 @@ class _Shifted:
             yield (*sample, sample_id + self._start)
 
 
-def manifest_entries(loader: Any) -> list[Any]:
-    """Returns NeMo's entries of all rows of a dataloader's manifests; none for Lhotse, which reads lazily.
+def manifest_datasets(loader: Any) -> list[Any]:
+    """Returns NeMo's data sets that read a dataloader's manifests; none for Lhotse, which reads lazily.
 
     Args:
         loader: a dataloader of NeMo, for characters or subwords, of files, tars (also bucketed) or Lhotse
             cuts.
     """
     try:
-        leaves = _leaves(loader.dataset)
+        return _leaves(loader.dataset)
     except TutorError:  # Lhotse, or a data set of one's own
         return []
-    return [entry for leaf in leaves for entry in leaf.manifest_processor.collection]
+
+
+def manifest_entries(loader: Any) -> list[Any]:
+    """Returns NeMo's entries of all rows of a dataloader's manifests; none for Lhotse.
+
+    Args:
+        loader: as for `manifest_datasets`.
+    """
+    return [entry for dataset in manifest_datasets(loader) for entry in dataset.manifest_processor.collection]
 
 
 def _leaves(dataset: Any) -> list[Any]:
