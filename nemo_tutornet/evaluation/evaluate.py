@@ -37,9 +37,13 @@ class Evaluation:
             weights.
         utterances: number of evaluated utterances. Rows without a transcript are left out.
         hours: duration of the audio in hours.
-        wer, cer: word and character error rates, as fractions.
-        wer_low, wer_high: 95 % bootstrap interval of the WER over utterances, as fractions.
-        substitutions, deletions, insertions: numbers of word errors.
+        wer: word error rate, as a fraction.
+        wer_low: lower end of the WER's 95 % bootstrap interval over utterances.
+        wer_high: upper end of that interval.
+        cer: character error rate, as a fraction.
+        substitutions: number of substituted words.
+        deletions: number of words left out.
+        insertions: number of words too many.
         reference_words: number of words in the transcripts.
         parameters: number of parameters of the model.
         megabytes: size on disk in megabytes (10^6 bytes).
