@@ -184,7 +184,8 @@ def no_faster(results: Sequence[Evaluation]) -> list[str]:
     sentences = []
     for small in results:
         for large in results:
-            smaller = small.runtime == large.runtime and small.parameters < large.parameters
+            alike = small.runtime == large.runtime and small.model != large.model  # a teacher, its adapter
+            smaller = alike and small.parameters < large.parameters
             if smaller and small.real_time_factor >= large.real_time_factor:
                 ratio, speeds = (
                     large.parameters / small.parameters,
