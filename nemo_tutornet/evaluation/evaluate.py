@@ -184,8 +184,9 @@ def no_faster(results: Sequence[Evaluation]) -> list[str]:
     sentences = []
     for small in results:
         for large in results:
-            alike = small.runtime == large.runtime and small.model != large.model  # a teacher, its adapter
-            smaller = alike and small.parameters < large.parameters
+            # A teacher with its adapter and the same teacher alone are one file: there is nothing to say.
+            comparable = small.runtime == large.runtime and small.model != large.model
+            smaller = comparable and small.parameters < large.parameters
             if smaller and small.real_time_factor >= large.real_time_factor:
                 ratio, speeds = (
                     large.parameters / small.parameters,

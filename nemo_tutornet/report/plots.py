@@ -78,7 +78,7 @@ def draw_models(plt: Any, palette: Palette, models: Sequence[ModelResult]) -> An
     axes.set_xscale("log")
     margin = 1.6 if max(speeds) / min(speeds) > 1.2 else 4
     axes.set_xlim(min(speeds) / margin, max(speeds) * margin)
-    _from_zero(axes.set_ylim, axes.get_ylim()[1])
+    _from_zero(axes.set_ylim, axes.get_ylim()[1], room=0.1)  # the largest mark
     _log_ticks(axes.xaxis, "{:g}×")  # noqa: RUF001 - times
     axes.set_xlabel("times real time, on this machine  (right is better)")
     axes.set_ylabel("WER, %  (low is better)")
@@ -91,10 +91,10 @@ def _area(parameters: int, largest: int) -> float:
     return 40 + 900 * parameters / largest
 
 
-def _from_zero(set_limits: Callable[[float, float], Any], high: float) -> None:
-    """Sets the limits of an axis that begins at 0, with room for a mark at 0."""
+def _from_zero(set_limits: Callable[[float, float], Any], high: float, room: float = 0.025) -> None:
+    """Sets the limits of an axis that begins at 0, with room (a share of it) for a mark at 0."""
     high = high if high > 0 else 1.0
-    set_limits(-0.025 * high, high)
+    set_limits(-room * high, high)
 
 
 def draw_curve(plt: Any, palette: Palette, report: Report, tag: str) -> Any:
