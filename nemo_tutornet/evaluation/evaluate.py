@@ -38,9 +38,13 @@ class Evaluation:
             weights.
         utterances: number of evaluated utterances. Rows without a transcript are left out.
         hours: duration of the audio in hours.
-        wer, cer: word and character error rates, as fractions.
-        wer_low, wer_high: 95 % bootstrap interval of the WER over utterances, as fractions.
-        substitutions, deletions, insertions: numbers of word errors.
+        wer: word error rate, as a fraction.
+        wer_low: lower end of the WER's 95 % bootstrap interval over utterances.
+        wer_high: upper end of that interval.
+        cer: character error rate, as a fraction.
+        substitutions: number of substituted words.
+        deletions: number of words left out.
+        insertions: number of words too many.
         reference_words: number of words in the transcripts.
         parameters: number of parameters of the model.
         megabytes: size on disk in megabytes (10^6 bytes).
@@ -184,7 +188,9 @@ def no_faster(results: Sequence[Evaluation]) -> list[str]:
     sentences = []
     for small in results:
         for large in results:
-            smaller = small.runtime == large.runtime and small.parameters < large.parameters
+            # A teacher with its adapter and the same teacher alone are one file: there is nothing to say.
+            comparable = small.runtime == large.runtime and small.model != large.model
+            smaller = comparable and small.parameters < large.parameters
             if smaller and small.real_time_factor >= large.real_time_factor:
                 ratio, speeds = (
                     large.parameters / small.parameters,

@@ -59,7 +59,7 @@ class LiveTeacher:
     end, its device and its precision.
 
     Legend: `B` utterances, `N` samples, `T` frames of the teacher, `D` width of the hint layer, `V` labels
-        with the blank last.
+    with the blank last.
 
     Args:
         model: a restored NeMo model. It is frozen in place.
