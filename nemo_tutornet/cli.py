@@ -205,6 +205,7 @@ def check(
         "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
     ),
     batches: int = typer.Option(4, min=1, help="Validation batches that the teacher transcribes."),
+    decode: bool = typer.Option(False, "--decode", help="Decode every audio file, to find damaged ones."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
 ) -> None:
     """Preview a training: what is matched, what it costs, what is wrong. Takes the training script's
@@ -215,7 +216,7 @@ def check(
     from nemo_tutornet.commands.tables import check_tables
 
     with report_parts("batches") as report:
-        found = check_training(cfg, batches, report)
+        found = check_training(cfg, batches, report, decode)
     if as_json:
         typer.echo(json.dumps(found.as_dict(), indent=2))
     else:

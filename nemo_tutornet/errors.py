@@ -15,6 +15,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 class TutorError(ValueError):
     """A user's mistake. The message is one sentence that says what is wrong, where, and what to do."""
 
+    def __init__(self, message: str) -> None:
+        # PyTorch raises the error of a data loader's worker again, with its traceback in the message.
+        if message.startswith("Caught TutorError in DataLoader worker"):
+            message = message.rsplit("TutorError: ", 1)[-1].strip()
+        super().__init__(message)
+
 
 def exit_on_user_error(function: F) -> F:
     """Makes a command report a user's mistake as one line on standard error and exit with 2.

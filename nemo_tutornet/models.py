@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
 from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.data.damaged_audio import MOST_DAMAGED, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
@@ -30,6 +31,7 @@ from nemo_tutornet.distill.monitoring import DistillationMonitor
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.projections import Head
 from nemo_tutornet.distill.training_report import TrainingReport
+from nemo_tutornet.distill.transcripts import check_transcripts
 from nemo_tutornet.distill.unused_parameters import UnusedParameters
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule, Stage
@@ -72,7 +74,8 @@ class TutorMixin(_Host):
     The mixin overrides these hooks of NeMo:
 
     - `training_step` and `add_auxiliary_losses` compute the losses.
-    - `setup` loads the teacher, and initialises a new student from it (`tutor.init`).
+    - `setup` checks the transcripts, guards against damaged audio, loads the teacher, and initialises a new
+        student from it (`tutor.init`).
     - `maybe_init_from_pretrained_checkpoint` refuses weights that `tutor.init` would overwrite.
     - `on_save_checkpoint` and `on_load_checkpoint` store and restore the training-only modules and the stage.
     - `to_config_file` and `save_to` write the exported files.
@@ -120,7 +123,16 @@ class TutorMixin(_Host):
             stage: Lightning's stage. The teacher is loaded only for `fit`.
         """
         super().setup(stage)
-        if stage != "fit" or self._tutor_config is None:
+        if stage != "fit":
+            return
+        for warning in check_transcripts(self):
+            logging.warning(warning)
+        guard_audio(self._train_dl, "model.train_ds", MOST_DAMAGED)
+        # Without one of its utterances, a validation set would be another one.
+        loaders = self._validation_dl
+        for loader in loaders if isinstance(loaders, list) else [loaders]:
+            guard_audio(loader, "model.validation_ds", 0.0)
+        if self._tutor_config is None:
             return
         begins = not (self.trainer.current_epoch or self.trainer.global_step)
         if self._distiller is not None and not (begins and self._distiller.stage is not None):

@@ -186,6 +186,13 @@ RECIPES: dict[str, Recipe] = {
         "bpe",
         adapter=True,
     ),
+    "bpe_to_char_adapted_pseudo": Recipe(
+        "characters from a subword teacher with an adapter: RKD, then CTC + pseudo-labels + RKD",
+        (RKD, ("pseudo", {"ctc": 0.5, "pseudo": 0.5, "rkd": 5.0})),
+        (),
+        "bpe",
+        adapter=True,
+    ),
     "bpe_to_char_adapted_skd_kl": Recipe(
         "characters from a subword teacher with an adapter: RKD, then CTC + SKD kl",
         (RKD, SKD),

@@ -168,12 +168,15 @@ class Runner:
             )
         return self.teachers[kind]
 
-    def adapter(self, teacher: Path, config: str) -> Path:
-        """An adapter of a teacher for the students of a config; trained unless its file is there."""
-        path = self.output / f"adapter_{teacher.stem}_{config}.safetensors"
+    def adapter(self, teacher: Path, config: str, train: Path) -> Path:
+        """An adapter of a teacher for the students of a config, trained on their own training set, unless its
+        file is there.
+        """
+        part = train.stem.removeprefix(f"{self.corpus}_train")
+        path = self.output / f"adapter_{teacher.stem}_{config}{part}.safetensors"
         if not path.exists():
             typer.echo(f"training an adapter of {teacher.stem} for {config}")
-            self._command("adapt", path, config, teacher, [], "the adapter was not made")
+            self._command("adapt", path, config, teacher, [], "the adapter was not made", train)
         return path
 
     def cache(self, kind: str, teacher: Path) -> Path:
@@ -187,7 +190,14 @@ class Runner:
         return folder
 
     def _command(
-        self, name: str, output: Path, config: str, teacher: Path, overrides: list[str], failure: str
+        self,
+        name: str,
+        output: Path,
+        config: str,
+        teacher: Path,
+        overrides: list[str],
+        failure: str,
+        train: Path | None = None,
     ) -> None:
         """Runs a command of `nemo-tutornet` that takes the training script's arguments."""
         command = [
@@ -201,7 +211,7 @@ class Runner:
             str(ROOT / "conf" / "small"),
             "--config-name",
             config,
-            f"model.train_ds.manifest_filepath={hydra_values([self.train, *self.further])}",
+            f"model.train_ds.manifest_filepath={hydra_values([train or self.train, *self.further])}",
             f"model.validation_ds.manifest_filepath={hydra_value(self.valid)}",
             f"model.tutor.teacher.model_path={hydra_value(teacher)}",
             *overrides,
@@ -212,7 +222,12 @@ class Runner:
             raise RuntimeError(f"{failure}: {said[-1] if said else f'exit code {done.returncode}'}")
 
     def prepare(
-        self, sources: Sequence[tuple[str, str | None]], epochs: int, share: float, cached: bool
+        self,
+        sources: Sequence[tuple[str, str | None]],
+        epochs: int,
+        share: float,
+        cached: bool,
+        student_train: Path,
     ) -> dict[tuple[str, str | None], Source]:
         """Trains the teachers and adapters, and makes their caches, unless another command is at it: then it
         waits.
@@ -222,6 +237,7 @@ class Runner:
             epochs: of a teacher that is trained here.
             share: of the corpus that it is trained on.
             cached: make caches.
+            student_train: the students' training set, which adapters are trained on.
         """
         lock = FileLock(self.output / ".teachers.lock")
         try:
@@ -235,7 +251,7 @@ class Runner:
                 teacher = self.teacher(kind, epochs, share)
                 adapter = cache = None
                 if config is not None:
-                    adapter = self.adapter(teacher, config)
+                    adapter = self.adapter(teacher, config, student_train)
                     cache = adapter.with_suffix(".work") / "train"  # the encoder's output, which `adapt` kept
                 elif cached:
                     cache = self.cache(kind, teacher)
@@ -483,6 +499,7 @@ def main(
             teacher_epochs,
             teacher_share,
             cached,
+            runner.train_set(share, True, untranscribed),
         )
         runner.check_teachers(lines, wanted)
         with ThreadPoolExecutor(jobs) as pool:

@@ -34,10 +34,12 @@ from nemo_tutornet.commands.adapter_training import (
 )
 from nemo_tutornet.commands.cache_targets import build_cache, dataloader_student, print_note
 from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.data.damaged_audio import guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
+from nemo_tutornet.distill.transcripts import check_transcripts
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
@@ -162,6 +164,9 @@ def adapt_teacher(
             shuffled = dataloader_student(
                 _encoding(cfg, hypotheses=True).model, None, batch_size, shuffle=True
             )
+        for warning in check_transcripts(shuffled):
+            print_note(warning)
+        guard_audio(shuffled._train_dl, "model.train_ds", 0.0)
         training = _LiveUtterances(shuffled._train_dl, teacher, pseudo)
         pseudo_labelled = utterances = 0
     else:
@@ -297,7 +302,8 @@ def _without_tars(train_ds: DictConfig) -> dict[str, Any]:
 
 def _stored(cfg: Any, work: Path, part: str, hypotheses: bool, batch_size: int | None) -> CacheReader:
     folder = work / part
-    build_cache(_encoding(cfg, hypotheses, part), folder, batch_size)
+    section = "model.train_ds" if part == "train" else "model.validation_ds"
+    build_cache(_encoding(cfg, hypotheses, part), folder, batch_size, section=section)
     return CacheReader(folder)
 
 

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.frame_weighting import frame_mask
+from nemo_tutornet.functional.greedy import greedy_labels
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.adapter import AdapterHead
 from nemo_tutornet.utils.files import atomic_write
@@ -256,26 +257,6 @@ def schedule(step: int, total: int) -> float:
         return (step + 1) / warm
     passed = (step - warm) / max(1, total - 1 - warm)
     return _LAST + (1 - _LAST) * 0.5 * (1 + math.cos(math.pi * min(1.0, passed)))
-
-
-def greedy_labels(log_probs: Tensor, lengths: Tensor) -> list[list[int]]:
-    """Decodes log-probabilities greedily: the best label of each frame, repetitions merged, without blanks.
-
-    Args:
-        log_probs: `[B, T, V]`.
-        lengths: valid frames `[B]`.
-
-    Returns:
-        The labels of each utterance.
-
-    Example:
-        >>> best = torch.tensor([[0, 0, 2, 0, 1, 1]])
-        >>> greedy_labels(F.one_hot(best, 3).float(), torch.tensor([5]))
-        [[0, 0, 1]]
-    """
-    blank, best = log_probs.shape[2] - 1, log_probs.argmax(dim=2)
-    merged = (torch.unique_consecutive(row[:length]) for row, length in zip(best, lengths, strict=True))
-    return [row[row != blank].tolist() for row in merged]
 
 
 @torch.no_grad()

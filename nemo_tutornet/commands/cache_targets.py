@@ -28,6 +28,7 @@ from torch import Tensor
 from nemo_tutornet.commands.cache_builder import CacheBuilder, hours_progress, remaining_loader
 from nemo_tutornet.commands.min_posterior import WHOLE_LABELS, choose_min_posterior
 from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.data.damaged_audio import guard_audio
 from nemo_tutornet.data.dataloader import (
     ACOUSTIC_AUGMENTATIONS,
     SUBSETTING_OPTIONS,
@@ -40,6 +41,7 @@ from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.distill.matching import match_models
 from nemo_tutornet.distill.objective import LossContext, Objective, read_tutor_section
+from nemo_tutornet.distill.transcripts import check_transcripts
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule
 from nemo_tutornet.models import model_class_for
@@ -82,7 +84,11 @@ class CacheBuildResult:
 
 
 def build_cache(
-    cfg: Any, folder: Path, batch_size: int | None = None, progress: bool = True
+    cfg: Any,
+    folder: Path,
+    batch_size: int | None = None,
+    progress: bool = True,
+    section: str = "model.train_ds",
 ) -> CacheBuildResult:
     """Runs the teacher of a training config over its training set and stores the targets that its stages use.
 
@@ -92,6 +98,7 @@ def build_cache(
             finished one.
         batch_size: number of utterances in a batch of the teacher; None uses that of the training.
         progress: whether rank 0 shows its progress, in a bar or in lines.
+        section: the section of the user's config that `cfg.model.train_ds` comes from, for notes.
 
     Returns:
         A summary of the run.
@@ -139,8 +146,12 @@ def build_cache(
         )
         check_tars(cfg.model.train_ds, trainer.world_size)
         student = dataloader_student(cfg.model, trainer, batch_size)
+        warnings = check_transcripts(student, section)
+        guard_audio(student._train_dl, section, 0.0)
         teacher = LiveTeacher.from_config(config.teacher, config.rkd.hint_layer)
         match = match_models(student, teacher, config)
+    for warning in warnings:
+        print_note(warning)
     outputs = len(student.decoder.vocabulary) + 1
     objective = Objective(
         LossContext(config, match, (), outputs, student.cfg.get("ctc_reduction", "mean_batch"))

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 
+from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.objective import read_tutor_section
+from nemo_tutornet.distill.transcripts import check_transcripts
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.schedule import Schedule, Stage
@@ -31,6 +33,7 @@ from nemo_tutornet.utils.progress import PartReport, no_report
 
 _ROUNDS = 3
 _MOST_OF_A_STEP = 0.5  # the share of a step that a live teacher may take without a warning
+_MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ class PreflightReport:
         return asdict(self)
 
 
-def check_training(cfg: Any, batches: int = 4, report: PartReport = no_report) -> PreflightReport:
+def check_training(
+    cfg: Any, batches: int = 4, report: PartReport = no_report, decode: bool = False
+) -> PreflightReport:
     """Builds student and teacher as the training script would, and reports what it found.
 
     No parameter is trained, and no file is written.
@@ -100,6 +105,7 @@ def check_training(cfg: Any, batches: int = 4, report: PartReport = no_report) -
         cfg: the whole config of the training script.
         batches: number of validation batches that the teacher transcribes.
         report: shows what is being done.
+        decode: decode every audio file of the training and validation sets, and report damaged ones.
 
     Returns:
         The report.
@@ -127,6 +133,17 @@ def check_training(cfg: Any, batches: int = 4, report: PartReport = no_report) -
         model: Any = model_class_for(cfg.model)(cfg=cfg.model)
         if cfg.model.train_ds.get("defer_setup"):
             model.setup_training_data(cfg.model.train_ds)
+    warnings += check_transcripts(model)
+    for section, loaders in (
+        ("model.train_ds", model._train_dl),
+        ("model.validation_ds", model._validation_dl),
+    ):
+        for loader in loaders if isinstance(loaders, list) else [loaders]:
+            damaged = decode_all(loader, section, report) if decode else []
+            warnings += damaged[:_MOST_NAMED]
+            if len(damaged) > _MOST_NAMED:
+                warnings.append(f"{section}: {len(damaged)} audio files in all cannot be decoded.")
+            guard_audio(loader, section, 0.0)
     distiller = Distiller(model, config)
     matches = _matches(distiller)
     if config.init.source is not None:
@@ -206,7 +223,9 @@ def _matches(distiller: Distiller) -> dict[str, str]:
                 for head in match.heads
             )
     if config.uses("pseudo"):
-        matched["pseudo-labels"] = "the teacher's text in the student's labels"
+        adapter = distiller.teacher.adapter
+        writer = "adapter" if adapter is not None and adapter.writes_hypotheses else "teacher"
+        matched["pseudo-labels"] = f"the {writer}'s text in the student's labels"
     return matched
 
 

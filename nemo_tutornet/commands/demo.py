@@ -29,7 +29,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from nemo_tutornet import __version__
 from nemo_tutornet.commands.hydra_config import hydra_value, project_folder
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.utils.files import atomic_write, defer_signals, sha256_of
+from nemo_tutornet.utils.files import atomic_write, defer_signals, make_output_folder, sha256_of
 
 SPLITS = ("train", "valid", "test")
 TEACHER_EPOCHS, STUDENT_EPOCHS = 25, 10
@@ -80,12 +80,7 @@ def run_demo(corpus: str, output: Path, epochs: int | None, teacher_epochs: int 
     console = Console(stderr=True)
     output = output.expanduser().resolve()
     student_epochs = epochs or STUDENT_EPOCHS
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TutorError(
-            f"--output {output} cannot be used ({error.strerror}); give a folder to write to."
-        ) from None
+    make_output_folder(output)
     cache = _cache(output, console)
     folder = _corpus(corpus, output, console)
     # Treat SIGTERM like Ctrl-C: it ends the trainings in progress, which would keep running otherwise.

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # they import torch or NeMo, and a mistake in an argument sho
     from nemo_tutornet.commands.inspect_model import Inspection
 
 
+_SHOWN_CHARACTERS = 12
+
+
 def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None = None) -> None:
     """Prints one row per model and runtime, and a sentence for each smaller model that is no faster than a
     larger one.
@@ -60,6 +63,16 @@ def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None 
         console.print(
             f"{results[0].untranscribed} rows of the manifest have no transcript and were left out."
         )
+    for result in results:
+        if result.never_written:
+            shown = " ".join(map(repr, result.never_written[:_SHOWN_CHARACTERS]))
+            console.print(
+                escape(
+                    f"{result.model} has no label for {shown}, which transcripts of the manifest hold: each "
+                    "is "
+                    "an error; write the transcripts as the model writes."
+                )
+            )
     for sentence in no_faster(results):
         console.print(escape(sentence))
 

@@ -30,7 +30,7 @@ from nemo_tutornet.report.notes import missing_sections, notes_of
 from nemo_tutornet.report.posteriors import FrameReader, UtteranceFrames, spike_offsets
 from nemo_tutornet.report.request import PlannedModel, ReportRequest, plan_models, teacher_of
 from nemo_tutornet.report.run_folder import open_run
-from nemo_tutornet.utils.files import staging_directory
+from nemo_tutornet.utils.files import make_output_folder, staging_directory
 from nemo_tutornet.utils.progress import PartReport, no_report
 
 MOST_SHOWN = 8  # utterances; each takes up to 400 kB of a page of 5 MB
@@ -59,12 +59,7 @@ def write_report(request: ReportRequest, progress: PartReport = no_report) -> tu
 
     open_run(request.run)  # before a folder is made in it
     output = request.output or _default_output(request.run)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TutorError(
-            f"--output {output} cannot be used ({error.strerror}); give a folder to write to."
-        ) from None
+    make_output_folder(output)
     report = collect_report(request, progress)
     pictures = {}
     progress("drawing")

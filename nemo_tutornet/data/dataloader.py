@@ -204,6 +204,28 @@ class _Shifted:
             yield (*sample, sample_id + self._start)
 
 
+def manifest_datasets(loader: Any) -> list[Any]:
+    """Returns NeMo's data sets that read a dataloader's manifests; none for Lhotse, which reads lazily.
+
+    Args:
+        loader: a dataloader of NeMo, for characters or subwords, of files, tars (also bucketed) or Lhotse
+            cuts.
+    """
+    try:
+        return _leaves(loader.dataset)
+    except TutorError:  # Lhotse, or a data set of one's own
+        return []
+
+
+def manifest_entries(loader: Any) -> list[Any]:
+    """Returns NeMo's entries of all rows of a dataloader's manifests; none for Lhotse.
+
+    Args:
+        loader: as for `manifest_datasets`.
+    """
+    return [entry for dataset in manifest_datasets(loader) for entry in dataset.manifest_processor.collection]
+
+
 def _leaves(dataset: Any) -> list[Any]:
     """Finds the datasets that read manifests, inside any wrappers of a dataset."""
     if hasattr(dataset, "manifest_processor") and hasattr(dataset, "return_sample_id"):

@@ -26,6 +26,7 @@ from nemo_tutornet.distill.loggers import log_figure, log_text, takes_figures
 from nemo_tutornet.distill.pictures import can_draw, posterior_figure
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.alignment import label_order
+from nemo_tutornet.functional.greedy import greedy_path
 from nemo_tutornet.nemo_io.layers import ENCODER, Capture
 from nemo_tutornet.nemo_io.restore import labels_of
 from nemo_tutornet.teachers.targets import TargetRequest
@@ -236,18 +237,6 @@ def agreement(student: list[Tensor], teacher: list[TeacherSays], decode: Any) ->
     if not counted:
         return None
     return Agreement(same / counted, wer(heard, said) if heard else None)
-
-
-def greedy_path(log_probs: Tensor) -> list[int]:
-    """Decodes log-probabilities `[S, V]` greedily: repeats merged, without blanks.
-
-    Example:
-        >>> greedy_path(torch.eye(3)[[0, 0, 2, 0, 1]])
-        [0, 0, 1]
-    """
-    best = torch.unique_consecutive(log_probs.argmax(dim=1))
-    path: list[int] = best[best != log_probs.shape[1] - 1].tolist()
-    return path
 
 
 def _no_agreement(student: Any, distiller: Any) -> str | None:

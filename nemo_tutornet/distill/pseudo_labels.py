@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nemo_tutornet.config import PseudoLabelsConfig
+from nemo_tutornet.nemo_io.missing_labels import student_parser
 from nemo_tutornet.teachers.targets import Hypothesis
 
 # `kept`, and the reasons for which a hypothesis is dropped.
@@ -68,14 +69,7 @@ class PseudoLabels:
                 return None if unknown is not None and unknown in ids else ids
 
             return cls(config, pieces, tokenizer.ids_to_text)
-        from nemo.collections.common.parts.preprocessing.parsers import make_parser
-
-        labels, data = list(student.decoder.vocabulary), student.cfg.get("train_ds") or {}
-        parser = make_parser(
-            labels=labels,
-            name=data.get("parser", "en"),
-            do_normalize=data.get("normalize_transcripts", False),
-        )
+        labels, parser = list(student.decoder.vocabulary), student_parser(student)
 
         def characters(text: str) -> list[int] | None:
             # NeMo's parser drops characters without a label. That is right for punctuation, but without a

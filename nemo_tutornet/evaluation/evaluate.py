@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.data.manifest import Utterance, read_manifest
+from nemo_tutornet.data.transcripts import never_written
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import bootstrap_interval, count_errors, sum_errors
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.evaluation.transcribe import read_samples, time_fastest, transcribe
 from nemo_tutornet.export.onnx_export import PRECISIONS, write_onnx
 from nemo_tutornet.nemo_io.archive import NemoArchive
-from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.nemo_io.restore import labels_of, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
 from nemo_tutornet.utils.progress import PartReport, no_report
 
@@ -37,14 +38,20 @@ class Evaluation:
             weights.
         utterances: number of evaluated utterances. Rows without a transcript are left out.
         hours: duration of the audio in hours.
-        wer, cer: word and character error rates, as fractions.
-        wer_low, wer_high: 95 % bootstrap interval of the WER over utterances, as fractions.
-        substitutions, deletions, insertions: numbers of word errors.
+        wer: word error rate, as a fraction.
+        wer_low: lower end of the WER's 95 % bootstrap interval over utterances.
+        wer_high: upper end of that interval.
+        cer: character error rate, as a fraction.
+        substitutions: number of substituted words.
+        deletions: number of words left out.
+        insertions: number of words too many.
         reference_words: number of words in the transcripts.
         parameters: number of parameters of the model.
         megabytes: size on disk in megabytes (10^6 bytes).
         real_time_factor: seconds of computing per second of audio.
         untranscribed: number of rows without a transcript, which were left out.
+        never_written: characters of the transcripts that the model has no label for, the most frequent
+            first. Each of them is an error, whatever the model hears.
     """
 
     model: str
@@ -63,6 +70,7 @@ class Evaluation:
     megabytes: float
     real_time_factor: float
     untranscribed: int = 0
+    never_written: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Converts the results to plain values, for JSON."""
@@ -180,7 +188,9 @@ def no_faster(results: Sequence[Evaluation]) -> list[str]:
     sentences = []
     for small in results:
         for large in results:
-            smaller = small.runtime == large.runtime and small.parameters < large.parameters
+            # A teacher with its adapter and the same teacher alone are one file: there is nothing to say.
+            comparable = small.runtime == large.runtime and small.model != large.model
+            smaller = comparable and small.parameters < large.parameters
             if smaller and small.real_time_factor >= large.real_time_factor:
                 ratio, speeds = (
                     large.parameters / small.parameters,
@@ -205,7 +215,8 @@ def _evaluate_nemo(
         model, rows, batch_size, passes, lambda done: report(part, done, len(rows))
     )
     parameters = sum(p.numel() for p in model.parameters())
-    return score(archive.path, "nemo", rows, hypotheses, seconds, parameters), hypotheses
+    result = score(archive.path, "nemo", rows, hypotheses, seconds, parameters)
+    return _with_never_written(result, rows, labels_of(model, model.decoder)), hypotheses
 
 
 def _evaluate_graph(
@@ -227,7 +238,13 @@ def _evaluate_graph(
     hypotheses, seconds = time_fastest(compute, passes)
     runtime = f"onnx {recogniser.precision}"
     size = graph.stat().st_size
-    return score(name, runtime, rows, hypotheses, seconds, recogniser.parameters, size), hypotheses
+    result = score(name, runtime, rows, hypotheses, seconds, recogniser.parameters, size)
+    return _with_never_written(result, rows, recogniser.labels), hypotheses
+
+
+def _with_never_written(result: Evaluation, rows: Sequence[Utterance], labels: Sequence[str]) -> Evaluation:
+    never = never_written((row.text or "" for row in rows), labels)
+    return replace(result, never_written=never)
 
 
 def size_on_disk(path: Path) -> int:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,7 @@ import numpy as np
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_export import require
 from nemo_tutornet.export.onnx_metadata import OnnxMetadata
-
-# SentencePiece's text for its special pieces.
-_SURFACE = {"<unk>": " \u2047 ", "<s>": "", "</s>": ""}
-_BYTES = re.compile("(?:<0x[0-9A-F]{2}>)+")
+from nemo_tutornet.nemo_io.label_text import join_labels
 
 
 class OnnxCTCModel:
@@ -186,42 +182,6 @@ class OnnxCTCModel:
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def join_labels(labels: Sequence[str], tokenizer: str, punctuation: Collection[str] = ()) -> str:
-    r"""Joins characters or subword pieces to a text, as NeMo 2.7.3 and 3.0 do.
-
-    Args:
-        labels: the labels in their order in the utterance.
-        tokenizer: `char`, `bpe` (SentencePiece: U+2581 starts a word), `agg` (several of those) or `wpe`
-            (WordPiece: `##` continues a word).
-        punctuation: punctuation marks of the vocabulary, from NeMo's `extract_punctuation_from_vocab`. With
-            every tokenizer, a space before such a mark is removed, also before an apostrophe.
-
-    Returns:
-        The text.
-
-    Example:
-        >>> join_labels(["\u2581turn", "\u2581it", "\u2581o", "ff", "\u2581."], "bpe", punctuation=["."])
-        'turn it off.'
-        >>> join_labels(["turn", "it", "o", "##ff"], "wpe")
-        'turn it off'
-    """
-    if tokenizer == "char":
-        text = "".join(labels)
-    elif tokenizer == "wpe":
-        text = " ".join(labels).replace(" ##", "")
-    else:
-        text = "".join(_SURFACE.get(label, label) for label in labels).lstrip("\u2581").replace("\u2581", " ")
-        text = _BYTES.sub(_from_bytes, text)
-    return re.sub(rf"\s([{re.escape(''.join(punctuation))}])", r"\1", text) if punctuation else text
-
-
-def _from_bytes(pieces: re.Match[str]) -> str:
-    """Decodes SentencePiece's byte pieces, e.g. `<0xC3><0xA9>`; each invalid byte becomes U+FFFD."""
-    # Python's errors="replace" would write one U+FFFD for an incomplete character of several bytes.
-    text = bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="surrogateescape")
-    return re.sub("[\udc80-\udcff]", "\ufffd", text)
 
 
 def _punctuation_of(labels: list[str]) -> Collection[str]:

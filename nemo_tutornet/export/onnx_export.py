@@ -16,7 +16,12 @@ from typing import Any
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
-from nemo_tutornet.export.onnx_streaming import exports_chunks, is_cache_aware, streaming_entries
+from nemo_tutornet.export.onnx_streaming import (
+    exports_chunks,
+    is_cache_aware,
+    refuse_large_context,
+    streaming_entries,
+)
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.layers import measure_encoder
@@ -151,6 +156,7 @@ def write_onnx(
         if is_cache_aware(model) and metadata.front_end["normalize"] not in ("NA", None):
             note = " ".join(filter(None, (note, _NOT_STREAMED)))
         elif is_cache_aware(model):
+            refuse_large_context(model, called)
             # NeMo's exporter has changed the model, so the second graph needs a fresh one.
             fresh = restore_ctc(archive)
             with exports_chunks(fresh):

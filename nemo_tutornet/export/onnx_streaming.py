@@ -16,12 +16,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.export.verify_worker import MOST_CONTEXT
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 
 
@@ -41,6 +44,24 @@ def is_cache_aware(model: Any) -> bool:
     # Other kinds of subsampling have no masks, by which the frames before the audio become zero.
     masked = hasattr(getattr(subsampling, "conv", None), "_create_mask")
     return causal and masked and getattr(subsampling, "is_causal", False)
+
+
+def refuse_large_context(model: Any, called: Path) -> None:
+    """Refuses a model whose chunks or caches would take any amount of memory, as a hostile file's could.
+
+    Args:
+        model: a cache-aware model.
+        called: the model's file, for the message.
+
+    Raises:
+        TutorError: the model's attention spans more than `MOST_CONTEXT` frames.
+    """
+    context = max(model.encoder.att_context_size)
+    if context > MOST_CONTEXT:
+        raise TutorError(
+            f"the attention of {called} spans {context} frames (encoder.att_context_size); a graph for "
+            f"streaming is written for at most {MOST_CONTEXT}."
+        )
 
 
 def streaming_entries(model: Any) -> dict[str, str]:

@@ -30,6 +30,8 @@ AGREE = 1e-4
 # (fp16) and 0.06 (int8). A graph that ignores its input has 1 or more, because no constant is closer than the
 # mean.
 ROUNDED = {"fp16": 0.05, "int8": 0.5}
+# Frames of the encoder. The caches and the chunks of a hostile student would take any amount of memory.
+MOST_CONTEXT = 10_000
 PROBE_FRAMES = 1600  # frames of the front end; so many that rounding at the edges does not matter
 _QUANTISED = re.compile(r"[Qq]uant|Integer|^Q[A-Z]|NBits")  # names of operators of ONNX and ONNX Runtime
 DECODER = "decoder.decoder_layers.0."
@@ -346,6 +348,10 @@ def _chunks_agree(
     encoder = model.encoder
     if getattr(encoder, "att_context_style", None) != "chunked_limited":
         check(name, False, "it reads chunks, and the student's attention does not")
+        return
+    context = max(encoder.att_context_size)
+    if context > MOST_CONTEXT:
+        check(name, False, f"the student's attention spans {context} frames (limit {MOST_CONTEXT})")
         return
     streaming, front = encoder.streaming_cfg, encoder.streaming_cfg.drop_extra_pre_encoded
     front *= encoder.subsampling_factor

@@ -29,7 +29,8 @@ def rkd(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tens
 
     The mean over `D` is ours: the loss does not grow with the width.
 
-        e[b, t] = mean_d (teacher[b, d, t] - student[b, d, t])^2      loss = sum_bt m w e / sum_bt m
+        e[b, t] = mean_d (teacher[b, d, t] - student[b, d, t])^2
+        loss = sum_bt m w e / sum_bt m
 
     Args:
         student: the projected guided layer f(h_S) `[B, D, T]`; gradients reach this argument only.
@@ -82,7 +83,8 @@ def mix_posteriors(log_probs: Sequence[Tensor], weights: Sequence[float]) -> Ten
 def skd_l2(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Computes softmax-level distillation with the squared error between posteriors (TutorNet's SKD).
 
-        d[b, t] = sum_v (p_S[b, t, v] - p_T[b, t, v])^2               loss[b] = sum_t m d
+        d[b, t] = sum_v (p_S[b, t, v] - p_T[b, t, v])^2
+        loss[b] = sum_t m d
 
     Unlike `skd_kl`, it is bounded on a misplaced spike. Its gradient vanishes where the student is
     confidently wrong. At random initialisation its gradient also shrinks as the label set grows, so for a
@@ -110,7 +112,8 @@ def skd_l2(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 
 def skd_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Computes softmax-level distillation with the KL divergence (Hinton et al., arXiv 1503.02531).
 
-        d[b, t] = tau^2 sum_v p_T^tau (log p_T^tau - log p_S^tau)     loss[b] = sum_t m d
+        d[b, t] = tau^2 sum_v p_T^tau (log p_T^tau - log p_S^tau)
+        loss[b] = sum_t m d
 
     Softmax is shift-invariant, so the tempered posterior p^tau is softmax(log p / tau).
 
@@ -137,7 +140,8 @@ def skd_kl(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 
 def skd_guided_ctc(student: Tensor, teacher: Tensor, mask: Tensor, temperature: float = 1.0) -> Tensor:
     """Computes softmax-level distillation as guided CTC (Kurata and Audhkhasi, arXiv 1904.08311).
 
-        d[b, t] = - p_S[b, t, argmax_v p_T] where that argmax is not blank, else 0      loss[b] = sum_t m d
+        d[b, t] = - p_S[b, t, argmax_v p_T] where that argmax is not blank, else 0
+        loss[b] = sum_t m d
 
     Args:
         student: log-probabilities of the student `[B, T, V]`; gradients reach this argument only.

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from nemo_tutornet.report.transcripts import Part
 
 _SMALL = (4.5, 3.2)  # inches, of a chart in one of two columns; wider ones are hard to read on a phone
 _MIDDLE = (5.3, 3.5)
+_LONGEST_OF_TWO = 22  # characters of a name in a legend of two columns
 _SMOOTHED = 40  # points of a curve above which its running mean is drawn, too
 TITLES = {
     "val_wer": "WER on the validation set",
@@ -71,44 +73,17 @@ def draw_models(plt: Any, palette: Palette, models: Sequence[ModelResult]) -> An
         axes.scatter(
             speed, wer, s=size, marker=MARKERS[model.role], color=colour, alpha=0.35, linewidth=0, zorder=3
         )
-        axes.scatter(speed, wer, s=26, marker=MARKERS[model.role], color=colour, zorder=4)
+        name = f"{model.name}, {result.parameters / 1e6:.3g} M"
+        axes.scatter(speed, wer, s=26, marker=MARKERS[model.role], color=colour, zorder=4, label=name)
     axes.set_xscale("log")
-    spread = max(speeds) / min(speeds) > 1.2
-    margin = 1.6 if spread else 4
+    margin = 1.6 if max(speeds) / min(speeds) > 1.2 else 4
     axes.set_xlim(min(speeds) / margin, max(speeds) * margin)
-    _from_zero(axes.set_ylim, axes.get_ylim()[1])
+    _from_zero(axes.set_ylim, axes.get_ylim()[1], room=0.1)  # the largest mark
     _log_ticks(axes.xaxis, "{:g}×")  # noqa: RUF001 - times
     axes.set_xlabel("times real time, on this machine  (right is better)")
     axes.set_ylabel("WER, %  (low is better)")
-    middle = math.sqrt(min(speeds) * max(speeds))
-    for left in (False, True):
-        side = [(m, s) for m, s in zip(models, speeds, strict=True) if (spread and s > middle) is left]
-        _label_models(axes, palette, side, left, largest)
+    _name_marks(figure, models)
     return figure
-
-
-def _label_models(
-    axes: Any, palette: Palette, models: Sequence[tuple[ModelResult, float]], left: bool, largest: int
-) -> None:
-    """Writes the names beside the marks, and moves those apart that would overlap."""
-    per_percent = 190 / (axes.get_ylim()[1] - axes.get_ylim()[0])  # points; of the axes' height
-    lowest = -math.inf
-    for model, speed in sorted(models, key=lambda item: item[0].evaluation.wer):
-        result = model.evaluation
-        height = max(100 * result.wer * per_percent, lowest + 27)
-        lowest = height
-        offset = 10 + math.sqrt(_area(result.parameters, largest)) / 2
-        axes.annotate(
-            f"{model.name}\n{result.parameters / 1e6:.3g} M parameters",
-            (speed, 100 * result.wer),
-            xytext=(-offset if left else offset, height - 100 * result.wer * per_percent),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
-            fontsize=9,
-            color=palette.text,
-            linespacing=1.35,
-        )
 
 
 def _area(parameters: int, largest: int) -> float:
@@ -116,10 +91,10 @@ def _area(parameters: int, largest: int) -> float:
     return 40 + 900 * parameters / largest
 
 
-def _from_zero(set_limits: Callable[[float, float], Any], high: float) -> None:
-    """Sets the limits of an axis that begins at 0, with room for a mark at 0."""
+def _from_zero(set_limits: Callable[[float, float], Any], high: float, room: float = 0.025) -> None:
+    """Sets the limits of an axis that begins at 0, with room (a share of it) for a mark at 0."""
     high = high if high > 0 else 1.0
-    set_limits(-0.025 * high, high)
+    set_limits(-room * high, high)
 
 
 def draw_curve(plt: Any, palette: Palette, report: Report, tag: str) -> Any:
@@ -259,14 +234,12 @@ def draw_by_length(plt: Any, palette: Palette, models: Sequence[ModelResult], pa
         The figure.
     """
     figure, axes = plt.subplots(figsize=_SMALL)
-    for k, model in enumerate(models):
-        x = np.arange(len(parts)) + 0.16 * (k - (len(models) - 1) / 2)
-        _whiskers(axes, palette, models, model, parts, x, vertical=True)
+    _whiskers(axes, palette, models, parts, vertical=True)
     names = [f"{part.name}\n{part.words} words" for part in parts]
     axes.set_xticks(range(len(parts)), names, fontsize=7.5)
     axes.set_ylabel("WER, %")
     axes.set_title("By length of the utterance")
-    figure.legend(loc="outside lower center", ncols=2)
+    _name_marks(figure, models)
     _from_zero(axes.set_ylim, axes.get_ylim()[1])
     return figure
 
@@ -284,35 +257,39 @@ def draw_by_speaker(plt: Any, palette: Palette, models: Sequence[ModelResult], p
         The figure.
     """
     figure, axes = plt.subplots(figsize=(_SMALL[0], max(_SMALL[1], 1.3 + 0.3 * len(parts))))
-    for k, model in enumerate(models):
-        y = np.arange(len(parts)) + 0.16 * (k - (len(models) - 1) / 2)
-        _whiskers(axes, palette, models, model, parts, y, vertical=False)
+    _whiskers(axes, palette, models, parts, vertical=False)
     axes.set_yticks(range(len(parts)), [f"{part.name} ({part.words})" for part in parts], fontsize=8)
     axes.invert_yaxis()
     axes.grid(axis="x")
     _from_zero(axes.set_xlim, axes.get_xlim()[1])
     axes.set_xlabel("WER, %; after the name: words")
     axes.set_title("By speaker")
-    figure.legend(loc="outside lower center", ncols=2)
+    _name_marks(figure, models)
     return figure
 
 
 def _whiskers(
-    axes: Any,
-    palette: Palette,
-    models: Sequence[ModelResult],
-    model: ModelResult,
-    parts: Sequence[Part],
-    where: np.ndarray,
-    vertical: bool,
+    axes: Any, palette: Palette, models: Sequence[ModelResult], parts: Sequence[Part], vertical: bool
 ) -> None:
-    rates = 100 * np.array([part.rates[model.name] for part in parts])
-    rate, low, high = rates.T
-    colour = palette.model(models, model)
-    points = (where, rate) if vertical else (rate, where)
+    """Marks the WER of each model in each part, with its interval; the models stand side by side."""
     lines = axes.vlines if vertical else axes.hlines
-    lines(where, low, high, color=colour, linewidth=1.2, alpha=0.55)
-    axes.plot(*points, MARKERS[model.role], color=colour, markersize=5, label=model.name)
+    for k, model in enumerate(models):
+        where = np.arange(len(parts)) + 0.16 * (k - (len(models) - 1) / 2)
+        rate, low, high = (100 * np.array([part.rates[model.name] for part in parts])).T
+        colour = palette.model(models, model)
+        points = (where, rate) if vertical else (rate, where)
+        lines(where, low, high, color=colour, linewidth=1.2, alpha=0.55)
+        axes.plot(*points, MARKERS[model.role], color=colour, markersize=5, label=model.name)
+
+
+def _name_marks(figure: Any, models: Sequence[ModelResult]) -> None:
+    """Names the marks below the chart, in one column if two do not fit; a name may be a path."""
+    (axes,) = figure.axes
+    marks, names = axes.get_legend_handles_labels()
+    columns = 2 if max(len(model.name) for model in models) <= _LONGEST_OF_TWO else 1
+    figure.legend(
+        marks, [textwrap.fill(name, 44) for name in names], loc="outside lower center", ncols=columns
+    )
 
 
 def _log_ticks(axis: Any, form: str) -> None:

@@ -60,6 +60,7 @@ def draw_utterance(plt: Any, palette: Palette, shown: ShownUtterance) -> Any:
     panels[-1].set_xlim(0, seconds)
     panels[-1].xaxis.set_major_locator(MultipleLocator(0.5 if seconds <= 5 else 1.0))
     panels[-1].set_xlabel("time, s", loc="left")  # in sight, also where the page scrolls
+    panels[-1].tick_params(axis="x", pad=8)  # below the 0 of the axis upwards
     figure.align_ylabels(panels)
     return figure
 

@@ -72,6 +72,11 @@ class AdapterInfo:
     teacher_wer: float
     utterances: int
 
+    @property
+    def writes_hypotheses(self) -> bool:
+        """Whether pseudo-labels are the adapter's hypotheses: it makes fewer errors than its teacher."""
+        return self.wer < self.teacher_wer
+
     def in_words(self) -> str:
         """Returns one line for `nemo-tutornet check` and `inspect`."""
         return (

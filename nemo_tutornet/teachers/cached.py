@@ -143,7 +143,7 @@ class CachedTeacher:
         """
         schema, folder = self.reader.schema, self.reader.folder
         if self._adapter is not None:  # it computes posteriors and its hidden vectors from the stored output
-            request = replace(request, hidden=True, posteriors=False)
+            request = replace(request, hidden=True, posteriors=False, hypotheses=self._reads_texts(request))
         for what, requested, stored in (
             ("the hint layer, which rkd reads", request.hidden, schema.width is not None),
             (
@@ -197,7 +197,7 @@ class CachedTeacher:
             )
         device = batch.signal_lengths.device
         hypotheses = None
-        if request.hypotheses:
+        if self._reads_texts(request):
             assert stored.texts is not None and stored.confidences is not None
             hypotheses = [Hypothesis(*pair) for pair in zip(stored.texts, stored.confidences, strict=True)]
         if self._adapter is not None:
@@ -216,6 +216,10 @@ class CachedTeacher:
             hidden=None if hidden is None else hidden.to(device),
             hypotheses=hypotheses,
         )
+
+    def _reads_texts(self, request: TargetRequest) -> bool:
+        """Whether stored hypotheses are needed; an adapter beside the cache writes them otherwise."""
+        return request.hypotheses and not (self._adapter is not None and self._adapter.info.writes_hypotheses)
 
     def ctc_projection(self) -> nn.Conv1d | None:
         """Returns the teacher's CTC head if it is a single 1x1 convolution, else None, for the warm start."""

@@ -52,14 +52,14 @@ class LiveTeacher:
     provide only the hint layer and hypotheses.
 
     With an adapter (`teachers.adapter`), labels, frames and posteriors are the adapter's for every kind of
-    model. The hypotheses remain the model's own.
+    model. The hypotheses are the adapter's where it makes fewer errors than the model on its validation set.
 
     The class is not an `nn.Module`, so a student that holds a teacher does not register it. The teacher stays
     out of `parameters()`, `state_dict()`, `train()`, DDP, ONNX export and every checkpoint. It owns its front
     end, its device and its precision.
 
     Legend: `B` utterances, `N` samples, `T` frames of the teacher, `D` width of the hint layer, `V` labels
-        with the blank last.
+    with the blank last.
 
     Args:
         model: a restored NeMo model. It is frozen in place.
@@ -271,11 +271,10 @@ class LiveTeacher:
                 stack.enter_context(self._isolated())
                 encoded, encoded_lengths = model.encoder(audio_signal=features, length=feature_lengths)[:2]
             log_probs = None
-            if self.head is not None and (request.hypotheses or (request.posteriors and not self._adapter)):
+            decodes = self._decodes(request)
+            if self.head is not None and (decodes or (request.posteriors and not self._adapter)):
                 log_probs = self.head(encoder_output=encoded)
-        hypotheses = (
-            decode(model, encoded, encoded_lengths, log_probs, self.prompt) if request.hypotheses else None
-        )
+        hypotheses = decode(model, encoded, encoded_lengths, log_probs, self.prompt) if decodes else None
         layers = zip(further, self.further_hint_layers, strict=True) if request.hidden else ()
         further_hidden = tuple(one.tensor(layer.time_axis) for one, layer in layers)
         if self._adapter is not None:
@@ -303,8 +302,12 @@ class LiveTeacher:
         Raises:
             TutorError: a slot of the prompt has no value, or a wrong one.
         """
-        if request.hypotheses:
+        if self._decodes(request):
             check_prompt(self.model, self.prompt)
+
+    def _decodes(self, request: TargetRequest) -> bool:
+        """Whether the model's own decoding is needed; the adapter writes the hypotheses otherwise."""
+        return request.hypotheses and not (self._adapter is not None and self._adapter.info.writes_hypotheses)
 
     def describe(self) -> dict[str, str]:
         """Returns a description of the teacher for `nemo-tutornet check`, by fact."""

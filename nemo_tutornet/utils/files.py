@@ -16,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from nemo_tutornet.errors import TutorError
+
 
 def sha256_of(path: Path) -> str:
     """Computes the sha256 of a file, as hexadecimal digits.
@@ -49,6 +51,20 @@ def open_regular_file(path: Path) -> IO[bytes]:
     except BaseException:
         os.close(descriptor)
         raise
+
+
+def make_output_folder(folder: Path) -> None:
+    """Makes the folder that `--output` names, where there is none.
+
+    Raises:
+        TutorError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TutorError(
+            f"--output {folder} cannot be used ({error.strerror}); give a folder to write to."
+        ) from None
 
 
 @contextmanager

@@ -55,6 +55,23 @@ def test_links_out_of_the_documentation_are_words_on_the_site(site: Path) -> Non
     assert "distill/distiller.py" in page and "nemo_tutornet/distill/distiller.py" not in page
 
 
+def test_the_pictures_for_a_phone_are_there(site: Path) -> None:
+    page = (site / "index.html").read_text(encoding="utf-8")
+    named = re.findall(r'<source media="\(max-width: [\d.]+em\)" srcset="([^"]+)"', page)
+    assert len(named) == 2 and all((site / name).is_file() for name in named)
+
+
+def test_a_line_does_not_end_inside_an_option(site: Path) -> None:
+    page = (site / "start" / "index.html").read_text(encoding="utf-8")
+    assert '<code class="short">--json</code>' in page and "code.short" in (DOCS / "site.css").read_text()
+
+
+def test_what_a_function_returns_is_one_item_of_the_api(site: Path) -> None:
+    page = (site / "api" / "export" / "index.html").read_text(encoding="utf-8")
+    words = " ".join(re.sub(r"<[^>]+>", "", page).split())
+    assert "per .nemo file and precision. Real-time factors are comparable within one runtime only." in words
+
+
 @pytest.fixture(scope="module")
 def table() -> ModuleType:
     """The script that writes the configuration's tables."""

@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from nemo_tutornet import LiveTeacher, TutorCTCModel, export_student
 from nemo_tutornet.cli import app
 from nemo_tutornet.commands import adapter_training
-from nemo_tutornet.commands.adapter_training import greedy_labels
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
+from nemo_tutornet.functional.greedy import greedy_labels
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.teachers.adapter import Adapter
 from nemo_tutornet.teachers.targets import TargetRequest
@@ -121,7 +121,9 @@ def test_the_file_says_what_the_adapter_is(folder, teacher, adapted, make_studen
         texts += [
             "".join(LABELS[i] for i in row) for row in greedy_labels(targets.log_probs, targets.lengths)
         ]
-        own += [hypothesis.text for hypothesis in targets.hypotheses]
+        assert [one.text for one in targets.hypotheses] == texts[-len(targets.hypotheses) :]
+        said = LiveTeacher(restore_ctc(teacher)).targets(batch, TargetRequest(hypotheses=True)).hypotheses
+        own += [hypothesis.text for hypothesis in said]
         lengths = batch.transcript_lengths.tolist()
         references += [
             "".join(LABELS[i] for i in row[:length])
@@ -153,6 +155,7 @@ def test_inspect_and_check_report_it(folder, teacher, adapted, tmp_path):
     assert told["teacher"]["adapter"] == words
     assert told["matches"]["RKD"] == "adapter (24 wide, 20 ms) -> encoder (20 wide, 20 ms), one to one"
     assert told["matches"]["frame weighting"] == "nonblank"
+    assert told["matches"]["pseudo-labels"] == "the adapter's text in the student's labels"
     assert told["matches"]["decoder warm start"] == "yes"
     assert "28 labels in the same order" in told["matches"]["SKD"]
 
@@ -172,7 +175,7 @@ def test_a_character_student_learns_from_it(source, folder, teacher, adapted, ma
         assert built.exit_code == 0, built.output
         config = tutored(config, path, model_path=None, cache=str(tmp_path / "cache"))
     elif source == "encodings":
-        del config["tutor"]["stages"][1]["weights"]["pseudo"]  # no transcript is missing, so no text was kept
+        # No transcript is missing, so `adapt` kept no text; the pseudo-labels are the adapter's.
         config = tutored(config, path, model_path=None, cache=str(folder / "adapter.work" / "train"))
     recorder = Recorder()
     student = make_student(config, callbacks=[recorder])
@@ -194,8 +197,11 @@ def test_a_character_student_learns_from_it(source, folder, teacher, adapted, ma
         for row, length in enumerate(fresh.lengths):
             close = stored.log_probs[row, :length].exp(), fresh.log_probs[row, :length].exp()
             torch.testing.assert_close(*close, atol=near, rtol=0)
+        texts = [one.text for one in stored.hypotheses]
         if source == "cache":
-            assert [one.text for one in stored.hypotheses] == [one.text for one in fresh.hypotheses]
+            assert texts == [one.text for one in fresh.hypotheses]
+        decoded = greedy_labels(stored.log_probs, stored.lengths)
+        assert texts == ["".join(LABELS[i] for i in row) for row in decoded] and any(texts)
     done = export_student(student, tmp_path / "student.nemo")
     names = list(restore_ctc(done.path).state_dict())
     assert names == list(student.state_dict()) and not any("adapter" in name for name in names)

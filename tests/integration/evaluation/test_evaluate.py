@@ -179,6 +179,8 @@ def test_a_small_model_that_is_no_faster_is_told_of() -> None:
         result("slow.nemo", "onnx fp32", 6_500_000, 0.02),
     )
     assert no_faster([teacher, fast, elsewhere, teacher]) == []
+    adapted = result("teacher.nemo", "nemo", 14_000_000, 0.005)  # the same file, evaluated with an adapter
+    assert no_faster([teacher, adapted]) == []
 
 
 def test_rows_without_a_transcript_are_left_out(corpus: Path, teacher_file: Path, tmp_path: Path) -> None:

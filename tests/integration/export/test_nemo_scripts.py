@@ -258,7 +258,7 @@ def blocks(language: str) -> list[str]:
 
 def commands(script: str) -> list[str]:
     """The page's commands that run a script, each in one line."""
-    joined = [command for block in blocks("") for command in block.replace("\\\n", " ").splitlines()]
+    joined = [command for block in blocks("bash") for command in block.replace("\\\n", " ").splitlines()]
     return [command for command in joined if command.startswith("python NeMo/") and script in command]
 
 
@@ -308,7 +308,7 @@ def test_the_page_as_it_is_written(kind, tmp_path):
     for command in commands("speech_to_text_eval"):
         assert f"Dataset WER/CER {wer:.2f}%/" in run("bash", "-c", command)
     (finetune,) = commands("speech_to_text_finetune")
-    (cpu,) = [block.strip() for block in blocks("") if block.startswith("trainer.devices=1 ")]
+    (cpu,) = [block.strip() for block in blocks("bash") if block.startswith("trainer.devices=1 ")]
     run("bash", "-c", finetune if torch.cuda.is_available() else f"{finetune} {cpu}")
     check_finetuned(folder)
     if torch.cuda.is_available():

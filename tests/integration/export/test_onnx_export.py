@@ -21,8 +21,9 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorError
-from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, join_labels
+from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.export.onnx_export import OPSET, OnnxFile, write_onnx
+from nemo_tutornet.nemo_io.label_text import join_labels
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import save_teacher, teacher_config
 from tests.integration.conftest import REPOSITORY

@@ -225,12 +225,19 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
 ) -> None:
     for name in ("c_train.jsonl", "c_valid.jsonl", "t.nemo"):
         (tmp_path / name).touch()
-    made: list[tuple[str, str, str, list[str]]] = []
+    made: list[tuple[str, str, str, list[str], Path]] = []
 
     def command(
-        self: Any, name: str, output: Path, config: str, teacher: Path, overrides: list[str], _: str
+        self: Any,
+        name: str,
+        output: Path,
+        config: str,
+        teacher: Path,
+        overrides: list[str],
+        _: str,
+        train: Path,
     ) -> None:
-        made.append((name, output.name, config, overrides))
+        made.append((name, output.name, config, overrides, train))
         output.touch()
 
     monkeypatch.setattr(tools["run"].Runner, "_command", command)
@@ -240,15 +247,20 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
     wanted = tools["run"].source_of(run)
     assert wanted == ("bpe", "quartznet_small")
     for _ in range(2):
-        source = runner.prepare([wanted], 90, 1.0, cached=True)[wanted]
+        source = runner.prepare([wanted], 90, 1.0, True, runner.train)[wanted]
     adapter = "adapter_t_quartznet_small.safetensors"
     named = f"model.tutor.teacher.adapter='{tmp_path / 'out' / 'c' / adapter}'"
-    assert made == [("adapt", adapter, "quartznet_small", [])]
+    assert made == [("adapt", adapter, "quartznet_small", [], runner.train)]
     runner.student(run, source)
     cache = tmp_path / "out" / "c" / adapter.replace(".safetensors", ".work") / "train"
     assert {named, f"model.tutor.teacher.cache='{cache}'"} <= set(asked[-1]["overrides"])
     (found,) = tools["runs"].read_lines(runner.output)
     assert found["adapter"] == {"wer": 0.2, "file": adapter} and tools["runs"].run_of(found) == run
+    # Students that hear a part of the corpus have an adapter of that part.
+    part = runner.train_set(0.25, True, 0.75)
+    other = runner.prepare([wanted], 90, 1.0, True, part)[wanted].adapter
+    assert other is not None and other.name == "adapter_t_quartznet_small_25_75_untranscribed.safetensors"
+    assert made[1:] == [("adapt", other.name, "quartznet_small", [], part)]
 
 
 @pytest.fixture

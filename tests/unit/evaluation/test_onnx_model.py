@@ -18,7 +18,8 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, join_labels
+from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
+from nemo_tutornet.nemo_io.label_text import join_labels
 from tests.conftest import LABELS
 from tests.unit.export.test_onnx_export import METADATA, graph, write
 

@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from nemo_tutornet import TutorError
-from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, join_labels
+from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.export.onnx_export import with_metadata, write_onnx
 from nemo_tutornet.export.onnx_metadata import OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
+from nemo_tutornet.nemo_io.label_text import join_labels
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR
 
 PATH = Path("student.onnx")

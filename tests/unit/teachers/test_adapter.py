@@ -21,12 +21,14 @@ from nemo_tutornet.commands.adapter_training import (
     EncodedBatch,
     EpochResult,
     Settings,
-    greedy_labels,
     train_head,
     word_error_rate,
 )
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.functional.greedy import greedy_labels
+from nemo_tutornet.teachers.adapted import adapted_targets
 from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo, adapter_info, upsampling_for
+from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest
 from tests.conftest import refusal
 
 INFO = AdapterInfo(
@@ -326,3 +328,25 @@ def test_the_file_holds_no_more_than_it_must(tmp_path):
         "decoder.weight",
         "decoder.bias",
     }
+
+
+@pytest.mark.parametrize("labels", [("a", "b", " "), ("\u2581a", "b", "\u2581c"), ("a", "##b", "c")])
+def test_hypotheses_are_of_the_better_of_adapter_and_teacher(labels: tuple[str, ...]) -> None:
+    """Characters, pieces of SentencePiece and of WordPiece."""
+    encoded, lengths = torch.randn(2, 6, 30), torch.tensor([30, 8])
+    own, request = [Hypothesis("own", 0.5), Hypothesis("text", 0.25)], TargetRequest(hypotheses=True)
+    worse, better = (Adapter(head_of(), replace(INFO, labels=labels, wer=wer), None) for wer in (0.2, 0.1))
+    assert adapted_targets(worse, encoded, lengths, request, own, None).hypotheses == own
+    found = adapted_targets(better, encoded, lengths, request, None, None).hypotheses or []
+    log_probs = better.head.log_probs(better.head.features(encoded, lengths))
+    texts = []
+    for path in greedy_labels(log_probs, 4 * lengths):
+        pieces = [labels[i] for i in path]
+        if labels[0] == "\u2581a":
+            texts.append("".join(pieces).replace("\u2581", " ").strip())
+        elif labels[1] == "##b":
+            texts.append(" ".join(pieces).replace(" ##", ""))
+        else:
+            texts.append("".join(pieces))
+    assert [one.text for one in found] == texts and all(texts)
+    assert all(0 < (one.confidence or 0) < 1 for one in found)

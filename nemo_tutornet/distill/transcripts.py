@@ -1,0 +1,51 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Checks the transcripts of a student's data sets before a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from nemo_tutornet.data.dataloader import manifest_entries
+from nemo_tutornet.data.transcripts import find_losses
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.layers import measure_encoder
+from nemo_tutornet.nemo_io.missing_labels import is_lost_by, remedy_for
+
+
+def check_transcripts(student: Any, train_section: str = "model.train_ds") -> list[str]:
+    """Finds the transcripts of a student's training and validation sets that it cannot learn.
+
+    The texts come from NeMo's data sets of files and tars. Lhotse reads its rows lazily, so they are not
+    checked.
+
+    Args:
+        student: a NeMo CTC model with its data sets.
+        train_section: the section of the config that the training set comes from, for the sentences.
+
+    Returns:
+        Warnings, a sentence each.
+
+    Raises:
+        TutorError: no transcript of a data set has a letter or digit that the student can write.
+    """
+    # A check must not change the random numbers of a training.
+    with torch.random.fork_rng(devices=[]):
+        frame_seconds = measure_encoder(student).frame_ms / 1000
+    is_lost, warnings = is_lost_by(student), []
+    sets = ((train_section, student._train_dl), ("model.validation_ds", student._validation_dl))
+    for what, loaders in sets:
+        for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+            entries = [] if loader is None else manifest_entries(loader)
+            rows = (
+                (str(entry.audio_file), entry.text_raw or "", entry.text_tokens, entry.duration)
+                for entry in entries
+            )
+            lost = find_losses(rows, is_lost, frame_seconds)
+            sentences = lost.in_words(what, remedy_for(lost.characters, student))
+            if lost.transcripts and lost.empty == lost.transcripts:
+                raise TutorError(sentences[0])
+            warnings += sentences
+    return warnings
