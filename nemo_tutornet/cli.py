@@ -52,6 +52,184 @@ def _root() -> None:
 
 @app.command()
 @exit_on_user_error
+def inspect(
+    model: str = typer.Argument(
+        ...,
+        metavar="MODEL.nemo|NAME|ADAPTER.safetensors",
+        help="A recogniser's file, a pretrained NeMo model's name, or the file of an adapter.",
+    ),
+    every_layer: bool = typer.Option(
+        False, "--all", help="List every module of the encoder that returns frames."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
+) -> None:
+    """Describe a model or an adapter, and list the layers that can be matched."""
+    if model.endswith(".safetensors"):
+        from nemo_tutornet.teachers.adapter import Adapter
+
+        info = Adapter.load(model, "MODEL").info
+        typer.echo(json.dumps(asdict(info), indent=2) if as_json else f"{model}: {info.in_words()}.")
+        return
+    from nemo_tutornet.commands.inspect_model import inspect_model
+    from nemo_tutornet.commands.tables import inspection_table
+
+    found = inspect_model(model, every_layer)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        inspection_table(found)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@exit_on_user_error
+def check(
+    overrides: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE ...]", help="As for the training script."
+    ),
+    config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
+    config_name: str = typer.Option(
+        "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
+    ),
+    batches: int = typer.Option(4, min=1, help="Validation batches that the teacher transcribes."),
+    decode: bool = typer.Option(False, "--decode", help="Decode every audio file, to find damaged ones."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
+) -> None:
+    """Preview a training: what is matched, what it costs, what is wrong. Takes the training script's
+    arguments.
+    """
+    cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
+    from nemo_tutornet.commands.check import check_training
+    from nemo_tutornet.commands.tables import check_tables
+
+    with report_parts("batches") as report:
+        found = check_training(cfg, batches, report, decode)
+    if as_json:
+        typer.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        check_tables(found)
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@exit_on_user_error
+def adapt(
+    overrides: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE ...]", help="As for the training script."
+    ),
+    output: Path = typer.Option(..., metavar="ADAPTER.safetensors", help="The file to write."),
+    config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
+    config_name: str = typer.Option(
+        "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
+    ),
+    work: Path | None = typer.Option(
+        None,
+        metavar="DIR",
+        help="Folder of the encoder's output and of an interrupted training. Default: ADAPTER.work.",
+    ),
+    epochs: int = typer.Option(40, min=1, help="Passes over the training set."),
+    learning_rate: float = typer.Option(2e-3, min=1e-8, max=1.0, help="Highest learning rate."),
+    width: int | None = typer.Option(
+        None, min=1, max=4096, help="Width of the adapter. Default: the encoder's, at most 256."
+    ),
+    batch_size: int | None = typer.Option(
+        None, min=1, help="Utterances in a batch. Default: the training's."
+    ),
+    live: bool = typer.Option(
+        False, "--live", help="Run the encoder in every epoch instead of keeping its output on disk."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
+) -> None:
+    """Train an adapter, which gives a teacher the student's labels. Takes the training script's arguments."""
+    cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
+    from nemo_tutornet.commands.adapt import adapt_teacher
+    from nemo_tutornet.commands.tables import adapter_table, epoch_report
+    from nemo_tutornet.teachers.adapter import is_poor
+
+    going_on = "the same command continues after the last epoch or shard that was finished."
+    with stop_on_signals(going_on), epoch_report(epochs) as report:
+        made = adapt_teacher(
+            cfg, output, work, epochs, learning_rate, width, batch_size, live or None, report
+        )
+    if as_json:
+        typer.echo(json.dumps(asdict(made)))
+    else:
+        overrides = [_pasted("model.tutor.teacher.adapter", output)]
+        if made.utterances:  # 0 where the encoder ran in every epoch, and its output was not kept
+            overrides.append(_pasted("model.tutor.teacher.cache", Path(made.work) / "train"))
+        adapter_table(made, " ".join(overrides), is_poor(made.wer, made.teacher_wer))
+
+
+@app.command(context_settings={"ignore_unknown_options": True})
+@exit_on_user_error
+def cache(
+    overrides: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE ...]", help="As for the training script."
+    ),
+    output: Path = typer.Option(
+        ..., metavar="DIR", help="Folder of the cache; only missing targets are added."
+    ),
+    config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
+    config_name: str = typer.Option(
+        "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
+    ),
+    batch_size: int | None = typer.Option(
+        None, min=1, help="Utterances that the teacher encodes together. Default: the training's."
+    ),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a sentence."),
+) -> None:
+    """Run the teacher once and keep its targets to train from. Takes the training script's arguments."""
+    cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
+    from lightning.pytorch.utilities import rank_zero_only
+
+    from nemo_tutornet.commands.cache_targets import build_cache
+
+    going_on = f"{output} keeps every shard that was finished, and the same command adds what is missing."
+    with stop_on_signals(going_on):
+        built = build_cache(cfg, output, batch_size)
+    if rank_zero_only.rank != 0:
+        return
+    if as_json:
+        typer.echo(json.dumps(asdict(built)))
+    else:
+        typer.echo(
+            f"{output}: {built.utterances} utterances, {built.hours:.2f} hours of audio, "
+            f"{built.megabytes:.1f} MB; {built.added} "
+            f"added in {built.minutes:.1f} min. Train with {_pasted('model.tutor.teacher.cache', output)}"
+        )
+
+
+@app.command("pseudo-labels")
+@exit_on_user_error
+def pseudo_labels(
+    source: Path = typer.Argument(
+        ..., metavar="TRANSCRIBED.jsonl", help="What NeMo's transcribe_speech.py wrote with a teacher."
+    ),
+    destination: Path = typer.Argument(..., metavar="TRAIN.jsonl", help="The manifest to write."),
+    max_wer: float | None = typer.Option(
+        None, min=0.0, help="Drop rows whose pred_text is further from their text."
+    ),
+    keep_transcripts: bool = typer.Option(
+        False, "--keep-transcripts", help="Use the text of rows that have one."
+    ),
+) -> None:
+    """Make a training manifest of a teacher's transcripts."""
+    from nemo_tutornet.data.pseudo_manifest import pseudo_manifest
+
+    fates = pseudo_manifest(source, destination, max_wer, keep_transcripts)
+    typer.echo(
+        f"{destination}: {fates['kept']} rows with the teacher's text, {fates['transcript']} with their "
+        "transcript; "
+        f"dropped: {fates['empty']} empty, {fates['high_wer']} with a high WER."
+    )
+    if fates["audio_not_found"]:
+        typer.echo(
+            f"note: the audio of {fates['audio_not_found']} rows was not found; their paths are those of "
+            f"{source}.",
+            err=True,
+        )
+
+
+@app.command()
+@exit_on_user_error
 def export(
     source: Path = typer.Argument(
         ..., metavar="RUN.ckpt|RUN.nemo", help="What training wrote, finished or interrupted."
@@ -131,184 +309,6 @@ def evaluate(
         typer.echo(json.dumps([result.as_dict() for result in results], indent=2))
     else:
         evaluation_table(results)
-
-
-@app.command()
-@exit_on_user_error
-def inspect(
-    model: str = typer.Argument(
-        ...,
-        metavar="MODEL.nemo|NAME|ADAPTER.safetensors",
-        help="A recogniser's file, a pretrained NeMo model's name, or the file of an adapter.",
-    ),
-    every_layer: bool = typer.Option(
-        False, "--all", help="List every module of the encoder that returns frames."
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
-) -> None:
-    """Describe a model or an adapter, and list the layers that can be matched."""
-    if model.endswith(".safetensors"):
-        from nemo_tutornet.teachers.adapter import Adapter
-
-        info = Adapter.load(model, "MODEL").info
-        typer.echo(json.dumps(asdict(info), indent=2) if as_json else f"{model}: {info.in_words()}.")
-        return
-    from nemo_tutornet.commands.inspect_model import inspect_model
-    from nemo_tutornet.commands.tables import inspection_table
-
-    found = inspect_model(model, every_layer)
-    if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=2))
-    else:
-        inspection_table(found)
-
-
-@app.command("pseudo-labels")
-@exit_on_user_error
-def pseudo_labels(
-    source: Path = typer.Argument(
-        ..., metavar="TRANSCRIBED.jsonl", help="What NeMo's transcribe_speech.py wrote with a teacher."
-    ),
-    destination: Path = typer.Argument(..., metavar="TRAIN.jsonl", help="The manifest to write."),
-    max_wer: float | None = typer.Option(
-        None, min=0.0, help="Drop rows whose pred_text is further from their text."
-    ),
-    keep_transcripts: bool = typer.Option(
-        False, "--keep-transcripts", help="Use the text of rows that have one."
-    ),
-) -> None:
-    """Make a training manifest of a teacher's transcripts."""
-    from nemo_tutornet.data.pseudo_manifest import pseudo_manifest
-
-    fates = pseudo_manifest(source, destination, max_wer, keep_transcripts)
-    typer.echo(
-        f"{destination}: {fates['kept']} rows with the teacher's text, {fates['transcript']} with their "
-        "transcript; "
-        f"dropped: {fates['empty']} empty, {fates['high_wer']} with a high WER."
-    )
-    if fates["audio_not_found"]:
-        typer.echo(
-            f"note: the audio of {fates['audio_not_found']} rows was not found; their paths are those of "
-            f"{source}.",
-            err=True,
-        )
-
-
-@app.command(context_settings={"ignore_unknown_options": True})
-@exit_on_user_error
-def check(
-    overrides: list[str] = typer.Argument(
-        None, metavar="[KEY=VALUE ...]", help="As for the training script."
-    ),
-    config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
-    config_name: str = typer.Option(
-        "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
-    ),
-    batches: int = typer.Option(4, min=1, help="Validation batches that the teacher transcribes."),
-    decode: bool = typer.Option(False, "--decode", help="Decode every audio file, to find damaged ones."),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of tables."),
-) -> None:
-    """Preview a training: what is matched, what it costs, what is wrong. Takes the training script's
-    arguments.
-    """
-    cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
-    from nemo_tutornet.commands.check import check_training
-    from nemo_tutornet.commands.tables import check_tables
-
-    with report_parts("batches") as report:
-        found = check_training(cfg, batches, report, decode)
-    if as_json:
-        typer.echo(json.dumps(found.as_dict(), indent=2))
-    else:
-        check_tables(found)
-
-
-@app.command(context_settings={"ignore_unknown_options": True})
-@exit_on_user_error
-def cache(
-    overrides: list[str] = typer.Argument(
-        None, metavar="[KEY=VALUE ...]", help="As for the training script."
-    ),
-    output: Path = typer.Option(
-        ..., metavar="DIR", help="Folder of the cache; only missing targets are added."
-    ),
-    config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
-    config_name: str = typer.Option(
-        "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
-    ),
-    batch_size: int | None = typer.Option(
-        None, min=1, help="Utterances that the teacher encodes together. Default: the training's."
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a sentence."),
-) -> None:
-    """Run the teacher once and keep its targets to train from. Takes the training script's arguments."""
-    cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
-    from lightning.pytorch.utilities import rank_zero_only
-
-    from nemo_tutornet.commands.cache_targets import build_cache
-
-    going_on = f"{output} keeps every shard that was finished, and the same command adds what is missing."
-    with stop_on_signals(going_on):
-        built = build_cache(cfg, output, batch_size)
-    if rank_zero_only.rank != 0:
-        return
-    if as_json:
-        typer.echo(json.dumps(asdict(built)))
-    else:
-        typer.echo(
-            f"{output}: {built.utterances} utterances, {built.hours:.2f} hours of audio, "
-            f"{built.megabytes:.1f} MB; {built.added} "
-            f"added in {built.minutes:.1f} min. Train with {_pasted('model.tutor.teacher.cache', output)}"
-        )
-
-
-@app.command(context_settings={"ignore_unknown_options": True})
-@exit_on_user_error
-def adapt(
-    overrides: list[str] = typer.Argument(
-        None, metavar="[KEY=VALUE ...]", help="As for the training script."
-    ),
-    output: Path = typer.Option(..., metavar="ADAPTER.safetensors", help="The file to write."),
-    config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
-    config_name: str = typer.Option(
-        "quartznet_5x5", "--config-name", "-cn", help="As for the training script."
-    ),
-    work: Path | None = typer.Option(
-        None,
-        metavar="DIR",
-        help="Folder of the encoder's output and of an interrupted training. Default: ADAPTER.work.",
-    ),
-    epochs: int = typer.Option(40, min=1, help="Passes over the training set."),
-    learning_rate: float = typer.Option(2e-3, min=1e-8, max=1.0, help="Highest learning rate."),
-    width: int | None = typer.Option(
-        None, min=1, max=4096, help="Width of the adapter. Default: the encoder's, at most 256."
-    ),
-    batch_size: int | None = typer.Option(
-        None, min=1, help="Utterances in a batch. Default: the training's."
-    ),
-    live: bool = typer.Option(
-        False, "--live", help="Run the encoder in every epoch instead of keeping its output on disk."
-    ),
-    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
-) -> None:
-    """Train an adapter, which gives a teacher the student's labels. Takes the training script's arguments."""
-    cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
-    from nemo_tutornet.commands.adapt import adapt_teacher
-    from nemo_tutornet.commands.tables import adapter_table, epoch_report
-    from nemo_tutornet.teachers.adapter import is_poor
-
-    going_on = "the same command continues after the last epoch or shard that was finished."
-    with stop_on_signals(going_on), epoch_report(epochs) as report:
-        made = adapt_teacher(
-            cfg, output, work, epochs, learning_rate, width, batch_size, live or None, report
-        )
-    if as_json:
-        typer.echo(json.dumps(asdict(made)))
-    else:
-        overrides = [_pasted("model.tutor.teacher.adapter", output)]
-        if made.utterances:  # 0 where the encoder ran in every epoch, and its output was not kept
-            overrides.append(_pasted("model.tutor.teacher.cache", Path(made.work) / "train"))
-        adapter_table(made, " ".join(overrides), is_poor(made.wer, made.teacher_wer))
 
 
 @app.command()
