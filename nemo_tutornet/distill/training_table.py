@@ -46,11 +46,13 @@ class TrainingFiles:
         best: checkpoint with the best value of what is monitored; None without one.
         last: checkpoint of the last step.
         student: the `.nemo` file.
+        student_is_best: the `.nemo` file has the weights of the best checkpoint, not of the last step.
     """
 
     best: Path | None = None
     last: Path | None = None
     student: Path | None = None
+    student_is_best: bool = False
 
     @classmethod
     def of(cls, checkpoint_callback: Any) -> TrainingFiles:
@@ -64,7 +66,8 @@ class TrainingFiles:
             getattr(checkpoint_callback, "last_model_path", None),
             f"{folder}/{name}" if folder and name.endswith(".nemo") else None,
         )
-        return cls(*(Path(path) if path and Path(path).exists() else None for path in paths))
+        best, last, student = (Path(path) if path and Path(path).exists() else None for path in paths)
+        return cls(best, last, student, bool(getattr(checkpoint_callback, "save_best_model", False)))
 
     def next_command(self) -> str | None:
         """Returns the command that exports the student; None where there is no file."""
@@ -114,7 +117,8 @@ def print_training_table(
     if files.last is not None:
         facts.append(("last checkpoint", _with_wer(files.last, last_wer)))
     if files.student is not None:
-        facts.append(("student", str(files.student)))
+        epoch = "best" if files.student_is_best else "last"
+        facts.append(("student", f"{files.student} (the {epoch} epoch)"))
     if not facts and best_wer is not None:
         facts.append(("val_wer", f"best {percent(best_wer)}, last {percent(last_wer)}"))
     command = files.next_command()

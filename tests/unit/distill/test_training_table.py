@@ -37,7 +37,7 @@ def test_a_log_file_gets_plain_text(tmp_path: Path) -> None:
         "ctc [b]  8 to 30  rkd 0.01, ctc 4.2                8.44 %",
         f"best checkpoint  {tmp_path}/val_wer=0.08.ckpt (val_wer 8.07 %)",
         f"last checkpoint  {tmp_path}/x-last.ckpt (val_wer 8.44 %)",
-        f"student          {tmp_path}/my run.nemo",
+        f"student          {tmp_path}/my run.nemo (the last epoch)",
         f"next             nemo-tutornet export {tmp_path}/val_wer=0.08.ckpt 'my run-export.nemo' --verify",
     ]
 
@@ -59,6 +59,8 @@ def test_only_files_that_exist_are_named(tmp_path: Path) -> None:
     files = TrainingFiles.of(callback)
     assert files == TrainingFiles(student=tmp_path / "run.nemo")
     assert files.next_command() == f"nemo-tutornet export {tmp_path}/run.nemo run-export.nemo --verify"
+    callback.save_best_model = True
+    assert "run.nemo (the best epoch)" in _printed(TrainingFiles.of(callback))
     assert TrainingFiles.of(None) == TrainingFiles() and TrainingFiles().next_command() is None
 
 
