@@ -226,6 +226,10 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
             f"model.tutor.pseudo_labels.min_confidence is set, but {_NO_HEAD}, so its hypotheses have no "
             "confidence here; leave it at 0 or filter by max_wer."
         )
+    no_warm_start = None
+    if mismatch:
+        remedy = "an adapter (`nemo-tutornet adapt`) gives the teacher the student's labels and frames."
+        no_warm_start = f"{mismatch.rstrip('.')}; {remedy}"
     return ModelMatch(
         student_encoder=encoder,
         guided=guided,
@@ -236,7 +240,7 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
         frame_weighting=resolve_frame_weighting(
             config.rkd.frame_weighting, teacher.has_posteriors, teacher.ends_in_layer_norm
         ),
-        no_warm_start=mismatch or _no_warm_start(student, teacher, guided, hint),
+        no_warm_start=no_warm_start or _no_warm_start(student, teacher, guided, hint),
         further_pairs=tuple(pairs),
     )
 

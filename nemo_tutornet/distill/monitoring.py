@@ -94,7 +94,9 @@ class DistillationMonitor(Callback):
         if config.posteriors and takes_figures(trainer.loggers):
             self._pictures = int(can_draw())
             if not self._pictures:
-                logging.info("No pictures of posteriors are logged: they need matplotlib (pip install matplotlib).")
+                logging.info(
+                    "No pictures of posteriors are logged: they need matplotlib (pip install matplotlib)."
+                )
 
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
