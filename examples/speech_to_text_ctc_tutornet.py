@@ -37,7 +37,7 @@ from nemo.utils.exp_manager import exp_manager
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import OmegaConf
 
-from nemo_tutornet.config import check_renamed_overrides
+from nemo_tutornet.config import check_renamed_overrides, check_teacher_files
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.training_report import TrainingReport
@@ -53,7 +53,7 @@ def main(cfg):
     logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
     # Mistakes show before anything is built: the tutor section at once, the manifests in less than a
     # millisecond a row.
-    read_tutor_section(cfg.model)
+    check_teacher_files(read_tutor_section(cfg.model))
     logging.info("Checking the manifests")
     for told in check_manifests(cfg.model):
         logging.warning(told)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from nemo_tutornet.config import check_teacher_files
 from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest_checks import check_manifests
@@ -118,6 +119,7 @@ def check_training(
         raise TutorError(
             "model.tutor is not there, so there is nothing to check: this config trains without a teacher."
         )
+    check_teacher_files(config)
     check_other_weights(cfg, config)
     limits = cfg.get("trainer") or {}
     epochs, steps = limits.get("max_epochs"), limits.get("max_steps", -1)

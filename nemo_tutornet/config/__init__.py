@@ -20,6 +20,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from nemo_tutornet.config.checks import parse_tutor
+from nemo_tutornet.config.files import check_teacher_files
 from nemo_tutornet.config.renamed import check_renamed_overrides
 from nemo_tutornet.config.schema import (
     DIVERGENCES,
@@ -56,6 +57,7 @@ __all__ = [
     "TeacherConfig",
     "TutorConfig",
     "check_renamed_overrides",
+    "check_teacher_files",
     "parse_tutor",
 ]
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from nemo_tutornet.config import (
     TeacherConfig,
     TutorConfig,
     check_renamed_overrides,
+    check_teacher_files,
     parse_tutor,
 )
 from nemo_tutornet.errors import TutorError
@@ -600,3 +602,18 @@ def test_a_share_of_the_last_stage_takes_none_from_the_others() -> None:
         )
         == 2
     )
+
+
+def test_files_that_do_not_exist_are_named_with_their_key(tmp_path: Path) -> None:
+    teacher, adapter = tmp_path / "t.nemo", tmp_path / "a.safetensors"
+    section = f"teacher: {{model_path: {teacher}, adapter: {adapter}}}"
+    assert refused(check_teacher_files, parse(section)).startswith(
+        f"model.tutor.teacher.model_path: there is no file {teacher}; "
+    )
+    teacher.touch()
+    assert f"model.tutor.teacher.adapter is {adapter}, and" in refused(check_teacher_files, parse(section))
+    adapter.touch()
+    check_teacher_files(parse(section))
+    check_teacher_files(parse("teacher: {model_path: stt_en_conformer_ctc_large}"))
+    check_teacher_files(parse("teacher: {model_path: gone.nemo, cache: targets}"))
+    check_teacher_files(None)

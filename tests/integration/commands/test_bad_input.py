@@ -82,6 +82,7 @@ def archive(path: Path, target: str) -> Path:
 
 def test_a_missing_teacher(run, tmp_path):
     assert "there is no file /no/teacher.nemo" in run("model.tutor.teacher.model_path=/no/teacher.nemo")
+    assert not (tmp_path / "runs").exists(), "a wrong path leaves no folder of a run"
 
 
 def test_a_truncated_teacher(run, teacher_file, tmp_path):

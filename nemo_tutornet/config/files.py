@@ -1,0 +1,36 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Files that a `tutor:` section names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nemo_tutornet.config.schema import TutorConfig
+from nemo_tutornet.errors import TutorError
+
+
+def check_teacher_files(config: TutorConfig | None) -> None:
+    """Refuses a section that names a teacher or an adapter that does not exist, before anything is built.
+
+    With a cache, the teacher's own file need not exist.
+
+    Args:
+        config: the checked section; None where there is none.
+
+    Raises:
+        TutorError: there is no such file.
+    """
+    if config is None:
+        return
+    others = {f"other_teachers[{i}]": teacher for i, teacher in enumerate(config.other_teachers)}
+    for name, teacher in {"teacher": config.teacher, **others}.items():
+        key = f"model.tutor.{name}"
+        path, adapter = (Path(one or "").expanduser() for one in (teacher.model_path, teacher.adapter))
+        # A path without `.nemo` can be the name of a pretrained model.
+        if not teacher.cache and path.suffix == ".nemo" and not path.exists():
+            raise TutorError(f"{key}.model_path: there is no file {path}; give the path of a .nemo file.")
+        if teacher.adapter and not adapter.is_file():
+            raise TutorError(
+                f"{key}.adapter is {adapter}, and there is no such file; `nemo-tutornet adapt` makes one."
+            )
