@@ -265,6 +265,8 @@ def export(
         typer.echo(f"{graph.path}: {graph.precision}, {graph.megabytes:.1f} MB, opset {graph.opset}.")
         if graph.note:
             typer.echo(f"note: {graph.note}", err=True)
+    if done.note is not None:
+        typer.echo(f"note: {done.note}", err=True)
     if done.summary is not None:
         typer.echo(f"{done.summary}: summary of what was checked.")
 

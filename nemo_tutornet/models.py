@@ -26,6 +26,7 @@ from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.damaged_audio import MOST_DAMAGED, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
+from nemo_tutornet.distill.early_stopping import wait_for_decoder
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.monitoring import DistillationMonitor
 from nemo_tutornet.distill.objective import read_tutor_section
@@ -80,6 +81,7 @@ class TutorMixin(_Host):
     - `on_save_checkpoint` and `on_load_checkpoint` store and restore the training-only modules and the stage.
     - `to_config_file` and `save_to` write the exported files.
     - `on_validation_epoch_start` and `on_train_epoch_end` compose the decoder while it is untrained.
+    - `on_train_end` warns of a decoder that nothing has trained.
     - `on_before_optimizer_step` keeps unused parameters unchanged.
     - `configure_callbacks` adds what a training shows and logs (`distill.training_report`,
       `distill.monitoring`).
@@ -159,6 +161,9 @@ class TutorMixin(_Host):
             self._distiller_state = None  # valid for one training only
         if self._copies_teacher and not self.trainer.ckpt_path:
             init_student(self, distiller).log()
+        wait_for_decoder(
+            self.trainer, lambda: self._distiller is not None and self._distiller.decoder_is_random
+        )
         self._copies_teacher = False  # a second training goes on from the weights of the first
         distiller.log_setup()
 
@@ -291,6 +296,17 @@ class TutorMixin(_Host):
         if self._distiller is not None and self._distiller.pseudo_labels.counts:
             log = logging.info if self._distiller.pseudo_labels.counts["kept"] else logging.warning
             log(f"Epoch {self.current_epoch}, {self._distiller.pseudo_labels.report()}")
+
+    def on_train_end(self) -> None:
+        """Warns where the training ends with a decoder that nothing has trained."""
+        super().on_train_end()
+        if self._distiller is not None and self._distiller.decoder_is_random:
+            logging.warning(
+                "No stage has trained the student's decoder, and it could not be composed, so the student "
+                "may write noise: begin a second training from it (+init_from_nemo_model) with a stage that "
+                "has "
+                "ctc, skd or pseudo."
+            )
 
     # --- What a checkpoint holds, and what is exported
 

@@ -209,6 +209,13 @@ class Distiller:
         return not self.objective.trains_decoder(self.schedule.stages[self.stage or 0])
 
     @property
+    def decoder_is_random(self) -> bool:
+        """Whether no stage has trained the decoder, and it cannot be composed: the student writes noise."""
+        if self.stage is None or self.decoder_trained:
+            return False
+        return not (self._decoder_can_be_composed and self.warm_start.is_possible)
+
+    @property
     def _decoder_can_be_composed(self) -> bool:
         """Whether RKD has trained the projection, and no stage has trained the decoder."""
         if self.stage is None or self.decoder_trained:
@@ -230,6 +237,7 @@ class Distiller:
             **parameters,
             "stage": name,
             "decoder_trained": self.decoder_trained,
+            "decoder_is_random": self.decoder_is_random,
             "teachers": self._teacher_files,
         }
 

@@ -31,6 +31,11 @@ class DecoderWarmStart:
         self._match, self._teacher, self._projection = match, teacher, projection
         self._possible = wanted and match.no_warm_start is None
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether the decoder is composed: it is wanted, and the teacher's decoder and labels allow it."""
+        return self._possible
+
     def apply(self, decoder: Any) -> None:
         """Overwrites a NeMo CTC decoder with the composed one, if that is possible and wanted."""
         if not self._possible:

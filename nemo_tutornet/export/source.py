@@ -35,8 +35,9 @@ def _from_model(source: Any, copy: Path) -> Any:
     return _from_nemo(copy)
 
 
-def _from_file(source: Path) -> Any:
-    return _from_ckpt(source) if source.suffix == ".ckpt" else _from_nemo(source)
+def _from_file(source: Path) -> tuple[Any, str | None]:
+    """Loads a student, and what a user should know of it."""
+    return _from_ckpt(source) if source.suffix == ".ckpt" else (_from_nemo(source), None)
 
 
 def _from_nemo(source: Path) -> Any:
@@ -85,7 +86,7 @@ def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield from _texts(value, f"{key}.{child}".lstrip("."))
 
 
-def _from_ckpt(source: Path) -> Any:
+def _from_ckpt(source: Path) -> tuple[Any, str | None]:
     checkpoint = load_lightning_checkpoint(source)
     hyper_parameters = checkpoint["hyper_parameters"]
     config = hyper_parameters.get("cfg") if isinstance(hyper_parameters, (Mapping, DictConfig)) else None
@@ -98,7 +99,16 @@ def _from_ckpt(source: Path) -> Any:
     target = ctc_class(config, source, "a student")
     if target == STOCK_BPE:
         check_checkpoint_tokenizer(config, source)
-    return _fresh(config, target, checkpoint["state_dict"], source)
+    tutor = checkpoint.get("tutor")
+    random = isinstance(tutor, Mapping) and tutor.get("decoder_is_random") is True
+    note = (
+        f"no stage had trained the decoder of {source} yet, and it could not be composed, so the student may "
+        "write "
+        "noise; continue its training."
+        if random
+        else None
+    )
+    return _fresh(config, target, checkpoint["state_dict"], source), note
 
 
 def _fresh(config: DictConfig, target: str, state: dict[str, Any], source: Path) -> Any:

@@ -43,6 +43,7 @@ class ExportResult:
             `onnx`.
         verification: the checks and their results; None without `verify`.
         summary: the summary file; None without `verify`.
+        note: what to know of the source: its decoder had not been trained yet. None if nothing.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class ExportResult:
     onnx: list[OnnxFile]
     verification: Verification | None = None
     summary: Path | None = None
+    note: str | None = None
 
 
 def export_student(
@@ -104,7 +106,7 @@ def export_student(
             # copy must exist until the model is saved.
             report(f"writing {destination.name}")
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
-            model = _from_model(source, copy) if file is None else _from_file(file)
+            model, note = (_from_model(source, copy), None) if file is None else _from_file(file)
             model.cfg = stock_config(model.cfg)
             stages = stack.enter_context(
                 staging_directories(*(_folder(path) for path in (destination, graph) if path is not None))
@@ -143,6 +145,7 @@ def export_student(
         else [],
         verification=verification,
         summary=summary_path(destination) if verify else None,
+        note=note,
     )
 
 

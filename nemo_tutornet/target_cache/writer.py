@@ -17,7 +17,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -106,6 +107,9 @@ class CacheWriter:
         sample_rate: sample rate of the teacher's audio in Hz, used for the durations in `cache.json`.
         rank: rank of this process. Rank 0 writes `cache.json`, and its writer must be created first.
         max_shard_bytes: size of the collected arrays, in bytes, at which a shard is written.
+        max_shard_seconds: time after which a smaller shard is written: what a kill can cost. 16 MB are hours
+            of characters.
+        clock: returns seconds; a test's own.
 
     Raises:
         TutorError: the folder contains foreign files, a cache of another provenance or schema, or a damaged
@@ -120,6 +124,8 @@ class CacheWriter:
         sample_rate: int,
         rank: int = 0,
         max_shard_bytes: int = 2**24,
+        max_shard_seconds: float = 300.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder, self.schema = folder, schema
         self._provenance: dict[str, Any] = json.loads(json.dumps(dict(provenance)))
@@ -128,6 +134,7 @@ class CacheWriter:
         self._records: list[Record] = []
         self._sizes: list[tuple[int, int]] = []
         self._bytes = 0
+        self._max_shard_seconds, self._clock, self._begun = max_shard_seconds, clock, clock()
         self._lock = _locked(folder, rank)
         try:
             _clean(folder, f".shard-{rank:05d}-*.tmp")
@@ -160,7 +167,7 @@ class CacheWriter:
             self._lock.release()
 
     def add(self, utterance: Utterance, targets: UtteranceTargets) -> None:
-        """Adds the targets of an utterance, and writes a shard if it has reached its size.
+        """Adds the targets of an utterance, and writes a shard if it has reached its size or its time.
 
         Does nothing if the writer already contains the utterance.
 
@@ -179,7 +186,8 @@ class CacheWriter:
         self._sizes.append((targets.samples, targets.frames))
         self._done.add(key)
         self._bytes += sum(array.nbytes for array in record.values())
-        if self._bytes >= self._max_shard_bytes:
+        due = self._clock() - self._begun >= self._max_shard_seconds
+        if due or self._bytes >= self._max_shard_bytes:
             self.flush()
 
     def flush(self) -> None:
@@ -194,6 +202,7 @@ class CacheWriter:
         path = self.folder / f"shard-{self._rank:05d}-{self._number:05d}.safetensors"
         _write(path, shard_bytes(self._records, samples, frames, self.schema, self._cache_id))
         self._records, self._sizes, self._bytes = [], [], 0
+        self._begun = self._clock()
         self._number += 1
 
     def close(self) -> None:

@@ -53,6 +53,7 @@ EXECUTED: dict[str, dict[str, int]] = {
     "docs/guides/stages.md": {_SECTIONS: 1},
     "docs/guides/untranscribed.md": {
         "integration/documents/test_readme.py::test_audio_without_transcripts": 1,
+        "integration/documents/test_adapter_page.py::test_audio_without_transcripts": 1,
         _PAGES: 1,
     },
     "docs/report.md": {"integration/documents/test_report_page.py::test_the_commands_of_the_page": 1},

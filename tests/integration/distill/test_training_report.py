@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import signal
 from typing import Any
 
 import pytest
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 
 from nemo_tutornet.distill.training_report import TrainingReport
@@ -129,3 +131,30 @@ def test_an_error_ends_the_bar(corpus, teacher_file, make_student):
         model.trainer.fit(model)
     assert report._progress is None and model.trainer.progress_bar_callback.is_enabled
     assert "stage " not in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 1, "Ctrl-C")]
+)
+def test_a_stopped_training_says_how_it_continues(
+    number, code, name, corpus, teacher_file, make_student, capsys, tmp_path
+):
+    """Its exit code says that it is not finished; that of Ctrl-C is Lightning's."""
+
+    class Stops(Callback):
+        def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+            if trainer.global_step == 6:
+                os.kill(os.getpid(), number)
+
+    model = make_student(
+        student_config(corpus, teacher_file, [RKD]),
+        max_epochs=4,
+        callbacks=[Stops(), ModelCheckpoint(tmp_path, save_last=True)],
+        enable_checkpointing=True,
+    )
+    with pytest.raises(SystemExit) as stopped:
+        model.trainer.fit(model)
+    assert stopped.value.code == code
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("stopped by")]
+    words = f"the same command continues from {tmp_path / 'last.ckpt'}."
+    assert line == f"stopped by {name} in epoch 2, step 6: {words}"

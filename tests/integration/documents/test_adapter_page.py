@@ -38,16 +38,17 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def here(command: str, *more: str) -> str:
+    """Runs a command of `nemo-tutornet`; returns what it printed."""
+    program, *arguments = shlex.split(command)
+    assert program == "nemo-tutornet"
+    done = CliRunner().invoke(app, [*arguments, *more])
+    assert done.exit_code == 0 and "Traceback" not in done.output, done.output
+    return done.stdout
+
+
 def test_from_a_subword_teacher_to_a_character_student(folder):
     """The training is a process; the other commands run in this one, which has imported NeMo already."""
-
-    def here(command: str, *more: str) -> str:
-        program, *arguments = shlex.split(command)
-        assert program == "nemo-tutornet"
-        done = CliRunner().invoke(app, [*arguments, *more])
-        assert done.exit_code == 0 and "Traceback" not in done.output, done.output
-        return done.stdout
-
     teacher, adapter = commands("nemo-tutornet inspect", PAGE)
     assert "80 ms" in here(teacher)
     (adapt,) = commands("nemo-tutornet adapt", PAGE)
@@ -68,3 +69,20 @@ def test_from_a_subword_teacher_to_a_character_student(folder):
     assert type(ASRModel.restore_from("student.nemo", map_location="cpu")) is EncDecCTCModel
     (evaluate,) = commands("nemo-tutornet evaluate", PAGE)
     assert "WER %" in here(evaluate)
+
+
+def test_audio_without_transcripts(folder):
+    """docs/guides/untranscribed.md: an adapter writes the pseudo-labels, or its teacher does."""
+    page = (ROOT / "docs" / "guides" / "untranscribed.md").read_text(encoding="utf-8")
+    (folder / "subwords.nemo").rename(folder / "teacher.nemo")
+    untranscribed = write_manifest(folder, "untranscribed", [1.4, 1.55])
+    rows = [json.loads(line) for line in untranscribed.read_text().splitlines()]
+    for row in rows:
+        del row["text"]
+    untranscribed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (adapt,) = commands("nemo-tutornet adapt", page)
+    made = json.loads(here(adapt, "--epochs", "2", "--json"))
+    assert made["utterances"] == 2 + made["pseudo_labelled"]
+    (train,) = [line for line in commands("python examples", page) if "name=few" in line]
+    run(shorter(train), folder)
+    assert (folder / "runs/few/checkpoints/few.nemo").is_file()

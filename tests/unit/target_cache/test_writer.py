@@ -275,6 +275,18 @@ def test_a_killed_builder_goes_on(tmp_path: Path) -> None:
     read_all(tmp_path, keys)
 
 
+def test_a_shard_is_written_after_some_time_too(tmp_path: Path) -> None:
+    """Otherwise a kill would cost hours of a slow teacher: a shard holds hours of small targets."""
+    keys, now = utterances(4), [0.0]
+    with CacheWriter(tmp_path, PROVENANCE, FULL, RATE, max_shard_seconds=10, clock=lambda: now[0]) as writer:
+        for key, time, written in zip(keys, (9.0, 10.0, 19.0, 20.0), (0, 1, 1, 2), strict=True):
+            now[0] = time
+            writer.add(key, targets(key, FULL))
+            assert len(shards(tmp_path)) == written
+        writer.finish()
+    read_all(tmp_path, keys)
+
+
 def test_an_abandoned_writer_leaves_only_whole_shards(tmp_path: Path) -> None:
     keys = utterances(3)
     with pytest.raises(KeyboardInterrupt), CacheWriter(tmp_path, PROVENANCE, FULL, RATE) as writer:
