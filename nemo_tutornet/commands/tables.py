@@ -188,7 +188,7 @@ def adapter_table(made: AdaptResult, overrides: str, poor: bool) -> None:
             f"{made.best_epoch} of {made.epochs}, {texts}, {made.minutes:.1f} min."
         )
     )
-    console.print(escape(f"Train with {overrides}"))
+    console.print(escape(f"Train with {overrides}"), soft_wrap=True)  # one line, to be pasted
     if made.utterances:
         console.print(
             escape(
