@@ -32,7 +32,7 @@ from nemo_tutornet.distill.monitoring import DistillationMonitor
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.projections import Head
 from nemo_tutornet.distill.training_report import TrainingReport
-from nemo_tutornet.distill.transcripts import check_transcripts
+from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
 from nemo_tutornet.distill.unused_parameters import UnusedParameters
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule, Stage
@@ -129,11 +129,9 @@ class TutorMixin(_Host):
             return
         for warning in check_transcripts(self):
             logging.warning(warning)
-        guard_audio(self._train_dl, "model.train_ds", MOST_DAMAGED)
-        # Without one of its utterances, a validation set would be another one.
-        loaders = self._validation_dl
-        for loader in loaders if isinstance(loaders, list) else [loaders]:
-            guard_audio(loader, "model.validation_ds", 0.0)
+        for section, loader in data_sets(self):
+            # Without one of its utterances, a validation set would be another one.
+            guard_audio(loader, section, MOST_DAMAGED if loader is self._train_dl else 0.0)
         if self._tutor_config is None:
             return
         begins = not (self.trainer.current_epoch or self.trainer.global_step)

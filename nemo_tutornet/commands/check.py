@@ -21,7 +21,7 @@ from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.objective import read_tutor_section
-from nemo_tutornet.distill.transcripts import check_transcripts
+from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.schedule import Schedule, Stage
@@ -136,16 +136,12 @@ def check_training(
         if cfg.model.train_ds.get("defer_setup"):
             model.setup_training_data(cfg.model.train_ds)
     warnings += check_transcripts(model)
-    for section, loaders in (
-        ("model.train_ds", model._train_dl),
-        ("model.validation_ds", model._validation_dl),
-    ):
-        for loader in loaders if isinstance(loaders, list) else [loaders]:
-            damaged = decode_all(loader, section, report) if decode else []
-            warnings += damaged[:_MOST_NAMED]
-            if len(damaged) > _MOST_NAMED:
-                warnings.append(f"{section}: {len(damaged)} audio files in all cannot be decoded.")
-            guard_audio(loader, section, 0.0)
+    for section, loader in data_sets(model):
+        damaged = decode_all(loader, section, report) if decode else []
+        warnings += damaged[:_MOST_NAMED]
+        if len(damaged) > _MOST_NAMED:
+            warnings.append(f"{section}: {len(damaged)} audio files in all cannot be decoded.")
+        guard_audio(loader, section, 0.0)
     distiller = Distiller(model, config)
     matches = _matches(distiller)
     if config.init.source is not None:

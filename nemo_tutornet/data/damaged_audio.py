@@ -106,11 +106,11 @@ def guard_audio(loader: Any, section: str, most: float) -> None:
     Data sets of files are guarded. In tars the error is NeMo's.
 
     Args:
-        loader: a dataloader of NeMo, or None.
+        loader: a dataloader of NeMo.
         section: the section of the config that it comes from, for messages.
         most: share of the utterances that may be damaged.
     """
-    for dataset in [] if loader is None else manifest_datasets(loader):
+    for dataset in manifest_datasets(loader):
         if not hasattr(dataset, "_process_sample") or isinstance(dataset.featurizer, _Reader):
             continue
         dataset.featurizer = _Reader(dataset.featurizer)
@@ -121,7 +121,7 @@ def decode_all(loader: Any, section: str, report: PartReport = no_report) -> lis
     """Decodes every audio file of a dataloader once.
 
     Args:
-        loader: a dataloader of NeMo, or None.
+        loader: a dataloader of NeMo.
         section: the section of the config that it comes from, for messages.
         report: shows how many utterances are decoded.
 
@@ -129,9 +129,7 @@ def decode_all(loader: Any, section: str, report: PartReport = no_report) -> lis
         A sentence for each file that cannot be decoded.
     """
     return [
-        sentence
-        for dataset in ([] if loader is None else manifest_datasets(loader))
-        for sentence in _decoded(dataset, section, report)
+        sentence for dataset in manifest_datasets(loader) for sentence in _decoded(dataset, section, report)
     ]
 
 

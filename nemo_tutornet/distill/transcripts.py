@@ -15,6 +15,21 @@ from nemo_tutornet.nemo_io.layers import measure_encoder
 from nemo_tutornet.nemo_io.missing_labels import is_lost_by, remedy_for
 
 
+def data_sets(student: Any, train_section: str = "model.train_ds") -> list[tuple[str, Any]]:
+    """Returns the section of the config and the dataloader of each training and validation set of a student.
+
+    Args:
+        student: a NeMo CTC model.
+        train_section: the section of the config that the training set comes from.
+    """
+    validation = student._validation_dl
+    loaders = [(train_section, student._train_dl)]
+    loaders += [
+        ("model.validation_ds", one) for one in (validation if isinstance(validation, list) else [validation])
+    ]
+    return [(section, loader) for section, loader in loaders if loader is not None]
+
+
 def check_transcripts(student: Any, train_section: str = "model.train_ds") -> list[str]:
     """Finds the transcripts of a student's training and validation sets that it cannot learn.
 
@@ -35,17 +50,14 @@ def check_transcripts(student: Any, train_section: str = "model.train_ds") -> li
     with torch.random.fork_rng(devices=[]):
         frame_seconds = measure_encoder(student).frame_ms / 1000
     is_lost, warnings = is_lost_by(student), []
-    sets = ((train_section, student._train_dl), ("model.validation_ds", student._validation_dl))
-    for what, loaders in sets:
-        for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
-            entries = [] if loader is None else manifest_entries(loader)
-            rows = (
-                (str(entry.audio_file), entry.text_raw or "", entry.text_tokens, entry.duration)
-                for entry in entries
-            )
-            lost = find_losses(rows, is_lost, frame_seconds)
-            sentences = lost.in_words(what, remedy_for(lost.characters, student))
-            if lost.transcripts and lost.empty == lost.transcripts:
-                raise TutorError(sentences[0])
-            warnings += sentences
+    for section, loader in data_sets(student, train_section):
+        rows = (
+            (str(entry.audio_file), entry.text_raw or "", entry.text_tokens, entry.duration)
+            for entry in manifest_entries(loader)
+        )
+        lost = find_losses(rows, is_lost, frame_seconds)
+        sentences = lost.in_words(section, remedy_for(lost.characters, student))
+        if lost.transcripts and lost.empty == lost.transcripts:
+            raise TutorError(sentences[0])
+        warnings += sentences
     return warnings
