@@ -193,6 +193,13 @@ RECIPES: dict[str, Recipe] = {
         "bpe",
         adapter=True,
     ),
+    "bpe_to_char_pseudo_alone": Recipe(
+        "characters from a subword teacher: CTC + pseudo-labels, without RKD",
+        (PSEUDO,),
+        (),
+        "bpe",
+        adapter=True,
+    ),
     "bpe_to_char_adapted_skd_kl": Recipe(
         "characters from a subword teacher with an adapter: RKD, then CTC + SKD kl",
         (RKD, SKD),
