@@ -61,7 +61,7 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
         if section.get(limit) is not None
     }
     one_channel = section.get("channel_selector") is None
-    rules = Rules(_frame_seconds(model_cfg), for_nemo=True, one_channel=one_channel, **limits)
+    rules = Rules(frame_seconds(model_cfg), for_nemo=True, one_channel=one_channel, **limits)
     manifests = _manifests_of(section, key)
     if not manifests and name == "train_ds":
         raise TutorError(_NOT_SET.format(key=key))
@@ -141,8 +141,12 @@ def _flat(found: Any, key: str) -> Iterator[str]:
             )
 
 
-def _frame_seconds(model_cfg: Mapping[str, Any]) -> float:
-    """Computes the seconds of one encoder frame from a config: window stride times the encoder's strides."""
+def frame_seconds(model_cfg: Mapping[str, Any]) -> float:
+    """Computes the seconds of one encoder frame from a config: window stride times the encoder's strides.
+
+    Args:
+        model_cfg: config of a NeMo CTC model.
+    """
     encoder, front, stride = model_cfg.get("encoder") or {}, model_cfg.get("preprocessor") or {}, 1
     for block in encoder.get("jasper") or []:
         stride *= int(block["stride"][0]) ** (1 if block.get("stride_last") else int(block["repeat"]))

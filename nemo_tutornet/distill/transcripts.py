@@ -6,12 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from nemo_tutornet.data.dataloader import manifest_entries
+from nemo_tutornet.data.manifest_checks import frame_seconds
 from nemo_tutornet.data.transcripts import find_losses
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.layers import measure_encoder
 from nemo_tutornet.nemo_io.missing_labels import is_lost_by, remedy_for
 
 
@@ -46,16 +44,14 @@ def check_transcripts(student: Any, train_section: str = "model.train_ds") -> li
     Raises:
         TutorError: no transcript of a data set has a letter or digit that the student can write.
     """
-    # A check must not change the random numbers of a training.
-    with torch.random.fork_rng(devices=[]):
-        frame_seconds = measure_encoder(student).frame_ms / 1000
-    is_lost, warnings = is_lost_by(student), []
+    # A student is not run here: that would change the random numbers of its training.
+    seconds, is_lost, warnings = frame_seconds(student.cfg), is_lost_by(student), []
     for section, loader in data_sets(student, train_section):
         rows = (
             (str(entry.audio_file), entry.text_raw or "", entry.text_tokens, entry.duration)
             for entry in manifest_entries(loader)
         )
-        lost = find_losses(rows, is_lost, frame_seconds)
+        lost = find_losses(rows, is_lost, seconds)
         sentences = lost.in_words(section, remedy_for(lost.characters, student))
         if lost.transcripts and lost.empty == lost.transcripts:
             raise TutorError(sentences[0])

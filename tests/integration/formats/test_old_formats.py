@@ -145,8 +145,10 @@ def test_an_old_run_goes_on(folder: Path) -> None:
     steps = Steps()
     model, trainer = run(steps)
     trainer.fit(model, ckpt_path="run.ckpt")
-    assert steps.begin["step"] == 4 and steps.begin.keys() == {"step", *state}
+    # Since then, a state also says whether the decoder is random.
+    assert steps.begin["step"] == 4 and steps.begin.keys() == {"step", "decoder_is_random", *state}
     assert (steps.begin["stage"], steps.begin["decoder_trained"]) == ("skd", True)
+    assert not steps.begin["decoder_is_random"]
     assert steps.begin["teachers"] == state["teachers"]
     for name in ("projection", "head encoder.encoder.0"):
         assert steps.begin[name].keys() == state[name].keys()
