@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import write_manifest
+from tests.integration.students import build
+
 pytestmark = pytest.mark.usefixtures("warm_python")
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ROOT / "conf" / "small"
@@ -166,3 +169,27 @@ def test_what_chose_the_caches_format(tmp_path):
     done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert "safetensors" in done.stdout and (tmp_path / "figures.json").exists()
+
+
+def test_a_subword_teacher_of_a_pretrained_encoder(tmp_path):
+    """The encoder stays as it is; frames are four times as long."""
+    from nemo.collections.asr.models import ASRModel
+
+    from nemo_tutornet.nemo_io.layers import measure_encoder
+
+    pretrained = build("quartznet", tmp_path / "student")
+    manifests = [write_manifest(tmp_path, name, [1.2, 1.3, 1.4]) for name in ("train", "valid")]
+    arguments = [pretrained, tmp_path / "subwords.nemo", "--train", manifests[0], "--valid", manifests[1]]
+    command = [sys.executable, ROOT / "benchmarks/results/subword_teacher.py", *arguments, "--epochs", "2"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert done.stdout.splitlines()[-1].startswith(f"{tmp_path / 'subwords.nemo'}: ")
+    before, after = (
+        ASRModel.restore_from(str(path), map_location="cpu").eval()
+        for path in (pretrained, tmp_path / "subwords.nemo")
+    )
+    assert measure_encoder(after).frame_ms == 4 * measure_encoder(before).frame_ms
+    weights = after.encoder.state_dict()
+    moved = [name for name, value in before.encoder.state_dict().items() if not weights[name].equal(value)]
+    assert not moved
+    assert type(after).__name__ == "EncDecCTCModelBPE"
