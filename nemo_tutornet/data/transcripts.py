@@ -27,7 +27,7 @@ class TranscriptLosses:
         characters: letters, digits, symbols and white space without a label, each with the number of rows
             that hold it. Punctuation is not counted: a student without it is usual.
         losing: rows with such a character.
-        empty: rows of which no letter or digit is left.
+        empty: rows without any letter or digit that has a label.
         first: name and transcript of the first row with such a character.
         too_long: rows whose labels do not fit their frames, so that their CTC loss counts as 0.
         first_too_long: name of the first of these rows, its labels and its frames.

@@ -51,7 +51,7 @@ class Evaluation:
         real_time_factor: seconds of computing per second of audio.
         untranscribed: number of rows without a transcript, which were left out.
         never_written: characters of the transcripts that the model has no label for, the most frequent
-            first. Each of them is an error, whatever the model hears.
+            first. Each of them is an error.
     """
 
     model: str

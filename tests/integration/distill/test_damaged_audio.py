@@ -57,8 +57,8 @@ def config_of(folder, teacher, train="bad", valid="valid", workers=0):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_samples_are_replaced_while_they_are_few(workers, folder, make_student, monkeypatch):
-    told: list[str] = []
-    monkeypatch.setattr("nemo.utils.logging.warning", lambda text, *_, **__: told.append(str(text)))
+    warnings: list[str] = []
+    monkeypatch.setattr("nemo.utils.logging.warning", lambda text, *_, **__: warnings.append(str(text)))
     config = config_of(folder, None, workers=workers)
     config["train_ds"].update(shuffle=False, batch_size=6)
     loader = make_student(config)._train_dl
@@ -69,9 +69,9 @@ def test_damaged_samples_are_replaced_while_they_are_few(workers, folder, make_s
         assert batch[4].tolist() == [0, 1, 4, 4, 4, 5]
         assert torch.equal(batch[0][2], batch[0][4]) and batch[3].tolist() == [4] * 6
     assert loader.dataset._process_sample.damaged.tolist() == [False, False, True, True, False, False]
-    if not workers:  # each file is told once
-        assert len(told) == 2 and "cut_train2.flac cannot be decoded" in told[0]
-        assert told[1].endswith("the next utterance takes its place (damaged so far: 2 of 6).")
+    if not workers:  # one warning for each file
+        assert len(warnings) == 2 and "cut_train2.flac cannot be decoded" in warnings[0]
+        assert warnings[1].endswith("the next utterance takes its place (damaged so far: 2 of 6).")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
