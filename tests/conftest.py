@@ -79,8 +79,8 @@ def nothing_left_in_the_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_log_of_another_run() -> Iterator[None]:
-    """exp_manager adds files of a run's folder to NeMo's logger, and the folder may be gone in the next
-    test.
+    """exp_manager adds files of a run's folder to NeMo's logger and to Lightning's, and the folder may be gone
+    in the next test.
     """
     yield
     nemo = sys.modules.get("nemo.utils")
@@ -89,6 +89,11 @@ def no_log_of_another_run() -> Iterator[None]:
             if isinstance(handler, logging.FileHandler):
                 nemo.logging._logger.removeHandler(nemo.logging._handlers.pop(name))
                 handler.close()
+    lightning = logging.getLogger("lightning.pytorch")
+    for handler in list(lightning.handlers):
+        if isinstance(handler, logging.FileHandler):
+            lightning.removeHandler(handler)
+            handler.close()
 
 
 @pytest.fixture(autouse=True)
