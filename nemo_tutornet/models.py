@@ -31,6 +31,9 @@ from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.monitoring import DistillationMonitor
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.projections import Head
+from nemo_tutornet.distill.resumption import KEY, ResumableEpochLoop, resumable
+from nemo_tutornet.distill.schedule_length import ScheduleLength
+from nemo_tutornet.distill.stopping import TrainingStop
 from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
 from nemo_tutornet.distill.unused_parameters import UnusedParameters
@@ -83,8 +86,10 @@ class TutorMixin(_Host):
     - `on_validation_epoch_start` and `on_train_epoch_end` compose the decoder while it is untrained.
     - `on_train_end` warns of a decoder that nothing has trained.
     - `on_before_optimizer_step` keeps unused parameters unchanged.
-    - `configure_callbacks` adds what a training shows and logs (`distill.training_report`,
-      `distill.monitoring`).
+    - `train_dataloader`, `configure_optimizers` and `on_train_start` make a resumed run equal to an
+      uninterrupted one (`distill.resumption`, `distill.schedule_length`).
+    - `configure_callbacks` adds what a training shows and logs, and how it stops
+      (`distill.training_report`, `distill.monitoring`, `distill.stopping`).
     """
 
     _stock_target: str
@@ -106,6 +111,8 @@ class TutorMixin(_Host):
         self._losses: Callable[..., dict[str, Tensor]] | None = None  # losses of the current step
         self._terms: dict[str, Tensor] = {}
         self._unused_parameters = UnusedParameters()
+        self._epoch_loop: ResumableEpochLoop | None = None
+        self._schedule_length = ScheduleLength(None)
         self.training_only = nn.ModuleList()  # not in `state_dict()`
 
     @property
@@ -127,6 +134,7 @@ class TutorMixin(_Host):
         super().setup(stage)
         if stage != "fit":
             return
+        self._epoch_loop = resumable(self.trainer, self)
         for warning in check_transcripts(self):
             logging.warning(warning)
         for section, loader in data_sets(self):
@@ -179,13 +187,30 @@ class TutorMixin(_Host):
         super().maybe_init_from_pretrained_checkpoint(cfg, map_location)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Adds the callbacks that show and log a distillation, where the trainer does not have them yet."""
+        """Adds the callbacks that show, log and stop a training, where the trainer does not have them yet."""
         callbacks: list[Callback] = list(super().configure_callbacks())
-        if self._tutor_config is not None and self.trainer.state.fn == TrainerFn.FITTING:
+        if self.trainer.state.fn == TrainerFn.FITTING:
             present = {type(callback) for callback in self.trainer.callbacks}
-            ours = (TrainingReport, DistillationMonitor)
-            callbacks += [callback() for callback in ours if callback not in present]
+            ours = (TrainingReport, DistillationMonitor) if self._tutor_config is not None else ()
+            callbacks += [callback() for callback in (*ours, TrainingStop) if callback not in present]
         return callbacks
+
+    def configure_optimizers(self) -> Any:
+        """Builds NeMo's optimizer and learning-rate schedule."""
+        built = super().configure_optimizers()
+        self._schedule_length = ScheduleLength(self._scheduler)
+        return built
+
+    def train_dataloader(self) -> Any:
+        """Returns NeMo's dataloader, and keeps the random states from which its first order is drawn."""
+        if self._epoch_loop is not None:
+            self._epoch_loop.note_random_states()
+        return super().train_dataloader()
+
+    def on_train_start(self) -> None:
+        """Gives a run that is resumed with another length its new learning-rate schedule."""
+        super().on_train_start()
+        self._schedule_length.apply(self.trainer.global_step)
 
     # --- One step
 
@@ -316,6 +341,8 @@ class TutorMixin(_Host):
         self._compose_untrained_decoder()
         if self._distiller is not None:
             checkpoint["tutor"] = self._distiller.state()
+        if self._epoch_loop is not None and self.trainer.state.fn == TrainerFn.FITTING:
+            checkpoint[KEY] = self._epoch_loop.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the state that `on_save_checkpoint` added, as soon as a distiller exists.
@@ -340,6 +367,8 @@ class TutorMixin(_Host):
         if self._distiller is not None and self._distiller_state is not None:
             self._distiller.restore(self._distiller_state)
             self._distiller_state = None
+        if resuming and self._epoch_loop is not None:
+            self._epoch_loop.load(checkpoint)
 
     def to_config_file(self, path2yaml_file: str) -> None:
         """Writes the stock student's config. NeMo calls this for every `.nemo` that is written."""

@@ -7,8 +7,6 @@ file, and a table at the end.
 from __future__ import annotations
 
 import math
-import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,7 +14,6 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.callbacks.progress import TQDMProgressBar
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 from torch import Tensor
 
@@ -187,27 +184,8 @@ class TrainingReport(Callback):
         self._close()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        """Ends the bar, so that the error is printed below it, and says how a stopped training continues.
-
-        Lightning ends a training that SIGTERM stopped with code 0, which a scheduler takes for finished. Here
-        the code is 143, as of every program that SIGTERM ends.
-        """
+        """Ends the bar, so that the error is printed below it."""
         self._close()
-        stopped_by = {KeyboardInterrupt: "Ctrl-C", SIGTERMException: "SIGTERM"}.get(type(exception))
-        if stopped_by is None:
-            return
-        if isinstance(exception, SIGTERMException):
-            exception.code = 128 + signal.SIGTERM
-        if trainer.is_global_zero:
-            last = TrainingFiles.of(trainer.checkpoint_callback).last
-            words = "no checkpoint was written yet, so the same command begins anew"
-            if last is not None:
-                words = f"the same command continues from {last}"
-            print(
-                f"stopped by {stopped_by} in epoch {trainer.current_epoch + 1}, step {trainer.global_step}: "
-                f"{words}.",
-                file=sys.stderr,
-            )
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Prints the table, when all files are written."""

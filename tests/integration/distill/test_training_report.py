@@ -134,12 +134,12 @@ def test_an_error_ends_the_bar(corpus, teacher_file, make_student):
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 1, "Ctrl-C")]
+    ("number", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "Ctrl-C")]
 )
 def test_a_stopped_training_says_how_it_continues(
     number, code, name, corpus, teacher_file, make_student, capsys, tmp_path
 ):
-    """Its exit code says that it is not finished; that of Ctrl-C is Lightning's."""
+    """Its exit code says that it is not finished."""
 
     class Stops(Callback):
         def on_train_batch_end(self, trainer: Any, *_: Any) -> None:

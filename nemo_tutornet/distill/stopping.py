@@ -1,0 +1,89 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Ends a training on Ctrl-C and SIGTERM after the batch it is in, and says how it continues."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from nemo_tutornet.distill.training_table import TrainingFiles
+
+
+class TrainingStop(Callback):
+    """Ends a training on a signal, with a checkpoint, a line, and the exit code of a stopped program.
+
+    SIGTERM is Lightning's own, which would end with code 0 and lose the epoch. Ctrl-C is treated like it. A
+    second Ctrl-C interrupts at once, as Lightning does, and loses what is in no checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._handler: Any = None
+        self._stopped_by = signal.SIGTERM
+
+    def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
+        """Replaces Python's own handler of Ctrl-C; another one stays.
+
+        Lightning restores the handlers that it finds before this hook.
+        """
+        self._handle_ctrl_c(trainer)
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Does the same, because a training may have no sanity check."""
+        self._handle_ctrl_c(trainer)
+
+    def _handle_ctrl_c(self, trainer: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # no other thread may set a handler
+        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            return
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            self._restore_handler()
+            self._stopped_by = signal.SIGINT
+            trainer._signal_connector.received_sigterm = True
+            print("stopping after this batch; Ctrl-C again stops at once.", file=sys.stderr)
+
+        self._handler = signal.signal(signal.SIGINT, stop)
+
+    def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
+        """Ends a validation of a training that was asked to stop."""
+        if trainer.received_sigterm and trainer.state.fn == TrainerFn.FITTING:
+            raise SIGTERMException
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Sets the exit code of a stopped training, and says how it continues."""
+        self._restore_handler()
+        if isinstance(exception, KeyboardInterrupt):
+            name = "Ctrl-C"
+        elif isinstance(exception, SIGTERMException):
+            name = "Ctrl-C" if self._stopped_by == signal.SIGINT else "SIGTERM"
+            exception.code = 128 + self._stopped_by
+        else:
+            return
+        if not trainer.is_global_zero:
+            return
+        last = TrainingFiles.of(trainer.checkpoint_callback).last
+        words = "no checkpoint was written yet, so the same command begins anew"
+        if last is not None:
+            words = f"the same command continues from {last}"
+        print(
+            f"stopped by {name} in epoch {trainer.current_epoch + 1}, step {trainer.global_step}: {words}.",
+            file=sys.stderr,
+        )
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Restores the handler of Ctrl-C."""
+        self._restore_handler()
+
+    def _restore_handler(self) -> None:
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+            self._handler = None
