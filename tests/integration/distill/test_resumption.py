@@ -29,6 +29,7 @@ from nemo_tutornet.distill.resumption import ResumableEpochLoop
 from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint
 from tests.conftest import student_config
 from tests.integration.recorder import RKD, SKD, same
+from tests.integration.target_cache.test_cache import tar
 
 # What writes checkpoints: NeMo's default, after every step, and at the end of an epoch.
 AFTER_VALIDATION = {"monitor": "val_wer", "save_on_train_epoch_end": False}
@@ -157,6 +158,26 @@ def test_semi_sorted_batches_and_cached_targets(corpus, teacher_file, tmp_path):
     semi_sorted = {"use_semi_sorted_batching": True, "randomization_factor": 2.0, "drop_last": False}
     config["train_ds"] |= semi_sorted
     assert check_kill_points(config, tmp_path, AFTER_STEPS, first_and_middle) == 2
+
+
+LHOTSE = {"use_lhotse": True, "batch_size": 3, "seed": 0, "shard_seed": 0, "shuffle": True}
+
+
+@pytest.mark.parametrize(
+    ("settings", "trainer"),
+    [
+        ({**LHOTSE, "force_finite": True}, {"max_epochs": -1, "max_steps": 8}),
+        ({**LHOTSE, "num_workers": 1}, {"max_epochs": -1, "max_steps": 7, "limit_train_batches": 3}),
+        ({"is_tarred": True, "shuffle_n": 8}, {}),
+    ],
+)
+def test_streams(corpus, tmp_path, settings, trainer):
+    config = drawing(corpus, None)
+    config["train_ds"] |= settings
+    if "is_tarred" in settings:
+        config["train_ds"] |= tar(corpus, tmp_path, [f"train{i}.wav" for i in range(8)], 0)
+    folder = tmp_path / "checkpoints"
+    assert check_kill_points(config, folder, AFTER_STEPS, first_and_middle, **trainer) == 2
 
 
 def test_early_stopping_and_a_plateau_count_each_epoch_once(corpus, tmp_path):
