@@ -31,6 +31,7 @@ from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.monitoring import DistillationMonitor
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.projections import Head
+from nemo_tutornet.distill.run_files import RunFiles
 from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
 from nemo_tutornet.distill.unused_parameters import UnusedParameters
@@ -179,11 +180,13 @@ class TutorMixin(_Host):
         super().maybe_init_from_pretrained_checkpoint(cfg, map_location)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Adds the callbacks that show and log a distillation, where the trainer does not have them yet."""
+        """Adds the callbacks that guard, show and log a training, where the trainer does not have them yet."""
         callbacks: list[Callback] = list(super().configure_callbacks())
-        if self._tutor_config is not None and self.trainer.state.fn == TrainerFn.FITTING:
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            ours: list[type[Callback]] = [RunFiles]
+            if self._tutor_config is not None:
+                ours += [TrainingReport, DistillationMonitor]
             present = {type(callback) for callback in self.trainer.callbacks}
-            ours = (TrainingReport, DistillationMonitor)
             callbacks += [callback() for callback in ours if callback not in present]
         return callbacks
 
