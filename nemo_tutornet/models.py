@@ -27,6 +27,8 @@ from nemo_tutornet.data.damaged_audio import MOST_DAMAGED, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.early_stopping import wait_for_decoder
+from nemo_tutornet.distill.finite import check_weights
+from nemo_tutornet.distill.finite_guard import FiniteGuard
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.monitoring import DistillationMonitor
 from nemo_tutornet.distill.objective import read_tutor_section
@@ -107,6 +109,7 @@ class TutorMixin(_Host):
         self._losses: Callable[..., dict[str, Tensor]] | None = None  # losses of the current step
         self._terms: dict[str, Tensor] = {}
         self._unused_parameters = UnusedParameters()
+        self._guard = FiniteGuard()
         self.training_only = nn.ModuleList()  # not in `state_dict()`
 
     @property
@@ -134,6 +137,7 @@ class TutorMixin(_Host):
             # Without one of its utterances, a validation set would be another one.
             guard_audio(loader, section, MOST_DAMAGED if loader is self._train_dl else 0.0)
         if self._tutor_config is None:
+            self._guard.attach(self)
             return
         begins = not (self.trainer.current_epoch or self.trainer.global_step)
         if self._distiller is not None and not (begins and self._distiller.stage is not None):
@@ -143,6 +147,7 @@ class TutorMixin(_Host):
             # data with and without a teacher.
             with torch.random.fork_rng(devices=[]):
                 self._setup_distillation(self._tutor_config)
+        self._guard.attach(self)
 
     def _setup_distillation(self, config: TutorConfig) -> None:
         limits = self.trainer.max_epochs, self.trainer.max_steps
@@ -180,7 +185,7 @@ class TutorMixin(_Host):
         super().maybe_init_from_pretrained_checkpoint(cfg, map_location)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Adds the callbacks that guard, show and log a training, where the trainer does not have them yet."""
+        """Adds what guards, shows and logs a training, where the trainer does not have it yet."""
         callbacks: list[Callback] = list(super().configure_callbacks())
         if self.trainer.state.fn == TrainerFn.FITTING:
             ours: list[type[Callback]] = [RunFiles]
@@ -188,6 +193,8 @@ class TutorMixin(_Host):
                 ours += [TrainingReport, DistillationMonitor]
             present = {type(callback) for callback in self.trainer.callbacks}
             callbacks += [callback() for callback in ours if callback not in present]
+            if self._guard not in self.trainer.callbacks:
+                callbacks.append(self._guard)
         return callbacks
 
     # --- One step
@@ -206,19 +213,23 @@ class TutorMixin(_Host):
         """
         distiller = self._distiller
         if distiller is None:
-            return super().training_step(batch, batch_nb)
+            if not isinstance(batch, (tuple, list)):  # NVIDIA DALI's
+                return super().training_step(batch, batch_nb)
+            batch = TrainingBatch.from_nemo(batch)
+            output = super().training_step(batch.for_nemo(), batch_nb)
+            return self._guard.checked(self, output, {"loss": output["loss"]}, batch, None)
         batch = TrainingBatch.from_nemo(batch)
         stage = distiller.enter_stage(self.trainer, batch_nb, self.decoder)
         targets = distiller.teacher_targets(stage, batch)  # still being computed on a GPU
         with distiller.capture(self, batch) as student:
-            losses = partial(distiller.losses, stage, student, targets)
+            losses = partial(distiller.terms, stage, student, targets)
             output = self._nemo_step(batch, batch_nb, stage, losses)
         output["log"].update(tutor_stage=float(distiller.stage or 0))
         find_unused = not distiller.objective.trains_decoder(stage)
         output["loss"] = self._unused_parameters.touch(
             output["loss"], self.parameters(), stage.name, find_unused
         )
-        return output
+        return self._guard.checked(self, output, self._terms, batch, targets)
 
     def _nemo_step(
         self, batch: TrainingBatch, batch_nb: int, stage: Stage, losses: Callable[..., dict[str, Tensor]]
@@ -233,7 +244,7 @@ class TutorMixin(_Host):
             terms = self._terms
         else:
             self.forward(input_signal=batch.signal, input_signal_length=batch.signal_lengths)
-            terms = losses()
+            self._terms = terms = losses()
             global_step = torch.tensor(self.trainer.global_step, dtype=torch.float32)
             log = {"learning_rate": self._optimizer.param_groups[0]["lr"], "global_step": global_step}
             output = {"loss": terms["loss"], "log": {"train_loss": terms["loss"], **log}}
@@ -314,6 +325,7 @@ class TutorMixin(_Host):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the training-only parameters and the stage to the `.ckpt`, next to the student's state."""
         super().on_save_checkpoint(checkpoint)
+        check_weights(self, f"after step {checkpoint.get('global_step', 0)}")
         # Compose on every rank. The state in `checkpoint` was taken before, but it shares its memory with the
         # parameters, so it changes, too.
         self._compose_untrained_decoder()
@@ -356,6 +368,7 @@ class TutorMixin(_Host):
         Args:
             save_path: path of the `.nemo` file.
         """
+        check_weights(self, f"saving {save_path}")
         packed = self._save_restore_connector.pack_nemo_file
         untrained = deepcopy(self.decoder.state_dict()) if self._decoder_is_untrained() else None
         self._compose_untrained_decoder()
