@@ -4,13 +4,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 import torch
 import yaml
 from lightning.pytorch.callbacks import Callback
@@ -19,7 +17,7 @@ from typer.testing import CliRunner
 from nemo_tutornet import TutorError
 from nemo_tutornet.cli import app
 from nemo_tutornet.teachers.live import LiveTeacher
-from tests.conftest import student_config
+from tests.conftest import student_config, with_bad_audio
 from tests.integration.recorder import RKD, SKD, Recorder, same, state_of
 
 
@@ -32,23 +30,10 @@ def _stopped(model: Any) -> str:
     return str(error.value)
 
 
-def _with_bad_audio(corpus: Path, folder: Path, bad: int, value: float = float("nan")) -> str:
-    """A manifest of the training set in which one utterance has a sample that is not finite."""
-    samples, rate = soundfile.read(corpus / f"train{bad}.wav", dtype="float32")
-    samples[1000] = value
-    soundfile.write(folder / "bad.wav", samples, rate, subtype="FLOAT")
-    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text(encoding="utf-8").splitlines()]
-    for row in rows:
-        row["audio_filepath"] = str(corpus / row["audio_filepath"])
-    rows[bad]["audio_filepath"] = str(folder / "bad.wav")
-    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return str(folder / "train.jsonl")
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_audio_that_is_not_finite(corpus: Path, teacher_file, make_student, tmp_path: Path, value: float):
     """With a teacher in each kind of stage, and without one."""
-    manifest = _with_bad_audio(corpus, tmp_path, 3, value)
+    manifest = with_bad_audio(corpus, tmp_path, 3, value)
     for stage in (RKD, SKD, None):
         config = student_config(corpus, teacher_file if stage else None, [stage] if stage else None)
         config["train_ds"].update(manifest_filepath=manifest, batch_size=8)
@@ -92,7 +77,7 @@ def test_a_student_that_diverged(corpus, teacher_file, make_student):
 def test_a_skipped_batch_changes_nothing(corpus, teacher_file, make_student, tmp_path: Path, stage: dict):
     """The last of four batches: weights, statistics and the optimizer's state are those of three."""
     config = student_config(corpus, teacher_file, [stage], max_nonfinite_share=0.25)
-    config["train_ds"].update(manifest_filepath=_with_bad_audio(corpus, tmp_path, 6), shuffle=False)
+    config["train_ds"].update(manifest_filepath=with_bad_audio(corpus, tmp_path, 6), shuffle=False)
     config["spec_augment"].update(rect_masks=0)  # NeMo seeds it from the clock
     skipped, without = (
         make_student(config, max_epochs=1, limit_val_batches=0, **more)
@@ -112,7 +97,7 @@ def test_a_skipped_batch_changes_nothing(corpus, teacher_file, make_student, tmp
 
 def test_more_than_the_allowed_share_stops(corpus, teacher_file, make_student, tmp_path: Path):
     config = student_config(corpus, teacher_file, [SKD], max_nonfinite_share=0.24)
-    config["train_ds"].update(manifest_filepath=_with_bad_audio(corpus, tmp_path, 6), shuffle=False)
+    config["train_ds"].update(manifest_filepath=with_bad_audio(corpus, tmp_path, 6), shuffle=False)
     model = make_student(config, max_epochs=1)
     with pytest.raises(TutorError, match=r"^step 4: .*bad\.wav.* batch 1 of this epoch .* allows 0\.$"):
         model.trainer.fit(model)
@@ -121,7 +106,7 @@ def test_more_than_the_allowed_share_stops(corpus, teacher_file, make_student, t
 def test_accumulated_batches_lose_the_bad_one_only(corpus, teacher_file, make_student, tmp_path: Path):
     """A stage that leaves the decoder out: a gradient of zero would let weight decay move it."""
     config = student_config(corpus, teacher_file, [RKD], max_nonfinite_share=0.5)
-    config["train_ds"].update(manifest_filepath=_with_bad_audio(corpus, tmp_path, 6), shuffle=False)
+    config["train_ds"].update(manifest_filepath=with_bad_audio(corpus, tmp_path, 6), shuffle=False)
     config["tutor"]["rkd"] = {"warm_start_decoder": False}
     model = make_student(config, max_epochs=1, limit_val_batches=0, accumulate_grad_batches=2)
     moved = Recorder()
@@ -161,7 +146,7 @@ def test_a_gradient_that_is_not_finite(corpus, teacher_file, make_student, share
 
 def test_validation_that_is_not_finite(corpus, make_student, tmp_path: Path):
     config = student_config(corpus, None)
-    manifest = _with_bad_audio(corpus, tmp_path, 3)
+    manifest = with_bad_audio(corpus, tmp_path, 3)
     config["validation_ds"]["manifest_filepath"] = manifest
     model = make_student(config, folder=tmp_path)
     with pytest.raises(TutorError) as error:
@@ -175,7 +160,7 @@ def test_validation_that_is_not_finite(corpus, make_student, tmp_path: Path):
 def test_cache_and_adapt_refuse_such_audio(corpus, teacher_file, tmp_path: Path, command: list[str]):
     """The hypothesis of such audio is a finite, empty text."""
     config = student_config(corpus, teacher_file, [{"name": "p", "weights": {"pseudo": 1.0}}])
-    config["train_ds"]["manifest_filepath"] = _with_bad_audio(corpus, tmp_path, 3)
+    config["train_ds"]["manifest_filepath"] = with_bad_audio(corpus, tmp_path, 3)
     whole = {"model": config, "trainer": {"max_epochs": 2, "accelerator": "cpu", "devices": 1}}
     (tmp_path / "student.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
     arguments = ["--config-path", str(tmp_path), "--config-name", "student", "--output", str(tmp_path / "o")]
