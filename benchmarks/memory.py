@@ -3,7 +3,8 @@
 """The memory of a training over time: runs the training script for some minutes, and asks for no more.
 
     python benchmarks/memory.py --minutes 60 --json memory.jsonl -- --config-path=../conf/small \
-        --config-name=quartznet_small model.train_ds.manifest_filepath=train.jsonl ... trainer.max_epochs=100000
+        --config-name=quartznet_small model.train_ds.manifest_filepath=train.jsonl ...
+        trainer.max_epochs=100000
 
 The script's processes are asked for their memory every ten seconds (proportional set size: shared pages count
 once). The first tenth of the time is the warm-up. The rest is fitted by a line, whose slope is what an hour

@@ -40,6 +40,7 @@ from omegaconf import OmegaConf
 from nemo_tutornet.config import check_renamed_overrides, check_teacher_files
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.objective import read_tutor_section
+from nemo_tutornet.distill.run_files import repair_run_folder
 from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.errors import exit_on_user_error
 from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
@@ -62,6 +63,8 @@ def main(cfg):
 
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     trainer.callbacks.append(TrainingReport())  # shows the progress, and a table at the end
+    for told in repair_run_folder(cfg.get("exp_manager", None)):
+        logging.warning(told)
     exp_manager(trainer, cfg.get("exp_manager", None))
     # Lightning unpickles the checkpoint that it resumes from, and a pickle can run anything.
     for path in (*initial_checkpoints(cfg), *([Path(trainer.ckpt_path)] if trainer.ckpt_path else ())):

@@ -4,12 +4,23 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
+import re
 import sys
+import tempfile
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# The disk is full, the user's part of it is, or a file is longer than the process may write.
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# How libraries without Python's errors say so: safetensors and others in Rust, and PyTorch, which gives no
+# reason.
+_RUST = re.compile(r"\(os error (\d+)\)")
+_PYTORCH = re.compile(r"PytorchStreamWriter failed writing|inline_container\.cc.*unexpected pos", re.DOTALL)
 
 
 class TutorError(ValueError):
@@ -22,10 +33,42 @@ class TutorError(ValueError):
         super().__init__(message)
 
 
+def find_full_disk(error: BaseException) -> OSError | None:
+    """Returns the error of a full disk that another error was made of, or that a library put into words.
+
+    Args:
+        error: any.
+
+    Returns:
+        An error with a number of `FULL_DISK`; None where the disk is not the cause.
+
+    Example:
+        >>> find_full_disk(RuntimeError("I/O error: No space left on device (os error 28)"))
+        OSError(28, 'No space left on device')
+        >>> find_full_disk(RuntimeError("another"))
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        if isinstance(cause, OSError):
+            if cause.errno in FULL_DISK:
+                return cause
+        elif not isinstance(cause, TutorError):
+            words = str(cause)
+            named = [int(number) for number in _RUST.findall(words) if int(number) in FULL_DISK]
+            if named or _PYTORCH.search(words):
+                number = named[0] if named else errno.ENOSPC
+                return OSError(number, os.strerror(number))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return None
+
+
 def exit_on_user_error(function: F) -> F:
     """Makes a command report a user's mistake as one line on standard error and exit with 2.
 
-    A `TutorError` and a `PermissionError` that names a file are such mistakes. Every other exception passes.
+    A `TutorError`, a `PermissionError` that names a file, a file system that is read-only, and a full disk
+    are such mistakes. Every other exception passes.
 
     Args:
         function: the command.
@@ -38,16 +81,31 @@ def exit_on_user_error(function: F) -> F:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except TutorError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        except PermissionError as error:
-            if error.filename is None:
+        except Exception as error:
+            sentence = _sentence(error)
+            if sentence is None:
                 raise
-            print(
-                f"error: permission denied: {error.filename}; change its mode or give another path.",
-                file=sys.stderr,
-            )
+            print(f"error: {sentence}", file=sys.stderr)
             sys.exit(2)
 
     return cast(F, wrapper)
+
+
+def _sentence(error: Exception) -> str | None:
+    """Returns what a command prints of an error; None for one that is not the user's."""
+    if isinstance(error, TutorError):
+        return str(error)
+    full = find_full_disk(error)
+    if full is not None:
+        where = f": {full.filename2 or full.filename}"
+        if full.filename is None:
+            where = f" (where the output goes, or in {tempfile.gettempdir()})"
+        return (
+            f"{(full.strerror or 'no space left on device').lower()}{where}; free some space or give another "
+            "path, and run the same command again."
+        )
+    if isinstance(error, PermissionError) and error.filename is not None:
+        return f"permission denied: {error.filename}; change its mode or give another path."
+    if isinstance(error, OSError) and error.errno == errno.EROFS and error.filename is not None:
+        return f"read-only file system: {error.filename}; give another path."
+    return None

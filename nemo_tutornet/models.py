@@ -27,12 +27,14 @@ from nemo_tutornet.data.damaged_audio import MOST_DAMAGED, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.early_stopping import wait_for_decoder
+from nemo_tutornet.distill.finite import check_weights
+from nemo_tutornet.distill.finite_guard import FiniteGuard
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.monitoring import DistillationMonitor
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.projections import Head
-from nemo_tutornet.distill.resumption import KEY, ResumableEpochLoop, resumable
-from nemo_tutornet.distill.schedule_length import ScheduleLength
+from nemo_tutornet.distill.resumable_model import ResumableMixin
+from nemo_tutornet.distill.run_files import RunFiles
 from nemo_tutornet.distill.stopping import TrainingStop
 from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
@@ -44,9 +46,11 @@ from nemo_tutornet.teachers.tokenizer import resolve_teacher_tokenizer
 from nemo_tutornet.utils.files import atomic_write
 
 if TYPE_CHECKING:
-    from nemo.collections.asr.models import EncDecCTCModel as _Host  # base class of the mixin's users
+    # The base class of the mixin's users.
+    class _Host(ResumableMixin, EncDecCTCModel): ...
+
 else:
-    _Host = object
+    _Host = ResumableMixin
 
 
 def model_class_for(model_cfg: Any) -> type[TutorCTCModel] | type[TutorCTCModelBPE]:
@@ -86,8 +90,6 @@ class TutorMixin(_Host):
     - `on_validation_epoch_start` and `on_train_epoch_end` compose the decoder while it is untrained.
     - `on_train_end` warns of a decoder that nothing has trained.
     - `on_before_optimizer_step` keeps unused parameters unchanged.
-    - `train_dataloader`, `configure_optimizers` and `on_train_start` make a resumed run equal to an
-      uninterrupted one (`distill.resumption`, `distill.schedule_length`).
     - `configure_callbacks` adds what a training shows and logs, and how it stops
       (`distill.training_report`, `distill.monitoring`, `distill.stopping`).
     """
@@ -111,8 +113,7 @@ class TutorMixin(_Host):
         self._losses: Callable[..., dict[str, Tensor]] | None = None  # losses of the current step
         self._terms: dict[str, Tensor] = {}
         self._unused_parameters = UnusedParameters()
-        self._epoch_loop: ResumableEpochLoop | None = None
-        self._schedule_length = ScheduleLength(None)
+        self._guard = FiniteGuard()
         self.training_only = nn.ModuleList()  # not in `state_dict()`
 
     @property
@@ -134,13 +135,13 @@ class TutorMixin(_Host):
         super().setup(stage)
         if stage != "fit":
             return
-        self._epoch_loop = resumable(self.trainer, self)
         for warning in check_transcripts(self):
             logging.warning(warning)
         for section, loader in data_sets(self):
             # Without one of its utterances, a validation set would be another one.
             guard_audio(loader, section, MOST_DAMAGED if loader is self._train_dl else 0.0)
         if self._tutor_config is None:
+            self._guard.attach(self)
             return
         begins = not (self.trainer.current_epoch or self.trainer.global_step)
         if self._distiller is not None and not (begins and self._distiller.stage is not None):
@@ -150,6 +151,7 @@ class TutorMixin(_Host):
             # data with and without a teacher.
             with torch.random.fork_rng(devices=[]):
                 self._setup_distillation(self._tutor_config)
+        self._guard.attach(self)
 
     def _setup_distillation(self, config: TutorConfig) -> None:
         limits = self.trainer.max_epochs, self.trainer.max_steps
@@ -187,30 +189,17 @@ class TutorMixin(_Host):
         super().maybe_init_from_pretrained_checkpoint(cfg, map_location)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Adds the callbacks that show, log and stop a training, where the trainer does not have them yet."""
+        """Adds what guards, stops, shows and logs a training, where the trainer does not have it yet."""
         callbacks: list[Callback] = list(super().configure_callbacks())
         if self.trainer.state.fn == TrainerFn.FITTING:
+            ours: list[type[Callback]] = [RunFiles, TrainingStop]
+            if self._tutor_config is not None:
+                ours += [TrainingReport, DistillationMonitor]
             present = {type(callback) for callback in self.trainer.callbacks}
-            ours = (TrainingReport, DistillationMonitor) if self._tutor_config is not None else ()
-            callbacks += [callback() for callback in (*ours, TrainingStop) if callback not in present]
+            callbacks += [callback() for callback in ours if callback not in present]
+            if self._guard not in self.trainer.callbacks:
+                callbacks.append(self._guard)
         return callbacks
-
-    def configure_optimizers(self) -> Any:
-        """Builds NeMo's optimizer and learning-rate schedule."""
-        built = super().configure_optimizers()
-        self._schedule_length = ScheduleLength(self._scheduler)
-        return built
-
-    def train_dataloader(self) -> Any:
-        """Returns NeMo's dataloader, and keeps the random states from which its first order is drawn."""
-        if self._epoch_loop is not None:
-            self._epoch_loop.note_random_states()
-        return super().train_dataloader()
-
-    def on_train_start(self) -> None:
-        """Gives a run that is resumed with another length its new learning-rate schedule."""
-        super().on_train_start()
-        self._schedule_length.apply(self.trainer.global_step)
 
     # --- One step
 
@@ -228,19 +217,23 @@ class TutorMixin(_Host):
         """
         distiller = self._distiller
         if distiller is None:
-            return super().training_step(batch, batch_nb)
+            if not isinstance(batch, (tuple, list)):  # NVIDIA DALI's
+                return super().training_step(batch, batch_nb)
+            batch = TrainingBatch.from_nemo(batch)
+            output = super().training_step(batch.for_nemo(), batch_nb)
+            return self._guard.checked(self, output, {"loss": output["loss"]}, batch, None)
         batch = TrainingBatch.from_nemo(batch)
         stage = distiller.enter_stage(self.trainer, batch_nb, self.decoder)
         targets = distiller.teacher_targets(stage, batch)  # still being computed on a GPU
         with distiller.capture(self, batch) as student:
-            losses = partial(distiller.losses, stage, student, targets)
+            losses = partial(distiller.terms, stage, student, targets)
             output = self._nemo_step(batch, batch_nb, stage, losses)
         output["log"].update(tutor_stage=float(distiller.stage or 0))
         find_unused = not distiller.objective.trains_decoder(stage)
         output["loss"] = self._unused_parameters.touch(
             output["loss"], self.parameters(), stage.name, find_unused
         )
-        return output
+        return self._guard.checked(self, output, self._terms, batch, targets)
 
     def _nemo_step(
         self, batch: TrainingBatch, batch_nb: int, stage: Stage, losses: Callable[..., dict[str, Tensor]]
@@ -255,7 +248,7 @@ class TutorMixin(_Host):
             terms = self._terms
         else:
             self.forward(input_signal=batch.signal, input_signal_length=batch.signal_lengths)
-            terms = losses()
+            self._terms = terms = losses()
             global_step = torch.tensor(self.trainer.global_step, dtype=torch.float32)
             log = {"learning_rate": self._optimizer.param_groups[0]["lr"], "global_step": global_step}
             output = {"loss": terms["loss"], "log": {"train_loss": terms["loss"], **log}}
@@ -336,13 +329,12 @@ class TutorMixin(_Host):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the training-only parameters and the stage to the `.ckpt`, next to the student's state."""
         super().on_save_checkpoint(checkpoint)
+        check_weights(self, f"after step {checkpoint.get('global_step', 0)}")
         # Compose on every rank. The state in `checkpoint` was taken before, but it shares its memory with the
         # parameters, so it changes, too.
         self._compose_untrained_decoder()
         if self._distiller is not None:
             checkpoint["tutor"] = self._distiller.state()
-        if self._epoch_loop is not None and self.trainer.state.fn == TrainerFn.FITTING:
-            checkpoint[KEY] = self._epoch_loop.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the state that `on_save_checkpoint` added, as soon as a distiller exists.
@@ -367,8 +359,6 @@ class TutorMixin(_Host):
         if self._distiller is not None and self._distiller_state is not None:
             self._distiller.restore(self._distiller_state)
             self._distiller_state = None
-        if resuming and self._epoch_loop is not None:
-            self._epoch_loop.load(checkpoint)
 
     def to_config_file(self, path2yaml_file: str) -> None:
         """Writes the stock student's config. NeMo calls this for every `.nemo` that is written."""
@@ -382,6 +372,7 @@ class TutorMixin(_Host):
         Args:
             save_path: path of the `.nemo` file.
         """
+        check_weights(self, f"saving {save_path}")
         packed = self._save_restore_connector.pack_nemo_file
         untrained = deepcopy(self.decoder.state_dict()) if self._decoder_is_untrained() else None
         self._compose_untrained_decoder()

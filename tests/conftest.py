@@ -144,6 +144,21 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def with_bad_audio(corpus: Path, folder: Path, bad: int, value: float = float("nan")) -> str:
+    """A manifest of the training set in which one utterance has a sample that is not finite."""
+    import soundfile
+
+    samples, rate = soundfile.read(corpus / f"train{bad}.wav", dtype="float32")
+    samples[1000] = value
+    soundfile.write(folder / "bad.wav", samples, rate, subtype="FLOAT")
+    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row["audio_filepath"] = str(corpus / row["audio_filepath"])
+    rows[bad]["audio_filepath"] = str(folder / "bad.wav")
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(folder / "train.jsonl")
+
+
 def teacher_config(
     corpus: Path, labels: list[str] = LABELS, sample_rate: int = SAMPLE_RATE
 ) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,13 @@ from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.damaged_audio import guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.data.utterances import Utterance
+from nemo_tutornet.distill.finite import BatchNames, check_audio, nonfinite_rows, shown
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.distill.transcripts import check_transcripts
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
+from nemo_tutornet.functional.frame_weighting import frame_mask
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.layers import measure_encoder
 from nemo_tutornet.nemo_io.restore import labels_of
@@ -352,6 +355,7 @@ class _LiveUtterances:
             )
         self._loader, self._teacher, self._pseudo = loader, teacher, pseudo
         self._hypotheses = _lacks_transcripts(loader)
+        self._names = BatchNames(UtteranceResolver(loader), teacher.sample_rate)
 
     def batches_in_epoch(self) -> int:
         """Returns the number of batches of an epoch."""
@@ -363,6 +367,15 @@ class _LiveUtterances:
         for batch in map(TrainingBatch.from_nemo, self._loader):
             targets = self._teacher.targets(batch, request)
             assert targets.hidden is not None
+            check_audio(batch.signal, partial(self._names, batch))
+            valid = frame_mask(targets.lengths, targets.hidden.shape[2])[:, None]
+            bad = nonfinite_rows(targets.hidden.masked_fill(~valid, 0.0))
+            if bad:
+                named = self._names(batch)
+                raise TutorError(
+                    f"the teacher's encoder has NaN or infinite values in {shown([named[i] for i in bad])}; "
+                    "look at that audio, or set model.tutor.teacher.precision=fp32."
+                )
             labels, lengths = batch.transcripts, batch.transcript_lengths
             if targets.hypotheses is not None:
                 frames = torch.full((len(lengths),), 1 << 30)

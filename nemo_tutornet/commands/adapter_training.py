@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from nemo_tutornet.data.utterances import Utterance
+from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.frame_weighting import frame_mask
 from nemo_tutornet.functional.greedy import greedy_labels
@@ -190,6 +191,9 @@ def train_head(
 
     Returns:
         The last epoch's progress.
+
+    Raises:
+        TutorError: a loss or a gradient is NaN or infinite; the head is left as it was before that step.
     """
     head.to(device)
     optimizer = torch.optim.AdamW(
@@ -222,7 +226,13 @@ def train_head(
             loss = _ctc(head, batch, counted, device)
             optimizer.zero_grad(set_to_none=True)
             loss.mean().backward()
-            torch.nn.utils.clip_grad_norm_(head.parameters(), _GRADIENT_NORM)
+            norm = torch.nn.utils.clip_grad_norm_(head.parameters(), _GRADIENT_NORM)
+            if not (torch.isfinite(loss).all() and torch.isfinite(norm)):
+                raise TutorError(
+                    f"epoch {epoch}, step {step}: the adapter's loss or gradient is not finite; lower "
+                    "--learning-rate, or set model.tutor.teacher.precision=fp32 if it is not. The same "
+                    "command continues after the last epoch that was finished."
+                )
             optimizer.step()
             losses += loss.detach().tolist()
         head.eval()

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
+from nemo_tutornet.distill.finite import check_audio
 from nemo_tutornet.distill.matching import layer_lengths
 from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.records import UtteranceTargets
@@ -100,12 +101,17 @@ class CacheBuilder(pl.LightningModule):
 
         Returns:
             Number of rows whose targets were added.
+
+        Raises:
+            TutorError: audio or targets are not finite; the message names the utterance.
         """
         utterances = self._rows(TrainingBatch.from_nemo(batch))
         todo = [i for i, one in enumerate(utterances) if self._is_ours(one) and one not in self._writer]
         signal, lengths = batch[0][todo], batch[1][todo]
         if todo:
             part = TrainingBatch(signal[:, : int(lengths.max())], lengths)
+            # What a teacher makes of such audio may be finite: an empty hypothesis.
+            check_audio(part.signal, lambda: [str(utterances[row]) for row in todo])
             given = self._teacher.targets(part, self._request)
             for row, targets in zip(todo, split_targets(given, lengths, self._teacher), strict=True):
                 self._writer.add(utterances[row], targets)

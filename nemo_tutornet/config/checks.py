@@ -241,6 +241,11 @@ def _check(config: TutorConfig) -> None:
             f"model.tutor.pseudo_labels.max_wer must be 0 or more, not {config.pseudo_labels.max_wer}."
         )
     _check_init(config)
+    if not 0 <= config.max_nonfinite_share < 1:
+        raise TutorError(
+            "model.tutor.max_nonfinite_share must be 0 or more and below 1, not "
+            f"{config.max_nonfinite_share}."
+        )
     if config.log.agreement < 0:
         raise TutorError(f"model.tutor.log.agreement must be 0 or more, not {config.log.agreement}.")
     if not config.stages:

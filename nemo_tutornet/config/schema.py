@@ -203,6 +203,9 @@ class TutorConfig:
             student frame are pooled (ours).
         init: initial weights of the student.
         log: what is logged after each validation.
+        max_nonfinite_share: share of an epoch's batches that may have a loss or gradient that is NaN or
+            infinite, from 0 to below 1. Such a batch is named, skipped and counted. With 0 the training stops
+            at the first.
         stages: stages of the schedule, in order.
     """
 
@@ -214,6 +217,7 @@ class TutorConfig:
     pool_frames: bool = False
     init: InitConfig = field(default_factory=InitConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    max_nonfinite_share: float = 0.0
     stages: List[StageConfig] = field(default_factory=_default_stages)
 
     def uses(self, loss: str) -> bool:

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, check_augmentation
-from nemo_tutornet.distill.finite import check_finite
+from nemo_tutornet.distill.finite import BatchNames, check_finite
 from nemo_tutornet.distill.matching import ModelMatch, match_models
 from nemo_tutornet.distill.objective import LossContext, Objective, describe_weights
 from nemo_tutornet.distill.projections import Projection
@@ -29,6 +28,10 @@ from nemo_tutornet.teachers.cached import CachedTeacher
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.side_stream import SideStream
 from nemo_tutornet.teachers.targets import TargetRequest, Teacher, TeacherTargets
+
+# Added to the seed of a training for its training-only modules, which would otherwise begin with the same
+# numbers as the student's first layers.
+_SEED = 20080671
 
 
 class Distiller:
@@ -69,9 +72,11 @@ class Distiller:
         self.pseudo_labels = PseudoLabels.for_student(config.pseudo_labels, student)
         self._reduction = str(student.cfg.get("ctc_reduction", "mean_batch"))
         outputs = len(student.decoder.vocabulary) + 1
-        self.objective = Objective(
-            LossContext(config, self.match, other_matches, outputs, self._reduction, self.pseudo_labels)
-        )
+        context = LossContext(config, self.match, other_matches, outputs, self._reduction, self.pseudo_labels)
+        with torch.random.fork_rng(devices=[]):
+            # With DDP, Lightning sets the seed anew before this, and without it does not.
+            torch.manual_seed((torch.initial_seed() + _SEED) % 2**63)
+            self.objective = Objective(context)
         warm_start = config.rkd.warm_start_decoder
         self.warm_start = DecoderWarmStart(self.match, self.teacher, self.projection, warm_start)
         self.stage: int | None = None
@@ -172,7 +177,8 @@ class Distiller:
     def losses(
         self, stage: Stage, student: StudentCapture, targets: TeacherTargets | None, ctc: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Computes the losses of a stage, inside the context of `capture`.
+        """Computes the losses of a stage, inside the context of `capture`, and refuses values that are not
+        finite.
 
         Args:
             stage: the stage.
@@ -181,25 +187,37 @@ class Distiller:
             ctc: NeMo's CTC loss, in a stage that uses it.
 
         Returns:
-            The weighted sum as `loss`, and each loss, not weighted, under its own name.
+            As `terms`.
 
         Raises:
             TutorError: the sum is NaN or infinite.
         """
-        if targets is not None:
-            self.side_stream.wait(targets)
-        terms = self.objective(stage, student.outputs(ctc), targets)
-        check_finite(terms, self._step, student.batch, targets, partial(self._names, student.batch))
+        terms = self.terms(stage, student, targets, ctc)
+        check_finite(terms, self._step, student.batch, targets, self.names)
         return terms
 
-    def _names(self, batch: TrainingBatch) -> list[str]:
-        """Returns the names of a batch's utterances, for a message; their lengths where no names are
-        known.
+    def terms(
+        self, stage: Stage, student: StudentCapture, targets: TeacherTargets | None, ctc: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Computes the losses of a stage, inside the context of `capture`.
+
+        Args:
+            stage: see `losses`.
+            student: see `losses`.
+            targets: see `losses`.
+            ctc: see `losses`.
+
+        Returns:
+            The weighted sum as `loss`, and each loss, not weighted, under its own name.
         """
-        if self._resolver is not None and batch.sample_ids is not None:
-            return [str(utterance) for utterance in self._resolver(batch)]
-        seconds = (batch.signal_lengths / self.teacher.sample_rate).tolist()
-        return [f"an utterance of {length:.2f} s" for length in seconds]
+        if targets is not None:
+            self.side_stream.wait(targets)
+        return self.objective(stage, student.outputs(ctc), targets)
+
+    @property
+    def names(self) -> BatchNames:
+        """Names the utterances of a batch, for messages."""
+        return BatchNames(self._resolver, self.teacher.sample_rate)
 
     @property
     def decoder_is_untrained(self) -> bool:

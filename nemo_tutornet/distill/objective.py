@@ -23,6 +23,7 @@ from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.distill.student_capture import StudentOutputs
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional import frame_weighting, losses
+from nemo_tutornet.functional.ranks import mean_over_ranks
 from nemo_tutornet.functional.schedule import Stage
 from nemo_tutornet.nemo_io.layers import Layer
 from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
@@ -138,7 +139,7 @@ class RKDLoss(Loss):
         if log_probs is not None:
             log_probs = match.align_posteriors(log_probs, targets.lengths, frames, pair.guided)
         weights = frame_weighting.FRAME_WEIGHTING[match.frame_weighting](log_probs, hidden, mask)
-        return losses.rkd(projection(guided), hidden, weights, mask)
+        return losses.rkd(projection(guided), hidden, weights, mask, mean_over_ranks(mask.sum()))
 
 
 class SKDLoss(Loss):

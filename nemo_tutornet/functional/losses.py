@@ -24,10 +24,14 @@ from nemo_tutornet.functional.frame_weighting import MIN_LOG_PROB, masked, to_fl
 # --- Representation-level distillation (RKD)
 
 
-def rkd(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+def rkd(
+    student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor, frames: Tensor | None = None
+) -> Tensor:
     """Computes representation-level distillation with frame weighting (TutorNet's RKD).
 
-    The mean over `D` is ours: the loss does not grow with the width.
+    The mean over `D` is ours: the loss does not grow with the width. With several ranks, give the mean over
+    the ranks of `sum_bt m` (`ranks.mean_over_ranks`) as `frames`. Then the mean of the ranks' gradients is
+    the gradient of one batch that holds all their utterances, however many frames each rank has.
 
         e[b, t] = mean_d (teacher[b, d, t] - student[b, d, t])^2
         loss = sum_bt m w e / sum_bt m
@@ -37,6 +41,7 @@ def rkd(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tens
         teacher: the hint layer on the student's frames `[B, D, T]`.
         weights: frame weights w `[B, T]`, with mean 1 over the valid frames of each utterance.
         mask: valid frames `[B, T]`, bool.
+        frames: what the sum is divided by, scalar; None for the valid frames of this batch.
 
     Returns:
         Scalar; 0 for a batch without a valid frame.
@@ -49,7 +54,9 @@ def rkd(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tens
     """
     difference = masked(to_float(student) - to_float(teacher.detach()), mask[:, None])
     error = difference.square().mean(dim=1)
-    return (error * masked(to_float(weights.detach()), mask)).sum() / mask.sum().clamp(min=1)
+    total = (error * masked(to_float(weights.detach()), mask)).sum()
+    frames = mask.sum() if frames is None else frames
+    return total / torch.where(frames > 0, frames, 1)
 
 
 # --- Softmax-level distillation (SKD)
@@ -169,7 +176,11 @@ def skd_guided_ctc(student: Tensor, teacher: Tensor, mask: Tensor, temperature: 
 def reduce_like_ctc(per_utterance: Tensor, target_lengths: Tensor, reduction: str) -> Tensor:
     """Reduces SKD as NeMo's `CTCLoss` reduces CTC (ours).
 
-    With the same reduction, a weight between the two losses means the same for every student.
+    With the same reduction, a weight between the two losses means the same for every student. With several
+    ranks, each rank reduces its own utterances, as it does for CTC, and DDP averages the gradients. That is
+    the gradient of one batch of all utterances for `mean_batch` and `mean`, where every rank has equally
+    many. For `mean_volume` each rank counts the same, however many labels it has, and `sum` is divided by the
+    number of ranks.
 
     Args:
         per_utterance: sum of the loss over the frames of each utterance `[B]`.

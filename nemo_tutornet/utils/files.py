@@ -9,7 +9,6 @@ import hashlib
 import os
 import signal
 import stat
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,12 +16,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.utils.full_disk import name_full_disk
+from nemo_tutornet.utils.leftovers import locked_temporary_folder, remove_leftovers
 
 
 def sha256_of(path: Path) -> str:
     """Computes the sha256 of a file, as hexadecimal digits.
 
     Example:
+        >>> import tempfile
         >>> folder = tempfile.TemporaryDirectory()
         >>> path = Path(folder.name) / "empty"
         >>> _ = path.write_bytes(b"")
@@ -84,23 +86,27 @@ def staging_directory(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staging_directories(
-    *folders: Path, prefix: str = ".tutornet-", durable: bool = False
-) -> Iterator[dict[Path, Path]]:
+def staging_directories(*folders: Path, stem: str = "", durable: bool = False) -> Iterator[dict[Path, Path]]:
     """Yields a temporary folder for each folder; when the block ends, the files of all move together.
+
+    The temporary folders that a killed process left there are removed.
 
     Args:
         folders: where the files go; made if need be.
-        prefix: of the temporary folders' names, which end in `.tmp`.
+        stem: what the names of the temporary folders begin with, after their dot.
         durable: whether the files must survive a power cut as soon as this returns.
+
+    Raises:
+        OSError: a file cannot be written. Where the disk is full, the error names a folder, whatever library
+            reported it.
     """
     with ExitStack() as stack:
         stages: dict[Path, Path] = {}
         for folder in dict.fromkeys(folders):
+            stack.enter_context(name_full_disk(folder))
             folder.mkdir(parents=True, exist_ok=True)
-            stages[folder] = Path(
-                stack.enter_context(tempfile.TemporaryDirectory(dir=folder, prefix=prefix, suffix=".tmp"))
-            )
+            remove_leftovers(folder)
+            stages[folder] = stack.enter_context(locked_temporary_folder(folder, stem))
         yield stages
         targets = {
             path: folder / path.name for folder, stage in stages.items() for path in sorted(stage.iterdir())
@@ -148,7 +154,7 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     behind.
 
     A kill before the end leaves a hidden folder, whose name begins with a dot and the file's name and ends in
-    `.tmp`.
+    `.tmp`. The next file that is written to the same folder removes it.
 
     Args:
         path: the file.
@@ -157,8 +163,8 @@ def atomic_write(path: Path, durable: bool = False) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, or another reason of the system's; an older file stays as it was.
     """
-    prefix = f".{path.name[:50]}."  # a file's name may be as long as the system lets it, this one is longer
-    with staging_directories(path.parent, prefix=prefix, durable=durable) as stages:
+    stem = f"{path.name[:50]}."  # a file's name may be as long as the system lets it, this one is longer
+    with staging_directories(path.parent, stem=stem, durable=durable) as stages, name_full_disk(path):
         yield stages[path.parent] / path.name
 
 

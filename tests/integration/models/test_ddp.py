@@ -17,13 +17,13 @@ from omegaconf import OmegaConf
 from nemo_tutornet.distill.warm_start import compose_decoder
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.restore import pointwise_decoder, restore_ctc
-from tests.conftest import student_config
+from tests.conftest import student_config, with_bad_audio
 
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "speech_to_text_ctc_tutornet.py"
 
 
 def run(folder: Path, model: dict[str, Any], epochs: int, **checkpoints: Any) -> str:
-    """Trains with two ranks and says what they printed."""
+    """Trains with two ranks and returns what they printed."""
     config = {
         "seed": 1,
         "model": model,
@@ -56,19 +56,26 @@ def run(folder: Path, model: dict[str, Any], epochs: int, **checkpoints: Any) ->
     command = [sys.executable, str(SCRIPT), f"--config-path={folder}", "--config-name=student"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done.stdout
+    return done.stdout + done.stderr
 
 
-def test_two_ranks_go_through_every_stage(corpus, teacher_file, tmp_path):
+def test_two_ranks_go_through_every_stage(corpus, teacher_file, make_student, tmp_path):
+    """One utterance's audio is not finite: the ranks skip its batch together. One process goes on at the end.
+
+    One stage does not use the projection, so its first checkpoint has the one that the run began with.
+    """
     stages = [
-        {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},
         {"name": "ctc", "epochs": 1, "weights": {"ctc": 1.0}},
+        {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},
         {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}},
     ]
-    printed = run(
-        tmp_path, student_config(corpus, teacher_file, stages, rkd={"warm_start_decoder": False}), epochs=3
+    config = student_config(
+        corpus, teacher_file, stages, rkd={"warm_start_decoder": False}, max_nonfinite_share=0.5
     )
+    config["train_ds"]["manifest_filepath"] = with_bad_audio(corpus, tmp_path, 3)
+    printed = run(tmp_path, config, epochs=3)
     assert "Stage 'skd' (3 of 3)" in printed
+    assert printed.count("The batch is skipped (1 of at most 1 in this epoch)") == 3
     checkpoints = {
         torch_load["epoch"]: torch_load
         for torch_load in (
@@ -78,14 +85,31 @@ def test_two_ranks_go_through_every_stage(corpus, teacher_file, tmp_path):
     assert sorted(checkpoints) == [0, 1, 2]
     assert checkpoints[0]["global_step"] == 2, "two ranks share four batches"
     projections = [checkpoints[epoch]["tutor"]["projection"]["weight"] for epoch in range(3)]
-    assert torch.equal(projections[0], projections[1]) and torch.equal(projections[1], projections[2])
+    assert not torch.equal(projections[0], projections[1]) and torch.equal(projections[1], projections[2])
     decoders = [checkpoints[epoch]["state_dict"]["decoder.decoder_layers.0.weight"] for epoch in range(3)]
-    assert not torch.equal(decoders[0], decoders[1]) and not torch.equal(decoders[1], decoders[2])
+    assert torch.equal(decoders[0], decoders[1]) and not torch.equal(decoders[1], decoders[2])
     assert len(list(tmp_path.rglob("run.nemo"))) == 1
 
+    alone = make_student(config, folder=tmp_path, max_epochs=4)
+    torch.manual_seed(1)  # the seed of the run
+    alone.setup("fit")
+    assert torch.equal(alone.distiller.projection.weight.cpu(), projections[0]), "one seed, one projection"
+    alone.trainer.fit(alone)
+    assert alone.current_epoch == 4 and alone.distiller.stage == 2
+    assert torch.equal(alone.distiller.projection.weight.cpu(), projections[2])
+    assert not torch.equal(alone.decoder.decoder_layers[0].weight.cpu(), decoders[2])
+    assert all(value.isfinite().all() for value in alone.state_dict().values())
 
-def test_two_ranks_save_in_the_middle_of_rkd(corpus, teacher_file, tmp_path):
-    """Every rank composes the decoder for a file, and none waits for another."""
+
+def test_two_ranks_go_on_and_save_in_the_middle_of_rkd(corpus, teacher_file, make_student, tmp_path):
+    """One process begins. Every rank composes the decoder for a file, and none waits for another."""
+    stages = [
+        {"name": "rkd", "epochs": 2, "weights": {"rkd": 1.0}},
+        {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}},
+    ]
+    config = student_config(corpus, teacher_file, stages)
+    alone = make_student(config, folder=tmp_path, max_epochs=1)
+    alone.trainer.fit(alone)
     saving = {
         "every_n_train_steps": 1,
         "every_n_epochs": None,
@@ -93,15 +117,18 @@ def test_two_ranks_save_in_the_middle_of_rkd(corpus, teacher_file, tmp_path):
         "filename": "{step}",
         "always_save_nemo": True,
     }
-    printed = run(tmp_path, student_config(corpus, teacher_file), epochs=2, **saving)
-    assert "Stage 'skd' (2 of 2)" in printed
+    printed = run(tmp_path, config, epochs=3, **saving)
+    assert "Stage 'skd' (2 of 2)" in printed and printed.count("Stage 'rkd'") == 0
     head = pointwise_decoder(restore_ctc(teacher_file).decoder)
-    saved = [
-        load_lightning_checkpoint(path) for step in (1, 2) for path in tmp_path.rglob(f"step={step}.ckpt")
-    ]
-    assert [one["global_step"] for one in saved] == [1, 2]
-    for one in saved:
+    saved = {
+        one["global_step"]: one
+        for one in (load_lightning_checkpoint(path) for path in tmp_path.rglob("step=*.ckpt"))
+    }
+    # The first process made four steps; a second one has half as many batches.
+    in_rkd = [step for step, one in saved.items() if step > 4 and one["tutor"]["stage"] == "rkd"]
+    assert in_rkd
+    for step in in_rkd:
         projection = torch.nn.Conv1d(20, 24, 1)
-        projection.load_state_dict(one["tutor"]["projection"])
+        projection.load_state_dict(saved[step]["tutor"]["projection"])
         weight, _ = compose_decoder(head, projection, None)
-        assert torch.equal(one["state_dict"]["decoder.decoder_layers.0.weight"], weight)
+        assert torch.equal(saved[step]["state_dict"]["decoder.decoder_layers.0.weight"], weight)

@@ -291,6 +291,24 @@ def test_the_best_epoch_is_kept(tmp_path):
     assert word_error_rate(head, data.in_order(), references, spell, torch.device("cpu")) == best.wer
 
 
+def test_a_training_that_diverges_stops_and_keeps_its_last_epoch(tmp_path, monkeypatch):
+    batches = Utterances.batches
+
+    def broken(self: Utterances, epoch: int) -> Iterator[EncodedBatch]:
+        for batch in batches(self, epoch):
+            yield replace(batch, encoded=batch.encoded * (float("nan") if epoch == 4 else 1.0))
+
+    whole, results = trained(tmp_path / "whole.pt")
+    monkeypatch.setattr(Utterances, "batches", broken)
+    with pytest.raises(TutorError, match=r"^epoch 4, step 7: the adapter's loss or gradient is not finite"):
+        trained(tmp_path / "state.pt")
+    monkeypatch.undo()
+    resumed, after = trained(tmp_path / "state.pt")
+    assert after == results[3:]
+    for mine, theirs in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("state", ["other settings", "damaged"])
 def test_a_state_that_does_not_fit_begins_again(state, tmp_path):
     whole, _ = trained(tmp_path / "whole.pt")

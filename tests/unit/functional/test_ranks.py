@@ -1,0 +1,82 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""RKD on two ranks has the gradient of one process with the whole batch, whatever each rank holds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nemo_tutornet.functional.frame_weighting import frame_mask, weigh_energy
+from nemo_tutornet.functional.losses import rkd
+from nemo_tutornet.functional.ranks import is_distributed, mean_over_ranks
+
+# Frames of the utterances of each rank: equal, unequal in length, in number, and none at all.
+BATCHES = {
+    "equal": ([7, 5], [5, 7]),
+    "lengths": ([9, 8], [1, 2]),
+    "numbers": ([4, 4, 9], [3]),
+    "silent rank": ([4, 6], [0, 0]),
+    "nothing": ([0], [0]),
+}
+
+
+def _loss(projection: nn.Module, lengths: list[int], seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    guided, hidden = (torch.randn(len(lengths), width, 9, generator=generator) for width in (3, 4))
+    mask = frame_mask(torch.tensor(lengths), 9)
+    frames = mean_over_ranks(mask.sum())
+    return rkd(projection(guided), hidden, weigh_energy(None, hidden, mask), mask, frames)
+
+
+def _projection() -> nn.Conv1d:
+    torch.manual_seed(0)
+    return nn.Conv1d(3, 4, 1)
+
+
+def rank_main(rank: int, folder: str) -> None:
+    """Writes the gradients that DDP gives this rank."""
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2
+    )
+    assert is_distributed()
+    gradients = {}
+    for name, ranks in BATCHES.items():
+        model = nn.parallel.DistributedDataParallel(_projection())
+        _loss(model, ranks[rank], seed=rank).backward()
+        gradients[name] = [parameter.grad for parameter in model.parameters()]
+    torch.save(gradients, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Tensor]]]:
+    if sys.platform == "win32":
+        pytest.skip("gloo needs a POSIX system")
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(rank_main, (str(folder),), nprocs=2)
+    return [torch.load(Path(folder, f"{rank}.pt")) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_two_ranks_equal_one_batch(of_two_ranks: list[dict[str, list[Tensor]]], name: str) -> None:
+    projection = _projection()
+    frames = sum(sum(lengths) for lengths in BATCHES[name])
+    # The sum of each rank's part, divided by all frames.
+    parts = [
+        _loss(projection, lengths, seed) * sum(lengths) / max(1, frames)
+        for seed, lengths in enumerate(BATCHES[name])
+    ]
+    torch.stack(parts).sum().backward()
+    for gradients in of_two_ranks:
+        for mine, parameter in zip(gradients[name], projection.parameters(), strict=True):
+            torch.testing.assert_close(mine, parameter.grad)
+
+
+def test_a_single_process_counts_its_own() -> None:
+    assert not is_distributed()
+    assert torch.equal(mean_over_ranks(torch.tensor(12)), torch.tensor(12.0))
