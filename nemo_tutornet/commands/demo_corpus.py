@@ -23,6 +23,8 @@ import soxr
 
 from nemo_tutornet.data.manifest import read_manifest
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.utils.full_disk import name_full_disk
+from nemo_tutornet.utils.leftovers import locked_temporary_folder, remove_leftovers
 
 SAMPLE_RATE = 16000  # Hz, of the files
 UTTERANCES = {"train": 480, "valid": 60, "test": 100}
@@ -225,8 +227,10 @@ def write_corpus(folder: Path, progress: Callable[[int, int], None] | None = Non
         )
     espeak = Espeak()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        root = Path(temporary) / "corpus"  # only the owner may read mkdtemp's own folder
+    remove_leftovers(folder.parent)
+    stem = f"{folder.name[:50]}."
+    with name_full_disk(folder), locked_temporary_folder(folder.parent, stem) as temporary:
+        root = temporary / "corpus"  # only the owner may read a temporary folder itself
         done = 0
         for number, (split, count) in enumerate(UTTERANCES.items()):
             rng = np.random.default_rng([_SEED, number])
