@@ -79,8 +79,8 @@ def nothing_left_in_the_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_log_of_another_run() -> Iterator[None]:
-    """exp_manager adds files of a run's folder to NeMo's logger and to Lightning's, and the folder may be gone
-    in the next test.
+    """exp_manager adds files of a run's folder to NeMo's logger and to Lightning's, and the folder may be
+    gone in the next test.
     """
     yield
     nemo = sys.modules.get("nemo.utils")

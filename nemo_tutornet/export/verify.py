@@ -25,6 +25,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.scrub import paths_in_tokenizers
 from nemo_tutornet.export.summary import Check, Verification, check_summary, summary_path
 from nemo_tutornet.nemo_io.archive import MODEL_CONFIG, MODEL_WEIGHTS, NemoArchive
+from nemo_tutornet.nemo_io.config_limits import check_numbers
 from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES, STOCK_BPE, names_data, target_of
 
 PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that errors of strides and padding show
@@ -66,6 +67,10 @@ def verify_student(
     checks += [_artifacts(archive), _tokenizer(archive)]
     if not checks[1].passed:  # NeMo would refuse to restore the file, or run a class that is not its own
         return Verification(path, checks, {})
+    try:
+        check_numbers(config, path.name)
+    except TutorError as error:
+        return Verification(path, [*checks, Check("builds", False, str(error))], {})
     sample_rate = _sample_rate(config)
     if sample_rate is None:
         words = f"the config's sample_rate is no number of samples per second from {RATES[0]} to {RATES[-1]}"
