@@ -19,7 +19,8 @@ class TutorError(ValueError):
         # PyTorch raises the error of a data loader's worker again, with its traceback in the message.
         if message.startswith("Caught TutorError in DataLoader worker"):
             message = message.rsplit("TutorError: ", 1)[-1].strip()
-        super().__init__(message)
+        # A name or a value from a file may have line ends, or codes that a terminal obeys.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def exit_on_user_error(function: F) -> F:

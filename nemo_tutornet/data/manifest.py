@@ -19,9 +19,11 @@ from typing import Any
 from urllib.parse import urlparse
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.utils.files import read_regular_file
 
 # AIStore and the stores behind it, and NVIDIA's Multi-Storage Client.
 STORES = ("ais", "s3", "aws", "gs", "gcp", "az", "azure", "oci", "msc")
+_TEXT_BYTES = 16 << 20  # of one transcript
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -287,7 +289,7 @@ def _text(row: Mapping[str, Any], where: str, rules: Rules) -> str | None:
         if not isinstance(named, str) or not os.path.isfile(named):
             raise TutorError(f"{where}: text_filepath {str(named)[:200]} is not a file; fix the path.")
         try:
-            return Path(named).read_text(encoding="utf-8").replace("\n", "")
+            return read_regular_file(Path(named), _TEXT_BYTES).decode("utf-8").replace("\n", "")
         except (OSError, UnicodeDecodeError) as error:
             raise TutorError(
                 f"{where}: text_filepath {named} cannot be read ({error}); fix the file."

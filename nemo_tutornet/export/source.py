@@ -18,7 +18,7 @@ from nemo_tutornet.nemo_io.config_limits import check_numbers
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.model_size import limit_parameters
-from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.nemo_io.restore import reason_of, restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
 from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer, check_checkpoint_tokenizer
 from nemo_tutornet.nemo_io.weights import check_finite
@@ -128,12 +128,13 @@ def _fresh(config: DictConfig, target: str, state: dict[str, Any], source: Path)
     data = {name: config.pop(name) for name in ("train_ds", "validation_ds", "test_ds") if name in config}
     check_numbers(config, str(source))
     try:
-        with preserve_app_state(), suppress_nemo_logs(), limit_parameters(source.stat().st_size):
+        with preserve_app_state(), suppress_nemo_logs(), limit_parameters(source.stat().st_size) as limit:
             model = model_class(cfg=config)
         model.load_state_dict(state)
     except Exception as error:  # a surplus key, or any error that NeMo raises because of the config
-        detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        raise TutorError(f"{source} does not fit NeMo's {model_class.__name__}: {detail[:500]}") from error
+        reason = "its config describes more parameters than the file holds"
+        reason = reason if limit.exceeded else reason_of(error)
+        raise TutorError(f"{source} does not fit NeMo's {model_class.__name__}: {reason}.") from error
     check_finite(model, source)
     # Put the dataset sections back: they were removed only so that NeMo does not open the data here.
     OmegaConf.set_struct(model.cfg, False)

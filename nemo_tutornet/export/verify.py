@@ -67,14 +67,14 @@ def verify_student(
     checks += [_artifacts(archive), _tokenizer(archive)]
     if not checks[1].passed:  # NeMo would refuse to restore the file, or run a class that is not its own
         return Verification(path, checks, {})
-    try:
-        check_numbers(config, path.name)
-    except TutorError as error:
-        return Verification(path, [*checks, Check("builds", False, str(error))], {})
     sample_rate = _sample_rate(config)
     if sample_rate is None:
         words = f"the config's sample_rate is no number of samples per second from {RATES[0]} to {RATES[-1]}"
         return Verification(path, [*checks, Check("sample rate", False, words)], {})
+    try:
+        check_numbers(config, path.name)
+    except TutorError as error:
+        return Verification(path, [*checks, Check("builds", False, str(error))], {})
     more, facts, graphs = _in_stock_nemo(path, onnx, reference, sample_rate)
     if facts:
         facts["kind"] = "subword" if facts.pop("class_name") == STOCK_BPE else "character"

@@ -65,9 +65,12 @@ def main(request_file: str, report_file: str) -> None:
         limit_parameters = runpy.run_path(str(MODEL_SIZE))["limit_parameters"]
         with limit_parameters(Path(request["student"]).stat().st_size):
             model = _restored(request["student"], state, check, report["facts"])
-    if model is not None and not all(bool(value.isfinite().all()) for value in model.parameters()):
-        check("weights", False, "they are NaN or infinite")
-    elif model is not None:
+    if model is not None:
+        statistics = (pair for pair in model.named_buffers() if "running_" in pair[0])
+        for name, value in (*model.named_parameters(), *statistics):
+            if not bool(value.isfinite().all()):
+                check("weights", False, f"{name} is NaN or infinite")
+                break
         from safetensors.torch import load_file
 
         probes = load_file(request["probes"])

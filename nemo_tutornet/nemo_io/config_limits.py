@@ -61,7 +61,8 @@ def check_numbers(config: DictConfig, where: str) -> None:
             most = _LIMITS.get(key.rsplit(".", 1)[-1].split("[")[0], _MOST)
             if abs(value) > most and value not in (float("inf"), -float("inf")):
                 raise TutorError(
-                    f"{where} has {str(value)[:40]} for {key}, where {most:,.15g} is the most that a model "
+                    f"{where} has {str(value)[:40]} for {key[-200:]}, where {most:,.15g} is the most that a "
+                    "model "
                     "is "
                     "built with; correct the number, or take the file from its source again."
                 )

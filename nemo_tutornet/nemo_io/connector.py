@@ -14,6 +14,7 @@ from nemo.utils.msc_utils import is_multistorageclient_url
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.archive import MODEL_WEIGHTS, NemoArchive
 from nemo_tutornet.nemo_io.config_limits import check_numbers
+from nemo_tutornet.nemo_io.isolation import undo_failed_restore
 from nemo_tutornet.nemo_io.model_size import limit_parameters
 from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer
 from nemo_tutornet.nemo_io.weights import check_finite, load_tensors
@@ -115,7 +116,8 @@ def checked_restore(
         return restore(path, **given)
     archive = NemoArchive(Path(path).expanduser())
     check_archive_tokenizer(archive)
-    restored = restore(str(path), **{**given, "save_restore_connector": CheckedConnector(archive)})
+    with undo_failed_restore():
+        restored = restore(str(path), **{**given, "save_restore_connector": CheckedConnector(archive)})
     if not given.get("return_config"):
         # The file may change later, for example when the model is saved in its place.
         restored._save_restore_connector = SaveRestoreConnector()

@@ -95,12 +95,14 @@ def restore_ctc(source: Path | NemoArchive) -> Any:
     except TutorError:
         raise
     except Exception as error:  # a damaged part can make NeMo raise any exception
-        detail = (
-            "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-            or type(error).__name__
-        )
-        raise TutorError(f"NeMo cannot restore {archive.path}: {detail[:500]}") from error
+        raise TutorError(f"NeMo cannot restore {archive.path}: {reason_of(error)}.") from error
     return model.eval()
+
+
+def reason_of(error: Exception) -> str:
+    """Returns the message of any exception of NeMo's as a part of a sentence, at most 500 characters long."""
+    lines = (" ".join(line.split()) for line in str(error).splitlines())
+    return "; ".join(line for line in lines if line)[:500].rstrip(".") or type(error).__name__
 
 
 def locate(model_path: str | None, key: str = "model.tutor.teacher.model_path") -> Path:

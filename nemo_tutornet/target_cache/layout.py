@@ -222,12 +222,12 @@ def _check_header(header: dict[str, Any]) -> None:
         )  # earlier versions wrote no index_crc32, but a checksum of the header
         if not all(map(_count, (shard["bytes"], shard["utterances"], index_crc32))):
             raise ValueError(f"a figure of {shard['name']} is no number")
-    names = [entry["name"] for entry in (*header["shards"], *header["files"])]
-    if len(set(names)) < len(names):
-        raise ValueError("it names a file twice")
     for file in header["files"]:
         if not is_plain_name(file["name"]) or not isinstance(file["sha256"], str):
             raise ValueError(f"{str(file['name'])[:60]!r} is no name of a file in the folder")
+    names = [entry["name"] for entry in (*header["shards"], *header["files"])]
+    if len(set(names)) < len(names):
+        raise ValueError("it names a file twice")
 
 
 def _count(value: Any) -> bool:
