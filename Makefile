@@ -21,11 +21,12 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-# The property tests and the fuzzers of files and configs, each with at least 2,000 new inputs; about an hour. FUZZ=tests/unit/fuzz
-# runs a part. What fails is kept in .hypothesis, and the next run begins with it.
+# The property tests and the fuzzers of files and configs, each with 2,000 new inputs; hours on two cores. FUZZ=tests/unit/fuzz runs
+# a part, EXAMPLES=200 a tenth. What fails is kept in .hypothesis, and the next run begins with it.
 FUZZ ?= tests
+EXAMPLES ?= 2000
 fuzz: $(VENV)/.installed
-	HYPOTHESIS_PROFILE=fuzz $(BIN)/python -m pytest -m fuzz -n auto --maxprocesses 4 $(FUZZ)
+	HYPOTHESIS_PROFILE=fuzz FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -m fuzz -n auto --maxprocesses 4 $(FUZZ)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

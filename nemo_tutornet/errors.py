@@ -23,6 +23,12 @@ class TutorError(ValueError):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
+def reason_of(error: Exception) -> str:
+    """Returns the message of any exception as a part of a sentence, at most 500 characters long."""
+    lines = (" ".join(line.split()) for line in str(error).splitlines())
+    return "; ".join(line for line in lines if line)[:500].rstrip(".") or type(error).__name__
+
+
 def exit_on_user_error(function: F) -> F:
     """Makes a command report a user's mistake as one line on standard error and exit with 2.
 

@@ -9,7 +9,7 @@ import os
 from hypothesis import HealthCheck, settings
 
 LONG = os.environ.get("HYPOTHESIS_PROFILE") == "fuzz"
-LONG_EXAMPLES = 2000
+LONG_EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "2000"))
 
 settings.register_profile("short", max_examples=100, deadline=None, derandomize=True)
 settings.register_profile(

@@ -12,13 +12,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, reason_of
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.config_limits import check_numbers
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.model_size import limit_parameters
-from nemo_tutornet.nemo_io.restore import reason_of, restore_ctc
+from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
 from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer, check_checkpoint_tokenizer
 from nemo_tutornet.nemo_io.weights import check_finite

@@ -11,7 +11,7 @@ from typing import Any
 from nemo.core.connectors.save_restore_connector import SaveRestoreConnector
 from nemo.utils.msc_utils import is_multistorageclient_url
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, reason_of
 from nemo_tutornet.nemo_io.archive import MODEL_WEIGHTS, NemoArchive
 from nemo_tutornet.nemo_io.config_limits import check_numbers
 from nemo_tutornet.nemo_io.isolation import undo_failed_restore
@@ -109,15 +109,20 @@ def checked_restore(
         The model, which saves with NeMo's own connector; or its config, as NeMo's method.
 
     Raises:
-        TutorError: the archive is rejected.
+        TutorError: the archive is rejected, or NeMo cannot restore it.
     """
     given = {**dict(zip(_ARGUMENTS, args, strict=False)), **kwargs}
     if given.get("save_restore_connector") is not None or is_multistorageclient_url(path):
         return restore(path, **given)
     archive = NemoArchive(Path(path).expanduser())
     check_archive_tokenizer(archive)
-    with undo_failed_restore():
-        restored = restore(str(path), **{**given, "save_restore_connector": CheckedConnector(archive)})
+    try:
+        with undo_failed_restore():
+            restored = restore(str(path), **{**given, "save_restore_connector": CheckedConnector(archive)})
+    except TutorError:
+        raise
+    except Exception as error:  # a damaged part can make NeMo raise any exception
+        raise TutorError(f"NeMo cannot restore {path}: {reason_of(error)}.") from error
     if not given.get("return_config"):
         # The file may change later, for example when the model is saved in its place.
         restored._save_restore_connector = SaveRestoreConnector()

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, reason_of
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer
@@ -97,12 +97,6 @@ def restore_ctc(source: Path | NemoArchive) -> Any:
     except Exception as error:  # a damaged part can make NeMo raise any exception
         raise TutorError(f"NeMo cannot restore {archive.path}: {reason_of(error)}.") from error
     return model.eval()
-
-
-def reason_of(error: Exception) -> str:
-    """Returns the message of any exception of NeMo's as a part of a sentence, at most 500 characters long."""
-    lines = (" ".join(line.split()) for line in str(error).splitlines())
-    return "; ".join(line for line in lines if line)[:500].rstrip(".") or type(error).__name__
 
 
 def locate(model_path: str | None, key: str = "model.tutor.teacher.model_path") -> Path:
