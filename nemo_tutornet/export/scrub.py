@@ -15,8 +15,9 @@ from typing import IO, Any
 
 from omegaconf import OmegaConf
 
-from nemo_tutornet.nemo_io.archive import NemoArchive, open_tar
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.sentencepiece_model import parse_sentencepiece
+from nemo_tutornet.nemo_io.tar_members import open_tar
 from nemo_tutornet.utils.files import atomic_write
 
 _FIELDS = ("input", "model_prefix", "seed_sentencepieces_file")

@@ -5,22 +5,28 @@
 from __future__ import annotations
 
 import functools
-import gzip
 import itertools
 import os
 import stat
 import tarfile
-import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from pathlib import Path
+from typing import IO
 
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.stock_config import target_of
+from nemo_tutornet.nemo_io.tar_members import (
+    Names,
+    check_padding,
+    check_unpacked_size,
+    checked_members,
+    foreign,
+    open_tar,
+)
 from nemo_tutornet.utils.files import open_regular_file, sha256_of
 from nemo_tutornet.utils.interpolations import check_interpolations
 from nemo_tutornet.utils.yaml_aliases import check_aliases
@@ -29,13 +35,7 @@ MODEL_CONFIG, MODEL_WEIGHTS = "model_config.yaml", "model_weights.ckpt"
 # Even a config with a vocabulary of many thousand pieces is smaller. A parser needs seconds for a megabyte.
 _CONFIG_BYTES = 4 << 20
 _MEMBER_BYTES = 64 << 20  # of a file that is read whole; the weights are not
-_MEMBERS = 10_000
-_NAME_BYTES = 255
-# Weights shrink by a tenth when they are compressed. A file that unpacks to far more is made to fill a disk.
-_UNPACKED_RATIO, _UNPACKED_BYTES = 20, 64 << 20
-_PADDING_BYTES = 1 << 20  # zeros after the end mark; tar writes up to 10 KB
 _BLOCK_BYTES = 1 << 20
-_FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
 class NemoArchive:
@@ -149,12 +149,12 @@ class NemoArchive:
     def _read_folder(self) -> bytes:
         if not (self.path / MODEL_CONFIG).is_file():
             raise TutorError(f"{self.path} is a folder without {MODEL_CONFIG}; give a .nemo file.")
-        names = _Names(self.path)
+        names = Names(self.path)
         for folder, folders, files in os.walk(self.path):
             for path in (Path(folder, name) for name in sorted((*folders, *files))):
                 mode, name = path.lstat().st_mode, path.relative_to(self.path).as_posix()
                 if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                    raise _foreign(self.path, name, "a link" if stat.S_ISLNK(mode) else "no regular file")
+                    raise foreign(self.path, name, "a link" if stat.S_ISLNK(mode) else "no regular file")
                 names.add(name, stat.S_ISDIR(mode))
                 if stat.S_ISREG(mode):
                     self._files[name] = None
@@ -165,13 +165,14 @@ class NemoArchive:
     def _read_file(self) -> bytes:
         if not self.path.is_file():
             raise TutorError(f"there is no file {self.path}; give the path of a .nemo file.")
+        check_unpacked_size(self.path)
         with open_tar(self.path) as archive:
             # Listing every member reads to the end, which a truncated archive does not reach.
-            members = _checked(archive, self.path)
+            members = checked_members(archive, self.path)
             assert archive.fileobj is not None
             if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:  # the end mark is missing
                 raise tarfile.ReadError("unexpected end of data")
-            _check_padding(archive.fileobj, self.path)
+            check_padding(archive.fileobj, self.path)
             if MODEL_CONFIG not in members:
                 raise TutorError(f"{self.path} holds no {MODEL_CONFIG}; it is not a NeMo checkpoint.")
             config = members[MODEL_CONFIG]
@@ -251,117 +252,6 @@ def read_nemo_config(path: Path) -> DictConfig:
         TutorError: the file does not exist, or `NemoArchive` rejects it.
     """
     return NemoArchive(path).config
-
-
-def open_tar(path: Path) -> tarfile.TarFile:
-    """Opens a tar as NeMo opens it: first without compression, then as gzip.
-
-    Python's own choice tries gzip first, so a file that is both would be another archive for NeMo.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The archive, open for reading.
-
-    Raises:
-        TutorError: it unpacks to far more than weights do.
-        tarfile.TarError: it is neither.
-        OSError: it cannot be read.
-    """
-    try:
-        return tarfile.open(path, "r:")
-    except tarfile.ReadError:
-        with path.open("rb") as file:
-            if file.read(2) != b"\x1f\x8b":
-                raise
-    most = _UNPACKED_RATIO * path.stat().st_size + _UNPACKED_BYTES
-    with gzip.open(path) as stream:
-        unpacked = 0
-        while block := stream.read(_BLOCK_BYTES):
-            unpacked += len(block)
-            if unpacked > most:
-                raise TutorError(
-                    f"{path} unpacks to more than {most >> 20} MB, which no weights do; take the file from "
-                    "its source again."
-                )
-    return tarfile.open(path, "r:gz")
-
-
-class _Names:
-    """The names in an archive, each of which must be plain and the only one of its kind.
-
-    Names that differ in case only, or in the way of writing an accent, are one file on some disks.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._found: dict[str, bool] = {}  # a folder?
-
-    def add(self, name: str, is_folder: bool) -> None:
-        """Adds a normalised name.
-
-        Raises:
-            TutorError: the name is not plain, or there is another member of it.
-        """
-        if not name.isprintable() or "\\" in name or len(name.encode()) > _NAME_BYTES:
-            raise _foreign(self._path, name, "a name of a length or with characters that no file here has")
-        key = unicodedata.normalize("NFC", name).casefold()
-        if key in self._found and not (self._found[key] and is_folder):
-            raise TutorError(
-                f"{self._path} holds {name!r} twice, and NeMo may restore another one than was checked; take "
-                "the file from its source again."
-            )
-        if len(self._found) == _MEMBERS:
-            raise TutorError(
-                f"{self._path} holds more than {_MEMBERS} files, and a NeMo checkpoint a few; take the file "
-                "from its source again."
-            )
-        self._found[key] = is_folder
-
-
-def _checked(members: Iterable[tarfile.TarInfo], path: Path) -> dict[str, tarfile.TarInfo]:
-    """Checks the members of an archive, and returns them by their normalised names.
-
-    Members with ambiguous names are rejected, because NeMo, Riva and tar resolve such names differently. One
-    program might then use another file than the one that was checked.
-    """
-    found: dict[str, tarfile.TarInfo] = {}
-    names = _Names(path)
-    for member in members:
-        name = os.path.normpath(member.name)
-        parts = PurePosixPath(member.name).parts
-        if os.path.isabs(member.name) or ".." in parts or (name == "." and not member.isdir()):
-            raise _foreign(path, member.name, "a name that leads out of it")
-        if member.issym() or member.islnk():
-            raise _foreign(path, member.name, "a link")
-        if not member.isdir() and (member.type not in _FILE_TYPES or member.issparse()):
-            raise _foreign(path, member.name, "no regular file")
-        names.add(name, member.isdir())
-        found[name] = member
-    for name in found:
-        for parent in list(PurePosixPath(name).parents)[:-1]:
-            if str(parent) in found and not found[str(parent)].isdir():
-                raise _foreign(path, name, "a member inside of a file")
-    return found
-
-
-def _check_padding(file: Any, path: Path) -> None:
-    """Rejects an archive with something behind its end mark: some programs read on there."""
-    rest = file.read(_PADDING_BYTES + 1)
-    if len(rest) > _PADDING_BYTES or rest.strip(b"\0"):
-        raise TutorError(
-            f"{path} goes on behind the end of its archive, where NeMo does not read but other programs may; "
-            "take the file from its source again."
-        )
-
-
-def _foreign(path: Path, name: str, what: str) -> TutorError:
-    return TutorError(
-        f"{path} holds {name[:200]!r}, {what}, but a NeMo checkpoint has regular files under plain names "
-        "only; it "
-        "was not opened, take the file from its source again."
-    )
 
 
 def _no_config(path: Path) -> TutorError:

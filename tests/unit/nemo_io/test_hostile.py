@@ -15,6 +15,7 @@ import pytest
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.scrub import paths_in_tokenizers
 from nemo_tutornet.nemo_io import archive as archive_module
+from nemo_tutornet.nemo_io import tar_members
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import refusal
@@ -90,7 +91,7 @@ def test_a_gzip_bomb_is_refused(tmp_path: Path) -> None:
 
 
 def test_too_many_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archive_module, "_MEMBERS", 3)
+    monkeypatch.setattr(tar_members, "_MEMBERS", 3)
     path = write_tar(tmp_path / "m.nemo", ("model_config.yaml", CONFIG), *((f"{i}", b"") for i in range(3)))
     assert "more than 3 files" in refusal(NemoArchive, path)
     (tmp_path / "folder").mkdir()
