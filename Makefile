@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUTPUT ?= demo-output
 CORPUS ?= embedded
 
-.PHONY: demo test lint docs docs-build riva-check compat-check clean
+.PHONY: demo test fuzz lint docs docs-build riva-check compat-check clean
 
 # torch first and from the constraints: left to itself, pip takes the newest. PIP_EXTRA_INDEX_URL may name PyTorch's index of CPU wheels.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -20,6 +20,13 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+# The property tests and the fuzzers of files and configs, each with 2,000 new inputs; hours on two cores. FUZZ=tests/unit/fuzz runs
+# a part, EXAMPLES=200 a tenth. What fails is kept in .hypothesis, and the next run begins with it.
+FUZZ ?= tests
+EXAMPLES ?= 2000
+fuzz: $(VENV)/.installed
+	HYPOTHESIS_PROFILE=fuzz FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -m fuzz -n auto --maxprocesses 4 $(FUZZ)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

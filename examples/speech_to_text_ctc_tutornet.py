@@ -28,7 +28,6 @@ Run the same command again: `exp_manager` resumes in the middle of the stage it 
 """
 
 import sys
-from pathlib import Path
 
 import lightning.pytorch as pl
 from nemo.core.config import hydra_runner
@@ -45,7 +44,11 @@ from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.errors import exit_on_user_error
 from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
 from nemo_tutornet.models import model_class_for
-from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint, initial_checkpoints
+from nemo_tutornet.nemo_io.lightning_ckpt import (
+    check_lightning_checkpoint,
+    initial_checkpoints,
+    resumed_checkpoints,
+)
 
 
 @hydra_runner(config_path="../conf", config_name="quartznet_5x5")
@@ -67,7 +70,7 @@ def main(cfg):
         logging.warning(told)
     exp_manager(trainer, cfg.get("exp_manager", None))
     # Lightning unpickles the checkpoint that it resumes from, and a pickle can run anything.
-    for path in (*initial_checkpoints(cfg), *([Path(trainer.ckpt_path)] if trainer.ckpt_path else ())):
+    for path in (*initial_checkpoints(cfg), *resumed_checkpoints(trainer)):
         check_lightning_checkpoint(path)
     model = model_class_for(cfg.model)(cfg=cfg.model, trainer=trainer)
 

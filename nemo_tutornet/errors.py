@@ -30,7 +30,14 @@ class TutorError(ValueError):
         # PyTorch raises the error of a data loader's worker again, with its traceback in the message.
         if message.startswith("Caught TutorError in DataLoader worker"):
             message = message.rsplit("TutorError: ", 1)[-1].strip()
-        super().__init__(message)
+        # A name or a value from a file may have line ends, or codes that a terminal obeys.
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
+
+def reason_of(error: Exception) -> str:
+    """Returns the message of any exception as a part of a sentence, at most 500 characters long."""
+    lines = (" ".join(line.split()) for line in str(error).splitlines())
+    return "; ".join(line for line in lines if line)[:500].rstrip(".") or type(error).__name__
 
 
 def find_full_disk(error: BaseException) -> OSError | None:

@@ -41,6 +41,8 @@ from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
 from nemo_tutornet.distill.unused_parameters import UnusedParameters
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule, Stage
+from nemo_tutornet.nemo_io.config_limits import check_numbers
+from nemo_tutornet.nemo_io.connector import checked_restore
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR, stock_config
 from nemo_tutornet.teachers.tokenizer import resolve_teacher_tokenizer
 from nemo_tutornet.utils.files import atomic_write
@@ -98,6 +100,7 @@ class TutorMixin(_Host):
 
     def __init__(self, cfg: DictConfig, trainer: Trainer | None = None) -> None:
         cfg = convert_model_config_to_dict_config(cfg)
+        check_numbers(cfg, "the model's config")
         config = read_tutor_section(cfg)
         # The target is NeMo's own class, so that NeMo restores the file without this package and without an
         # entry in NeMo's allow-list.
@@ -174,6 +177,11 @@ class TutorMixin(_Host):
         )
         self._copies_teacher = False  # a second training goes on from the weights of the first
         distiller.log_setup()
+
+    @classmethod
+    def restore_from(cls, restore_path: str, *args: Any, **kwargs: Any) -> Any:
+        """Runs NeMo's method on files that are checked, with the same arguments (`nemo_io.connector`)."""
+        return checked_restore(super().restore_from, restore_path, args, kwargs)
 
     def maybe_init_from_pretrained_checkpoint(self, cfg: DictConfig, map_location: str = "cpu") -> None:
         """Runs NeMo's method, which loads weights into a new model.

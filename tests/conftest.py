@@ -14,9 +14,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 
+from tests import properties
+
+hypothesis.settings.load_profile("fuzz" if properties.LONG else "short")
 # NeMo's telemetry and the hub must not be looked for in tests.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
@@ -51,6 +55,8 @@ LONG_FILES = (
 def pytest_collection_modifyitems(items: list) -> None:
     for item in items:
         item.add_marker(pytest.mark.unit if "unit" in item.path.parts else pytest.mark.integration)
+        if getattr(getattr(item, "obj", None), "is_hypothesis_test", False):
+            item.add_marker(pytest.mark.fuzz)
 
     def place(item: pytest.Item) -> int:
         for i, name in enumerate(LONG_FILES):

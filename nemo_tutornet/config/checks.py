@@ -28,6 +28,9 @@ from nemo_tutornet.config.schema import (
 )
 from nemo_tutornet.errors import TutorError
 
+# Ten seconds and more. Matching needs a step for each, and padding their number of frames.
+_MOST_FRAMES = 1000
+
 
 def parse_tutor(model_cfg: Any) -> TutorConfig | None:
     """Reads and checks the `tutor:` section of a model config.
@@ -215,10 +218,14 @@ def _check(config: TutorConfig) -> None:
             f"and model.tutor.skd.divergence is {config.skd.divergence!r}; leave the temperature at 1 or "
             "choose 'kl'."
         )
-    if config.skd.frames_around < 0:
-        raise TutorError(f"model.tutor.skd.frames_around must be 0 or more, not {config.skd.frames_around}.")
-    if config.skd.match_window < 0:
-        raise TutorError(f"model.tutor.skd.match_window must be 0 or more, not {config.skd.match_window}.")
+    for key in ("frames_around", "match_window"):
+        frames = getattr(config.skd, key)
+        if not 0 <= frames <= _MOST_FRAMES:
+            raise TutorError(
+                f"model.tutor.skd.{key} must be 0 or more, not {frames}."
+                if frames < 0
+                else f"model.tutor.skd.{key} must be at most {_MOST_FRAMES} frames, not {str(frames)[:40]}."
+            )
     layers = config.skd.intermediate_layers
     if len(set(layers)) < len(layers):
         raise TutorError(
@@ -248,6 +255,11 @@ def _check(config: TutorConfig) -> None:
         )
     if config.log.agreement < 0:
         raise TutorError(f"model.tutor.log.agreement must be 0 or more, not {config.log.agreement}.")
+    if config.log.agreement > _MOST_FRAMES:
+        raise TutorError(
+            f"model.tutor.log.agreement must be at most {_MOST_FRAMES} utterances, not "
+            f"{str(config.log.agreement)[:40]}."
+        )
     if not config.stages:
         raise TutorError(
             "model.tutor.stages is empty; give at least one stage, or leave the key out for the default."

@@ -11,6 +11,7 @@ import codecs
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,12 @@ from typing import Any
 from urllib.parse import urlparse
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.utils.files import read_regular_file
+
+# AIStore and the stores behind it, and NVIDIA's Multi-Storage Client.
+STORES = ("ais", "s3", "aws", "gs", "gcp", "az", "azure", "oci", "msc")
+_TEXT_BYTES = 16 << 20  # of one transcript
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
 @dataclass(frozen=True)
@@ -164,15 +171,31 @@ def json_row(line: bytes, where: str) -> dict[str, Any]:
 def in_store(path: str) -> bool:
     """Tells whether NeMo would fetch a path from an object store.
 
+    NeMo gives any address to its client for AIStore. Those of stores are accepted, because an address of
+    another kind in somebody's manifest would make this machine open it.
+
     Example:
-        >>> in_store("s3://bucket/train.json"), in_store("data/train.json")
-        (True, False)
+        >>> in_store("s3://bucket/train.json"), in_store("data/train.json"), in_store("http://host/a.wav")
+        (True, False, False)
     """
     try:
         parts = urlparse(path)
     except ValueError:
         return False
-    return bool(parts.scheme and parts.netloc and parts.path)
+    return bool(parts.scheme in STORES and parts.netloc and parts.path)
+
+
+def check_address(path: str, where: str) -> None:
+    """Refuses a path that NeMo would take for an address, but that is not in an object store.
+
+    Raises:
+        TutorError: it is such an address.
+    """
+    if _ADDRESS.match(path) and not in_store(path):
+        raise TutorError(
+            f"{where}: {path[:200]} is neither a file nor an object of a store that NeMo reads "
+            f"({', '.join(f'{store}://' for store in STORES)}); download it, or fix the path."
+        )
 
 
 def find_audio(path: str, folder: Path) -> Path | None:
@@ -224,6 +247,7 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
         )
     audio = find_audio(named, folder)
     if audio is None:
+        check_address(named, where)
         candidates = str(folder / os.path.expanduser(named))
         if not os.path.isabs(os.path.expanduser(named)):
             candidates += f" or {Path.cwd() / named}"
@@ -265,7 +289,7 @@ def _text(row: Mapping[str, Any], where: str, rules: Rules) -> str | None:
         if not isinstance(named, str) or not os.path.isfile(named):
             raise TutorError(f"{where}: text_filepath {str(named)[:200]} is not a file; fix the path.")
         try:
-            return Path(named).read_text(encoding="utf-8").replace("\n", "")
+            return read_regular_file(Path(named), _TEXT_BYTES).decode("utf-8").replace("\n", "")
         except (OSError, UnicodeDecodeError) as error:
             raise TutorError(
                 f"{where}: text_filepath {named} cannot be read ({error}); fix the file."

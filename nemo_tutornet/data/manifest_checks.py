@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nemo_tutornet.data.manifest import Rules, in_store, read_rows
+from nemo_tutornet.data.manifest import Rules, check_address, in_store, read_rows
 from nemo_tutornet.errors import TutorError
 
 _NOT_SET = "{key} is not set; give the path of a manifest, e.g. {key}=train.jsonl."
@@ -74,6 +74,7 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
     for manifest in manifests:
         if in_store(manifest):
             continue
+        check_address(manifest, key)
         path = Path(manifest).expanduser()
         if len(manifests) > 1 and not path.is_file():
             raise TutorError(

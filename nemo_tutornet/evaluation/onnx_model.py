@@ -138,13 +138,20 @@ class OnnxCTCModel:
             "length": np.array([frames], np.int64),
         }
         try:
-            return self._session.run(["logprobs"], {name: feed[name] for name in self._inputs})[0][0]
+            found = self._session.run(["logprobs"], {name: feed[name] for name in self._inputs})[0][0]
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise TutorError(
                 f"{self.path} cannot run on {frames} frames of {features.shape[1]} mel bins "
                 f"({_first_line(error)}); NeMo's exporter limits the length of graphs with attention or "
                 "squeeze-and-excitation, so cut the audio into shorter utterances."
             ) from None
+        if np.isnan(found).any():
+            raise TutorError(
+                f"{self.path} computes NaN from {frames} frames; its weights are damaged, so export the "
+                "model "
+                "again."
+            )
+        return found
 
     def transcribe(self, audio: Sequence[np.ndarray]) -> list[str]:
         """Transcribes utterances by greedy CTC decoding.

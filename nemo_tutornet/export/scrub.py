@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.sentencepiece_model import parse_sentencepiece
+from nemo_tutornet.nemo_io.tar_members import open_tar
 from nemo_tutornet.utils.files import atomic_write
 
 _FIELDS = ("input", "model_prefix", "seed_sentencepieces_file")
@@ -52,7 +53,7 @@ def strip_training_paths(student: NemoArchive) -> NemoArchive:
     }
     with (
         atomic_write(student.path) as temporary,
-        tarfile.open(student.path, "r:*") as old,
+        open_tar(student.path) as old,
         tarfile.open(temporary, "w:") as new,
     ):
         for member in old.getmembers():

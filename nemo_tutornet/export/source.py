@@ -12,13 +12,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, reason_of
 from nemo_tutornet.nemo_io.archive import NemoArchive
+from nemo_tutornet.nemo_io.config_limits import check_numbers
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
+from nemo_tutornet.nemo_io.model_size import limit_parameters
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
 from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer, check_checkpoint_tokenizer
+from nemo_tutornet.nemo_io.weights import check_finite
+from nemo_tutornet.utils.interpolations import check_interpolations
 
 # Matches an interpolation that calls a resolver (`${oc.env:HOME}`). The resolver's name may itself be an
 # interpolation. An interpolation of a key has no colon.
@@ -60,7 +64,8 @@ def _resolved(config: DictConfig, source: Path) -> DictConfig:
         TutorError: an interpolation calls a resolver, whose value would be computed on this machine, or the
             config cannot be resolved.
     """
-    for key, text in _texts(OmegaConf.to_container(config, resolve=False)):
+    content = OmegaConf.to_container(config, resolve=False)
+    for key, text in _texts(content):
         if _RESOLVER.search(text):
             raise TutorError(
                 f"{source} has {text!r} for {key} in its config, which would be computed on this machine and "
@@ -69,8 +74,9 @@ def _resolved(config: DictConfig, source: Path) -> DictConfig:
                 "value, and export that."
             )
     try:
+        check_interpolations(content)
         resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, ValueError, RecursionError) as error:
         raise TutorError(
             f"{source} has a config that cannot be resolved: {str(error).splitlines()[0]}."
         ) from None
@@ -92,7 +98,10 @@ def _from_ckpt(source: Path) -> tuple[Any, str | None]:
     config = hyper_parameters.get("cfg") if isinstance(hyper_parameters, (Mapping, DictConfig)) else None
     if config is None:
         raise TutorError(f"{source} is not a checkpoint of a NeMo model: its hyper_parameters have no cfg.")
-    config = OmegaConf.create(config) if isinstance(config, (dict, DictConfig)) else None
+    try:
+        config = OmegaConf.create(config) if isinstance(config, (dict, DictConfig)) else None
+    except Exception:  # a pickled config may have any content
+        config = None
     if not isinstance(config, DictConfig):
         raise TutorError(f"{source} is not a checkpoint of a NeMo model: its cfg is not a mapping.")
     config = _resolved(config, source)
@@ -117,13 +126,16 @@ def _fresh(config: DictConfig, target: str, state: dict[str, Any], source: Path)
     config.target = target
     model_class = EncDecCTCModelBPE if target == STOCK_BPE else EncDecCTCModel
     data = {name: config.pop(name) for name in ("train_ds", "validation_ds", "test_ds") if name in config}
+    check_numbers(config, str(source))
     try:
-        with preserve_app_state(), suppress_nemo_logs():
+        with preserve_app_state(), suppress_nemo_logs(), limit_parameters(source.stat().st_size) as limit:
             model = model_class(cfg=config)
         model.load_state_dict(state)
     except Exception as error:  # a surplus key, or any error that NeMo raises because of the config
-        detail = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        raise TutorError(f"{source} does not fit NeMo's {model_class.__name__}: {detail}") from error
+        reason = "its config describes more parameters than the file holds"
+        reason = reason if limit.exceeded else reason_of(error)
+        raise TutorError(f"{source} does not fit NeMo's {model_class.__name__}: {reason}.") from error
+    check_finite(model, source)
     # Put the dataset sections back: they were removed only so that NeMo does not open the data here.
     OmegaConf.set_struct(model.cfg, False)
     for name, section in data.items():

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.utils.files import atomic_write, sha256_of
+from nemo_tutornet.utils.files import atomic_write, read_regular_file, sha256_of
 
 FORMAT = "nemo_tutornet student summary, version 1"
+_MOST_BYTES = 16 << 20
 _PACKAGES = ("nemo_tutornet", "nemo_toolkit", "torch", "lightning", "onnx", "onnxruntime")
 
 
@@ -71,7 +72,7 @@ def summary_path(student: Path) -> Path:
 def is_summary(path: Path) -> bool:
     """Checks whether `write_summary` wrote a file, even if the file was changed afterwards."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular_file(path, _MOST_BYTES).decode("utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("format") == FORMAT
@@ -122,14 +123,14 @@ def check_summary(path: Path, student: Path, onnx: Sequence[Path] = ()) -> list[
         TutorError: the summary cannot be read.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_regular_file(path, _MOST_BYTES).decode("utf-8"))
         files = {_plain_name(entry["name"]): entry["sha256"] for entry in content["files"]}
         # Earlier versions could add a signature, which the digest does not cover.
         covered = {key: value for key, value in content.items() if key not in ("digest", "signature")}
         whole = content.get("digest") == _digest(covered)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise TutorError(
-            f"{path} is no summary of a student ({error}); verify with the one that export wrote."
+            f"{path} is no summary of a student ({str(error)[:200]}); verify with the one that export wrote."
         ) from None
     checks = [
         Check(

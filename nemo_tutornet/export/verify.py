@@ -25,6 +25,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.scrub import paths_in_tokenizers
 from nemo_tutornet.export.summary import Check, Verification, check_summary, summary_path
 from nemo_tutornet.nemo_io.archive import MODEL_CONFIG, MODEL_WEIGHTS, NemoArchive
+from nemo_tutornet.nemo_io.config_limits import check_numbers
 from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES, STOCK_BPE, names_data, target_of
 
 PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that errors of strides and padding show
@@ -70,6 +71,10 @@ def verify_student(
     if sample_rate is None:
         words = f"the config's sample_rate is no number of samples per second from {RATES[0]} to {RATES[-1]}"
         return Verification(path, [*checks, Check("sample rate", False, words)], {})
+    try:
+        check_numbers(config, path.name)
+    except TutorError as error:
+        return Verification(path, [*checks, Check("builds", False, str(error))], {})
     more, facts, graphs = _in_stock_nemo(path, onnx, reference, sample_rate)
     if facts:
         facts["kind"] = "subword" if facts.pop("class_name") == STOCK_BPE else "character"

@@ -4,8 +4,9 @@
 
     python verify_worker.py REQUEST.json REPORT.json
 
-The program imports nothing of this package, and turns an import of it into an error. REQUEST names the
-student, the ONNX files, and a safetensors file of probes: signals `signal_0`, ... `[N]`, and the source's
+The program imports nothing of this package, and turns an import of it into an error; it only runs the
+file `nemo_io/model_size.py`, which imports nothing of the package either. REQUEST names the student, the ONNX
+files, and a safetensors file of probes: signals `signal_0`, ... `[N]`, and the source's
 log-probabilities `log_probs_0`, ... `[T, V]` where there is a source to compare with. REPORT has the checks,
 facts of the student, and the name, precision and metadata of each graph.
 
@@ -14,6 +15,7 @@ Legend: `N` samples, `T` frames, `V` labels with the blank last.
 
 import json
 import re
+import runpy
 import sys
 import tempfile
 from collections.abc import Callable
@@ -33,6 +35,7 @@ ROUNDED = {"fp16": 0.05, "int8": 0.5}
 # Frames of the encoder. The caches and the chunks of a hostile student would take any amount of memory.
 MOST_CONTEXT = 10_000
 PROBE_FRAMES = 1600  # frames of the front end; so many that rounding at the edges does not matter
+MODEL_SIZE = Path(__file__).resolve().parents[1] / "nemo_io" / "model_size.py"
 _QUANTISED = re.compile(r"[Qq]uant|Integer|^Q[A-Z]|NBits")  # names of operators of ONNX and ONNX Runtime
 DECODER = "decoder.decoder_layers.0."
 CACHES = ["cache_last_channel", "cache_last_time", "cache_last_channel_len"]  # inputs of a streaming graph
@@ -57,8 +60,17 @@ def main(request_file: str, report_file: str) -> None:
         return passed
 
     state = _weights(request["student"], check)
-    model = None if state is None else _restored(request["student"], state, check, report["facts"])
+    model = None
+    if state is not None:
+        limit_parameters = runpy.run_path(str(MODEL_SIZE))["limit_parameters"]
+        with limit_parameters(Path(request["student"]).stat().st_size):
+            model = _restored(request["student"], state, check, report["facts"])
     if model is not None:
+        statistics = (pair for pair in model.named_buffers() if "running_" in pair[0])
+        for name, value in (*model.named_parameters(), *statistics):
+            if not bool(value.isfinite().all()):
+                check("weights", False, f"{name} is NaN or infinite")
+                break
         from safetensors.torch import load_file
 
         probes = load_file(request["probes"])

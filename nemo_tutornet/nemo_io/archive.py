@@ -6,30 +6,36 @@ from __future__ import annotations
 
 import functools
 import itertools
-import lzma
 import os
 import stat
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.stock_config import target_of
+from nemo_tutornet.nemo_io.tar_members import (
+    Names,
+    check_padding,
+    check_unpacked_size,
+    checked_members,
+    foreign,
+    open_tar,
+)
 from nemo_tutornet.utils.files import open_regular_file, sha256_of
+from nemo_tutornet.utils.interpolations import check_interpolations
 from nemo_tutornet.utils.yaml_aliases import check_aliases
 
 MODEL_CONFIG, MODEL_WEIGHTS = "model_config.yaml", "model_weights.ckpt"
-# Even a config with a vocabulary of many thousand pieces is far smaller.
-_CONFIG_BYTES = 64 << 20
+# Even a config with a vocabulary of many thousand pieces is smaller. A parser needs seconds for a megabyte.
+_CONFIG_BYTES = 4 << 20
+_MEMBER_BYTES = 64 << 20  # of a file that is read whole; the weights are not
 _BLOCK_BYTES = 1 << 20
-_FILE_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
 class NemoArchive:
@@ -40,7 +46,7 @@ class NemoArchive:
     config with the bytes that were read when the archive was opened.
 
     Args:
-        path: a `.nemo` file (tar, also compressed), or a folder.
+        path: a `.nemo` file (tar, also compressed with gzip), or a folder.
 
     Attributes:
         path: the path as given.
@@ -49,7 +55,8 @@ class NemoArchive:
 
     Raises:
         TutorError: the file does not exist; it is not a readable `.nemo`; a member is a link or a device, has
-            a name that leads out of the archive, or has the name of another member.
+            a name that leads out of the archive, or has the name of another member; something stands behind
+            the archive's end; or the file exceeds a limit of `docs/security.md`.
     """
 
     def __init__(self, path: Path, _before: NemoArchive | None = None) -> None:
@@ -97,11 +104,22 @@ class NemoArchive:
 
         Raises:
             KeyError: there is no such member.
-            TutorError: the file cannot be read, or the archive has changed since it was opened.
+            TutorError: the file cannot be read, has more than 64 MB, or the archive has changed since it was
+                opened.
         """
         if name not in self._files:
             raise KeyError(name)
+        if self.size_of(name) > _MEMBER_BYTES:
+            raise TutorError(
+                f"{self.path} holds {name!r} with {self.size_of(name) >> 20} MB, which is larger than any "
+                "tokenizer; take the file from its source again."
+            )
         return b"".join(block for _, block in self._blocks([name]))
+
+    def size_of(self, name: str) -> int:
+        """Returns the bytes of one of the `members`, before it is read."""
+        member = self._files[name]
+        return (self._place / name).lstat().st_size if member is None else member.size
 
     def unpack(self, folder: Path, names: Iterable[str] | None = None) -> None:
         """Writes the checked files to a folder.
@@ -131,11 +149,13 @@ class NemoArchive:
     def _read_folder(self) -> bytes:
         if not (self.path / MODEL_CONFIG).is_file():
             raise TutorError(f"{self.path} is a folder without {MODEL_CONFIG}; give a .nemo file.")
+        names = Names(self.path)
         for folder, folders, files in os.walk(self.path):
             for path in (Path(folder, name) for name in sorted((*folders, *files))):
                 mode, name = path.lstat().st_mode, path.relative_to(self.path).as_posix()
                 if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                    raise _foreign(self.path, name, "a link" if stat.S_ISLNK(mode) else "no regular file")
+                    raise foreign(self.path, name, "a link" if stat.S_ISLNK(mode) else "no regular file")
+                names.add(name, stat.S_ISDIR(mode))
                 if stat.S_ISREG(mode):
                     self._files[name] = None
         if (self.path / MODEL_CONFIG).stat().st_size > _CONFIG_BYTES:
@@ -145,12 +165,14 @@ class NemoArchive:
     def _read_file(self) -> bytes:
         if not self.path.is_file():
             raise TutorError(f"there is no file {self.path}; give the path of a .nemo file.")
-        with tarfile.open(self.path, "r:*") as archive:
+        check_unpacked_size(self.path)
+        with open_tar(self.path) as archive:
             # Listing every member reads to the end, which a truncated archive does not reach.
-            members = _checked(archive.getmembers(), self.path)
+            members = checked_members(archive, self.path)
             assert archive.fileobj is not None
             if archive.fileobj.tell() < archive.offset + tarfile.BLOCKSIZE:  # the end mark is missing
                 raise tarfile.ReadError("unexpected end of data")
+            check_padding(archive.fileobj, self.path)
             if MODEL_CONFIG not in members:
                 raise TutorError(f"{self.path} holds no {MODEL_CONFIG}; it is not a NeMo checkpoint.")
             config = members[MODEL_CONFIG]
@@ -165,7 +187,7 @@ class NemoArchive:
         """Yields file contents in parts, each with the file's name. An empty file has one empty part."""
         with self._readable(), ExitStack() as stack:
             self._check_unchanged()
-            archive = None if self.is_folder else stack.enter_context(tarfile.open(self._place, "r:*"))
+            archive = None if self.is_folder else stack.enter_context(open_tar(self._place))
             for name in names:
                 yield name, self._config_bytes if name == MODEL_CONFIG else b""
                 if name == MODEL_CONFIG:
@@ -201,7 +223,7 @@ class NemoArchive:
             yield
         except TutorError:
             raise
-        except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
+        except (tarfile.TarError, EOFError, OSError, zlib.error, ValueError) as error:
             if self.path.suffix == ".ckpt":
                 raise TutorError(
                     f"{self.path} is no .nemo file; make one of a run's .ckpt with `nemo-tutornet export` "
@@ -232,43 +254,6 @@ def read_nemo_config(path: Path) -> DictConfig:
     return NemoArchive(path).config
 
 
-def _checked(members: Iterable[tarfile.TarInfo], path: Path) -> dict[str, tarfile.TarInfo]:
-    """Checks the members of an archive, and returns them by their normalised names.
-
-    Members with ambiguous names are rejected, because NeMo, Riva and tar resolve such names differently. One
-    program might then use another file than the one that was checked.
-    """
-    found: dict[str, tarfile.TarInfo] = {}
-    for member in members:
-        name = os.path.normpath(member.name)
-        parts = PurePosixPath(member.name).parts
-        if os.path.isabs(member.name) or ".." in parts or (name == "." and not member.isdir()):
-            raise _foreign(path, member.name, "a name that leads out of it")
-        if member.issym() or member.islnk():
-            raise _foreign(path, member.name, "a link")
-        if not member.isdir() and (member.type not in _FILE_TYPES or member.issparse()):
-            raise _foreign(path, member.name, "no regular file")
-        twice = found.get(name)
-        if twice is not None and not (twice.isdir() and member.isdir()):
-            raise TutorError(
-                f"{path} holds {name!r} twice, and NeMo may restore another one than was checked; take the "
-                "file from its source again."
-            )
-        found[name] = member
-    for name in found:
-        for parent in list(PurePosixPath(name).parents)[:-1]:
-            if str(parent) in found and not found[str(parent)].isdir():
-                raise _foreign(path, name, "a member inside of a file")
-    return found
-
-
-def _foreign(path: Path, name: str, what: str) -> TutorError:
-    return TutorError(
-        f"{path} holds {name!r}, {what}, but a NeMo checkpoint has regular files under plain names only; it "
-        "was not opened, take the file from its source again."
-    )
-
-
 def _no_config(path: Path) -> TutorError:
     return TutorError(
         f"{path} holds a {MODEL_CONFIG} that is no file of a config's size; it is not a NeMo checkpoint."
@@ -279,14 +264,10 @@ def _as_config(content: bytes, path: Path) -> DictConfig:
     try:
         check_aliases(content)
         config = OmegaConf.create(content.decode("utf-8"))
-    except (
-        UnicodeDecodeError,
-        yaml.YAMLError,
-        OmegaConfBaseException,
-        AssertionError,
-        RecursionError,
-    ) as error:
-        first = str(error).splitlines()[0] if str(error) else "not a mapping"
+        if isinstance(config, DictConfig):
+            check_interpolations(OmegaConf.to_container(config, resolve=False))
+    except Exception as error:  # a value with a tag of its own can make the parser raise any exception
+        first = str(error).splitlines()[0][:200] if str(error) else "not a mapping"
         raise TutorError(
             f"{path}: {MODEL_CONFIG} is not readable ({first}); take the file from its source again."
         ) from None

@@ -31,6 +31,20 @@ def preserve_app_state() -> Iterator[None]:
 
 
 @contextmanager
+def undo_failed_restore() -> Iterator[None]:
+    """Ends a restore that an exception interrupts. NeMo would build every later model without its data."""
+    from nemo.utils.app_state import AppState
+
+    state = AppState()
+    before = state._is_model_being_restored, state._nemo_file_folder, state._model_restore_path
+    try:
+        yield
+    except BaseException:
+        state._is_model_being_restored, state._nemo_file_folder, state._model_restore_path = before
+        raise
+
+
+@contextmanager
 def suppress_nemo_logs() -> Iterator[None]:
     """Hides NeMo's log messages below the level of errors.
 

@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.weights import load_tensors
 
 # Plain containers and scalars in NeMo's hyperparameters.
 _HARMLESS = {
@@ -94,9 +95,22 @@ def initial_checkpoints(cfg: DictConfig) -> list[Path]:
     return [Path(str(named))] if named else []
 
 
+def resumed_checkpoints(trainer: Any) -> list[Path]:
+    """Lists the checkpoints that a training will resume from.
+
+    Args:
+        trainer: Lightning's trainer, after NeMo's `exp_manager`.
+
+    Returns:
+        The checkpoint that `exp_manager` chose, or that `resume_from_checkpoint` names; and the one that
+        Lightning itself finds in its folder under Slurm.
+    """
+    found = [trainer.ckpt_path, getattr(trainer._checkpoint_connector, "_hpc_resume_path", None)]
+    return [Path(str(path)) for path in found if path]
+
+
 def _load(path: Path, mmap: bool = False) -> Any:
     """Loads a checkpoint on the CPU, and allows harmless classes only."""
-    import torch
     from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
     if not path.is_file():
@@ -104,7 +118,7 @@ def _load(path: Path, mmap: bool = False) -> Any:
     try:
         names = get_unsafe_globals_in_checkpoint(str(path))
         with safe_globals([_harmless_class(name, path) for name in names]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            return load_tensors(path, mmap)
     except TutorError:
         raise
     except Exception as error:  # a damaged zip or pickle can make torch raise any exception

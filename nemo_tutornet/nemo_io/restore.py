@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, reason_of
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer
@@ -95,11 +95,7 @@ def restore_ctc(source: Path | NemoArchive) -> Any:
     except TutorError:
         raise
     except Exception as error:  # a damaged part can make NeMo raise any exception
-        detail = (
-            "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-            or type(error).__name__
-        )
-        raise TutorError(f"NeMo cannot restore {archive.path}: {detail[:500]}") from error
+        raise TutorError(f"NeMo cannot restore {archive.path}: {reason_of(error)}.") from error
     return model.eval()
 
 

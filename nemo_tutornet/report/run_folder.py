@@ -13,7 +13,10 @@ import yaml
 
 from nemo_tutornet.config import TutorConfig, parse_tutor
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.utils.files import read_regular_file
 from nemo_tutornet.utils.yaml_aliases import check_aliases
+
+_MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ def _config_of(folder: Path) -> Mapping[str, Any]:
     """Reads the newest `hparams.yaml`, which Lightning's loggers write."""
     for file in sorted(folder.rglob("hparams.yaml"), key=lambda file: file.stat().st_mtime, reverse=True):
         try:
-            content = file.read_bytes()
+            content = read_regular_file(file, _MOST_BYTES)
             check_aliases(content)
             config = (yaml.safe_load(content) or {}).get("cfg")
         except (OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):

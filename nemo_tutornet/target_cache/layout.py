@@ -24,11 +24,13 @@ from typing import Any
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.codec import MOST_LABELS
+from nemo_tutornet.utils.files import read_regular_file
 
 HEADER = "cache.json"
 FORMAT, VERSION = "nemo_tutornet.cache", 1
 SHARD = re.compile(r"shard-\d{5}-\d{5}\.safetensors")
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_MOST_BYTES = 64 << 20  # a shard has 200 bytes in it
 REBUILD = "remove the folder and run `nemo-tutornet cache` again"
 
 
@@ -170,7 +172,7 @@ def read_header(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise TutorError(f"{folder} has no {HEADER}; give a folder that `nemo-tutornet cache` wrote.")
     try:
-        header = json.loads(path.read_bytes())
+        header = json.loads(read_regular_file(path, _MOST_BYTES))
         checksum = header.pop("checksum")
         if header["format"] != FORMAT:
             raise ValueError(f"its format is {str(header['format'])[:40]!r}")
@@ -223,6 +225,9 @@ def _check_header(header: dict[str, Any]) -> None:
     for file in header["files"]:
         if not is_plain_name(file["name"]) or not isinstance(file["sha256"], str):
             raise ValueError(f"{str(file['name'])[:60]!r} is no name of a file in the folder")
+    names = [entry["name"] for entry in (*header["shards"], *header["files"])]
+    if len(set(names)) < len(names):
+        raise ValueError("it names a file twice")
 
 
 def _count(value: Any) -> bool:

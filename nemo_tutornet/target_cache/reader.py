@@ -9,7 +9,6 @@ that changes on disk causes an error instead of a crash.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.layout import REBUILD, CacheSchema, description, read_header, schema_of
 from nemo_tutornet.target_cache.records import BatchTargets, decode, validate_record
 from nemo_tutornet.target_cache.shard import Record, Shard
+from nemo_tutornet.utils.files import sha256_of
 
 
 class CacheReader:
@@ -108,7 +108,7 @@ class CacheReader:
         path = self.folder / name
         if name not in self._files or not path.is_file():
             raise TutorError(f"{self.folder} has no {name}; {REBUILD}.")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != self._files[name]:
+        if sha256_of(path) != self._files[name]:
             raise TutorError(f"{path} does not match its checksum; {REBUILD}.")
         return path
 

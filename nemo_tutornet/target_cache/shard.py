@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,9 @@ class Shard:
             TutorError: the shard is missing, truncated, damaged, or belongs to another cache.
         """
         try:
-            size = path.stat().st_size
+            found_file = path.stat()
+            if not stat.S_ISREG(found_file.st_mode):  # opening a pipe waits for its writer
+                raise ValueError("no regular file")
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 if metadata.get("format") != f"{FORMAT} {VERSION}":
@@ -139,7 +142,7 @@ class Shard:
         starts = {unit: _starts(index, unit) for unit in {array.unit for array in arrays_of(schema).values()}}
         return cls(
             path,
-            size,
+            found_file.st_size,
             found,
             schema,
             index["index.hash"],

@@ -22,7 +22,7 @@ from nemo_tutornet.nemo_io.prompt import prompt_in_words
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.adapted import adapted_targets
 from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo, adapter_info
-from nemo_tutornet.teachers.provenance import HEAD, checked_facts, layer_from_disk
+from nemo_tutornet.teachers.provenance import HEAD, checked_facts, layer_from_disk, read_head
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
 from nemo_tutornet.utils.files import sha256_of
 
@@ -230,13 +230,8 @@ class CachedTeacher:
             return self._adapter.head.decoder
         if not self.reader.has(HEAD):
             return None
-        from safetensors.torch import load
-
-        tensors = load(self.reader.path(HEAD).read_bytes())
-        labels, width = tensors["weight"].shape[:2]
-        projection = nn.Conv1d(width, labels, kernel_size=1, bias="bias" in tensors)
-        projection.load_state_dict(tensors)
-        return projection.requires_grad_(False)
+        shape = (len(self.labels) + 1, self._facts["encoder"]["width"], 1)
+        return read_head(self.reader.path(HEAD), shape)
 
     def _find_adapter(self, config: TeacherConfig, key: str) -> tuple[AdapterInfo | None, Adapter | None]:
         """Returns what the adapter is, and the adapter itself where the cache holds its input.

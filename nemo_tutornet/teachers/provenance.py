@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, Layer
 from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.teachers.live import LiveTeacher
-from nemo_tutornet.utils.files import sha256_of
+from nemo_tutornet.utils.files import read_regular_file, sha256_of
 
 HEAD = "head.safetensors"
+_HEAD_BYTES = 1 << 30
 
 
 def binding(
@@ -78,6 +80,39 @@ def head_file(teacher: LiveTeacher) -> dict[str, bytes]:
     return {HEAD: save(tensors)}
 
 
+def read_head(path: Path, shape: tuple[int, int, int]) -> nn.Conv1d:
+    """Reads and checks a file that `head_file` wrote, which is untrusted input like the rest of a cache.
+
+    Args:
+        path: the file.
+        shape: labels with the blank, width of the encoder's output, 1.
+
+    Returns:
+        The teacher's CTC decoder, frozen.
+
+    Raises:
+        TutorError: it cannot be read, has tensors of other shapes, or values that are not finite.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(read_regular_file(path, _HEAD_BYTES))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise TutorError(f"{path} is not readable ({str(error)[:200]}); build the cache again.") from None
+    wanted = {"weight": shape, "bias": shape[:1]} if "bias" in tensors else {"weight": shape}
+    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != wanted or not all(
+        tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors.values()
+    ):
+        raise TutorError(
+            f"{path} is damaged: its shapes or values are not those of the teacher's decoder, {shape[0]} "
+            f"labels from {shape[1]} channels; build the cache again."
+        )
+    projection = nn.Conv1d(shape[1], shape[0], kernel_size=1, bias="bias" in tensors)
+    projection.load_state_dict(tensors)
+    return projection.requires_grad_(False)
+
+
 def _adapter_to_disk(teacher: LiveTeacher) -> dict[str, Any]:
     assert teacher.adapter is not None
     info = asdict(teacher.adapter)
@@ -112,12 +147,20 @@ def checked_facts(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
     layers = [layer for layer in (facts.get("encoder"), facts.get("hint")) if isinstance(layer, dict)]
     fields: dict[str, Any] = {"path": str, "width": int, "time_axis": int, "shift": (int, float)}
     sound = all(isinstance(facts.get(name, ...), kind) for name, kind in kinds.items())
+    sound = sound and all(isinstance(label, str) for label in facts["labels"])
+    sound = sound and [pair[:1] for pair in facts["frames"] if isinstance(pair, list) and len(pair) == 2] == [
+        [seconds] for seconds in CHECKED_SECONDS
+    ]
+    sound = sound and all(type(frames) is int and 0 <= frames < 2**31 for _, frames in facts["frames"])
     sound = sound and isinstance(prompt, dict) and all(isinstance(value, str) for value in prompt.values())
     adapter = facts.get("adapter", {"sha256": None, "info": {}})
     sound = sound and isinstance(adapter, dict) and adapter.keys() == {"sha256", "info"}
     sound = sound and isinstance(adapter["info"], dict)
     sound = sound and all(
-        layer.keys() == fields.keys() and all(isinstance(layer[name], kind) for name, kind in fields.items())
+        layer.keys() == fields.keys()
+        and all(isinstance(layer[name], kind) for name, kind in fields.items())
+        and 0 < layer["width"] < 2**31
+        and 0 < layer["shift"] < 1e6
         for layer in layers
     )
     if not sound:

@@ -55,6 +55,23 @@ def open_regular_file(path: Path) -> IO[bytes]:
         raise
 
 
+def read_regular_file(path: Path, most_bytes: int) -> bytes:
+    """Reads a small file whole; a link is followed, but to no device and no pipe.
+
+    Args:
+        path: the file.
+        most_bytes: size that no file of its kind exceeds.
+
+    Raises:
+        OSError: it is no regular file, is larger, or cannot be read.
+    """
+    with open_regular_file(path.resolve()) as file:
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise OSError(errno.EFBIG, f"larger than {most_bytes >> 20} MB", str(path))
+    return content
+
+
 def make_output_folder(folder: Path) -> None:
     """Makes the folder that `--output` names, where there is none.
 

@@ -398,6 +398,9 @@ def test_a_section_left_to_fill_in_is_not_no_section() -> None:
             ["model.tutor.skd.frames ", "'some'", "all, nonblank, symmetric"],
         ),
         (f"{TEACHER}, skd: {{frames_around: -1}}", ["model.tutor.skd.frames_around ", "-1"]),
+        (f"{TEACHER}, skd: {{frames_around: 1001}}", ["model.tutor.skd.frames_around ", "at most 1000"]),
+        (f"{TEACHER}, skd: {{match_window: {10**30}}}", ["model.tutor.skd.match_window"]),
+        (f"{TEACHER}, skd: {{match_window: 1001}}", ["model.tutor.skd.match_window ", "at most 1000"]),
         (f"{TEACHER}, skd: {{match_window: -2}}", ["model.tutor.skd.match_window ", "-2"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: 0}}", ["model.tutor.skd.temperature ", "above 0"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: -2}}", ["model.tutor.skd.temperature ", "-2"]),
@@ -529,6 +532,7 @@ def test_an_impossible_value_is_refused_with_its_path(section: str, words: list[
             "model.tutor.skd.intermediate_weight ",
         ),
         ("teacher: {model_path: t, weight: .inf}", "model.tutor.teacher.weight "),
+        (f"{TEACHER}, log: {{agreement: 1001}}", "model.tutor.log.agreement must be at most 1000"),
         (f"{TEACHER}, log: {{agreement: -1}}", "model.tutor.log.agreement must be 0 or more, not -1."),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -26,6 +26,7 @@ from nemo_tutornet.config import (
 )
 from nemo_tutornet.errors import TutorError, exit_on_user_error
 from tests.conftest import refusal
+from tests.properties import examples
 
 NAMES = st.text(
     st.one_of(st.sampled_from("'\\\\\"=,()[]{}#&~!:$ "), st.characters(exclude_categories=("C", "Z"))),
@@ -33,7 +34,7 @@ NAMES = st.text(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@examples(200)
 @given(name=NAMES)
 @example(name="it's")
 @example(name="repo (1)")

@@ -8,13 +8,14 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_tutornet.config import PseudoLabelsConfig
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.functional.frame_weighting import confidence
 from nemo_tutornet.teachers.targets import Hypothesis
+from tests.properties import examples
 
 LABELS = "ab "
 
@@ -89,7 +90,7 @@ def test_without_filters_only_what_cannot_be_used_is_dropped() -> None:
     assert labels.report() == "pseudo-labels: 1 of 2 hypotheses used, dropped: 1 empty."
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@examples(100)
 @given(st.integers(1, 12), st.integers(0, 12), st.integers(0, 10_000))
 def test_confidence_agrees_with_a_loop_and_ignores_padding(frames: int, length: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -17,15 +17,15 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import settings
 from torch import Tensor
 
 from nemo_tutornet.functional import frame_weighting, losses
+from tests.properties import examples
 
 LENGTHS = (7, 0, 1, 5, 7)
 FRAMES, WIDTH, LABELS = 7, 3, 5
 BLANK = LABELS - 1
-QUICK = settings(max_examples=80, deadline=None, derandomize=True)
+QUICK = examples(80)
 
 # --- Slow references
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_tutornet.errors import TutorError
@@ -27,8 +27,9 @@ from nemo_tutornet.functional.alignment import (
     repeat_frames,
     teacher_frames,
 )
+from tests.properties import examples
 
-QUICK = settings(max_examples=150, deadline=None, derandomize=True)
+QUICK = examples(150)
 # Milliseconds per frame: what NeMo's encoders have, and two odd ones.
 SHIFTS = (10, 20, 30, 40, 60, 80, 160)
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nemo_tutornet.functional import fft_depthwise as depthwise
 from nemo_tutornet.functional.fft_depthwise import FourierConv1d, depthwise_conv1d, fourier_depthwise
+from tests.properties import examples
 
-QUICK = settings(max_examples=150, deadline=None, derandomize=True)
+QUICK = examples(150)
 
 
 def gradients(output: Tensor, *inputs: Tensor | None) -> list[Tensor]:

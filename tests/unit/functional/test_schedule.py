@@ -7,14 +7,15 @@ from __future__ import annotations
 from dataclasses import FrozenInstanceError
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.functional.schedule import Schedule, Stage, progress
 from tests.conftest import refusal
+from tests.properties import examples
 
-QUICK = settings(max_examples=100, deadline=None, derandomize=True)
+QUICK = examples(100)
 
 
 def stage(name: str, length: float | None = None, **weights: float) -> Stage:

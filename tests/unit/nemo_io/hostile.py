@@ -11,9 +11,10 @@ from pathlib import Path
 CONFIG = "model_config.yaml"
 
 
-def _file(name: str, content: bytes = b"x") -> tuple[tarfile.TarInfo, bytes]:
+def _file(name: str, content: bytes = b"x", **pax: str) -> tuple[tarfile.TarInfo, bytes]:
     member = tarfile.TarInfo(name)
     member.size = len(content)
+    member.pax_headers = pax
     return member, content
 
 
@@ -42,6 +43,16 @@ HOSTILE = {
     "a device": [_special("./a", tarfile.CHRTYPE)],
     "a block device": [_special("./a", tarfile.BLKTYPE)],
     "a pipe": [_special("./a", tarfile.FIFOTYPE)],
+    "a sparse file": [_special("./a", tarfile.GNUTYPE_SPARSE)],
+    "a sparse file in a newer form": [_file("./a", **{"GNU.sparse.map": "0,1", "GNU.sparse.size": "99"})],
+    "a member of a type that nobody knows": [_special("./a", b"Z")],
+    "a name that a header replaces": [_file("./a", b"target: harmless\n", path="./x/../model_config.yaml")],
+    "a config that a header renames": [_file("./a", b"target: harmless\n", path="model_config.yaml")],
+    "a name in other letters": [_file("./Model_Config.YAML", b"target: harmless\n")],
+    "an accent in two spellings": [_file("./h\u00e9.txt"), _file("./he\u0301.txt")],
+    "a name with a backslash": [_file("x\\..\\model_config.yaml")],
+    "a name with a line end": [_file("./a\nb")],
+    "a name that is too long": [_file("./" + "a" * 300)],
 }
 
 

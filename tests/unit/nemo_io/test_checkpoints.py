@@ -28,6 +28,7 @@ from nemo_tutornet.nemo_io.lightning_ckpt import (
     check_lightning_checkpoint,
     initial_checkpoints,
     load_lightning_checkpoint,
+    resumed_checkpoints,
 )
 from nemo_tutornet.utils.files import atomic_write
 from tests.conftest import refusal
@@ -230,6 +231,22 @@ def test_every_checkpoint_that_a_config_begins_from_is_found() -> None:
     assert initial_checkpoints(OmegaConf.create({"init_from_ptl_ckpt": "a.ckpt"})) == [Path("a.ckpt")]
     for config in ({}, {"init_from_ptl_ckpt": None}, {"init_from_nemo_model": "a.nemo"}):
         assert initial_checkpoints(OmegaConf.create(config)) == []
+
+
+@pytest.mark.parametrize("found", [(None, None), ("run-last.ckpt", None), ("a.ckpt", "hpc_ckpt_3.ckpt")])
+def test_every_checkpoint_that_a_run_resumes_from_is_found(found: tuple[str | None, str | None]) -> None:
+    """Under Slurm, Lightning resumes from `hpc_ckpt_<n>.ckpt` in its folder without being asked."""
+    connector = types.SimpleNamespace(_hpc_resume_path=found[1])
+    trainer = types.SimpleNamespace(ckpt_path=found[0], _checkpoint_connector=connector)
+    assert resumed_checkpoints(trainer) == [Path(path) for path in found if path]
+
+
+def test_lightning_still_looks_for_slurms_checkpoints_there(tmp_path: Path) -> None:
+    import lightning.pytorch as pl
+
+    (tmp_path / "hpc_ckpt_3.ckpt").touch()
+    trainer = pl.Trainer(default_root_dir=tmp_path, logger=False, accelerator="cpu")
+    assert resumed_checkpoints(trainer) == [tmp_path / "hpc_ckpt_3.ckpt"]
 
 
 # --- read_nemo_config

@@ -12,7 +12,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -24,9 +24,10 @@ from nemo_tutornet.commands.min_posterior import (
 )
 from nemo_tutornet.functional import frame_weighting
 from nemo_tutornet.target_cache import codec
+from tests.properties import examples
 
 pytestmark = pytest.mark.unit
-QUICK = settings(max_examples=60, deadline=None, derandomize=True)
+QUICK = examples(60)
 SEEDS = st.integers(0, 2**31)
 # How much a loss may change.
 TOLERANCE = 1e-3

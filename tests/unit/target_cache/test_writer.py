@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 
@@ -30,6 +30,7 @@ from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
 from nemo_tutornet.target_cache.writer import CacheWriter, read_schema
 from nemo_tutornet.utils import files
+from tests.properties import examples
 from tests.unit.target_cache.caches import (
     FULL,
     PROVENANCE,
@@ -97,7 +98,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@examples(25)
 @given(
     schema=SCHEMAS,
     rows=ROWS,
