@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.distill.matching import layer_lengths
+from nemo_tutornet.target_cache.fingerprint import fingerprints
 from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.records import UtteranceTargets
 from nemo_tutornet.target_cache.writer import CacheWriter
@@ -106,8 +107,9 @@ class CacheBuilder(pl.LightningModule):
         signal, lengths = batch[0][todo], batch[1][todo]
         if todo:
             part = TrainingBatch(signal[:, : int(lengths.max())], lengths)
+            heard = fingerprints(part.signal, lengths) if self._chosen.fingerprints else None
             given = self._teacher.targets(part, self._request)
-            for row, targets in zip(todo, split_targets(given, lengths, self._teacher), strict=True):
+            for row, targets in zip(todo, split_targets(given, lengths, self._teacher, heard), strict=True):
                 self._writer.add(utterances[row], targets)
         if self.progress is not None:
             self.progress.advance(float(lengths.sum()) / self._teacher.sample_rate / 3600)
@@ -133,13 +135,16 @@ class CacheBuilder(pl.LightningModule):
         self._stack.__exit__(*sys.exc_info())
 
 
-def split_targets(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) -> Iterator[UtteranceTargets]:
+def split_targets(
+    given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher, heard: Tensor | None = None
+) -> Iterator[UtteranceTargets]:
     """Splits the targets of a batch by utterance, removes the padding, and moves them to the CPU.
 
     Args:
         given: targets of the batch.
         lengths: number of audio samples of each utterance `[B]`.
         teacher: the teacher, for the number of frames of its hint layer.
+        heard: fingerprints of the audio `[B, P]`; None to store none.
 
     Yields:
         The targets of each utterance, in order.
@@ -161,6 +166,7 @@ def split_targets(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) 
             hidden=None if hidden is None else hidden[i, :, : hint_frames[i]],
             text=None if hypothesis is None else hypothesis.text,
             confidence=None if hypothesis is None else hypothesis.confidence,
+            fingerprint=None if heard is None else heard[i],
         )
 
 

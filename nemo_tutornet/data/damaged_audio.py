@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from nemo_tutornet.data.clean_audio import decoded
 from nemo_tutornet.data.dataloader import manifest_datasets
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.utils.progress import PartReport, no_report
@@ -134,29 +135,15 @@ def decode_all(loader: Any, section: str, report: PartReport = no_report) -> lis
 
 
 def _decoded(dataset: Any, section: str, report: PartReport) -> Iterator[str]:
-    from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
-
     def decode(entry: Any) -> str | None:
-        try:
-            AudioSegment.from_file(
-                entry.audio_file,
-                target_sr=rate,
-                offset=entry.offset or 0,
-                duration=entry.duration,
-                channel_selector=dataset.channel_selector,
-            )
-        except Exception as error:  # as in `_Reader`
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            return (
-                f"{section}: {entry.audio_file} cannot be decoded ({reason}); fix the file or remove its "
-                "line."
-            )
-        return None
+        reason = decoded(dataset, entry)
+        if not isinstance(reason, str):
+            return None
+        return f"{section}: {entry.audio_file} cannot be decoded ({reason}); fix the file or remove its line."
 
     if not hasattr(dataset, "_process_sample"):  # tars
         return
     entries = list(dataset.manifest_processor.collection)
-    rate = getattr(dataset.featurizer, "reader", dataset.featurizer).sample_rate
     with ThreadPoolExecutor() as pool:
         for done, sentence in enumerate(pool.map(decode, entries)):
             report(f"decoding {section}", done, len(entries))
