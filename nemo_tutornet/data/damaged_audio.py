@@ -50,6 +50,61 @@ class _Reader:
             raise _Damaged(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
 
 
+class _OneChannelTars:
+    """NeMo's reader of audio in tars, which refuses audio with several channels.
+
+    Args:
+        reader: NeMo's `WaveformFeaturizer`. In tars it knows no `channel_selector`.
+        section: the section of the config, for messages.
+    """
+
+    def __init__(self, reader: Any, section: str) -> None:
+        self.reader, self.section = reader, section
+
+    def process(self, *args: Any, **kwargs: Any) -> Any:
+        """Reads audio as NeMo does; takes and returns the same.
+
+        Raises:
+            TutorError: the audio has several channels.
+        """
+        samples = self.reader.process(*args, **kwargs)
+        if samples.dim() > 1:
+            raise TutorError(
+                f"{self.section}: audio of {len(samples)} samples in a tar has {samples.shape[1]} channels, "
+                "but an ASR model reads one, and NeMo cannot choose one in tars; convert it to mono and "
+                "write the tars again."
+            )
+        return samples
+
+
+class _OneChannelCuts:
+    """NeMo's reader of Lhotse cuts, which refuses cuts with several channels.
+
+    Args:
+        reader: Lhotse's `AudioSamples`.
+        section: the section of the config, for messages.
+    """
+
+    def __init__(self, reader: Any, section: str) -> None:
+        self.reader, self.section = reader, section
+
+    def __call__(self, cuts: Any) -> Any:
+        """Reads the audio of cuts as Lhotse does; takes and returns the same.
+
+        Raises:
+            TutorError: a cut has several channels.
+        """
+        for cut in cuts:
+            if cut.num_channels > 1:
+                named = [source.source for source in cut.recording.sources if isinstance(source.source, str)]
+                raise TutorError(
+                    f"{self.section}: {(named or [cut.id])[0]} has {cut.num_channels} channels, but an ASR "
+                    "model reads one; "
+                    f"convert it to mono, or set {self.section}.channel_selector to a channel's number."
+                )
+        return self.reader(cuts)
+
+
 class GuardedSamples:
     """Reads the samples of NeMo's data set of files, in place of its method `_process_sample`.
 
@@ -104,15 +159,23 @@ class GuardedSamples:
 def guard_audio(loader: Any, section: str, most: float) -> None:
     """Makes a dataloader name audio files that it cannot decode, and replace them while they are few.
 
-    Data sets of files are guarded. In tars the error is NeMo's.
+    Data sets of files are guarded. In tars and with Lhotse such an error is NeMo's; but audio with several
+    channels, of which NeMo makes batches that no model can read, is refused there, too. (`check_manifests`
+    does so for files.)
 
     Args:
         loader: a dataloader of NeMo.
         section: the section of the config that it comes from, for messages.
         most: share of the utterances that may be damaged.
     """
+    lhotse = getattr(loader.dataset, "dataset", loader.dataset)  # with tars it is wrapped in another
+    if hasattr(lhotse, "load_audio") and not isinstance(lhotse.load_audio, _OneChannelCuts):
+        lhotse.load_audio = _OneChannelCuts(lhotse.load_audio, section)
     for dataset in manifest_datasets(loader):
-        if not hasattr(dataset, "_process_sample") or isinstance(dataset.featurizer, _Reader):
+        if isinstance(dataset.featurizer, (_Reader, _OneChannelTars)):
+            continue
+        if not hasattr(dataset, "_process_sample"):
+            dataset.featurizer = _OneChannelTars(dataset.featurizer, section)
             continue
         dataset.featurizer = _Reader(dataset.featurizer)
         dataset._process_sample = GuardedSamples(dataset, section, most)

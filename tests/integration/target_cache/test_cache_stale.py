@@ -80,7 +80,9 @@ def test_audio_that_was_overwritten_is_refused(stereo, make_student, settings):
     try:
         audio, rate = soundfile.read(path)
         soundfile.write(path, audio[:, ::-1], rate)
-        with pytest.raises(TutorError, match=r"train3\.wav .* has other audio than the teacher heard for .*;"):
+        with pytest.raises(
+            TutorError, match=r"train3\.wav .* has other audio than the teacher heard for .*;"
+        ):
             train(of_channel(stereo, 0, **settings), make_student)
     finally:
         path.write_bytes(before)
