@@ -197,13 +197,20 @@ def cache(
         )
 
 
-@app.command("pseudo-labels")
+@app.command("pseudo-labels", context_settings={"ignore_unknown_options": True})
 @exit_on_user_error
 def pseudo_labels(
     source: Path = typer.Argument(
         ..., metavar="TRANSCRIBED.jsonl", help="What NeMo's transcribe_speech.py wrote with a teacher."
     ),
     destination: Path = typer.Argument(..., metavar="TRAIN.jsonl", help="The manifest to write."),
+    overrides: list[str] = typer.Argument(
+        None, metavar="[KEY=VALUE ...]", help="As for the training script, e.g. the student's tokenizer."
+    ),
+    config_path: str = typer.Option("../conf", "--config-path", "-cp", help="As for the training script."),
+    config_name: str = typer.Option(
+        "quartznet_5x5", "--config-name", "-cn", help="As for the training script: the student's labels."
+    ),
     max_wer: float | None = typer.Option(
         None, min=0.0, help="Drop rows whose pred_text is further from their text."
     ),
@@ -211,15 +218,23 @@ def pseudo_labels(
         False, "--keep-transcripts", help="Use the text of rows that have one."
     ),
 ) -> None:
-    """Make a training manifest of a teacher's transcripts."""
-    from nemo_tutornet.data.pseudo_manifest import pseudo_manifest
+    """Make a training manifest of a teacher's transcripts, in the labels of the student to train."""
+    cfg = _composed(config_path, config_name, overrides or [])  # before the imports, which take long
+    from nemo_tutornet.commands.pseudo_labels import write_pseudo_manifest
 
-    fates = pseudo_manifest(source, destination, max_wer, keep_transcripts)
+    fates, missing = write_pseudo_manifest(cfg, source, destination, max_wer, keep_transcripts)
+    unwritable = fates["not_in_vocabulary"]
     typer.echo(
         f"{destination}: {fates['kept']} rows with the teacher's text, {fates['transcript']} with their "
-        "transcript; "
-        f"dropped: {fates['empty']} empty, {fates['high_wer']} with a high WER."
+        f"transcript; dropped: {fates['empty']} empty, {fates['high_wer']} with a high WER"
+        + (f", {unwritable} that the student cannot write." if unwritable else ".")
     )
+    if missing:
+        typer.echo(
+            f"note: the student of {config_name} has no labels for {' '.join(map(repr, missing[:12]))}; if "
+            "you train another one, name its config (--config-name).",
+            err=True,
+        )
     if fates["audio_not_found"]:
         typer.echo(
             f"note: the audio of {fates['audio_not_found']} rows was not found; their paths are those of "

@@ -82,12 +82,22 @@ def from_bytes(pieces: re.Match) -> str:
     return bytes.fromhex(re.sub("<0x|>", "", pieces[0])).decode(errors="replace")
 
 
+def read(file: str, sample_rate: int) -> np.ndarray:
+    """The samples of a mono file. The mean of several channels may be noise to a model."""
+    samples, _ = librosa.load(file, sr=sample_rate, mono=False)
+    if samples.ndim > 1:
+        raise SystemExit(
+            f"{file} has {len(samples)} channels; write the one that holds the speech to a mono file."
+        )
+    return samples
+
+
 def main(model: str, files: list) -> None:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     metadata = session.get_modelmeta().custom_metadata_map
     front_end, labels = json.loads(metadata["preprocessor"]), json.loads(metadata["labels"])
     for file in files:
-        samples, _ = librosa.load(file, sr=front_end["sample_rate"], mono=True)
+        samples = read(file, front_end["sample_rate"])
         signal = features(samples, front_end)
         # One utterance at a time and no padding: the graph has no masks. Some graphs also want the number of
         # frames.

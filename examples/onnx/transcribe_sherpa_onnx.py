@@ -51,6 +51,16 @@ def stream_transcript(
     return recogniser.get_result(decoding)
 
 
+def read(file: str, sample_rate: int) -> np.ndarray:
+    """The samples of a mono file. The mean of several channels may be noise to a model."""
+    samples, _ = librosa.load(file, sr=sample_rate, mono=False)
+    if samples.ndim > 1:
+        raise SystemExit(
+            f"{file} has {len(samples)} channels; write the one that holds the speech to a mono file."
+        )
+    return samples
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
@@ -77,14 +87,14 @@ def main() -> None:
             model=given.model, tokens=given.tokens, feature_dim=80, sample_rate=given.sample_rate
         )
         for file in given.files:
-            samples, _ = librosa.load(file, sr=given.sample_rate, mono=True)
+            samples = read(file, given.sample_rate)
             print(f"{file}: {stream_transcript(online, samples, given.sample_rate, 80)}")
         return
     recogniser = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
         model=given.model, tokens=given.tokens, feature_dim=given.mel_bins, sample_rate=given.sample_rate
     )
     for file in given.files:
-        samples, _ = librosa.load(file, sr=given.sample_rate, mono=True)
+        samples = read(file, given.sample_rate)
         stream = recogniser.create_stream()
         stream.accept_waveform(given.sample_rate, centred(samples, given.sample_rate, given.frame_ms))
         recogniser.decode_stream(stream)

@@ -50,6 +50,7 @@ from nemo_tutornet.nemo_io.layers import measure_encoder
 from nemo_tutornet.nemo_io.restore import labels_of
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo, upsampling_for
+from nemo_tutornet.teachers.cached_audio import check_same_audio
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest
 
@@ -147,7 +148,7 @@ def adapt_teacher(
     valid = _stored(cfg, work, "valid", hypotheses=True, batch_size=batch_size)
     with suppress_nemo_logs():
         valid_cfg = _encoding(cfg, hypotheses=True, part="valid").model
-        found = _examples(dataloader_student(valid_cfg, None, batch_size), None, pseudo)
+        found = _examples(dataloader_student(valid_cfg, None, batch_size), valid, pseudo, fill=False)
     spoken = [(utterance, ids) for utterance, ids in found if pseudo.decode(ids).strip()]
     if not spoken:
         raise TutorError(
@@ -180,7 +181,7 @@ def adapt_teacher(
                 f"{reader.folder} was kept when every utterance had a transcript, so it lacks the teacher's "
                 "hypotheses; delete that folder, or give another one with --work."
             )
-        examples = _examples(loading, reader, pseudo)
+        examples = _examples(loading, reader, pseudo, fill=True)
         if not examples:
             raise TutorError(
                 "no utterance of model.train_ds has a transcript or a usable hypothesis in the student's "
@@ -311,34 +312,40 @@ def _stored(cfg: Any, work: Path, part: str, hypotheses: bool, batch_size: int |
 
 
 def _examples(
-    student: Any, reader: CacheReader | None, pseudo: PseudoLabels
+    student: Any, reader: CacheReader, pseudo: PseudoLabels, fill: bool
 ) -> list[tuple[Utterance, list[int]]]:
-    """Reads the labels of every utterance of a student's training set.
+    """Reads the labels of every utterance of a student's training set, and checks that its audio is that of
+    the encoder's output.
 
     Args:
         student: has the dataloader.
-        reader: gives the teacher's hypothesis where there is no transcript; None leaves such utterances out.
+        reader: of the encoder's output.
         pseudo: writes hypotheses in the student's labels, and counts those that it keeps.
+        fill: take the teacher's hypothesis where there is no transcript; such utterances are left out
+            otherwise.
+
+    Raises:
+        TutorError: an utterance has other audio than the encoder heard.
     """
     resolver = UtteranceResolver(student._train_dl)
     examples: list[tuple[Utterance, list[int]]] = []
     for batch in map(TrainingBatch.from_nemo, student._train_dl):
         utterances = resolver(batch)
+        stored = reader.read(utterances)
+        check_same_audio(reader, stored, replace(batch, utterances=utterances))
         rows = [
             row[:length]
             for row, length in zip(batch.transcripts.tolist(), batch.transcript_lengths.tolist(), strict=True)
         ]
         silent = [i for i, row in enumerate(rows) if not row]
-        if silent and reader is not None:
-            stored = reader.read([utterances[i] for i in silent])
-            if stored.texts is not None and stored.confidences is not None:
-                given = [Hypothesis(*pair) for pair in zip(stored.texts, stored.confidences, strict=True)]
-                nothing = torch.zeros(len(silent), 1, dtype=torch.long)
-                # How many labels fit is known to the adapter only, so the frames are no limit here.
-                frames = torch.full((len(silent),), 1 << 30)
-                labels, lengths = pseudo.targets(given, nothing, nothing[:, 0], frames)
-                for i, row, length in zip(silent, labels.tolist(), lengths.tolist(), strict=True):
-                    rows[i] = row[:length]
+        if silent and fill and stored.texts is not None and stored.confidences is not None:
+            given = [Hypothesis(stored.texts[i], stored.confidences[i]) for i in silent]
+            nothing = torch.zeros(len(silent), 1, dtype=torch.long)
+            # How many labels fit is known to the adapter only, so the frames are no limit here.
+            frames = torch.full((len(silent),), 1 << 30)
+            labels, lengths = pseudo.targets(given, nothing, nothing[:, 0], frames)
+            for i, row, length in zip(silent, labels.tolist(), lengths.tolist(), strict=True):
+                rows[i] = row[:length]
         examples += [(utterance, row) for utterance, row in zip(utterances, rows, strict=True) if row]
     return examples
 

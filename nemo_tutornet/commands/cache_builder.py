@@ -21,6 +21,7 @@ from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.distill.finite import check_audio
 from nemo_tutornet.distill.matching import layer_lengths
+from nemo_tutornet.target_cache.fingerprint import fingerprints
 from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.records import UtteranceTargets
 from nemo_tutornet.target_cache.writer import CacheWriter
@@ -112,8 +113,9 @@ class CacheBuilder(pl.LightningModule):
             part = TrainingBatch(signal[:, : int(lengths.max())], lengths)
             # What a teacher makes of such audio may be finite: an empty hypothesis.
             check_audio(part.signal, lambda: [str(utterances[row]) for row in todo])
+            heard = fingerprints(part.signal, lengths) if self._chosen.fingerprints else None
             given = self._teacher.targets(part, self._request)
-            for row, targets in zip(todo, split_targets(given, lengths, self._teacher), strict=True):
+            for row, targets in zip(todo, split_targets(given, lengths, self._teacher, heard), strict=True):
                 self._writer.add(utterances[row], targets)
         if self.progress is not None:
             self.progress.advance(float(lengths.sum()) / self._teacher.sample_rate / 3600)
@@ -139,13 +141,16 @@ class CacheBuilder(pl.LightningModule):
         self._stack.__exit__(*sys.exc_info())
 
 
-def split_targets(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) -> Iterator[UtteranceTargets]:
+def split_targets(
+    given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher, heard: Tensor | None = None
+) -> Iterator[UtteranceTargets]:
     """Splits the targets of a batch by utterance, removes the padding, and moves them to the CPU.
 
     Args:
         given: targets of the batch.
         lengths: number of audio samples of each utterance `[B]`.
         teacher: the teacher, for the number of frames of its hint layer.
+        heard: fingerprints of the audio `[B, P]`; None to store none.
 
     Yields:
         The targets of each utterance, in order.
@@ -167,6 +172,7 @@ def split_targets(given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher) 
             hidden=None if hidden is None else hidden[i, :, : hint_frames[i]],
             text=None if hypothesis is None else hypothesis.text,
             confidence=None if hypothesis is None else hypothesis.confidence,
+            fingerprint=None if heard is None else heard[i],
         )
 
 

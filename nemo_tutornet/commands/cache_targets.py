@@ -36,6 +36,7 @@ from nemo_tutornet.data.dataloader import (
     TrainingBatch,
     UtteranceResolver,
     check_tars,
+    reading_of,
 )
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.data.utterances import Utterance
@@ -49,7 +50,8 @@ from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import locate
 from nemo_tutornet.nemo_io.tokenizer_files import tokenizer_of
 from nemo_tutornet.target_cache.layout import CacheSchema
-from nemo_tutornet.target_cache.writer import CacheWriter, FinishedUtterances, read_schema
+from nemo_tutornet.target_cache.writer import CacheWriter, FinishedUtterances, read_provenance, read_schema
+from nemo_tutornet.teachers.cached_audio import UNCHECKED_AUDIO
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.provenance import binding, head_file
 from nemo_tutornet.teachers.targets import TargetRequest
@@ -165,6 +167,11 @@ def build_cache(
     # With an adapter the posteriors are over the student's own labels, not over the teacher's tokenizer.
     kind, tokenizer = tokenizer_of(path) if teacher.adapter is None else (None, {})
     facts = binding(teacher, path, trainer.strategy.root_device, request.hidden, kind if tokenizer else None)
+    stored = read_provenance(folder)
+    if stored is None or "audio" in stored:
+        facts["audio"] = reading_of(cfg.model.train_ds)
+    else:
+        print_note(f"{folder}: {UNCHECKED_AUDIO}")
     rows = UtteranceResolver(loader)
     coding = read_schema(folder)
     files = {**head_file(teacher), **tokenizer}
@@ -296,4 +303,5 @@ def _coding(
         min_posterior=floor,
         width=teacher.hint_layer.width if request.hidden else None,
         hypotheses=request.hypotheses,
+        fingerprints=True,
     )

@@ -308,7 +308,9 @@ def _teacher_wer(
         for i, hypothesis in enumerate(hypotheses):
             if batch.transcript_lengths[i] > 0:
                 labels = batch.transcripts[i, : int(batch.transcript_lengths[i])].tolist()
-                pairs.append((distiller.pseudo_labels.decode(labels), hypothesis.text))
+                reference = distiller.pseudo_labels.decode(labels)
+                if reference.split():  # labels of spaces alone would make the WER nan
+                    pairs.append((reference, distiller.pseudo_labels.in_student_labels(hypothesis.text)))
     if not pairs:
         return None, None
     return sum_errors([count_errors(reference, hypothesis) for reference, hypothesis in pairs]).rate, list(

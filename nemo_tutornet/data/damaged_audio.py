@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from nemo_tutornet.data.clean_audio import decoded
 from nemo_tutornet.data.dataloader import manifest_datasets
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.utils.progress import PartReport, no_report
@@ -47,6 +48,61 @@ class _Reader:
             return self.reader.process(*args, **kwargs)
         except Exception as error:  # NeMo tries several libraries, and their errors have no common base class
             raise _Damaged(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+
+class _OneChannelTars:
+    """NeMo's reader of audio in tars, which refuses audio with several channels.
+
+    Args:
+        reader: NeMo's `WaveformFeaturizer`. In tars it knows no `channel_selector`.
+        section: the section of the config, for messages.
+    """
+
+    def __init__(self, reader: Any, section: str) -> None:
+        self.reader, self.section = reader, section
+
+    def process(self, *args: Any, **kwargs: Any) -> Any:
+        """Reads audio as NeMo does; takes and returns the same.
+
+        Raises:
+            TutorError: the audio has several channels.
+        """
+        samples = self.reader.process(*args, **kwargs)
+        if samples.dim() > 1:
+            raise TutorError(
+                f"{self.section}: audio of {len(samples)} samples in a tar has {samples.shape[1]} channels, "
+                "but an ASR model reads one, and NeMo cannot choose one in tars; convert it to mono and "
+                "write the tars again."
+            )
+        return samples
+
+
+class _OneChannelCuts:
+    """NeMo's reader of Lhotse cuts, which refuses cuts with several channels.
+
+    Args:
+        reader: Lhotse's `AudioSamples`.
+        section: the section of the config, for messages.
+    """
+
+    def __init__(self, reader: Any, section: str) -> None:
+        self.reader, self.section = reader, section
+
+    def __call__(self, cuts: Any) -> Any:
+        """Reads the audio of cuts as Lhotse does; takes and returns the same.
+
+        Raises:
+            TutorError: a cut has several channels.
+        """
+        for cut in cuts:
+            if cut.num_channels > 1:
+                named = [source.source for source in cut.recording.sources if isinstance(source.source, str)]
+                raise TutorError(
+                    f"{self.section}: {(named or [cut.id])[0]} has {cut.num_channels} channels, but an ASR "
+                    "model reads one; "
+                    f"convert it to mono, or set {self.section}.channel_selector to a channel's number."
+                )
+        return self.reader(cuts)
 
 
 class GuardedSamples:
@@ -103,15 +159,23 @@ class GuardedSamples:
 def guard_audio(loader: Any, section: str, most: float) -> None:
     """Makes a dataloader name audio files that it cannot decode, and replace them while they are few.
 
-    Data sets of files are guarded. In tars the error is NeMo's.
+    Data sets of files are guarded. In tars and with Lhotse such an error is NeMo's; but audio with several
+    channels, of which NeMo makes batches that no model can read, is refused there, too. (`check_manifests`
+    does so for files.)
 
     Args:
         loader: a dataloader of NeMo.
         section: the section of the config that it comes from, for messages.
         most: share of the utterances that may be damaged.
     """
+    lhotse = getattr(loader.dataset, "dataset", loader.dataset)  # with tars it is wrapped in another
+    if hasattr(lhotse, "load_audio") and not isinstance(lhotse.load_audio, _OneChannelCuts):
+        lhotse.load_audio = _OneChannelCuts(lhotse.load_audio, section)
     for dataset in manifest_datasets(loader):
-        if not hasattr(dataset, "_process_sample") or isinstance(dataset.featurizer, _Reader):
+        if isinstance(dataset.featurizer, (_Reader, _OneChannelTars)):
+            continue
+        if not hasattr(dataset, "_process_sample"):
+            dataset.featurizer = _OneChannelTars(dataset.featurizer, section)
             continue
         dataset.featurizer = _Reader(dataset.featurizer)
         dataset._process_sample = GuardedSamples(dataset, section, most)
@@ -134,29 +198,15 @@ def decode_all(loader: Any, section: str, report: PartReport = no_report) -> lis
 
 
 def _decoded(dataset: Any, section: str, report: PartReport) -> Iterator[str]:
-    from nemo.collections.asr.parts.preprocessing.segment import AudioSegment
-
     def decode(entry: Any) -> str | None:
-        try:
-            AudioSegment.from_file(
-                entry.audio_file,
-                target_sr=rate,
-                offset=entry.offset or 0,
-                duration=entry.duration,
-                channel_selector=dataset.channel_selector,
-            )
-        except Exception as error:  # as in `_Reader`
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            return (
-                f"{section}: {entry.audio_file} cannot be decoded ({reason}); fix the file or remove its "
-                "line."
-            )
-        return None
+        reason = decoded(dataset, entry)
+        if not isinstance(reason, str):
+            return None
+        return f"{section}: {entry.audio_file} cannot be decoded ({reason}); fix the file or remove its line."
 
     if not hasattr(dataset, "_process_sample"):  # tars
         return
     entries = list(dataset.manifest_processor.collection)
-    rate = getattr(dataset.featurizer, "reader", dataset.featurizer).sample_rate
     with ThreadPoolExecutor() as pool:
         for done, sentence in enumerate(pool.map(decode, entries)):
             report(f"decoding {section}", done, len(entries))

@@ -41,6 +41,43 @@ ACOUSTIC_AUGMENTATIONS = {
 # Settings with which the dataloader does not read every utterance exactly once, and their neutral value.
 SUBSETTING_OPTIONS = {"slice_length": None, "max_open_streams": None}
 
+# Settings that decide which samples are read from a file, and their neutral value.
+READING_OPTIONS = {"channel_selector": None, "trim_silence": False, "int_values": False}
+
+
+def reading_of(train_ds: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a data set that decide which samples are read from a file, as JSON values.
+
+    Args:
+        train_ds: section of the model's config.
+
+    Example:
+        >>> reading_of({"channel_selector": 1, "batch_size": 4})
+        {'channel_selector': 1, 'trim_silence': False, 'int_values': False}
+    """
+    found: dict[str, Any] = {}
+    for name, neutral in READING_OPTIONS.items():
+        value = train_ds.get(name)
+        value = neutral if value is None else value
+        found[name] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return found
+
+
+def changes_sound(train_ds: Mapping[str, Any]) -> bool:
+    """Returns whether augmentation changes the sound of a data set, so that it is not that of its files.
+
+    Args:
+        train_ds: section of the model's config.
+
+    Example:
+        >>> changes_sound({"augmentor": {"white_noise": {"prob": 0.5}}}), changes_sound({"noise_path": None})
+        (True, False)
+    """
+    augmented = any(
+        train_ds.get(name, neutral) not in (neutral, None) for name, neutral in ACOUSTIC_AUGMENTATIONS.items()
+    )
+    return bool(train_ds.get("augmentor")) or augmented
+
 
 def check_augmentation(train_ds: Mapping[str, Any]) -> None:
     """Rejects augmentation that changes the timing of the audio.
@@ -123,6 +160,7 @@ class TrainingBatch:
         transcript_lengths: valid labels `[B]`, 0 where there is no transcript.
         sample_ids: what NeMo's dataset gives to tell the rows apart; None where it was not asked for.
         utterances: the utterance of each row (`UtteranceResolver`); None where nobody has to know.
+        is_augmented: the sound may not be that of the files.
     """
 
     signal: Tensor
@@ -131,6 +169,7 @@ class TrainingBatch:
     transcript_lengths: Any = None
     sample_ids: Any = None
     utterances: Sequence[Utterance] | None = None
+    is_augmented: bool = False
 
     @classmethod
     def from_nemo(cls, batch: Sequence[Any]) -> TrainingBatch:
@@ -181,7 +220,7 @@ class UtteranceResolver:
     @property
     def manifest_utterances(self) -> list[Utterance]:
         """All utterances of the manifests, in order; empty for Lhotse, which reads manifests lazily."""
-        return [_of_entry(entry) for collection in self.collections for entry in collection]
+        return [utterance_of(entry) for collection in self.collections for entry in collection]
 
     @property
     def is_iterable(self) -> bool:
@@ -190,7 +229,7 @@ class UtteranceResolver:
 
     def _of_sample(self, sample: int) -> Utterance:
         bucket = bisect.bisect_right(self._starts, sample) - 1
-        return _of_entry(self.collections[bucket][sample - self._starts[bucket]])
+        return utterance_of(self.collections[bucket][sample - self._starts[bucket]])
 
 
 class _Shifted:
@@ -242,7 +281,8 @@ def _leaves(dataset: Any) -> list[Any]:
     )
 
 
-def _of_entry(entry: Any) -> Utterance:
+def utterance_of(entry: Any) -> Utterance:
+    """Returns the utterance of an entry of NeMo's manifests."""
     return Utterance(str(entry.audio_file), float(entry.offset or 0.0), entry.duration)
 
 

@@ -70,15 +70,16 @@ class Rules:
         max_duration: rows whose own `duration` is above this are left out, as NeMo does.
         for_nemo: whether NeMo's datasets will read the rows. Then each row needs its `duration`, and audio in
             an object store is not opened here.
-        one_channel: whether audio with several channels is an error. NeMo cannot batch it without a
-            `channel_selector`.
+        channel: the channel that NeMo's datasets read: its number, or `average`. None means that audio with
+            several channels is an error, because NeMo cannot batch it, and our commands would have to guess
+            which channel holds the speech.
     """
 
     shortest: float = 0.0
     min_duration: float = -math.inf
     max_duration: float = math.inf
     for_nemo: bool = False
-    one_channel: bool = False
+    channel: int | str | None = None
 
     def __str__(self) -> str:
         limits = []
@@ -260,11 +261,7 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
         ) from None
     if info.frames <= 0:
         raise TutorError(f"{where}: {audio} is empty (no samples); remove the line.")
-    if rules.one_channel and info.channels > 1:
-        raise TutorError(
-            f"{where}: {audio} has {info.channels} channels, but an ASR model reads one; convert it to mono, "
-            "or set channel_selector next to manifest_filepath (a channel's number, or average)."
-        )
+    _check_channels(info.channels, f"{where}: {audio}", rules)
     duration = info.duration - offset
     if declared_duration is not None and declared_duration > 0:  # to NeMo, 0 and -1 mean the whole file
         duration = min(declared_duration, duration)
@@ -274,6 +271,25 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
             f"student ({rules.shortest * 1000:g} ms); remove the line."
         )
     return Utterance(audio, duration, text, offset, _name(row, "speaker"), _name(row, "utt_id"))
+
+
+def _check_channels(channels: int, subject: str, rules: Rules) -> None:
+    """Refuses audio with several channels where none is chosen, and audio without the chosen one."""
+    if rules.channel is None and channels > 1:
+        remedy = (
+            "convert it to mono, or set channel_selector next to manifest_filepath (a channel's number, or "
+            "average)"
+            if rules.for_nemo
+            else "write the channel that holds the speech to a mono file and name that in the manifest"
+        )
+        raise TutorError(f"{subject} has {channels} channels, but an ASR model reads one; {remedy}.")
+    if isinstance(rules.channel, int) and rules.channel >= channels:
+        count = "one channel" if channels == 1 else f"{channels} channels"
+        raise TutorError(
+            f"{subject} has {count}, so there is no channel {rules.channel} (channel_selector counts from "
+            "0); "
+            "correct channel_selector, or remove the line."
+        )
 
 
 def _name(row: Mapping[str, Any], key: str) -> str | None:

@@ -60,8 +60,8 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
         for limit in ("min_duration", "max_duration")
         if section.get(limit) is not None
     }
-    one_channel = section.get("channel_selector") is None
-    rules = Rules(frame_seconds(model_cfg), for_nemo=True, one_channel=one_channel, **limits)
+    channel = _channel(section, name)
+    rules = Rules(frame_seconds(model_cfg), for_nemo=True, channel=channel, **limits)
     manifests = _manifests_of(section, key)
     if not manifests and name == "train_ds":
         raise TutorError(_NOT_SET.format(key=key))
@@ -117,6 +117,18 @@ def _limit(section: Mapping[str, Any], name: str, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TutorError(f"model.{name}.{key} is {str(value)[:100]}, but it must be a number of seconds.")
     return float(value)
+
+
+def _channel(section: Mapping[str, Any], name: str) -> int | str | None:
+    """Returns the channel that a data set of files reads; None where it chooses none."""
+    value = section.get("channel_selector")
+    if value in (None, "average") or (type(value) is int and value >= 0):
+        return value
+    raise TutorError(
+        f"model.{name}.channel_selector is {str(value)[:100]}, but it must be the number of one channel, "
+        "from "
+        "0, or average."
+    )
 
 
 def _manifests_of(section: Any, key: str) -> list[str]:

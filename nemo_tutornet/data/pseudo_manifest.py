@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.data.manifest import find_audio, in_store, json_row
+from nemo_tutornet.data.teacher_text import TeacherText, without_case_and_punctuation
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.utils.files import atomic_write
 
+_SHOWN = 12  # characters in a message
+
 
 def pseudo_manifest(
-    source: Path, destination: Path, max_wer: float | None = None, keep_transcripts: bool = False
+    source: Path,
+    destination: Path,
+    max_wer: float | None = None,
+    keep_transcripts: bool = False,
+    student: TeacherText | None = None,
 ) -> Counter[str]:
     r"""Writes a manifest whose `text` is the teacher's hypothesis.
 
@@ -31,11 +38,14 @@ def pseudo_manifest(
         destination: the manifest to write. An older file is replaced once the new one is complete.
         max_wer: highest word error rate of a hypothesis against the row's transcript; other rows are dropped.
         keep_transcripts: whether a row with a transcript keeps it as its `text`.
+        student: writes the hypotheses in the labels of the student, by the rule of the loss `pseudo`. None
+            leaves them as they are, and then capitals and punctuation do not count as errors.
 
     Returns:
         Number of rows by outcome: `kept` (with the hypothesis), `transcript` (kept with the transcript),
-        `empty` (dropped: the hypothesis is empty), `high_wer` (dropped: above `max_wer`). `audio_not_found`
-        counts the kept rows whose relative path leads to no file; that path stays as it is.
+        `empty` (dropped: the hypothesis is empty), `not_in_vocabulary` (dropped: the student has no labels
+        for it), `high_wer` (dropped: above `max_wer`). `audio_not_found` counts the kept rows whose relative
+        path leads to no file; that path stays as it is.
 
     Raises:
         TutorError: the source does not exist, has an invalid line, is the destination, or leaves no row; or
@@ -51,8 +61,7 @@ def pseudo_manifest(
         Counter({'kept': 1})
         '{"audio_filepath": "a.wav", "pred_text": "one two", "text": "one two"}\n'
     """
-    if not source.is_file():
-        raise TutorError(f"there is no manifest {source}; give the output of NeMo's transcribe_speech.py.")
+    check_source(source)
     counts: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     destination = destination.expanduser().resolve()
@@ -64,7 +73,7 @@ def pseudo_manifest(
             if not line.strip():
                 continue
             row = _read(line, f"{source} line {number}")
-            outcome, text = _judge(row, max_wer, keep_transcripts)
+            outcome, text = _judge(row, max_wer, keep_transcripts, student)
             counts[outcome] += 1
             if outcome not in ("kept", "transcript"):
                 continue
@@ -78,8 +87,13 @@ def pseudo_manifest(
                 counts.update(["audio_not_found"] if audio is None else [])
             rows.append(row)
     if not rows:
+        dropped = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
+        lost = "" if student is None else " ".join(repr(c) for c, _ in student.missing.most_common(_SHOWN))
+        lost = f"; no labels for {lost}" if lost else ""
         raise TutorError(
-            f"{source} leaves no row to train on; relax the filter, or transcribe with another teacher."
+            f"{source} leaves no row to train on ({dropped or 'it has no row'}{lost}); relax the filter, "
+            "take "
+            "a student with other labels, or transcribe with another teacher."
         )
     try:
         with atomic_write(destination) as temporary:
@@ -91,6 +105,12 @@ def pseudo_manifest(
             f"{destination} cannot be written ({error.strerror or error}); free the path or give another one."
         ) from None
     return counts
+
+
+def check_source(source: Path) -> None:
+    """Raises a TutorError if there is no such manifest."""
+    if not source.is_file():
+        raise TutorError(f"there is no manifest {source}; give the output of NeMo's transcribe_speech.py.")
 
 
 def _read(line: bytes, where: str) -> dict[str, Any]:
@@ -107,16 +127,27 @@ def _read(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
-def _judge(row: dict[str, Any], max_wer: float | None, keep_transcripts: bool) -> tuple[str, str]:
+def _judge(
+    row: dict[str, Any], max_wer: float | None, keep_transcripts: bool, student: TeacherText | None
+) -> tuple[str, str]:
     """Returns the outcome of a row and its new text."""
     reference, hypothesis = str(row.get("text") or "").strip(), row["pred_text"].strip()
     if reference and keep_transcripts:
         return "transcript", reference
     if not hypothesis:
         return "empty", ""
+    written = hypothesis
+    if student is not None:
+        labels = student.labels(hypothesis)
+        if labels is None:
+            return "not_in_vocabulary", ""
+        written = student.decode(labels).strip()
     if reference and max_wer is not None:
         from jiwer import wer
 
-        if wer(reference, hypothesis) > max_wer:
+        expected, found = (None if student is None else student.written(reference)), written
+        if expected is None:
+            expected, found = without_case_and_punctuation(reference), without_case_and_punctuation(written)
+        if expected and wer(expected, found) > max_wer:
             return "high_wer", ""
-    return "kept", hypothesis
+    return "kept", written

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 _SHOWN = 12  # characters in a message
+# Of Unicode's punctuation, what a speaker reads out: percent, and, at, number, section, per mille.
+_SPOKEN_MARKS = "%&@#\u00a7\u2030"
 
 
 @dataclass
@@ -27,7 +29,7 @@ class TranscriptLosses:
         characters: letters, digits, symbols and white space without a label, each with the number of rows
             that hold it. Punctuation is not counted: a student without it is usual.
         losing: rows with such a character.
-        empty: rows without any letter or digit that has a label.
+        empty: rows without any letter, digit, mark or symbol that has a label.
         first: name and transcript of the first row with such a character.
         too_long: rows whose labels do not fit their frames, so that their CTC loss counts as 0.
         first_too_long: name of the first of these rows, its labels and its frames.
@@ -95,7 +97,7 @@ def find_losses(
         if not text.strip():
             continue
         found.transcripts += 1
-        characters = {c for c in text if not _is_punctuation(c)}
+        characters = {c for c in text if not is_punctuation(c)}
         for c in characters - known.keys():
             known[c] = is_lost(c)
         lost = {c for c in characters if known[c]}
@@ -103,7 +105,7 @@ def find_losses(
             found.losing += 1
             found.characters.update(sorted(lost))
             found.first = found.first or (name, text)
-            found.empty += not any(c.isalnum() for c in characters - lost)
+            found.empty += not any(not c.isspace() for c in characters - lost)
         if labels and seconds is not None:
             # CTC needs a blank between equal neighbours.
             needed = len(labels) + sum(a == b for a, b in pairwise(labels))
@@ -114,12 +116,21 @@ def find_losses(
     return found
 
 
-def _is_punctuation(character: str) -> bool:
-    return unicodedata.category(character).startswith("P")
+def is_punctuation(character: str) -> bool:
+    """Returns whether a character is a mark that is not spoken.
+
+    Letters, digits, combining marks (the vowel signs of Devanagari and Thai, for example) and symbols are
+    spoken, and so are a few marks that Unicode counts as punctuation.
+
+    Example:
+        >>> [c for c in "a7\u093e$%&.,-'" if is_punctuation(c)]
+        ['.', ',', '-', "'"]
+    """
+    return unicodedata.category(character).startswith("P") and character not in _SPOKEN_MARKS
 
 
 def never_written(texts: Iterable[str], labels: Iterable[str]) -> str:
-    """Finds the characters of texts that no label holds. Punctuation and spaces are left out.
+    """Finds the characters of texts that no label holds. Punctuation and white space are left out.
 
     Args:
         texts: transcripts.
@@ -136,5 +147,7 @@ def never_written(texts: Iterable[str], labels: Iterable[str]) -> str:
     if any(label.startswith("<0x") for label in labels):
         return ""
     known = set("".join(labels)) | {" "}
-    counts = Counter(c for text in texts for c in text if c not in known and not _is_punctuation(c))
+    counts = Counter(
+        c for text in texts for c in text if c not in known and not is_punctuation(c) and not c.isspace()
+    )
     return "".join(c for c, _ in counts.most_common())

@@ -14,7 +14,7 @@ from nemo.utils import logging
 from torch import Tensor
 
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
-from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, check_augmentation
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, changes_sound, check_augmentation
 from nemo_tutornet.distill.finite import BatchNames, check_finite
 from nemo_tutornet.distill.matching import ModelMatch, match_models
 from nemo_tutornet.distill.objective import LossContext, Objective, describe_weights
@@ -25,6 +25,7 @@ from nemo_tutornet.distill.warm_start import DecoderWarmStart
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule, Stage, progress
 from nemo_tutornet.teachers.cached import CachedTeacher
+from nemo_tutornet.teachers.cached_audio import check_reading
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.side_stream import SideStream
 from nemo_tutornet.teachers.targets import TargetRequest, Teacher, TeacherTargets
@@ -109,6 +110,10 @@ class Distiller:
         train_ds = student.cfg.get("train_ds") or {}
         if self._reads_cache:
             check_augmentation(train_ds)
+            self._is_augmented = changes_sound(train_ds)
+            for teacher in teachers:
+                if isinstance(teacher, CachedTeacher):
+                    check_reading(teacher.reader, train_ds, student._train_dl)
             self.teacher.check(request, None)  # before the training set's dataloader is changed
             self._resolver = UtteranceResolver(student._train_dl)
         elif student._train_dl is not None and not train_ds.get("use_lhotse"):
@@ -163,7 +168,8 @@ class Distiller:
             return None
         if self._reads_cache:
             assert self._resolver is not None
-            batch = replace(batch, utterances=self._resolver(batch))
+            utterances = self._resolver(batch)
+            batch = replace(batch, utterances=utterances, is_augmented=self._is_augmented)
         targets = self.teacher.targets(batch, request)
         if not stage.uses("skd"):
             return targets

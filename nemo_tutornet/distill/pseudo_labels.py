@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nemo_tutornet.config import PseudoLabelsConfig
+from nemo_tutornet.data.teacher_text import TeacherText
 from nemo_tutornet.nemo_io.missing_labels import student_parser
 from nemo_tutornet.teachers.targets import Hypothesis
 
@@ -24,20 +25,57 @@ from nemo_tutornet.teachers.targets import Hypothesis
 FATES = ("kept", "empty", "low_confidence", "not_in_vocabulary", "high_wer", "too_long")
 
 
+_SHOWN = 12  # characters in a message
+
+
+def encoding_of(student: Any) -> tuple[Callable[[str], list[int] | None], Callable[[list[int]], str]]:
+    """Returns how a student encodes and decodes text, for `TeacherText`.
+
+    Args:
+        student: a NeMo CTC model, subword or character. Of a character model the parser of its training data
+            is used.
+
+    Returns:
+        A function from text to labels, which returns None if a character has no label, and its inverse.
+    """
+    if hasattr(student, "tokenizer"):
+        tokenizer = student.tokenizer
+        unknown = getattr(tokenizer, "unk_id", None)
+
+        def pieces(text: str) -> list[int] | None:
+            ids = tokenizer.text_to_ids(text)
+            return None if unknown is not None and unknown in ids else ids
+
+        # A transcript may hold <unk>, for a full stop for example, which is no word.
+        return pieces, lambda ids: tokenizer.ids_to_text([i for i in ids if i != unknown])
+    labels, parser = list(student.decoder.vocabulary), student_parser(student)
+    normalised, known = student_parser(student, do_tokenize=False), {*labels, " "}
+
+    def characters(text: str) -> list[int] | None:
+        # The parser leaves out what has no label, so its normalised text is compared first. A label of
+        # several characters is a word.
+        found = normalised(text)
+        if found is None or any(word not in known and set(word) - known for word in found.split(" ")):
+            return None
+        return parser(text)
+
+    return characters, lambda ids: "".join(labels[i] for i in ids)
+
+
 class PseudoLabels:
     """A filter that converts a teacher's hypotheses to the student's labels, and counts those that it drops.
 
     Args:
         config: the checked `tutor.pseudo_labels` section.
-        encode: converts a text to the student's labels; returns None if the student has no labels for it.
+        encode: converts a text to the student's labels; returns None if a character has no label.
         decode: converts the student's labels to a text.
 
     Attributes:
         decode: the argument `decode`.
         counts: number of utterances of each outcome since the last `report`: `kept`; `empty` (the hypothesis
             has no text); `low_confidence` (below `min_confidence`); `not_in_vocabulary` (the student has no
-            labels for the text, nor for its lower case); `high_wer` (above `max_wer` against the transcript);
-            `too_long` (CTC cannot align so many labels with the student's frames).
+            labels for the text in any form that `TeacherText` allows); `high_wer` (above `max_wer` against
+            the transcript); `too_long` (CTC cannot align so many labels with the student's frames).
     """
 
     def __init__(
@@ -46,7 +84,7 @@ class PseudoLabels:
         encode: Callable[[str], list[int] | None],
         decode: Callable[[list[int]], str],
     ) -> None:
-        self._config, self._encode, self.decode = config, encode, decode
+        self._config, self.decode, self._text = config, decode, TeacherText(encode, decode)
         self.counts: Counter[str] = Counter()
 
     @classmethod
@@ -60,25 +98,7 @@ class PseudoLabels:
         Returns:
             The filter.
         """
-        if hasattr(student, "tokenizer"):
-            tokenizer = student.tokenizer
-            unknown = getattr(tokenizer, "unk_id", None)
-
-            def pieces(text: str) -> list[int] | None:
-                ids = tokenizer.text_to_ids(text)
-                return None if unknown is not None and unknown in ids else ids
-
-            return cls(config, pieces, tokenizer.ids_to_text)
-        labels, parser = list(student.decoder.vocabulary), student_parser(student)
-
-        def characters(text: str) -> list[int] | None:
-            # NeMo's parser drops characters without a label. That is right for punctuation, but without a
-            # letter or digit the text is wrong.
-            ids = parser(text)
-            spoken = sum(character.isalnum() for character in text)
-            return None if ids is None or sum(labels[i].isalnum() for i in ids) < spoken else ids
-
-        return cls(config, characters, lambda ids: "".join(labels[i] for i in ids))
+        return cls(config, *encoding_of(student))
 
     def targets(
         self,
@@ -121,8 +141,8 @@ class PseudoLabels:
             return "empty", []
         if hypothesis.confidence is not None and hypothesis.confidence < self._config.min_confidence:
             return "low_confidence", []
-        labels = self._labels_of(hypothesis.text)
-        if not labels or not self.decode(labels).strip():
+        labels = self._text.labels(hypothesis.text)
+        if labels is None:
             return "not_in_vocabulary", []
         # Compare both texts in the student's labels, so that capitals and punctuation that the student lacks
         # do not count as errors. A transcript that is then empty cannot be compared with.
@@ -137,23 +157,20 @@ class PseudoLabels:
         needed = len(labels) + sum(a == b for a, b in pairwise(labels))
         return ("kept", list(labels)) if needed <= frames else ("too_long", [])
 
-    def _labels_of(self, text: str) -> list[int] | None:
-        # An aggregate tokenizer begins a text with a space, which no transcript has.
-        text = text.strip()
-        # Try lower case as well, because most character students have no capitals.
-        return self._encode(text) or self._encode(text.lower())
-
     def in_student_labels(self, text: str) -> str:
         """Returns a text as the student would write it, or unchanged where the student has no labels for
         it.
         """
-        labels = self._labels_of(text)
-        return self.decode(labels) if labels else text
+        written = self._text.written(text)
+        return text if written is None else written
 
     def report(self) -> str:
         """Returns one line with the outcomes since the last report, and resets the counts."""
         total = sum(self.counts.values())
         dropped = [f"{self.counts[fate]} {fate}" for fate in FATES[1:] if self.counts[fate]]
         line = f"pseudo-labels: {self.counts['kept']} of {total} hypotheses used"
+        line += f", dropped: {', '.join(dropped)}" if dropped else ""
+        missing = " ".join(repr(c) for c, _ in self._text.missing.most_common(_SHOWN))
         self.counts.clear()
-        return line + (f", dropped: {', '.join(dropped)}." if dropped else ".")
+        self._text.missing.clear()
+        return line + (f" (no labels for {missing})." if missing else ".")

@@ -103,7 +103,15 @@ class OnnxCTCModel:
 
         Returns:
             `[1, F, T]`, valid frames only.
+
+        Raises:
+            TutorError: the waveform has several channels.
         """
+        if np.ndim(samples) != 1:
+            raise TutorError(
+                f"audio of the shape {list(np.shape(samples))} has several channels, but {self.path} reads "
+                "one; give the samples of one channel."
+            )
         import torch
 
         front_end = self._front_end.featurizer
@@ -163,7 +171,8 @@ class OnnxCTCModel:
             The text of each utterance. Audio without a single frame gives an empty text.
 
         Raises:
-            TutorError: the graph cannot run on an utterance of this length.
+            TutorError: the graph cannot run on an utterance of this length, or a waveform has several
+                channels.
         """
         texts = []
         for samples in audio:

@@ -99,7 +99,7 @@ def read_samples(row: Utterance, sample_rate: int) -> np.ndarray:
         The samples of one channel `[N]`, float32.
 
     Raises:
-        TutorError: the file cannot be decoded.
+        TutorError: the file cannot be decoded, or has several channels.
     """
     import librosa
     import soundfile
@@ -109,6 +109,12 @@ def read_samples(row: Utterance, sample_rate: int) -> np.ndarray:
     # whose error would hide the reason.
     try:
         with soundfile.SoundFile(row.audio) as file:
+            if file.channels > 1:  # their mean may be noise to a model
+                raise TutorError(
+                    f"{row.audio} has {file.channels} channels, but an ASR model reads one; write the "
+                    "channel "
+                    "that holds the speech to a mono file."
+                )
             samples, _ = librosa.load(
                 file, sr=sample_rate, mono=True, offset=row.offset, duration=row.duration + 1e-6
             )

@@ -30,11 +30,12 @@ def is_lost_by(student: Any) -> Callable[[str], bool]:
     return lambda c: c != " " and not parser(c)
 
 
-def student_parser(student: Any) -> Any:
+def student_parser(student: Any, do_tokenize: bool = True) -> Any:
     """Returns the parser of a character student's transcripts, as its training set makes it.
 
     Args:
         student: a NeMo CTC model with characters.
+        do_tokenize: False for a parser that normalises a text and returns it.
     """
     from nemo.collections.common.parts.preprocessing.parsers import make_parser
 
@@ -43,6 +44,7 @@ def student_parser(student: Any) -> Any:
         labels=list(student.decoder.vocabulary),
         name=data.get("parser", "en"),
         do_normalize=data.get("normalize_transcripts", False),
+        do_tokenize=do_tokenize,
     )
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.codec import MOST_LABELS
+from nemo_tutornet.target_cache.fingerprint import SIZE as FINGERPRINT_SIZE
 from nemo_tutornet.utils.files import read_regular_file
 
 HEADER = "cache.json"
@@ -43,6 +44,8 @@ class CacheSchema:
         min_posterior: smallest posterior that is stored; None stores all.
         width: width `D` of the hidden vectors; None without hidden vectors.
         hypotheses: whether a text and its confidence are stored.
+        fingerprints: whether a fingerprint of the audio is stored (see `fingerprint`). Caches of earlier
+            versions have none.
 
     Raises:
         ValueError: a field has a wrong type or is out of range.
@@ -52,6 +55,7 @@ class CacheSchema:
     min_posterior: float | None = None
     width: int | None = None
     hypotheses: bool = False
+    fingerprints: bool = False
 
     def __post_init__(self) -> None:
         for value in (self.labels, self.width):
@@ -64,8 +68,8 @@ class CacheSchema:
             or not 0 < self.min_posterior < 1
         ):
             raise ValueError(f"{self.min_posterior!r} is no floor of {self.labels!r} posteriors")
-        if type(self.hypotheses) is not bool:
-            raise ValueError("hypotheses is true or false")
+        if type(self.hypotheses) is not bool or type(self.fingerprints) is not bool:
+            raise ValueError("hypotheses and fingerprints are true or false")
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class Array:
 
 # Maps the fields of a schema to their names in the format on disk.
 _ON_DISK = {"labels": "labels", "min_posterior": "floor", "width": "width", "hypotheses": "hypotheses"}
+# In addition, only where it is true, so that caches of earlier versions stay valid.
+_FINGERPRINTS = "fingerprints"
 NUMPY = {
     "U8": "uint8",
     "I8": "int8",
@@ -121,6 +127,8 @@ def arrays_of(schema: CacheSchema) -> dict[str, Array]:
     if schema.hypotheses:
         arrays["texts"] = Array("U8", "text_bytes")
         arrays["confidence"] = Array("F32", "utterances")  # NaN where the teacher gives no confidence
+    if schema.fingerprints:
+        arrays["fingerprint"] = Array("F32", "utterances", (FINGERPRINT_SIZE,))
     return arrays
 
 
@@ -261,9 +269,10 @@ def schema_of(header: Mapping[str, Any]) -> CacheSchema:
         ValueError: the header has no valid schema.
     """
     stored = header["coding"]
-    if set(stored) != set(_ON_DISK.values()):
+    if set(stored) - {_FINGERPRINTS} != set(_ON_DISK.values()):
         raise ValueError("its coding is unknown")
-    return CacheSchema(**{name: stored[key] for name, key in _ON_DISK.items()})
+    fields = {name: stored[key] for name, key in _ON_DISK.items()}
+    return CacheSchema(**fields, fingerprints=stored.get(_FINGERPRINTS, False))
 
 
 def schema_to_disk(schema: CacheSchema) -> dict[str, Any]:
@@ -275,7 +284,8 @@ def schema_to_disk(schema: CacheSchema) -> dict[str, Any]:
     Returns:
         The values of the schema by their names on disk.
     """
-    return {key: getattr(schema, name) for name, key in _ON_DISK.items()}
+    stored = {key: getattr(schema, name) for name, key in _ON_DISK.items()}
+    return {**stored, _FINGERPRINTS: True} if schema.fingerprints else stored
 
 
 def description(provenance: Mapping[str, Any], schema: CacheSchema, sample_rate: int) -> str:

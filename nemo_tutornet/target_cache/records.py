@@ -19,6 +19,7 @@ from torch import Tensor
 from nemo_tutornet.data.utterances import Utterance, key_bytes
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache import codec
+from nemo_tutornet.target_cache.fingerprint import SIZE
 from nemo_tutornet.target_cache.layout import CacheSchema, arrays_of
 from nemo_tutornet.target_cache.shard import Record
 
@@ -36,6 +37,7 @@ class UtteranceTargets:
         hidden: hidden vectors `[D, T']` of the hint layer.
         text: the teacher's hypothesis.
         confidence: confidence of the hypothesis, 0 to 1 (`pseudo.confidence`); None without a CTC head.
+        fingerprint: fingerprint of the audio that the teacher heard `[P]`.
     """
 
     samples: int
@@ -44,6 +46,7 @@ class UtteranceTargets:
     hidden: Tensor | None = None
     text: str | None = None
     confidence: float | None = None
+    fingerprint: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class BatchTargets:
         hidden: hidden vectors `[B, D, T']`, fp32, padded with 0.
         texts: hypothesis of each utterance.
         confidences: confidence of each hypothesis, 0 to 1; None without a CTC head.
+        fingerprints: fingerprint of the audio of each utterance `[B, P]`.
     """
 
     samples: Tensor
@@ -65,6 +69,7 @@ class BatchTargets:
     hidden: Tensor | None = None
     texts: list[str] | None = None
     confidences: list[float | None] | None = None
+    fingerprints: Tensor | None = None
 
 
 def encode(utterance: Utterance, targets: UtteranceTargets, schema: CacheSchema) -> Record:
@@ -111,6 +116,9 @@ def encode(utterance: Utterance, targets: UtteranceTargets, schema: CacheSchema)
         record["confidence"] = np.array(
             [math.nan if targets.confidence is None else targets.confidence], dtype=np.float32
         )
+    if schema.fingerprints:
+        assert targets.fingerprint is not None
+        record["fingerprint"] = targets.fingerprint.numpy()[None]
     assert record.keys() == arrays_of(schema).keys()
     return record
 
@@ -172,6 +180,10 @@ def decode(
         texts = [record["texts"].tobytes().decode("utf-8", "replace") for record in records]
         values = [float(record["confidence"][0]) for record in records]
         confidences = [None if math.isnan(value) else value for value in values]
+    fingerprints = None
+    if schema.fingerprints:
+        stored = [record["fingerprint"] for record in records]
+        fingerprints = torch.from_numpy(np.concatenate([np.zeros((0, SIZE), np.float32), *stored]))
     return BatchTargets(
         samples=torch.tensor(samples, dtype=torch.long),
         lengths=torch.tensor(frames, dtype=torch.long),
@@ -179,6 +191,7 @@ def decode(
         hidden=_hidden(records, schema),
         texts=texts,
         confidences=confidences,
+        fingerprints=fingerprints,
     )
 
 

@@ -62,6 +62,24 @@ def read_schema(folder: Path) -> CacheSchema | None:
     return schema_of(read_header(folder)) if (folder / HEADER).is_file() else None
 
 
+def read_provenance(folder: Path) -> dict[str, Any] | None:
+    """Reads the provenance of a cache, finished or not.
+
+    Args:
+        folder: folder of the cache; need not exist.
+
+    Returns:
+        The provenance, as the builder gave it; None if the folder has no `cache.json`.
+
+    Raises:
+        TutorError: `cache.json` is damaged or of another version.
+    """
+    if not (folder / HEADER).is_file():
+        return None
+    found: dict[str, Any] = read_header(folder)["binding"]
+    return found
+
+
 class FinishedUtterances:
     """The set of utterances in the finished shards of a folder, over all ranks (`utterance in finished`).
 

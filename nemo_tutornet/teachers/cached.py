@@ -22,6 +22,7 @@ from nemo_tutornet.nemo_io.prompt import prompt_in_words
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.adapted import adapted_targets
 from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo, adapter_info
+from nemo_tutornet.teachers.cached_audio import check_same_audio
 from nemo_tutornet.teachers.provenance import HEAD, checked_facts, layer_from_disk, read_head
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
 from nemo_tutornet.utils.files import sha256_of
@@ -182,19 +183,11 @@ class CachedTeacher:
             Targets on the teacher's frames, on the device of `signal_lengths`.
 
         Raises:
-            TutorError: an utterance is missing or damaged, or its number of samples differs.
+            TutorError: an utterance is missing or damaged, or its audio is not what the teacher heard.
         """
         assert batch.utterances is not None, "the distiller resolves a batch's utterances for cached teachers"
         stored = self.reader.read(batch.utterances)
-        lengths = batch.signal_lengths.cpu()
-        different = (stored.samples != lengths).nonzero()
-        if len(different):
-            row = int(different[0])
-            raise TutorError(
-                f"{batch.utterances[row]} has {int(lengths[row])} samples in training, but the teacher heard "
-                f"{int(stored.samples[row])} for {self.reader.folder}: the audio changed, or something in "
-                "model.train_ds changes its time; build the cache again or drop that."
-            )
+        check_same_audio(self.reader, stored, batch)
         device = batch.signal_lengths.device
         hypotheses = None
         if self._reads_texts(request):

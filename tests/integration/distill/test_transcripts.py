@@ -5,11 +5,14 @@
 from __future__ import annotations
 
 import json
+import random
+import tarfile
 import unicodedata
 from pathlib import Path
 
 import pytest
 import yaml
+from lhotse import CutSet, Recording, SupervisionSegment
 from typer.testing import CliRunner
 
 from nemo_tutornet import TutorError
@@ -123,3 +126,48 @@ def test_evaluate_tells_what_a_model_never_writes(spoken, teacher_file):
     assert found.exit_code == 0, found.output
     words = " ".join(found.output.split())
     assert "teacher.nemo has no label for 'A' 'B' '7', which transcripts of the manifest hold" in words
+
+
+@pytest.mark.parametrize("source", ["manifest", "tars", "cuts", "shar", "input_cfg"])
+def test_sets_that_lhotse_reads(source, spoken, make_student, tmp_path):
+    """Their transcripts are read without audio, and leave the random numbers of the training alone."""
+    folder = spoken(train=["AB c", "ab" * 60], valid=[""] * 2)
+    config = student_config(folder, None)
+    train = config["train_ds"]
+    train.update(use_lhotse=True, batch_size=2)
+    if source in ("cuts", "shar"):
+        rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+        cuts = []
+        for row in rows:
+            cut = Recording.from_file(row["audio_filepath"]).to_cut()
+            said = SupervisionSegment(cut.id, cut.recording_id, 0.0, cut.duration, text=row["text"])
+            cut.supervisions = [said]
+            cuts.append(cut)
+        train.pop("manifest_filepath")
+        if source == "cuts":
+            CutSet.from_cuts(cuts).to_file(tmp_path / "cuts.jsonl.gz")
+            train["cuts_path"] = str(tmp_path / "cuts.jsonl.gz")
+        else:
+            (tmp_path / "shar").mkdir()
+            CutSet.from_cuts(cuts).to_shar(tmp_path / "shar", {"recording": "wav"})
+            train["shar_path"] = str(tmp_path / "shar")
+    elif source == "input_cfg":
+        train["input_cfg"] = [{"type": "nemo", "manifest_filepath": train.pop("manifest_filepath")}]
+    elif source == "tars":
+        rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+        with tarfile.open(tmp_path / "audio_0.tar", "w") as archive:
+            for row in rows:
+                archive.add(row["audio_filepath"], arcname=Path(row["audio_filepath"]).name)
+        tarred = [{**row, "audio_filepath": Path(row["audio_filepath"]).name, "shard_id": 0} for row in rows]
+        text = "".join(json.dumps(row) + "\n" for row in tarred)
+        (tmp_path / "tarred.jsonl").write_text(text, encoding="utf-8")
+        train["manifest_filepath"] = str(tmp_path / "tarred.jsonl")
+        train["tarred_audio_filepaths"] = str(tmp_path / "audio_0.tar")
+    student = make_student(config, limit_train_batches=1)  # NeMo asks a stream for its length otherwise
+    before = random.getstate()
+    lost, long, silent = check_transcripts(student)
+    assert random.getstate() == before
+    assert lost.startswith("model.train_ds: 1 of 8 transcripts hold characters") and "'A' 'B'" in lost
+    assert long.startswith("model.train_ds: 1 of 8 transcripts have more labels") and "120 labels" in long
+    assert silent.startswith("model.validation_ds: none of its 2 utterances has a transcript")
+    assert "nan" in silent

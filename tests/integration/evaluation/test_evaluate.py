@@ -23,7 +23,7 @@ from nemo_tutornet.cli import app
 from nemo_tutornet.data.manifest import Utterance, read_manifest
 from nemo_tutornet.evaluation.error_rates import count_errors
 from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster
-from nemo_tutornet.evaluation.transcribe import transcribe
+from nemo_tutornet.evaluation.transcribe import read_samples, transcribe
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import student_config
 from tests.integration.students import build
@@ -208,3 +208,23 @@ def test_rows_without_a_transcript_are_left_out(corpus: Path, teacher_file: Path
     assert table.exit_code == 0, table.output
     assert "2 rows of the manifest have no transcript and were left out." in table.stdout
     assert "[/x]" in "".join(table.stdout.split())
+
+
+def test_several_channels_are_refused(corpus: Path, tmp_path: Path) -> None:
+    """Their mean made 92.9 % of a WER of 17.9 %. One file of the manifest is enough, and it is named."""
+    model = build("quartznet", tmp_path)
+    rows = [json.loads(line) for line in (corpus / "valid.jsonl").read_text(encoding="utf-8").splitlines()]
+    audio, rate = soundfile.read(corpus / rows[1]["audio_filepath"])
+    soundfile.write(tmp_path / "call.wav", np.stack([audio, audio[::-1]], axis=1), rate)
+    rows = [
+        {**rows[0], "audio_filepath": str(corpus / rows[0]["audio_filepath"])},
+        {**rows[1], "audio_filepath": "call.wav"},
+    ]
+    manifest = tmp_path / "calls.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for command in (["evaluate", str(model)], ["report", str(model), "--output", str(tmp_path / "page")]):
+        told = CliRunner().invoke(app, [*command, "--manifest", str(manifest)])
+        assert told.exit_code == 2 and "line 2: " in told.output, told.output
+        assert "call.wav has 2 channels" in told.output and "mono file" in told.output
+    with pytest.raises(TutorError, match=r"call\.wav has 2 channels, but an ASR model reads one; write"):
+        read_samples(Utterance(tmp_path / "call.wav", 0.5, "a"), rate)

@@ -119,6 +119,35 @@ def test_bad_input_is_told_and_nothing_is_written(content: str, words: str, tmp_
     assert (tmp_path / "out.jsonl").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
 
 
+def test_capitals_and_full_stops_make_no_errors(tmp_path: Path) -> None:
+    """By the command, which knows the labels of the student, and by the function, which need not."""
+    source = tmp_path / "transcribed.jsonl"
+    texts = [("turn on the light", "Turn on the light."), ("it's well known", "It\u2019s well-known!")] * 6
+    lines = [{"audio_filepath": "/a.wav", "text": text, "pred_text": said} for text, said in texts]
+    lines.append({"audio_filepath": "/a.wav", "pred_text": "Gr\u00f6\u00dfe 7"})
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    assert pseudo_manifest(source, tmp_path / "as_it_is.jsonl", max_wer=0.0) == {"kept": 13}
+    command = ["pseudo-labels", str(source), str(tmp_path / "train.jsonl"), "--max-wer", "0"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "12 rows with the teacher's text" in result.output
+    assert "1 that the student cannot write" in result.output and "'\u00f6'" in result.output
+    found = rows(tmp_path / "train.jsonl")
+    assert [row["text"] for row in found] == [text for text, _ in texts]
+    assert {row["pred_text"] for row in found} == {said for _, said in texts}
+    command += ["model.labels=[' ','G','R','\u00d6','S','E','7']", "model.decoder.num_classes=7"]
+    result = CliRunner().invoke(app, command)
+    assert [row["text"] for row in rows(tmp_path / "train.jsonl")] == ["GR\u00d6SSE 7"], result.output
+
+
+def test_nothing_that_the_student_can_write(tmp_path: Path) -> None:
+    source = tmp_path / "transcribed.jsonl"
+    source.write_text(json.dumps({"audio_filepath": "a.wav", "pred_text": "\u044f"}), encoding="utf-8")
+    result = CliRunner().invoke(app, ["pseudo-labels", str(source), str(tmp_path / "train.jsonl")])
+    assert result.exit_code == 2 and "1 not_in_vocabulary; no labels for '\u044f'" in result.output
+    assert not (tmp_path / "train.jsonl").exists()
+
+
 def test_the_command_counts(source: Path, tmp_path: Path) -> None:
     arguments = ["pseudo-labels", str(source), str(tmp_path / "train.jsonl"), "--max-wer", "0.4"]
     result = CliRunner().invoke(app, arguments)

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.nemo_io.label_text import join_labels
 from tests.conftest import LABELS
@@ -156,3 +158,15 @@ def test_audio_without_samples_has_no_frames(tmp_path):
     recogniser = OnnxCTCModel(write(tmp_path / "student.onnx", graph(), METADATA.as_strings()))
     assert recogniser.features(np.zeros(0, np.float32)).shape == (1, 8, 0)
     assert recogniser.transcribe([np.zeros(0, np.float32), np.zeros(159, np.float32)]) == ["", ""]
+
+
+def test_several_channels_are_refused(tmp_path, page):
+    """A channel would have to be guessed, in the package and in the page without NeMo."""
+    recogniser = OnnxCTCModel(write(tmp_path / "student.onnx", graph(), METADATA.as_strings()))
+    with pytest.raises(TutorError, match=r"audio of the shape \[160, 2\] has several channels"):
+        recogniser.transcribe([np.zeros((160, 2), np.float32)])
+    soundfile.write(tmp_path / "call.wav", np.zeros((160, 2)), 16000)
+    with pytest.raises(SystemExit, match=r"call\.wav has 2 channels"):
+        page.read(str(tmp_path / "call.wav"), 16000)
+    soundfile.write(tmp_path / "mono.wav", np.zeros(160), 16000)
+    assert page.read(str(tmp_path / "mono.wav"), 16000).shape == (160,)

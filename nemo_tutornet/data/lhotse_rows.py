@@ -1,0 +1,49 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""The transcripts of a data set that Lhotse reads, without its audio."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from nemo_tutornet.errors import TutorError
+
+
+def lhotse_rows(section: Mapping[str, Any], name: str, most: int) -> Iterator[tuple[str, str, float]]:
+    """Reads transcripts from what a section of the config names: NeMo's manifests (also those of tars),
+    Lhotse's manifests, Shar or `input_cfg`.
+
+    Args:
+        section: the section, with `use_lhotse`.
+        name: the section's name, for messages.
+        most: number of rows to read at most.
+
+    Yields:
+        Name, transcript and seconds of each utterance. A row without transcript has an empty one.
+
+    Raises:
+        TutorError: a manifest cannot be read.
+    """
+    from nemo.collections.common.data.lhotse.cutset import read_cutset_from_config
+
+    found: Any = OmegaConf.to_container(section, resolve=True) if isinstance(section, DictConfig) else section
+    # Without repetition, and in the same order each time.
+    once = {"metadata_only": True, "force_finite": True, "shuffle": False, "shard_seed": 0}
+    state = random.getstate()  # Lhotse draws from it, and a training must not notice
+    try:
+        cuts, _ = read_cutset_from_config(OmegaConf.create({**found, **once}))
+        for cut in islice(cuts, most):
+            said = [supervision.text or "" for supervision in cut.supervisions]
+            yield str(cut.id), " ".join(said), float(cut.duration)
+    except Exception as error:  # each of the readers has errors of its own
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise TutorError(
+            f"{name}: its manifests cannot be read ({reason}); fix them or the config."
+        ) from None
+    finally:
+        random.setstate(state)
