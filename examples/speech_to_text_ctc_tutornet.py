@@ -37,7 +37,8 @@ from nemo.utils.exp_manager import exp_manager
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import OmegaConf
 
-from nemo_tutornet.config import check_renamed_overrides, check_teacher_files
+from nemo_tutornet.commands.hydra_config import check_command_line
+from nemo_tutornet.config import check_teacher_files
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.training_report import TrainingReport
@@ -87,5 +88,5 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    exit_on_user_error(check_renamed_overrides)(sys.argv[1:])
+    exit_on_user_error(check_command_line)(sys.argv[1:], Path(__file__))
     main()

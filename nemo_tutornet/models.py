@@ -38,7 +38,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR, stock_config
 from nemo_tutornet.teachers.tokenizer import resolve_teacher_tokenizer
-from nemo_tutornet.utils.files import atomic_write
+from nemo_tutornet.utils.files import atomic_write, expand_user
 
 if TYPE_CHECKING:
     from nemo.collections.asr.models import EncDecCTCModel as _Host  # base class of the mixin's users
@@ -360,7 +360,7 @@ class TutorMixin(_Host):
             if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
                 super().save_to(save_path)
                 return
-            with atomic_write(Path(save_path).expanduser().resolve()) as temporary:
+            with atomic_write(expand_user(save_path).resolve()) as temporary:
                 super().save_to(str(temporary))
         finally:
             if untrained is not None:

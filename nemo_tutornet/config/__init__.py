@@ -19,8 +19,8 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from nemo_tutornet.config.checks import parse_tutor
 from nemo_tutornet.config.files import check_teacher_files
+from nemo_tutornet.config.parse import parse_tutor
 from nemo_tutornet.config.renamed import check_renamed_overrides
 from nemo_tutornet.config.schema import (
     DIVERGENCES,

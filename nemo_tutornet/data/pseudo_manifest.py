@@ -12,7 +12,7 @@ from typing import Any
 
 from nemo_tutornet.data.manifest import find_audio, in_store, json_row
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.utils.files import atomic_write
+from nemo_tutornet.utils.files import atomic_write, expand_user
 
 
 def pseudo_manifest(
@@ -55,7 +55,7 @@ def pseudo_manifest(
         raise TutorError(f"there is no manifest {source}; give the output of NeMo's transcribe_speech.py.")
     counts: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
-    destination = destination.expanduser().resolve()
+    destination = expand_user(destination).resolve()
     if source.resolve() == destination:
         raise TutorError(f"{source} is the source and the destination; give the new manifest another name.")
     moved = source.resolve().parent != destination.parent
