@@ -38,7 +38,7 @@ from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import OmegaConf
 
 from nemo_tutornet.commands.hydra_config import check_command_line
-from nemo_tutornet.config import check_teacher_files
+from nemo_tutornet.config import check_student, check_teacher_files, check_trainer
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.training_report import TrainingReport
@@ -52,9 +52,11 @@ from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint, ini
 @exit_on_user_error
 def main(cfg):
     logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
-    # Mistakes show before anything is built: the tutor section at once, the manifests in less than a
+    # Mistakes show before anything is built: the config at once, the manifests in less than a
     # millisecond a row.
     check_teacher_files(read_tutor_section(cfg.model))
+    check_student(cfg.model)
+    check_trainer(cfg)
     logging.info("Checking the manifests")
     for told in check_manifests(cfg.model):
         logging.warning(told)

@@ -39,6 +39,7 @@ from nemo_tutornet.config.schema import (
     TeacherConfig,
     TutorConfig,
 )
+from nemo_tutornet.config.student import check_student, check_trainer
 
 __all__ = [
     "DIVERGENCES",
@@ -57,7 +58,9 @@ __all__ = [
     "TeacherConfig",
     "TutorConfig",
     "check_renamed_overrides",
+    "check_student",
     "check_teacher_files",
+    "check_trainer",
     "parse_tutor",
 ]
 
