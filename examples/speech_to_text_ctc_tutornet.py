@@ -28,6 +28,7 @@ Run the same command again: `exp_manager` resumes in the middle of the stage it 
 """
 
 import sys
+from pathlib import Path
 
 import lightning.pytorch as pl
 from nemo.core.config import hydra_runner
@@ -36,7 +37,8 @@ from nemo.utils.exp_manager import exp_manager
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import OmegaConf
 
-from nemo_tutornet.config import check_renamed_overrides, check_teacher_files
+from nemo_tutornet.commands.hydra_config import check_command_line
+from nemo_tutornet.config import check_student, check_teacher_files, check_trainer
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.run_files import repair_run_folder
@@ -55,9 +57,11 @@ from nemo_tutornet.nemo_io.lightning_ckpt import (
 @exit_on_user_error
 def main(cfg):
     logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
-    # Mistakes show before anything is built: the tutor section at once, the manifests in less than a
+    # Mistakes show before anything is built: the config at once, the manifests in less than a
     # millisecond a row.
     check_teacher_files(read_tutor_section(cfg.model))
+    check_student(cfg.model)
+    check_trainer(cfg)
     logging.info("Checking the manifests")
     for told in check_manifests(cfg.model):
         logging.warning(told)
@@ -93,5 +97,5 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    exit_on_user_error(check_renamed_overrides)(sys.argv[1:])
+    exit_on_user_error(check_command_line)(sys.argv[1:], Path(__file__))
     main()

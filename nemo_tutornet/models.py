@@ -22,7 +22,7 @@ from nemo.utils.msc_utils import is_multistorageclient_url
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor, nn
 
-from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.config import TutorConfig, check_student
 from nemo_tutornet.data.damaged_audio import MOST_DAMAGED, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
@@ -45,7 +45,7 @@ from nemo_tutornet.nemo_io.config_limits import check_numbers
 from nemo_tutornet.nemo_io.connector import checked_restore
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR, stock_config
 from nemo_tutornet.teachers.tokenizer import resolve_teacher_tokenizer
-from nemo_tutornet.utils.files import atomic_write
+from nemo_tutornet.utils.files import atomic_write, expand_user
 
 if TYPE_CHECKING:
     # The base class of the mixin's users.
@@ -83,7 +83,7 @@ class TutorMixin(_Host):
 
     The mixin overrides these hooks of NeMo:
 
-    - `training_step` and `add_auxiliary_losses` compute the losses.
+    - `training_step`, `add_auxiliary_losses` and `add_interctc_losses` compute the losses.
     - `setup` checks the transcripts, guards against damaged audio, loads the teacher, and initialises a new
         student from it (`tutor.init`).
     - `maybe_init_from_pretrained_checkpoint` refuses weights that `tutor.init` would overwrite.
@@ -106,10 +106,15 @@ class TutorMixin(_Host):
         # entry in NeMo's allow-list.
         with open_dict(cfg):
             cfg.target = self._stock_target
-        super().__init__(cfg=cfg, trainer=trainer)
-        self._tutor_config: TutorConfig | None = config
         # A model that is restored has weights, which `tutor.init` must not overwrite.
         restored = self._is_model_being_restored()
+        if not restored:
+            check_student(cfg)
+        if trainer is not None and trainer.overfit_batches and cfg.get("train_ds"):
+            with open_dict(cfg):  # Lightning would take single utterances from the sampler of sorted batches
+                cfg.train_ds.use_semi_sorted_batching = False
+        super().__init__(cfg=cfg, trainer=trainer)
+        self._tutor_config: TutorConfig | None = config
         self._copies_teacher = config is not None and config.init.source is not None and not restored
         self._distiller: Distiller | None = None
         self._distiller_state: dict[str, Any] | None = None  # from a checkpoint, until a distiller exists
@@ -235,7 +240,7 @@ class TutorMixin(_Host):
         targets = distiller.teacher_targets(stage, batch)  # still being computed on a GPU
         with distiller.capture(self, batch) as student:
             losses = partial(distiller.terms, stage, student, targets)
-            output = self._nemo_step(batch, batch_nb, stage, losses)
+            output = self.step_of_stage(batch, batch_nb, stage, losses)
         output["log"].update(tutor_stage=float(distiller.stage or 0))
         find_unused = not distiller.objective.trains_decoder(stage)
         output["loss"] = self._unused_parameters.touch(
@@ -243,12 +248,12 @@ class TutorMixin(_Host):
         )
         return self._guard.checked(self, output, self._terms, batch, targets)
 
-    def _nemo_step(
+    def step_of_stage(
         self, batch: TrainingBatch, batch_nb: int, stage: Stage, losses: Callable[..., dict[str, Tensor]]
     ) -> dict[str, Any]:
         """Runs the student, and returns the loss and log in the format of NeMo's training step."""
         if stage.uses("ctc"):
-            self._losses = losses
+            self._losses, self._ctc_weight = losses, stage.weights["ctc"]
             try:
                 output = super().training_step(batch.for_nemo(), batch_nb)
             finally:
@@ -280,6 +285,20 @@ class TutorMixin(_Host):
             return loss
         self._terms = self._losses(ctc=loss)
         return self._terms["loss"]
+
+    def add_interctc_losses(self, loss_value: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, dict]:
+        """Applies NeMo's InterCTC (`model.interctc`) to the stage's CTC loss alone.
+
+        NeMo's method multiplies the whole loss by what the intermediate layers' weights leave of 1, so that
+        RKD and SKD would weigh less than the stage says.
+        """
+        if self._losses is None:
+            return super().add_interctc_losses(loss_value, *args, **kwargs)
+        ctc = self._terms["ctc"]
+        mixed, log = super().add_interctc_losses(
+            ctc.clone(), *args, **kwargs
+        )  # changes its argument in place
+        return loss_value + self._ctc_weight * (mixed - ctc), log
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Removes the zero gradients that only DDP needs, so that unused parameters do not change."""
@@ -388,7 +407,7 @@ class TutorMixin(_Host):
             if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
                 super().save_to(save_path)
                 return
-            with atomic_write(Path(save_path).expanduser().resolve()) as temporary:
+            with atomic_write(expand_user(save_path).resolve()) as temporary:
                 super().save_to(str(temporary))
         finally:
             if untrained is not None:

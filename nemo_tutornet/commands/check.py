@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from nemo_tutornet.config import check_teacher_files
+from nemo_tutornet.commands.dry_run import first_batch, make_trainer, refusing
+from nemo_tutornet.config import check_student, check_teacher_files, check_trainer
 from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest_checks import check_manifests
@@ -121,20 +122,21 @@ def check_training(
         )
     check_teacher_files(config)
     check_other_weights(cfg, config)
-    limits = cfg.get("trainer") or {}
-    epochs, steps = limits.get("max_epochs"), limits.get("max_steps", -1)
-    for key, value in (("max_epochs", epochs), ("max_steps", steps)):
-        if value is not None and not isinstance(value, (int, float)):
-            raise TutorError(f"trainer.{key} is {str(value)[:100]}, but it must be a number.")
-    if epochs is None and steps == -1 and limits.get("max_time") is None:
+    check_student(cfg.model)
+    check_trainer(cfg)
+    epochs, steps = cfg.trainer.get("max_epochs"), cfg.trainer.get("max_steps")
+    steps = -1 if steps is None else steps
+    if epochs is None and steps == -1 and cfg.trainer.get("max_time") is None:
         epochs = 1000  # Lightning's default
     warnings = config.unused() + Schedule.from_config(config.stages).check(epochs, steps)
     warnings += check_manifests(cfg.model)
     report("loading student and teacher")
     with suppress_nemo_logs():
-        model: Any = model_class_for(cfg.model)(cfg=cfg.model)
-        if cfg.model.train_ds.get("defer_setup"):
-            model.setup_training_data(cfg.model.train_ds)
+        trainer = make_trainer(cfg)
+        with refusing("the student"):
+            model: Any = model_class_for(cfg.model)(cfg=cfg.model, trainer=trainer)
+            if cfg.model.train_ds.get("defer_setup"):
+                model.setup_training_data(cfg.model.train_ds)
     warnings += check_transcripts(model)
     for section, loader in data_sets(model):
         damaged = decode_all(loader, section, report) if decode else []
@@ -142,14 +144,15 @@ def check_training(
         if len(damaged) > _MOST_NAMED:
             warnings.append(f"{section}: {len(damaged)} audio files in all cannot be decoded.")
         guard_audio(loader, section, 0.0)
-    distiller = Distiller(model, config)
+    with suppress_nemo_logs():
+        batch = TrainingBatch.from_nemo(first_batch(model, trainer))
+    distiller = model.distiller
     matches = _matches(distiller)
     if config.init.source is not None:
         copied = init_student(model, distiller)
         matches["init"] = copied.copied
         warnings += copied.warnings
     teacher = distiller.teacher
-    batch = TrainingBatch.from_nemo(next(iter(model._train_dl)))
     audio = {"input_signal": batch.signal, "input_signal_length": batch.signal_lengths}
     report("timing student and teacher")
     student_ms = _median_ms(lambda: model(**audio), model)
@@ -235,13 +238,15 @@ def _cost(model: Any, distiller: Distiller, stage: Stage, batch: TrainingBatch) 
 
     def once() -> dict[str, float]:
         targets = distiller.teacher_targets(stage, batch)
+        terms: dict[str, torch.Tensor] = {}
+
+        def losses(ctc: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+            terms.update(distiller.losses(stage, student, targets, ctc))
+            return terms
+
         with distiller.capture(model, batch) as student:
-            log_probs, frames, _ = model(input_signal=batch.signal, input_signal_length=batch.signal_lengths)
-            ctc = None
-            if stage.uses("ctc"):
-                ctc = student.ctc_loss(log_probs, frames, batch.transcripts, batch.transcript_lengths)
-            terms = distiller.losses(stage, student, targets, ctc)
-            terms.pop("loss").backward()
+            model.step_of_stage(batch, 0, stage, losses)["loss"].backward()
+        del terms["loss"]
         model.zero_grad(set_to_none=True)
         return {name: float(value.detach()) for name, value in terms.items()}
 

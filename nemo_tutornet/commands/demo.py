@@ -29,7 +29,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from nemo_tutornet import __version__
 from nemo_tutornet.commands.hydra_config import hydra_value, project_folder
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.utils.files import atomic_write, defer_signals, make_output_folder, sha256_of
+from nemo_tutornet.utils.files import atomic_write, defer_signals, expand_user, make_output_folder, sha256_of
 
 SPLITS = ("train", "valid", "test")
 TEACHER_EPOCHS, STUDENT_EPOCHS = 25, 10
@@ -78,7 +78,7 @@ def run_demo(corpus: str, output: Path, epochs: int | None, teacher_epochs: int 
             training names its log.
     """
     console = Console(stderr=True)
-    output = output.expanduser().resolve()
+    output = expand_user(output).resolve()
     student_epochs = epochs or STUDENT_EPOCHS
     make_output_folder(output)
     cache = _cache(output, console)
@@ -171,7 +171,7 @@ def _corpus(corpus: str, output: Path, console: Console) -> Path:
                     folder, progress=lambda done, total: progress.update(task, completed=done, total=total)
                 )
     else:
-        folder = Path(corpus).expanduser().resolve()
+        folder = expand_user(corpus).resolve()
         if not folder.is_dir():
             raise TutorError(
                 f"--corpus is {corpus!r}, which is no folder; give 'embedded' or a folder with train.jsonl, "

@@ -23,6 +23,7 @@ import soxr
 
 from nemo_tutornet.data.manifest import read_manifest
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.utils.files import expand_user
 from nemo_tutornet.utils.full_disk import name_full_disk
 from nemo_tutornet.utils.leftovers import locked_temporary_folder, remove_leftovers
 
@@ -219,7 +220,7 @@ def write_corpus(folder: Path, progress: Callable[[int, int], None] | None = Non
     Raises:
         TutorError: the folder is not empty, or espeak-ng is missing.
     """
-    folder = folder.expanduser().resolve()
+    folder = expand_user(folder).resolve()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TutorError(
             f"{folder} is not an empty folder; give an empty or new folder for the embedded corpus, or "
@@ -250,7 +251,7 @@ def write_corpus(folder: Path, progress: Callable[[int, int], None] | None = Non
 
 def corpus_is_complete(folder: Path) -> bool:
     """Tells whether the three manifests exist and every audio file in them is readable."""
-    folder = folder.expanduser()
+    folder = expand_user(folder)
     try:
         return all(read_manifest(folder / f"{split}.jsonl") for split in UTTERANCES)
     except TutorError:

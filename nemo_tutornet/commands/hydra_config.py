@@ -4,8 +4,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from nemo_tutornet.config import check_renamed_overrides  # this also registers `tutor_defaults`
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import LONGEST_INPUT, TutorError, shorten
 
 
 def find_config(config_path: str, config_name: str) -> Path:
@@ -23,29 +26,39 @@ def find_config(config_path: str, config_name: str) -> Path:
     The training script is the one in `examples` of the working directory if it exists, else this project's.
 
     Args:
-        config_path: folder. A relative path is relative to the training script's folder, as in Hydra. If
-            there is no such folder, the path is relative to the working directory.
+        config_path: folder. A relative path is relative to the training script's folder, as in Hydra.
         config_name: name of a YAML in that folder, with or without `.yaml`.
 
     Returns:
         The YAML's path.
 
     Raises:
-        TutorError: the folder or the YAML does not exist.
+        TutorError: the folder or the YAML does not exist. If the folder is in the working directory, the
+            message has the path that the script would find.
     """
     script = Path("examples", "speech_to_text_ctc_tutornet.py")
-    beside = script.parent if script.is_file() else project_folder("examples")
-    folder = next(
-        (folder.resolve() for folder in (beside / config_path, Path(config_path)) if folder.is_dir()), None
-    )
-    if folder is None:
-        raise TutorError(
-            f"--config-path {config_path} is no folder, neither beside the training script nor here."
+    beside = (script.parent if script.is_file() else project_folder("examples")).resolve()
+    folder = Path(os.path.abspath(beside / config_path))
+    if not os.path.isdir(folder):  # `os.path` allows a name of any length
+        where = (
+            ""
+            if os.path.isabs(config_path)
+            else f": the path starts at the training script's folder {beside}"
         )
-    yaml = folder / f"{config_name.removesuffix('.yaml')}.yaml"
-    if not yaml.is_file():
-        there = ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none"
-        raise TutorError(f"--config-name {config_name}: there is no {yaml}; the configs there: {there}.")
+        instead = "give a folder that exists"
+        if os.path.isdir(config_path):
+            instead = f"give --config-path={shlex.quote(os.path.abspath(config_path))}"
+        raise TutorError(f"--config-path {shorten(config_path)} is no folder{where}; {instead}.")
+    name = config_name.removesuffix(".yaml")
+    yaml = folder / f"{name}.yaml"
+    if not os.path.isfile(yaml):
+        there = shorten(
+            ", ".join(sorted(file.stem for file in folder.glob("*.yaml"))) or "none", LONGEST_INPUT
+        )
+        missing = folder / f"{shorten(name)}.yaml"
+        raise TutorError(
+            f"--config-name {shorten(config_name, 50)}: there is no {missing}; the configs there: {there}."
+        )
     return yaml
 
 
@@ -63,19 +76,70 @@ def compose_config(yaml: Path, overrides: Sequence[str]) -> Any:
         TutorError: Hydra rejects an override, the key of an override was renamed, or the file is not a YAML
             with a section `model`.
     """
-    from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
 
     check_renamed_overrides(overrides)
     try:
-        with initialize_config_dir(version_base=None, config_dir=str(yaml.parent)):
-            config = compose(config_name=yaml.stem, overrides=list(overrides))
+        config = _compose(yaml, overrides)
     except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise TutorError(f"{yaml}: {' '.join(lines[:2]).rstrip('.')}.") from None
+        text = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
+        lines = [line.strip() for line in text.splitlines() if line.strip()]
+        raise TutorError(f"{yaml}: {shorten(' '.join(lines[:2]), LONGEST_INPUT).rstrip('.')}.") from None
     if not isinstance(config.get("model"), DictConfig):
         raise TutorError(f"{yaml} has no section `model`; name a training script's config.")
     return config
+
+
+def _compose(yaml: Path, overrides: Sequence[str]) -> Any:
+    """Composes a config; raises Hydra's errors, and a `TutorError` where Hydra would end in a traceback."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+
+    try:
+        with initialize_config_dir(version_base=None, config_dir=str(yaml.parent)):
+            return compose(config_name=yaml.stem, overrides=list(overrides))
+    except HydraException:  # some are an `OSError`, too
+        raise
+    except RecursionError:
+        raise TutorError(
+            f"{yaml}: sections are nested too deep, there or in an override; use fewer."
+        ) from None
+    except OSError as error:  # Hydra looks for a file with the name of a key
+        raise TutorError(
+            f"{yaml}: an override has a key that is no key ({error.strerror}); fix it."
+        ) from None
+    except ValueError as error:
+        if "int_max_str_digits" not in str(error):
+            raise
+        raise TutorError(
+            f"{yaml}: a number there or in an override has thousands of digits; fix it."
+        ) from None
+
+
+def check_command_line(
+    arguments: Sequence[str], script: Path, config_path: str = "../conf", config_name: str = "quartznet_5x5"
+) -> None:
+    """Refuses command lines of the training script for which Hydra's own message would not help.
+
+    Args:
+        arguments: the script's arguments.
+        script: path of the script, to whose folder `--config-path` is relative.
+        config_path: the script's default.
+        config_name: the script's default.
+
+    Raises:
+        TutorError: the key of an override was renamed, or the config or an override is nested too deep or has
+            numbers of thousands of digits. Every other mistake is left to Hydra.
+    """
+    from hydra._internal.utils import get_args_parser
+    from hydra.errors import HydraException
+
+    check_renamed_overrides(arguments)
+    parsed, _ = get_args_parser().parse_known_args(list(arguments))
+    name = (parsed.config_name or config_name).removesuffix(".yaml")
+    yaml = script.parent / (parsed.config_path or config_path) / f"{name}.yaml"
+    with suppress(HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError, AssertionError):
+        _compose(Path(os.path.abspath(yaml)), parsed.overrides)
 
 
 def hydra_value(path: Path) -> str:

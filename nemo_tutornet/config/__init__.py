@@ -19,8 +19,8 @@ from __future__ import annotations
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from nemo_tutornet.config.checks import parse_tutor
 from nemo_tutornet.config.files import check_teacher_files
+from nemo_tutornet.config.parse import parse_tutor
 from nemo_tutornet.config.renamed import check_renamed_overrides
 from nemo_tutornet.config.schema import (
     DIVERGENCES,
@@ -39,6 +39,7 @@ from nemo_tutornet.config.schema import (
     TeacherConfig,
     TutorConfig,
 )
+from nemo_tutornet.config.student import check_student, check_trainer
 
 __all__ = [
     "DIVERGENCES",
@@ -57,7 +58,9 @@ __all__ = [
     "TeacherConfig",
     "TutorConfig",
     "check_renamed_overrides",
+    "check_student",
     "check_teacher_files",
+    "check_trainer",
     "parse_tutor",
 ]
 

@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 from nemo_tutornet.config.schema import TutorConfig
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.utils.files import expand_user
 
 
 def check_teacher_files(config: TutorConfig | None) -> None:
@@ -26,11 +27,12 @@ def check_teacher_files(config: TutorConfig | None) -> None:
     others = {f"other_teachers[{i}]": teacher for i, teacher in enumerate(config.other_teachers)}
     for name, teacher in {"teacher": config.teacher, **others}.items():
         key = f"model.tutor.{name}"
-        path, adapter = (Path(one or "").expanduser() for one in (teacher.model_path, teacher.adapter))
-        # A path without `.nemo` can be the name of a pretrained model.
-        if not teacher.cache and path.suffix == ".nemo" and not path.exists():
+        path, adapter = (expand_user(one or "") for one in (teacher.model_path, teacher.adapter))
+        # A path without `.nemo` can be the name of a pretrained model. `os.path` knows no error: a name may
+        # be longer than the system allows.
+        if not teacher.cache and path.suffix == ".nemo" and not os.path.exists(path):
             raise TutorError(f"{key}.model_path: there is no file {path}; give the path of a .nemo file.")
-        if teacher.adapter and not adapter.is_file():
+        if teacher.adapter and not os.path.isfile(adapter):
             raise TutorError(
                 f"{key}.adapter is {adapter}, and there is no such file; `nemo-tutornet adapt` makes one."
             )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, shown
 
 RENAMED_KEYS = {
     "model.tutor.skd.shift": "match_window",
@@ -41,7 +41,8 @@ def check_renamed_overrides(arguments: Sequence[str]) -> None:
             to Hydra.
 
     Raises:
-        TutorError: a key was renamed. The message contains the new name.
+        TutorError: a key was renamed; the message contains the new name. Or an override is nested so deep
+            that Hydra would fail with a traceback.
     """
     # Import here, because only command lines need the parser, and `nemo_tutornet.config` is imported
     # everywhere.
@@ -52,7 +53,11 @@ def check_renamed_overrides(arguments: Sequence[str]) -> None:
     for argument in arguments:
         try:
             override = parser.parse_override(argument)
-        except HydraException:
+        except RecursionError:
+            raise TutorError(
+                f"the override {shown(argument)} is nested too deep; use fewer brackets."
+            ) from None
+        except (HydraException, ValueError):  # a `ValueError`: a number with thousands of digits
             continue
         value = None if override.is_sweep_override() else override.value()
         for path in _paths(str(override.key_or_group), value):

@@ -5,11 +5,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.data.manifest import Rules, check_address, in_store, read_rows
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.utils.files import expand_user
 
 _NOT_SET = "{key} is not set; give the path of a manifest, e.g. {key}=train.jsonl."
 
@@ -75,7 +75,7 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
         if in_store(manifest):
             continue
         check_address(manifest, key)
-        path = Path(manifest).expanduser()
+        path = expand_user(manifest)
         if len(manifests) > 1 and not path.is_file():
             raise TutorError(
                 f"there is no manifest {path}; {key} names {len(manifests)} manifests, because NeMo ends a "

@@ -13,7 +13,7 @@ from typing import Any
 from nemo_tutornet.data.manifest import find_audio, in_store, json_row
 from nemo_tutornet.data.teacher_text import TeacherText, without_case_and_punctuation
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.utils.files import atomic_write
+from nemo_tutornet.utils.files import atomic_write, expand_user
 
 _SHOWN = 12  # characters in a message
 
@@ -64,7 +64,7 @@ def pseudo_manifest(
     check_source(source)
     counts: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
-    destination = destination.expanduser().resolve()
+    destination = expand_user(destination).resolve()
     if source.resolve() == destination:
         raise TutorError(f"{source} is the source and the destination; give the new manifest another name.")
     moved = source.resolve().parent != destination.parent

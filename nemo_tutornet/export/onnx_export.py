@@ -28,7 +28,7 @@ from nemo_tutornet.nemo_io.layers import measure_encoder
 from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
-from nemo_tutornet.utils.files import staging_directory
+from nemo_tutornet.utils.files import expand_user, staging_directory
 
 # The default of NeMo 3.0.0's exporter. nemo2riva makes its own graph, with opset 16.
 OPSET = 17
@@ -165,7 +165,7 @@ def write_onnx(
                 chunks, {**metadata.as_strings(), **streaming_entries(fresh)}
             )
     try:
-        with staging_directory(destination.expanduser().parent.resolve()) as stage:
+        with staging_directory(expand_user(destination).parent.resolve()) as stage:
             for path, proto in files.items():
                 (stage / path.name).write_bytes(proto.SerializeToString())
             if sherpa:

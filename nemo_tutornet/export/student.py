@@ -23,7 +23,7 @@ from nemo_tutornet.export.summary import Verification, is_summary, summary_path,
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs, without_process_group
 from nemo_tutornet.nemo_io.stock_config import stock_config
-from nemo_tutornet.utils.files import staging_directories
+from nemo_tutornet.utils.files import expand_user, staging_directories
 from nemo_tutornet.utils.progress import PartReport, no_report
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def export_student(
 
 def _folder(path: Path) -> Path:
     # Resolve the folder only: a symbolic link at the path itself is replaced, and its target is not.
-    return path.expanduser().parent.resolve()
+    return expand_user(path).parent.resolve()
 
 
 def _cuda_devices(source: Any) -> list[int]:

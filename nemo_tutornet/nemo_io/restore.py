@@ -4,15 +4,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from nemo_tutornet.errors import TutorError, reason_of
+from nemo_tutornet.errors import LONGEST_INPUT, TutorError, reason_of, shorten, shown
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer
+from nemo_tutornet.utils.files import expand_user
 
 
 def ctc_head(model: Any) -> nn.Module | None:
@@ -117,8 +119,8 @@ def locate(model_path: str | None, key: str = "model.tutor.teacher.model_path") 
         raise TutorError(
             f"{key} is not set; give the teacher's .nemo file or the name of a pretrained NeMo model."
         )
-    path = Path(model_path).expanduser()
-    if path.exists() or path.suffix == ".nemo":
+    path = expand_user(model_path)
+    if os.path.exists(path) or path.suffix == ".nemo":  # `os.path` allows a name of any length
         return path
     from nemo.collections.asr.models import ASRModel
 
@@ -127,8 +129,9 @@ def locate(model_path: str | None, key: str = "model.tutor.teacher.model_path") 
     except Exception as error:  # from the hub, the network or NeMo
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TutorError(
-            f"{key} is {model_path!r}, which is neither a file here nor a pretrained NeMo model that "
-            f"could be fetched ({first}); give the path of a .nemo file or a name that NeMo knows."
+            f"{key} is {shown(model_path)}, which is neither a file here nor a pretrained NeMo model that "
+            f"could be fetched ({shorten(first, LONGEST_INPUT)}); give the path of a .nemo file or a name "
+            "that NeMo knows."
         ) from None
 
 

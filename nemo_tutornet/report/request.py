@@ -13,6 +13,7 @@ from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.report.collect import BASELINE, OTHER, STUDENT, TEACHER
 from nemo_tutornet.report.run_folder import RunFolder
 from nemo_tutornet.teachers.adapter import Adapter
+from nemo_tutornet.utils.files import expand_user
 
 # More utterances than this give the histogram of spike offsets no other shape.
 SPIKE_UTTERANCES = 200
@@ -86,14 +87,14 @@ def teacher_of(request: ReportRequest, run: RunFolder) -> tuple[TeacherConfig | 
             return None, None
         if run.tutor is None:
             raise TutorError("--adapter is given without its teacher; name that with --teacher.")
-        if not own.model_path or not Path(own.model_path).expanduser().exists():
+        if not own.model_path or not expand_user(own.model_path).exists():
             where = f"({own.model_path}) is not here" if own.model_path else "is not named in its config"
             return None, f"The run's teacher {where}, so the report is without one; --teacher names its file."
-        path = Path(own.model_path).expanduser()
+        path = expand_user(own.model_path)
     adapter = request.adapter
-    if adapter is None and own.adapter and Path(own.adapter).expanduser().is_file():
+    if adapter is None and own.adapter and expand_user(own.adapter).is_file():
         # The run's own adapter is of use for the run's own teacher only.
-        named = Path(own.adapter).expanduser()
+        named = expand_user(own.adapter)
         if Adapter.load(named).info.teacher_sha256 == NemoArchive(path).sha256:
             adapter = named
     elif adapter is not None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import Layer
-from nemo_tutornet.utils.files import atomic_write, open_regular_file, sha256_of
+from nemo_tutornet.utils.files import atomic_write, expand_user, open_regular_file, sha256_of
 
 # The name of the adapter's output as a layer: `tutor.rkd.hint_layer: adapter`.
 ADAPTER = "adapter"
@@ -233,7 +233,7 @@ class Adapter:
         Raises:
             TutorError: there is no such file, or it is not what `nemo-tutornet adapt` writes.
         """
-        file = Path(path).expanduser()
+        file = expand_user(path)
         if not file.is_file():
             raise TutorError(f"{key} is {path}, and there is no such file; `nemo-tutornet adapt` makes one.")
         metadata, tensors = _read(file, key)

@@ -9,7 +9,6 @@ last.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from torch import nn
 
@@ -25,7 +24,7 @@ from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo, adapte
 from nemo_tutornet.teachers.cached_audio import check_same_audio
 from nemo_tutornet.teachers.provenance import HEAD, checked_facts, layer_from_disk, read_head
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
-from nemo_tutornet.utils.files import sha256_of
+from nemo_tutornet.utils.files import expand_user, sha256_of
 
 
 class CachedTeacher:
@@ -53,7 +52,7 @@ class CachedTeacher:
         self, config: TeacherConfig, hint_layer: str | None = None, key: str = "model.tutor.teacher"
     ) -> None:
         assert config.cache is not None
-        folder = Path(config.cache).expanduser()
+        folder = expand_user(config.cache)
         if not folder.is_dir():
             raise TutorError(
                 f"{key}.cache is {config.cache}, and there is no such folder; `nemo-tutornet cache` makes "
@@ -240,7 +239,7 @@ class CachedTeacher:
             return info, None
         subject = f"{key}.adapter is {config.adapter}"
         if cached is not None:
-            file = Path(config.adapter).expanduser()
+            file = expand_user(config.adapter)
             if file.is_file() and sha256_of(file) != cached["sha256"]:
                 raise TutorError(
                     f"{subject}, but {folder} was built with another adapter; build the cache again with "
@@ -266,7 +265,7 @@ class CachedTeacher:
                 f"{cached}; give the right "
                 f"cache or correct the key."
             )
-        path = Path(config.model_path).expanduser() if config.model_path else None
+        path = expand_user(config.model_path) if config.model_path else None
         if path is not None and path.is_file() and cached is not None and sha256_of(path) != cached:
             raise TutorError(
                 f"{self.reader.folder} was built with another teacher than {path} (sha256 {cached}); build "

@@ -21,7 +21,7 @@ from nemo_tutornet.nemo_io.tokenizer_files import (
     check_tokenizer_section,
     tokenizer_of,
 )
-from nemo_tutornet.utils.files import staging_directory
+from nemo_tutornet.utils.files import expand_user, staging_directory
 
 
 def resolve_teacher_tokenizer(cfg: DictConfig) -> None:
@@ -73,7 +73,7 @@ def _is_being_restored() -> bool:
 
 def _cache_of(cfg: DictConfig) -> Path | None:
     teacher = (cfg.get("tutor") or {}).get("teacher") or {}
-    return Path(teacher["cache"]).expanduser() if teacher.get("cache") else None
+    return expand_user(teacher["cache"]) if teacher.get("cache") else None
 
 
 def _cached(folder: Path) -> tuple[str | None, dict[str, bytes]]:

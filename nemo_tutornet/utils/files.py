@@ -39,6 +39,18 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def expand_user(path: str | Path) -> Path:
+    """Replaces `~` and `~NAME` at the start of a path by the home folder.
+
+    A `~NAME` of nobody stays as it is, as in a shell, so that the message about the missing file has it.
+
+    Example:
+        >>> str(expand_user("~nobody-of-this-name/a.nemo"))
+        '~nobody-of-this-name/a.nemo'
+    """
+    return Path(os.path.expanduser(path))
+
+
 def open_regular_file(path: Path) -> IO[bytes]:
     """Opens a file for reading that is no link, no device and no pipe.
 

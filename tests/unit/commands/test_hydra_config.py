@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from nemo_tutornet.cli import _pasted, app
-from nemo_tutornet.commands.hydra_config import compose_config, find_config, hydra_value
+from nemo_tutornet.commands.hydra_config import check_command_line, compose_config, find_config, hydra_value
 from nemo_tutornet.config import (
     InitConfig,
     LayerPairConfig,
@@ -59,9 +59,34 @@ def test_a_relative_config_path_is_the_training_scripts(
         (tmp_path / folder / "quartznet_5x5.yaml").write_text("name: foreign\nmodel: {}")
     monkeypatch.chdir(tmp_path / "work")
     assert name_of("../conf") == "QuartzNet5x5"
-    assert name_of("mine") == "foreign"  # where the script has no such folder
     assert name_of(str(tmp_path / "conf")) == "foreign"
-    assert "neither beside the training script nor here" in refusal(find_config, "nowhere", "quartznet_5x5")
+    # The script would not find this one, so `check` does not either.
+    message = refusal(find_config, "mine", "quartznet_5x5")
+    assert "training script's folder" in message
+    assert message.endswith(f"give --config-path={tmp_path / 'work' / 'mine'}.")
+    assert name_of(message.removesuffix(".").rpartition("--config-path=")[2]) == "foreign"
+    assert "is no folder: " in refusal(find_config, "nowhere", "quartznet_5x5")
+
+
+def test_a_command_line_that_hydra_fails_on_is_one_sentence(tmp_path: Path) -> None:
+    """Hydra would end with a traceback of a thousand lines."""
+    script = tmp_path / "examples" / "train.py"
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "quartznet_5x5.yaml").write_text("name: ok\nmodel: {a: 1}")
+    (tmp_path / "conf" / "deep.yaml").write_text("model: " + "{a: " * 400 + "1" + "}" * 400)
+    (tmp_path / "conf" / "digits.yaml").write_text(f"model: {{a: {'9' * 5000}}}")
+    check_command_line(["model.a=2"], script)
+    check_command_line(["model.nosuch=2", "--config-name=none"], script)  # Hydra has a message of its own
+    for arguments, words in (
+        (["--config-name=deep"], "deep.yaml: sections are nested too deep"),
+        (["--config-name", "digits.yaml"], "digits.yaml: a number"),
+        (["model.a=" + "{a:" * 400 + "1" + "}" * 400], "nested too deep"),
+        (["model.a=" + "9" * 5000], "thousands of digits"),
+        (["+" + "a" * 5000 + "=1"], "a key that is no key"),
+        (["model.tutor.skd.shift=4"], "is now called"),
+    ):
+        message = refusal(check_command_line, arguments, script)
+        assert words in message and len(message) < 450
 
 
 def test_a_copy_of_the_script_brings_its_own_configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
