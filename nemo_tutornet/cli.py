@@ -25,6 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+# How a command continues that a signal stopped.
+_NOTHING = "nothing was written; the same command begins anew."
+_WHOLE = "a file is written whole or not at all; the same command begins anew."
+
 
 def _composed(config_path: str, config_name: str, overrides: list[str]) -> Any:
     """The config that the training script would get; says which file it is from, for there may be several
@@ -52,6 +56,7 @@ def _root() -> None:
 
 @app.command()
 @exit_on_user_error
+@stop_on_signals(_NOTHING)
 def inspect(
     model: str = typer.Argument(
         ...,
@@ -82,6 +87,7 @@ def inspect(
 
 @app.command(context_settings={"ignore_unknown_options": True})
 @exit_on_user_error
+@stop_on_signals(_NOTHING)
 def check(
     overrides: list[str] = typer.Argument(
         None, metavar="[KEY=VALUE ...]", help="As for the training script."
@@ -199,6 +205,7 @@ def cache(
 
 @app.command("pseudo-labels", context_settings={"ignore_unknown_options": True})
 @exit_on_user_error
+@stop_on_signals(_WHOLE)
 def pseudo_labels(
     source: Path = typer.Argument(
         ..., metavar="TRANSCRIBED.jsonl", help="What NeMo's transcribe_speech.py wrote with a teacher."
@@ -245,6 +252,7 @@ def pseudo_labels(
 
 @app.command()
 @exit_on_user_error
+@stop_on_signals(_WHOLE)
 def export(
     source: Path = typer.Argument(
         ..., metavar="RUN.ckpt|RUN.nemo", help="What training wrote, finished or interrupted."
@@ -288,6 +296,7 @@ def export(
 
 @app.command()
 @exit_on_user_error
+@stop_on_signals(_NOTHING)
 def verify(
     student: Path = typer.Argument(..., metavar="STUDENT.nemo", help="The exported student."),
     onnx: list[Path] = typer.Option(
@@ -306,6 +315,7 @@ def verify(
 
 @app.command()
 @exit_on_user_error
+@stop_on_signals(_NOTHING)
 def evaluate(
     models: list[Path] = typer.Argument(..., metavar="A.nemo [B.onnx ...]", help="Models to compare."),
     manifest: Path = typer.Option(..., help="NeMo manifest with transcripts."),
@@ -330,6 +340,7 @@ def evaluate(
 
 @app.command()
 @exit_on_user_error
+@stop_on_signals(_WHOLE)
 def report(
     run: Path = typer.Argument(
         ...,

@@ -11,13 +11,16 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import lightning.pytorch as pl
 import pytest
 import torch
+from hypothesis import given, settings
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from nemo.utils import logging
 from nemo.utils.exp_manager import configure_no_restart_validation_training_loop
@@ -30,6 +33,7 @@ from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint
 from tests.conftest import student_config
 from tests.integration.recorder import RKD, SKD, same
 from tests.integration.target_cache.test_cache import tar
+from tests.properties import LONG, examples
 
 # What writes checkpoints: NeMo's default, after every step, and at the end of an epoch.
 AFTER_VALIDATION = {"monitor": "val_wer", "save_on_train_epoch_end": False}
@@ -48,7 +52,7 @@ class Losses(Callback):
 
 
 class EveryCheckpoint(ModelCheckpoint):
-    """Keeps a copy of every checkpoint that is written."""
+    """Keeps a copy of every last checkpoint that is written."""
 
     def __init__(self, folder: Path, **when: Any) -> None:
         super().__init__(folder, save_last=True, **when)
@@ -56,7 +60,8 @@ class EveryCheckpoint(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: Any, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
-        self.copies.append(Path(shutil.copy(filepath, f"{self.dirpath}/copy{len(self.copies):03d}")))
+        if filepath.endswith("last.ckpt"):
+            self.copies.append(Path(shutil.copy(filepath, f"{self.dirpath}/copy{len(self.copies):03d}")))
 
 
 def train(
@@ -128,13 +133,13 @@ def drawing(corpus: Path, teacher: Path | None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("when", "trainer", "count"),
     [
-        (AFTER_STEPS, {"max_epochs": 2}, 16),
+        (AFTER_STEPS, {}, 12),
         (AFTER_VALIDATION, {"val_check_interval": 2}, 6),
-        (AFTER_EPOCHS, {"accumulate_grad_batches": 2}, 6),
+        (AFTER_EPOCHS, {"accumulate_grad_batches": 2}, 3),
     ],
 )
 def test_every_kill_point(corpus, teacher_file, tmp_path, when, trainer, count):
-    assert check_kill_points(drawing(corpus, teacher_file), tmp_path, when, **trainer) >= count
+    assert check_kill_points(drawing(corpus, teacher_file), tmp_path, when, **trainer) == count
 
 
 def first_and_middle(paths: list[Path]) -> list[Path]:
@@ -197,9 +202,21 @@ def test_early_stopping_and_a_plateau_count_each_epoch_once(corpus, tmp_path):
     assert check_kill_points(config, tmp_path, {**AFTER_VALIDATION, "monitor": "val_loss"}, **further) > 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_batch_end", "on_validation_end"])
-def test_a_stopped_training_keeps_its_last_batch(corpus, teacher_file, tmp_path, capsys, number, hook):
+@pytest.fixture(scope="module")
+def whole(corpus, teacher_file):
+    """A run that is not stopped, and the losses of its steps."""
+    return train(drawing(corpus, teacher_file), val_check_interval=3)
+
+
+@pytest.mark.parametrize(
+    ("number", "hook"),
+    [
+        (signal.SIGTERM, "on_train_batch_end"),
+        (signal.SIGINT, "on_validation_batch_end"),
+        (signal.SIGTERM, "on_validation_end"),
+    ],
+)
+def test_a_stopped_training_keeps_its_last_batch(corpus, teacher_file, whole, tmp_path, capsys, number, hook):
     """A signal in the first epoch, before any other checkpoint, or in a validation."""
     config = drawing(corpus, teacher_file)
     sent: list[int] = []
@@ -213,7 +230,6 @@ def test_a_stopped_training_keeps_its_last_batch(corpus, teacher_file, tmp_path,
             os.kill(os.getpid(), number)
 
     setattr(Stops, hook, stop)
-    whole, losses = train(config, val_check_interval=3)
     checkpoint = ModelCheckpoint(tmp_path, save_last=True, **AFTER_EPOCHS)
     with pytest.raises(SystemExit) as stopped:
         train(config, None, checkpoint, Stops(), val_check_interval=3)
@@ -221,7 +237,8 @@ def test_a_stopped_training_keeps_its_last_batch(corpus, teacher_file, tmp_path,
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert f"step 3: the same command continues from {tmp_path / 'last.ckpt'}." in capsys.readouterr().err
     resumed, rest = train(config, tmp_path / "last.ckpt", seed=99, val_check_interval=3)
-    assert rest == losses[3:] and same(resumed.state_dict(), whole.state_dict())
+    model, losses = whole
+    assert rest == losses[3:] and same(resumed.state_dict(), model.state_dict())
 
 
 def test_accumulated_gradients_are_not_lost(corpus, tmp_path):
@@ -278,3 +295,25 @@ def test_more_epochs_have_a_learning_rate(corpus, tmp_path, monkeypatch):
     assert rates == pytest.approx(expected[8:]) and min(rates[:3]) > 1e-4
     (message,) = [message for message in told if "learning-rate schedule" in message]
     assert "8 steps" in message and "12 now" in message
+
+
+@settings(examples(2), max_examples=200 if LONG else 2)
+@given(
+    when=st.sampled_from([AFTER_STEPS, AFTER_VALIDATION, AFTER_EPOCHS]),
+    interval=st.sampled_from([1, 2, 3, 1.0]),
+    accumulate=st.sampled_from([1, 2, 3]),
+    cutout=st.booleans(),
+    distilled=st.booleans(),
+    point=st.floats(0, 1),
+)
+def test_any_kill_point(corpus, teacher_file, when, interval, accumulate, cutout, distilled, point):
+    config = drawing(corpus, teacher_file if distilled else None)
+    if not cutout:
+        config["spec_augment"] |= {"rect_masks": 0}
+
+    def one(copies: list[Path]) -> list[Path]:
+        return [copies[int(point * (len(copies) - 1))]]
+
+    trainer = {"val_check_interval": interval, "accumulate_grad_batches": accumulate}
+    with tempfile.TemporaryDirectory() as folder:
+        assert check_kill_points(config, Path(folder), when, one, **trainer) == 1
