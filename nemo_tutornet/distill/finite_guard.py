@@ -24,6 +24,7 @@ from nemo_tutornet.distill.finite import (
     first_nonfinite,
     shown,
 )
+from nemo_tutornet.distill.random_states import own_generators, random_states, restore_random_states
 from nemo_tutornet.distill.unused_parameters import parameters_with_grad
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.ranks import is_distributed
@@ -221,23 +222,21 @@ class FiniteGuard(Callback):
 
 
 class _Saved:
-    """The batch norm statistics and torch's random state before a batch."""
+    """The batch norm statistics and the random states before a batch."""
 
     def __init__(self, student: Any) -> None:
         norms = [module for module in student.modules() if isinstance(module, _NormBase)]
         buffers = [buffer for module in norms for buffer in module.buffers()]
         self._buffers = [(buffer, buffer.clone()) for buffer in buffers]
-        self._random = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        self._generators = own_generators(student.modules())
+        self._random = random_states(self._generators)
 
     def restore(self, random_state: bool) -> None:
         """Restores the statistics, and the random state where that is wanted."""
         for buffer, value in self._buffers:
             buffer.copy_(value)
         if random_state:
-            torch.set_rng_state(self._random)
-            if self._cuda is not None:
-                torch.cuda.set_rng_state_all(self._cuda)
+            restore_random_states(self._random, self._generators)
 
 
 class _ValidationNames:
