@@ -23,7 +23,7 @@ from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, shown
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.models import model_class_for
@@ -163,7 +163,8 @@ def check_training(
     costs = []
     for stage in distiller.schedule.stages:
         report(f"timing a step of stage {stage.name}")
-        costs.append(_cost(model, distiller, stage, batch))
+        with refusing(f"stage {shown(stage.name)}"):
+            costs.append(_cost(model, distiller, stage, batch))
     wer, first_pair = _teacher_wer(model, distiller, batches, report)
     warnings += _warnings(distiller, student_ms, teacher_ms, wer, costs)
     seconds = batch.signal.shape[1] / teacher.sample_rate
@@ -365,7 +366,7 @@ def _warnings(
     if dropped and not dropped["kept"]:
         warnings.append(
             "None of the teacher's hypotheses on the first training batch can be used "
-            f"({', '.join(sorted(dropped))}): see model.tutor.pseudo_labels, and "
-            "model.train_ds.normalize_transcripts for a teacher that writes figures and signs."
+            f"({', '.join(sorted(dropped))}): see model.tutor.pseudo_labels, and, "
+            "for English only, model.train_ds.normalize_transcripts if the teacher writes figures and signs."
         )
     return warnings

@@ -120,6 +120,11 @@ def inspection_table(inspection: Inspection) -> None:
         *([("prompt", prompt_in_words(info.prompt))] if info.prompt else []),
         ("frame", f"{inspection.frame_ms:g} ms"),
         ("can teach", f"RKD (frame weighting auto: {inspection.frame_weighting}), {skd}"),
+        *(
+            [("other labels", "for a student with characters or other subwords: nemo-tutornet adapt")]
+            if info.tokenizer
+            else []
+        ),
     ):
         facts.add_row(name, escape(fact))
     table = Table(box=box.SIMPLE_HEAD)

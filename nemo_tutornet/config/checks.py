@@ -105,7 +105,7 @@ def check_values(config: TutorConfig) -> None:
     if not 0 <= config.max_nonfinite_share < 1:
         raise TutorError(
             "model.tutor.max_nonfinite_share must be 0 or more and below 1, not "
-            f"{config.max_nonfinite_share}."
+            f"{shown(config.max_nonfinite_share)}."
         )
     _in_range("log.agreement", config.log.agreement, _MOST_UTTERANCES)
     if not config.stages:

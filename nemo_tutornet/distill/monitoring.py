@@ -245,7 +245,7 @@ def _no_agreement(student: Any, distiller: Any) -> str | None:
     """Returns why a teacher cannot be compared with its student on validation; None if it can."""
     teacher = distiller.teacher
     if teacher.from_cache:
-        return "the cache has no targets of the validation set."
+        return "the teacher is read from a cache, which holds the training set; it is not run."
     if not teacher.has_posteriors:
         return (
             "the teacher has no CTC head, and so no posteriors on frames (`nemo-tutornet adapt` makes one)."
