@@ -111,7 +111,7 @@ def audio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_manifest_is_read_or_refused(audio: Path, lines: list[bytes], end: bytes) -> None:
     path = audio / "m.jsonl"
     path.write_bytes(end.join(lines))
-    for rules in (Rules(0.02), Rules(0.02, for_nemo=True, one_channel=True)):
+    for rules in (Rules(0.02), Rules(0.02, for_nemo=True)):
         loads(read_rows, path, rules)
     loads(read_manifest, path)
     before = files_in(audio)
