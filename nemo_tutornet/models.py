@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -16,10 +14,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
 from nemo.core.classes.common import PretrainedModelInfo
 from nemo.utils import logging
-from nemo.utils.get_rank import is_global_rank_zero
 from nemo.utils.model_utils import convert_model_config_to_dict_config
-from nemo.utils.msc_utils import is_multistorageclient_url
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from nemo_tutornet.config import TutorConfig, check_student
@@ -27,7 +23,6 @@ from nemo_tutornet.data.damaged_audio import MOST_DAMAGED, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.early_stopping import wait_for_decoder
-from nemo_tutornet.distill.finite import check_weights
 from nemo_tutornet.distill.finite_guard import FiniteGuard
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.monitoring import DistillationMonitor
@@ -36,23 +31,15 @@ from nemo_tutornet.distill.projections import Head
 from nemo_tutornet.distill.resumable_model import ResumableMixin
 from nemo_tutornet.distill.run_files import RunFiles
 from nemo_tutornet.distill.stopping import TrainingStop
+from nemo_tutornet.distill.student_files import StudentFilesMixin
 from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
 from nemo_tutornet.distill.unused_parameters import UnusedParameters
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.nemo_io.config_limits import check_numbers
-from nemo_tutornet.nemo_io.connector import checked_restore
-from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR, stock_config
+from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR
 from nemo_tutornet.teachers.tokenizer import resolve_teacher_tokenizer
-from nemo_tutornet.utils.files import atomic_write, expand_user
-
-if TYPE_CHECKING:
-    # The base class of the mixin's users.
-    class _Host(ResumableMixin, EncDecCTCModel): ...
-
-else:
-    _Host = ResumableMixin
 
 
 def model_class_for(model_cfg: Any) -> type[TutorCTCModel] | type[TutorCTCModelBPE]:
@@ -60,7 +47,7 @@ def model_class_for(model_cfg: Any) -> type[TutorCTCModel] | type[TutorCTCModelB
     return TutorCTCModelBPE if model_cfg.get("tokenizer") else TutorCTCModel
 
 
-class TutorMixin(_Host):
+class TutorMixin(StudentFilesMixin, ResumableMixin):
     """A teacher and the TutorNet losses for a NeMo CTC model (Yoon et al., arXiv 2008.00671).
 
     Add a `tutor:` section to the student's config, and train the student like any NeMo model::
@@ -87,13 +74,14 @@ class TutorMixin(_Host):
     - `setup` checks the transcripts, guards against damaged audio, loads the teacher, and initialises a new
         student from it (`tutor.init`).
     - `maybe_init_from_pretrained_checkpoint` refuses weights that `tutor.init` would overwrite.
+    - `add_interctc_losses` applies InterCTC to CTC alone.
     - `on_save_checkpoint` and `on_load_checkpoint` store and restore the training-only modules and the stage.
-    - `to_config_file` and `save_to` write the exported files.
-    - `on_validation_epoch_start` and `on_train_epoch_end` compose the decoder while it is untrained.
-    - `on_train_end` warns of a decoder that nothing has trained.
     - `on_before_optimizer_step` keeps unused parameters unchanged.
     - `configure_callbacks` adds what a training shows and logs, and how it stops
       (`distill.training_report`, `distill.monitoring`, `distill.stopping`).
+
+    `StudentFilesMixin` reads and writes the files, and composes the decoder while it is untrained.
+    `ResumableMixin` makes a resumed training equal to one that was not interrupted.
     """
 
     _stock_target: str
@@ -182,11 +170,6 @@ class TutorMixin(_Host):
         )
         self._copies_teacher = False  # a second training goes on from the weights of the first
         distiller.log_setup()
-
-    @classmethod
-    def restore_from(cls, restore_path: str, *args: Any, **kwargs: Any) -> Any:
-        """Runs NeMo's method on files that are checked, with the same arguments (`nemo_io.connector`)."""
-        return checked_restore(super().restore_from, restore_path, args, kwargs)
 
     def maybe_init_from_pretrained_checkpoint(self, cfg: DictConfig, map_location: str = "cpu") -> None:
         """Runs NeMo's method, which loads weights into a new model.
@@ -308,58 +291,18 @@ class TutorMixin(_Host):
             stage = distiller.schedule.stages[distiller.stage]
             self._unused_parameters.drop_gradients(stage.name, distiller.objective.unused_modules(stage))
 
-    # --- The decoder's warm start
-
-    def _decoder_is_untrained(self) -> bool:
-        # Returns False after the training, because weights that do not match the projection may be loaded
-        # then.
-        distiller, trainer = self._distiller, self._trainer
-        if distiller is None or trainer is None or trainer.state.fn != TrainerFn.FITTING:
-            return False
-        return distiller.decoder_is_untrained and trainer.state.stage is not None
-
-    def _compose_untrained_decoder(self) -> None:
-        """Composes the decoder while it is untrained, so that it can be validated and saved during RKD."""
-        if self._decoder_is_untrained():
-            assert self._distiller is not None
-            self._distiller.warm_start.apply(self.decoder)
-
-    def on_validation_epoch_start(self) -> None:
-        """Composes the decoder while it is untrained, without running the teacher."""
-        super().on_validation_epoch_start()
-        self._compose_untrained_decoder()
+    # --- Epochs and checkpoints
 
     def on_train_epoch_end(self) -> None:
-        """Composes the decoder while it is untrained, and logs the outcomes of the hypotheses.
-
-        The decoder is composed here, too, because a run may have no validation.
-        """
+        """Logs the outcomes of the hypotheses."""
         super().on_train_epoch_end()
-        self._compose_untrained_decoder()
         if self._distiller is not None and self._distiller.pseudo_labels.counts:
             log = logging.info if self._distiller.pseudo_labels.counts["kept"] else logging.warning
             log(f"Epoch {self.current_epoch}, {self._distiller.pseudo_labels.report()}")
 
-    def on_train_end(self) -> None:
-        """Warns where the training ends with a decoder that nothing has trained."""
-        super().on_train_end()
-        if self._distiller is not None and self._distiller.decoder_is_random:
-            logging.warning(
-                "No stage has trained the student's decoder, and it could not be composed, so the student "
-                "may write noise: begin a second training from it (+init_from_nemo_model) with a stage that "
-                "has "
-                "ctc, skd or pseudo."
-            )
-
-    # --- What a checkpoint holds, and what is exported
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the training-only parameters and the stage to the `.ckpt`, next to the student's state."""
         super().on_save_checkpoint(checkpoint)
-        check_weights(self, f"after step {checkpoint.get('global_step', 0)}")
-        # Compose on every rank. The state in `checkpoint` was taken before, but it shares its memory with the
-        # parameters, so it changes, too.
-        self._compose_untrained_decoder()
         if self._distiller is not None:
             checkpoint["tutor"] = self._distiller.state()
 
@@ -386,32 +329,6 @@ class TutorMixin(_Host):
         if self._distiller is not None and self._distiller_state is not None:
             self._distiller.restore(self._distiller_state)
             self._distiller_state = None
-
-    def to_config_file(self, path2yaml_file: str) -> None:
-        """Writes the stock student's config. NeMo calls this for every `.nemo` that is written."""
-        OmegaConf.save(stock_config(self._cfg), path2yaml_file, resolve=True)
-
-    def save_to(self, save_path: str | Path) -> None:
-        """Runs NeMo's `save_to` with a temporary file, so that an interrupt does not damage an existing file.
-
-        An untrained decoder is composed in the file. The model itself does not change.
-
-        Args:
-            save_path: path of the `.nemo` file.
-        """
-        check_weights(self, f"saving {save_path}")
-        packed = self._save_restore_connector.pack_nemo_file
-        untrained = deepcopy(self.decoder.state_dict()) if self._decoder_is_untrained() else None
-        self._compose_untrained_decoder()
-        try:
-            if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
-                super().save_to(save_path)
-                return
-            with atomic_write(expand_user(save_path).resolve()) as temporary:
-                super().save_to(str(temporary))
-        finally:
-            if untrained is not None:
-                self.decoder.load_state_dict(untrained)
 
 
 class TutorCTCModel(TutorMixin, EncDecCTCModel):
