@@ -133,9 +133,11 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             return
         for warning in check_transcripts(self):
             logging.warning(warning)
+        config = self._tutor_config
+        share = MOST_DAMAGED if config is None else config.max_damaged_share
         for section, loader in data_sets(self):
             # Without one of its utterances, a validation set would be another one.
-            guard_audio(loader, section, MOST_DAMAGED if loader is self._train_dl else 0.0)
+            guard_audio(loader, section, share if loader is self._train_dl else 0.0)
         if self._tutor_config is None:
             self._guard.attach(self)
             return

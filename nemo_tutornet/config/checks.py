@@ -102,11 +102,10 @@ def check_values(config: TutorConfig) -> None:
             f"model.tutor.pseudo_labels.max_wer must be 0 or more, not {shown(config.pseudo_labels.max_wer)}."
         )
     _check_init(config)
-    if not 0 <= config.max_nonfinite_share < 1:
-        raise TutorError(
-            "model.tutor.max_nonfinite_share must be 0 or more and below 1, not "
-            f"{shown(config.max_nonfinite_share)}."
-        )
+    for key in ("max_nonfinite_share", "max_damaged_share"):
+        share = getattr(config, key)
+        if not 0 <= share < 1:
+            raise TutorError(f"model.tutor.{key} must be 0 or more and below 1, not {shown(share)}.")
     _in_range("log.agreement", config.log.agreement, _MOST_UTTERANCES)
     if not config.stages:
         raise TutorError(

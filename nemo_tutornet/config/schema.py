@@ -206,6 +206,8 @@ class TutorConfig:
         max_nonfinite_share: share of an epoch's batches that may have a loss or gradient that is NaN or
             infinite, from 0 to below 1. Such a batch is named, skipped and counted. With 0 the training stops
             at the first.
+        max_damaged_share: share of the training set's utterances whose audio may be damaged, from 0 to below
+            1. Each is named, and the next utterance takes its place. Beyond it the training stops.
         stages: stages of the schedule, in order.
     """
 
@@ -218,6 +220,7 @@ class TutorConfig:
     init: InitConfig = field(default_factory=InitConfig)
     log: LogConfig = field(default_factory=LogConfig)
     max_nonfinite_share: float = 0.0
+    max_damaged_share: float = 0.01
     stages: List[StageConfig] = field(default_factory=_default_stages)
 
     def uses(self, loss: str) -> bool:

@@ -86,6 +86,14 @@ def test_a_training_with_many_stops_at_a_sentence(workers, folder, make_student,
     assert "/cut_train" in said and ", and at most 1 % of 6 utterances may be; fix the file" in said
 
 
+def test_a_config_may_allow_more(folder, make_student, teacher_file):
+    config = config_of(folder, teacher_file)
+    config["tutor"]["max_damaged_share"] = 0.5
+    student = make_student(config, max_epochs=1, limit_val_batches=0)
+    student.trainer.fit(student)
+    assert int(student._train_dl.dataset._process_sample.damaged.sum()) == 2
+
+
 def test_validation_never_goes_on_without_an_utterance(folder, make_student):
     student = make_student(config_of(folder, None, train="train", valid="bad"))
     with pytest.raises(TutorError, match=r"^model\.validation_ds: .*cut_train2\.flac cannot be decoded"):
