@@ -148,6 +148,8 @@ OVERRIDDEN = TutorConfig(
     pseudo_labels=PseudoLabelsConfig(min_confidence=0.5, max_wer=0.2),
     pool_frames=True,
     init=InitConfig("teacher", [0, 2]),
+    max_nonfinite_share=0.1,
+    max_damaged_share=0.2,
     log=LogConfig(agreement=4, posteriors=False),
     stages=[
         StageConfig("rkd", {"rkd": 1.0}, steps=100),

@@ -130,15 +130,26 @@ def drawing(corpus: Path, teacher: Path | None) -> dict[str, Any]:
     return config
 
 
+@pytest.fixture(scope="module")
+def cache(corpus, teacher_file, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("targets") / "cache"
+    trainer = {"max_epochs": 1, "accelerator": "cpu", "devices": 1}
+    config = {"model": student_config(corpus, teacher_file, STAGES), "trainer": trainer}
+    build_cache(OmegaConf.create(config), folder, progress=False)
+    return folder
+
+
+def test_every_step_with_cached_targets_and_semi_sorted_batches(corpus, cache, tmp_path):
+    config = drawing(corpus, None) | {"tutor": {"teacher": {"cache": str(cache)}, "stages": STAGES}}
+    config["train_ds"] |= {"use_semi_sorted_batching": True, "randomization_factor": 2.0, "drop_last": False}
+    assert check_kill_points(config, tmp_path, AFTER_STEPS) == 12
+
+
 @pytest.mark.parametrize(
     ("when", "trainer", "count"),
-    [
-        (AFTER_STEPS, {}, 12),
-        (AFTER_VALIDATION, {"val_check_interval": 2}, 6),
-        (AFTER_EPOCHS, {"accumulate_grad_batches": 2}, 3),
-    ],
+    [(AFTER_VALIDATION, {"val_check_interval": 2}, 6), (AFTER_EPOCHS, {"accumulate_grad_batches": 2}, 3)],
 )
-def test_every_kill_point(corpus, teacher_file, tmp_path, when, trainer, count):
+def test_every_validation_and_epoch(corpus, teacher_file, tmp_path, when, trainer, count):
     assert check_kill_points(drawing(corpus, teacher_file), tmp_path, when, **trainer) == count
 
 
@@ -151,18 +162,6 @@ def test_without_a_teacher_with_workers_and_a_number_of_steps(corpus, tmp_path):
     config["train_ds"]["num_workers"] = 2
     steps = {"max_epochs": -1, "max_steps": 10}
     assert check_kill_points(config, tmp_path, AFTER_STEPS, first_and_middle, **steps) == 2
-
-
-def test_semi_sorted_batches_and_cached_targets(corpus, teacher_file, tmp_path):
-    config = student_config(corpus, teacher_file, STAGES)
-    cfg = OmegaConf.create(
-        {"model": config, "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 1}}
-    )
-    build_cache(cfg, tmp_path / "cache", progress=False)
-    config["tutor"]["teacher"] = {"cache": str(tmp_path / "cache")}
-    semi_sorted = {"use_semi_sorted_batching": True, "randomization_factor": 2.0, "drop_last": False}
-    config["train_ds"] |= semi_sorted
-    assert check_kill_points(config, tmp_path, AFTER_STEPS, first_and_middle) == 2
 
 
 LHOTSE = {"use_lhotse": True, "batch_size": 3, "seed": 0, "shard_seed": 0, "shuffle": True}
