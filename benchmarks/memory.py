@@ -39,8 +39,8 @@ def megabytes(process: psutil.Process) -> float:
     return total / 1e6
 
 
-def growth(samples: list[tuple[float, float]]) -> dict[str, float]:
-    """Memory after the warm-up, at its most, and its growth.
+def growth(samples: list[tuple[float, float]]) -> dict[str, float | list[float]]:
+    """Memory after the warm-up, at its most, its growth, and its median in each tenth of the time.
 
     Args:
         samples: seconds and megabytes.
@@ -48,7 +48,9 @@ def growth(samples: list[tuple[float, float]]) -> dict[str, float]:
     times, memory = np.array(samples).T
     kept = times >= times[-1] / 10
     slope = np.polyfit(times[kept] / 3600, memory[kept], 1)[0] if kept.sum() > 1 else float("nan")
+    tenths = np.minimum((10 * times / times[-1]).astype(int), 9)
     return {
+        "mb_in_tenths": [round(float(np.median(memory[tenths == i])), 1) for i in np.unique(tenths)],
         "minutes": round(float(times[-1]) / 60, 1),
         "mb_after_warm_up": round(float(memory[kept][0]), 1),
         "mb_at_end": round(float(memory[-1]), 1),
