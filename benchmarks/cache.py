@@ -271,7 +271,7 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> list[dict[str
 
         def on_train_start(self, trainer: Any, model: Any) -> None:
             distiller = model.distiller
-            targets_of, losses_of = distiller.teacher_targets, distiller.losses
+            targets_of, losses_of = distiller.teacher_targets, distiller.terms
             cached = CachedTeacher(TeacherConfig(model_path="", cache=str(folder)))
             utterances = UtteranceResolver(model._train_dl)
             last: list[Any] = []
@@ -301,7 +301,7 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> list[dict[str
                 kept.append(line)
                 return terms
 
-            distiller.teacher_targets, distiller.losses = targets, losses
+            distiller.teacher_targets, distiller.terms = targets, losses
 
     trainer.callbacks.append(Keep())
     trainer.fit(model)

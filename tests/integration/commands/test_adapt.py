@@ -303,7 +303,8 @@ def test_a_wrong_adapter_is_refused(folder, teacher, adapted, make_student, tmp_
             config["tutor"]["teacher"][key] = value
         if "labels" in changes:
             labels = config["tutor"]["teacher"].pop("labels")
-            config["labels"] = config["train_ds"]["labels"] = config["decoder"]["vocabulary"] = labels
+            config["labels"] = config["decoder"]["vocabulary"] = labels
+            config["train_ds"]["labels"] = config["validation_ds"]["labels"] = labels
             config["decoder"]["num_classes"] = len(labels)
         student: TutorCTCModel = make_student(config)
 

@@ -270,7 +270,10 @@ def test_what_does_not_fit_is_refused(corpus, deep, teacher_file):
 
 def test_check_says_what_is_copied_and_what_is_not(corpus, make_student, tmp_path):
     path = save_teacher(quartznet(corpus, 1, [*LABELS[:-1], "-"]), tmp_path / "teacher.nemo")
-    config = OmegaConf.create({"model": student_config(corpus, path, [RKD], init="teacher")})
+    trainer = {"max_epochs": 1, "accelerator": "cpu"}
+    config = OmegaConf.create(
+        {"model": student_config(corpus, path, [RKD], init="teacher"), "trainer": trainer}
+    )
     assert (
         check_training(config, batches=1)
         .matches["init"]

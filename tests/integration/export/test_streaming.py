@@ -167,14 +167,14 @@ def test_a_student_that_normalises_the_utterance_gets_a_note(folder, tmp_path):
 
 
 def test_a_hostile_span_of_attention_is_refused_before_it_takes_memory(folder, tmp_path):
-    """The caches of its past would be 128 GB even in this small student."""
+    """The caches of its past would be 128 MB even in this small student."""
     model = student(folder)
-    model.cfg.encoder.att_context_size = [1_000_000_000, 1]
+    model.cfg.encoder.att_context_size = [1_000_000, 1]
     model.save_to(str(tmp_path / "hostile.nemo"))
-    with pytest.raises(TutorError, match=r"hostile\.nemo spans 1000000000 frames .*at most 10000"):
+    with pytest.raises(TutorError, match=r"hostile\.nemo spans 1000000 frames .*at most 10000"):
         write_onnx(tmp_path / "hostile.nemo", tmp_path / "hostile.onnx", sherpa=True)
     checks = verify_student(tmp_path / "hostile.nemo", [folder / "student.streaming.onnx"]).checks
-    assert "the student's attention spans 1000000000 frames (limit 10000)" in [c.found for c in checks]
+    assert "the student's attention spans 1000000 frames (limit 10000)" in [c.found for c in checks]
 
 
 def test_a_student_of_whole_utterances_is_not_cache_aware(tmp_path):

@@ -249,18 +249,6 @@ def test_what_the_schedule_makes_useless_is_told(corpus, teacher_file, make_stud
         assert sum(one.startswith(words) for one in told) == 1, told
 
 
-def test_interctc_of_the_student_still_counts(corpus, teacher_file, make_student):
-    config = student_config(corpus, teacher_file, [SKD])
-    config["interctc"] = {"loss_weights": [0.3], "apply_at_layers": [2]}
-    recorder = Recorder()
-    model = make_student(config, max_steps=2, callbacks=[recorder])
-    model.trainer.limit_val_batches = 0
-    model.trainer.fit(model)
-    assert len(recorder.steps) == 2
-    for step in recorder.steps:
-        assert step["train_loss"] != pytest.approx(step["train_ctc"] + 0.25 * step["train_skd"], rel=1e-4)
-
-
 def test_meeting_the_teacher_changes_nothing_of_the_student(corpus, teacher_file, make_student):
     model = make_student(student_config(corpus, teacher_file))
     before = state_of(model)

@@ -18,7 +18,10 @@ from nemo_tutornet.cli import app
 CONFIG = "--config-name=small/quartznet_small"
 COMMANDS = {
     "inspect": ("nemo_tutornet.commands.inspect_model.inspect_model", ["student.nemo"]),
-    "check": ("nemo_tutornet.commands.check.check_training", [CONFIG]),
+    "check": (
+        "nemo_tutornet.commands.check.check_training",
+        [CONFIG, "model.tutor.teacher.model_path=t.nemo"],
+    ),
     "pseudo-labels": ("nemo_tutornet.commands.pseudo_labels.write_pseudo_manifest", ["m.jsonl", "p.jsonl"]),
     "export": ("nemo_tutornet.export.student.export_student", ["a.nemo", "b.nemo"]),
     "verify": ("nemo_tutornet.export.verify.verify_received", ["student.nemo"]),
