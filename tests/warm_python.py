@@ -52,7 +52,8 @@ def run(path: str, python: str, arguments: list[str]) -> None:
             signal.signal(number, lambda number, _: connection.send(bytes([number])))
     (code,) = STATUS.unpack(connection.recv(STATUS.size, socket.MSG_WAITALL))
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code != signal.SIGKILL:  # which has no handler
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 
