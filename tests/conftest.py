@@ -85,8 +85,8 @@ def nothing_left_in_the_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_log_of_another_run() -> Iterator[None]:
-    """exp_manager adds files of a run's folder to NeMo's logger and to Lightning's, and the folder may be
-    gone in the next test.
+    """exp_manager adds files of a run's folder to NeMo's and Lightning's loggers, and Hydra the standard
+    output to the root. In the next test these are gone.
     """
     yield
     nemo = sys.modules.get("nemo.utils")
@@ -100,6 +100,9 @@ def no_log_of_another_run() -> Iterator[None]:
         if isinstance(handler, logging.FileHandler):
             lightning.removeHandler(handler)
             handler.close()
+    for handler in list(logging.root.handlers):
+        if type(handler) is logging.StreamHandler:
+            logging.root.removeHandler(handler)
 
 
 @pytest.fixture(autouse=True)

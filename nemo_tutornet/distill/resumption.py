@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.warnings import PossibleUserWarning
 from nemo.utils import logging
 from nemo.utils.exp_manager import SkipResumeTrainingValidationLoop
-from torch import distributed
+from torch import Tensor, distributed
 
 from nemo_tutornet.distill.random_states import (
     own_generators,
@@ -68,7 +68,13 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         All processes of a distributed training call this method together.
         """
         epoch = self.trainer.fit_loop.epoch_progress.current
-        mine = {"now": random_states(self._generators), "epoch_start": self._epoch_start}
+        mine: dict[str, Any] = {"now": random_states(self._generators), "epoch_start": self._epoch_start}
+        if self._should_accumulate():
+            mine["gradients"] = {
+                name: parameter.grad.detach().cpu()
+                for name, parameter in self.trainer.lightning_module.named_parameters()
+                if parameter.grad is not None
+            }
         ranks = [mine]
         if self.trainer.world_size > 1 and distributed.is_available() and distributed.is_initialized():
             ranks = [{}] * self.trainer.world_size
@@ -139,6 +145,7 @@ class ResumableEpochLoop(_TrainingEpochLoop):
             self._ended_before = not validates
         else:
             self._go_to(done, states, data_fetcher)
+            self._restore_gradients((states or {}).get("gradients", {}))
             if not validates:
                 self._restarting = False  # the next batch is trained on, and its validation is not left out
         if done and not validates and not saved["ended"]:
@@ -170,6 +177,12 @@ class ResumableEpochLoop(_TrainingEpochLoop):
                 next(data_fetcher)
             restore_random_states(states["now"], self._generators)
 
+    def _restore_gradients(self, saved: dict[str, Tensor]) -> None:
+        """Restores the gradients that were accumulated for the next optimizer step."""
+        for name, parameter in self.trainer.lightning_module.named_parameters():
+            if name in saved and saved[name].shape == parameter.shape:
+                parameter.grad = saved[name].to(parameter)
+
     @property
     def _is_validation_done(self) -> bool:
         return self._ended_before or super()._is_validation_done
@@ -178,7 +191,7 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         """Validates where it is time for it; ends a training that was asked to stop, with a checkpoint."""
         connector, trainer = self.trainer._signal_connector, self.trainer
         if self._should_accumulate():
-            # Accumulated gradients are in no checkpoint, so a stop waits for the optimizer's step.
+            # A stop waits for the optimizer's step, or its checkpoint would hold the gradients, too.
             asked, connector.received_sigterm = connector.received_sigterm, False
             super().on_advance_end(data_fetcher)
             connector.received_sigterm |= asked

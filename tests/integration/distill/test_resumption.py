@@ -20,7 +20,7 @@ import hypothesis.strategies as st
 import lightning.pytorch as pl
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from nemo.utils import logging
 from nemo.utils.exp_manager import configure_no_restart_validation_training_loop
@@ -297,6 +297,7 @@ def test_more_epochs_have_a_learning_rate(corpus, tmp_path, monkeypatch):
 
 
 @settings(examples(2), max_examples=200 if LONG else 2)
+@example(AFTER_VALIDATION, 3, 2, False, False, 0.0)  # between the batches of one optimizer step
 @given(
     when=st.sampled_from([AFTER_STEPS, AFTER_VALIDATION, AFTER_EPOCHS]),
     interval=st.sampled_from([1, 2, 3, 1.0]),
