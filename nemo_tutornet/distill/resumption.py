@@ -148,8 +148,8 @@ class ResumableEpochLoop(_TrainingEpochLoop):
             self._restore_gradients((states or {}).get("gradients", {}))
             if not validates:
                 self._restarting = False  # the next batch is trained on, and its validation is not left out
-        if done and not validates and not saved["ended"]:
-            self._batches_that_stepped += 1  # Lightning counts a batch after its validation
+        if done and not validates and not saved["ended"] and not self._should_accumulate():
+            self._batches_that_stepped += 1  # Lightning counts an optimizer step after its validation
 
     def _states(self, saved: dict[str, Any]) -> dict[str, Any] | None:
         """Returns the random states of this process, and restores the logged values that callbacks read."""
