@@ -63,15 +63,15 @@ def main(cfg):
     check_student(cfg.model)
     check_trainer(cfg)
     logging.info("Checking the manifests")
-    for told in check_manifests(cfg.model):
-        logging.warning(told)
+    for warning in check_manifests(cfg.model):
+        logging.warning(warning)
     if cfg.get("seed") is not None:
         pl.seed_everything(cfg.seed, workers=True)
 
     trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     trainer.callbacks.append(TrainingReport())  # shows the progress, and a table at the end
-    for told in repair_run_folder(cfg.get("exp_manager", None)):
-        logging.warning(told)
+    for warning in repair_run_folder(cfg.get("exp_manager", None)):
+        logging.warning(warning)
     exp_manager(trainer, cfg.get("exp_manager", None))
     # Lightning unpickles the checkpoint that it resumes from, and a pickle can run anything.
     for path in (*initial_checkpoints(cfg), *resumed_checkpoints(trainer)):

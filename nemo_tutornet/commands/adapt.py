@@ -325,7 +325,7 @@ def _examples(
             otherwise.
 
     Raises:
-        TutorError: an utterance has other audio than the encoder heard.
+        TutorError: an utterance has other audio than the encodings were computed from.
     """
     resolver = UtteranceResolver(student._train_dl)
     examples: list[tuple[Utterance, list[int]]] = []

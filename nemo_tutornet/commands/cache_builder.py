@@ -113,9 +113,11 @@ class CacheBuilder(pl.LightningModule):
             part = TrainingBatch(signal[:, : int(lengths.max())], lengths)
             # What a teacher makes of such audio may be finite: an empty hypothesis.
             check_audio(part.signal, lambda: [str(utterances[row]) for row in todo])
-            heard = fingerprints(part.signal, lengths) if self._chosen.fingerprints else None
+            audio_fingerprints = fingerprints(part.signal, lengths) if self._chosen.fingerprints else None
             given = self._teacher.targets(part, self._request)
-            for row, targets in zip(todo, split_targets(given, lengths, self._teacher, heard), strict=True):
+            for row, targets in zip(
+                todo, split_targets(given, lengths, self._teacher, audio_fingerprints), strict=True
+            ):
                 self._writer.add(utterances[row], targets)
         if self.progress is not None:
             self.progress.advance(float(lengths.sum()) / self._teacher.sample_rate / 3600)
@@ -142,7 +144,7 @@ class CacheBuilder(pl.LightningModule):
 
 
 def split_targets(
-    given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher, heard: Tensor | None = None
+    given: TeacherTargets, lengths: Tensor, teacher: LiveTeacher, audio_fingerprints: Tensor | None = None
 ) -> Iterator[UtteranceTargets]:
     """Splits the targets of a batch by utterance, removes the padding, and moves them to the CPU.
 
@@ -150,7 +152,7 @@ def split_targets(
         given: targets of the batch.
         lengths: number of audio samples of each utterance `[B]`.
         teacher: the teacher, for the number of frames of its hint layer.
-        heard: fingerprints of the audio `[B, P]`; None to store none.
+        audio_fingerprints: fingerprints of the audio `[B, P]`; None to store none.
 
     Yields:
         The targets of each utterance, in order.
@@ -172,7 +174,7 @@ def split_targets(
             hidden=None if hidden is None else hidden[i, :, : hint_frames[i]],
             text=None if hypothesis is None else hypothesis.text,
             confidence=None if hypothesis is None else hypothesis.confidence,
-            fingerprint=None if heard is None else heard[i],
+            fingerprint=None if audio_fingerprints is None else audio_fingerprints[i],
         )
 
 

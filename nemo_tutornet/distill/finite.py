@@ -152,7 +152,7 @@ def nonfinite_rows(values: Tensor, zero_is_infinite: bool = False) -> list[int]:
 
 
 def check_audio(signal: Tensor, names: Callable[[], Sequence[str]]) -> None:
-    """Refuses audio that is not finite, before a teacher hears it.
+    """Refuses audio that is not finite, before a teacher reads it.
 
     Args:
         signal: waveform `[B, N]`.

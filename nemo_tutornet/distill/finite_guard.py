@@ -56,7 +56,7 @@ class FiniteGuard(Callback):
         self._saved: _Saved | None = None
         self._saved_of_step: _Saved | None = None
         self._invalid: str | None = None
-        self._told_wer = False
+        self._warned_of_wer = False
 
     def attach(self, student: Any) -> None:
         """Connects the guard with a student before a training.
@@ -204,8 +204,8 @@ class FiniteGuard(Callback):
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Tells, once, of a word error rate that is no number."""
         wer = trainer.callback_metrics.get("val_wer")
-        if wer is not None and not _is_finite(wer) and not self._told_wer:
-            self._told_wer = True
+        if wer is not None and not _is_finite(wer) and not self._warned_of_wer:
+            self._warned_of_wer = True
             logging.warning(
                 f"val_wer is {float(wer):g}, because the validation set has no transcript with a word, so no "
                 "epoch is better than another; give model.validation_ds transcripts."

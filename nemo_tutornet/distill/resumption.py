@@ -101,7 +101,10 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         if loops is None:
             return
         missing = {"ranks": [], "epoch_ended": False, "validated": True, "ended": False, "metrics": {}}
-        self._saved = saved = checkpoint.get(KEY, missing)
+        saved = checkpoint.get(KEY)
+        if not isinstance(saved, dict) or missing.keys() - saved.keys():
+            saved = missing
+        self._saved = saved
         epoch, batch = loops["epoch_progress"], loops["epoch_loop.batch_progress"]
         for counts in (batch["total"], batch["current"]):
             # A checkpoint that is written after a step, in a hook, comes before `completed` is counted.

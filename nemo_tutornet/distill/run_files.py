@@ -58,29 +58,29 @@ def repair_run_folder(manager: Mapping[str, Any] | None) -> list[str]:
     folder = _checkpoint_folder(manager)
     if manager is None or folder is None or not folder.is_dir():
         return []
-    told = [
+    warnings = [
         f"{path} was left by a process that was killed; it was removed." for path in remove_leftovers(folder)
     ]
     params = manager.get("checkpoint_callback_params") or {}
     if is_global_rank_zero():
-        told += _restore_backup(folder, str(params.get("prefix") or manager.get("name") or "default"))
-    whole, damaged = _sort_out(folder, told)
+        warnings += _restore_backup(folder, str(params.get("prefix") or manager.get("name") or "default"))
+    whole, damaged = _sort_out(folder, warnings)
     last = [path for path in whole if path.name.endswith("last.ckpt")]
     if len(last) > 1:
         newest = max(last, key=lambda path: (_step(path), path.stat().st_mtime))
         for path in last:
             if path != newest:
                 _rename(path, path.with_name(f"{path.name}.older"))
-                told.append(f"{path} is older than {newest.name}; it was renamed to {path.name}.older.")
+                warnings.append(f"{path} is older than {newest.name}; it was renamed to {path.name}.older.")
     elif not last and params.get("save_last", True):
         states = {path: _step(path) for path in whole if "-EMA" not in path.name}
         best = max(states, key=lambda path: (states[path], path.stat().st_mtime), default=None)
         if best is not None and states[best] >= 0:
             _link(best, best.with_name(f"{best.stem}-last.ckpt"))
-            told.append(f"there is no whole last checkpoint; the training continues from {best}.")
+            warnings.append(f"there is no whole last checkpoint; the training continues from {best}.")
         elif damaged:
-            told.append(f"no whole checkpoint is left in {folder}; the training begins anew.")
-    return told
+            warnings.append(f"no whole checkpoint is left in {folder}; the training begins anew.")
+    return warnings
 
 
 def _checkpoint_folder(manager: Mapping[str, Any] | None) -> Path | None:
@@ -105,12 +105,12 @@ def _restore_backup(folder: Path, name: str) -> Iterator[str]:
         yield f"{student} was being replaced by a process that was killed; the old file has its name again."
 
 
-def _sort_out(folder: Path, told: list[str]) -> tuple[list[Path], bool]:
+def _sort_out(folder: Path, warnings: list[str]) -> tuple[list[Path], bool]:
     """Removes or renames the checkpoints that are not whole, and the marks of NeMo.
 
     Args:
         folder: of the checkpoints.
-        told: gets a sentence for each change.
+        warnings: gets a sentence for each change.
 
     Returns:
         The whole checkpoints, and whether others were there.
@@ -126,11 +126,11 @@ def _sort_out(folder: Path, told: list[str]) -> tuple[list[Path], bool]:
             elif mark.exists() or path.stat().st_size == 0:
                 damaged = True
                 path.unlink()
-                told.append(f"{path} was only half written; it was removed.")
+                warnings.append(f"{path} was only half written; it was removed.")
             else:
                 damaged = True
                 _rename(path, path.with_name(f"{path.name}.damaged"))
-                told.append(f"{path} is not a whole checkpoint; it was renamed to {path.name}.damaged.")
+                warnings.append(f"{path} is not a whole checkpoint; it was renamed to {path.name}.damaged.")
     for mark in sorted(folder.glob(f"*{_UNFINISHED}")):
         if mark.is_file() and not mark.with_name(mark.name.removesuffix(_UNFINISHED)).is_dir():
             mark.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Fingerprints of audio, by which a training finds that its audio is not what the teacher heard.
+"""Fingerprints of audio, by which a training finds that its audio is not what its cache was built from.
 
 A fingerprint is the length of the waveform as a vector, and its dot products with a few fixed sequences of
 random signs. Two recordings have the same fingerprint only if their difference is small (Johnson and

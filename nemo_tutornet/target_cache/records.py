@@ -37,7 +37,7 @@ class UtteranceTargets:
         hidden: hidden vectors `[D, T']` of the hint layer.
         text: the teacher's hypothesis.
         confidence: confidence of the hypothesis, 0 to 1 (`pseudo.confidence`); None without a CTC head.
-        fingerprint: fingerprint of the audio that the teacher heard `[P]`.
+        fingerprint: fingerprint of the audio that the teacher read `[P]`.
     """
 
     samples: int

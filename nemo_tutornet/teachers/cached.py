@@ -182,7 +182,7 @@ class CachedTeacher:
             Targets on the teacher's frames, on the device of `signal_lengths`.
 
         Raises:
-            TutorError: an utterance is missing or damaged, or its audio is not what the teacher heard.
+            TutorError: an utterance is missing or damaged, or its audio is not what the cache was built from.
         """
         assert batch.utterances is not None, "the distiller resolves a batch's utterances for cached teachers"
         stored = self.reader.read(batch.utterances)

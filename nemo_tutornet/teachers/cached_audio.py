@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the audio of a training set with what a teacher heard for its cache."""
+"""Compares the audio of a training set with the audio that a cache was built from."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _MOST_FILES = 100
 
 
 def check_reading(reader: CacheReader, train_ds: Mapping[str, Any], loader: Any) -> None:
-    """Checks before a training that its set reads the same samples from its files as the teacher heard.
+    """Checks before a training that its set reads the samples that the cache was built from.
 
     Batches with augmented sound cannot be compared later. A part of their files is therefore compared here:
     up to `_MOST_FILES`, spread over the manifest; none from tars or with Lhotse.
@@ -59,7 +59,7 @@ def check_reading(reader: CacheReader, train_ds: Mapping[str, Any], loader: Any)
 
 
 def check_same_audio(reader: CacheReader, stored: BatchTargets, batch: TrainingBatch) -> None:
-    """Checks that the audio of a batch is what the teacher heard when the cache was built.
+    """Checks that the audio of a batch is what the cache was built from.
 
     Args:
         reader: the cache.
@@ -76,8 +76,8 @@ def check_same_audio(reader: CacheReader, stored: BatchTargets, batch: TrainingB
     if len(different):
         row = int(different[0])
         raise TutorError(
-            f"{batch.utterances[row]} has {int(lengths[row])} samples in training, but the teacher heard "
-            f"{int(stored.samples[row])} for {reader.folder}: the audio changed, or something in "
+            f"{batch.utterances[row]} has {int(lengths[row])} samples in training, but the cache "
+            f"{reader.folder} was built from {int(stored.samples[row])}: the audio changed, or something in "
             "model.train_ds changes its time; build the cache again or drop that."
         )
     if stored.fingerprints is None or batch.is_augmented:
@@ -86,7 +86,8 @@ def check_same_audio(reader: CacheReader, stored: BatchTargets, batch: TrainingB
     if not bool(same.all()):
         row = int((~same).nonzero()[0])
         raise TutorError(
-            f"{batch.utterances[row]} has other audio than the teacher heard for {reader.folder}: the file "
+            f"{batch.utterances[row]} has other audio than the cache {reader.folder} was built from: the "
+            "file "
             "was overwritten, or is read in another way; remove that folder and build the cache again, or "
             "bring the audio back."
         )

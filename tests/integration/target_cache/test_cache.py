@@ -292,7 +292,8 @@ def test_an_utterance_that_is_missing_and_one_that_changed(
     soundfile.write(moved / "train3.wav", audio[:-400], rate)
     model = make_student(cached(moved, tmp_path / "mine"))
     with pytest.raises(
-        TutorError, match=r"train3\.wav .* has 23600 samples in training, but the teacher heard 24000"
+        TutorError,
+        match=r"train3\.wav .* has 23600 samples in training, but the cache .* was built from 24000",
     ):
         model.trainer.fit(model)
 

@@ -81,7 +81,7 @@ def test_audio_that_was_overwritten_is_refused(stereo, make_student, settings):
         audio, rate = soundfile.read(path)
         soundfile.write(path, audio[:, ::-1], rate)
         with pytest.raises(
-            TutorError, match=r"train3\.wav .* has other audio than the teacher heard for .*;"
+            TutorError, match=r"train3\.wav .* has other audio than the cache .* was built from: .*;"
         ):
             train(of_channel(stereo, 0, **settings), make_student)
     finally:
@@ -111,7 +111,7 @@ def test_whatever_reads_the_audio(corpus, teacher_file, make_student, tmp_path, 
     build_cache(whole(config), tmp_path / "cache", progress=False)
     train(changed(cached(moved, tmp_path / "cache")), make_student)
     overwrite(moved / "train5.wav")
-    with pytest.raises(TutorError, match=r"train5\S* .* has other audio than the teacher heard"):
+    with pytest.raises(TutorError, match=r"train5\S* .* has other audio than the cache"):
         train(changed(cached(moved, tmp_path / "cache")), make_student)
 
 
