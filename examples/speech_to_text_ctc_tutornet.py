@@ -43,7 +43,7 @@ from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.run_files import repair_run_folder
 from nemo_tutornet.distill.training_report import TrainingReport
-from nemo_tutornet.errors import exit_on_user_error
+from nemo_tutornet.errors import exit_on_user_error, refusing
 from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
 from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.lightning_ckpt import (
@@ -68,15 +68,18 @@ def main(cfg):
     if cfg.get("seed") is not None:
         pl.seed_everything(cfg.seed, workers=True)
 
-    trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
+    with refusing("the trainer"):
+        trainer = pl.Trainer(**resolve_trainer_cfg(cfg.trainer))
     trainer.callbacks.append(TrainingReport())  # shows the progress, and a table at the end
     for warning in repair_run_folder(cfg.get("exp_manager", None)):
         logging.warning(warning)
-    exp_manager(trainer, cfg.get("exp_manager", None))
+    with refusing("exp_manager"):
+        exp_manager(trainer, cfg.get("exp_manager", None))
     # Lightning unpickles the checkpoint that it resumes from, and a pickle can run anything.
     for path in (*initial_checkpoints(cfg), *resumed_checkpoints(trainer)):
         check_lightning_checkpoint(path)
-    model = model_class_for(cfg.model)(cfg=cfg.model, trainer=trainer)
+    with refusing("the model"):
+        model = model_class_for(cfg.model)(cfg=cfg.model, trainer=trainer)
 
     # Initialize the weights of the model from another model, if provided via config
     model.maybe_init_from_pretrained_checkpoint(cfg)

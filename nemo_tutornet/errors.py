@@ -11,7 +11,9 @@ import re
 import reprlib
 import sys
 import tempfile
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,6 +102,40 @@ def reason_of(error: Exception) -> str:
     return "; ".join(line for line in lines if line)[:500].rstrip(".") or type(error).__name__
 
 
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turns an error of NeMo, Lightning or PyTorch into a `TutorError` of one sentence.
+
+    For what a config alone decides: building the trainer, the model, and its optimizer. A full disk and a
+    permission keep their own error.
+
+    Args:
+        what: the part of the config, for the sentence.
+
+    Raises:
+        TutorError: the block raised an exception. Its cause is that exception.
+
+    Example:
+        >>> with refusing("model.optim"):
+        ...     raise KeyError("lr")
+        Traceback (most recent call last):
+            ...
+        nemo_tutornet.errors.TutorError: model.optim cannot start (KeyError: 'lr'); fix the config.
+    """
+    try:
+        yield
+    except Exception as error:  # of any library, about any key
+        if _sentence(error) is not None:
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        # Hydra's error names the class only, and the reason is in the next line.
+        first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+        reason = shorten(first, LONGEST_INPUT).rstrip(".")
+        raise TutorError(
+            f"{what} cannot start ({type(error).__name__}: {reason}); fix the config."
+        ) from error
+
+
 def find_full_disk(error: BaseException) -> OSError | None:
     """Returns the error of a full disk that another error was made of, or that a library put into words.
 
@@ -135,7 +171,7 @@ def exit_on_user_error(function: F) -> F:
     """Makes a command report a user's mistake as one line on standard error and exit with 2.
 
     A `TutorError`, a `PermissionError` that names a file, a file system that is read-only, and a full disk
-    are such mistakes. Every other exception passes.
+    are such mistakes. Every other exception passes. With HYDRA_FULL_ERROR=1 the traceback is printed, too.
 
     Args:
         function: the command.
@@ -152,6 +188,8 @@ def exit_on_user_error(function: F) -> F:
             sentence = _sentence(error)
             if sentence is None:
                 raise
+            if os.environ.get("HYDRA_FULL_ERROR") == "1":  # Hydra's own switch, known to NeMo's users
+                traceback.print_exc()
             print(f"error: {sentence}", file=sys.stderr)
             sys.exit(2)
 

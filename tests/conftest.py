@@ -32,7 +32,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 # What most tests train on; `auto` takes a GPU where there is one.
 ACCELERATOR = os.environ.get("TUTORNET_ACCELERATOR", "cpu")
-LABELS = [" ", *"abcdefghijklmnopqrstuvwxyz", "'"]
+LABELS = [" ", *"abcdefghi", "'"]  # few: OmegaConf takes longer over them than the tiny models over a step
 SAMPLE_RATE = 16000
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from nemo_tutornet.commands.dry_run import first_batch, make_trainer, refusing
+from nemo_tutornet.commands.dry_run import first_batch, make_trainer
 from nemo_tutornet.config import check_student, check_teacher_files, check_trainer
 from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
@@ -23,7 +23,7 @@ from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
-from nemo_tutornet.errors import TutorError, shown
+from nemo_tutornet.errors import TutorError, refusing, shown
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.models import model_class_for

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -19,7 +17,7 @@ from omegaconf import open_dict
 from rich.console import Console
 
 from nemo_tutornet.distill.training_report import TrainingReport
-from nemo_tutornet.errors import LONGEST_INPUT, TutorError, shorten
+from nemo_tutornet.errors import TutorError, refusing
 
 _QUIET = {
     "logger": False,
@@ -32,8 +30,8 @@ _ON_CPU = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto
 _ELSEWHERE = ("gpu", "cuda", "mps", "tpu")
 
 
-class _Started(Exception):
-    """The first batch is there."""
+class _Started(BaseException):
+    """The first batch is there. Not an `Exception`, so that `refusing` lets it pass."""
 
 
 class _StopAtFirstBatch(Callback):
@@ -98,25 +96,3 @@ def first_batch(model: Any, trainer: pl.Trainer) -> Any:
         "trainer.limit_train_batches, "
         "max_epochs and max_steps."
     )
-
-
-@contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """Turns an error of NeMo, Lightning or PyTorch into a `TutorError` of one sentence.
-
-    Args:
-        what: the part of the config, for the sentence.
-    """
-    try:
-        yield
-    except (TutorError, _Started):
-        raise
-    except Exception as error:  # of any library, about any key
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        # Hydra's error names the class only, and the reason is in the next line.
-        first = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-        raise TutorError(
-            f"{what} cannot start ({type(error).__name__}: {shorten(first, LONGEST_INPUT).rstrip('.')}); fix "
-            "the "
-            "config."
-        ) from error

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from nemo_tutornet.distill.resumption import KEY, ResumableEpochLoop, resumable
 from nemo_tutornet.distill.schedule_length import ScheduleLength
+from nemo_tutornet.errors import refusing
 
 if TYPE_CHECKING:
     from nemo.core.classes import ModelPT as _Host  # base class of the mixin's users
@@ -40,8 +41,13 @@ class ResumableMixin(_Host):
         return super().train_dataloader()
 
     def configure_optimizers(self) -> Any:
-        """Builds NeMo's optimizer and learning-rate schedule, and keeps the schedule's length."""
-        built = super().configure_optimizers()
+        """Builds NeMo's optimizer and learning-rate schedule, and keeps the schedule's length.
+
+        Raises:
+            TutorError: NeMo or PyTorch rejects the section `model.optim`.
+        """
+        with refusing("the optimizer (model.optim)"):
+            built = super().configure_optimizers()
         self._schedule_length = ScheduleLength(self._scheduler)
         return built
 

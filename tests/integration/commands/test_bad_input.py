@@ -85,6 +85,27 @@ def test_a_missing_teacher(run, tmp_path):
     assert not (tmp_path / "runs").exists(), "a wrong path leaves no folder of a run"
 
 
+@pytest.mark.parametrize(
+    "override, what, reason",
+    [
+        ("model.optim.name=sdg", "model.optim", "sdg"),
+        ("model.optim.lr=fast", "model.optim", "TypeError"),
+        ("++model.optim.betas=[2.0,0.5]", "model.optim", "Invalid beta"),
+        ("+model.optim.learning_rate=0.1", "model.optim", "learning_rate"),
+        ("++model.optim.sched={name: NoSuchSchedule}", "model.optim", "NoSuchSchedule"),
+        ("model.encoder.jasper.0.filters=many", "the model", "TypeError"),
+        ("+model.encoder.no_such_key=1", "the model", "no_such_key"),
+        ("trainer.accelerator=abacus", "the trainer", "abacus"),
+        ("+trainer.no_such_key=1", "the trainer", "no_such_key"),
+        ("+exp_manager.no_such_key=1", "exp_manager", "no_such_key"),
+    ],
+)
+def test_what_nemo_and_lightning_refuse(run, override, what, reason):
+    sentence = run(override)
+    assert sentence.startswith(f"error: {what}") or f"({what})" in sentence, sentence
+    assert reason in sentence and "fix the config" in sentence
+
+
 def test_a_truncated_teacher(run, teacher_file, tmp_path):
     cut = tmp_path / "cut.nemo"
     cut.write_bytes(teacher_file.read_bytes()[:100_000])
