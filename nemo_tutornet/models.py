@@ -216,6 +216,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         distiller = self._distiller
         if distiller is None:
             if not isinstance(batch, (tuple, list)):  # NVIDIA DALI's
+                self._guard.agree(self, None, self.device)
                 return super().training_step(batch, batch_nb)
             batch = TrainingBatch.from_nemo(batch)
             output = super().training_step(batch.for_nemo(), batch_nb)

@@ -25,9 +25,9 @@ from nemo_tutornet.distill.finite import (
     shown,
 )
 from nemo_tutornet.distill.random_states import own_generators, random_states, restore_random_states
+from nemo_tutornet.distill.rank_agreement import agree
 from nemo_tutornet.distill.unused_parameters import parameters_with_grad
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.functional.ranks import is_distributed
 from nemo_tutornet.teachers.targets import TeacherTargets
 
 # A training set that does not know its length is judged by the batches until now, at least this many.
@@ -109,7 +109,7 @@ class FiniteGuard(Callback):
         self._seen += 1
         self._of_step[0] += 1
         self._last = batch
-        found = _of_any_rank(find_nonfinite(terms, batch, targets, self._names), terms["loss"].device)
+        found = self.agree(student, find_nonfinite(terms, batch, targets, self._names), terms["loss"].device)
         if found is None:
             return output
         self._skip_or_stop(student.trainer, found)
@@ -122,6 +122,21 @@ class FiniteGuard(Callback):
         nothing = torch.stack([(parameter * 0.0).sum() for parameter in trained]).sum()
         log = {name: value for name, value in output.get("log", {}).items() if _is_finite(value)}
         return {**output, "loss": nothing, "log": log}
+
+    @staticmethod
+    def agree(student: Any, found: str | None, device: torch.device) -> str | None:
+        """Returns what any rank found in its batch, and ends the training on all ranks if one was asked to.
+
+        Args:
+            student: the model in training.
+            found: what this rank found.
+            device: where tensors are exchanged.
+        """
+        loop = student._epoch_loop
+        found, stop = agree(found, loop is not None and loop.stop_asked, device)
+        if stop and loop is not None:
+            loop.stop_agreed = True
+        return found
 
     def on_before_optimizer_step(
         self, trainer: Any, pl_module: Any, optimizer: torch.optim.Optimizer
@@ -197,7 +212,7 @@ class FiniteGuard(Callback):
             TutorError: names the cause and the utterances.
         """
         found, self._invalid = self._invalid, None
-        found = _of_any_rank(found, pl_module.device)
+        found, _ = agree(found, False, pl_module.device)
         if found is not None:
             raise TutorError(f"validation after step {trainer.global_step}: {found}")
 
@@ -256,19 +271,6 @@ class _ValidationNames:
         if len(rows) != len(batch.signal):
             return self._otherwise(batch)
         return [str(entry.audio_file) for entry in rows]
-
-
-def _of_any_rank(found: str | None, device: torch.device) -> str | None:
-    """Returns what this rank found, or what another one did, so that all ranks act alike."""
-    if not is_distributed():
-        return found
-    flag = torch.tensor(float(found is not None), device=device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    if not flag:
-        return None
-    every: list[str | None] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(every, found)
-    return next(sentence for sentence in every if sentence is not None)
 
 
 def _drop_gradients(student: Any) -> None:

@@ -55,6 +55,9 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         self._epoch_start: dict[str, Any] | None = None  # before the iterator of this epoch was made
         self._ended_batches = 0  # batches of this epoch after which nothing is left to do
         self._ended_before = False  # the checkpoint holds a finished epoch, validated if that was due
+        # With several ranks, all of them end after the same batch, or one would wait for another in vain.
+        self.stop_asked = False  # by a signal of this process
+        self.stop_agreed = False
 
     # --- What a checkpoint holds
 
@@ -193,6 +196,7 @@ class ResumableEpochLoop(_TrainingEpochLoop):
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """Validates where it is time for it; ends a training that was asked to stop, with a checkpoint."""
         connector, trainer = self.trainer._signal_connector, self.trainer
+        connector.received_sigterm |= self.stop_agreed
         if self._should_accumulate():
             # A stop waits for the optimizer's step, or its checkpoint would hold the gradients, too.
             asked, connector.received_sigterm = connector.received_sigterm, False
@@ -219,8 +223,8 @@ class ResumableEpochLoop(_TrainingEpochLoop):
 
     def _save_last(self) -> None:
         """Writes the last checkpoint, from which the same command continues."""
-        if self.trainer.world_size > 1:
-            return  # the others may not have been asked to stop, and would not take part
+        if self.trainer.world_size > 1 and not self.stop_agreed:
+            return  # the others do not take part
         for callback in self.trainer.checkpoint_callbacks:
             if getattr(callback, "save_last", None):
                 callback._save_last_checkpoint(self.trainer, callback._monitor_candidates(self.trainer))

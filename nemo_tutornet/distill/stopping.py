@@ -22,10 +22,13 @@ class TrainingStop(Callback):
 
     SIGTERM is Lightning's own, which would end with code 0 and lose the epoch. Ctrl-C is treated like it. A
     second Ctrl-C interrupts at once, as Lightning does, and loses what is in no checkpoint.
+
+    A training of several ranks ends on all of them after the same batch, whichever ranks the signal reached.
+    A validation is finished first.
     """
 
     def __init__(self) -> None:
-        self._handler: Any = None
+        self._handlers: dict[signal.Signals, Any] = {}
         self._stopped_by = signal.SIGTERM
 
     def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
@@ -33,25 +36,38 @@ class TrainingStop(Callback):
 
         Lightning restores the handlers that it finds before this hook.
         """
-        self._handle_ctrl_c(trainer)
+        self._handle_signals(trainer, pl_module)
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Does the same, because a training may have no sanity check."""
-        self._handle_ctrl_c(trainer)
+        self._handle_signals(trainer, pl_module)
 
-    def _handle_ctrl_c(self, trainer: Any) -> None:
+    def _handle_signals(self, trainer: Any, pl_module: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # no other thread may set a handler
-        if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            return
+        loop = pl_module._epoch_loop
+        alone = trainer.world_size == 1 or loop is None
 
-        def stop(number: int, frame: FrameType | None) -> None:
-            self._restore_handler()
+        def interrupted(number: int, frame: FrameType | None) -> None:
+            self._restore(signal.SIGINT)
             self._stopped_by = signal.SIGINT
-            trainer._signal_connector.received_sigterm = True
+            if alone:
+                trainer._signal_connector.received_sigterm = True
+            else:
+                loop.stop_asked = True
             print("stopping after this batch; Ctrl-C again stops at once.", file=sys.stderr)
 
-        self._handler = signal.signal(signal.SIGINT, stop)
+        def terminated(number: int, frame: FrameType | None) -> None:
+            # Lightning's handler would end this rank alone. Like it, this one tells the ranks that this
+            # process started; other launchers tell all ranks.
+            if not loop.stop_asked and trainer.strategy.launcher is not None:
+                trainer.strategy.launcher.kill(number)
+            loop.stop_asked = True
+
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, interrupted)
+        if not alone and signal.SIGTERM not in self._handlers:
+            self._handlers[signal.SIGTERM] = signal.signal(signal.SIGTERM, terminated)
 
     def on_validation_batch_end(self, trainer: Any, *_: Any) -> None:
         """Ends a validation of a training that was asked to stop."""
@@ -60,7 +76,7 @@ class TrainingStop(Callback):
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Sets the exit code of a stopped training, and says how it continues."""
-        self._restore_handler()
+        self._restore_handlers()
         if isinstance(exception, KeyboardInterrupt):
             name = "Ctrl-C"
         elif isinstance(exception, SIGTERMException):
@@ -80,10 +96,13 @@ class TrainingStop(Callback):
         )
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Restores the handler of Ctrl-C."""
-        self._restore_handler()
+        """Restores the handlers."""
+        self._restore_handlers()
 
-    def _restore_handler(self) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGINT, self._handler)
-            self._handler = None
+    def _restore_handlers(self) -> None:
+        for number in list(self._handlers):
+            self._restore(number)
+
+    def _restore(self, number: signal.Signals) -> None:
+        if number in self._handlers:
+            signal.signal(number, self._handlers.pop(number))

@@ -157,7 +157,7 @@ def test_inspect_and_check_report_it(folder, teacher, adapted, tmp_path):
     assert told["matches"]["frame weighting"] == "nonblank"
     assert told["matches"]["pseudo-labels"] == "the adapter's text in the student's labels"
     assert told["matches"]["decoder warm start"] == "yes"
-    assert "28 labels in the same order" in told["matches"]["SKD"]
+    assert "11 labels in the same order" in told["matches"]["SKD"]
 
 
 @pytest.mark.parametrize("source", ["live", "cache", "encodings"])

@@ -63,7 +63,7 @@ def test_it_tells_what_is_matched_and_what_it_costs(run):
         == "encoder (24 wide, 40 ms) -> encoder (20 wide, 20 ms), each teacher frame on 2 of the student's"
     )
     assert (
-        told["matches"]["SKD"].startswith("kl, 28 labels in the same order")
+        told["matches"]["SKD"].startswith("kl, 11 labels in the same order")
         and told["matches"]["decoder warm start"] == "yes"
     )
     rkd, skd = told["stages"]

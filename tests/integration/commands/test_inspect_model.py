@@ -215,7 +215,7 @@ def test_the_table_says_the_same(found, files):
         told.info.target,
         f"{told.info.parameters:,}",
         "80 mel bins",
-        "28 characters",
+        "11 characters",
         "40 ms",
         "auto: uniform",
         "no SKD",

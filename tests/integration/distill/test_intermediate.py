@@ -14,7 +14,7 @@ from nemo_tutornet import TutorError
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.functional import frame_weighting, losses
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
-from tests.conftest import student_config
+from tests.conftest import LABELS, student_config
 from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind
 
@@ -73,7 +73,7 @@ def test_each_heads_losses_are_those_of_its_own_posteriors(corpus, teacher_file,
     assert set(terms) == {"ctc", "skd", "inter_ctc", "inter_skd"}
 
     ctc, skd = [], []
-    ctc_of = torch.nn.CTCLoss(blank=28, reduction="none", zero_infinity=True)
+    ctc_of = torch.nn.CTCLoss(blank=len(LABELS), reduction="none", zero_infinity=True)
     posteriors = distiller.match.align_posteriors(
         targets.log_probs, targets.lengths, log_probs.shape[1], distiller.match.student_encoder
     )

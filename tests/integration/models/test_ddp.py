@@ -25,7 +25,31 @@ pytestmark = pytest.mark.usefixtures("warm_python")
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "speech_to_text_ctc_tutornet.py"
 
 
-def run(folder: Path, model: dict[str, Any], epochs: int, **checkpoints: Any) -> str:
+# A training script whose second rank alone gets a signal, in its third step.
+INTERRUPTED = """
+import os, runpy, signal
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+class Interrupt(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_rank == 1 and trainer.global_step == 2:
+            os.kill(os.getpid(), signal.{signal})
+
+fit = Trainer.fit
+
+def interrupted_fit(trainer, *given, **named):
+    trainer.callbacks.append(Interrupt())
+    fit(trainer, *given, **named)
+
+Trainer.fit = interrupted_fit
+runpy.run_path({script!r}, run_name="__main__")  # Lightning starts the second rank from sys.argv
+"""
+
+
+def run(
+    folder: Path, model: dict[str, Any], epochs: int, script: Path = SCRIPT, code: int = 0, **checkpoints: Any
+) -> str:
     """Trains with two ranks and returns what they printed."""
     config = {
         "seed": 1,
@@ -56,9 +80,9 @@ def run(folder: Path, model: dict[str, Any], epochs: int, **checkpoints: Any) ->
         },
     }
     OmegaConf.save(OmegaConf.create(config), folder / "student.yaml")
-    command = [sys.executable, str(SCRIPT), f"--config-path={folder}", "--config-name=student"]
+    command = [sys.executable, str(script), f"--config-path={folder}", "--config-name=student"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=900)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert done.returncode == code, (done.stdout + done.stderr)[-3000:]
     return done.stdout + done.stderr
 
 
@@ -136,3 +160,25 @@ def test_two_ranks_go_on_and_save_in_the_middle_of_rkd(corpus, teacher_file, mak
         projection.load_state_dict(saved[step]["tutor"]["projection"])
         weight, _ = compose_decoder(head, projection, None)
         assert torch.equal(saved[step]["state_dict"]["decoder.decoder_layers.0.weight"], weight)
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_stop_of_one_rank_is_a_stop_of_all(name, code, corpus, teacher_file, tmp_path):
+    """Both ranks end after the same batch with one checkpoint, and the same command continues from it."""
+    stages = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25, "rkd": 1.0}}]
+    config = student_config(corpus, teacher_file, stages)
+    script = tmp_path / "interrupted.py"
+    script.write_text(INTERRUPTED.format(signal=name, script=str(SCRIPT)), encoding="utf-8")
+    printed = run(tmp_path, config, 2, script, code)
+    assert "in epoch 2, step 3: the same command continues from" in printed
+    (last,) = tmp_path.rglob("*-last.ckpt")
+    saved = load_lightning_checkpoint(last)
+    assert saved["global_step"] == 3 and len(saved["resumption"]["ranks"]) == 2
+    run(tmp_path, config, 2)
+    (resumed,) = tmp_path.rglob("run.nemo")
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    run(whole, config, 2)
+    (uninterrupted,) = whole.rglob("run.nemo")
+    expected = restore_ctc(uninterrupted).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in restore_ctc(resumed).state_dict().items())

@@ -1,0 +1,38 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""What one rank of a distributed training found or was asked for becomes known to all ranks."""
+
+from __future__ import annotations
+
+import torch
+
+from nemo_tutornet.functional.ranks import is_distributed
+
+
+def agree(found: str | None, stop: bool, device: torch.device) -> tuple[str | None, bool]:
+    """Exchanges two facts between all ranks, in one small message where nothing happened.
+
+    All ranks call this function together. A training of one process returns what it gives.
+
+    Args:
+        found: what this rank found wrong; None where all is well.
+        stop: a signal asked this rank to stop.
+        device: where the ranks exchange tensors.
+
+    Returns:
+        What this rank or another one found, and whether any rank was asked to stop.
+
+    Example:
+        >>> agree("step 3: the loss is not finite", False, torch.device("cpu"))
+        ('step 3: the loss is not finite', False)
+    """
+    if not is_distributed():
+        return found, stop
+    flags = torch.tensor([found is not None, stop], dtype=torch.float32, device=device)
+    torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
+    anything, stops = flags.tolist()
+    if not anything:
+        return None, bool(stops)
+    every: list[str | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, found)
+    return next(sentence for sentence in every if sentence is not None), bool(stops)
