@@ -133,9 +133,9 @@ class FiniteGuard(Callback):
             device: where tensors are exchanged.
         """
         loop = student._epoch_loop
-        found, stop = agree(found, loop is not None and loop.stop_asked, device)
+        found, stop = agree(found, 0 if loop is None else loop.stop_asked, device)
         if stop and loop is not None:
-            loop.stop_agreed = True
+            loop.stop_agreed = stop
         return found
 
     def on_before_optimizer_step(
@@ -212,7 +212,7 @@ class FiniteGuard(Callback):
             TutorError: names the cause and the utterances.
         """
         found, self._invalid = self._invalid, None
-        found, _ = agree(found, False, pl_module.device)
+        found, _ = agree(found, 0, pl_module.device)
         if found is not None:
             raise TutorError(f"validation after step {trainer.global_step}: {found}")
 

@@ -9,30 +9,30 @@ import torch
 from nemo_tutornet.functional.ranks import is_distributed
 
 
-def agree(found: str | None, stop: bool, device: torch.device) -> tuple[str | None, bool]:
+def agree(found: str | None, stop: int, device: torch.device) -> tuple[str | None, int]:
     """Exchanges two facts between all ranks, in one small message where nothing happened.
 
     All ranks call this function together. A training of one process returns what it gives.
 
     Args:
         found: what this rank found wrong; None where all is well.
-        stop: a signal asked this rank to stop.
+        stop: number of the signal that asked this rank to stop, or 0.
         device: where the ranks exchange tensors.
 
     Returns:
-        What this rank or another one found, and whether any rank was asked to stop.
+        What this rank or another one found, and the signal that asked any rank to stop, or 0.
 
     Example:
-        >>> agree("step 3: the loss is not finite", False, torch.device("cpu"))
-        ('step 3: the loss is not finite', False)
+        >>> agree("step 3: the loss is not finite", 0, torch.device("cpu"))
+        ('step 3: the loss is not finite', 0)
     """
     if not is_distributed():
         return found, stop
-    flags = torch.tensor([found is not None, stop], dtype=torch.float32, device=device)
+    flags = torch.tensor([found is not None, stop], dtype=torch.int32, device=device)
     torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
     anything, stops = flags.tolist()
     if not anything:
-        return None, bool(stops)
+        return None, int(stops)
     every: list[str | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(every, found)
-    return next(sentence for sentence in every if sentence is not None), bool(stops)
+    return next(sentence for sentence in every if sentence is not None), int(stops)

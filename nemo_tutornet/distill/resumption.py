@@ -56,8 +56,8 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         self._ended_batches = 0  # batches of this epoch after which nothing is left to do
         self._ended_before = False  # the checkpoint holds a finished epoch, validated if that was due
         # With several ranks, all of them end after the same batch, or one would wait for another in vain.
-        self.stop_asked = False  # by a signal of this process
-        self.stop_agreed = False
+        self.stop_asked = 0  # number of the signal that this process got
+        self.stop_agreed = 0  # number of the signal that any process got
 
     # --- What a checkpoint holds
 
@@ -196,7 +196,7 @@ class ResumableEpochLoop(_TrainingEpochLoop):
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """Validates where it is time for it; ends a training that was asked to stop, with a checkpoint."""
         connector, trainer = self.trainer._signal_connector, self.trainer
-        connector.received_sigterm |= self.stop_agreed
+        connector.received_sigterm |= bool(self.stop_agreed)
         if self._should_accumulate():
             # A stop waits for the optimizer's step, or its checkpoint would hold the gradients, too.
             asked, connector.received_sigterm = connector.received_sigterm, False

@@ -54,7 +54,7 @@ class TrainingStop(Callback):
             if alone:
                 trainer._signal_connector.received_sigterm = True
             else:
-                loop.stop_asked = True
+                loop.stop_asked = number
             print("stopping after this batch; Ctrl-C again stops at once.", file=sys.stderr)
 
         def terminated(number: int, frame: FrameType | None) -> None:
@@ -62,7 +62,7 @@ class TrainingStop(Callback):
             # process started; other launchers tell all ranks.
             if not loop.stop_asked and trainer.strategy.launcher is not None:
                 trainer.strategy.launcher.kill(number)
-            loop.stop_asked = True
+            loop.stop_asked = number
 
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             self._handlers[signal.SIGINT] = signal.signal(signal.SIGINT, interrupted)
@@ -80,6 +80,8 @@ class TrainingStop(Callback):
         if isinstance(exception, KeyboardInterrupt):
             name = "Ctrl-C"
         elif isinstance(exception, SIGTERMException):
+            agreed = 0 if pl_module._epoch_loop is None else pl_module._epoch_loop.stop_agreed
+            self._stopped_by = signal.Signals(agreed or self._stopped_by)
             name = "Ctrl-C" if self._stopped_by == signal.SIGINT else "SIGTERM"
             exception.code = 128 + self._stopped_by
         else:

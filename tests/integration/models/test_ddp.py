@@ -27,7 +27,7 @@ SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "speech_to_text_ctc_
 
 # A training script whose second rank alone gets a signal, in its third step.
 INTERRUPTED = """
-import os, runpy, signal
+import importlib.util, os, signal
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -43,7 +43,11 @@ def interrupted_fit(trainer, *given, **named):
     fit(trainer, *given, **named)
 
 Trainer.fit = interrupted_fit
-runpy.run_path({script!r}, run_name="__main__")  # Lightning starts the second rank from sys.argv
+# Not `runpy`, which changes sys.argv[0], from which Lightning starts the second rank.
+spec = importlib.util.spec_from_file_location("script", {script!r})
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+script.main()
 """
 
 
