@@ -44,6 +44,11 @@ _NOT_STREAMED = (
 )
 
 
+_DYNAMIC = (
+    "dynamic int8, which is smaller but hardly faster than fp32; give --calibrate MANIFEST for static int8."
+)
+
+
 @dataclass(frozen=True)
 class OnnxFile:
     """Description of one written ONNX file.
@@ -174,7 +179,7 @@ def write_onnx(
             else:
                 proto = _converted(plain, name)
                 if name == "int8":
-                    entries["quantization"] = "dynamic"
+                    notes[path], entries["quantization"] = _DYNAMIC, "dynamic"
             if frames is not None:
                 proto = with_fixed_shapes(proto, frames)
                 entries["fixed_frames"] = str(frames)
