@@ -361,7 +361,7 @@ def _feed(session: Any, features: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _inputs(names: set[str], features: np.ndarray) -> dict[str, np.ndarray]:
-    feed = {
+    feed: dict[str, np.ndarray] = {
         "audio_signal": np.ascontiguousarray(features, dtype=np.float32),
         "length": np.array([features.shape[2]], np.int64),
     }
