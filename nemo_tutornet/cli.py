@@ -260,7 +260,13 @@ def export(
     destination: Path = typer.Argument(..., metavar="STUDENT.nemo", help="The stock .nemo to write."),
     onnx: Path | None = typer.Option(None, metavar="STUDENT.onnx", help="Write the network as ONNX too."),
     fp16: bool = typer.Option(False, "--fp16", help="Also STUDENT.fp16.onnx."),
-    int8: bool = typer.Option(False, "--int8", help="Also STUDENT.int8.onnx, dynamically quantized."),
+    int8: bool = typer.Option(False, "--int8", help="Also STUDENT.int8.onnx, quantized; see --calibrate."),
+    calibrate: Path | None = typer.Option(
+        None, metavar="M.jsonl", help="Manifest to calibrate --int8 on; without it, it is dynamic."
+    ),
+    fixed_seconds: float | None = typer.Option(
+        None, help="Write graphs for audio of this many seconds, without dynamic axes."
+    ),
     sherpa: bool = typer.Option(
         False,
         "--sherpa",
@@ -279,7 +285,15 @@ def export(
     precisions = ["fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
     with report_parts("files") as report:
         done = export_student(
-            source, destination, onnx=onnx, precisions=precisions, sherpa=sherpa, verify=verify, report=report
+            source,
+            destination,
+            onnx=onnx,
+            precisions=precisions,
+            sherpa=sherpa,
+            verify=verify,
+            report=report,
+            calibrate=calibrate,
+            fixed_seconds=fixed_seconds,
         )
     if done.verification is not None:
         verification_table(done.verification)

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.export.onnx_fixed import frames_of, mobile_note, with_fixed_shapes
+from nemo_tutornet.export.onnx_int8 import calibration_features, quantize_static
+from nemo_tutornet.export.onnx_layout import is_convolutional, with_images
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
 from nemo_tutornet.export.onnx_streaming import (
@@ -38,6 +41,11 @@ _PROTOBUF_LIMIT = 2_000_000_000
 _NOT_STREAMED = (
     "The model is cache-aware, but no graph for streaming was written: its features are normalised over the "
     "whole utterance; train it with model.preprocessor.normalize=NA."
+)
+
+
+_DYNAMIC = (
+    "dynamic int8, which is smaller but hardly faster than fp32; give --calibrate MANIFEST for static int8."
 )
 
 
@@ -84,6 +92,8 @@ def write_onnx(
     precisions: Sequence[str] = ("fp32",),
     sherpa: bool = False,
     called: Path | None = None,
+    calibrate: Path | None = None,
+    fixed_seconds: float | None = None,
 ) -> list[OnnxFile]:
     """Exports a stock `.nemo` file to ONNX with NeMo's own exporter.
 
@@ -104,6 +114,10 @@ def write_onnx(
         sherpa: also write `X.sherpa.onnx` and `X.tokens.txt` for sherpa-onnx, and for a cache-aware model
             `X.streaming.onnx` for its streaming recogniser.
         called: the model's name in error messages, for use when `nemo_file` is temporary.
+        calibrate: a NeMo manifest. `int8` is then static quantization, calibrated on utterances of it, and
+            otherwise dynamic quantization.
+        fixed_seconds: writes graphs for one utterance of this length in seconds, without dynamic axes and
+            without `length`.
 
     Returns:
         A description of each `.onnx` file that was written, in the order of `PRECISIONS`, and last those for
@@ -126,6 +140,10 @@ def write_onnx(
             f"there is no ONNX precision {', '.join(unknown) or 'given'}; choose from "
             f"{', '.join(PRECISIONS)}."
         )
+    if calibrate is not None and "int8" not in precisions:
+        raise TutorError(f"{calibrate} calibrates int8, which was not asked for; add --int8.")
+    if fixed_seconds is not None and sherpa:
+        raise TutorError("sherpa-onnx reads audio of any length; export without --sherpa or --fixed-seconds.")
     archive = NemoArchive.of(nemo_file)
     called = called or archive.path
     target = ctc_class(archive.config, called, "a model to write as ONNX")
@@ -141,14 +159,32 @@ def write_onnx(
         precision="fp32",
     )
     note = sherpa_note(metadata, called) if sherpa else None
+    frames = None if fixed_seconds is None else frames_of(metadata.front_end, fixed_seconds)
+    features = None
+    if calibrate is not None:
+        features = calibration_features(metadata.front_end, calibrate)
     plain = _graph(model, called)
+    if is_convolutional(plain):
+        plain = with_images(plain)
     files: dict[Path, Any] = {}
+    notes: dict[Path, str | None] = {}
     for name in PRECISIONS:
         if name in precisions:
             path = destination if name == "fp32" else destination.with_suffix(f".{name}.onnx")
-            files[path] = with_metadata(
-                _converted(plain, name), replace(metadata, precision=name).as_strings()
-            )
+            entries = replace(metadata, precision=name).as_strings()
+            if name == "int8" and features is not None:
+                static = quantize_static(plain, features)
+                proto, notes[path] = static.graph, static.note
+                entries["quantization"] = "static"
+            else:
+                proto = _converted(plain, name)
+                if name == "int8":
+                    notes[path], entries["quantization"] = _DYNAMIC, "dynamic"
+            if frames is not None:
+                proto = with_fixed_shapes(proto, frames)
+                entries["fixed_frames"] = str(frames)
+                notes[path] = " ".join(filter(None, (notes.get(path), mobile_note(proto)))) or None
+            files[path] = with_metadata(proto, entries)
     if sherpa:
         files[destination.with_suffix(".sherpa.onnx")] = with_metadata(
             with_length(plain), metadata.as_strings()
@@ -164,6 +200,7 @@ def write_onnx(
             files[destination.with_suffix(".streaming.onnx")] = with_metadata(
                 chunks, {**metadata.as_strings(), **streaming_entries(fresh)}
             )
+        notes[destination.with_suffix(".sherpa.onnx")] = note
     try:
         with staging_directory(expand_user(destination).parent.resolve()) as stage:
             for path, proto in files.items():
@@ -176,7 +213,7 @@ def write_onnx(
         raise TutorError(
             f"{called} cannot be written as {destination.name} ({error.strerror or error})."
         ) from None
-    return [_describe(path, note if path.name.endswith(".sherpa.onnx") else None) for path in files]
+    return [_describe(path, notes.get(path)) for path in files]
 
 
 def _graph(model: Any, called: Path) -> Any:

@@ -65,6 +65,8 @@ def export_student(
     sherpa: bool = False,
     verify: bool = False,
     report: PartReport = no_report,
+    calibrate: str | Path | None = None,
+    fixed_seconds: float | None = None,
 ) -> ExportResult:
     """Exports a student, finished or interrupted, as a stock `.nemo` file, and optionally as ONNX graphs.
 
@@ -79,12 +81,15 @@ def export_student(
         destination: the `.nemo` file to write. An older file there is replaced when the new one is complete.
         onnx: the ONNX file to write. The name of any precision other than `fp32` is inserted before the
             suffix.
-        precisions: any of `fp32`, `fp16` (weights and activations) and `int8` (dynamic quantization).
+        precisions: any of `fp32`, `fp16` (weights and activations) and `int8` (dynamic quantization, or
+            with `calibrate` static quantization).
         sherpa: also write the graph and the tokens for sherpa-onnx, and the streaming graph of a cache-aware
             student.
         verify: verify the files with `verify_student` before they are put in place, and write a summary
             (`student.json` beside `student.nemo`).
         report: shows the file that is being written or verified.
+        calibrate: a NeMo manifest, on utterances of which `int8` is calibrated. Transcripts are not read.
+        fixed_seconds: write the ONNX graphs for one utterance of this length, without dynamic axes.
 
     Returns:
         The paths and figures of the export.
@@ -96,6 +101,8 @@ def export_student(
     """
     destination = Path(destination)
     graph = None if onnx is None else Path(onnx)
+    if graph is None and (calibrate is not None or fixed_seconds is not None):
+        raise TutorError("--calibrate and --fixed-seconds are for ONNX files; say where: --onnx OUT.onnx.")
     _check_names(destination, graph, precisions, sherpa, verify)
     file = Path(source) if isinstance(source, (str, Path)) else None
     try:
@@ -126,6 +133,8 @@ def export_student(
                     precisions,
                     sherpa,
                     called=file or destination,
+                    calibrate=None if calibrate is None else Path(calibrate),
+                    fixed_seconds=fixed_seconds,
                 )
             verification = None
             if verify:

@@ -37,7 +37,8 @@ EXECUTED: dict[str, dict[str, int]] = {
         "integration/documents/test_pages.py::test_the_export_in_python": 1,
     },
     "docs/deployment/nemo.md": {"integration/export/test_nemo_scripts.py::test_the_page_as_it_is_written": 7},
-    "docs/deployment/onnx-runtime.md": {_PAGES: 3},
+    "docs/deployment/onnx-runtime.md": {_PAGES: 4},
+    "docs/deployment/phones.md": {_PAGES: 1},
     "docs/deployment/sherpa-onnx.md": {
         _PAGES: 1,
         "integration/export/test_streaming.py::test_the_commands_of_the_page": 1,
