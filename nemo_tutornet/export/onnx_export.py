@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.export.onnx_length import PADDING_IS_IGNORED, ignores_padding, reads_length
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
 from nemo_tutornet.export.onnx_streaming import (
@@ -88,10 +89,11 @@ def write_onnx(
     """Exports a stock `.nemo` file to ONNX with NeMo's own exporter.
 
     The graph computes log-probabilities from features. Its input is `audio_signal` `[B, F, T]` (and `length`
-    `[B]` if the encoder needs it). Its output is `logprobs` `[B, T', V + 1]` with the blank last. NeMo
-    disables masked convolutions in the graph, so the input must contain valid frames only: one utterance at
-    a time, or several of the same length. The front end is not in the graph. Its parameters are in the
-    file's metadata.
+    `[B]` if the encoder needs it). Its output is `logprobs` `[B, T', V + 1]` with the blank last. A graph
+    with `length` reads nothing behind it, so utterances may be padded. In a graph without it, NeMo's exporter
+    has disabled the masked convolutions, so its input must contain valid frames only: one utterance at a
+    time, or several of the same length. The front end is not in the graph. Its parameters are in the file's
+    metadata.
 
     Legend: `B` utterances, `F` mel bins, `T` frames of the front end, `T'` frames of the network, `V` labels.
 
@@ -128,30 +130,24 @@ def write_onnx(
         )
     archive = NemoArchive.of(nemo_file)
     called = called or archive.path
-    target = ctc_class(archive.config, called, "a model to write as ONNX")
-    model = restore_ctc(archive)
-    info = describe_model(model)
-    metadata = OnnxMetadata(
-        target=target,
-        labels=list(info.labels),
-        tokenizer=(info.tokenizer or "char").lower(),
-        parameters=info.parameters,
-        front_end=front_end_of(info.preprocessor, called),
-        subsampling_factor=round(measure_encoder(model).frame_ms / info.front_end.stride_ms),
-        precision="fp32",
-    )
+    model, metadata = restore_for_onnx(archive, called)
     note = sherpa_note(metadata, called) if sherpa else None
-    plain = _graph(model, called)
+    plain = graph_with_length(archive, called) if reads_length(model) else _graph(model, called)
     files: dict[Path, Any] = {}
     for name in PRECISIONS:
         if name in precisions:
             path = destination if name == "fp32" else destination.with_suffix(f".{name}.onnx")
             files[path] = with_metadata(
-                _converted(plain, name), replace(metadata, precision=name).as_strings()
+                _converted(plain, name),
+                {
+                    **replace(metadata, precision=name).as_strings(),
+                    **(PADDING_IS_IGNORED if reads_length(model) else {}),
+                },
             )
     if sherpa:
         files[destination.with_suffix(".sherpa.onnx")] = with_metadata(
-            with_length(plain), metadata.as_strings()
+            with_length(plain if reads_length(model) else graph_with_length(archive, called)),
+            {**metadata.as_strings(), **PADDING_IS_IGNORED},
         )
         if is_cache_aware(model) and metadata.front_end["normalize"] not in ("NA", None):
             note = " ".join(filter(None, (note, _NOT_STREAMED)))
@@ -176,7 +172,49 @@ def write_onnx(
         raise TutorError(
             f"{called} cannot be written as {destination.name} ({error.strerror or error})."
         ) from None
-    return [_describe(path, note if path.name.endswith(".sherpa.onnx") else None) for path in files]
+    return [describe_onnx(path, note if path.name.endswith(".sherpa.onnx") else None) for path in files]
+
+
+def restore_for_onnx(archive: NemoArchive, called: Path) -> tuple[Any, OnnxMetadata]:
+    """Restores a model to export, and describes it as the metadata of its fp32 graph do.
+
+    Args:
+        archive: the model's file.
+        called: the model's name in error messages.
+
+    Returns:
+        The model in eval mode, and the metadata.
+
+    Raises:
+        TutorError: the file is not a CTC model, or the metadata cannot describe its front end.
+    """
+    target = ctc_class(archive.config, called, "a model to write as ONNX")
+    model = restore_ctc(archive)
+    info = describe_model(model)
+    return model, OnnxMetadata(
+        target=target,
+        labels=list(info.labels),
+        tokenizer=(info.tokenizer or "char").lower(),
+        parameters=info.parameters,
+        front_end=front_end_of(info.preprocessor, called),
+        subsampling_factor=round(measure_encoder(model).frame_ms / info.front_end.stride_ms),
+        precision="fp32",
+    )
+
+
+def graph_with_length(archive: NemoArchive, called: Path) -> Any:
+    """Exports a model's fp32 graph with the inputs `audio_signal` and `length`, which ignores padding.
+
+    Args:
+        archive: the model's file. The model is restored from it again, because NeMo's exporter changes it.
+        called: the model's name in error messages.
+
+    Returns:
+        The graph, an `onnx.ModelProto`.
+    """
+    model = restore_ctc(archive)
+    with ignores_padding(model):
+        return _graph(model, called)
 
 
 def _graph(model: Any, called: Path) -> Any:
@@ -257,7 +295,13 @@ def with_metadata(proto: Any, entries: Mapping[str, str]) -> Any:
     return proto
 
 
-def _describe(path: Path, note: str | None) -> OnnxFile:
+def describe_onnx(path: Path, note: str | None) -> OnnxFile:
+    """Describes an ONNX file that was written, and proves that ONNX Runtime can open it.
+
+    Args:
+        path: the file, with the metadata of this package.
+        note: a sentence for the user of the file; None if there is nothing to note.
+    """
     import onnx
     import onnxruntime
 
