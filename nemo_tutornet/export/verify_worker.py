@@ -26,6 +26,10 @@ from typing import Any
 EQUAL = 1e-5
 # ... and of another runtime.
 AGREE = 1e-4
+# ... and of another runtime on features that another program computed. NeMo computes the spectrum in fp32,
+# whose rounding changes the logarithm of quiet bins by up to 2e-4, and unlikely labels of a trained student
+# by up to 3e-4 on the probes (1e-4 on AN4). A wrong window or a padded frame changes them by 0.1 and more.
+OTHER_FEATURES = 1e-3
 # Root mean square difference that rounding may cause, as a share of the variation of the log-probabilities
 # over time. A largest difference would be no measure: int8 changed very unlikely labels by up to 2.2 in good
 # students of AN4, while all log-probabilities of an untrained student vary by 0.1. Good graphs had 0.002
@@ -413,8 +417,11 @@ def _onnx_asr_agrees(model: Any, probes: dict[str, Any], folder: Path, check: Re
         check(name, False, f"onnx-asr {version} cannot run it: {_first_line(error)}")
         return
     worst = max(differences)
-    words = f"largest difference from NeMo {worst:.1e}, one by one and in a batch (limit {AGREE:.0e})"
-    check(name, worst <= AGREE, words)
+    words = (
+        f"{version}: largest difference from NeMo {worst:.1e}, one by one and in a batch (limit "
+        f"{OTHER_FEATURES:.0e})"
+    )
+    check(name, worst <= OTHER_FEATURES, words)
 
 
 def _chunks_agree(
