@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.export.onnx_length import PADDING_IS_IGNORED, ignores_padding, reads_length
+from nemo_tutornet.export.onnx_length import PADDING_IS_IGNORED, ignores_padding, pads_safely, reads_length
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
 from nemo_tutornet.export.onnx_streaming import (
@@ -132,6 +132,7 @@ def write_onnx(
     called = called or archive.path
     model, metadata = restore_for_onnx(archive, called)
     note = sherpa_note(metadata, called) if sherpa else None
+    padding = PADDING_IS_IGNORED if pads_safely(model) else {}
     plain = graph_with_length(archive, called) if reads_length(model) else _graph(model, called)
     files: dict[Path, Any] = {}
     for name in PRECISIONS:
@@ -141,13 +142,13 @@ def write_onnx(
                 _converted(plain, name),
                 {
                     **replace(metadata, precision=name).as_strings(),
-                    **(PADDING_IS_IGNORED if reads_length(model) else {}),
+                    **(padding if reads_length(model) else {}),
                 },
             )
     if sherpa:
         files[destination.with_suffix(".sherpa.onnx")] = with_metadata(
             with_length(plain if reads_length(model) else graph_with_length(archive, called)),
-            {**metadata.as_strings(), **PADDING_IS_IGNORED},
+            {**metadata.as_strings(), **padding},
         )
         if is_cache_aware(model) and metadata.front_end["normalize"] not in ("NA", None):
             note = " ".join(filter(None, (note, _NOT_STREAMED)))

@@ -85,22 +85,22 @@ def reads_length(model: Any) -> bool:
 
 
 def pads_safely(model: Any) -> bool:
-    """Whether NeMo's encoder has masks, without which its own result depends on the padding of a batch.
+    """Whether NeMo's own result for an utterance is independent of the padding of its batch.
+
+    It is not where a convolutional encoder has no masks, or an encoder normalises over time.
 
     Args:
         model: a NeMo CTC model.
     """
+    from nemo.collections.asr.modules import ConvASREncoder
     from nemo.collections.asr.parts.submodules.jasper import MaskedConv1d
 
-    blocks = getattr(model.encoder, "encoder", None)  # of a convolutional encoder
-    if not isinstance(blocks, torch.nn.Module):
-        return True
-    masked = {id(module.conv) for module in blocks.modules() if isinstance(module, MaskedConv1d)}
-    convolutions = [module for module in blocks.modules() if isinstance(module, torch.nn.Conv1d)]
-    over_time = (torch.nn.GroupNorm, torch.nn.InstanceNorm1d)
-    return all(id(module) in masked for module in convolutions) and not any(
-        isinstance(module, over_time) for module in blocks.modules()
-    )
+    modules = list(model.encoder.modules())
+    if any(isinstance(module, (torch.nn.GroupNorm, torch.nn.InstanceNorm1d)) for module in modules):
+        return False
+    masked = {id(module.conv) for module in modules if isinstance(module, MaskedConv1d)}
+    convolutions = {id(module) for module in modules if isinstance(module, torch.nn.Conv1d)}
+    return not isinstance(model.encoder, ConvASREncoder) or convolutions <= masked
 
 
 def _valid(frames: Tensor, lengths: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ The exported student has NeMo's keys, and nothing of the tutor.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -108,9 +109,11 @@ def export_student(
     """
     destination = Path(destination)
     graph = None if onnx is None else Path(onnx)
-    asr_folder = None if onnx_asr is None else expand_user(onnx_asr)
+    asr_folder = None if onnx_asr is None else Path(os.path.abspath(expand_user(onnx_asr)))
     card = None if card is None else Path(card)
     _check_names(destination, graph, precisions, sherpa, verify, asr_folder)
+    if asr_folder is not None:
+        _check_folder(asr_folder, [path for path in (destination, graph, card) if path is not None])
     facts = card_facts or CardFacts()
     if card is not None:
         check_card(card, facts)
@@ -157,7 +160,7 @@ def export_student(
                 from nemo_tutornet.export.onnx_asr_folder import write_onnx_asr
 
                 report(f"writing {asr_folder.name}")
-                asr_stage = stages[_folder(asr_folder)] / asr_folder.resolve().name
+                asr_stage = stages[_folder(asr_folder)] / asr_folder.name
                 asr_graphs = write_onnx_asr(archive, asr_stage, precisions, called=file or destination)
                 _keep_card(asr_folder, asr_stage)
             if card is not None:
@@ -183,8 +186,8 @@ def export_student(
         onnx=[replace(written, path=graph.with_name(written.path.name)) for written in graphs]
         if graph is not None
         else [],
-        onnx_asr=[replace(written, path=asr_folder / written.path.name) for written in asr_graphs]
-        if asr_folder is not None
+        onnx_asr=[replace(written, path=Path(onnx_asr) / written.path.name) for written in asr_graphs]
+        if onnx_asr is not None
         else [],
         verification=verification,
         summary=summary_path(destination) if verify else None,
@@ -206,6 +209,19 @@ def _cuda_devices(source: Any) -> list[int]:
 def _inside(card: Path, folder: Path | None) -> bool:
     """Whether the card is a file of the folder for onnx-asr, which is staged as a whole."""
     return folder is not None and _folder(card) == folder.resolve()
+
+
+def _check_folder(folder: Path, files: Sequence[Path]) -> None:
+    """Refuses a folder for onnx-asr that may not be replaced, or that would take other files with it."""
+    from nemo_tutornet.export.onnx_asr_folder import CARD, check_onnx_asr_folder
+
+    check_onnx_asr_folder(folder)
+    for path in files:
+        place = _folder(path)
+        if folder.resolve() in (place, *place.parents) and not (_inside(path, folder) and path.name == CARD):
+            raise TutorError(
+                f"{path} lies in {folder.name}, which is written for onnx-asr as a whole; give another place."
+            )
 
 
 def _keep_card(folder: Path, stage: Path) -> None:
@@ -236,10 +252,6 @@ def _check_names(
         raise TutorError(
             "other precisions and the graph for sherpa-onnx are ONNX files; say where with --onnx OUT.onnx."
         )
-    if asr_folder is not None:
-        from nemo_tutornet.export.onnx_asr_folder import check_onnx_asr_folder
-
-        check_onnx_asr_folder(asr_folder)
     if verify and summary_path(destination).exists() and not is_summary(summary_path(destination)):
         raise TutorError(
             f"{summary_path(destination)} is no summary of a student, and would be replaced by one; give "
