@@ -214,7 +214,6 @@ def model_card(student: Student, facts: CardFacts) -> str:
 
 
 def _introduction(student: Student, facts: CardFacts) -> str:
-    languages = f" for {', '.join(facts.language)}" if facts.language else ""
     distilled = f" It was distilled from `{facts.base_model}`." if facts.base_model else ""
     trained = (
         f" It was trained on {', '.join(f'`{name}`' for name in facts.datasets)}." if facts.datasets else ""
@@ -222,6 +221,7 @@ def _introduction(student: Student, facts: CardFacts) -> str:
     bins = f"{student.mel_bins} mel bins, " if student.mel_bins else ""
     frame = 1000 * student.hop * student.subsampling_factor / student.sample_rate
     rows = [
+        *([("language", ", ".join(facts.language))] if facts.language else []),
         ("class", f"`{student.class_name}`"),
         ("parameters", f"{student.parameters:,}"),
         ("labels", f"{student.labels:,} {student.label_kind}, and the blank"),
@@ -232,7 +232,7 @@ def _introduction(student: Student, facts: CardFacts) -> str:
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
     return (
         f"# {student.name}\n\n"
-        f"A CTC speech recogniser{languages} of {student.parameters / 1e6:.3g} million parameters, a stock "
+        f"A CTC speech recogniser of {student.parameters / 1e6:.3g} million parameters, a stock "
         f"NVIDIA NeMo model.{distilled}{trained}\n\n| | |\n|---|---|\n{table}"
     )
 

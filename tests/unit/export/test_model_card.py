@@ -91,6 +91,11 @@ def test_the_metadata_are_the_hubs(tmp_path: Path) -> None:
     assert "student-onnx-asr" in text and "student.tokens.txt" in text
 
 
+def test_a_language_that_yaml_would_read_as_false() -> None:
+    text = model_card(STUDENT, CardFacts(language=["no", "zh-Hant"]))
+    assert front_matter(text)["language"] == ["no", "zh-Hant"] and "| language | no, zh-Hant |" in text
+
+
 def test_test_sets_are_named(tmp_path: Path) -> None:
     file = measured(tmp_path, ROW)
     named = model_card(STUDENT, CardFacts(metrics=[f"AN4 test={file}", file]))
