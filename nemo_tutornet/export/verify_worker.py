@@ -84,13 +84,14 @@ def main(request_file: str, report_file: str) -> None:
         folder = request.get("onnx_asr")
         found = [(path, Path(path).name) for path in request["onnx"]]
         if folder is not None:
-            graphs = sorted(Path(folder).glob("model*.onnx"))
+            graphs = sorted(path for path in Path(folder).glob("model*.onnx") if path.is_file())
             found += [(str(path), f"{Path(folder).name}/{path.name}") for path in graphs]
             if not graphs:
                 check(f"{Path(folder).name}: files", False, "it holds no model.onnx")
         described = [_onnx(model, probes, path, name, check) for path, name in found]
         report["graphs"] = [graph for graph in described if graph is not None]
-        if folder is not None and Path(folder, "model.onnx").is_file():
+        wanted = ("model.onnx", "vocab.txt", "config.json")  # no pipe, which a client would wait for
+        if folder is not None and all(Path(folder, name).is_file() for name in wanted):
             _onnx_asr_agrees(model, probes, Path(folder), check)
     Path(report_file).write_text(json.dumps(report), encoding="utf-8")
 
