@@ -274,13 +274,40 @@ def export(
         "a "
         "cache-aware student.",
     ),
+    onnx_asr: Path | None = typer.Option(
+        None, "--onnx-asr", metavar="DIR", help="Write a folder that onnx-asr loads."
+    ),
+    card: Path | None = typer.Option(
+        None, metavar="README.md", help="Write a model card with the metadata of the Hugging Face Hub."
+    ),
+    language: list[str] = typer.Option([], help="For the card, e.g. en; may be given several times."),
+    license_: str | None = typer.Option(
+        None, "--license", help="For the card: the student's licence, e.g. cc-by-4.0."
+    ),
+    base_model: str | None = typer.Option(None, help="For the card: the teacher's name on the Hub."),
+    datasets: list[str] = typer.Option(
+        [], help="For the card: a training set's name on the Hub; may be given several times."
+    ),
+    metrics: list[str] = typer.Option(
+        [],
+        metavar="[NAME=]EVALUATION.json",
+        help="For the card: what `evaluate --json` printed of the student; may be given several times.",
+    ),
     verify: bool = typer.Option(
         False, "--verify", help="Prove the files in a process without this package; write STUDENT.json."
     ),
 ) -> None:
     """Write a stock student: NeMo's class and keys, no trace of the teacher."""
     from nemo_tutornet.commands.tables import verification_table
+    from nemo_tutornet.export.model_card import CardFacts
     from nemo_tutornet.export.student import export_student
+
+    facts = CardFacts(language, license_, base_model, datasets, metrics)
+    if card is None and facts != CardFacts([], None, None, [], []):
+        raise TutorError(
+            "--language, --license, --base-model, --datasets and --metrics are for the model card; say where "
+            "with --card README.md."
+        )
 
     precisions = ["fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
     with report_parts("files") as report:
@@ -290,6 +317,9 @@ def export(
             onnx=onnx,
             precisions=precisions,
             sherpa=sherpa,
+            onnx_asr=onnx_asr,
+            card=card,
+            card_facts=facts,
             verify=verify,
             report=report,
             calibrate=calibrate,
@@ -298,12 +328,14 @@ def export(
     if done.verification is not None:
         verification_table(done.verification)
     typer.echo(f"{done.path}: {done.target}, {done.parameters:,} parameters, {done.labels} labels.")
-    for graph in done.onnx:
+    for graph in (*done.onnx, *done.onnx_asr):
         typer.echo(f"{graph.path}: {graph.precision}, {graph.megabytes:.1f} MB, opset {graph.opset}.")
         if graph.note:
             typer.echo(f"note: {graph.note}", err=True)
     if done.note is not None:
         typer.echo(f"note: {done.note}", err=True)
+    if done.card is not None:
+        typer.echo(f"{done.card}: model card.")
     if done.summary is not None:
         typer.echo(f"{done.summary}: summary of what was checked.")
 
@@ -316,12 +348,13 @@ def verify(
     onnx: list[Path] = typer.Option(
         [], metavar="STUDENT.onnx", help="A graph of it; may be given several times."
     ),
+    onnx_asr: Path | None = typer.Option(None, "--onnx-asr", metavar="DIR", help="Its folder for onnx-asr."),
 ) -> None:
     """Check the files of an exported student: the model, its graphs and its summary."""
     from nemo_tutornet.commands.tables import verification_table
     from nemo_tutornet.export.verify import verify_received
 
-    verification = verify_received(student, onnx)
+    verification = verify_received(student, onnx, onnx_asr)
     verification_table(verification)
     if not verification.passed:
         raise TutorError(f"{student} is not what it must be: {verification.failures}")

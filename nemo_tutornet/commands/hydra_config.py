@@ -9,6 +9,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,11 @@ def compose_config(yaml: Path, overrides: Sequence[str]) -> Any:
     except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
         text = str(error).strip() or str(error.__cause__ or "").strip() or type(error).__name__
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        raise TutorError(f"{yaml}: {shorten(' '.join(lines[:2]), LONGEST_INPUT).rstrip('.')}.") from None
+        if lines[1:] and lines[1].endswith(":"):  # the options of a group follow
+            lines = list(takewhile(lambda line: not line.startswith("Config search path"), lines))
+        else:
+            lines = lines[:2]
+        raise TutorError(f"{yaml}: {shorten(' '.join(lines), LONGEST_INPUT).rstrip('.')}.") from None
     if not isinstance(config.get("model"), DictConfig):
         raise TutorError(f"{yaml} has no section `model`; name a training script's config.")
     return config

@@ -12,6 +12,11 @@ with ::
       - _self_
 
 has every key of the section, so that each can be overridden on the command line without `+`.
+
+It also tells Hydra the group `front_end`, which is chosen on the command line: `front_end=deployable`, or
+`+front_end=deployable` where a YAML does not end its defaults with ::
+
+      - front_end: stock
 """
 
 from __future__ import annotations
@@ -70,3 +75,20 @@ ConfigStore.instance().store(
     node=OmegaConf.to_container(OmegaConf.structured(TutorConfig)),
     provider="nemo_tutornet",
 )
+
+# The student's features. `stock` leaves those of the YAML, which are NeMo's for the architecture: 64 mel bins
+# and a window of 20 ms for QuartzNet and Jasper, 80 and 25 ms for the others.
+FRONT_ENDS = {
+    "stock": {},
+    "deployable": {
+        "features": 80,
+        "window_size": 0.025,
+        "window_stride": 0.01,
+        "window": "hann",
+        "n_fft": 512,
+    },
+}
+for _name, _values in FRONT_ENDS.items():
+    ConfigStore.instance().store(
+        group="front_end", name=_name, node=_values, package="model.preprocessor", provider="nemo_tutornet"
+    )

@@ -16,7 +16,8 @@ from typing import Any
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_fixed import frames_of, mobile_note, with_fixed_shapes
 from nemo_tutornet.export.onnx_int8 import calibration_features, quantize_static
-from nemo_tutornet.export.onnx_layout import is_convolutional, with_images
+from nemo_tutornet.export.onnx_layout import in_fast_layout
+from nemo_tutornet.export.onnx_length import PADDING_IS_IGNORED, ignores_padding, pads_safely, reads_length
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
 from nemo_tutornet.export.onnx_streaming import (
@@ -98,10 +99,11 @@ def write_onnx(
     """Exports a stock `.nemo` file to ONNX with NeMo's own exporter.
 
     The graph computes log-probabilities from features. Its input is `audio_signal` `[B, F, T]` (and `length`
-    `[B]` if the encoder needs it). Its output is `logprobs` `[B, T', V + 1]` with the blank last. NeMo
-    disables masked convolutions in the graph, so the input must contain valid frames only: one utterance at
-    a time, or several of the same length. The front end is not in the graph. Its parameters are in the
-    file's metadata.
+    `[B]` if the encoder needs it). Its output is `logprobs` `[B, T', V + 1]` with the blank last. A graph
+    with `length` reads nothing behind it, so utterances may be padded. In a graph without it, NeMo's exporter
+    has disabled the masked convolutions, so its input must contain valid frames only: one utterance at a
+    time, or several of the same length. The front end is not in the graph. Its parameters are in the file's
+    metadata.
 
     Legend: `B` utterances, `F` mel bins, `T` frames of the front end, `T'` frames of the network, `V` labels.
 
@@ -146,40 +148,26 @@ def write_onnx(
         raise TutorError("sherpa-onnx reads audio of any length; export without --sherpa or --fixed-seconds.")
     archive = NemoArchive.of(nemo_file)
     called = called or archive.path
-    target = ctc_class(archive.config, called, "a model to write as ONNX")
-    model = restore_ctc(archive)
-    info = describe_model(model)
-    metadata = OnnxMetadata(
-        target=target,
-        labels=list(info.labels),
-        tokenizer=(info.tokenizer or "char").lower(),
-        parameters=info.parameters,
-        front_end=front_end_of(info.preprocessor, called),
-        subsampling_factor=round(measure_encoder(model).frame_ms / info.front_end.stride_ms),
-        precision="fp32",
-    )
+    model, metadata = restore_for_onnx(archive, called)
     note = sherpa_note(metadata, called) if sherpa else None
     frames = None if fixed_seconds is None else frames_of(metadata.front_end, fixed_seconds)
     features = None
     if calibrate is not None:
         features = calibration_features(metadata.front_end, calibrate)
-    plain = _graph(model, called)
-    if is_convolutional(plain):
-        plain = with_images(plain)
+    # In a graph of a fixed length nothing is padded, and converters for phones do not know all of the masks.
+    masked = reads_length(model) and frames is None
+    padding = PADDING_IS_IGNORED if pads_safely(model) else {}
+    plain = in_fast_layout(graph_with_length(archive, called) if masked else _graph(model, called))
     files: dict[Path, Any] = {}
     notes: dict[Path, str | None] = {}
     for name in PRECISIONS:
         if name in precisions:
             path = destination if name == "fp32" else destination.with_suffix(f".{name}.onnx")
-            entries = replace(metadata, precision=name).as_strings()
-            if name == "int8" and features is not None:
-                static = quantize_static(plain, features)
-                proto, notes[path] = static.graph, static.note
-                entries["quantization"] = "static"
+            entries = {**replace(metadata, precision=name).as_strings(), **(padding if masked else {})}
+            if name == "int8":
+                proto, notes[path], entries["quantization"] = to_int8(plain, features)
             else:
                 proto = _converted(plain, name)
-                if name == "int8":
-                    notes[path], entries["quantization"] = _DYNAMIC, "dynamic"
             if frames is not None:
                 proto = with_fixed_shapes(proto, frames)
                 entries["fixed_frames"] = str(frames)
@@ -187,7 +175,8 @@ def write_onnx(
             files[path] = with_metadata(proto, entries)
     if sherpa:
         files[destination.with_suffix(".sherpa.onnx")] = with_metadata(
-            with_length(plain), metadata.as_strings()
+            with_length(plain if masked else in_fast_layout(graph_with_length(archive, called))),
+            {**metadata.as_strings(), **padding},
         )
         if is_cache_aware(model) and metadata.front_end["normalize"] not in ("NA", None):
             note = " ".join(filter(None, (note, _NOT_STREAMED)))
@@ -213,7 +202,65 @@ def write_onnx(
         raise TutorError(
             f"{called} cannot be written as {destination.name} ({error.strerror or error})."
         ) from None
-    return [_describe(path, notes.get(path)) for path in files]
+    return [describe_onnx(path, notes.get(path)) for path in files]
+
+
+def restore_for_onnx(archive: NemoArchive, called: Path) -> tuple[Any, OnnxMetadata]:
+    """Restores a model to export, and describes it as the metadata of its fp32 graph do.
+
+    Args:
+        archive: the model's file.
+        called: the model's name in error messages.
+
+    Returns:
+        The model in eval mode, and the metadata.
+
+    Raises:
+        TutorError: the file is not a CTC model, or the metadata cannot describe its front end.
+    """
+    target = ctc_class(archive.config, called, "a model to write as ONNX")
+    model = restore_ctc(archive)
+    info = describe_model(model)
+    return model, OnnxMetadata(
+        target=target,
+        labels=list(info.labels),
+        tokenizer=(info.tokenizer or "char").lower(),
+        parameters=info.parameters,
+        front_end=front_end_of(info.preprocessor, called),
+        subsampling_factor=round(measure_encoder(model).frame_ms / info.front_end.stride_ms),
+        precision="fp32",
+    )
+
+
+def graph_with_length(archive: NemoArchive, called: Path) -> Any:
+    """Exports a model's fp32 graph with the inputs `audio_signal` and `length`, which ignores padding.
+
+    Args:
+        archive: the model's file. The model is restored from it again, because NeMo's exporter changes it.
+        called: the model's name in error messages.
+
+    Returns:
+        The graph, an `onnx.ModelProto`.
+    """
+    model = restore_ctc(archive)
+    with ignores_padding(model):
+        return _graph(model, called)
+
+
+def to_int8(plain: Any, features: Any) -> tuple[Any, str | None, str]:
+    """Quantizes a copy of the fp32 graph: statically with calibration features, otherwise dynamically.
+
+    Args:
+        plain: the graph, an `onnx.ModelProto`.
+        features: what `calibration_features` returned, or None.
+
+    Returns:
+        The graph, a sentence for its user or None, and the kind of quantization for its metadata.
+    """
+    if features is None:
+        return _converted(plain, "int8"), _DYNAMIC, "dynamic"
+    static = quantize_static(plain, features)
+    return static.graph, static.note, "static"
 
 
 def _graph(model: Any, called: Path) -> Any:
@@ -294,7 +341,13 @@ def with_metadata(proto: Any, entries: Mapping[str, str]) -> Any:
     return proto
 
 
-def _describe(path: Path, note: str | None) -> OnnxFile:
+def describe_onnx(path: Path, note: str | None) -> OnnxFile:
+    """Describes an ONNX file that was written, and proves that ONNX Runtime can open it.
+
+    Args:
+        path: the file, with the metadata of this package.
+        note: a sentence for the user of the file; None if there is nothing to note.
+    """
     import onnx
     import onnxruntime
 

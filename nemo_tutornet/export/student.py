@@ -7,16 +7,19 @@ The exported student has NeMo's keys, and nothing of the tutor.
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.export.model_card import CardFacts, check_card, describe_student, model_card
 from nemo_tutornet.export.scrub import strip_training_paths
 from nemo_tutornet.export.source import _from_file, _from_model
 from nemo_tutornet.export.summary import Verification, is_summary, summary_path, write_summary
@@ -41,9 +44,11 @@ class ExportResult:
         labels: number of labels without the blank.
         onnx: the ONNX graphs in the order of `PRECISIONS`, and last those for sherpa-onnx; empty without
             `onnx`.
+        onnx_asr: the graphs in the folder for onnx-asr, in the order of `PRECISIONS`.
         verification: the checks and their results; None without `verify`.
         summary: the summary file; None without `verify`.
         note: what to know of the source: its decoder had not been trained yet. None if nothing.
+        card: the model card; None without `card`.
     """
 
     path: Path
@@ -51,9 +56,11 @@ class ExportResult:
     parameters: int
     labels: int
     onnx: list[OnnxFile]
+    onnx_asr: list[OnnxFile] = field(default_factory=list)
     verification: Verification | None = None
     summary: Path | None = None
     note: str | None = None
+    card: Path | None = None
 
 
 def export_student(
@@ -63,6 +70,9 @@ def export_student(
     onnx: str | Path | None = None,
     precisions: Sequence[str] = ("fp32",),
     sherpa: bool = False,
+    onnx_asr: str | Path | None = None,
+    card: str | Path | None = None,
+    card_facts: CardFacts | None = None,
     verify: bool = False,
     report: PartReport = no_report,
     calibrate: str | Path | None = None,
@@ -85,6 +95,9 @@ def export_student(
             with `calibrate` static quantization).
         sherpa: also write the graph and the tokens for sherpa-onnx, and the streaming graph of a cache-aware
             student.
+        onnx_asr: the folder to write for onnx-asr. A folder that an earlier export wrote is replaced.
+        card: the model card to write, `README.md` for the Hugging Face Hub.
+        card_facts: what only the user knows, for the card.
         verify: verify the files with `verify_student` before they are put in place, and write a summary
             (`student.json` beside `student.nemo`).
         report: shows the file that is being written or verified.
@@ -101,9 +114,18 @@ def export_student(
     """
     destination = Path(destination)
     graph = None if onnx is None else Path(onnx)
-    if graph is None and (calibrate is not None or fixed_seconds is not None):
-        raise TutorError("--calibrate and --fixed-seconds are for ONNX files; say where: --onnx OUT.onnx.")
-    _check_names(destination, graph, precisions, sherpa, verify)
+    asr_folder = None if onnx_asr is None else Path(os.path.abspath(expand_user(onnx_asr)))
+    card = None if card is None else Path(card)
+    if graph is None and fixed_seconds is not None:
+        raise TutorError("--fixed-seconds is for ONNX files; say where: --onnx OUT.onnx.")
+    if graph is None and asr_folder is None and calibrate is not None:
+        raise TutorError("--calibrate is for ONNX files; say where: --onnx OUT.onnx or --onnx-asr DIR.")
+    _check_names(destination, graph, precisions, sherpa, verify, asr_folder)
+    if asr_folder is not None:
+        _check_folder(asr_folder, [path for path in (destination, graph, card) if path is not None])
+    facts = card_facts or CardFacts()
+    if card is not None:
+        check_card(card, facts)
     file = Path(source) if isinstance(source, (str, Path)) else None
     try:
         with ExitStack() as stack:
@@ -116,7 +138,14 @@ def export_student(
             model, note = (_from_model(source, copy), None) if file is None else _from_file(file)
             model.cfg = stock_config(model.cfg)
             stages = stack.enter_context(
-                staging_directories(*(_folder(path) for path in (destination, graph) if path is not None))
+                staging_directories(
+                    *(_folder(path) for path in (destination, graph, asr_folder) if path is not None),
+                    *(
+                        _folder(path)
+                        for path in (card,)
+                        if path is not None and not _inside(path, asr_folder)
+                    ),
+                )
             )
             student = stages[_folder(destination)] / destination.name
             with suppress_nemo_logs():
@@ -136,10 +165,32 @@ def export_student(
                     calibrate=None if calibrate is None else Path(calibrate),
                     fixed_seconds=fixed_seconds,
                 )
+            asr_graphs: list[OnnxFile] = []
+            asr_stage = None
+            if asr_folder is not None:
+                from nemo_tutornet.export.onnx_asr_folder import write_onnx_asr
+
+                report(f"writing {asr_folder.name}")
+                asr_stage = stages[_folder(asr_folder)] / asr_folder.name
+                asr_graphs = write_onnx_asr(
+                    archive,
+                    asr_stage,
+                    precisions,
+                    called=file or destination,
+                    calibrate=None if calibrate is None else Path(calibrate),
+                )
+                _keep_card(asr_folder, asr_stage)
+            if card is not None:
+                report(f"writing {card.name}")
+                place = asr_stage if _inside(card, asr_folder) else stages[_folder(card)]
+                assert place is not None
+                paths = [graph.path for graph in graphs]
+                described = describe_student(model, destination, file, paths, asr_folder)
+                (place / card.name).write_text(model_card(described, facts), encoding="utf-8")
             verification = None
             if verify:
                 report(f"verifying {destination.name} in a fresh process")
-                verification = _verified(archive, graphs, model, file)
+                verification = _verified(archive, graphs, asr_stage, model, file, card)
     except OSError as error:
         raise TutorError(
             f"{destination} cannot be written ({error.strerror or error}); nothing was changed there."
@@ -152,9 +203,13 @@ def export_student(
         onnx=[replace(written, path=graph.with_name(written.path.name)) for written in graphs]
         if graph is not None
         else [],
+        onnx_asr=[replace(written, path=Path(onnx_asr) / written.path.name) for written in asr_graphs]
+        if onnx_asr is not None
+        else [],
         verification=verification,
         summary=summary_path(destination) if verify else None,
         note=note,
+        card=card,
     )
 
 
@@ -168,8 +223,39 @@ def _cuda_devices(source: Any) -> list[int]:
     return sorted({parameter.get_device() for parameter in parameters if parameter.is_cuda})
 
 
+def _inside(card: Path, folder: Path | None) -> bool:
+    """Whether the card is a file of the folder for onnx-asr, which is staged as a whole."""
+    return folder is not None and _folder(card) == folder.resolve()
+
+
+def _check_folder(folder: Path, files: Sequence[Path]) -> None:
+    """Refuses a folder for onnx-asr that may not be replaced, or that would take other files with it."""
+    from nemo_tutornet.export.onnx_asr_folder import CARD, check_onnx_asr_folder
+
+    check_onnx_asr_folder(folder)
+    for path in files:
+        place = _folder(path)
+        if folder.resolve() in (place, *place.parents) and not (_inside(path, folder) and path.name == CARD):
+            raise TutorError(
+                f"{path} lies in {folder.name}, which is written for onnx-asr as a whole; give another place."
+            )
+
+
+def _keep_card(folder: Path, stage: Path) -> None:
+    """Copies the card of a folder for onnx-asr that is about to be replaced."""
+    from nemo_tutornet.export.onnx_asr_folder import CARD
+
+    if (folder / CARD).is_file():
+        shutil.copyfile(folder / CARD, stage / CARD)
+
+
 def _check_names(
-    destination: Path, graph: Path | None, precisions: Sequence[str], sherpa: bool, verify: bool
+    destination: Path,
+    graph: Path | None,
+    precisions: Sequence[str],
+    sherpa: bool,
+    verify: bool,
+    asr_folder: Path | None,
 ) -> None:
     """Raises an error for wrong arguments before any file is read."""
     if destination.suffix != ".nemo":
@@ -179,7 +265,7 @@ def _check_names(
     for path in (destination, graph):
         if path is not None and path.is_dir():
             raise TutorError(f"{path} is a folder; give the name of a file to write.")
-    if graph is None and (sherpa or tuple(precisions) != ("fp32",)):
+    if graph is None and (sherpa or (asr_folder is None and tuple(precisions) != ("fp32",))):
         raise TutorError(
             "other precisions and the graph for sherpa-onnx are ONNX files; say where with --onnx OUT.onnx."
         )
@@ -192,11 +278,16 @@ def _check_names(
 
 
 def _verified(
-    student: NemoArchive, graphs: Sequence[OnnxFile], model: Any, source: Path | None
+    student: NemoArchive,
+    graphs: Sequence[OnnxFile],
+    asr_stage: Path | None,
+    model: Any,
+    source: Path | None,
+    card: Path | None,
 ) -> Verification:
     from nemo_tutornet.export.verify import verify_student
 
-    verification = verify_student(student, [graph.path for graph in graphs], reference=model)
+    verification = verify_student(student, [graph.path for graph in graphs], model, asr_stage)
     if not verification.passed:
         raise TutorError(
             f"{student.path.name} failed its verification and was not written: {verification.failures}"
@@ -205,9 +296,10 @@ def _verified(
         path
         for folder in {g.path.parent for g in graphs}
         for path in sorted(folder.iterdir())
-        if path != student.path
+        if path != student.path and path.is_file() and (card is None or path.name != card.name)
     ]
     if source is not None and source.is_dir():  # an unpacked archive is a folder and has no checksum
         source = None
-    write_summary(summary_path(student.path), verification, others, source)
+    folders = [] if asr_stage is None else [asr_stage]
+    write_summary(summary_path(student.path), verification, others, source, folders)
     return verification

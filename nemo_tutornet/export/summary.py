@@ -19,6 +19,7 @@ from nemo_tutornet.utils.files import atomic_write, read_regular_file, sha256_of
 
 FORMAT = "nemo_tutornet student summary, version 1"
 _MOST_BYTES = 16 << 20
+_EDITED = ".md"  # a model card in a folder, which its owner may edit
 _PACKAGES = ("nemo_tutornet", "nemo_toolkit", "torch", "lightning", "onnx", "onnxruntime")
 
 
@@ -79,7 +80,11 @@ def is_summary(path: Path) -> bool:
 
 
 def write_summary(
-    destination: Path, verification: Verification, others: Sequence[Path] = (), source: Path | None = None
+    destination: Path,
+    verification: Verification,
+    others: Sequence[Path] = (),
+    source: Path | None = None,
+    folders: Sequence[Path] = (),
 ) -> None:
     """Writes the summary of a verified student.
 
@@ -92,6 +97,7 @@ def write_summary(
         others: other files of the student (ONNX graphs, tokens). The summary holds their names without their
             folders.
         source: the checkpoint that the student was exported from.
+        folders: folders of the student's, for onnx-asr. The summary holds the files of each.
     """
     content: dict[str, Any] = {
         "format": FORMAT,
@@ -102,12 +108,19 @@ def write_summary(
         "checks": [asdict(check) for check in verification.checks],
         "versions": _versions(),
     }
+    if folders:
+        content["folders"] = {
+            folder.name: [_file(path) for path in sorted(folder.iterdir()) if path.suffix != _EDITED]
+            for folder in folders
+        }
     content["digest"] = _digest(content)
     with atomic_write(destination) as temporary:
         temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def check_summary(path: Path, student: Path, onnx: Sequence[Path] = ()) -> list[Check]:
+def check_summary(
+    path: Path, student: Path, onnx: Sequence[Path] = (), folders: Sequence[Path] = ()
+) -> list[Check]:
     """Compares a summary with the files that were received with it.
 
     Args:
@@ -115,6 +128,8 @@ def check_summary(path: Path, student: Path, onnx: Sequence[Path] = ()) -> list[
         student: the `.nemo` file, which the summary must list.
         onnx: ONNX graphs, which the summary must list. Any other file that it lists is searched for beside
             the student and these graphs.
+        folders: folders of the student's, which the summary must list. Any other that it lists is searched
+            for beside the student.
 
     Returns:
         A check of the summary's digest, then one check of each file's sha256.
@@ -125,6 +140,10 @@ def check_summary(path: Path, student: Path, onnx: Sequence[Path] = ()) -> list[
     try:
         content = json.loads(read_regular_file(path, _MOST_BYTES).decode("utf-8"))
         files = {_plain_name(entry["name"]): entry["sha256"] for entry in content["files"]}
+        listed = {
+            _plain_name(name): {_plain_name(entry["name"]): entry["sha256"] for entry in entries}
+            for name, entries in content.get("folders", {}).items()
+        }
         # Earlier versions could add a signature, which the digest does not cover.
         covered = {key: value for key, value in content.items() if key not in ("digest", "signature")}
         whole = content.get("digest") == _digest(covered)
@@ -143,6 +162,25 @@ def check_summary(path: Path, student: Path, onnx: Sequence[Path] = ()) -> list[
     others = set(files) - {file.name for file in given}
     for file in (*given, *(_beside(given, name) for name in files if name in others)):
         checks.append(_same_file(file, files.get(file.name), path.name))
+    places = {folder.resolve().name: folder for folder in folders}
+    for name in {**places, **listed}:
+        folder = places.get(name, student.with_name(name))
+        checks += _same_folder(folder, name, listed.get(name), path.name)
+    return checks
+
+
+def _same_folder(folder: Path, name: str, files: dict[str, Any] | None, summary: str) -> list[Check]:
+    """Compares the files of a folder with those that were verified, which must be all that a client reads."""
+    if files is None:
+        return [Check("sha256", False, f"{summary} does not speak of the folder {name}")]
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    surplus = sorted(file for file in found - set(files) if not file.endswith(_EDITED))
+    checks = [
+        Check("sha256", False, f"{summary} does not speak of {name}/{file}, which is there")
+        for file in surplus
+    ]
+    for file, sha256 in files.items():
+        checks.append(_same_file(folder / file, sha256, summary, f"{name}/{file}"))
     return checks
 
 
@@ -163,13 +201,14 @@ def _beside(given: Iterable[Path], name: str) -> Path:
     return next((place for place in places if place.is_file()), places[0])
 
 
-def _same_file(file: Path, sha256: Any, summary: str) -> Check:
+def _same_file(file: Path, sha256: Any, summary: str, name: str | None = None) -> Check:
+    name = name or file.name
     if sha256 is None:
-        return Check("sha256", False, f"{summary} does not speak of {file.name}")
+        return Check("sha256", False, f"{summary} does not speak of {name}")
     if not file.is_file():
-        return Check("sha256", False, f"{summary} speaks of {file.name}, which is not there")
+        return Check("sha256", False, f"{summary} speaks of {name}, which is not there")
     same = sha256_of(file) == sha256
-    return Check("sha256", same, f"{file.name} {'is' if same else 'is not'} the file that was verified")
+    return Check("sha256", same, f"{name} {'is' if same else 'is not'} the file that was verified")
 
 
 def _file(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,10 +27,15 @@ from nemo_tutornet.export.summary import Check, Verification, check_summary, sum
 from nemo_tutornet.nemo_io.archive import MODEL_CONFIG, MODEL_WEIGHTS, NemoArchive
 from nemo_tutornet.nemo_io.config_limits import check_numbers
 from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES, STOCK_BPE, names_data, target_of
+from nemo_tutornet.utils.files import read_regular_file
+
+if TYPE_CHECKING:
+    from nemo_tutornet.export.onnx_metadata import OnnxMetadata
 
 PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that errors of strides and padding show
 RATES = range(1000, 192001)  # samples per second; a hostile rate would make probes that fill the memory
 _PATH = re.compile(r"^(file:|/|~|[A-Za-z]:[\\/]|\\\\).+|.*\.(nemo|ckpt)$", re.DOTALL)
+_MOST_BYTES = 16 << 20  # of a text file
 # These keys hold texts, not paths: a label may be a slash.
 _NO_PATHS = ("labels", "vocabulary")
 # Entries of a graph's metadata that do not describe the student, and the labels, which have their own check.
@@ -38,7 +43,10 @@ _NOT_COMPARED = ("version", "model_author", "comment", "labels")
 
 
 def verify_student(
-    student: Path | NemoArchive, onnx: Sequence[Path] = (), reference: Any | None = None
+    student: Path | NemoArchive,
+    onnx: Sequence[Path] = (),
+    reference: Any | None = None,
+    onnx_asr: Path | None = None,
 ) -> Verification:
     """Verifies a student's file as its receiver would use it.
 
@@ -52,6 +60,7 @@ def verify_student(
         onnx: the student's ONNX graphs.
         reference: the model that the student was exported from, in eval mode. The log-probabilities of the
             file are compared with those of this model.
+        onnx_asr: the student's folder for onnx-asr. Where onnx-asr is installed, it runs, too.
 
     Returns:
         The checks and the facts. A damaged file gives a failed check, not an exception.
@@ -75,21 +84,24 @@ def verify_student(
         check_numbers(config, path.name)
     except TutorError as error:
         return Verification(path, [*checks, Check("builds", False, str(error))], {})
-    more, facts, graphs = _in_stock_nemo(path, onnx, reference, sample_rate)
+    more, facts, graphs = _in_stock_nemo(path, onnx, reference, sample_rate, onnx_asr)
     if facts:
         facts["kind"] = "subword" if facts.pop("class_name") == STOCK_BPE else "character"
         facts["class"] = str(config.target)
         subsampling_factor = facts.pop("subsampling_factor")
         more += [_metadata(graph, facts, subsampling_factor, config, path) for graph in graphs]
+        if onnx_asr is not None:
+            more += _onnx_asr_files(onnx_asr, _expected(facts, subsampling_factor, config, path, "fp32"))
     return Verification(path, checks + more, facts)
 
 
-def verify_received(student: Path, onnx: Sequence[Path] = ()) -> Verification:
+def verify_received(student: Path, onnx: Sequence[Path] = (), onnx_asr: Path | None = None) -> Verification:
     """Verifies a received file, and the summary beside it if there is one.
 
     Args:
         student: the `.nemo` file.
         onnx: the student's ONNX graphs.
+        onnx_asr: the student's folder for onnx-asr.
 
     Returns:
         The checks of the summary and of the student, and the facts.
@@ -103,14 +115,17 @@ def verify_received(student: Path, onnx: Sequence[Path] = ()) -> Verification:
             raise TutorError(
                 f"there is no file {path}; give the student's .nemo and, with --onnx, its graphs."
             )
-    if onnx:
+    if onnx_asr is not None and not onnx_asr.is_dir():
+        raise TutorError(f"there is no folder {onnx_asr}; give --onnx-asr the student's folder for onnx-asr.")
+    if onnx or onnx_asr is not None:
         from nemo_tutornet.export.onnx_export import require
 
         # Without these packages, the process that checks the graphs would report the student as faulty.
         require("onnx", "onnxruntime")
     summary = summary_path(student)
-    checks = check_summary(summary, student, onnx) if summary.is_file() else []
-    verification = verify_student(student, onnx)
+    folders = [] if onnx_asr is None else [onnx_asr]
+    checks = check_summary(summary, student, onnx, folders) if summary.is_file() else []
+    verification = verify_student(student, onnx, onnx_asr=onnx_asr)
     return replace(verification, checks=checks + verification.checks)
 
 
@@ -267,23 +282,12 @@ def _metadata(
 
     Only entries that the graph has and that clients compute with are compared.
     """
-    from nemo_tutornet.export.onnx_metadata import OnnxMetadata, front_end_of
-
     name, told = f"{graph['name']}: metadata", graph["metadata"]
-    section = cast("dict[str, Any]", OmegaConf.to_container(config.preprocessor, resolve=True))
-    try:
-        expected = OnnxMetadata(
-            target=facts["class"],
-            labels=facts["vocabulary"],
-            tokenizer=facts["tokenizer"] or "char",
-            parameters=facts["parameters"],
-            front_end=front_end_of(section, student),
-            subsampling_factor=subsampling_factor,
-            precision=graph["precision"],
-        ).as_strings()
-    except TutorError as error:
+    found = _expected(facts, subsampling_factor, config, student, graph["precision"])
+    if isinstance(found, str):
         # `write_onnx` refuses such a student, but the graph may come from NeMo's exporter.
-        return Check(name, "preprocessor" not in told, str(error))
+        return Check(name, "preprocessor" not in told, found)
+    expected = found.as_strings()
     compared = [key for key in expected if key in told and key not in _NOT_COMPARED]
     wrong = [key for key in compared if _value(told[key]) != _value(expected[key])]
     return Check(
@@ -291,6 +295,62 @@ def _metadata(
         not wrong,
         f"wrong in it: {', '.join(wrong)}" if wrong else f"the student's ({len(compared)} entries)",
     )
+
+
+def _expected(
+    facts: dict[str, Any], subsampling_factor: int, config: DictConfig, student: Path, precision: str
+) -> OnnxMetadata | str:
+    """The metadata that `write_onnx` would write for this student, or why it refuses it."""
+    from nemo_tutornet.export.onnx_metadata import OnnxMetadata, front_end_of
+
+    section = cast("dict[str, Any]", OmegaConf.to_container(config.preprocessor, resolve=True))
+    try:
+        return OnnxMetadata(
+            target=facts["class"],
+            labels=facts["vocabulary"],
+            tokenizer=facts["tokenizer"] or "char",
+            parameters=facts["parameters"],
+            front_end=front_end_of(section, student),
+            subsampling_factor=subsampling_factor,
+            precision=precision,
+        )
+    except TutorError as error:
+        return str(error)
+
+
+def _onnx_asr_files(folder: Path, expected: OnnxMetadata | str) -> list[Check]:
+    """Compares `config.json` and `vocab.txt` of a folder for onnx-asr with the student."""
+    from nemo_tutornet.export.onnx_asr_folder import (
+        CONFIG,
+        VOCABULARY,
+        onnx_asr_config,
+        onnx_asr_vocabulary,
+        refuse_for_onnx_asr,
+    )
+
+    name = f"{folder.resolve().name}: files"
+    if isinstance(expected, str):
+        return [Check(name, False, expected)]
+    try:
+        refuse_for_onnx_asr(expected, folder)
+        config = json.loads(read_regular_file(folder / CONFIG, _MOST_BYTES).decode("utf-8"))
+        vocabulary = read_regular_file(folder / VOCABULARY, _MOST_BYTES).decode("utf-8")
+    except TutorError as error:
+        return [Check(name, False, str(error))]
+    except (OSError, ValueError, RecursionError) as error:
+        return [Check(name, False, f"its {CONFIG} or {VOCABULARY} cannot be read ({_short(error)})")]
+    wanted = {key: value for key, value in onnx_asr_config(expected).items() if key != "written_by"}
+    config = config if isinstance(config, dict) else {}
+    wrong = [key for key, value in wanted.items() if config.get(key) != value]
+    if wrong:
+        return [Check(name, False, f"wrong in {CONFIG}: {', '.join(wrong)}")]
+    if vocabulary != onnx_asr_vocabulary(expected):
+        return [Check(name, False, f"{VOCABULARY} has other labels than the student")]
+    return [Check(name, True, f"{CONFIG} and {VOCABULARY} are the student's")]
+
+
+def _short(error: Exception) -> str:
+    return str(error)[:200]
 
 
 def _value(entry: str) -> Any:
@@ -305,7 +365,7 @@ def _value(entry: str) -> Any:
 
 
 def _in_stock_nemo(
-    student: Path, onnx: Sequence[Path], reference: Any | None, sample_rate: int
+    student: Path, onnx: Sequence[Path], reference: Any | None, sample_rate: int, onnx_asr: Path | None
 ) -> tuple[list[Check], dict[str, Any], list[dict[str, Any]]]:
     from safetensors.torch import save_file
 
@@ -318,6 +378,7 @@ def _in_stock_nemo(
             "student": str(student.resolve()),
             "onnx": [str(path.resolve()) for path in onnx],
             "probes": str(tensors),
+            "onnx_asr": None if onnx_asr is None else str(onnx_asr.resolve()),
         }
         request.write_text(json.dumps(asked), encoding="utf-8")
         program = str(Path(__file__).with_name("verify_worker.py"))

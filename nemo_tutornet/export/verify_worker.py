@@ -26,6 +26,10 @@ from typing import Any
 EQUAL = 1e-5
 # ... and of another runtime.
 AGREE = 1e-4
+# ... and of another runtime on features that another program computed. NeMo computes the spectrum in fp32,
+# whose rounding changes the logarithm of quiet bins by up to 2e-4, and unlikely labels of a trained student
+# by up to 3e-4 on the probes (1e-4 on AN4). A wrong window or a padded frame changes them by 0.1 and more.
+OTHER_FEATURES = 1e-3
 # Root mean square difference that rounding may cause, as a share of the variation of the log-probabilities
 # over time. A largest difference would be no measure: int8 changed very unlikely labels by up to 2.2 in good
 # students of AN4, while all log-probabilities of an untrained student vary by 0.1. Good graphs had 0.002
@@ -77,9 +81,18 @@ def main(request_file: str, report_file: str) -> None:
             if computes and not bool(value.isfinite().all()):
                 check("weights", False, f"{name} is NaN or infinite")
                 break
-        report["graphs"] = [
-            graph for path in request["onnx"] if (graph := _onnx(model, probes, path, check)) is not None
-        ]
+        folder = request.get("onnx_asr")
+        found = [(path, Path(path).name) for path in request["onnx"]]
+        if folder is not None:
+            graphs = sorted(path for path in Path(folder).glob("model*.onnx") if path.is_file())
+            found += [(str(path), f"{Path(folder).name}/{path.name}") for path in graphs]
+            if not graphs:
+                check(f"{Path(folder).name}: files", False, "it holds no model.onnx")
+        described = [_onnx(model, probes, path, name, check) for path, name in found]
+        report["graphs"] = [graph for graph in described if graph is not None]
+        wanted = ("model.onnx", "vocab.txt", "config.json")  # no pipe, which a client would wait for
+        if folder is not None and all(Path(folder, name).is_file() for name in wanted):
+            _onnx_asr_agrees(model, probes, Path(folder), check)
     Path(report_file).write_text(json.dumps(report), encoding="utf-8")
 
 
@@ -244,7 +257,7 @@ def _subsampling_factor(model: Any, signal: Any) -> int:
     return round(PROBE_FRAMES / int(lengths[0]))
 
 
-def _onnx(model: Any, probes: dict[str, Any], path: str, check: Record) -> dict[str, Any] | None:
+def _onnx(model: Any, probes: dict[str, Any], path: str, name: str, check: Record) -> dict[str, Any] | None:
     """Checks a graph's inputs and outputs, and its log-probabilities on unpadded features of several lengths.
 
     Returns:
@@ -254,7 +267,6 @@ def _onnx(model: Any, probes: dict[str, Any], path: str, check: Record) -> dict[
     import onnx
     import onnxruntime
 
-    name = Path(path).name
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -282,7 +294,9 @@ def _onnx(model: Any, probes: dict[str, Any], path: str, check: Record) -> dict[
         )
     precision = _precision(proto)
     if usual:
-        _agreement(model, session, probes, f"{name}: agrees", precision, check)
+        # Graphs of NeMo's own exporter and of earlier versions read padding, and do not say otherwise.
+        padded = "length" in inputs and metadata.get("padding") == "ignored"
+        _agreement(model, session, probes, f"{name}: agrees", precision, padded, check)
     elif chunked:
         _chunks_agree(model, session, probes, metadata, f"{name}: agrees", check)
     return {"name": name, "precision": precision, "metadata": metadata}
@@ -317,12 +331,12 @@ def _vocabulary(model: Any) -> list[str]:
 
 
 def _agreement(
-    model: Any, session: Any, probes: dict[str, Any], name: str, precision: str, check: Record
+    model: Any, session: Any, probes: dict[str, Any], name: str, precision: str, padded: bool, check: Record
 ) -> None:
     import numpy
     import torch
 
-    expected, found, lengths = [], [], []
+    expected, found, lengths, utterances = [], [], [], []
     fixed = session.get_inputs()[0].shape[2]
     for key in sorted(probes):
         if not key.startswith("signal_"):
@@ -339,23 +353,82 @@ def _agreement(
                 valid = torch.full_like(valid, fixed)
             features = features[:, :, : int(valid[0])]  # the graph has no masks, so it gets no padding
             expected.append(model(processed_signal=features, processed_signal_length=valid)[0].numpy())
-        feed = {"audio_signal": features.numpy(), "length": valid.numpy().astype(numpy.int64)}
-        try:
+        utterances.append(features.numpy())
+        lengths.append(int(valid[0]))
+    batch = numpy.full((len(lengths), utterances[0].shape[1], max(lengths) + 17), 3.0, numpy.float32)
+    for row, utterance in zip(batch, utterances, strict=True):
+        row[:, : utterance.shape[2]] = utterance[0]
+    try:
+        for utterance in utterances:
+            feed = {"audio_signal": utterance, "length": numpy.array([utterance.shape[2]], numpy.int64)}
             log_probs = session.run(["logprobs"], {i.name: feed[i.name] for i in session.get_inputs()})[0]
             found.append(numpy.asarray(log_probs, dtype=numpy.float32))
-        except Exception as error:  # ONNX Runtime's exceptions have no other common base class
-            check(name, False, f"ONNX Runtime cannot run it: {_first_line(error)}")
-            return
-        lengths.append(int(valid[0]))
+        if padded:
+            feed = {"audio_signal": batch, "length": numpy.array(lengths, numpy.int64)}
+            rows = zip(session.run(["logprobs"], feed)[0], tuple(expected), strict=True)
+            found += [row[None, : log_probs.shape[1]] for row, log_probs in rows]
+            expected += expected
+    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
+        check(name, False, f"ONNX Runtime cannot run it: {_first_line(error)}")
+        return
     if precision == "fp32":
         measure, worst, limit = "largest", max(map(_largest, expected, found)), AGREE
     else:
         measure, (worst, limit) = "root mean square", _rounding(expected, found, ROUNDED[precision])
     words = (
-        f"{measure} difference from PyTorch {worst:.1e} on {', '.join(map(str, lengths))} feature frames "
-        f"(limit {limit:.0e})"
+        f"{measure} difference from PyTorch {worst:.1e} on {', '.join(map(str, lengths))} feature frames"
+        f"{', one by one and padded to a batch' if padded else ''} (limit {limit:.0e})"
     )
     check(name, worst <= limit, words)
+
+
+def _onnx_asr_agrees(model: Any, probes: dict[str, Any], folder: Path, check: Record) -> None:
+    """Compares the log-probabilities of onnx-asr, which computes the features itself, with the student's.
+
+    Nothing is checked where onnx-asr is not installed, or is another version with other internals.
+    """
+    import importlib.metadata
+
+    import numpy
+    import torch
+
+    try:
+        import onnx_asr
+    except ImportError:
+        return
+    name, version = f"{folder.name}: onnx-asr", importlib.metadata.version("onnx-asr")
+    signals = [probes[key] for key in sorted(probes) if key.startswith("signal_")]
+    differences = []
+    try:
+        loaded = onnx_asr.load_model("nemo-conformer-ctc", folder, providers=["CPUExecutionProvider"])
+        loaded.recognize(signals[0].numpy())
+        asr = loaded.asr
+        if not (hasattr(asr, "_preprocessor") and hasattr(asr, "_encode")):
+            check(name, True, f"onnx-asr {version} loads and runs it; log-probabilities were not compared")
+            return
+        lengths = numpy.array([len(signal) for signal in signals])
+        batch = numpy.zeros((len(signals), lengths.max()), numpy.float32)
+        for row, signal in zip(batch, signals, strict=True):
+            row[: len(signal)] = signal.numpy()
+        runs = [(signal.numpy()[None], numpy.array([len(signal)])) for signal in signals]
+        for waveforms, sizes in [*runs, (batch, lengths)]:
+            log_probs, frames = asr._encode(*asr._preprocessor(waveforms, sizes))
+            for found, count, waveform, size in zip(log_probs, frames, waveforms, sizes, strict=True):
+                signal = torch.from_numpy(waveform[None, :size])
+                with torch.no_grad():
+                    expected, valid, _ = model(
+                        input_signal=signal, input_signal_length=torch.tensor([signal.shape[1]])
+                    )
+                differences.append(_largest(expected[0, : int(valid[0])].numpy(), found[: int(count)]))
+    except Exception as error:  # a damaged folder may make the client raise anything
+        check(name, False, f"onnx-asr {version} cannot run it: {_first_line(error)}")
+        return
+    worst = max(differences)
+    words = (
+        f"{version}: largest difference from NeMo {worst:.1e}, one by one and in a batch (limit "
+        f"{OTHER_FEATURES:.0e})"
+    )
+    check(name, worst <= OTHER_FEATURES, words)
 
 
 def _chunks_agree(

@@ -118,7 +118,8 @@ def staging_directory(folder: Path) -> Iterator[Path]:
 def staging_directories(*folders: Path, stem: str = "", durable: bool = False) -> Iterator[dict[Path, Path]]:
     """Yields a temporary folder for each folder; when the block ends, the files of all move together.
 
-    The temporary folders that a killed process left there are removed.
+    A folder inside a temporary folder moves as one, too, and replaces a folder of its name with all that is
+    in it. The temporary folders that a killed process left there are removed.
 
     Args:
         folders: where the files go; made if need be.
@@ -140,14 +141,19 @@ def staging_directories(*folders: Path, stem: str = "", durable: bool = False) -
         targets = {
             path: folder / path.name for folder, stage in stages.items() for path in sorted(stage.iterdir())
         }
-        for target in targets.values():
-            if target.is_dir() and not target.is_symlink():  # the one name that no file can take
+        for path, target in targets.items():
+            folder_there = target.is_dir() and not target.is_symlink()
+            if folder_there and not path.is_dir():  # the one name that no file can take
                 raise IsADirectoryError(errno.EISDIR, f"{target} is a folder")
+            if path.is_dir() and not folder_there and (target.exists() or target.is_symlink()):
+                raise NotADirectoryError(errno.ENOTDIR, f"{target} is no folder")
         if durable:
             for path in targets:
                 _sync(path)
         with defer_signals():
             for path, target in targets.items():
+                if path.is_dir() and target.is_dir():  # a folder takes no other's name while that has files
+                    os.replace(target, path.with_name(f".{path.name}.replaced"))
                 os.replace(path, target)
             if durable:
                 for folder in stages:

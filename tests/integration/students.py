@@ -109,15 +109,17 @@ STUDENTS = {
 }
 
 
-def build(kind: str, folder: Path) -> Path:
+def build(kind: str, folder: Path, **front_end: Any) -> Path:
     """Writes `folder/run.nemo`, a freshly initialised student of a kind in `STUDENTS`, with BatchNorm
-    statistics of its own.
+    statistics of its own; `front_end` changes its section `preprocessor`.
     """
     from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE
 
     folder.mkdir(parents=True, exist_ok=True)
     config = of_kind(kind, student_config(folder, None))
     del config["train_ds"], config["validation_ds"]
+    config["preprocessor"].update(front_end)
+    config["encoder"]["feat_in"] = config["preprocessor"]["features"]
     if kind.endswith("bpe"):
         subword(config, write_tokenizer(folder / "tokenizer"))
     torch.manual_seed(0)

@@ -33,10 +33,14 @@ EXECUTED: dict[str, dict[str, int]] = {
     "docs/architecture.md": {"integration/documents/test_architecture.py::test_the_example_adds_a_loss": 1},
     "docs/configuration.md": {"integration/documents/test_pages.py::test_the_lines_of_defaults": 1},
     "docs/deployment/index.md": {
-        _PAGES: 1,
+        _PAGES: 2,
         "integration/documents/test_pages.py::test_the_export_in_python": 1,
     },
+    "docs/deployment/model-card.md": {
+        "integration/documents/test_pages.py::test_the_commands_of_the_model_card": 1
+    },
     "docs/deployment/nemo.md": {"integration/export/test_nemo_scripts.py::test_the_page_as_it_is_written": 7},
+    "docs/deployment/onnx-asr.md": {_PAGES: 1},
     "docs/deployment/onnx-runtime.md": {_PAGES: 4},
     "docs/deployment/phones.md": {_PAGES: 1},
     "docs/deployment/sherpa-onnx.md": {

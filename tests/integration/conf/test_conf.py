@@ -137,6 +137,10 @@ def test_an_old_key_is_told_the_new_one(plus, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+# Trained with the deployable front end in place of the stock one: a student of each architecture.
+DEPLOYABLE = {"small/quartznet_small", "jasper_mini", "citrinet_256_bpe"}
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_trains_two_steps_and_leaves(
     name, script, manifest, tokenizer, teachers, run_dir, steps, monkeypatch
@@ -163,6 +167,8 @@ def test_trains_two_steps_and_leaves(
         overrides += [f"model.tutor.teacher.model_path={teacher}", f"model.tutor.stages={ONE_STEP_EACH}"]
     elif name in SUBWORD:
         overrides += [f"model.tokenizer.dir={tokenizer}"]
+    if name in DEPLOYABLE:
+        overrides.append("front_end=deployable")
     if name in WITHOUT_CKPT:
         params = "++exp_manager.checkpoint_callback_params"
         overrides += [f"{params}.save_top_k=0", f"{params}.save_last=false"]
@@ -186,7 +192,9 @@ def test_trains_two_steps_and_leaves(
     assert bool(list(run_dir.rglob("*val_wer*.ckpt"))) == (name not in WITHOUT_CKPT)
     (written,) = (run_dir / "run").rglob("*.nemo")
     gc.collect()  # the trained model, before its copy is read
-    export_student(written, run_dir / "student.nemo")
+    export_student(
+        written, run_dir / "student.nemo", onnx_asr=run_dir / "asr" if name in DEPLOYABLE else None
+    )
     gc.collect()
     restored = ASRModel.restore_from(str(run_dir / "student.nemo"), map_location="cpu")
     stock = STOCK_BPE if name in SUBWORD else STOCK_CHAR

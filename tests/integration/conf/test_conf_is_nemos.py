@@ -158,6 +158,30 @@ OVERRIDDEN = TutorConfig(
 )
 
 
+@pytest.mark.parametrize("name", STUDENTS)
+def test_every_student_has_the_deployable_front_end(name):
+    """Nothing but the features changes, and a key of the command line still has the last word."""
+    stock, same, deployable = (
+        OmegaConf.to_container(composed(name, *overrides).model, resolve=True)
+        for overrides in ([], ["front_end=stock"], ["front_end=deployable"])
+    )
+    assert same == stock
+    front_end = deployable["preprocessor"]
+    assert (front_end["features"], front_end["window_size"], front_end["n_fft"]) == (80, 0.025, 512)
+    assert deployable["encoder"]["feat_in"] == 80
+    short = name.rpartition("/")[2]
+    assert (stock["preprocessor"]["features"] == 64) == short.startswith(("quartznet", "jasper"))
+    deployable["preprocessor"] = {
+        **front_end,
+        **{key: stock["preprocessor"][key] for key in ("features", "window_size")},
+    }
+    deployable["encoder"]["feat_in"] = stock["encoder"]["feat_in"]
+    assert deployable == stock
+    assert (
+        composed(name, "front_end=deployable", "model.preprocessor.features=128").model.encoder.feat_in == 128
+    )
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_parameter_count(name):
     model = OmegaConf.to_container(composed(name).model, resolve=True, throw_on_missing=False)

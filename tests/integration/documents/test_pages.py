@@ -70,7 +70,7 @@ def models(teacher_file, tmp_path_factory) -> Path:
         matrix.TEACHERS["fastconformer bpe"], folder, folder / "subwords.nemo", tokenizer, signals
     )
     (folder / "teacher.nemo").write_bytes(teacher_file.read_bytes())
-    build("quartznet", folder / "student").rename(folder / "trained.nemo")
+    build("quartznet", folder / "student", features=80, window_size=0.025).rename(folder / "trained.nemo")
     return folder
 
 
@@ -128,6 +128,17 @@ def test_the_commands_of_a_page(page, folder):
         execute(command, folder)
 
 
+def test_the_commands_of_the_model_card(folder):
+    for command in commands("docs/deployment/model-card.md"):
+        arguments, _, output = command.partition(" > ")
+        done = CliRunner().invoke(app, shlex.split(arguments)[1:])
+        assert done.exit_code == 0, (command, done.output[-2000:])
+        if output:
+            (folder / output).write_text(done.stdout, encoding="utf-8")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| LibriSpeech test-clean | nemo | 2 |" in card and "student-onnx-asr" in card
+
+
 @pytest.mark.parametrize("page", [page for page, tests in EXECUTED.items() if SECTIONS in tests])
 def test_the_sections_of_a_page(page):
     (block,) = unmarked(page, "yaml")
@@ -142,7 +153,9 @@ def test_the_lines_of_defaults(tmp_path):
     (override,) = re.findall(
         r"`(model\.tutor\.skd\.divergence=\w+)`", (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     )
-    section = parse_tutor(compose_config(tmp_path / "mine.yaml", [override]).model)
+    composed = compose_config(tmp_path / "mine.yaml", [override, "front_end=deployable"]).model
+    assert composed.preprocessor.features == 80 and composed.preprocessor.window_size == 0.025
+    section = parse_tutor(composed)
     assert section is not None and section.skd.divergence == "kl" and section.teacher.model_path == "a.nemo"
 
 

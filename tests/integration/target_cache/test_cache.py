@@ -111,6 +111,21 @@ def test_the_lesson_is_the_same(corpus, teacher_file, cache, make_student, monke
             assert other[name] == pytest.approx(value, rel=0.01), name
 
 
+def test_a_student_of_another_front_end_takes_the_same_cache(corpus, teacher_file, cache, make_student):
+    """The targets are the teacher's, which has a front end of its own."""
+    config = cached(corpus, cache)
+    config["preprocessor"].update(features=80, window_size=0.025)
+    config["encoder"]["feat_in"] = 80
+    model = make_student(config)
+    assert model.preprocessor.featurizer.nfilt == 80
+    check_against(LiveTeacher.from_config(TeacherConfig(str(teacher_file))), heard(model), 8)
+    stocks, deployable = (
+        build_cache(whole({**student_config(corpus, teacher_file, STAGES), **changes}), cache, progress=False)
+        for changes in ({}, {"preprocessor": config["preprocessor"], "encoder": config["encoder"]})
+    )
+    assert stocks.added == deployable.added == 0
+
+
 def test_it_resumes_from_a_cache(corpus, cache, make_student, tmp_path):
     model = make_student(cached(corpus, cache), max_epochs=1, folder=tmp_path)
     model.trainer.fit(model)

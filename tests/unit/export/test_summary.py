@@ -118,13 +118,44 @@ def test_graphs_may_lie_elsewhere(student: Path, together: bool) -> None:
     assert [check.passed for check in checks(student, [graph])] == [True] * 4
 
 
+@pytest.fixture
+def folder(student: Path) -> Path:
+    """A folder for onnx-asr beside the student, which its summary lists."""
+    folder = student.with_name("asr")
+    folder.mkdir()
+    for name in ("model.onnx", "vocab.txt", "README.md"):
+        (folder / name).write_text(name, encoding="utf-8")
+    write_summary(summary_path(student), Verification(student, [], {}), folders=[folder])
+    return folder
+
+
+def test_a_folder_is_covered_but_for_its_card(student: Path, folder: Path) -> None:
+    (folder / "README.md").write_text("edited", encoding="utf-8")
+    assert failed(student) == [] and len(checks(student)) == 4
+    (folder / "vocab.txt").write_text("another", encoding="utf-8")
+    (folder / "model.int8.onnx").write_text("surplus", encoding="utf-8")
+    assert failed(student) == [
+        "student.json does not speak of asr/model.int8.onnx, which is there",
+        "asr/vocab.txt is not the file that was verified",
+    ]
+    elsewhere = folder.rename(student.with_name("other"))
+    assert failed(student)[0] == "student.json speaks of asr/model.onnx, which is not there"
+    found = check_summary(summary_path(student), student, folders=[elsewhere])
+    assert "student.json does not speak of the folder other" in [check.found for check in found]
+
+
 HOSTILE = ("../x", "/etc/passwd", "", "..", 3, None, "a\nb", "\ud800")
 
 
 @pytest.mark.parametrize(
     "content",
     ["", "[]", "{}", '{"files": [1]}', '{"files": 3}', "\x00", "[" * 100_000, '{"files": [], "x": "\\ud800"}']
-    + [json.dumps({"files": [{"name": name, "sha256": ""}]}) for name in HOSTILE],
+    + [json.dumps({"files": [{"name": name, "sha256": ""}]}) for name in HOSTILE]
+    + [
+        json.dumps({"files": [], "folders": folders})
+        for folders in (3, [1], {"..": []}, {"a": [1]}, {"a": 3})
+    ]
+    + [json.dumps({"files": [], "folders": {"a": [{"name": name, "sha256": ""}]}}) for name in HOSTILE],
 )
 def test_no_summary_at_all(student: Path, content: str) -> None:
     summary_path(student).write_text(content, encoding="utf-8")

@@ -222,3 +222,20 @@ def test_files_appear_in_any_thread(tmp_path: Path) -> None:
     thread.start()
     thread.join()
     assert listing(tmp_path) == ["m.nemo"]
+
+
+def test_a_folder_moves_as_one_and_replaces_all_of_the_older(tmp_path: Path) -> None:
+    for content in ("1", "2"):
+        with staging_directory(tmp_path) as stage:
+            (stage / "model").mkdir()
+            (stage / "model" / content).write_text(content)
+            (stage / "file").write_text(content)
+        assert listing(tmp_path) == ["file", "model"]
+        assert listing(tmp_path / "model") == [content]
+    with pytest.raises(RuntimeError), staging_directory(tmp_path) as stage:
+        (stage / "model").mkdir()
+        raise RuntimeError
+    assert listing(tmp_path / "model") == ["2"]
+    with pytest.raises(NotADirectoryError), staging_directory(tmp_path) as stage:
+        (stage / "file").mkdir()
+    assert (tmp_path / "file").read_text() == "2"
