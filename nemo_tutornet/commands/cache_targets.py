@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -36,6 +36,7 @@ from nemo_tutornet.data.dataloader import (
     TIMING_AUGMENTATIONS,
     TrainingBatch,
     UtteranceResolver,
+    check_augmentation,
     check_tars,
     reading_of,
 )
@@ -133,6 +134,7 @@ def build_cache(
     if views is not None:
         cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
         with_speeds(cfg.model.train_ds, views)
+    check_augmentation(cfg.model.train_ds)
     speeds = views_of(cfg.model.train_ds)
     for warning in check_manifests(cfg.model):
         print_note(warning)
@@ -321,22 +323,41 @@ def dataloader_student(
 def _coding(
     teacher: LiveTeacher, loader: Any, request: TargetRequest, config: TutorConfig, device: torch.device
 ) -> CacheSchema:
-    """Chooses the schema of the cache.
+    """Chooses the schema of the cache from the first batches of a loader."""
+
+    def batches() -> Iterator[TrainingBatch]:
+        # Without this, Lhotse's loader would continue after the batches read here.
+        if hasattr(loader.dataset, "reset_on_iter"):
+            loader.dataset.reset_on_iter = True
+        for batch in islice(loader, _SAMPLE_BATCHES):
+            yield TrainingBatch(batch[0].to(device), batch[1].to(device))
+
+    return choose_schema(teacher, batches(), request, config)
+
+
+def choose_schema(
+    teacher: LiveTeacher, batches: Iterable[TrainingBatch], request: TargetRequest, config: TutorConfig
+) -> CacheSchema:
+    """Chooses the schema of a cache.
 
     For a large label set, small posteriors are dropped as long as the SKD losses stay almost the same
     (`choose_min_posterior`).
+
+    Args:
+        teacher: the teacher.
+        batches: audio of the training set; read only for a large label set.
+        request: the kinds of targets that the stages read.
+        config: the `tutor:` section.
+
+    Returns:
+        The schema.
     """
     labels = floor = None
     if request.posteriors:
         labels = len(teacher.labels) + 1
     if labels is not None and labels > WHOLE_LABELS:
-        if hasattr(
-            loader.dataset, "reset_on_iter"
-        ):  # without this, Lhotse's loader would continue after the batches read here
-            loader.dataset.reset_on_iter = True
         samples: list[Tensor] = []
-        for batch in islice(loader, _SAMPLE_BATCHES):
-            audio = TrainingBatch(batch[0].to(device), batch[1].to(device))
+        for audio in batches:
             given = teacher.targets(audio, TargetRequest(posteriors=True))
             assert given.log_probs is not None
             log_probs = given.log_probs.float().cpu()

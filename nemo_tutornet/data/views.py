@@ -56,11 +56,11 @@ class View:
         return self.name or "as recorded"
 
     def augmentor(self) -> Any:
-        """Returns NeMo's augmentor that always plays this speed; None for audio as it was recorded."""
-        if self.rate is None:
-            return None
+        """Returns NeMo's augmentor that always plays this speed."""
         from nemo.collections.asr.parts.preprocessing.perturb import AudioAugmentor, SpeedPerturbation
 
+        if self.rate is None:
+            return AudioAugmentor()
         perturbation = SpeedPerturbation(self.source_rate, self.resample_type, self.rate, self.rate, 1)
         return AudioAugmentor([(1.0, perturbation)])
 

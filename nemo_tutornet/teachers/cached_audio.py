@@ -59,11 +59,10 @@ def check_reading(reader: CacheReader, train_ds: Mapping[str, Any], loader: Any)
     augmentor = view.augmentor()
     for utterance, samples in clean_samples(loader, _MOST_FILES):
         utterance = replace(utterance, view=view.name)
-        if augmentor is not None:
-            segment = SimpleNamespace(_samples=samples.numpy())
-            with kept_random_state():
-                augmentor.perturb(segment)
-            samples = torch.from_numpy(segment._samples).float()
+        segment = SimpleNamespace(_samples=samples.numpy())
+        with kept_random_state():
+            augmentor.perturb(segment)
+        samples = torch.from_numpy(segment._samples).float()
         if utterance in reader:
             batch = TrainingBatch(samples[None], torch.tensor([len(samples)]), utterances=[utterance])
             check_same_audio(reader, reader.read([utterance]), batch)
