@@ -42,6 +42,7 @@ from nemo_tutornet import TutorCTCModel
 from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.cached import CachedTeacher
 
@@ -263,7 +264,10 @@ def step_times(configs: dict[str, Any], rounds: int) -> tuple[dict[str, list[flo
     for name, config in configs.items():
         config.model.train_ds.shuffle = False
         torch.manual_seed(0)
-        model = timing.ready(TutorCTCModel(config.model, trainer=timing.trainer(device)), device)
+        model = TutorCTCModel(config.model, trainer=timing.trainer(device))
+        if config.get("fourier_depthwise") and device.type == "cpu":  # as the training script does
+            fourier_depthwise(model)
+        timing.ready(model, device)
         steps = len(model._train_dl)
         models[name] = (model, cycle(model._train_dl))
     times: dict[str, list[float]] = {name: [] for name in configs}

@@ -52,7 +52,7 @@ class View:
 
     def __str__(self) -> str:
         if self.rate is not None:
-            return f"rate {self.rate:.4g}"
+            return f"rate {self.rate:.5g}"
         return self.name or "as recorded"
 
     def augmentor(self) -> Any:
