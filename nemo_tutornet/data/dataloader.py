@@ -100,8 +100,7 @@ def check_augmentation(train_ds: Mapping[str, Any]) -> None:
         >>> check_augmentation({"augmentor": {"white_noise": {"prob": 0.5}}})
         >>> check_augmentation({"augmentor": {"shift": {"prob": 0.5}}})
         Traceback (most recent call last):
-        nemo_tutornet.errors.TutorError: model.train_ds.augmentor.shift may change the timing of the audio,
-        ...
+        nemo_tutornet.errors.TutorError: model.train_ds.augmentor.shift may change the timing ...
     """
     for name, settings in (train_ds.get("augmentor") or {}).items():
         if name in TIME_PRESERVING_AUGMENTATIONS:

@@ -37,7 +37,7 @@ def check_views(reader: CacheReader, train_data: UtteranceResolver) -> None:
         TutorError: a speed or an utterance is missing, or an utterance has the same number of samples at two
             speeds. The message names the first such utterance.
     """
-    views = train_data.views
+    views = getattr(train_data, "views", (ORIGINAL,))
     lacking = [view for view in views if view.name not in reader.views]
     if lacking:
         fewer = fewer_rates(views, reader.views)

@@ -232,7 +232,8 @@ def test_it_tells_what_a_cache_would_hold(run, corpus, teacher_file, tmp_path_fa
     trainer = {"accelerator": "cpu", "devices": 1}
     built = build_cache(OmegaConf.create({"model": config, "trainer": trainer}), folder, progress=False)
     assert sum(one["hours"] for one in found) == pytest.approx(built.hours, rel=0.01)
-    assert sum(one["megabytes"] for one in found) == pytest.approx(built.megabytes, rel=0.15)
+    # So small a cache has a fifth of its bytes in the heads of its shards and in the teacher's CTC head.
+    assert sum(one["megabytes"] for one in found) == pytest.approx(built.megabytes, abs=0.015)
     table = run(config=config).stdout
     assert re.search(r"rate 1\.1 +0\.00 +0\.\d", table) and re.search(r"all +0\.01 +0\.\d", table)
     config["train_ds"]["augmentor"]["shift"] = {"prob": 0.1}

@@ -78,10 +78,9 @@ NOISE = {"noise_path": "musan.jsonl", "noise_mix_prob": 1.0, "noise_snr": [5.0, 
         (NOISE, False),
         ({"clipping_enabled": True, "clipping_prob": 1.0, "clipping_gain_db": [6.0, 12.0]}, True),
         ({"lowpass_enabled": True, "lowpass_prob": 1.0}, True),
-        ({"rir_enabled": True, "rir_prob": 1.0}, True),
         ({"compression_enabled": True, "compression_prob": 1.0}, True),
     ],
-    ids=["noise", "noise in parts of files", "clipping", "lowpass", "room", "compression"],
+    ids=["noise", "noise in parts of files", "clipping", "lowpass", "compression"],
 )
 def test_a_changed_sound_keeps_the_targets_of_the_clean_one(
     corpus, teacher_file, make_student, tmp_path, augmentation, whole_files

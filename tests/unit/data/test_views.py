@@ -170,7 +170,7 @@ def test_a_training_draws_as_without_a_cache():
 def test_how_many_speeds_would_do():
     five = views_of(speed(num_rates=5))
     assert fewer_rates(five, names(speed(num_rates=3))) == 3
-    assert fewer_rates(five, names(speed(num_rates=2))) == 2
+    assert fewer_rates(five, names(speed(num_rates=2))) == 3, "1.0 is one of three rates, and is stored"
     assert fewer_rates(five, [""]) is None and fewer_rates(LHOTSE_VIEWS, [""]) is None
     sure = views_of(speed(num_rates=4, prob=1.0))
     assert fewer_rates(sure, names(speed(num_rates=2, prob=1.0))) == 2
@@ -209,7 +209,7 @@ def test_lhotses_cuts_say_their_speed(tmp_path):
     """Also with noise, in parts of files and with times that are no whole milliseconds."""
     files = [write(tmp_path / f"{i}.wav", 2.0) for i in range(3)]
     rows = [
-        {"audio_filepath": str(files[i % 3]), "offset": 0.1 + i / 7, "duration": 0.3 + i / 11}
+        {"audio_filepath": str(files[i % 3]), "offset": 0.1 + i / 7, "duration": 0.3 + i / 21}
         for i in range(9)
     ]
     cuts = nemo(tmp_path, rows)

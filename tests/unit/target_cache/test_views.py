@@ -57,7 +57,7 @@ def test_the_number_of_samples_tells_the_speed(tmp_path):
     assert len(reader) == 9 and set(reader.views) == {view.name for view in VIEWS}
     check_views(reader, TrainData(known))
     assert stored_lengths(reader, known, VIEWS).tolist() == [
-        [3200, 2880, 3520],
+        [3200, 2880, 3521],
         [3201, 2881, 3522],
         [3202, 2882, 3523],
     ]
@@ -74,7 +74,7 @@ def test_the_number_of_samples_tells_the_speed(tmp_path):
 def test_a_length_that_is_none_of_the_speeds(tmp_path):
     known = utterances(2)
     reader = store(tmp_path / "cache", known)
-    held = "3200 (as recorded), 2880 (rate 0.9), 3520 (rate 1.1)"
+    held = "3200 (as recorded), 2880 (rate 0.9), 3521 (rate 1.1)"
     with refused("a.wav from 0 s for 1 s has 3000 samples in training", held, "at another speed"):
         with_views(reader, batch(known, [3000, 3201]))
     with refused("has no targets for b.wav", "run `nemo-tutornet cache` with the arguments of this training"):
