@@ -360,9 +360,8 @@ def _warnings(
     if teacher_ms is not None and teacher_ms > _MOST_OF_A_STEP * costs[-1].step_ms:
         warnings.append(
             f"The teacher takes {teacher_ms:.0f} of the {costs[-1].step_ms:.0f} ms of a step on this CPU; "
-            "run it once with `nemo-tutornet cache` and train from its targets, which can be those of "
-            "several "
-            "speeds, too."
+            "run it once with `nemo-tutornet cache` and train from its targets; a cache also serves several "
+            "speeds."
         )
     if config.uses("rkd") and config.rkd.warm_start_decoder and match.no_warm_start:
         warnings.append(f"The decoder will not be warm-started after RKD: {match.no_warm_start}")
