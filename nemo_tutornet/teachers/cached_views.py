@@ -135,6 +135,6 @@ def _not_told(
         f"{count} ({view})" for view, count in zip(views, stored.tolist(), strict=True) if count >= 0
     )
     return TutorError(
-        f"{utterance} has {samples} samples in training, but the cache {reader.folder} was built from {held}: "
-        f"the audio changed, or model.train_ds plays it at another speed; {_RUN}, or build it again."
+        f"{utterance} has {samples} samples in training, but the cache {reader.folder} was built from "
+        f"{held}: the audio changed, or model.train_ds plays it at another speed; {_RUN}, or build it again."
     )
