@@ -40,6 +40,8 @@ STAGES: dict[str, dict[str, Any]] = {
     "ctc + skd": {"weights": {"ctc": 1.0, "skd": 0.25}, "reads": TargetRequest(posteriors=True)},
 }
 PLAIN, FRONT_END = "plain CTC step", "teacher's front end"
+SPEEDS = 3
+PLAIN_PERTURBED = f"plain CTC step, {SPEEDS} speeds"
 
 
 def measure(
@@ -81,11 +83,29 @@ def measure(
         }
         read = timing.student(config, where.device, tutor, train_ds)
         work[f"cached ({name})"] = timing.one_step(read, (*batch, torch.arange(where.batch_size)), where)
+    train_ds, cache = timing.cache(
+        config, file, [STAGES[name]["weights"] for name in kept], where, folder, SPEEDS
+    )
+    spoken = timing.perturbed(batch, train_ds)
+    work[PLAIN_PERTURBED] = timing.one_step(plain, spoken, where)
+    for name in kept:
+        tutor = {
+            "teacher": {"cache": str(cache)},
+            "stages": [{"name": "it", "weights": STAGES[name]["weights"]}],
+        }
+        read = timing.student(config, where.device, tutor, train_ds)
+        row = f"cached ({name}), {SPEEDS} speeds"
+        work[row] = timing.one_step(read, (*spoken, torch.arange(where.batch_size)), where)
     times = timing.interleaved(work, rounds, where.device)
     return {
         "parameters": sizes,
         "median_s": timing.medians(times),
         "ratio_to_plain": {name: timing.ratio(times, name, [PLAIN]) for name in work if name != PLAIN},
+        "ratio_to_perturbed": {
+            name: timing.ratio(times, name, [PLAIN_PERTURBED])
+            for name in work
+            if name.endswith(f", {SPEEDS} speeds") and name != PLAIN_PERTURBED
+        },
         "ratio_to_parts": {name: timing.ratio(times, name, parts) for name, parts in against.items()},
         "peak_mb": timing.peaks(work, where.device),
     }
@@ -113,7 +133,11 @@ def table(student: str, teacher: str, where: Setting, figures: dict[str, Any]) -
     """The figures of one pair."""
     sizes = timing.sizes(figures)
     title = f"{student} ({sizes['student']}) from Conformer {teacher} ({sizes['teacher']}): {where.title()}"
-    columns = {"x plain step": "ratio_to_plain", "x plain + forward": "ratio_to_parts"}
+    columns = {
+        "x plain step": "ratio_to_plain",
+        "x plain + forward": "ratio_to_parts",
+        f"x plain, {SPEEDS} speeds": "ratio_to_perturbed",
+    }
     if figures["peak_mb"]:
         columns["MB on top, at most"] = "peak_mb"
     return timing.times_table(title, figures, columns)

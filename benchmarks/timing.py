@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import lightning.pytorch as pl
@@ -31,9 +32,17 @@ from torch import Tensor
 
 from nemo_tutornet import TutorCTCModel
 from nemo_tutornet.commands.cache_targets import build_cache
+from nemo_tutornet.data.views import views_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE_RATE = 16000
+SPEED = {
+    "prob": 1.0,
+    "sr": SAMPLE_RATE,
+    "resample_type": "scipy",
+    "min_speed_rate": 0.85,
+    "max_speed_rate": 1.15,
+}
 WARM_UP = 2
 # Teachers by size: what differs from the config. The large one has the dimensions of NeMo's
 # Conformer-CTC-Large.
@@ -161,10 +170,23 @@ def ready(model: Any, device: torch.device) -> Any:
 
 
 def cache(
-    config: DictConfig, teacher: Path, stages: Sequence[Mapping[str, float]], where: Setting, folder: Path
+    config: DictConfig,
+    teacher: Path,
+    stages: Sequence[Mapping[str, float]],
+    where: Setting,
+    folder: Path,
+    speeds: int = 1,
 ) -> tuple[dict[str, Any], Path]:
     """A cache of a teacher's targets for the batch of a setting, which is laid on the disk as NeMo's data for
     it.
+
+    Args:
+        config: of the student.
+        teacher: its file.
+        stages: the weights of the losses of each stage.
+        where: the setting.
+        folder: where the data and the cache go.
+        speeds: of a speed perturbation; the cache has every utterance at each.
 
     Returns:
         The data's section of a config, and the cache's folder.
@@ -183,6 +205,8 @@ def cache(
         "shuffle": False,
         "num_workers": 0,
     }
+    if speeds > 1:
+        train_ds["augmentor"] = {"speed": {**SPEED, "num_rates": speeds}}
     config = copy.deepcopy(config)
     with open_dict(config):
         config.train_ds = train_ds
@@ -193,8 +217,21 @@ def cache(
             ],
         }
     trainer = {"accelerator": "gpu" if where.device.type == "cuda" else "cpu", "devices": 1}
-    build_cache(OmegaConf.create({"model": config, "trainer": trainer}), folder / "cache", progress=False)
-    return train_ds, folder / "cache"
+    path = folder / f"cache-{speeds}"
+    build_cache(OmegaConf.create({"model": config, "trainer": trainer}), path, progress=False)
+    return train_ds, path
+
+
+def perturbed(batch: Batch, train_ds: Mapping[str, Any]) -> Batch:
+    """A batch in which each utterance is played at another speed of a training set, all speeds in turn."""
+    views, rows = views_of(train_ds), []
+    for i, (samples, length) in enumerate(zip(batch[0].cpu(), batch[1].tolist(), strict=True)):
+        segment = SimpleNamespace(_samples=samples[:length].numpy())
+        views[i % len(views)].augmentor().perturb(segment)
+        rows.append(torch.from_numpy(segment._samples).float())
+    signal = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    lengths = torch.tensor([len(row) for row in rows])
+    return signal.to(batch[0].device), lengths.to(batch[0].device), *batch[2:]
 
 
 def student(

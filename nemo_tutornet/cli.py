@@ -180,6 +180,12 @@ def cache(
     batch_size: int | None = typer.Option(
         None, min=1, help="Utterances that the teacher encodes together. Default: the training's."
     ),
+    views: int | None = typer.Option(
+        None,
+        min=1,
+        help="Number of speeds, instead of model.train_ds.augmentor.speed.num_rates. The training's must be "
+        "the same.",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a sentence."),
 ) -> None:
     """Run the teacher once and keep its targets to train from. Takes the training script's arguments."""
@@ -190,16 +196,18 @@ def cache(
 
     going_on = f"{output} keeps every shard that was finished, and the same command adds what is missing."
     with stop_on_signals(going_on):
-        built = build_cache(cfg, output, batch_size)
+        built = build_cache(cfg, output, batch_size, views=views)
     if rank_zero_only.rank != 0:
         return
     if as_json:
         typer.echo(json.dumps(asdict(built)))
     else:
+        speeds = f" (at {len(built.views)} speeds)" if len(built.views) > 1 else ""
+        same = "" if views is None else f" model.train_ds.augmentor.speed.num_rates={views}"
         typer.echo(
-            f"{output}: {built.utterances} utterances, {built.hours:.2f} hours of audio, "
-            f"{built.megabytes:.1f} MB; {built.added} "
-            f"added in {built.minutes:.1f} min. Train with {_pasted('model.tutor.teacher.cache', output)}"
+            f"{output}: {built.utterances} utterances{speeds}, {built.hours:.2f} hours of audio, "
+            f"{built.megabytes:.1f} MB; {built.added} added in {built.minutes:.1f} min. "
+            f"Train with {_pasted('model.tutor.teacher.cache', output)}{same}"
         )
 
 

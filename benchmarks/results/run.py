@@ -179,13 +179,31 @@ class Runner:
             self._command("adapt", path, config, teacher, [], "the adapter was not made", train)
         return path
 
-    def cache(self, kind: str, teacher: Path) -> Path:
-        """What a teacher says of the training set, for all recipes; a finished one is only checked."""
-        folder = self.output / f"cache_{kind}_{teacher.stem}"
+    def cache(
+        self,
+        kind: str,
+        teacher: Path,
+        perturbed: bool,
+        config: str | None = None,
+        adapter: Path | None = None,
+    ) -> Path:
+        """What a teacher says of the training set, for all recipes; a finished one is only checked.
+
+        Args:
+            kind: of the teacher.
+            teacher: its file.
+            perturbed: at every speed of the students' perturbation.
+            config: of the students that its adapter is for.
+            adapter: its adapter.
+        """
+        source = teacher if adapter is None else adapter
+        folder = self.output / f"cache_{kind}_{source.stem}{'_speeds' if perturbed else ''}"
         stages = "[{name:rkd,epochs:1,weights:{rkd:1.0}},{name:all,weights:{skd:1.0,pseudo:1.0}}]"
         # The student of the subwords' recipes reads the teacher's tokenizer, the other one only its text.
-        student = "quartznet_bpe_small" if kind == "bpe" else "quartznet_small"
+        student = config or ("quartznet_bpe_small" if kind == "bpe" else "quartznet_small")
         overrides = [f"model.tutor.stages={stages}"]
+        overrides += [STUDENT_AUGMENTATION] if perturbed else []
+        overrides += [] if adapter is None else [f"model.tutor.teacher.adapter={hydra_value(adapter)}"]
         self._command("cache", folder, student, teacher, overrides, "the cache was not made")
         return folder
 
@@ -228,6 +246,7 @@ class Runner:
         share: float,
         cached: bool,
         student_train: Path,
+        perturbed: bool = False,
     ) -> dict[tuple[str, str | None], Source]:
         """Trains the teachers and adapters, and makes their caches, unless another command is at it: then it
         waits.
@@ -238,6 +257,7 @@ class Runner:
             share: of the corpus that it is trained on.
             cached: make caches.
             student_train: the students' training set, which adapters are trained on.
+            perturbed: the caches hold every speed of the students' perturbation.
         """
         lock = FileLock(self.output / ".teachers.lock")
         try:
@@ -253,8 +273,10 @@ class Runner:
                 if config is not None:
                     adapter = self.adapter(teacher, config, student_train)
                     cache = adapter.with_suffix(".work") / "train"  # the encoder's output, which `adapt` kept
+                    if cached and perturbed:  # `adapt` kept it at one speed
+                        cache = self.cache(kind, teacher, perturbed, config, adapter)
                 elif cached:
-                    cache = self.cache(kind, teacher)
+                    cache = self.cache(kind, teacher, perturbed)
                 made[kind, config] = Source(teacher, adapter, cache)
             return made
         finally:
@@ -406,7 +428,7 @@ def main(
         False, "--cached", help="Run each teacher once over the training set, and train from its cache."
     ),
     perturbed: bool = typer.Option(
-        False, "--perturbed", help="Speed perturbation, which a live teacher hears, too."
+        False, "--perturbed", help="Speed perturbation, for the student and its teacher, live or cached."
     ),
     untranscribed: float = typer.Option(
         0.0,
@@ -427,10 +449,6 @@ def main(
     ),
 ) -> None:
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
-    if cached and perturbed:
-        raise typer.BadParameter(
-            "a cache knows every utterance at one speed only: leave out --cached or --perturbed."
-        )
     if share + untranscribed > 1:
         raise typer.BadParameter(
             f"--share {share:g} and --untranscribed {untranscribed:g} are more than there is."
@@ -500,6 +518,7 @@ def main(
             teacher_share,
             cached,
             runner.train_set(share, True, untranscribed),
+            perturbed,
         )
         runner.check_teachers(lines, wanted)
         with ThreadPoolExecutor(jobs) as pool:

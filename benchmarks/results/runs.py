@@ -29,7 +29,7 @@ class Run:
         seed: of the student's initialisation and of the order of the data.
         share: of the training utterances, 0 to 1, which the student has with their transcripts.
         cached: whether the teacher's targets come from a cache.
-        perturbed: whether the student, and a live teacher with it, hears the utterances at many speeds.
+        perturbed: whether the student, and the teacher with it, is given the utterances at many speeds.
         changes: overrides on top of the recipe's.
         untranscribed: share of the training utterances that are heard, too, but without their transcripts.
         further: words for further manifests, heard with the corpus in a training before this one.

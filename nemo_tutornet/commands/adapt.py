@@ -293,6 +293,8 @@ def _encoding(cfg: Any, hypotheses: bool, part: str = "train") -> Any:
     }
     # One process encodes and trains: the head is small, and several would write the same files.
     cfg.trainer = {**(cfg.get("trainer") or {}), "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    # The head is trained on the audio as it was recorded.
+    cfg.model.train_ds = {**cfg.model.train_ds, "augmentor": None, "perturb_speed": False}
     if part == "valid":
         cfg.model.train_ds = {**_without_tars(cfg.model.train_ds), **cfg.model.validation_ds}
     return cfg

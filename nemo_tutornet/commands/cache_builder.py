@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -17,8 +18,9 @@ from nemo.collections.asr.data.audio_to_text import _AudioTextDataset
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, manifest_datasets
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
+from nemo_tutornet.data.views import ORIGINAL, View
 from nemo_tutornet.distill.finite import check_audio
 from nemo_tutornet.distill.matching import layer_lengths
 from nemo_tutornet.target_cache.fingerprint import fingerprints
@@ -33,7 +35,8 @@ from nemo_tutornet.utils.progress import Progress
 class CacheBuilder(pl.LightningModule):
     """Lightning module that runs the teacher on each batch and passes its targets to the writer of this rank.
 
-    The teacher is not registered as a submodule.
+    A pass over the data (`trainer.predict`) serves one view, or with Lhotse all of them. The teacher is not
+    registered as a submodule.
 
     Args:
         teacher: the teacher.
@@ -43,9 +46,12 @@ class CacheBuilder(pl.LightningModule):
         writer_of: creates the writer of a rank for a schema.
         files: files that the cached teacher needs besides its targets: content by plain file name.
         whole_on_each_rank: whether every rank reads the whole training set.
+        views: the speeds at which the training plays the utterances.
 
     Attributes:
         writer_of: the argument.
+        view: the speed of the pass; None where the rows say it.
+        is_last: the cache is finished after the pass.
         progress: hours of audio that this rank has processed; None shows nothing.
         totals: totals of the finished cache; empty before.
     """
@@ -59,8 +65,14 @@ class CacheBuilder(pl.LightningModule):
         writer_of: Callable[[int, CacheSchema], CacheWriter],
         files: Mapping[str, bytes],
         whole_on_each_rank: bool,
+        views: Sequence[View] = (ORIGINAL,),
     ) -> None:
         super().__init__()
+        self._views = tuple(views)
+        self.view: View | None = ORIGINAL
+        self.is_last = True
+        self._chosen: CacheSchema | None = None
+        self._writer: CacheWriter | None = None
         self._whole_on_each_rank = whole_on_each_rank
         self._teacher, self._rows, self._request, self._files = teacher, rows, request, dict(files)
         self._coding, self.writer_of = coding, writer_of
@@ -77,12 +89,17 @@ class CacheBuilder(pl.LightningModule):
             stage: stage of the trainer; not used.
         """
         strategy = self.trainer.strategy
+        if self._chosen is not None:
+            return
         chosen = self._coding(strategy.root_device) if self.trainer.is_global_zero else None
         self._chosen = strategy.broadcast(chosen)
 
     def on_predict_start(self) -> None:
-        """Opens the writer of rank 0, then the writers of the other ranks."""
+        """Opens the writer of rank 0, then the writers of the other ranks, before the first pass."""
         rank = self.trainer.global_rank
+        if self._writer is not None:
+            return
+        assert self._chosen is not None, "setup() chooses the schema"
         if rank == 0:
             self._writer = self._stack.enter_context(self.writer_of(rank, self._chosen))
         self.trainer.strategy.barrier("nemo_tutornet.cache.open")
@@ -106,7 +123,10 @@ class CacheBuilder(pl.LightningModule):
         Raises:
             TutorError: audio or targets are not finite; the message names the utterance.
         """
+        assert self._writer is not None and self._chosen is not None, "on_predict_start() opens the writer"
         utterances = self._rows(TrainingBatch.from_nemo(batch))
+        if self.view is not None and self.view != ORIGINAL:
+            utterances = [replace(utterance, view=self.view.name) for utterance in utterances]
         todo = [i for i, one in enumerate(utterances) if self._is_ours(one) and one not in self._writer]
         signal, lengths = batch[0][todo], batch[1][todo]
         if todo:
@@ -132,11 +152,27 @@ class CacheBuilder(pl.LightningModule):
         return key_hash(key_bytes(utterance)) % ranks == self.trainer.global_rank % ranks
 
     def on_predict_end(self) -> None:
-        """Writes the remaining targets. After all ranks have done so, rank 0 finishes the cache."""
+        """Writes the remaining targets. After all ranks have done so in the last pass, rank 0 finishes the
+        cache.
+        """
+        assert self._writer is not None, "on_predict_start() opens the writer"
         self._writer.flush()
         self.trainer.strategy.barrier("nemo_tutornet.cache.flushed")
-        totals = self._writer.finish(self._files) if self.trainer.is_global_zero else {}
+        if not self.is_last:
+            return
+        totals = self.finish(self._writer) if self.trainer.is_global_zero else {}
         self.totals = self.trainer.strategy.broadcast(totals)
+
+    def finish(self, writer: CacheWriter) -> dict[str, Any]:
+        """Finishes a cache, on rank 0.
+
+        Args:
+            writer: of rank 0.
+
+        Returns:
+            The totals of the cache.
+        """
+        return writer.finish(self._files, [view.name for view in self._views])
 
     def let_go(self) -> None:
         """Closes the writer and the progress bar. After an exception, an unfinished shard is not written."""
@@ -176,6 +212,18 @@ def split_targets(
             confidence=None if hypothesis is None else hypothesis.confidence,
             fingerprint=None if audio_fingerprints is None else audio_fingerprints[i],
         )
+
+
+def play_at(loader: Any, view: View) -> None:
+    """Makes a dataloader play every utterance at one speed, with NeMo's own perturbation.
+
+    Args:
+        loader: a dataloader of NeMo's own data sets, whose `augmentor` is None.
+        view: the speed.
+    """
+    for dataset in manifest_datasets(loader):
+        # The guards of `guard_audio` keep NeMo's reader inside.
+        getattr(dataset.featurizer, "reader", dataset.featurizer).augmentor = view.augmentor()
 
 
 def remaining_loader(loader: Any, rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> Any:
@@ -221,19 +269,29 @@ class _Unsized(IterableDataset):
         return iter(self._tars)
 
 
-def hours_progress(rows: UtteranceResolver, remaining: Sequence[int], ranks: int) -> Progress:
+def hours_progress(
+    rows: UtteranceResolver, passes: Sequence[tuple[View | None, Sequence[int]]], ranks: int
+) -> Progress:
     """Makes the progress of rank 0 in hours of audio.
 
     Args:
         rows: resolves the rows of a batch to utterances.
-        remaining: indices in `rows.manifest_utterances` of the missing utterances.
+        passes: the passes over the data: the view of each, and the indices in `rows.manifest_utterances` of
+            its missing utterances.
         ranks: number of ranks.
 
     Returns:
         The progress, not shown yet.
     """
     known = rows.manifest_utterances
-    hours = sum(known[i].duration or 0.0 for i in remaining) / 3600 / ranks if known else None
+    hours = None
+    if known:
+        seconds = sum(
+            (known[i].duration or 0.0) * (1.0 if view is None else view.length)
+            for view, remaining in passes
+            for i in remaining
+        )
+        hours = seconds / 3600 / ranks
     of_all = "" if hours is None else f" of {hours:.2f}"
     return Progress(
         "teacher" if ranks == 1 else f"teacher (1 of {ranks} ranks)",

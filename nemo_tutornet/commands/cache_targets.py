@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.rank_zero import rank_zero_module
@@ -25,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from torch import Tensor
 
-from nemo_tutornet.commands.cache_builder import CacheBuilder, hours_progress, remaining_loader
+from nemo_tutornet.commands.cache_builder import CacheBuilder, hours_progress, play_at, remaining_loader
 from nemo_tutornet.commands.min_posterior import WHOLE_LABELS, choose_min_posterior
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.damaged_audio import guard_audio
@@ -35,11 +36,13 @@ from nemo_tutornet.data.dataloader import (
     TIMING_AUGMENTATIONS,
     TrainingBatch,
     UtteranceResolver,
+    check_augmentation,
     check_tars,
     reading_of,
 )
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.data.utterances import Utterance
+from nemo_tutornet.data.views import ORIGINAL, View, check_lengths, lhotse_sections, views_of, with_speeds
 from nemo_tutornet.distill.matching import match_models
 from nemo_tutornet.distill.objective import LossContext, Objective, read_tutor_section
 from nemo_tutornet.distill.transcripts import check_transcripts
@@ -68,12 +71,13 @@ class CacheBuildResult:
 
     Attributes:
         folder: folder of the cache.
-        utterances: number of utterances in the cache after the run.
+        utterances: number of utterances in the cache after the run. One at another speed is another one.
         hours: hours of audio in the cache after the run.
         megabytes: size of the cache after the run, in units of 10^6 bytes.
         added: number of utterances that this run added.
         minutes: duration of the run.
         unheard: number of utterances that are in a manifest but in no tar, and so not in the cache.
+        views: the speeds at which the training plays the utterances, as text.
     """
 
     folder: str
@@ -83,6 +87,7 @@ class CacheBuildResult:
     added: int
     minutes: float
     unheard: int = 0
+    views: tuple[str, ...] = (str(ORIGINAL),)
 
 
 def build_cache(
@@ -91,8 +96,11 @@ def build_cache(
     batch_size: int | None = None,
     progress: bool = True,
     section: str = "model.train_ds",
+    views: int | None = None,
 ) -> CacheBuildResult:
     """Runs the teacher of a training config over its training set and stores the targets that its stages use.
+
+    With speed perturbation, every utterance is stored at each speed.
 
     Args:
         cfg: complete config of the training script.
@@ -101,6 +109,7 @@ def build_cache(
         batch_size: number of utterances in a batch of the teacher; None uses that of the training.
         progress: whether rank 0 shows its progress, in a bar or in lines.
         section: the section of the user's config that `cfg.model.train_ds` comes from, for notes.
+        views: number of rates of the speed perturbation, instead of the config's.
 
     Returns:
         A summary of the run.
@@ -122,6 +131,11 @@ def build_cache(
             "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train "
             "with the teacher itself."
         )
+    if views is not None:
+        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
+        with_speeds(cfg.model.train_ds, views)
+    check_augmentation(cfg.model.train_ds)
+    speeds = views_of(cfg.model.train_ds)
     for warning in check_manifests(cfg.model):
         print_note(warning)
     start = time.monotonic()
@@ -147,7 +161,7 @@ def build_cache(
             **options,
         )
         check_tars(cfg.model.train_ds, trainer.world_size)
-        student = dataloader_student(cfg.model, trainer, batch_size)
+        student = dataloader_student(cfg.model, trainer, batch_size, perturbed=len(speeds) > 1)
         warnings = check_transcripts(student, section)
         guard_audio(student._train_dl, section, 0.0)
         teacher = LiveTeacher.from_config(config.teacher, config.rkd.hint_layer)
@@ -172,7 +186,8 @@ def build_cache(
         facts["audio"] = reading_of(cfg.model.train_ds)
     else:
         print_note(f"{folder}: {UNCHECKED_AUDIO}")
-    rows = UtteranceResolver(loader)
+    rows = UtteranceResolver(loader, speeds)
+    _check_durations(rows, teacher.sample_rate)
     coding = read_schema(folder)
     files = {**head_file(teacher), **tokenizer}
     train_ds = cfg.model.train_ds
@@ -184,36 +199,49 @@ def build_cache(
         teacher,
         rows,
         request,
-        coding=lambda device: coding or _coding(teacher, loader, request, config, device),
+        coding=lambda device: read_schema(folder) or _coding(teacher, loader, request, config, device),
         writer_of=lambda rank, coding: CacheWriter(folder, facts, coding, teacher.sample_rate, rank),
         files=files,
         whole_on_each_rank=whole,
+        views=speeds,
     )
     done = FinishedUtterances(folder, facts, coding, teacher.sample_rate) if coding is not None else ()
-    remaining = [i for i, utterance in enumerate(rows.manifest_utterances) if utterance not in done]
+    known = rows.manifest_utterances
+    passes: list[tuple[View | None, list[int]]] = [(None, [])]  # Lhotse plays all speeds in one pass
+    if known:
+        every = [(view, [replace(utterance, view=view.name) for utterance in known]) for view in speeds]
+        lacking = [
+            (view, [i for i, utterance in enumerate(there) if utterance not in done]) for view, there in every
+        ]
+        passes = [(view, remaining) for view, remaining in lacking if remaining]
     totals: dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
-    if remaining or not rows.manifest_utterances:
+    if passes:
         if progress and rank_zero_only.rank == 0:
-            builder.progress = hours_progress(rows, remaining, trainer.world_size)
+            builder.progress = hours_progress(rows, passes, trainer.world_size)
         try:
-            trainer.predict(
-                builder,
-                remaining_loader(loader, rows, remaining, trainer.world_size),
-                return_predictions=False,
-            )
+            for number, (view, remaining) in enumerate(passes, start=1):
+                builder.view, builder.is_last = view, number == len(passes)
+                if view is not None:
+                    play_at(loader, view)
+                trainer.predict(
+                    builder,
+                    remaining_loader(loader, rows, remaining, trainer.world_size),
+                    return_predictions=False,
+                )
         finally:
             builder.let_go()
         totals = builder.totals
     elif rank_zero_only.rank == 0:
         assert coding is not None, "nothing remains, so a cache is there"
         with builder.writer_of(0, coding) as writer:
-            totals = writer.finish(files)
+            totals = builder.finish(writer)
     unheard = 0
     if rows.is_iterable and rank_zero_only.rank == 0:
         written = read_schema(folder)
         assert written is not None, "a cache was finished"
         unheard = _note_missing_from_tars(
-            rows.manifest_utterances, FinishedUtterances(folder, facts, written, teacher.sample_rate)
+            [replace(utterance, view=speeds[0].name) for utterance in known],
+            FinishedUtterances(folder, facts, written, teacher.sample_rate),
         )
     return CacheBuildResult(
         folder=str(folder),
@@ -223,7 +251,20 @@ def build_cache(
         added=totals["utterances"] - len(done),
         minutes=(time.monotonic() - start) / 60,
         unheard=unheard,
+        views=tuple(map(str, speeds)),
     )
+
+
+def _check_durations(rows: UtteranceResolver, sample_rate: int) -> None:
+    """Refuses utterances so short that two speeds give them the same number of samples, before the teacher
+    runs. A training checks the exact numbers.
+    """
+    known = [utterance for utterance in rows.manifest_utterances if utterance.duration is not None]
+    if not known or len(rows.views) == 1:
+        return
+    samples = [round((utterance.duration or 0.0) * sample_rate) for utterance in known]
+    lengths = np.array([[view.samples_of(count) for view in rows.views] for count in samples])
+    check_lengths(list(map(str, known)), rows.views, lengths)
 
 
 def _note_missing_from_tars(known: Sequence[Utterance], done: FinishedUtterances) -> int:
@@ -244,7 +285,11 @@ def print_note(sentence: str) -> None:
 
 
 def dataloader_student(
-    model_cfg: DictConfig, trainer: pl.Trainer | None, batch_size: int | None, shuffle: bool = False
+    model_cfg: DictConfig,
+    trainer: pl.Trainer | None,
+    batch_size: int | None,
+    shuffle: bool = False,
+    perturbed: bool = False,
 ) -> Any:
     """Creates the student for its training dataloader, which reads the training set without augmentation.
 
@@ -253,6 +298,7 @@ def dataloader_student(
         trainer: of the ranks that share the set; None for a single process.
         batch_size: utterances in a batch; None is that of the training.
         shuffle: read the utterances in a random order.
+        perturbed: leave Lhotse's speed perturbation on, which plays each utterance once at each speed.
 
     Returns:
         The student.
@@ -263,9 +309,12 @@ def dataloader_student(
     if batch_size is not None:
         train.batch_size = batch_size
     if train.get("use_lhotse"):
-        train.update(
-            force_finite=True, **TIMING_AUGMENTATIONS, **ACOUSTIC_AUGMENTATIONS, **SUBSETTING_OPTIONS
-        )
+        neutral = {**TIMING_AUGMENTATIONS, **ACOUSTIC_AUGMENTATIONS, **SUBSETTING_OPTIONS}
+        if perturbed:
+            del neutral["perturb_speed"]
+        train.force_finite = True
+        for section in lhotse_sections(train):
+            section.update(neutral)  # type: ignore[attr-defined]
     for name in ("validation_ds", "test_ds"):
         cfg.pop(name, None)
     return model_class_for(cfg)(cfg=cfg, trainer=trainer)
@@ -274,22 +323,41 @@ def dataloader_student(
 def _coding(
     teacher: LiveTeacher, loader: Any, request: TargetRequest, config: TutorConfig, device: torch.device
 ) -> CacheSchema:
-    """Chooses the schema of the cache.
+    """Chooses the schema of the cache from the first batches of a loader."""
+
+    def batches() -> Iterator[TrainingBatch]:
+        # Without this, Lhotse's loader would continue after the batches read here.
+        if hasattr(loader.dataset, "reset_on_iter"):
+            loader.dataset.reset_on_iter = True
+        for batch in islice(loader, _SAMPLE_BATCHES):
+            yield TrainingBatch(batch[0].to(device), batch[1].to(device))
+
+    return choose_schema(teacher, batches(), request, config)
+
+
+def choose_schema(
+    teacher: LiveTeacher, batches: Iterable[TrainingBatch], request: TargetRequest, config: TutorConfig
+) -> CacheSchema:
+    """Chooses the schema of a cache.
 
     For a large label set, small posteriors are dropped as long as the SKD losses stay almost the same
     (`choose_min_posterior`).
+
+    Args:
+        teacher: the teacher.
+        batches: audio of the training set; read only for a large label set.
+        request: the kinds of targets that the stages read.
+        config: the `tutor:` section.
+
+    Returns:
+        The schema.
     """
     labels = floor = None
     if request.posteriors:
         labels = len(teacher.labels) + 1
     if labels is not None and labels > WHOLE_LABELS:
-        if hasattr(
-            loader.dataset, "reset_on_iter"
-        ):  # without this, Lhotse's loader would continue after the batches read here
-            loader.dataset.reset_on_iter = True
         samples: list[Tensor] = []
-        for batch in islice(loader, _SAMPLE_BATCHES):
-            audio = TrainingBatch(batch[0].to(device), batch[1].to(device))
+        for audio in batches:
             given = teacher.targets(audio, TargetRequest(posteriors=True))
             assert given.log_probs is not None
             log_probs = given.log_probs.float().cpu()

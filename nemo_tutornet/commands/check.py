@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from nemo_tutornet.commands.cache_size import ViewSize, cache_sizes
 from nemo_tutornet.commands.dry_run import first_batch, make_trainer
 from nemo_tutornet.config import check_student, check_teacher_files, check_trainer
 from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
@@ -76,6 +77,8 @@ class PreflightReport:
         teacher_wer: the teacher's WER on the first validation batches, as a fraction; None for audio without
             transcripts and for a cached teacher.
         heard: reference and teacher's hypothesis of the first utterance.
+        cache: what a cache of a live teacher's targets would hold, for each speed of the training set; empty
+            where there can be none, and for a training from a cache.
         remarks: problems worth knowing before a long run.
     """
 
@@ -89,6 +92,7 @@ class PreflightReport:
     peak_mb: float | None
     teacher_wer: float | None
     heard: list[str] | None
+    cache: list[ViewSize]
     remarks: list[str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -179,6 +183,7 @@ def check_training(
         peak_mb=_peak_mb(),
         teacher_wer=wer,
         heard=first_pair,
+        cache=cache_sizes(model, distiller, batch),
         remarks=warnings,
     )
 
@@ -355,8 +360,8 @@ def _warnings(
     if teacher_ms is not None and teacher_ms > _MOST_OF_A_STEP * costs[-1].step_ms:
         warnings.append(
             f"The teacher takes {teacher_ms:.0f} of the {costs[-1].step_ms:.0f} ms of a step on this CPU; "
-            "without augmentation that changes the timing, run it once with `nemo-tutornet cache` and train "
-            "from its targets."
+            "run it once with `nemo-tutornet cache` and train from its targets; a cache also serves several "
+            "speeds."
         )
     if config.uses("rkd") and config.rkd.warm_start_decoder and match.no_warm_start:
         warnings.append(f"The decoder will not be warm-started after RKD: {match.no_warm_start}")

@@ -23,6 +23,7 @@ from nemo_tutornet.utils.progress import Progress, of_total
 if TYPE_CHECKING:  # they import torch or NeMo, and a mistake in an argument should not cost those seconds
     from nemo_tutornet.commands.adapt import AdaptResult
     from nemo_tutornet.commands.adapter_training import EpochResult
+    from nemo_tutornet.commands.cache_size import ViewSize
     from nemo_tutornet.commands.check import PreflightReport
     from nemo_tutornet.commands.inspect_model import Inspection
 
@@ -236,8 +237,26 @@ def check_tables(found: PreflightReport) -> None:
     if found.teacher_wer is not None and found.heard is not None:
         console.print(f"teacher's WER on the first validation batches: {100 * found.teacher_wer:.1f} %")
         console.print(escape(f"  first reference:  {found.heard[0]}\n  the teacher hears: {found.heard[1]}"))
+    if found.cache:
+        console.print(_cache_table(found.cache))
     for remark in found.remarks:
         console.print(escape(f"note: {remark}"))
+
+
+def _cache_table(sizes: Sequence[ViewSize]) -> Table:
+    """Makes the table of what `nemo-tutornet cache` would write, with a row for each speed and their sum."""
+    table = Table(
+        title="a cache of the teacher's targets would hold (computed from the first batch)",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_footer=len(sizes) > 1,
+    )
+    table.add_column("speed", footer="all")
+    table.add_column("hours of audio", footer=f"{sum(one.hours for one in sizes):.2f}", justify="right")
+    table.add_column("MB", footer=f"{sum(one.megabytes for one in sizes):.1f}", justify="right")
+    for one in sizes:
+        table.add_row(one.view, f"{one.hours:.2f}", f"{one.megabytes:.1f}")
+    return table
 
 
 def _console() -> Console:

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from nemo_tutornet.data.utterances import Utterance
+from nemo_tutornet.data.views import LIVE, ORIGINAL, View, lhotse_sections, views_of
 from nemo_tutornet.errors import TutorError
 
-# The entries of NeMo's `augmentor` that move nothing in time.
-TIME_PRESERVING_AUGMENTATIONS = ("white_noise", "noise", "noise_norm", "gain")
+# The entries of NeMo's `augmentor` that move nothing in time. `impulse` is one with `shift_impulse`.
+TIME_PRESERVING_AUGMENTATIONS = ("white_noise", "noise", "noise_norm", "gain", "rir_noise_aug")
 # Settings of NeMo's Lhotse dataloader that move, cut or join audio, and their neutral value.
 TIMING_AUGMENTATIONS = {
     "perturb_speed": False,
@@ -29,11 +30,12 @@ TIMING_AUGMENTATIONS = {
     "truncate_duration": None,
     "cut_into_windows_duration": None,
     "pad_min_duration": None,
-    "rir_enabled": False,
 }
-# Settings that change the sound only: allowed for the student, but turned off while a cache is built.
+# Settings that change the sound only: allowed for the student, but turned off while a cache is built. Lhotse
+# moves a room's response so that the direct sound comes first.
 ACOUSTIC_AUGMENTATIONS = {
     "noise_path": None,
+    "rir_enabled": False,
     "lowpass_enabled": False,
     "clipping_enabled": False,
     "compression_enabled": False,
@@ -66,6 +68,8 @@ def reading_of(train_ds: Mapping[str, Any]) -> dict[str, Any]:
 def changes_sound(train_ds: Mapping[str, Any]) -> bool:
     """Returns whether augmentation changes the sound of a data set, so that it is not that of its files.
 
+    Speed perturbation does not count: its views are in the cache.
+
     Args:
         train_ds: section of the model's config.
 
@@ -74,15 +78,17 @@ def changes_sound(train_ds: Mapping[str, Any]) -> bool:
         (True, False)
     """
     augmented = any(
-        train_ds.get(name, neutral) not in (neutral, None) for name, neutral in ACOUSTIC_AUGMENTATIONS.items()
+        section.get(name, neutral) not in (neutral, None)
+        for section in lhotse_sections(train_ds)
+        for name, neutral in ACOUSTIC_AUGMENTATIONS.items()
     )
-    return bool(train_ds.get("augmentor")) or augmented
+    return any(name != "speed" for name in train_ds.get("augmentor") or {}) or augmented
 
 
 def check_augmentation(train_ds: Mapping[str, Any]) -> None:
-    """Rejects augmentation that changes the timing of the audio.
+    """Rejects augmentation with which the targets in a cache would no longer match the audio.
 
-    Cached targets are of the original audio, so their frames would no longer match.
+    Speed perturbation with discrete rates is allowed: the cache holds targets at each speed.
 
     Args:
         train_ds: section of the model's config.
@@ -92,26 +98,40 @@ def check_augmentation(train_ds: Mapping[str, Any]) -> None:
 
     Example:
         >>> check_augmentation({"augmentor": {"white_noise": {"prob": 0.5}}})
-        >>> check_augmentation({"use_lhotse": True, "perturb_speed": True})
+        >>> check_augmentation({"augmentor": {"shift": {"prob": 0.5}}})
         Traceback (most recent call last):
-        nemo_tutornet.errors.TutorError: model.train_ds.perturb_speed changes the timing of the audio, ...
+        nemo_tutornet.errors.TutorError: model.train_ds.augmentor.shift may change the timing ...
     """
-    for name in train_ds.get("augmentor") or {}:
-        if name not in TIME_PRESERVING_AUGMENTATIONS:
+    for name, settings in (train_ds.get("augmentor") or {}).items():
+        if name in TIME_PRESERVING_AUGMENTATIONS:
+            continue
+        key = f"model.train_ds.augmentor.{name}"
+        if name == "impulse":
+            if not isinstance(settings, Mapping) or not settings.get("shift_impulse"):
+                raise TutorError(
+                    f"{key} delays the audio by the path from the source to the microphone, but the cached "
+                    f"targets are of the original audio; set {key}.shift_impulse=true, which takes the delay "
+                    f"out, remove it, or {LIVE}."
+                )
+        elif name != "speed":
             raise TutorError(
-                f"model.train_ds.augmentor.{name} may change the timing of the audio, but the cached targets "
-                "are of the original audio; remove it, or train with the teacher itself "
-                f"(model.tutor.teacher.cache=null); {', '.join(TIME_PRESERVING_AUGMENTATIONS)} and "
+                f"{key} may change the timing of the audio, but the cached targets "
+                f"are of the original audio; remove it, or {LIVE}; "
+                f"{', '.join(TIME_PRESERVING_AUGMENTATIONS)}, impulse with shift_impulse, speed and "
                 "SpecAugment are allowed."
             )
-    if train_ds.get("use_lhotse"):
+        elif train_ds.get("use_lhotse"):
+            raise TutorError(
+                f"{key} is not read by Lhotse; set model.train_ds.perturb_speed=true instead, or remove it."
+            )
+    for section in lhotse_sections(train_ds) if train_ds.get("use_lhotse") else ():
         for name, neutral in TIMING_AUGMENTATIONS.items():
-            if train_ds.get(name, neutral) not in (neutral, None):
+            if name != "perturb_speed" and section.get(name, neutral) not in (neutral, None):
                 raise TutorError(
                     f"model.train_ds.{name} changes the timing of the audio, but the cached targets are of "
-                    "the original audio; remove it, or train with the teacher itself "
-                    "(model.tutor.teacher.cache=null)."
+                    f"the original audio; remove it, or {LIVE}."
                 )
+    views_of(train_ds)
 
 
 def check_tars(train_ds: Mapping[str, Any], ranks: int) -> None:
@@ -160,7 +180,8 @@ class TrainingBatch:
         transcript_lengths: valid labels `[B]`, 0 where there is no transcript.
         sample_ids: what NeMo's dataset gives to tell the rows apart; None where it was not asked for.
         utterances: the utterance of each row (`UtteranceResolver`); None where nobody has to know.
-        is_augmented: the sound may not be that of the files.
+        views: the speeds at which the training set plays its utterances.
+        is_augmented: the sound may not be that of the files, or of a view of them.
     """
 
     signal: Tensor
@@ -169,6 +190,7 @@ class TrainingBatch:
     transcript_lengths: Any = None
     sample_ids: Any = None
     utterances: Sequence[Utterance] | None = None
+    views: Sequence[View] = (ORIGINAL,)
     is_augmented: bool = False
 
     @classmethod
@@ -187,15 +209,19 @@ class UtteranceResolver:
     Args:
         loader: a dataloader of NeMo, for characters or subwords, of files, tars (also bucketed) or Lhotse
             cuts. Its dataset is changed to return sample ids or cuts.
+        views: the speeds at which it plays its utterances. A Lhotse cut says which of them it is; of NeMo's
+            own datasets nobody says it.
 
     Attributes:
         collections: NeMo's manifest entries, one collection for each bucket; none for Lhotse.
+        views: the argument.
 
     Raises:
         TutorError: the dataset is of another kind.
     """
 
-    def __init__(self, loader: Any) -> None:
+    def __init__(self, loader: Any, views: Sequence[View] = (ORIGINAL,)) -> None:
+        self.views = tuple(views)
         self.collections: list[Any] = []
         self._starts: list[int] = []
         self._dataset = dataset = loader.dataset
@@ -214,7 +240,7 @@ class UtteranceResolver:
     def __call__(self, batch: TrainingBatch) -> list[Utterance]:
         """Returns the utterances of a batch's rows."""
         if not self.collections:
-            return [_of_cut(cut) for cut in batch.sample_ids]
+            return [_of_cut(cut, len(self.views) > 1) for cut in batch.sample_ids]
         return [self._of_sample(int(sample)) for sample in batch.sample_ids]
 
     @property
@@ -286,22 +312,56 @@ def utterance_of(entry: Any) -> Utterance:
     return Utterance(str(entry.audio_file), float(entry.offset or 0.0), entry.duration)
 
 
-def _of_cut(cut: Any) -> Utterance:
+def _of_cut(cut: Any, perturbed: bool = False) -> Utterance:
     """Returns the utterance of a Lhotse cut, from properties that no augmentation changes.
 
     The cut's id is not such a property. Mixing in noise replaces it by a random one. A filter, a codec and
     the distribution among ranks append to it. Without a `sampling_rate` in the manifest, it is the file's
     name without its folder.
+
+    Args:
+        cut: the cut.
+        perturbed: the data set perturbs the speed. Its copies have other times, from which those of the
+            original are computed; they may be a sample off, but are always the same.
     """
     if hasattr(cut, "tracks"):  # noise was mixed in; the speech is the first track that is not padding
         cut = next(track.cut for track in cut.tracks if type(track.cut).__name__ != "PaddingCut")
+    factor = _speed_factor(cut) if perturbed else None
     source = cut.recording.sources[0].source
     if isinstance(source, str) and source:
         name = source if cut.channel in (0, [0]) else f"{source}#{cut.channel}"
-        return Utterance(name, float(cut.start), float(cut.duration))
-    # The audio comes from a tar, and the supervision's id is its name there. A part of a file is a recording
-    # of its own that starts at 0. Its offset in the file is in NeMo's manifest; in Lhotse's Shar format it is
-    # how long before the cut the supervision starts.
-    supervision, row = cut.supervisions[0], cut.custom or {}
-    offset = float(row.get("offset") or 0.0) if "tar_origin" in row else 0.0
-    return Utterance(str(supervision.id), float(cut.start - supervision.start) + offset, float(cut.duration))
+        offset = _at_recorded_speed(cut.start, cut, factor)
+    else:
+        # The audio comes from a tar, and the supervision's id is its name there. A part of a file is a
+        # recording of its own that starts at 0. Its offset in the file is in NeMo's manifest; in Lhotse's
+        # Shar format it is how long before the cut the supervision starts.
+        supervision, row = cut.supervisions[0], cut.custom or {}
+        name = str(supervision.id) if factor is None else str(supervision.id).removesuffix(f"_sp{factor}")
+        offset = _at_recorded_speed(cut.start, cut, factor) - _at_recorded_speed(
+            supervision.start, cut, factor
+        )
+        offset += float(row.get("offset") or 0.0) if "tar_origin" in row else 0.0
+    view = "" if factor is None else f"perturb_speed {factor}"
+    return Utterance(name, offset, _at_recorded_speed(cut.duration, cut, factor), view)
+
+
+def _speed_factor(cut: Any) -> float | None:
+    """Returns the factor of the last speed perturbation of a cut; None where there is none."""
+    found = None
+    for transform in cut.recording.transforms or []:
+        if isinstance(transform, Mapping):  # as a manifest has it
+            if transform.get("name") == "Speed":
+                found = float(transform["kwargs"]["factor"])
+        elif type(transform).__name__ == "Speed":
+            found = float(transform.factor)
+    return found
+
+
+def _at_recorded_speed(seconds: float, cut: Any, factor: float | None) -> float:
+    """Undoes what a speed perturbation did to a time, as Lhotse does to read the audio."""
+    if factor is None:
+        return float(seconds)
+    from lhotse.utils import compute_num_samples, perturb_num_samples
+
+    sign, rate = (-1 if seconds < 0 else 1), cut.sampling_rate
+    return sign * perturb_num_samples(compute_num_samples(abs(seconds), rate), 1 / factor) / float(rate)

@@ -16,15 +16,17 @@ class Utterance:
         audio: path or name of the file, spelled alike when the cache is built and during training.
         offset: seconds from the start of the file.
         duration: length in seconds; None means to the end of the file.
+        view: name of the speed at which it is played (`views.View`); empty as it was recorded.
     """
 
     audio: str
     offset: float = 0.0
     duration: float | None = None
+    view: str = ""
 
     @property
     def key(self) -> str:
-        """The identity as text: the file, then offset and duration in whole milliseconds.
+        """The identity as text: the file, then offset and duration in whole milliseconds, then the view.
 
         Manifests round times differently; whole milliseconds make them equal.
 
@@ -33,13 +35,18 @@ class Utterance:
             'a.wav|500|1250'
             >>> Utterance("a.wav").key
             'a.wav|0|'
+            >>> Utterance("a.wav", view="speed 14400/16000 scipy").key
+            'a.wav|0|@speed 14400/16000 scipy'
         """
         duration = "" if self.duration is None else round(self.duration * 1000)
-        return f"{self.audio}|{round(self.offset * 1000)}|{duration}"
+        # Without a view, a key ends in digits or `|`, so no two keys are alike.
+        view = f"@{self.view}" if self.view else ""
+        return f"{self.audio}|{round(self.offset * 1000)}|{duration}{view}"
 
     def __str__(self) -> str:
         length = "to its end" if self.duration is None else f"for {self.duration:g} s"
-        return f"{self.audio} from {self.offset:g} s {length}"
+        speed = f" ({self.view})" if self.view else ""
+        return f"{self.audio} from {self.offset:g} s {length}{speed}"
 
 
 def key_bytes(utterance: Utterance) -> bytes:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, changes_sound, check_augmentation
+from nemo_tutornet.data.views import views_of
 from nemo_tutornet.distill.finite import BatchNames, check_finite
 from nemo_tutornet.distill.matching import ModelMatch, match_models
 from nemo_tutornet.distill.objective import LossContext, Objective, describe_weights
@@ -110,12 +111,12 @@ class Distiller:
         train_ds = student.cfg.get("train_ds") or {}
         if self._reads_cache:
             check_augmentation(train_ds)
-            self._is_augmented = changes_sound(train_ds)
+            self._is_augmented, self._views = changes_sound(train_ds), views_of(train_ds)
             for teacher in teachers:
                 if isinstance(teacher, CachedTeacher):
                     check_reading(teacher.reader, train_ds, student._train_dl)
             self.teacher.check(request, None)  # before the training set's dataloader is changed
-            self._resolver = UtteranceResolver(student._train_dl)
+            self._resolver = UtteranceResolver(student._train_dl, self._views)
         elif student._train_dl is not None and not train_ds.get("use_lhotse"):
             # For messages only; Lhotse's workers would send every cut along with its audio.
             with suppress(TutorError):
@@ -169,7 +170,7 @@ class Distiller:
         if self._reads_cache:
             assert self._resolver is not None
             utterances = self._resolver(batch)
-            batch = replace(batch, utterances=utterances, is_augmented=self._is_augmented)
+            batch = replace(batch, utterances=utterances, views=self._views, is_augmented=self._is_augmented)
         targets = self.teacher.targets(batch, request)
         if not stage.uses("skd"):
             return targets

@@ -5,6 +5,7 @@
 A folder contains `cache.json`, files that the cached teacher needs besides its targets, and
 `shard-<rank>-<number>.safetensors`. A shard contains the arrays of `arrays_of`, concatenated over its
 utterances. It also contains an index: the hash of the key, the sizes and the checksum of each utterance.
+An utterance at another speed is an utterance of its own, with the name of the view in its key.
 `cache.json` lists every shard with the checksum of its index. The shard stores that checksum too, because a
 builder that resumes reads shards that `cache.json` does not list yet.
 
@@ -30,6 +31,7 @@ from nemo_tutornet.utils.files import read_regular_file
 HEADER = "cache.json"
 FORMAT, VERSION = "nemo_tutornet.cache", 1
 SHARD = re.compile(r"shard-\d{5}-\d{5}\.safetensors")
+VIEW = re.compile(r"[A-Za-z0-9_./ -]{0,60}")
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _MOST_BYTES = 64 << 20  # a shard has 200 bytes in it
 REBUILD = "remove the folder and run `nemo-tutornet cache` again"
@@ -233,9 +235,28 @@ def _check_header(header: dict[str, Any]) -> None:
     for file in header["files"]:
         if not is_plain_name(file["name"]) or not isinstance(file["sha256"], str):
             raise ValueError(f"{str(file['name'])[:60]!r} is no name of a file in the folder")
+    views = views_in(header)
+    if not all(isinstance(view, str) and VIEW.fullmatch(view) for view in views):
+        raise ValueError("views are no names of speeds")
     names = [entry["name"] for entry in (*header["shards"], *header["files"])]
     if len(set(names)) < len(names):
         raise ValueError("it names a file twice")
+
+
+def views_in(header: Mapping[str, Any]) -> list[str]:
+    """Reads from the content of `cache.json` at which speeds its utterances are stored.
+
+    Args:
+        header: content of `cache.json`.
+
+    Returns:
+        Names of views; the empty one is the utterance as it was recorded. Without the entry, which earlier
+        versions do not have, it is the only one.
+    """
+    found = header.get("views", [""])
+    if not isinstance(found, list):
+        raise ValueError("views is no list")
+    return found
 
 
 def _count(value: Any) -> bool:

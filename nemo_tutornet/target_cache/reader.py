@@ -17,7 +17,14 @@ import numpy as np
 
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.target_cache.layout import REBUILD, CacheSchema, description, read_header, schema_of
+from nemo_tutornet.target_cache.layout import (
+    REBUILD,
+    CacheSchema,
+    description,
+    read_header,
+    schema_of,
+    views_in,
+)
 from nemo_tutornet.target_cache.records import BatchTargets, decode, validate_record
 from nemo_tutornet.target_cache.shard import Record, Shard
 from nemo_tutornet.utils.files import sha256_of
@@ -34,7 +41,9 @@ class CacheReader:
         provenance: everything that the targets depend on, as given by the builder.
         schema: the kinds of targets stored for each utterance.
         sample_rate: sample rate of the teacher's audio, in Hz.
-        totals: number of `utterances`, `seconds` of audio, and `bytes` on disk.
+        totals: number of `utterances`, `seconds` of audio, and `bytes` on disk. An utterance at another speed
+            counts as another one.
+        views: names of the speeds at which utterances are stored; the empty one is as recorded.
 
     Raises:
         TutorError: the folder has no cache, the cache is not finished, or a part of it is missing, truncated
@@ -53,6 +62,7 @@ class CacheReader:
         self.schema: CacheSchema = schema_of(header)
         self.sample_rate: int = header["sample_rate"]
         self.totals: dict[str, Any] = header["totals"]
+        self.views: tuple[str, ...] = tuple(views_in(header))
         self._files: dict[str, str] = {file["name"]: file["sha256"] for file in header["files"]}
         self._shards = [self._open(entry) for entry in header["shards"]]
         counts = [len(shard) for shard in self._shards]
@@ -61,6 +71,9 @@ class CacheReader:
         self._hashes, first = np.unique(hashes, return_index=True)
         shard_of = np.repeat(np.arange(len(counts)), counts)[first]
         self._where = np.stack([shard_of, first - np.cumsum([0, *counts])[shard_of]], axis=1)
+        self._samples = np.concatenate(
+            [np.zeros(0, np.uint32), *(shard.samples for shard in self._shards)]
+        ).astype(np.int64)[first]
         if len(self._hashes) != self.totals["utterances"]:
             raise TutorError(f"{folder} holds other utterances than its cache.json says; {REBUILD}.")
 
@@ -81,6 +94,21 @@ class CacheReader:
 
     def __contains__(self, utterance: Utterance) -> bool:
         return self._find(utterance) is not None
+
+    def samples(self, utterances: Sequence[Utterance]) -> np.ndarray:
+        """Looks up the number of samples of utterances, without reading their targets.
+
+        Args:
+            utterances: `U` utterances.
+
+        Returns:
+            Numbers of samples `[U]`, int64; -1 where an utterance is missing.
+        """
+        keys = np.array([key_hash(key_bytes(utterance)) for utterance in utterances], dtype=np.uint64)
+        at = np.minimum(np.searchsorted(self._hashes, keys), max(len(self._hashes) - 1, 0))
+        if not len(self._hashes):
+            return np.full(len(keys), -1, dtype=np.int64)
+        return np.where(self._hashes[at] == keys, self._samples[at], -1)
 
     def has(self, name: str) -> bool:
         """Checks whether the builder wrote a file of this name beside the shards.

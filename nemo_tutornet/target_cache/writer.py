@@ -18,7 +18,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,6 +41,7 @@ from nemo_tutornet.target_cache.layout import (
     read_header,
     schema_of,
     schema_to_disk,
+    views_in,
 )
 from nemo_tutornet.target_cache.records import UtteranceTargets, encode
 from nemo_tutornet.target_cache.shard import Record, Shard, shard_bytes
@@ -234,13 +235,17 @@ class CacheWriter:
         finally:
             self._lock.release()
 
-    def finish(self, files: Mapping[str, bytes] | None = None) -> dict[str, Any]:
+    def finish(
+        self, files: Mapping[str, bytes] | None = None, views: Sequence[str] = ("",)
+    ) -> dict[str, Any]:
         """Checks all shards and writes a `cache.json` that marks the cache as finished.
 
         Call this on rank 0 only, after every rank has flushed.
 
         Args:
             files: files that the cached teacher needs besides its targets: content by plain file name.
+            views: names of the speeds at which every utterance was added. Those of a cache that was finished
+                before stay.
 
         Returns:
             The totals of the folder: number of `utterances`, `seconds` of audio, and `bytes` of the shards
@@ -280,7 +285,9 @@ class CacheWriter:
         sums = [
             {"name": name, "sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()
         ]
-        self._write_header(True, totals, listed, sums)
+        before = read_header(self.folder) if (self.folder / HEADER).is_file() else {"complete": False}
+        stored = views_in(before) if before["complete"] else []
+        self._write_header(True, totals, listed, sums, list(dict.fromkeys([*stored, *views])))
         return totals
 
     def _check_folder(self) -> None:
@@ -313,6 +320,7 @@ class CacheWriter:
         totals: Mapping[str, Any],
         shards: list[dict[str, Any]],
         files: list[dict[str, Any]],
+        views: Sequence[str] = ("",),
     ) -> None:
         header = {
             "format": FORMAT,
@@ -325,6 +333,8 @@ class CacheWriter:
             "shards": shards,
             "files": files,
         }
+        if list(views) != [""]:  # a cache without views is as earlier versions write it
+            header["views"] = sorted(views)
         _write(self.folder / HEADER, header_bytes(header))
 
 

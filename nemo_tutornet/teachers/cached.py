@@ -22,6 +22,7 @@ from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.adapted import adapted_targets
 from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo, adapter_info
 from nemo_tutornet.teachers.cached_audio import check_same_audio
+from nemo_tutornet.teachers.cached_views import check_views, with_views
 from nemo_tutornet.teachers.provenance import HEAD, checked_facts, layer_from_disk, read_head
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest, TeacherTargets
 from nemo_tutornet.utils.files import expand_user, sha256_of
@@ -118,28 +119,30 @@ class CachedTeacher:
         """Returns a description of the teacher and its cache for `nemo-tutornet check`, by fact."""
         totals = self.reader.totals
         adapter = {} if self.adapter is None else {"adapter": self.adapter.in_words()}
+        speeds = f" (at {len(self.reader.views)} speeds)" if len(self.reader.views) > 1 else ""
         return {
             **adapter,
-            "cache": f"{self.reader.folder}, {totals['utterances']} utterances, {totals['bytes'] / 1e6:.1f} "
-            "MB",
+            "cache": f"{self.reader.folder}, {totals['utterances']} utterances{speeds}, "
+            f"{totals['bytes'] / 1e6:.1f} MB",
             "class": str(self._facts["class"]),
             "front end": f"{self.sample_rate} Hz, {self._facts['front_end'].get('features')} mel bins",
             "labels": posterior_labels_in_words(len(self.labels) if self.has_posteriors else None),
         }
 
     def check(self, request: TargetRequest, train_data: UtteranceResolver | None) -> None:
-        """Checks that the cache holds the requested targets for every utterance of the training set.
+        """Checks that the cache holds the requested targets for every utterance of the training set, at every
+        speed at which it is played.
 
-        Tar files may hold fewer utterances than their manifest. Their utterances are therefore not checked
-        here; a missing one raises an error when it is read.
+        Tar files may hold fewer utterances than their manifest. One that is stored at no speed is therefore
+        not missed here; it raises an error when it is read.
 
         Args:
             request: the targets that the stages read.
             train_data: resolves the utterances of the training set; None skips the check of utterances.
 
         Raises:
-            TutorError: a kind of target or an utterance is missing. The message names the first missing
-                utterance and the number of the others.
+            TutorError: a kind of target, a speed or an utterance is missing. The message names the first
+                missing utterance and the number of the others.
         """
         schema, folder = self.reader.schema, self.reader.folder
         if self._adapter is not None:  # it computes posteriors and its hidden vectors from the stored output
@@ -158,24 +161,16 @@ class CachedTeacher:
                     f"{folder} does not hold {what} in model.tutor.stages; build a cache with these stages, "
                     "or leave that loss out."
                 )
-        if train_data is None or train_data.is_iterable:
-            return
-        utterances = train_data.manifest_utterances
-        missing = [utterance for utterance in utterances if utterance not in self.reader]
-        if missing:
-            more = f" and {len(missing) - 1} more of {len(utterances)}" if len(missing) > 1 else ""
-            raise TutorError(
-                f"{folder} has no targets for {missing[0]}{more}; run `nemo-tutornet cache` on the manifest "
-                "that "
-                "you train with, it adds what is missing."
-            )
+        if train_data is not None:
+            check_views(self.reader, train_data)
 
     def targets(self, batch: TrainingBatch, request: TargetRequest) -> TeacherTargets:
         """Reads the targets of a batch from the cache.
 
         Args:
             batch: the batch, of which the `utterances` are looked up. Its `signal_lengths` `[B]` must be the
-                numbers of samples for which the targets were computed.
+                numbers of samples for which the targets were computed; with several `views` they tell at
+                which speed an utterance is played.
             request: the targets to read.
 
         Returns:
@@ -185,6 +180,8 @@ class CachedTeacher:
             TutorError: an utterance is missing or damaged, or its audio is not what the cache was built from.
         """
         assert batch.utterances is not None, "the distiller resolves a batch's utterances for cached teachers"
+        batch = replace(batch, utterances=with_views(self.reader, batch))
+        assert batch.utterances is not None
         stored = self.reader.read(batch.utterances)
         check_same_audio(self.reader, stored, batch)
         device = batch.signal_lengths.device

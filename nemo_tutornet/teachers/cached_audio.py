@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from nemo.utils import logging
 
 from nemo_tutornet.data.clean_audio import clean_samples
 from nemo_tutornet.data.dataloader import TrainingBatch, changes_sound, reading_of
+from nemo_tutornet.data.views import kept_random_state, views_of
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.fingerprint import fingerprints, same_audio
 from nemo_tutornet.target_cache.layout import differences
@@ -52,7 +55,14 @@ def check_reading(reader: CacheReader, train_ds: Mapping[str, Any], loader: Any)
         )
     if not (changes_sound(train_ds) and reader.schema.fingerprints):
         return
+    view = views_of(train_ds)[0]  # the audio as it was recorded, unless it is never played so
+    augmentor = view.augmentor()
     for utterance, samples in clean_samples(loader, _MOST_FILES):
+        utterance = replace(utterance, view=view.name)
+        segment = SimpleNamespace(_samples=samples.numpy())
+        with kept_random_state():
+            augmentor.perturb(segment)
+        samples = torch.from_numpy(segment._samples).float()
         if utterance in reader:
             batch = TrainingBatch(samples[None], torch.tensor([len(samples)]), utterances=[utterance])
             check_same_audio(reader, reader.read([utterance]), batch)

@@ -47,7 +47,7 @@ EXECUTED: dict[str, dict[str, int]] = {
         _PAGES: 1,
         "integration/export/test_streaming.py::test_the_commands_of_the_page": 1,
     },
-    "docs/guides/augmentation-and-cache.md": {_PAGES: 1},
+    "docs/guides/augmentation-and-cache.md": {_PAGES: 2},
     "docs/guides/cascades.md": {_PAGES: 1},
     "docs/guides/init-and-pairs.md": {_SECTIONS: 1},
     "docs/guides/little-data.md": {_PAGES: 1},

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -214,3 +215,26 @@ def test_labels_that_differ(run, corpus, tmp_path_factory):
     )
     result = run(f"model.tutor.teacher.model_path={other}")
     assert result.exit_code == 2 and "RKD and pseudo-labels still work" in result.output
+
+
+def test_it_tells_what_a_cache_would_hold(run, corpus, teacher_file, tmp_path_factory):
+    """Hours and megabytes of each speed, before anything is built; and they are those of the cache."""
+    from omegaconf import OmegaConf
+
+    from nemo_tutornet.commands.cache_targets import build_cache
+
+    config = student_config(corpus, teacher_file)
+    speed = {"prob": 0.8, "sr": 16000, "resample_type": "scipy", "num_rates": 2}
+    config["train_ds"]["augmentor"] = {"speed": speed}
+    found = json.loads(run("--json", config=config).stdout)["cache"]
+    assert [one["view"] for one in found] == ["as recorded", "rate 0.9", "rate 1.1"]
+    folder = tmp_path_factory.mktemp("sizes") / "cache"
+    trainer = {"accelerator": "cpu", "devices": 1}
+    built = build_cache(OmegaConf.create({"model": config, "trainer": trainer}), folder, progress=False)
+    assert sum(one["hours"] for one in found) == pytest.approx(built.hours, rel=0.01)
+    # So small a cache has a fifth of its bytes in the heads of its shards and in the teacher's CTC head.
+    assert sum(one["megabytes"] for one in found) == pytest.approx(built.megabytes, abs=0.015)
+    table = run(config=config).stdout
+    assert re.search(r"rate 1\.1 +0\.00 +0\.\d", table) and re.search(r"all +0\.01 +0\.\d", table)
+    config["train_ds"]["augmentor"]["shift"] = {"prob": 0.1}
+    assert json.loads(run("--json", config=config).stdout)["cache"] == [], "no cache can serve that"

@@ -53,11 +53,15 @@ def test_what_a_teacher_costs(tmp_path):
     assert set(pair["ratio_to_parts"]) == {f"live ({stage})" for stage in stages}
     forwards = {f"teacher's forward ({stage})" for stage in stages}
     read = {"cached (rkd)", "cached (ctc + rkd)", "cached (ctc + skd)"}
+    at_speeds = {f"{name}, 3 speeds" for name in read}
+    assert set(pair["ratio_to_perturbed"]) == at_speeds
     assert set(pair["median_s"]) == {
         "plain CTC step",
         "teacher's front end",
         *forwards,
         *read,
+        *at_speeds,
+        "plain CTC step, 3 speeds",
         *pair["ratio_to_parts"],
     }
     assert set(pair["ratio_to_plain"]) == set(pair["median_s"]) - {"plain CTC step"}
@@ -130,9 +134,10 @@ def test_what_depthwise_convolutions_cost(tmp_path):
     )
 
 
-@pytest.mark.parametrize("command", ["cost", "curve", "memory"])
+@pytest.mark.parametrize("command", ["cost", "curve", "memory", "speeds"])
 def test_what_a_cache_costs_and_teaches(corpus, teacher_file, tmp_path, command):
-    more = {"cost": ["--rounds", "1"], "curve": ["--steps", "4"], "memory": ["--steps", "2"]}[command]
+    more = {"cost": ["--rounds", "1"], "curve": ["--steps", "4"], "memory": ["--steps", "2"]}.get(command)
+    more = more or ["--speeds", "1", "--speeds", "3", "--rounds", "1"]
     arguments = [
         command,
         str(corpus / "train.jsonl"),
@@ -149,6 +154,14 @@ def test_what_a_cache_costs_and_teaches(corpus, teacher_file, tmp_path, command)
     found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     if command == "cost":
         assert found["mb_per_hour"] > found["posteriors_mb_per_hour"] > 5 and found["read_to_dataloader"] > 1
+    elif command == "speeds":
+        assert set(found["epoch_s"]) == {
+            "plain, 3 speeds",
+            "cached, 1 speeds",
+            "cached, 3 speeds",
+            "live, 3 speeds",
+        }
+        assert found["build"]["3"]["megabytes"] > 2.5 * found["build"]["1"]["megabytes"]
     elif command == "curve":
         assert all(0 < found[loss]["same student"]["largest"] < 0.01 for loss in ("train_rkd", "train_skd"))
     else:

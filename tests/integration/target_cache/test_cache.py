@@ -62,7 +62,9 @@ def heard(model: Any) -> list[tuple[Any, Any]]:
     ]
 
 
-def check_against(teacher: LiveTeacher, found: list[tuple[Any, Any]], utterances: int) -> None:
+def check_against(
+    teacher: LiveTeacher, found: list[tuple[Any, Any]], utterances: int, tolerance: float = 2e-3
+) -> None:
     """Every row has what the teacher says of its audio alone."""
     seen = 0
     for targets, batch in found:
@@ -75,7 +77,7 @@ def check_against(teacher: LiveTeacher, found: list[tuple[Any, Any]], utterances
             )
             assert frames == int(alone.lengths[0])
             difference = targets.log_probs[row, :frames].exp() - alone.log_probs[0, :frames].exp()
-            assert float(difference.abs().max()) < 2e-3
+            assert float(difference.abs().max()) < tolerance
             seen += 1
     assert seen == utterances
 
@@ -217,7 +219,7 @@ def test_lhotse(corpus, teacher_file, make_student, tmp_path, tarred):
     check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
     config = lhotse(cached(corpus, folder))
     config["train_ds"]["perturb_speed"] = True
-    with pytest.raises(TutorError, match=r"model\.train_ds\.perturb_speed changes the timing of the audio"):
+    with pytest.raises(TutorError, match=r"holds 1 of the 3 speeds .*missing: perturb_speed 0\.9, perturb"):
         make_student(config, limit_train_batches=9).setup("fit")
 
 
@@ -247,7 +249,7 @@ def test_a_subword_student_finds_its_tokenizer_in_the_cache(corpus, make_student
             lambda c: c["train_ds"].update(
                 augmentor={"speed": {"prob": 1.0, "sr": 16000, "resample_type": "scipy"}}
             ),
-            r"model\.train_ds\.augmentor\.speed may change the timing of the audio",
+            r"holds 1 of the 5 speeds at which model\.train_ds plays an utterance",
         ),
         (
             lambda c: c["tutor"].update(rkd={"hint_layer": "encoder.layers.0"}),

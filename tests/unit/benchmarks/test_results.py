@@ -235,7 +235,7 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
         teacher: Path,
         overrides: list[str],
         _: str,
-        train: Path,
+        train: Path | None = None,
     ) -> None:
         made.append((name, output.name, config, overrides, train))
         output.touch()
@@ -261,6 +261,25 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
     other = runner.prepare([wanted], 90, 1.0, True, part)[wanted].adapter
     assert other is not None and other.name == "adapter_t_quartznet_small_25_75_untranscribed.safetensors"
     assert made[1:] == [("adapt", other.name, "quartznet_small", [], part)]
+    # What `adapt` kept is at one speed. With a perturbation the teacher is run at every speed, adapter and
+    # all.
+    speeds = runner.prepare([wanted], 90, 1.0, True, runner.train, perturbed=True)[wanted]
+    name, folder, config, overrides, _ = made[-1]
+    assert (name, folder, config) == (
+        "cache",
+        "cache_bpe_adapter_t_quartznet_small_speeds",
+        "quartznet_small",
+    )
+    assert speeds.cache is not None and speeds.cache.name == folder
+    assert {named, tools["run"].STUDENT_AUGMENTATION} <= set(overrides)
+    run = tools["runs"].Run(
+        "bpe_to_char_adapted_kept", "quartznet_1m", "t", 30, 7, cached=True, perturbed=True
+    )
+    runner.student(run, speeds)
+    used = {named, f"model.tutor.teacher.cache='{speeds.cache}'", tools["run"].STUDENT_AUGMENTATION}
+    assert used <= set(asked[-1]["overrides"])
+    plain = runner.prepare([("bpe", None)], 90, 1.0, True, runner.train, perturbed=True)[("bpe", None)]
+    assert plain.cache is not None and plain.cache.name == "cache_bpe_t_speeds"
 
 
 @pytest.fixture
@@ -312,7 +331,6 @@ def test_mistakes_of_a_command_are_told_before_anything_is_trained(
         (["--student", "huge"], "there is no student huge"),
         (["--bpe-teacher", "absent.nemo"], "absent.nemo"),
         (["--corpus", "d"], "d_train.jsonl"),
-        (["--cached", "--perturbed"], "a cache knows every utterance at one speed only"),
         (["--further", "absent.jsonl", "--recipe", "ctc"], "there is no file absent.jsonl"),
         (
             ["--further", str(tmp_path / "c_train.jsonl"), "--recipe", "rkd_restart_ctc"],

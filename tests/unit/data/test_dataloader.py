@@ -104,12 +104,10 @@ def test_equally_long_windows_in_shar(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("perturb_speed", True),
         ("concatenate_samples", True),
         ("truncate_duration", 5.0),
         ("cut_into_windows_duration", 5.0),
         ("pad_min_duration", 5.0),
-        ("rir_enabled", True),
     ],
 )
 def test_what_moves_time_in_lhotse_is_refused(name: str, value: Any) -> None:
