@@ -255,7 +255,9 @@ def pseudo_labels(
 @stop_on_signals(_WHOLE)
 def export(
     source: Path = typer.Argument(
-        ..., metavar="RUN.ckpt|RUN.nemo", help="What training wrote, finished or interrupted."
+        ...,
+        metavar="RUN.ckpt|RUN.nemo|RUN_DIR",
+        help="What training wrote, finished or interrupted; with --average, the run's folder.",
     ),
     destination: Path = typer.Argument(..., metavar="STUDENT.nemo", help="The stock .nemo to write."),
     onnx: Path | None = typer.Option(None, metavar="STUDENT.onnx", help="Write the network as ONNX too."),
@@ -271,6 +273,15 @@ def export(
     verify: bool = typer.Option(
         False, "--verify", help="Prove the files in a process without this package; write STUDENT.json."
     ),
+    average: str | None = typer.Option(
+        None, metavar="last-K|best-K", help="Export the mean of the run's last or best K checkpoints."
+    ),
+    statistics: Path | None = typer.Option(
+        None,
+        metavar="AUDIO.jsonl",
+        help="With --average: estimate batch norm statistics on this manifest's audio. Default: the run's "
+        "training set.",
+    ),
 ) -> None:
     """Write a stock student: NeMo's class and keys, no trace of the teacher."""
     from nemo_tutornet.commands.tables import verification_table
@@ -279,11 +290,21 @@ def export(
     precisions = ["fp32", *(["fp16"] if fp16 else []), *(["int8"] if int8 else [])]
     with report_parts("files") as report:
         done = export_student(
-            source, destination, onnx=onnx, precisions=precisions, sherpa=sherpa, verify=verify, report=report
+            source,
+            destination,
+            onnx=onnx,
+            precisions=precisions,
+            sherpa=sherpa,
+            verify=verify,
+            average=average,
+            statistics=statistics,
+            report=report,
         )
     if done.verification is not None:
         verification_table(done.verification)
     typer.echo(f"{done.path}: {done.target}, {done.parameters:,} parameters, {done.labels} labels.")
+    if done.average is not None:
+        typer.echo(f"{done.path}: {done.average.note}.")
     for graph in done.onnx:
         typer.echo(f"{graph.path}: {graph.precision}, {graph.megabytes:.1f} MB, opset {graph.opset}.")
         if graph.note:

@@ -18,7 +18,7 @@ import torch
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.scrub import strip_training_paths
-from nemo_tutornet.export.source import _from_file, _from_model
+from nemo_tutornet.export.source import AverageInfo, _averaged, _from_file, _from_model
 from nemo_tutornet.export.summary import Verification, is_summary, summary_path, write_summary
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs, without_process_group
@@ -43,7 +43,9 @@ class ExportResult:
             `onnx`.
         verification: the checks and their results; None without `verify`.
         summary: the summary file; None without `verify`.
-        note: what to know of the source: its decoder had not been trained yet. None if nothing.
+        note: what to know of the source: its decoder had not been trained yet, or NeMo's EMA wrote averaged
+            weights beside it. None if nothing.
+        average: the checkpoints that were averaged; None without `average`.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class ExportResult:
     verification: Verification | None = None
     summary: Path | None = None
     note: str | None = None
+    average: AverageInfo | None = None
 
 
 def export_student(
@@ -64,6 +67,8 @@ def export_student(
     precisions: Sequence[str] = ("fp32",),
     sherpa: bool = False,
     verify: bool = False,
+    average: str | None = None,
+    statistics: str | Path | None = None,
     report: PartReport = no_report,
 ) -> ExportResult:
     """Exports a student, finished or interrupted, as a stock `.nemo` file, and optionally as ONNX graphs.
@@ -76,6 +81,7 @@ def export_student(
 
     Args:
         source: a `.ckpt` that training wrote, a `.nemo`, or a model (in a distributed run, on rank zero).
+            With `average`, the run's folder.
         destination: the `.nemo` file to write. An older file there is replaced when the new one is complete.
         onnx: the ONNX file to write. The name of any precision other than `fp32` is inserted before the
             suffix.
@@ -84,6 +90,9 @@ def export_student(
             student.
         verify: verify the files with `verify_student` before they are put in place, and write a summary
             (`student.json` beside `student.nemo`).
+        average: `last-K` or `best-K`: export the mean of the run's last or best K checkpoints, with batch
+            norm statistics that are estimated anew.
+        statistics: manifest of the audio for these statistics; None for the run's training set.
         report: shows the file that is being written or verified.
 
     Returns:
@@ -98,6 +107,11 @@ def export_student(
     graph = None if onnx is None else Path(onnx)
     _check_names(destination, graph, precisions, sherpa, verify)
     file = Path(source) if isinstance(source, (str, Path)) else None
+    if statistics is not None and average is None:
+        raise TutorError("batch norm statistics are estimated for averaged weights only; give --average too.")
+    if average is not None and file is None:
+        raise TutorError("a model has no checkpoints to average; give the run's folder.")
+    averaged: AverageInfo | None = None
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(source)))
@@ -106,7 +120,12 @@ def export_student(
             # copy must exist until the model is saved.
             report(f"writing {destination.name}")
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
-            model, note = (_from_model(source, copy), None) if file is None else _from_file(file)
+            if average is not None and file is not None:
+                manifest = None if statistics is None else Path(statistics)
+                model, note, averaged = _averaged(file, average, manifest, report)
+                file = averaged.checkpoints[-1]
+            else:
+                model, note = (_from_model(source, copy), None) if file is None else _from_file(file)
             model.cfg = stock_config(model.cfg)
             stages = stack.enter_context(
                 staging_directories(*(_folder(path) for path in (destination, graph) if path is not None))
@@ -130,7 +149,7 @@ def export_student(
             verification = None
             if verify:
                 report(f"verifying {destination.name} in a fresh process")
-                verification = _verified(archive, graphs, model, file)
+                verification = _verified(archive, graphs, model, file, averaged)
     except OSError as error:
         raise TutorError(
             f"{destination} cannot be written ({error.strerror or error}); nothing was changed there."
@@ -146,6 +165,7 @@ def export_student(
         verification=verification,
         summary=summary_path(destination) if verify else None,
         note=note,
+        average=averaged,
     )
 
 
@@ -183,7 +203,11 @@ def _check_names(
 
 
 def _verified(
-    student: NemoArchive, graphs: Sequence[OnnxFile], model: Any, source: Path | None
+    student: NemoArchive,
+    graphs: Sequence[OnnxFile],
+    model: Any,
+    source: Path | None,
+    averaged: AverageInfo | None = None,
 ) -> Verification:
     from nemo_tutornet.export.verify import verify_student
 
@@ -200,5 +224,6 @@ def _verified(
     ]
     if source is not None and source.is_dir():  # an unpacked archive is a folder and has no checksum
         source = None
-    write_summary(summary_path(student.path), verification, others, source)
+    sources = averaged.checkpoints if averaged is not None else () if source is None else (source,)
+    write_summary(summary_path(student.path), verification, others, *sources)
     return verification
