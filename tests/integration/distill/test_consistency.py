@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 
 from nemo_tutornet.commands.check import check_training
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from tests.conftest import refusal, student_config
+from tests.integration.recorder import Recorder, same, state_of
 
 ALL = [{"name": "all", "weights": {"ctc": 1.0, "rkd": 1.0, "skd": 0.25, "pseudo": 0.1}}]
 ON = {"weight": 0.2}
@@ -30,16 +30,17 @@ def config_of(corpus: Path, teacher: Path | None, stages: list | None = None, **
     return config
 
 
-class Seen(Callback):
-    """What each training step and validation ran on."""
+class Seen(Recorder):
+    """What each training step and validation ran on, and what it logged."""
 
-    def __init__(self, stop: int = 0) -> None:
-        self.stop = stop
-        self.logs: list[dict[str, float]] = []
+    def __init__(self, stop: int | None = None) -> None:
+        super().__init__(stop)
         self.rows: list[int] = []
         self.masks: list[tuple[bool, int]] = []
 
     def setup(self, trainer: Any, model: Any, stage: str) -> None:
+        super().setup(trainer, model, stage)
+
         def look(module: Any, args: Any, kwargs: Any, output: Any) -> None:
             if trainer.training or trainer.validating:
                 self.rows.append(kwargs["input_spec"].shape[0])
@@ -47,21 +48,12 @@ class Seen(Callback):
 
         model.spec_augmentation.register_forward_hook(look, with_kwargs=True)
 
-    def on_train_batch_end(self, trainer: Any, model: Any, outputs: Any, *_: Any) -> None:
-        self.logs.append({key: float(value) for key, value in outputs["log"].items()})
-        if self.stop and trainer.global_step >= self.stop:
-            raise KeyboardInterrupt
-
 
 def fit(make_student: Any, config: dict[str, Any], seen: Seen, **trainer: Any) -> Any:
     model = make_student(config, callbacks=[seen], **trainer)
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         model.trainer.fit(model)
     return model
-
-
-def weights_of(model: Any) -> list[torch.Tensor]:
-    return [parameter.detach().clone() for parameter in model.state_dict().values()]
 
 
 @pytest.mark.parametrize("distilled", [True, False])
@@ -79,7 +71,7 @@ def test_two_views_in_training_and_plain_validation(distilled, corpus, teacher_f
     assert seen.rows == [2] * first + [4] * (8 - first)  # validation does not augment
     assert seen.masks == [(True, 2)] * first + [(True, 5)] * (8 - first)
     assert model.spec_augmentation.spec_augment.time_masks == 2
-    for step, log in enumerate(seen.logs):
+    for step, log in enumerate(seen.steps):
         assert ("train_consistency" in log) == (step >= first)
         if step >= first:
             assert log["train_consistency"] > 0
@@ -99,8 +91,8 @@ def test_off_is_bit_equal_to_a_training_without_the_key(distilled, corpus, teach
         plain.pop("tutor")
         off.pop("tutor")
         off["tutor"] = None
-    states = [weights_of(fit(make_student, config, Seen(), max_epochs=1)) for config in (plain, off)]
-    assert all(torch.equal(one, other) for one, other in zip(*states, strict=True))
+    one, other = (state_of(fit(make_student, config, Seen(), max_epochs=1)) for config in (plain, off))
+    assert same(one, other)
 
 
 @pytest.mark.parametrize("distilled", [True, False])
@@ -115,7 +107,7 @@ def test_a_resumed_run_draws_the_same_masks(distilled, corpus, teacher_file, mak
         load_lightning_checkpoint(next((tmp_path / name).rglob("*-last.ckpt")))["state_dict"]
         for name in ("whole", "parts")
     )
-    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert same(whole, parts)
 
 
 def test_every_loss_is_the_mean_over_both_views(corpus, teacher_file, make_student):
@@ -159,7 +151,7 @@ def test_interctc_and_accumulated_gradients(corpus, teacher_file, make_student):
     config["decoder"]["feat_in"] = 16
     seen = Seen()
     fit(make_student, config, seen, max_epochs=1, accumulate_grad_batches=2)
-    assert seen.rows == [4] * 4 and all("train_consistency" in log for log in seen.logs)
+    assert seen.rows == [4] * 4 and all("train_consistency" in log for log in seen.steps)
 
 
 def test_rows_without_a_transcript(corpus, make_student, tmp_path):
@@ -173,7 +165,7 @@ def test_rows_without_a_transcript(corpus, make_student, tmp_path):
     config["train_ds"]["manifest_filepath"] = str(tmp_path / "train.jsonl")
     seen = Seen()
     fit(make_student, config, seen, max_epochs=1)
-    assert all(torch.isfinite(torch.tensor(log["train_loss"])) for log in seen.logs) and len(seen.logs) == 4
+    assert all(torch.isfinite(torch.tensor(log["train_loss"])) for log in seen.steps) and len(seen.steps) == 4
 
 
 def test_mistakes_are_one_sentence(corpus, teacher_file, make_student):
@@ -207,5 +199,5 @@ def test_check_says_what_it_costs(corpus, teacher_file):
         {"model": config, "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 1}}
     )
     found = check_training(cfg, batches=1)
-    assert "consistency" in found.stages[-1].terms and "0.2 x consistency" in found.stages[-1].weights
+    assert "consistency" in found.stages[-1].terms and "0.2 x consistency" in found.stages[-1].losses
     assert any("two views" in remark and "ms" in remark for remark in found.remarks)
