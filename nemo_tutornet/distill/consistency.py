@@ -95,8 +95,8 @@ def more_time_masks(masks: int, factor: float) -> int:
     """Returns the number of time masks in a view, rounded; none stay none.
 
     Example:
-        >>> more_time_masks(2, 2.5), more_time_masks(10, 2.5), more_time_masks(0, 2.5), more_time_masks(1,
-        0.1) (5, 25, 0, 1)
+        >>> [more_time_masks(masks, 2.5) for masks in (0, 1, 2, 10)]
+        [0, 3, 5, 25]
     """
     return max(min(masks, 1), int(masks * factor + 0.5))
 
