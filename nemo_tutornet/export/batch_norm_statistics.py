@@ -76,9 +76,8 @@ def estimate_statistics(
     """Estimates the statistics of each batch norm anew on audio, in place.
 
     As in training (`torch.optim.swa_utils.update_bn`), batches are random, and SpecAugment and dropout are
-    on: the student has learnt with statistics of such audio, and its WER is worse with those of clean audio
-    (docs/guides/averaging.md). At most ten minutes of audio are read, spread over the manifests. The same
-    audio gives the same statistics.
+    on, because the weights were trained with statistics of such audio. At most ten minutes of audio are read,
+    spread over the manifests. The same audio gives the same statistics.
 
     Args:
         model: a NeMo CTC model on the CPU, in eval mode.
