@@ -151,7 +151,10 @@ class Distiller:
         stage = self.schedule.stages[index]
         if index != self.stage:
             number = f"{index + 1} of {len(self.schedule.stages)}"
-            logging.info(f"Stage {stage.name!r} ({number}): {describe_weights(stage.weights)}.")
+            weights = dict(stage.weights)
+            if is_consistent(self.config.consistency, stage):
+                weights["consistency"] = self.config.consistency.weight
+            logging.info(f"Stage {stage.name!r} ({number}): {describe_weights(weights)}.")
             if self._decoder_can_be_composed:
                 self.warm_start.apply(decoder)
             self.stage = index
