@@ -263,7 +263,9 @@ def pseudo_labels(
 @stop_on_signals(_WHOLE)
 def export(
     source: Path = typer.Argument(
-        ..., metavar="RUN.ckpt|RUN.nemo", help="What training wrote, finished or interrupted."
+        ...,
+        metavar="RUN.ckpt|RUN.nemo|RUN_DIR",
+        help="What training wrote, finished or interrupted; with --average, the run's folder.",
     ),
     destination: Path = typer.Argument(..., metavar="STUDENT.nemo", help="The stock .nemo to write."),
     onnx: Path | None = typer.Option(None, metavar="STUDENT.onnx", help="Write the network as ONNX too."),
@@ -304,6 +306,15 @@ def export(
     verify: bool = typer.Option(
         False, "--verify", help="Prove the files in a process without this package; write STUDENT.json."
     ),
+    average: str | None = typer.Option(
+        None, metavar="last-K|best-K", help="Export the mean of the run's last or best K checkpoints."
+    ),
+    statistics: Path | None = typer.Option(
+        None,
+        metavar="AUDIO.jsonl",
+        help="With --average: estimate batch norm statistics on this manifest's audio. Default: the run's "
+        "training set.",
+    ),
 ) -> None:
     """Write a stock student: NeMo's class and keys, no trace of the teacher."""
     from nemo_tutornet.commands.tables import verification_table
@@ -329,6 +340,8 @@ def export(
             card=card,
             card_facts=facts,
             verify=verify,
+            average=average,
+            statistics=statistics,
             report=report,
             calibrate=calibrate,
             fixed_seconds=fixed_seconds,
@@ -336,6 +349,8 @@ def export(
     if done.verification is not None:
         verification_table(done.verification)
     typer.echo(f"{done.path}: {done.target}, {done.parameters:,} parameters, {done.labels} labels.")
+    if done.average is not None:
+        typer.echo(f"{done.path}: {done.average.note}.")
     for graph in (*done.onnx, *done.onnx_asr):
         typer.echo(f"{graph.path}: {graph.precision}, {graph.megabytes:.1f} MB, opset {graph.opset}.")
         if graph.note:

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 from nemo_tutornet.config import TutorConfig, check_student
 from nemo_tutornet.data.damaged_audio import MOST_DAMAGED, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
+from nemo_tutornet.distill.consistency import CTC_ALONE, ViewsWithoutTeacher
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.early_stopping import wait_for_decoder
+from nemo_tutornet.distill.ema import use_resumable_ema
 from nemo_tutornet.distill.finite_guard import FiniteGuard
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.monitoring import DistillationMonitor
@@ -58,8 +60,8 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             teacher:
               model_path: teacher.nemo     # or the name of a pretrained NeMo model
             stages:                        # a stage without a length runs to the end; these are the default
-              - {name: rkd, share: 0.25, weights: {rkd: 1.0}}
-              - {name: ctc, weights: {ctc: 1.0, rkd: 5.0}}
+              - {name: rkd, share: 0.25, weights: {rkd: 0.37}}
+              - {name: ctc, weights: {ctc: 1.0, rkd: 1.85}}
               # the paper's second stage: {name: skd, weights: {ctc: 1.0, skd: 0.25}}
 
     `nemo_tutornet.config` documents all keys.
@@ -102,7 +104,9 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             with open_dict(cfg):  # Lightning would take single utterances from the sampler of sorted batches
                 cfg.train_ds.use_semi_sorted_batching = False
         super().__init__(cfg=cfg, trainer=trainer)
-        self._tutor_config: TutorConfig | None = config
+        alone = config is not None and config.without_teacher  # consistency of two views beside CTC
+        self._views = ViewsWithoutTeacher(self, config.consistency) if alone and config is not None else None
+        self._tutor_config: TutorConfig | None = None if alone else config
         self._copies_teacher = config is not None and config.init.source is not None and not restored
         self._distiller: Distiller | None = None
         self._distiller_state: dict[str, Any] | None = None  # from a checkpoint, until a distiller exists
@@ -139,6 +143,8 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             # Without one of its utterances, a validation set would be another one.
             guard_audio(loader, section, share if loader is self._train_dl else 0.0)
         if self._tutor_config is None:
+            for warning in [] if self._views is None else self._views.check():
+                logging.warning(warning)
             self._guard.attach(self)
             return
         begins = not (self.trainer.current_epoch or self.trainer.global_step)
@@ -153,7 +159,9 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
 
     def _setup_distillation(self, config: TutorConfig) -> None:
         limits = self.trainer.max_epochs, self.trainer.max_steps
-        for warning in config.unused() + Schedule.from_config(config.stages).check(*limits):
+        for warning in (
+            config.unused() + config.reduction_warning() + Schedule.from_config(config.stages).check(*limits)
+        ):
             logging.warning(warning)
         distiller = Distiller(self, config)
         # Heads come first, because a `.ckpt` holds the optimizer's state of the parameters in this order.
@@ -171,7 +179,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             self.trainer, lambda: self._distiller is not None and self._distiller.decoder_is_random
         )
         self._copies_teacher = False  # a second training goes on from the weights of the first
-        distiller.log_setup()
+        distiller.log_setup(self)
 
     def maybe_init_from_pretrained_checkpoint(self, cfg: DictConfig, map_location: str = "cpu") -> None:
         """Runs NeMo's method, which loads weights into a new model.
@@ -190,6 +198,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         """Adds what guards, stops, shows and logs a training, where the trainer does not have it yet."""
         callbacks: list[Callback] = list(super().configure_callbacks())
         if self.trainer.state.fn == TrainerFn.FITTING:
+            use_resumable_ema(self.trainer)
             ours: list[type[Callback]] = [RunFiles, TrainingStop]
             if self._tutor_config is not None:
                 ours += [TrainingReport, DistillationMonitor]
@@ -219,14 +228,19 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
                 self._guard.agree(self, None, self.device)
                 return super().training_step(batch, batch_nb)
             batch = TrainingBatch.from_nemo(batch)
+            if self._views is not None:
+                with self._views.capture(batch) as views:
+                    losses = partial(self._views.terms, views)
+                    output = self.step_of_stage(views, batch_nb, CTC_ALONE, losses)
+                return self._guard.checked(self, output, self._terms, batch, None)
             output = super().training_step(batch.for_nemo(), batch_nb)
             return self._guard.checked(self, output, {"loss": output["loss"]}, batch, None)
         batch = TrainingBatch.from_nemo(batch)
         stage = distiller.enter_stage(self.trainer, batch_nb, self.decoder)
         targets = distiller.teacher_targets(stage, batch)  # still being computed on a GPU
-        with distiller.capture(self, batch) as student:
+        with distiller.capture(self, batch, stage) as student:
             losses = partial(distiller.terms, stage, student, targets)
-            output = self.step_of_stage(batch, batch_nb, stage, losses)
+            output = self.step_of_stage(student.batch, batch_nb, stage, losses)
         output["log"].update(tutor_stage=float(distiller.stage or 0))
         find_unused = not distiller.objective.trains_decoder(stage)
         output["loss"] = self._unused_parameters.touch(
@@ -308,6 +322,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         super().on_save_checkpoint(checkpoint)
         if self._distiller is not None:
             checkpoint["tutor"] = self._distiller.state()
+            checkpoint["rkd_reduction"] = self._distiller.rkd_reduction
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the state that `on_save_checkpoint` added, as soon as a distiller exists.
@@ -320,6 +335,10 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         """
         super().on_load_checkpoint(checkpoint)
         self._distiller_state = checkpoint.get("tutor")
+        if (
+            self._distiller_state is not None and "rkd_reduction" in checkpoint
+        ):  # absent in an earlier version's
+            self._distiller_state = {**self._distiller_state, "rkd_reduction": checkpoint["rkd_reduction"]}
         resuming = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if resuming and (self._distiller is None) != (self._distiller_state is None):
             was, now = "with a teacher", "none"

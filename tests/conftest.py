@@ -311,10 +311,15 @@ def save_teacher(config: dict[str, Any], path: Path) -> Path:
 @pytest.fixture(scope="session")
 def make_student() -> Callable[..., Any]:
     """Builds a student with a trainer: `make_student(config, max_epochs=2, folder=None)`; `folder` turns
-    exp_manager on.
+    exp_manager on, and `manager` has more of its settings.
     """
 
-    def make(config: dict[str, Any], folder: Path | None = None, **trainer: Any) -> Any:
+    def make(
+        config: dict[str, Any],
+        folder: Path | None = None,
+        manager: dict[str, Any] | None = None,
+        **trainer: Any,
+    ) -> Any:
         import lightning.pytorch as pl
         import torch
         from nemo.utils.exp_manager import exp_manager
@@ -337,25 +342,21 @@ def make_student() -> Callable[..., Any]:
         }
         built = pl.Trainer(**settings)
         if folder is not None:
-            exp_manager(
-                built,
-                OmegaConf.create(
-                    {
-                        "exp_dir": str(folder),
-                        "name": "run",
-                        "create_tensorboard_logger": False,
-                        "create_checkpoint_callback": True,
-                        "checkpoint_callback_params": {
-                            "monitor": "val_wer",
-                            "mode": "min",
-                            "save_top_k": 1,
-                            "always_save_nemo": True,
-                        },
-                        "resume_if_exists": True,
-                        "resume_ignore_no_checkpoint": True,
-                    }
-                ),
-            )
+            section = {
+                "exp_dir": str(folder),
+                "name": "run",
+                "create_tensorboard_logger": False,
+                "create_checkpoint_callback": True,
+                "checkpoint_callback_params": {
+                    "monitor": "val_wer",
+                    "mode": "min",
+                    "save_top_k": 1,
+                    "always_save_nemo": True,
+                },
+                "resume_if_exists": True,
+                "resume_ignore_no_checkpoint": True,
+            }
+            exp_manager(built, OmegaConf.merge(section, manager or {}))
         return TutorCTCModel(OmegaConf.create({"model": config}).model, trainer=built)
 
     return make

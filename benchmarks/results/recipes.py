@@ -19,6 +19,12 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 RKD_SHARE = 0.25
 
 
+def with_views(arguments: list[str]) -> list[str]:
+    """Adds student consistency to a run's overrides, with the paper's weight (CR-CTC, arXiv 2410.05101)."""
+    alone = {"model.tutor=null": "model.tutor.teacher=null"}
+    return [*(alone.get(one, one) for one in arguments), "model.tutor.consistency.weight=0.2"]
+
+
 @dataclass(frozen=True)
 class Recipe:
     """One way to train a student.
@@ -37,6 +43,8 @@ class Recipe:
             begins from the first's `.nemo`; it has no teacher.
         restart_overrides: of that second training.
         adapter: the teacher has an adapter for the student (`nemo-tutornet adapt`).
+        reduction: of RKD. Recipes of published results have the mean over frames, which was the only one
+        then.
     """
 
     title: str
@@ -50,6 +58,7 @@ class Recipe:
     restart: bool = False
     restart_overrides: tuple[str, ...] = ()
     adapter: bool = False
+    reduction: str = "frame_mean"
 
     @property
     def alone(self) -> bool:
@@ -78,6 +87,7 @@ class Recipe:
             )
         source = [f"model.tutor.teacher.{'model_path' if cache is None else 'cache'}={cache or teacher}"]
         source += [] if adapter is None else [f"model.tutor.teacher.adapter={adapter}"]
+        source += [f"model.tutor.rkd.reduction={self.reduction}"]
         return [*source, f"model.tutor.stages=[{','.join(stages)}]", *self.overrides]
 
 
@@ -116,8 +126,21 @@ CHAR: dict[str, Recipe] = {
     "rkd_skd_kl_inter": Recipe("RKD, then CTC + SKD kl, Inter-KD", (RKD, SKD), (KL, INTER)),
 }
 
+# The same for utterances of every length, and the weights of before at AN4's 2.7 s.
+RKD_TIME = ("rkd", {"rkd": 0.37})
+KEPT_TIME = ("ctc", {"ctc": 1.0, "rkd": 1.85})
+
 RECIPES: dict[str, Recipe] = {
     **CHAR,
+    "rkd_time_kept_ctc": Recipe(
+        "RKD, then CTC + RKD, summed over time", (RKD_TIME, KEPT_TIME), reduction="time_sum"
+    ),
+    "adapted_rkd_time_kept_ctc": Recipe(
+        "with an adapter: RKD, then CTC + RKD, summed over time",
+        (RKD_TIME, KEPT_TIME),
+        adapter=True,
+        reduction="time_sum",
+    ),
     "rkd_tenth_ctc": Recipe("RKD for a tenth of the epochs, then CTC only", (RKD, CTC), rkd_share=0.1),
     "rkd_half_ctc": Recipe("RKD for half of the epochs, then CTC only", (RKD, CTC), rkd_share=0.5),
     "rkd_restart_ctc": Recipe(

@@ -29,11 +29,13 @@ from typing import Any
 import typer
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
-from recipes import CONF, RECIPES, STUDENTS
+from recipes import CONF, RECIPES, STUDENTS, with_views
 from runs import Run, read_lines, read_rows, run_of
 from subwords import write_tokenizer
 
 from nemo_tutornet.commands.hydra_config import hydra_value
+from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.run_checkpoints import parse_average
 from nemo_tutornet.teachers.adapter import Adapter
 from nemo_tutornet.utils.files import atomic_write, sha256_of
 
@@ -47,6 +49,15 @@ TEACHER_AUGMENTATION = (
 STUDENT_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED}}}"
 TEACHER_EPOCHS = 90
 RKD_ALONE = "[{name:rkd,weights:{rkd:1.0}}]"
+
+
+KEPT_CHECKPOINTS = "exp_manager.checkpoint_callback_params.save_top_k"
+
+
+def kept_for(average: str) -> int:
+    """How many checkpoints a training must keep for an average: all for the last ones, or the best ones."""
+    kind, count = parse_average(average)
+    return count if kind == "best" else -1
 
 
 def trained_here(kind: str, epochs: int, share: float) -> str:
@@ -321,6 +332,8 @@ class Runner:
         arguments = [one.replace("{teacher}", named) for one in (*sizes, *arguments, *run.changes)]
         train = self.train_set(run.share, recipe.labelled, run.untranscribed)
         folder, epochs = self.output / run.folder, run.epochs - run.epochs_before
+        if run.views:
+            arguments = with_views(arguments)
         if run.further:
             begun = self.before(run, folder, config, train, arguments)
             arguments = [*arguments, f"+init_from_nemo_model={hydra_value(begun)}"]
@@ -335,7 +348,12 @@ class Runner:
                 *run.changes,
             ]
             epochs -= first
+        if run.average:
+            arguments = [*arguments, f"{KEPT_CHECKPOINTS}={kept_for(run.average)}"]
         model = self.script(folder, run.recipe, config, train, epochs, run.seed, arguments)
+        plain = model
+        if run.average:
+            model = self.averaged(plain, run.average, train)
         minutes = (time.monotonic() - start) / 60
         with self._lock:
             line = {
@@ -350,6 +368,7 @@ class Runner:
                 "model": str(model),
                 "overrides": arguments,
                 "valid": self.evaluate(model),
+                **({"valid_of_last": self.evaluate(plain)} if run.average else {}),
             }
             with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -369,6 +388,15 @@ class Runner:
         return self.script(
             folder, f"{run.recipe}_before", config, [train, *self.further], -1, run.seed, arguments
         )
+
+    def averaged(self, model: Path, which: str, train: Path) -> Path:
+        """The mean of checkpoints of the run that wrote a model, with statistics of its training set."""
+        from nemo_tutornet import export_student
+
+        average = model.with_name(f"{model.stem}_{which}.nemo")
+        if not average.exists():
+            export_student(model.parent, average, average=which, statistics=train)
+        return average
 
     def evaluate(self, model: Path) -> dict[str, Any]:
         """The command line's evaluation on the validation set."""
@@ -444,11 +472,23 @@ def main(
     further_share: float = typer.Option(
         0.25, min=0.01, max=0.9, help="Of all steps, which that training takes."
     ),
+    views: bool = typer.Option(
+        False,
+        "--views",
+        help="Student consistency on two views of each batch, with a teacher or without one.",
+    ),
+    average: str = typer.Option(
+        "", help="Evaluate the mean of checkpoints, e.g. best-5 or last-5, on both sides of a comparison."
+    ),
     jobs: int = typer.Option(
         1, help="Students trained side by side, one thread each where there are several."
     ),
 ) -> None:
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
+    try:
+        kept_for(average) if average else None
+    except TutorError as error:
+        raise typer.BadParameter(str(error)) from None
     if share + untranscribed > 1:
         raise typer.BadParameter(
             f"--share {share:g} and --untranscribed {untranscribed:g} are more than there is."
@@ -506,6 +546,8 @@ def main(
                     tuple(change),
                     untranscribed,
                     *before,
+                    average,
+                    views,
                 )
             )
     missing = [run for run in wanted if run not in done]

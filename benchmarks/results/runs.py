@@ -34,6 +34,8 @@ class Run:
         untranscribed: share of the training utterances that are heard, too, but without their transcripts.
         further: words for further manifests, heard with the corpus in a training before this one.
         further_share: of all steps, 0 to 1, which that training takes.
+        views: trained on two views of each batch (`tutor.consistency`), with a teacher or without one.
+        average: `last-K` or `best-K` where the student is the mean of so many checkpoints; else empty.
     """
 
     recipe: str
@@ -48,6 +50,8 @@ class Run:
     untranscribed: float = 0.0
     further: tuple[str, ...] = ()
     further_share: float = 0.0
+    average: str = ""
+    views: bool = False
 
     @property
     def epochs_before(self) -> int:
@@ -76,12 +80,15 @@ class Run:
             if self.further
             else []
         )
+        parts += ["two-views"] if self.views else []
+        parts += [f"average-{self.average}"] if self.average else []
         # Changes as a folder's name.
         parts += [re.sub(r"[^A-Za-z0-9.-]+", "_", change) for change in self.changes]
         return Path(*parts) / f"seed-{self.seed}"
 
     def __str__(self) -> str:
-        words = [word for word in ("perturbed", "untranscribed", "further") if getattr(self, word)]
+        words = [word for word in ("perturbed", "untranscribed", "further", "views") if getattr(self, word)]
+        words += [self.average] if self.average else []
         return " ".join([self.recipe, *words, *self.changes, f"seed {self.seed}"])
 
     def as_dict(self) -> dict[str, Any]:

@@ -27,9 +27,9 @@ from subwords import write_tokenizer
 from torch import Tensor
 from torch.nn import functional as F
 
+from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.manifest import read_manifest
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
-from nemo_tutornet.evaluation.transcribe import read_samples
 from nemo_tutornet.functional.greedy import greedy_path
 
 WIDTH, KERNEL, DROPOUT = 256, 5, 0.4

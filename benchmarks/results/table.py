@@ -38,8 +38,8 @@ def interval(values: Sequence[float]) -> float | None:
 
 
 def baseline(groups: dict[Run, Lines], group: Run, like_for_like: bool = True) -> Run | None:
-    """The undistilled student that a group is measured against: same student, transcripts and number of
-    steps.
+    """The undistilled student that a group is measured against: same student, transcripts, average and number
+    of steps.
 
     Without a teacher it can make nothing of untranscribed audio, so it hears the transcribed share more often
     instead.
@@ -56,7 +56,7 @@ def baseline(groups: dict[Run, Lines], group: Run, like_for_like: bool = True) -
     wanted = RECIPES[group.recipe].baseline
 
     def about(one: Run) -> Any:
-        return one.student, one.share, one.perturbed or not like_for_like
+        return one.student, one.share, one.average, one.views, one.perturbed or not like_for_like
 
     found = [
         one
@@ -81,6 +81,8 @@ def title(group: Run) -> str:
     )
     parts += ["cached teacher"] if group.cached else []
     parts += ["speed perturbation"] if group.perturbed else []
+    parts += ["two views of each batch"] if group.views else []
+    parts += [f"mean of the {group.average.replace('-', ' ')} checkpoints"] if group.average else []
     return "; ".join(parts)
 
 

@@ -119,8 +119,10 @@ def build_cache(
             files, or the disk is full.
     """
     config = read_tutor_section(cfg.model)
-    if config is None:
-        raise TutorError("model.tutor is not there, so there is no teacher whose targets could be kept.")
+    if config is None or config.without_teacher:
+        raise TutorError(
+            "model.tutor is not there or has no teacher, so there is no teacher whose targets could be kept."
+        )
     if config.teacher.cache is not None:
         raise TutorError(
             "model.tutor.teacher.cache is set, so this config reads a cache; leave it out, and give --output "

@@ -20,6 +20,7 @@ from nemo_tutornet.config import check_student, check_teacher_files, check_train
 from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest_checks import check_manifests
+from nemo_tutornet.distill.consistency import check_views
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
 from nemo_tutornet.distill.objective import read_tutor_section
@@ -120,9 +121,12 @@ def check_training(
         TutorError: the training would stop with an error, or would train nothing.
     """
     config = read_tutor_section(cfg.model)
-    if config is None:
+    if config is None or config.without_teacher:
+        views = "; each step runs it on two views of each utterance, and takes about twice as long"
         raise TutorError(
-            "model.tutor is not there, so there is nothing to check: this config trains without a teacher."
+            f"model.tutor{'.teacher is null' if config else ' is not there'}, so there is nothing to check: "
+            "this "
+            f"config trains the student without a teacher{views if config else ''}."
         )
     check_teacher_files(config)
     check_other_weights(cfg, config)
@@ -132,7 +136,8 @@ def check_training(
     steps = -1 if steps is None else steps
     if epochs is None and steps == -1 and cfg.trainer.get("max_time") is None:
         epochs = 1000  # Lightning's default
-    warnings = config.unused() + Schedule.from_config(config.stages).check(epochs, steps)
+    warnings = config.unused() + config.reduction_warning()
+    warnings += Schedule.from_config(config.stages).check(epochs, steps)
     warnings += check_manifests(cfg.model)
     report("loading student and teacher")
     with suppress_nemo_logs():
@@ -169,6 +174,8 @@ def check_training(
         report(f"timing a step of stage {stage.name}")
         with refusing(f"stage {shown(stage.name)}"):
             costs.append(_cost(model, distiller, stage, batch))
+    warnings += check_views(model, config.consistency)
+    warnings += _cost_of_views(model, distiller, batch, costs)
     wer, first_pair = _teacher_wer(model, distiller, batches, report)
     warnings += _warnings(distiller, student_ms, teacher_ms, wer, costs)
     seconds = batch.signal.shape[1] / teacher.sample_rate
@@ -250,8 +257,8 @@ def _cost(model: Any, distiller: Distiller, stage: Stage, batch: TrainingBatch) 
             terms.update(distiller.losses(stage, student, targets, ctc))
             return terms
 
-        with distiller.capture(model, batch) as student:
-            model.step_of_stage(batch, 0, stage, losses)["loss"].backward()
+        with distiller.capture(model, batch, stage) as student:
+            model.step_of_stage(student.batch, 0, stage, losses)["loss"].backward()
         del terms["loss"]
         model.zero_grad(set_to_none=True)
         return {name: float(value.detach()) for name, value in terms.items()}
@@ -263,8 +270,32 @@ def _cost(model: Any, distiller: Distiller, stage: Stage, batch: TrainingBatch) 
         once()
         times.append(1000 * (time.perf_counter() - start))
     length = _length(stage, distiller.schedule.unit)
-    weights = ", ".join(f"{weight:g} x {name}" for name, weight in stage.weights.items())
+    of_views = distiller.config.consistency.weight if "consistency" in terms else 0.0
+    named = {**stage.weights, **({"consistency": of_views} if of_views else {})}
+    weights = ", ".join(f"{weight:g} x {name}" for name, weight in named.items())
     return StageCost(stage.name, length, weights, terms, statistics.median(times))
+
+
+def _cost_of_views(
+    model: Any, distiller: Distiller, batch: TrainingBatch, costs: list[StageCost]
+) -> list[str]:
+    """Says how long a step of the last stage with consistency takes, and how long one without."""
+    stages = zip(distiller.schedule.stages, costs, strict=True)
+    found = next((pair for pair in reversed(list(stages)) if "consistency" in pair[1].terms), None)
+    if found is None:
+        return []
+    stage, cost = found
+    consistency = distiller.config.consistency
+    weight, consistency.weight = consistency.weight, 0.0
+    try:
+        plain = _cost(model, distiller, stage, batch).step_ms
+    finally:
+        consistency.weight = weight
+    return [
+        f"Consistency runs the student on two views: a step of stage {shown(stage.name)} takes "
+        f"{cost.step_ms:.0f} "
+        f"ms on this CPU, and {plain:.0f} ms without it (model.tutor.consistency.weight=0)."
+    ]
 
 
 def _length(stage: Stage, unit: str) -> str:

@@ -16,6 +16,7 @@ from nemo_tutornet.config.schema import (
     FRAME_WEIGHTINGS,
     INIT_SOURCES,
     PRECISIONS,
+    RKD_REDUCTIONS,
     STAGE_UNITS,
     StageConfig,
     TeacherConfig,
@@ -29,6 +30,7 @@ _LEAST_WEIGHT = 1e-6
 _MOST_FRAMES = 1000
 _MOST_UTTERANCES = 10_000
 _MOST_STEPS = 10**9
+_MOST_TIME_MASKS = 100.0
 _TEMPERATURES = (0.01, 100.0)
 
 
@@ -41,7 +43,11 @@ def check_values(config: TutorConfig) -> None:
     Raises:
         TutorError: a value is out of range, or settings cannot be combined.
     """
-    _check_teacher(config.teacher, "teacher")
+    _check_consistency(config)
+    if config.without_teacher:
+        _check_without_teacher(config)
+    else:
+        _check_teacher(config.teacher, "teacher")
     for i, teacher in enumerate(config.other_teachers):
         _check_teacher(teacher, f"other_teachers[{i}]")
     for key, value in (
@@ -60,6 +66,8 @@ def check_values(config: TutorConfig) -> None:
             "with the teacher itself (model.tutor.teacher.cache=null)."
         )
     _one_of("rkd.frame_weighting", config.rkd.frame_weighting, FRAME_WEIGHTINGS)
+    if config.rkd.reduction is not None:
+        _one_of("rkd.reduction", config.rkd.reduction, RKD_REDUCTIONS)
     if config.skd.divergence in RENAMED_DIVERGENCES:
         new = RENAMED_DIVERGENCES[config.skd.divergence]
         raise TutorError(
@@ -140,6 +148,48 @@ def _check_teacher(teacher: TeacherConfig, key: str) -> None:
         )
     _one_of(f"{key}.precision", teacher.precision, PRECISIONS)
     _positive_weight(f"model.tutor.{key}.weight", teacher.weight)
+
+
+def _check_consistency(config: TutorConfig) -> None:
+    consistency = config.consistency
+    if not 0 <= consistency.weight <= _MOST_WEIGHT:
+        raise TutorError(
+            f"model.tutor.consistency.weight must be 0 or more, and at most {_MOST_WEIGHT:g}, not "
+            f"{shown(consistency.weight)}."
+        )
+    if 0 < consistency.weight < _LEAST_WEIGHT:
+        raise TutorError(
+            f"model.tutor.consistency.weight is {consistency.weight:g}, too little to matter; give 0, or "
+            f"{_LEAST_WEIGHT:g} or more."
+        )
+    if not 1 <= consistency.time_masks <= _MOST_TIME_MASKS:
+        raise TutorError(
+            f"model.tutor.consistency.time_masks must be 1 to {_MOST_TIME_MASKS:g}, not "
+            f"{shown(consistency.time_masks)}."
+        )
+    _in_range("consistency.warmup", consistency.warmup, _MOST_STEPS)
+
+
+def _check_without_teacher(config: TutorConfig) -> None:
+    if config.consistency.weight <= 0:
+        raise TutorError(
+            "model.tutor.teacher is null; set model.tutor.consistency.weight to train on two views of each "
+            "batch, "
+            "or model.tutor=null to train as NeMo does."
+        )
+    others = {loss for stage in config.stages for loss in stage.weights if stage.weights[loss] > 0} - {"ctc"}
+    if config.stages != TutorConfig().stages and (others or len(config.stages) > 1):
+        what = f"gives {', '.join(sorted(others))} a weight" if others else "has several stages"
+        raise TutorError(
+            f"model.tutor.teacher is null, and model.tutor.stages {what}; leave the stages out: without a "
+            "teacher "
+            "the student trains with CTC and consistency."
+        )
+    if config.other_teachers or config.init.source is not None:
+        key = "other_teachers" if config.other_teachers else "init"
+        raise TutorError(
+            f"model.tutor.{key} needs model.tutor.teacher, which is null; drop the one or the other."
+        )
 
 
 def _check_init(config: TutorConfig) -> None:

@@ -52,6 +52,9 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
     if not isinstance(plain, Mapping):
         raise TutorError(f"model.tutor must be a section of keys, not {shown(plain)}.")
     plain = _expand_init(plain)
+    without_teacher = "teacher" in plain and plain["teacher"] is None
+    if without_teacher:
+        plain = {key: value for key, value in plain.items() if key != "teacher"}
     _refuse_unknown_keys(plain, TutorConfig, "model.tutor")
     # Build the items of lists one by one, because OmegaConf reports a key without its index in the list.
     sections = dict(plain)
@@ -67,6 +70,8 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
                 _build(schema, _without_nulls(item, schema), f"{where}[{i}]") for i, item in enumerate(items)
             ]
             setattr(owner, path.split(".")[-1], built)
+    if without_teacher:
+        config.without_teacher = True
     check_values(config)
     _clear_missing_paths(section)
     train_ds = model_cfg.get("train_ds")

@@ -13,8 +13,10 @@ PRECISIONS = ("auto", "fp32", "bf16")
 FRAME_WEIGHTINGS = ("auto", "nonblank", "energy", "uniform")
 DIVERGENCES = ("l2", "kl", "guided_ctc")
 FRAME_SELECTIONS = ("all", "nonblank", "symmetric")
+RKD_REDUCTIONS = ("time_sum", "frame_mean")
 STAGE_UNITS = ("epochs", "steps", "share")
 INIT_SOURCES = ("teacher",)
+_EARLIER_WEIGHT = 5.0  # of RKD beside CTC, for `frame_mean`
 
 
 @dataclass
@@ -67,6 +69,10 @@ class RKDConfig:
         frame_weighting: `auto`, `nonblank`, `energy` or `uniform`. `auto` is `nonblank` for the Conformer
             family (`uniform` if the teacher has no posteriors), and `energy` otherwise.
         warm_start_decoder: compute the student's decoder from the teacher's decoder at the end of RKD (ours).
+        reduction: `time_sum` sums over the seconds of an utterance and averages over the batch, as CTC and
+            SKD do, so that a weight fits utterances of every length. `frame_mean` averages over all frames,
+            as earlier versions did; 1 with it is about 0.37 with `time_sum` for utterances of 2.7 s. Null is
+            `time_sum`, and a run of an earlier version that is resumed keeps `frame_mean`.
     """
 
     hint_layer: Optional[str] = None
@@ -74,6 +80,7 @@ class RKDConfig:
     pairs: List[LayerPairConfig] = field(default_factory=list)
     frame_weighting: str = "auto"
     warm_start_decoder: bool = True
+    reduction: Optional[str] = None
 
 
 @dataclass
@@ -100,6 +107,26 @@ class SKDConfig:
     match_window: int = 0
     intermediate_layers: List[str] = field(default_factory=list)
     intermediate_weight: float = 1.0
+
+
+@dataclass
+class ConsistencyConfig:
+    """Consistency of the student on two augmented views of each batch (CR-CTC, arXiv 2410.05101).
+
+    It works with a teacher, whose targets serve both views, and without one (`teacher: null`). It counts in
+    the stages that train the decoder. A step takes about twice as long there.
+
+    Attributes:
+        weight: weight of the symmetric KL divergence between the posteriors of both views, beside CTC with
+            weight 1; the paper has 0.2. 0 turns it off.
+        time_masks: factor on the number of SpecAugment's time masks (`model.spec_augment.time_masks`) in both
+            views; the paper's is 2.5. At least 1.
+        warmup: optimizer steps in which the weight grows from 0.
+    """
+
+    weight: float = 0.0
+    time_masks: float = 2.5
+    warmup: int = 0
 
 
 @dataclass
@@ -181,10 +208,11 @@ class StageConfig:
 
 def _default_stages() -> List[StageConfig]:
     # The first stage is the paper's. The paper's second stage, {ctc: 1.0, skd: 0.25}, did harm in long
-    # trainings (docs/guides/stages.md).
+    # trainings (docs/guides/stages.md). Weights of RKD are for `time_sum`. They were chosen for the frame
+    # mean (1 and 5) on AN4, whose utterances have a mean of 2.7 s: 1 / 2.7 and 5 / 2.7.
     return [
-        StageConfig(name="rkd", weights={"rkd": 1.0}, share=0.25),
-        StageConfig(name="ctc", weights={"ctc": 1.0, "rkd": 5.0}),
+        StageConfig(name="rkd", weights={"rkd": 0.37}, share=0.25),
+        StageConfig(name="ctc", weights={"ctc": 1.0, "rkd": 1.85}),
     ]
 
 
@@ -193,12 +221,14 @@ class TutorConfig:
     """The whole `tutor:` section.
 
     Attributes:
-        teacher: the teacher. RKD and pseudo-labels use this teacher only.
+        teacher: the teacher. RKD and pseudo-labels use this teacher only. Null trains without a teacher, with
+            `consistency` beside CTC.
         other_teachers: more teachers, with the keys of `teacher`, for SKD, which averages the posteriors of
             all teachers (Hinton et al., arXiv 1503.02531).
         rkd: settings of representation-level distillation.
         skd: settings of softmax-level distillation.
         pseudo_labels: settings of sequence-level targets.
+        consistency: settings of student consistency.
         pool_frames: allow a student with longer frames than its teacher. The teacher frames within one
             student frame are pooled (ours).
         init: initial weights of the student.
@@ -216,12 +246,16 @@ class TutorConfig:
     rkd: RKDConfig = field(default_factory=RKDConfig)
     skd: SKDConfig = field(default_factory=SKDConfig)
     pseudo_labels: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     pool_frames: bool = False
     init: InitConfig = field(default_factory=InitConfig)
     log: LogConfig = field(default_factory=LogConfig)
     max_nonfinite_share: float = 0.0
     max_damaged_share: float = 0.01
     stages: List[StageConfig] = field(default_factory=_default_stages)
+
+    # Not a key: `parse_tutor` sets it for `teacher: null`.
+    without_teacher = False
 
     def uses(self, loss: str) -> bool:
         """Tells whether any stage gives a loss a positive weight.
@@ -233,6 +267,36 @@ class TutorConfig:
             True if one does.
         """
         return any(stage.weights.get(loss, 0.0) > 0 for stage in self.stages)
+
+    def reduction_warning(self) -> List[str]:
+        """Warns of a weight of RKD that may have been chosen for the mean over frames of earlier versions.
+
+        Returns:
+            A sentence where a stage of the config's own weighs RKD against another loss, and `rkd.reduction`
+            is not set, or the weight is the earlier default; else nothing.
+        """
+        balanced = [
+            stage.weights
+            for stage in self.stages
+            if stage.weights.get("rkd", 0.0) > 0 and sum(weight > 0 for weight in stage.weights.values()) > 1
+        ]
+        if not balanced or self.rkd.reduction == "frame_mean" or self.stages == _default_stages():
+            return []
+        if self.rkd.reduction is not None:
+            if not any(weights["rkd"] == _EARLIER_WEIGHT for weights in balanced):
+                return []
+            return [
+                f"model.tutor.stages has {_EARLIER_WEIGHT:g} for rkd, which was the default for the mean "
+                "over "
+                "frames of earlier versions; with model.tutor.rkd.reduction=time_sum it is 1.85, and "
+                "rkd.reduction=frame_mean keeps the meaning of before."
+            ]
+        return [
+            "model.tutor.rkd.reduction is not set, so a weight of rkd counts for each second of an utterance "
+            "(time_sum); one of an earlier version, which was for the mean over frames, keeps its meaning "
+            "with "
+            "model.tutor.rkd.reduction=frame_mean."
+        ]
 
     def unused(self) -> List[str]:
         """Lists the changed settings that have no effect, because no stage uses their loss.
@@ -253,4 +317,13 @@ class TutorConfig:
                     f"model.tutor.{name} changes {', '.join(changed)}, but no stage gives {loss} a weight: "
                     "no effect."
                 )
+        consistency = self.consistency
+        if consistency.weight <= 0 and consistency != ConsistencyConfig(weight=consistency.weight):
+            warnings.append("model.tutor.consistency changes settings, but its weight is 0: no effect.")
+        elif consistency.weight > 0 and not any(map(self.uses, ("ctc", "skd", "pseudo"))):
+            warnings.append(
+                "model.tutor.consistency has a weight, but no stage trains the decoder (ctc, skd, pseudo): "
+                "no "
+                "effect."
+            )
         return warnings

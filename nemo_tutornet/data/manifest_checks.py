@@ -62,7 +62,7 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
     }
     channel = _channel(section, name)
     rules = Rules(frame_seconds(model_cfg), for_nemo=True, channel=channel, **limits)
-    manifests = _manifests_of(section, key)
+    manifests = manifests_of(section, key)
     if not manifests and name == "train_ds":
         raise TutorError(_NOT_SET.format(key=key))
     if not manifests and name == "validation_ds":
@@ -131,7 +131,19 @@ def _channel(section: Mapping[str, Any], name: str) -> int | str | None:
     )
 
 
-def _manifests_of(section: Any, key: str) -> list[str]:
+def manifests_of(section: Any, key: str) -> list[str]:
+    """Returns the paths that a data set's section names as `manifest_filepath`.
+
+    Args:
+        section: of a model's config, e.g. `train_ds`.
+        key: of the paths, for the message.
+
+    Returns:
+        The paths; none where the section has none.
+
+    Raises:
+        TutorError: the key is `???`, or holds something that is not a path.
+    """
     from omegaconf import DictConfig, OmegaConf
 
     if isinstance(section, DictConfig) and OmegaConf.is_missing(section, "manifest_filepath"):

@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -16,9 +16,10 @@ from torch import Tensor
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, changes_sound, check_augmentation
 from nemo_tutornet.data.views import views_of
+from nemo_tutornet.distill.consistency import check_views, is_consistent, two_views
 from nemo_tutornet.distill.finite import BatchNames, check_finite
 from nemo_tutornet.distill.matching import ModelMatch, match_models
-from nemo_tutornet.distill.objective import LossContext, Objective, describe_weights
+from nemo_tutornet.distill.objective import LossContext, Objective, RKDLoss, describe_weights
 from nemo_tutornet.distill.projections import Projection
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.distill.student_capture import StudentCapture
@@ -142,7 +143,7 @@ class Distiller:
             begun / trainer.num_training_batches if begun else 0.0
         )  # a stream does not know how many: infinitely
         epochs, steps = trainer.current_epoch, trainer.global_step
-        self._step = steps
+        self._step = self.objective.step = steps
         share = progress(epochs + part, steps, trainer.max_epochs, trainer.max_steps) or 0.0
         index = self.schedule.index(epochs, steps, share)
         # A run that is made longer has its boundaries later, if they are shares; it stays in the stage that
@@ -151,7 +152,10 @@ class Distiller:
         stage = self.schedule.stages[index]
         if index != self.stage:
             number = f"{index + 1} of {len(self.schedule.stages)}"
-            logging.info(f"Stage {stage.name!r} ({number}): {describe_weights(stage.weights)}.")
+            weights = dict(stage.weights)
+            if is_consistent(self.config.consistency, stage):
+                weights["consistency"] = self.config.consistency.weight
+            logging.info(f"Stage {stage.name!r} ({number}): {describe_weights(weights)}.")
             if self._decoder_can_be_composed:
                 self.warm_start.apply(decoder)
             self.stage = index
@@ -177,9 +181,25 @@ class Distiller:
         posteriors = TargetRequest(posteriors=True)
         return replace(targets, others=tuple(teacher.targets(batch, posteriors) for teacher in self.others))
 
-    def capture(self, student: Any, batch: TrainingBatch) -> StudentCapture:
-        """Returns a context in which the student runs once on a batch; what the losses read of it is kept."""
-        return StudentCapture(student, self.match, self.objective.heads, self._reduction, batch)
+    @contextmanager
+    def capture(
+        self, student: Any, batch: TrainingBatch, stage: Stage | None = None
+    ) -> Iterator[StudentCapture]:
+        """Yields a capture, inside which the student runs once on the capture's batch.
+
+        Args:
+            student: the student.
+            batch: a batch of the training set.
+            stage: the stage; in one with consistency, the capture's batch has two views of each row.
+        """
+        with ExitStack() as stack:
+            views = 2 if stage is not None and is_consistent(self.config.consistency, stage) else 1
+            if views > 1:
+                batch = stack.enter_context(two_views(student, self.config.consistency, batch))
+            heads = self.objective.heads
+            yield stack.enter_context(
+                StudentCapture(student, self.match, heads, self._reduction, batch, views)
+            )
 
     def losses(
         self, stage: Stage, student: StudentCapture, targets: TeacherTargets | None, ctc: Tensor | None = None
@@ -219,6 +239,7 @@ class Distiller:
         """
         if targets is not None:
             self.side_stream.wait(targets)
+            targets = targets.for_two_views() if student.views > 1 else targets
         return self.objective(stage, student.outputs(ctc), targets)
 
     @property
@@ -300,14 +321,44 @@ class Distiller:
                 "begin a "
                 "new run."
             )
+        self._keep_reduction(state)
         self.stage = self.schedule.resumed(state["stage"])
         # The stages do not say this: the one that trained the decoder may have been left out since.
         self.decoder_trained = state["decoder_trained"]
 
+    @property
+    def rkd_reduction(self) -> str:
+        """How RKD is reduced; a `.ckpt` holds it, because a resumed run keeps it."""
+        return self._rkd.reduction
+
+    @property
+    def _rkd(self) -> RKDLoss:
+        loss = self.objective.losses["rkd"]
+        assert isinstance(loss, RKDLoss)
+        return loss
+
+    def _keep_reduction(self, state: Mapping[str, Any]) -> None:
+        """Goes on with the reduction of RKD that a run began with, where the config does not say one.
+
+        A run of an earlier version had the mean over frames, and the weights in its config are for that.
+        Weights that are the defaults are those of this version.
+        """
+        default = TutorConfig().stages
+        if self.config.rkd.reduction is None and self.config.stages != default and self.config.uses("rkd"):
+            self._rkd.reduction = state.get("rkd_reduction", "frame_mean")
+            if self._rkd.reduction == "frame_mean":
+                logging.info("RKD is the mean over frames (rkd.reduction), as this run began.")
+
     # --- Logs
 
-    def log_setup(self) -> None:
-        """Logs what is matched with what."""
+    def log_setup(self, student: Any) -> None:
+        """Logs what is matched with what.
+
+        Raises:
+            TutorError: the student's two views would be equal (`tutor.consistency`).
+        """
+        for warning in check_views(student, self.config.consistency):
+            logging.warning(warning)
         config, match = self.config, self.match
         logging.info(
             f"Teacher {config.teacher.cache or config.teacher.model_path}: hint layer {match.hint.path!r} "

@@ -16,13 +16,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nemo_tutornet.config import TutorConfig, parse_tutor
+from nemo_tutornet.config import RKD_REDUCTIONS, TutorConfig, parse_tutor
+from nemo_tutornet.distill.consistency import consistency_loss, is_consistent
 from nemo_tutornet.distill.matching import LayerPair, ModelMatch, layer_lengths
 from nemo_tutornet.distill.projections import Head, Projection, TrainingOnlyConv1d
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.distill.student_capture import StudentOutputs
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional import frame_weighting, losses
+from nemo_tutornet.functional.consistency import twice, warmup_factor
 from nemo_tutornet.functional.ranks import mean_over_ranks
 from nemo_tutornet.functional.schedule import Stage
 from nemo_tutornet.nemo_io.layers import Layer
@@ -77,6 +79,10 @@ class Loss:
         """Returns the loss's weight in a stage, 0 where it does not count."""
         return stage.weights.get(self.name, 0.0)
 
+    def share(self, step: int) -> float:
+        """Returns the share of the weight that counts after so many optimizer steps; 1 for most losses."""
+        return 1.0
+
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
         """Returns the loss of a batch, a scalar, not weighted.
 
@@ -111,9 +117,13 @@ class RKDLoss(Loss):
         self.projections = [Projection(pair.guided.width, pair.hint.width) for pair in pairs]
         further = [f"projection {pair.guided.path} to {pair.hint.path}" for pair in pairs[1:]]
         self.modules = dict(zip(["projection", *further], self.projections, strict=True))
+        self.reduction = context.config.rkd.reduction or RKD_REDUCTIONS[0]
 
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
-        """Compares each projected guided layer with its hint layer; returns the mean over the pairs."""
+        """Compares each projected guided layer with its hint layer; returns the mean over the pairs.
+
+        `rkd.reduction` says how the frames are summed.
+        """
         assert targets is not None and targets.hidden is not None
         guided, hidden = (student.guided, *student.further_guided), (targets.hidden, *targets.further_hidden)
         values = [
@@ -139,7 +149,16 @@ class RKDLoss(Loss):
         if log_probs is not None:
             log_probs = match.align_posteriors(log_probs, targets.lengths, frames, pair.guided)
         weights = frame_weighting.FRAME_WEIGHTING[match.frame_weighting](log_probs, hidden, mask)
-        return losses.rkd(projection(guided), hidden, weights, mask, mean_over_ranks(mask.sum()))
+        if self.reduction == "frame_mean":
+            return losses.rkd(projection(guided), hidden, weights, mask, mean_over_ranks(mask.sum()))
+        return losses.reduce_over_time(
+            losses.rkd_of_utterances(projection(guided), hidden, weights, mask),
+            mask.sum(dim=1),
+            pair.guided.frame_ms / 1000,
+            student.target_lengths,
+            self.context.ctc_reduction,
+            mean_over_ranks,
+        )
 
 
 class SKDLoss(Loss):
@@ -255,10 +274,37 @@ class PseudoLabelLoss(Loss):
         """Computes CTC against the hypotheses that pass the filters."""
         assert targets is not None and targets.hypotheses is not None
         assert self.context.pseudo_labels is not None
+        rows = len(student.lengths) // student.views  # both views have the same labels, which count once
         labels, lengths = self.context.pseudo_labels.targets(
-            targets.hypotheses, student.transcripts, student.target_lengths, student.lengths
+            targets.hypotheses[:rows],
+            student.transcripts[:rows],
+            student.target_lengths[:rows],
+            student.lengths[:rows],
         )
+        if student.views > 1:
+            labels, lengths = twice(labels), twice(lengths)
         return student.ctc_loss(student.log_probs.float(), student.lengths, labels, lengths)
+
+
+class ConsistencyLoss(Loss):
+    """Consistency of two augmented views of each utterance (CR-CTC, arXiv 2410.05101)."""
+
+    name = "consistency"
+
+    def weight(self, stage: Stage) -> float:
+        """Is `tutor.consistency.weight` in a stage that trains the decoder."""
+        config = self.context.config.consistency
+        return config.weight if is_consistent(config, stage) else 0.0
+
+    def share(self, step: int) -> float:
+        """Grows from 0 to 1 in `tutor.consistency.warmup` steps."""
+        return warmup_factor(step, self.context.config.consistency.warmup)
+
+    def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
+        """Compares the posteriors of both views."""
+        return consistency_loss(
+            student.log_probs, student.lengths, student.target_lengths, self.context.ctc_reduction
+        )
 
 
 def _head_lengths(match: ModelMatch, student: StudentOutputs, layer: Layer, log_probs: Tensor) -> Tensor:
@@ -273,9 +319,10 @@ LOSSES: dict[str, type[Loss]] = {
     "inter_ctc": IntermediateCTCLoss,
     "pseudo": PseudoLabelLoss,
     "ctc": CTCLoss,
+    "consistency": ConsistencyLoss,
 }
-# Their weights follow from those of SKD and CTC, and no config names them.
-_DERIVED = ("inter_skd", "inter_ctc")
+# Their weights follow from those of SKD and CTC, or are keys of their own, and no stage names them.
+_DERIVED = ("inter_skd", "inter_ctc", "consistency")
 
 
 class Objective:
@@ -286,10 +333,12 @@ class Objective:
 
     Attributes:
         losses: by name, those without a weight included.
+        step: optimizer steps so far.
     """
 
     def __init__(self, context: LossContext) -> None:
         self.losses = {name: loss(context) for name, loss in LOSSES.items()}
+        self.step = 0
 
     @property
     def modules(self) -> dict[str, TrainingOnlyConv1d]:
@@ -343,6 +392,7 @@ class Objective:
         weights = self.weights(stage)
         with torch.autocast(student.lengths.device.type, enabled=False):
             terms = {name: self.losses[name](student, targets) for name in weights}
+            weights = {name: weight * self.losses[name].share(self.step) for name, weight in weights.items()}
             total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return {"loss": total, **terms}
 

@@ -27,6 +27,7 @@ from nemo.utils.callbacks import NeMoModelCheckpoint
 from nemo.utils.get_rank import is_global_rank_zero
 
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
+from nemo_tutornet.nemo_io.run_checkpoints import ema_copy
 from nemo_tutornet.utils.files import atomic_write
 from nemo_tutornet.utils.leftovers import remove_leftovers
 
@@ -77,6 +78,9 @@ def repair_run_folder(manager: Mapping[str, Any] | None) -> list[str]:
         best = max(states, key=lambda path: (states[path], path.stat().st_mtime), default=None)
         if best is not None and states[best] >= 0:
             _link(best, best.with_name(f"{best.stem}-last.ckpt"))
+            averaged = ema_copy(best)  # NeMo's EMA resumes from both
+            if averaged is not None:
+                _link(averaged, best.with_name(f"{best.stem}-last-EMA.ckpt"))
             warnings.append(f"there is no whole last checkpoint; the training continues from {best}.")
         elif damaged:
             warnings.append(f"no whole checkpoint is left in {folder}; the training begins anew.")

@@ -40,6 +40,7 @@ class StudentOutputs:
         ctc: its value for this batch, as NeMo computed it; None in a stage without CTC.
         heads: of the intermediate layers.
         further_guided: the guided layers of the further pairs, each `[B, D, S']`.
+        views: 2 where the rows are two views of each utterance, the second after the first; else 1.
     """
 
     log_probs: Tensor
@@ -52,6 +53,7 @@ class StudentOutputs:
     ctc: Tensor | None = None
     heads: tuple[Head, ...] = ()
     further_guided: tuple[Tensor, ...] = ()
+    views: int = 1
 
     @cached_property
     def intermediate_log_probs(self) -> tuple[Tensor, ...]:
@@ -70,14 +72,22 @@ class StudentCapture:
         heads: of the intermediate layers.
         reduction: the student's `ctc_reduction`.
         batch: the batch on which the student runs.
+        views: 2 where its rows are two views of each utterance; else 1.
     """
 
     def __init__(
-        self, student: Any, match: ModelMatch, heads: Sequence[Head], reduction: str, batch: TrainingBatch
+        self,
+        student: Any,
+        match: ModelMatch,
+        heads: Sequence[Head],
+        reduction: str,
+        batch: TrainingBatch,
+        views: int = 1,
     ) -> None:
         self._student, self._match, self.batch = student, match, batch
         self._heads, self._reduction = tuple(heads), reduction
         self._stack = ExitStack()
+        self.views = views
 
     def __enter__(self) -> StudentCapture:
         def capture(path: str) -> Capture:
@@ -112,6 +122,7 @@ class StudentCapture:
             ctc=ctc,
             heads=self._heads,
             further_guided=tuple(further_guided),
+            views=self.views,
         )
 
     def ctc_loss(self, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:

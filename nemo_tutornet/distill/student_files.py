@@ -15,6 +15,7 @@ from nemo.utils.msc_utils import is_multistorageclient_url
 from omegaconf import OmegaConf
 
 from nemo_tutornet.distill.distiller import Distiller
+from nemo_tutornet.distill.ema import averaged_weights
 from nemo_tutornet.distill.finite import check_weights
 from nemo_tutornet.nemo_io.connector import checked_restore
 from nemo_tutornet.nemo_io.stock_config import stock_config
@@ -96,7 +97,8 @@ class StudentFilesMixin(_Host):
     def save_to(self, save_path: str | Path) -> None:
         """Runs NeMo's `save_to` with a temporary file, so that an interrupt does not damage an existing file.
 
-        An untrained decoder is composed in the file. The model itself does not change.
+        An untrained decoder is composed in the file, and with NeMo's EMA the file holds the averaged weights,
+        which are those that are validated. The model itself does not change.
 
         Args:
             save_path: path of the `.nemo` file.
@@ -109,11 +111,14 @@ class StudentFilesMixin(_Host):
         untrained = deepcopy(self.decoder.state_dict()) if self._decoder_is_untrained() else None
         self._compose_untrained_decoder()
         try:
-            if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
-                super().save_to(save_path)
-                return
-            with atomic_write(expand_user(save_path).resolve()) as temporary:
-                super().save_to(str(temporary))
+            with averaged_weights(self._trainer) as averaged:
+                if averaged:
+                    logging.info(f"{save_path} holds the averaged weights (exp_manager.ema).")
+                if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
+                    super().save_to(save_path)
+                    return
+                with atomic_write(expand_user(save_path).resolve()) as temporary:
+                    super().save_to(str(temporary))
         finally:
             if untrained is not None:
                 self.decoder.load_state_dict(untrained)

@@ -13,12 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.manifest import Utterance, read_manifest
 from nemo_tutornet.data.transcripts import never_written
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import bootstrap_interval, count_errors, sum_errors
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
-from nemo_tutornet.evaluation.transcribe import read_samples, time_fastest, transcribe
+from nemo_tutornet.evaluation.transcribe import time_fastest, transcribe
 from nemo_tutornet.export.onnx_export import PRECISIONS, write_onnx
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.restore import labels_of, restore_ctc

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError, reason_of
+from nemo_tutornet.export.averaging import average_checkpoints
+from nemo_tutornet.export.batch_norm_statistics import batch_norms, estimate_statistics, training_manifests
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.config_limits import check_numbers
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.model_size import limit_parameters
 from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.nemo_io.run_checkpoints import choose_checkpoints, ema_copy
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, ctc_class
 from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer, check_checkpoint_tokenizer
 from nemo_tutornet.nemo_io.weights import check_finite
 from nemo_tutornet.utils.interpolations import check_interpolations
+from nemo_tutornet.utils.progress import PartReport
 
 # Matches an interpolation that calls a resolver (`${oc.env:HOME}`). The resolver's name may itself be an
 # interpolation. An interpolation of a key has no colon.
@@ -92,8 +97,61 @@ def _texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield from _texts(value, f"{key}.{child}".lstrip("."))
 
 
+@dataclass(frozen=True)
+class AverageInfo:
+    """What an averaged student was made of.
+
+    Attributes:
+        checkpoints: the files, in the order of their steps.
+        steps: optimizer steps of the run at each of them.
+        statistics: on how much audio batch norm statistics were estimated anew, in words; None for a student
+            without batch norm, and for a single checkpoint.
+    """
+
+    checkpoints: list[Path]
+    steps: list[int]
+    statistics: str | None = None
+
+    @property
+    def note(self) -> str:
+        """What was averaged, in words."""
+        count = len(self.checkpoints)
+        mean = (
+            f"the mean of {count} checkpoints" if count > 1 else f"the weights of {self.checkpoints[0].name}"
+        )
+        steps = ", ".join(map(str, self.steps))
+        statistics = f"; batch norm statistics of {self.statistics}" if self.statistics else ""
+        return f"{mean} (step{'s' if count > 1 else ''} {steps}){statistics}"
+
+
+def _averaged(
+    source: Path, which: str, statistics: Path | None, report: PartReport
+) -> tuple[Any, str | None, AverageInfo]:
+    """Loads the mean of a run's checkpoints as a student, with batch norm statistics of its own."""
+    chosen = choose_checkpoints(source, which)
+    paths = [checkpoint.path for checkpoint in chosen]
+    checkpoint = average_checkpoints(paths, report)
+    model, note = _from_checkpoint(checkpoint, paths[-1])
+    words = None
+    if batch_norms(model) and (len(paths) > 1 or statistics is not None):
+        manifests = [statistics] if statistics is not None else training_manifests(model.cfg)
+        utterances, seconds = estimate_statistics(model, manifests, report)
+        words = f"{utterances} utterances, {seconds / 60:.1f} min"
+    return model, note, AverageInfo(paths, [checkpoint.step for checkpoint in chosen], words)
+
+
 def _from_ckpt(source: Path) -> tuple[Any, str | None]:
-    checkpoint = load_lightning_checkpoint(source)
+    model, note = _from_checkpoint(load_lightning_checkpoint(source), source)
+    ema = ema_copy(source)
+    if ema is not None and note is None:
+        note = (
+            f"{source.name} holds the weights of its last step; those that NeMo's EMA averaged are in "
+            f"{ema.name}."
+        )
+    return model, note
+
+
+def _from_checkpoint(checkpoint: Mapping[str, Any], source: Path) -> tuple[Any, str | None]:
     hyper_parameters = checkpoint["hyper_parameters"]
     config = hyper_parameters.get("cfg") if isinstance(hyper_parameters, (Mapping, DictConfig)) else None
     if config is None:

@@ -21,7 +21,7 @@ import torch
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.model_card import CardFacts, check_card, describe_student, model_card
 from nemo_tutornet.export.scrub import strip_training_paths
-from nemo_tutornet.export.source import _from_file, _from_model
+from nemo_tutornet.export.source import AverageInfo, _averaged, _from_file, _from_model
 from nemo_tutornet.export.summary import Verification, is_summary, summary_path, write_summary
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs, without_process_group
@@ -47,8 +47,10 @@ class ExportResult:
         onnx_asr: the graphs in the folder for onnx-asr, in the order of `PRECISIONS`.
         verification: the checks and their results; None without `verify`.
         summary: the summary file; None without `verify`.
-        note: what to know of the source: its decoder had not been trained yet. None if nothing.
+        note: what to know of the source: its decoder had not been trained yet, or NeMo's EMA wrote averaged
+            weights beside it. None if nothing.
         card: the model card; None without `card`.
+        average: the checkpoints that were averaged; None without `average`.
     """
 
     path: Path
@@ -61,6 +63,7 @@ class ExportResult:
     summary: Path | None = None
     note: str | None = None
     card: Path | None = None
+    average: AverageInfo | None = None
 
 
 def export_student(
@@ -74,6 +77,8 @@ def export_student(
     card: str | Path | None = None,
     card_facts: CardFacts | None = None,
     verify: bool = False,
+    average: str | None = None,
+    statistics: str | Path | None = None,
     report: PartReport = no_report,
     calibrate: str | Path | None = None,
     fixed_seconds: float | None = None,
@@ -88,6 +93,7 @@ def export_student(
 
     Args:
         source: a `.ckpt` that training wrote, a `.nemo`, or a model (in a distributed run, on rank zero).
+            With `average`, the run's folder.
         destination: the `.nemo` file to write. An older file there is replaced when the new one is complete.
         onnx: the ONNX file to write. The name of any precision other than `fp32` is inserted before the
             suffix.
@@ -100,6 +106,9 @@ def export_student(
         card_facts: what only the user knows, for the card.
         verify: verify the files with `verify_student` before they are put in place, and write a summary
             (`student.json` beside `student.nemo`).
+        average: `last-K` or `best-K`: export the mean of the run's last or best K checkpoints, with batch
+            norm statistics that are estimated anew.
+        statistics: manifest of the audio for these statistics; None for the run's training set.
         report: shows the file that is being written or verified.
         calibrate: a NeMo manifest, on utterances of which `int8` is calibrated. Transcripts are not read.
         fixed_seconds: write the ONNX graphs for one utterance of this length, without dynamic axes.
@@ -127,6 +136,11 @@ def export_student(
     if card is not None:
         check_card(card, facts)
     file = Path(source) if isinstance(source, (str, Path)) else None
+    if statistics is not None and average is None:
+        raise TutorError("batch norm statistics are estimated for averaged weights only; give --average too.")
+    if average is not None and file is None:
+        raise TutorError("a model has no checkpoints to average; give the run's folder.")
+    averaged: AverageInfo | None = None
     try:
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=_cuda_devices(source)))
@@ -135,7 +149,12 @@ def export_student(
             # copy must exist until the model is saved.
             report(f"writing {destination.name}")
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
-            model, note = (_from_model(source, copy), None) if file is None else _from_file(file)
+            if average is not None and file is not None:
+                manifest = None if statistics is None else Path(statistics)
+                model, note, averaged = _averaged(file, average, manifest, report)
+                file = averaged.checkpoints[-1]
+            else:
+                model, note = (_from_model(source, copy), None) if file is None else _from_file(file)
             model.cfg = stock_config(model.cfg)
             stages = stack.enter_context(
                 staging_directories(
@@ -190,7 +209,7 @@ def export_student(
             verification = None
             if verify:
                 report(f"verifying {destination.name} in a fresh process")
-                verification = _verified(archive, graphs, asr_stage, model, file, card)
+                verification = _verified(archive, graphs, asr_stage, model, file, card, averaged)
     except OSError as error:
         raise TutorError(
             f"{destination} cannot be written ({error.strerror or error}); nothing was changed there."
@@ -210,6 +229,7 @@ def export_student(
         summary=summary_path(destination) if verify else None,
         note=note,
         card=card,
+        average=averaged,
     )
 
 
@@ -284,6 +304,7 @@ def _verified(
     model: Any,
     source: Path | None,
     card: Path | None,
+    averaged: AverageInfo | None = None,
 ) -> Verification:
     from nemo_tutornet.export.verify import verify_student
 
@@ -301,5 +322,6 @@ def _verified(
     if source is not None and source.is_dir():  # an unpacked archive is a folder and has no checksum
         source = None
     folders = [] if asr_stage is None else [asr_stage]
-    write_summary(summary_path(student.path), verification, others, source, folders)
+    sources = averaged.checkpoints if averaged is not None else () if source is None else (source,)
+    write_summary(summary_path(student.path), verification, others, sources, folders)
     return verification

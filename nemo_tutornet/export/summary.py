@@ -83,7 +83,7 @@ def write_summary(
     destination: Path,
     verification: Verification,
     others: Sequence[Path] = (),
-    source: Path | None = None,
+    sources: Sequence[Path] = (),
     folders: Sequence[Path] = (),
 ) -> None:
     """Writes the summary of a verified student.
@@ -96,14 +96,16 @@ def write_summary(
         verification: the verification of the student.
         others: other files of the student (ONNX graphs, tokens). The summary holds their names without their
             folders.
-        source: the checkpoint that the student was exported from.
+        sources: the checkpoint that the student was exported from; several if their weights were averaged.
         folders: folders of the student's, for onnx-asr. The summary holds the files of each.
     """
+    found = [_file(source) for source in sources]
     content: dict[str, Any] = {
         "format": FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "files": [_file(path) for path in (verification.file, *others)],
-        "source": None if source is None else _file(source),
+        "source": found[0] if len(found) == 1 else None,
+        **({"averaged": found} if len(found) > 1 else {}),
         "student": verification.facts,
         "checks": [asdict(check) for check in verification.checks],
         "versions": _versions(),

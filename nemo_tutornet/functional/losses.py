@@ -24,22 +24,51 @@ from nemo_tutornet.functional.frame_weighting import MIN_LOG_PROB, masked, to_fl
 # --- Representation-level distillation (RKD)
 
 
-def rkd(
-    student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor, frames: Tensor | None = None
-) -> Tensor:
-    """Computes representation-level distillation with frame weighting (TutorNet's RKD).
+def rkd_of_utterances(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """Computes representation-level distillation with frame weighting (TutorNet's RKD) of each utterance.
 
-    The mean over `D` is ours: the loss does not grow with the width. With several ranks, give the mean over
-    the ranks of `sum_bt m` (`ranks.mean_over_ranks`) as `frames`. Then the mean of the ranks' gradients is
-    the gradient of one batch that holds all their utterances, however many frames each rank has.
+    The mean over `D` is ours: the loss does not grow with the width.
 
         e[b, t] = mean_d (teacher[b, d, t] - student[b, d, t])^2
-        loss = sum_bt m w e / sum_bt m
+        loss[b] = sum_t m w e
 
     Args:
         student: the projected guided layer f(h_S) `[B, D, T]`; gradients reach this argument only.
         teacher: the hint layer on the student's frames `[B, D, T]`.
         weights: frame weights w `[B, T]`, with mean 1 over the valid frames of each utterance.
+        mask: valid frames `[B, T]`, bool.
+
+    Returns:
+        `[B]`; 0 for an utterance without a valid frame.
+
+    Example:
+        >>> student, teacher = torch.tensor([[[1.0, 2.0]]]), torch.tensor([[[1.0, 4.0]]])
+        >>> rkd_of_utterances(student, teacher, torch.ones(1, 2), mask=torch.tensor([[True, True]]))
+        tensor([4.])
+    """
+    difference = masked(to_float(student) - to_float(teacher.detach()), mask[:, None])
+    error = difference.square().mean(dim=1)
+    return (error * masked(to_float(weights.detach()), mask)).sum(dim=1)
+
+
+def rkd(
+    student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor, frames: Tensor | None = None
+) -> Tensor:
+    """Computes RKD as the mean over all frames of the batch (`rkd.reduction: frame_mean`).
+
+    A long utterance counts more than a short one, and next to CTC, which is a sum over an utterance's frames,
+    the same weight counts less the longer the utterances are. `reduce_over_time` has no such dependence.
+
+    With several ranks, give the mean over the ranks of `sum_bt m` (`ranks.mean_over_ranks`) as `frames`. Then
+    the mean of the ranks' gradients is the gradient of one batch that holds all their utterances, however
+    many frames each rank has.
+
+        loss = sum_b rkd_of_utterances[b] / sum_bt m
+
+    Args:
+        student: see `rkd_of_utterances`; so are the next three.
+        teacher: the hint layer `[B, D, T]`.
+        weights: frame weights `[B, T]`.
         mask: valid frames `[B, T]`, bool.
         frames: what the sum is divided by, scalar; None for the valid frames of this batch.
 
@@ -52,11 +81,65 @@ def rkd(
         >>> rkd(student, teacher, weights=torch.ones(1, 2), mask=mask)
         tensor(2.)
     """
-    difference = masked(to_float(student) - to_float(teacher.detach()), mask[:, None])
-    error = difference.square().mean(dim=1)
-    total = (error * masked(to_float(weights.detach()), mask)).sum()
+    total = rkd_of_utterances(student, teacher, weights, mask).sum()
     frames = mask.sum() if frames is None else frames
     return total / torch.where(frames > 0, frames, 1)
+
+
+# Labels that stand for a second of speech without a transcript.
+LABELS_PER_SECOND = 10.0
+
+
+def reduce_over_time(
+    per_utterance: Tensor,
+    frames: Tensor,
+    frame_seconds: float,
+    target_lengths: Tensor,
+    reduction: str,
+    mean_over_ranks: Callable[[Tensor], Tensor] = lambda count: count,
+) -> Tensor:
+    """Reduces RKD so that the same weight is the same balance with CTC for utterances of every length (ours).
+
+    With `mean_batch`, NeMo's default, each utterance's sum over frames is multiplied by a frame's seconds and
+    averaged over the utterances: the loss is an integral over time, as CTC and SKD are sums over time. The
+    seconds make the weight independent of the student's frame rate and of a pair's layers. Other values of
+    `ctc_reduction` divide as they divide CTC: `mean_volume` by the labels of the batch, `mean` by those of
+    each utterance, and `sum` not at all.
+
+        mean_batch: loss = mean_b seconds * per_utterance[b]
+
+    Args:
+        per_utterance: sum over the frames of each utterance `[B]`.
+        frames: valid frames of each `[B]`.
+        frame_seconds: seconds of a frame.
+        target_lengths: labels of each transcript `[B]`; 0 where there is none: then
+            `LABELS_PER_SECOND` stand for it.
+        reduction: the student's `ctc_reduction`.
+        mean_over_ranks: averages a count over the ranks of a distributed training
+            (`ranks.mean_over_ranks`), so that the gradient is that of one batch with all utterances.
+
+    Returns:
+        Scalar.
+
+    Example:
+        >>> sums, frames, labels = torch.tensor([100.0, 300.0]), torch.tensor([50, 150]), torch.tensor([1, 3])
+        >>> reduce_over_time(sums, frames, 0.02, labels, "mean_batch")
+        tensor(4.)
+        >>> reduce_over_time(sums, frames, 0.02, labels, "mean_volume")
+        tensor(2.)
+    """
+    integral = per_utterance * frame_seconds
+    if reduction == "sum":
+        return integral.sum()
+    labels = torch.where(
+        target_lengths > 0, target_lengths, frames * frame_seconds * LABELS_PER_SECOND
+    ).clamp(min=1.0)
+    if reduction == "mean_volume":
+        return integral.sum() / mean_over_ranks(labels.sum()).clamp(min=1.0)
+    if reduction == "mean":
+        integral = integral / labels
+    count = torch.tensor(float(len(integral)), device=integral.device)
+    return integral.sum() / mean_over_ranks(count).clamp(min=1.0)
 
 
 # --- Softmax-level distillation (SKD)

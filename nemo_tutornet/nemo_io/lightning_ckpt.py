@@ -36,7 +36,7 @@ _HARMLESS = {
 }
 
 
-def load_lightning_checkpoint(path: Path) -> dict[str, Any]:
+def load_lightning_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Reads a Lightning `.ckpt` without running code from it.
 
     NeMo's hyperparameters are OmegaConf objects and config dataclasses. Besides tensors, only these and plain
@@ -44,6 +44,7 @@ def load_lightning_checkpoint(path: Path) -> dict[str, Any]:
 
     Args:
         path: the checkpoint.
+        mmap: map the tensors instead of reading them.
 
     Returns:
         The checkpoint, with `state_dict` and `hyper_parameters`.
@@ -52,7 +53,7 @@ def load_lightning_checkpoint(path: Path) -> dict[str, Any]:
         TutorError: the file does not exist, cannot be read, names any other class, or is not a checkpoint of
             a NeMo model.
     """
-    checkpoint = _load(path)
+    checkpoint = _load(path, mmap)
     if (
         not isinstance(checkpoint, dict)
         or "state_dict" not in checkpoint

@@ -28,6 +28,7 @@ TITLES = {
     "train_rkd": "RKD loss, training",
     "train_skd": "SKD loss, training",
     "train_pseudo": "Pseudo-label loss, training",
+    "train_consistency": "Consistency of two views, training",
     "training_batch_wer": "WER of training batches",
 }
 

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from nemo_tutornet.config import RKDConfig, TeacherConfig, TutorConfig
+from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest import Utterance
 from nemo_tutornet.distill.matching import ModelMatch, layer_lengths, match_models
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.evaluation.transcribe import read_samples, time_fastest
+from nemo_tutornet.evaluation.transcribe import time_fastest
 from nemo_tutornet.functional.frame_weighting import FRAME_WEIGHTING, frame_mask
 from nemo_tutornet.functional.spikes import greedy_spikes, shared_spikes
 from nemo_tutornet.nemo_io.archive import NemoArchive

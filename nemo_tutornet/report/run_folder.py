@@ -81,7 +81,9 @@ def open_run(path: Path) -> RunFolder:
 def _described(model: Path, folder: Path | None) -> RunFolder:
     config = {} if folder is None else _config_of(folder)
     try:
-        return RunFolder(model, folder, config, parse_tutor(config))
+        tutor = parse_tutor(config)
+        has_teacher = tutor is not None and not tutor.without_teacher
+        return RunFolder(model, folder, config, tutor if has_teacher else None)
     except TutorError:  # of another version of this package; the report can do without
         return RunFolder(model, folder, config)
 

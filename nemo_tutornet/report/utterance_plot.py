@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.manifest import Utterance
-from nemo_tutornet.evaluation.transcribe import read_samples
 from nemo_tutornet.report.collect import STUDENT, TEACHER, ShownUtterance
 from nemo_tutornet.report.palette import Palette
 from nemo_tutornet.report.posteriors import Posteriors, UtteranceFrames, pair_spikes

@@ -16,6 +16,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.functional.consistency import twice
 from nemo_tutornet.nemo_io.layers import Layer
 from nemo_tutornet.teachers.adapter import AdapterInfo
 
@@ -92,6 +93,17 @@ class TeacherTargets:
         yield from self.further_hidden
         for other in self.others:
             yield from other.tensors()
+
+    def for_two_views(self) -> TeacherTargets:
+        """Returns the targets for a batch in which each row is there twice, `[2 B, ...]`."""
+        return TeacherTargets(
+            lengths=twice(self.lengths),
+            log_probs=None if self.log_probs is None else twice(self.log_probs),
+            hidden=None if self.hidden is None else twice(self.hidden),
+            hypotheses=None if self.hypotheses is None else 2 * self.hypotheses,
+            further_hidden=tuple(map(twice, self.further_hidden)),
+            others=tuple(other.for_two_views() for other in self.others),
+        )
 
 
 class Teacher(Protocol):

@@ -48,7 +48,9 @@ EXECUTED: dict[str, dict[str, int]] = {
         "integration/export/test_streaming.py::test_the_commands_of_the_page": 1,
     },
     "docs/guides/augmentation-and-cache.md": {_PAGES: 2},
+    "docs/guides/averaging.md": {_PAGES: 2},
     "docs/guides/cascades.md": {_PAGES: 1},
+    "docs/guides/consistency.md": {_PAGES: 1},
     "docs/guides/init-and-pairs.md": {_SECTIONS: 1},
     "docs/guides/little-data.md": {_PAGES: 1},
     "docs/guides/multi-gpu.md": {

@@ -91,7 +91,7 @@ def test_the_configurations_tables_have_every_key(table: ModuleType) -> None:
     rows = dict(re.findall(r"^\| `([^`]+)` \| [^|]* \| ([^|]*) \|", "\n".join(table.tables()), flags=re.M))
     assert rows["skd.divergence"] == "`l2`" and rows["rkd.pairs[].hint_layer"] == "required"
     assert rows["teacher.model_path"] == "`null`" and rows["init.layers"] == "`null`"
-    assert rows["stages"].startswith("`[{name: rkd, weights: {rkd: 1.0}, share: 0.25}, ")
+    assert rows["stages"].startswith("`[{name: rkd, weights: {rkd: 0.37}, share: 0.25}, ")
     assert {"other_teachers", "pool_frames", "stages[].share", "pseudo_labels.max_wer"} <= rows.keys()
 
 

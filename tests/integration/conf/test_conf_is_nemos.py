@@ -15,6 +15,7 @@ from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import OmegaConf
 
 from nemo_tutornet.config import (
+    ConsistencyConfig,
     InitConfig,
     LogConfig,
     PseudoLabelsConfig,
@@ -134,7 +135,11 @@ OVERRIDDEN = TutorConfig(
     ),
     other_teachers=[TeacherConfig("other.nemo")],
     rkd=RKDConfig(
-        "encoder.layers.8", "encoder.encoder.2", frame_weighting="energy", warm_start_decoder=False
+        "encoder.layers.8",
+        "encoder.encoder.2",
+        frame_weighting="energy",
+        warm_start_decoder=False,
+        reduction="frame_mean",
     ),
     skd=SKDConfig(
         "kl",
@@ -146,6 +151,7 @@ OVERRIDDEN = TutorConfig(
         intermediate_weight=0.5,
     ),
     pseudo_labels=PseudoLabelsConfig(min_confidence=0.5, max_wer=0.2),
+    consistency=ConsistencyConfig(weight=0.2, time_masks=2.0, warmup=100),
     pool_frames=True,
     init=InitConfig("teacher", [0, 2]),
     max_nonfinite_share=0.1,
@@ -395,8 +401,8 @@ def test_students_share_one_tutor_section():
     }
     for name, section in sections.items():
         rkd, second = section.pop("stages")
-        assert rkd == {"name": "rkd", "share": 0.25, "weights": {"rkd": 1.0}}
-        assert second == {"name": "ctc", "weights": {"ctc": 1.0, "rkd": 5.0}}, name
+        assert rkd == {"name": "rkd", "share": 0.25, "weights": {"rkd": 0.37}}
+        assert second == {"name": "ctc", "weights": {"ctc": 1.0, "rkd": 1.85}}, name
     pooled = {name for name, section in sections.items() if section.pop("pool_frames", False)}
     encoders = {name: composed(name).model.encoder for name in STUDENTS}
     strides = {

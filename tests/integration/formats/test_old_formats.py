@@ -156,6 +156,8 @@ def test_an_old_run_goes_on(folder: Path) -> None:
         torch.equal(steps.begin["projection"][name], value) for name, value in state["projection"].items()
     )
     assert trainer.global_step == STEPS and steps.stages == ["skd"] * 2 + ["ctc"] * 3
+    # RKD was the mean over frames, and the weights of the run's config are for that.
+    assert model.distiller.objective.losses["rkd"].reduction == "frame_mean"
 
 
 def test_a_new_run_is_interrupted_in_the_same_stage(folder: Path) -> None:

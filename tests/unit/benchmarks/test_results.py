@@ -437,3 +437,39 @@ def test_a_corpus_at_other_speeds(tools: dict[str, ModuleType], tmp_path: Path) 
     before = kept.stat().st_mtime_ns
     tools["speeds"].main(tmp_path, output, "an4", [0.8, 1.25])
     assert kept.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("recipe, teacher", [("ctc", False), ("rkd_time_kept_ctc", True)])
+def test_views_and_averages_on_both_sides(
+    tools: dict[str, ModuleType],
+    tmp_path: Path,
+    asked: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: str,
+    teacher: bool,
+) -> None:
+    for name in ("c_train.jsonl", "c_valid.jsonl"):
+        (tmp_path / name).touch()
+    averages: list[tuple[str, Path]] = []
+
+    def averaged(self: Any, model: Path, which: str, train: Path) -> Path:
+        averages.append((which, train))
+        return model.with_name("mean.nemo")
+
+    monkeypatch.setattr(tools["run"].Runner, "averaged", averaged)
+    runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None)
+    run = tools["runs"].Run(recipe, "quartznet_small", "t", 20, 7, average="best-5", views=True)
+    runner.student(run, tools["run"].Source(tmp_path / "c_valid.jsonl") if teacher else None)
+    (training,) = asked
+    overrides = training["overrides"]
+    assert "model.tutor.consistency.weight=0.2" in overrides
+    assert ("model.tutor.teacher=null" in overrides) != teacher and "model.tutor=null" not in overrides
+    assert ("model.tutor.rkd.reduction=time_sum" in overrides) == teacher
+    assert overrides[-1] == "exp_manager.checkpoint_callback_params.save_top_k=5"
+    assert averages == [("best-5", tmp_path / "c_train.jsonl")]
+    (found,) = tools["runs"].read_lines(runner.output)
+    assert tools["runs"].run_of(found) == run and found["model"].endswith("mean.nemo")
+    assert found["valid_of_last"] == {"wer": 0.5}
+    plain = tools["runs"].Run(recipe, "quartznet_small", "t", 20, 7)
+    assert run.folder != plain.folder and "average-best-5" in str(run.folder)
+    assert tools["run"].kept_for("last-3") == -1

@@ -29,8 +29,8 @@ def test_the_teachers_path_is_enough() -> None:
     assert config.skd == SKDConfig("l2", 1.0, "all", 4, intermediate_layers=[], intermediate_weight=1.0)
     assert config.other_teachers == [] and config.teacher.weight == 1.0
     assert [(s.name, s.weights, s.share, s.epochs, s.steps) for s in config.stages] == [
-        ("rkd", {"rkd": 1.0}, 0.25, None, None),
-        ("ctc", {"ctc": 1.0, "rkd": 5.0}, None, None, None),
+        ("rkd", {"rkd": 0.37}, 0.25, None, None),
+        ("ctc", {"ctc": 1.0, "rkd": 1.85}, None, None, None),
     ]
 
 
@@ -140,3 +140,37 @@ def test_a_share_of_the_last_stage_takes_none_from_the_others() -> None:
         )
         == 2
     )
+
+
+@pytest.mark.parametrize(
+    "section, words",
+    [
+        ("", None),
+        ("rkd: {frame_weighting: uniform}", None),
+        ("stages: [{name: a, weights: {rkd: 5}}]", None),
+        ("stages: [{name: a, weights: {ctc: 1, skd: 5}}]", None),
+        ("stages: [{name: a, weights: {ctc: 1, rkd: 0}}]", None),
+        ("stages: [{name: a, weights: {ctc: 1, rkd: 2}}]", "rkd.reduction is not set"),
+        ("stages: [{name: a, weights: {ctc: 1, rkd: 5}}]", "rkd.reduction is not set"),
+        ("rkd: {reduction: frame_mean}, stages: [{name: a, weights: {ctc: 1, rkd: 5}}]", None),
+        ("rkd: {reduction: time_sum}, stages: [{name: a, weights: {ctc: 1, rkd: 2}}]", None),
+        (
+            "rkd: {reduction: time_sum}, stages: [{name: a, weights: {ctc: 1, rkd: 5}}]",
+            "with model.tutor.rkd",
+        ),
+    ],
+)
+def test_a_weight_of_an_earlier_version_gets_one_sentence(section: str, words: str | None) -> None:
+    warnings = parse(f"{TEACHER}, {section}" if section else TEACHER).reduction_warning()
+    assert len(warnings) == (words is not None)
+    assert words is None or (words in warnings[0] and "frame_mean" in warnings[0])
+
+
+def test_no_teacher_is_accepted_with_consistency() -> None:
+    config = parse_tutor({"tutor": {"teacher": None, "consistency": {"weight": 0.2, "warmup": 10}}})
+    assert config is not None and config.without_teacher and not config.unused()
+    assert not parse(TEACHER).without_teacher
+    config = parse(f"{TEACHER}, consistency: {{time_masks: 2}}")
+    assert any("consistency" in warning for warning in config.unused())
+    config = parse(f"{TEACHER}, consistency: {{weight: 0.2}}, stages: [{{name: a, weights: {{rkd: 1}}}}]")
+    assert any("consistency" in warning for warning in config.unused())

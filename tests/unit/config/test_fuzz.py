@@ -116,6 +116,7 @@ VALID: dict[str, Any] = {
     "rkd": {"pairs": [{"hint_layer": "a", "guided_layer": "b"}]},
     "skd": {"intermediate_layers": ["encoder.encoder.0"]},
     "pseudo_labels": {},
+    "consistency": {},
     "init": {},
     "log": {},
     "stages": [{"name": "a", "weights": {"ctc": 1.0, "skd": 0.5, "rkd": 1.0}}],

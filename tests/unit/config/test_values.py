@@ -233,3 +233,27 @@ def test_an_impossible_value_is_refused_with_its_path(section: str, words: list[
 )
 def test_a_number_out_of_range_is_refused(section: str, words: str) -> None:
     assert refusal(section).startswith(words)
+
+
+@pytest.mark.parametrize(
+    "section, words",
+    [
+        (f"{TEACHER}, consistency: {{weight: -1}}", "consistency.weight must be 0 or more"),
+        (f"{TEACHER}, consistency: {{weight: .nan}}", "consistency.weight must be 0 or more"),
+        (f"{TEACHER}, consistency: {{weight: 1e-9}}", "too little to matter"),
+        (f"{TEACHER}, consistency: {{weight: 0.2, time_masks: 0.5}}", "consistency.time_masks must be 1"),
+        (f"{TEACHER}, consistency: {{weight: 0.2, time_masks: .inf}}", "consistency.time_masks must be 1"),
+        (f"{TEACHER}, consistency: {{weight: 0.2, warmup: -1}}", "consistency.warmup must be 0 or more"),
+        (f"{TEACHER}, rkd: {{reduction: mean}}", "choose from time_sum, frame_mean"),
+        ("teacher: null", "model.tutor.teacher is null"),
+        ("teacher: null, consistency: {weight: 0.2}, stages: [{name: a, weights: {skd: 1}}]", "gives skd"),
+        (
+            "teacher: null, consistency: {weight: 0.2}, other_teachers: [{model_path: t.nemo}]",
+            "model.tutor.other_teachers",
+        ),
+        ("teacher: null, consistency: {weight: 0.2}, init: teacher", "model.tutor.init needs"),
+        ("consistency: {weight: 0.2}", "model.tutor.teacher.model_path is not set"),
+    ],
+)
+def test_consistency_and_reduction_out_of_range(section: str, words: str) -> None:
+    assert words in refusal(section)

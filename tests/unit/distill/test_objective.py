@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_tutornet.config import SKDConfig, TeacherConfig, TutorConfig
+from nemo_tutornet.config import RKDConfig, SKDConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.distill.matching import LayerPair, ModelMatch
 from nemo_tutornet.distill.objective import LOSSES, LossContext, Objective, read_tutor_section
 from nemo_tutornet.distill.student_capture import StudentOutputs
@@ -31,7 +31,11 @@ def noise(*shape: int, seed: int) -> torch.Tensor:
 
 
 def build(
-    reduction: str = "mean_batch", heads: bool = False, pairs: tuple[LayerPair, ...] = (), **skd: object
+    reduction: str = "mean_batch",
+    heads: bool = False,
+    pairs: tuple[LayerPair, ...] = (),
+    frame_mean: bool = False,
+    **skd: object,
 ) -> Objective:
     """A student of 80 ms, guided at 40 and with a head at 20; a teacher of 40 ms with a hint layer at 10."""
     match = ModelMatch(
@@ -45,7 +49,8 @@ def build(
         no_warm_start=None,
         further_pairs=pairs,
     )
-    config = TutorConfig(teacher=TeacherConfig(model_path="t"), skd=SKDConfig(**skd))
+    rkd = RKDConfig(reduction="frame_mean" if frame_mean else None)
+    config = TutorConfig(teacher=TeacherConfig(model_path="t"), rkd=rkd, skd=SKDConfig(**skd))
     torch.manual_seed(0)
     return Objective(LossContext(config, match, (), LABELS, reduction))
 
@@ -80,13 +85,18 @@ def terms(objective: Objective, ctc: Any = sum_of, /, **weights: float) -> dict[
     return objective(Stage("s", weights), student, TEACHER)
 
 
-def test_rkd_is_on_the_guided_layers_frames() -> None:
-    objective = build()
+@pytest.mark.parametrize("reduction", ["mean_batch", "mean_volume", "mean", "sum"])
+def test_rkd_is_on_the_guided_layers_frames(reduction: str) -> None:
+    objective = build(reduction)
     mask = frame_weighting.frame_mask(2 * LENGTHS - 1, 8) & HEARING  # the last of two may be padding
     hidden = TEACHER.hidden.unflatten(2, (8, 4)).mean(dim=3)
     weights = frame_weighting.weigh_nonblank(TEACHER.log_probs, hidden, mask)
-    expected = losses.rkd(objective.modules["projection"](STUDENT.guided), hidden, weights, mask)
+    arguments = objective.modules["projection"](STUDENT.guided), hidden, weights, mask
+    sums = losses.rkd_of_utterances(*arguments)
+    expected = losses.reduce_over_time(sums, mask.sum(1), 0.04, STUDENT.target_lengths, reduction)
     torch.testing.assert_close(terms(objective, rkd=1.0)["rkd"], expected)
+    mean = build(reduction, frame_mean=True)
+    torch.testing.assert_close(terms(mean, rkd=1.0)["rkd"], losses.rkd(*arguments))
 
 
 def test_rkd_is_the_mean_over_the_pairs_of_layers() -> None:
@@ -102,7 +112,9 @@ def test_rkd_is_the_mean_over_the_pairs_of_layers() -> None:
             mine.copy_(theirs)
     mask = frame_weighting.frame_mask(LENGTHS, 4) & HEARING
     hidden = hint.unflatten(2, (4, 2)).mean(dim=3)
-    expected = losses.rkd(second(guided), hidden, frame_weighting.weigh_nonblank(POOLED, hidden, mask), mask)
+    weights = frame_weighting.weigh_nonblank(POOLED, hidden, mask)
+    sums = losses.rkd_of_utterances(second(guided), hidden, weights, mask)
+    expected = losses.reduce_over_time(sums, mask.sum(1), 0.08, STUDENT.target_lengths, "mean_batch")
     found = both(Stage("s", {"rkd": 1.0}), student, teacher)["rkd"]
     torch.testing.assert_close(found, (terms(alone, rkd=1.0)["rkd"] + expected) / 2)
 

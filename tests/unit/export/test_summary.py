@@ -31,7 +31,7 @@ def student(tmp_path: Path) -> Path:
     verification = Verification(
         path, [Check("keys", True, "31")], {"parameters": 3497, "vocabulary": ["a", "é"]}
     )
-    write_summary(summary_path(path), verification, [tmp_path / "student.onnx"], tmp_path / "run.ckpt")
+    write_summary(summary_path(path), verification, [tmp_path / "student.onnx"], [tmp_path / "run.ckpt"])
     return path
 
 

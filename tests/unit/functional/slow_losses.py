@@ -47,6 +47,26 @@ def slow_rkd(student: list, teacher: list, weights: list, mask: list) -> float:
     return total / count if count else 0.0
 
 
+def slow_rkd_sums(student: list, teacher: list, weights: list, mask: list) -> list[float]:
+    """The sum over the frames of each utterance."""
+    return [
+        slow_rkd([student[b]], [teacher[b]], [weights[b]], [mask[b]]) * sum(mask[b]) for b in range(len(mask))
+    ]
+
+
+def slow_reduce_over_time(
+    sums: list[float], frames: list[int], seconds: float, labels: list[int], reduction: str
+) -> float:
+    guessed = [
+        labels[b] if labels[b] > 0 else max(1.0, 10.0 * seconds * frames[b]) for b in range(len(labels))
+    ]
+    total = 0.0
+    for b in range(len(sums)):
+        total += seconds * sums[b] / (guessed[b] if reduction == "mean" else 1.0)
+    divisor = {"sum": 1.0, "mean_volume": sum(guessed)}.get(reduction, float(len(sums)))
+    return total / divisor
+
+
 def slow_mean_one(raw: Callable[[int, int], float], mask: list) -> list[list[float]]:
     rows = []
     for b in range(len(mask)):
@@ -219,6 +239,14 @@ def rkd_of(weighting: str) -> Callable[[Batch], Tensor]:
     return run
 
 
+def rkd_sums_of(weighting: str) -> Callable[[Batch], Tensor]:
+    def run(batch: Batch) -> Tensor:
+        weights = frame_weighting.FRAME_WEIGHTING[weighting](batch.teacher, batch.teacher_hidden, batch.mask)
+        return losses.rkd_of_utterances(batch.student_hidden, batch.teacher_hidden, weights, batch.mask)
+
+    return run
+
+
 def skd_of(divergence: str, frames: str, temperature: float = 1.0) -> Callable[[Batch], Tensor]:
     def run(batch: Batch) -> Tensor:
         mask = frame_weighting.FRAME_SELECTION[frames](batch.teacher, batch.mask, 1)
@@ -234,6 +262,7 @@ SKD: dict[str, Callable[[Batch], Tensor]] = {
 }
 SKD["skd-kl-all-tempered"] = skd_of("kl", "all", 2.5)
 RKD = {f"rkd-{weighting}": rkd_of(weighting) for weighting in frame_weighting.FRAME_WEIGHTING}
+RKD |= {f"rkd-sum-{weighting}": rkd_sums_of(weighting) for weighting in frame_weighting.FRAME_WEIGHTING}
 LOSSES = {**RKD, **SKD}
 every_loss = pytest.mark.parametrize("name", LOSSES)
 every_skd = pytest.mark.parametrize("name", SKD)

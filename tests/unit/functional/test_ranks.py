@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_tutornet.functional.frame_weighting import frame_mask, weigh_energy
-from nemo_tutornet.functional.losses import rkd
+from nemo_tutornet.functional.losses import reduce_over_time, rkd, rkd_of_utterances
 from nemo_tutornet.functional.ranks import is_distributed, mean_over_ranks
 
 # Frames of the utterances of each rank: equal, unequal in length, in number, and none at all.
@@ -25,12 +25,26 @@ BATCHES = {
 }
 
 
-def _loss(projection: nn.Module, lengths: list[int], seed: int) -> Tensor:
+LABELS = 3  # of each transcript
+REDUCTIONS = ("frame_mean", "mean_batch", "mean_volume", "mean")
+
+
+def _loss(projection: nn.Module, lengths: list[int], seed: int, reduction: str) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     guided, hidden = (torch.randn(len(lengths), width, 9, generator=generator) for width in (3, 4))
     mask = frame_mask(torch.tensor(lengths), 9)
-    frames = mean_over_ranks(mask.sum())
-    return rkd(projection(guided), hidden, weigh_energy(None, hidden, mask), mask, frames)
+    arguments = projection(guided), hidden, weigh_energy(None, hidden, mask), mask
+    if reduction == "frame_mean":
+        return rkd(*arguments, mean_over_ranks(mask.sum()))
+    targets = torch.full((len(lengths),), LABELS)
+    return reduce_over_time(
+        rkd_of_utterances(*arguments), mask.sum(1), 0.02, targets, reduction, mean_over_ranks
+    )
+
+
+def _weight(lengths: list[int], reduction: str) -> int:
+    """What a batch counts in the mean over all batches."""
+    return sum(lengths) if reduction == "frame_mean" else len(lengths)
 
 
 def _projection() -> nn.Conv1d:
@@ -46,9 +60,10 @@ def rank_main(rank: int, folder: str) -> None:
     assert is_distributed()
     gradients = {}
     for name, ranks in BATCHES.items():
-        model = nn.parallel.DistributedDataParallel(_projection())
-        _loss(model, ranks[rank], seed=rank).backward()
-        gradients[name] = [parameter.grad for parameter in model.parameters()]
+        for reduction in REDUCTIONS:
+            model = nn.parallel.DistributedDataParallel(_projection())
+            _loss(model, ranks[rank], rank, reduction).backward()
+            gradients[f"{name} {reduction}"] = [parameter.grad for parameter in model.parameters()]
     torch.save(gradients, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -62,18 +77,21 @@ def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, lis
     return [torch.load(Path(folder, f"{rank}.pt")) for rank in (0, 1)]
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("name", BATCHES)
-def test_two_ranks_equal_one_batch(of_two_ranks: list[dict[str, list[Tensor]]], name: str) -> None:
+def test_two_ranks_equal_one_batch(
+    of_two_ranks: list[dict[str, list[Tensor]]], name: str, reduction: str
+) -> None:
     projection = _projection()
-    frames = sum(sum(lengths) for lengths in BATCHES[name])
-    # The sum of each rank's part, divided by all frames.
+    whole = sum(_weight(lengths, reduction) for lengths in BATCHES[name])
+    # The mean of each rank's part, by what it counts.
     parts = [
-        _loss(projection, lengths, seed) * sum(lengths) / max(1, frames)
+        _loss(projection, lengths, seed, reduction) * _weight(lengths, reduction) / max(1, whole)
         for seed, lengths in enumerate(BATCHES[name])
     ]
     torch.stack(parts).sum().backward()
     for gradients in of_two_ranks:
-        for mine, parameter in zip(gradients[name], projection.parameters(), strict=True):
+        for mine, parameter in zip(gradients[f"{name} {reduction}"], projection.parameters(), strict=True):
             torch.testing.assert_close(mine, parameter.grad)
 
 

@@ -142,8 +142,8 @@ def test_the_default_schedule_keeps_rkd_beside_ctc() -> None:
     schedule = Schedule.from_config(TutorConfig(teacher=TeacherConfig(model_path="t.nemo")).stages)
     assert schedule.unit == "share"
     assert [(s.name, dict(s.weights), s.length) for s in schedule.stages] == [
-        ("rkd", {"rkd": 1.0}, 0.25),
-        ("ctc", {"ctc": 1.0, "rkd": 5.0}, None),
+        ("rkd", {"rkd": 0.37}, 0.25),
+        ("ctc", {"ctc": 1.0, "rkd": 1.85}, None),
     ]
     assert [schedule.index(0, 0, share) for share in (0.0, 0.24, 0.25, 0.9)] == [0, 0, 1, 1]
 
