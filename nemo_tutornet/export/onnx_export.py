@@ -22,6 +22,7 @@ from nemo_tutornet.export.onnx_streaming import (
     refuse_large_context,
     streaming_entries,
 )
+from nemo_tutornet.export.receptive_field import receptive_field
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.layers import measure_encoder
@@ -130,18 +131,10 @@ def write_onnx(
     called = called or archive.path
     target = ctc_class(archive.config, called, "a model to write as ONNX")
     model = restore_ctc(archive)
-    info = describe_model(model)
-    metadata = OnnxMetadata(
-        target=target,
-        labels=list(info.labels),
-        tokenizer=(info.tokenizer or "char").lower(),
-        parameters=info.parameters,
-        front_end=front_end_of(info.preprocessor, called),
-        subsampling_factor=round(measure_encoder(model).frame_ms / info.front_end.stride_ms),
-        precision="fp32",
-    )
+    metadata = metadata_of(model, target, called)
     note = sherpa_note(metadata, called) if sherpa else None
     plain = _graph(model, called)
+    metadata = replace(metadata, receptive_field=receptive_field(plain))
     files: dict[Path, Any] = {}
     for name in PRECISIONS:
         if name in precisions:
@@ -177,6 +170,32 @@ def write_onnx(
             f"{called} cannot be written as {destination.name} ({error.strerror or error})."
         ) from None
     return [_describe(path, note if path.name.endswith(".sherpa.onnx") else None) for path in files]
+
+
+def metadata_of(model: Any, target: str, called: Path) -> OnnxMetadata:
+    """Describes a model for a client of its fp32 graph.
+
+    Args:
+        model: a NeMo CTC model.
+        target: its class, from `ctc_class`.
+        called: its file, for messages.
+
+    Returns:
+        The metadata, without the receptive field, which is the graph's.
+
+    Raises:
+        TutorError: the metadata cannot hold the model's front end.
+    """
+    info = describe_model(model)
+    return OnnxMetadata(
+        target=target,
+        labels=list(info.labels),
+        tokenizer=(info.tokenizer or "char").lower(),
+        parameters=info.parameters,
+        front_end=front_end_of(info.preprocessor, called),
+        subsampling_factor=round(measure_encoder(model).frame_ms / info.front_end.stride_ms),
+        precision="fp32",
+    )
 
 
 def _graph(model: Any, called: Path) -> Any:
