@@ -58,8 +58,8 @@ def transcribe(
     hypotheses = [""] * len(rows)
     import torch
 
-    def compute(indices: list[int], size: int) -> list[Any]:
-        outputs: list[Any] = []
+    def compute(indices: list[int], size: int, report: Callable[[int], None]) -> list[str]:
+        outputs: list[str] = []
         # `model.transcribe` collects what this yields.
         for batch in model.transcribe_generator([audio[i] for i in indices], _as_is(model, size, turns)):
             outputs += best_hypotheses(batch)
@@ -70,10 +70,8 @@ def transcribe(
     with suppress_nemo_logs(), torch.inference_mode():
         try:
             # The first call includes warm-up, so it is not timed.
-            shown, report = report, lambda done: None
-            compute(order[-1:], 1)
-            report = shown
-            outputs, seconds = time_fastest(lambda: compute(order, batch_size), passes)
+            compute(order[-1:], 1, lambda done: None)
+            outputs, seconds = time_fastest(lambda: compute(order, batch_size, report), passes)
         except ValueError as error:
             if "tensor of length 1" not in str(error):
                 raise
