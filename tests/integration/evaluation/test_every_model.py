@@ -283,6 +283,10 @@ def test_one_channel_of_several(corpus: Path, tmp_path: Path, run: Callable[...,
     assert chosen["cer"] == mono["cer"]
     (averaged,) = run(model, "--manifest", manifest, "--channel", "average")
     assert averaged["channel"] == "average"
+    report = ["report", str(model), "--manifest", str(manifest), "--json", "--channel"]
+    told = CliRunner().invoke(app, [*report, "1"])
+    assert told.exit_code == 0 and json.loads(told.stdout)["models"][0]["cer"] == mono["cer"]
+    assert CliRunner().invoke(app, [*report, "2"]).exit_code == 2
     assert "has 2 channels" in run(model, "--manifest", manifest)
     assert "there is no channel 2" in run(model, "--manifest", manifest, "--channel", "2")
 
