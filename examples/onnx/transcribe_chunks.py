@@ -200,6 +200,8 @@ def main() -> None:
         "whole utterance (not for a live stream)",
     )
     given = parser.parse_args()
+    if given.chunk <= 0 or min(given.look_ahead or 0, given.left_context or 0) < 0:
+        parser.error("--chunk must be above 0 s, --look-ahead and --left-context not below")
     session = onnxruntime.InferenceSession(given.model, providers=["CPUExecutionProvider"])
     rate = json.loads(session.get_modelmeta().custom_metadata_map["preprocessor"])["sample_rate"]
     shared = Statistics()

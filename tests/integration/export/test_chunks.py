@@ -122,6 +122,10 @@ def test_the_example_as_a_user_runs_it(
         monkeypatch.setattr(sys, "argv", ["transcribe_chunks.py", *arguments, kind])
         chunks.main()
         assert len(capsys.readouterr().out.splitlines()) == 3
+    for wrong in (["--chunk", "0"], ["--look-ahead", "-1"], ["--left-context", "-1"]):
+        monkeypatch.setattr(sys, "argv", ["transcribe_chunks.py", str(student), files[0], *wrong])
+        with pytest.raises(SystemExit):
+            chunks.main()
 
 
 def test_the_receptive_field_is_in_the_metadata(student: Path, tmp_path: Path, chunks: Any) -> None:
