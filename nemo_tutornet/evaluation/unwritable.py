@@ -76,7 +76,10 @@ def find_unwritable(
     texts = [" ".join(processing.apply(text).split()) for text in transcripts]
     if any(label.startswith("<0x") for label in labels):
         return UnwritableCharacters(of=len(texts))
-    written = "".join(label for label in labels if not _SPECIAL.match(label))
+    # U+2581 begins a word of SentencePiece, ## continues one of WordPiece.
+    written = "".join(
+        label.lstrip("\u2581").removeprefix("##") for label in labels if not _SPECIAL.match(label)
+    )
     known = set(processing.apply(written) if processing.do_lowercase else written) | {" "}
     counts: Counter[str] = Counter()
     losing = 0

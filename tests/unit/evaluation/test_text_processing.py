@@ -104,6 +104,8 @@ def test_a_model_in_capitals_and_unicode_forms() -> None:
     accent = find_unwritable(["cafe\u0301"], [*LABELS, "\u00e9"])
     assert (accent.characters, accent.remedies) == ({"\u0301": 1}, ("write the manifest in Unicode's NFC",))
     assert not find_unwritable(["caf\u00e9"], ["<0xC3>", "a"]).characters, "byte pieces write everything"
+    assert not find_unwritable(["A7 b"], ["\u2581A", "##b", "7b"]).characters
+    assert find_unwritable(["#"], ["##b", "<b>"]).characters == {"#": 1}
     assert find_unwritable(["k"], ["<unk>", "a"]).characters == {"k": 1}, "a special label is no text"
     assert not find_unwritable(["a \t b"], ["\u2581a", "b"]).characters, "white space is one space"
 
