@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.export.onnx_export import require
+from nemo_tutornet.export.onnx_export import require, restore_for_onnx
 from nemo_tutornet.export.onnx_metadata import OnnxMetadata
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.label_text import join_labels
-from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
 
 
@@ -209,12 +208,11 @@ def _described_by(nemo: NemoArchive, graph: Path) -> OnnxMetadata:
     """Returns the metadata that the export would write for a model, with the precision of a graph of it."""
     import onnx
 
-    from nemo_tutornet.export.onnx_export import metadata_of
     from nemo_tutornet.export.verify_worker import precision_of
 
-    target = ctc_class(nemo.config, nemo.path, f"the model of {graph}, which has no metadata,")
+    ctc_class(nemo.config, nemo.path, f"the model of {graph}, which has no metadata,")
     precision = precision_of(onnx.load(str(graph), load_external_data=False))
-    return replace(metadata_of(restore_ctc(nemo), target, nemo.path), precision=precision)
+    return replace(restore_for_onnx(nemo, nemo.path)[1], precision=precision)
 
 
 def _first_line(error: Exception) -> str:

@@ -129,9 +129,7 @@ def write_onnx(
         )
     archive = NemoArchive.of(nemo_file)
     called = called or archive.path
-    target = ctc_class(archive.config, called, "a model to write as ONNX")
-    model = restore_ctc(archive)
-    metadata = metadata_of(model, target, called)
+    model, metadata = restore_for_onnx(archive, called)
     note = sherpa_note(metadata, called) if sherpa else None
     plain = _graph(model, called)
     metadata = replace(metadata, receptive_field=receptive_field(plain))
@@ -172,22 +170,23 @@ def write_onnx(
     return [_describe(path, note if path.name.endswith(".sherpa.onnx") else None) for path in files]
 
 
-def metadata_of(model: Any, target: str, called: Path) -> OnnxMetadata:
-    """Describes a model for a client of its fp32 graph.
+def restore_for_onnx(archive: NemoArchive, called: Path) -> tuple[Any, OnnxMetadata]:
+    """Restores a model to export, and describes it as the metadata of its fp32 graph do.
 
     Args:
-        model: a NeMo CTC model.
-        target: its class, from `ctc_class`.
-        called: its file, for messages.
+        archive: the model's file.
+        called: the model's name in error messages.
 
     Returns:
-        The metadata, without the receptive field, which is the graph's.
+        The model in eval mode, and the metadata.
 
     Raises:
-        TutorError: the metadata cannot hold the model's front end.
+        TutorError: the file is not a CTC model, or the metadata cannot describe its front end.
     """
+    target = ctc_class(archive.config, called, "a model to write as ONNX")
+    model = restore_ctc(archive)
     info = describe_model(model)
-    return OnnxMetadata(
+    return model, OnnxMetadata(
         target=target,
         labels=list(info.labels),
         tokenizer=(info.tokenizer or "char").lower(),
