@@ -65,6 +65,7 @@ def transcribe(
             outputs += best_hypotheses(batch)
             model.eval()  # NeMo's attention decoding leaves the decoder in train mode, with its dropout
             report(len(outputs))
+        model.eval()  # and so does the end of its transcription
         return outputs
 
     with suppress_nemo_logs(), torch.inference_mode():

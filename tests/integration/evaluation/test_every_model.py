@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from omegaconf import open_dict
 from typer.testing import CliRunner
 
 from nemo_tutornet.cli import app
@@ -71,6 +72,9 @@ def by_nemo(path: Path, corpus: Path, decoder: str | None = None) -> float:
 
     model = restore_ctc(path)
     rows = read_manifest(corpus / "valid.jsonl")
+    if "validation_ds" not in model.cfg:  # NeMo reads it for files, of models with subwords
+        with open_dict(model.cfg):
+            model.cfg.validation_ds = {"manifest_filepath": None}
     with suppress_nemo_logs(), torch.no_grad():
         if decoder is not None:
             model.change_decoding_strategy(decoder_type=decoder, verbose=False)
