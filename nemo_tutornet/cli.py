@@ -49,6 +49,11 @@ def _pasted(key: str, path: Path) -> str:
     return shlex.quote(f"{key}={path if plain else hydra_value(path)}")
 
 
+_CHANNEL = typer.Option(
+    None, metavar="N|average", help="Channel to read of audio with several, from 0, or their mean."
+)
+
+
 @app.callback()
 def _root() -> None:
     """Keeps the commands as subcommands."""
@@ -387,21 +392,46 @@ def verify(
 @exit_on_user_error
 @stop_on_signals(_NOTHING)
 def evaluate(
-    models: list[Path] = typer.Argument(..., metavar="A.nemo [B.onnx ...]", help="Models to compare."),
+    models: list[Path] = typer.Argument(
+        ..., metavar="MODEL [MODEL ...]", help=".nemo and .onnx files, and folders for onnx-asr, to compare."
+    ),
     manifest: Path = typer.Option(..., help="NeMo manifest with transcripts."),
     batch_size: int = typer.Option(16, min=1, help="Utterances that NeMo transcribes together."),
     runtime: str = typer.Option("nemo", help="'nemo', or 'onnx' to run .nemo files in ONNX Runtime too."),
     precision: list[str] = typer.Option(
         ["fp32", "fp16", "int8"], help="For --runtime onnx; may be given several times."
     ),
+    decoder: str | None = typer.Option(
+        None, metavar="ctc|rnnt", help="Of models that have it. Default: each model's own, a hybrid's rnnt."
+    ),
+    lowercase: bool = typer.Option(
+        False, "--lowercase", help="Compare in lower case (NeMo's text_processing.do_lowercase)."
+    ),
+    no_punctuation: bool = typer.Option(
+        False, "--no-punctuation", help="Compare without punctuation marks (text_processing.rm_punctuation)."
+    ),
+    separate_punctuation: bool = typer.Option(
+        False, "--separate-punctuation", help="Count each mark as a word."
+    ),
+    punctuation_marks: str = typer.Option(".,?", help="The marks of these options, and no others."),
+    channel: str | None = _CHANNEL,
+    prompt: list[str] = typer.Option(
+        [],
+        metavar="SLOT=VALUE",
+        help="Of an attention model (Canary), e.g. source_lang=de; may be given several times.",
+    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Compare models: WER and CER, intervals, size and speed."""
     from nemo_tutornet.commands.tables import evaluation_table
+    from nemo_tutornet.evaluation.evaluate import EvaluationOptions
     from nemo_tutornet.evaluation.evaluate import evaluate as run
+    from nemo_tutornet.evaluation.text_processing import TextProcessing
 
+    processing = TextProcessing(lowercase, no_punctuation, separate_punctuation, punctuation_marks)
+    options = EvaluationOptions.parse(decoder, processing, channel, prompt)
     with report_parts("utterances") as report:
-        results = run(models, manifest, batch_size, runtime, precision, report)
+        results = run(models, manifest, batch_size, runtime, precision, report, options)
     if as_json:
         typer.echo(json.dumps([result.as_dict() for result in results], indent=2))
     else:
@@ -441,15 +471,26 @@ def report(
         "best, median and worst.",
     ),
     batch_size: int = typer.Option(16, min=1, help="Utterances that NeMo transcribes together."),
+    channel: str | None = _CHANNEL,
     as_json: bool = typer.Option(False, "--json", help="Print the figures as JSON, and write no page."),
 ) -> None:
     """Write an HTML page: error rates, learning curves, spikes and confusions."""
     from nemo_tutornet.commands.tables import evaluation_table
     from nemo_tutornet.commands.write_report import collect_report, write_report
+    from nemo_tutornet.evaluation.evaluate import parse_channel
     from nemo_tutornet.report.request import ReportRequest
 
     request = ReportRequest(
-        run, manifest, tuple(models or ()), baseline, teacher, adapter, output, tuple(utterance), batch_size
+        run,
+        manifest,
+        tuple(models or ()),
+        baseline,
+        teacher,
+        adapter,
+        output,
+        tuple(utterance),
+        batch_size,
+        channel=parse_channel(channel),
     )
     with report_parts("utterances") as progress:
         if as_json:

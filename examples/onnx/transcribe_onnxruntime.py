@@ -8,6 +8,7 @@ python transcribe_onnxruntime.py STUDENT.onnx a.wav b.flac
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -17,21 +18,35 @@ import librosa
 import numpy as np
 import onnxruntime
 
+mel_bank = functools.lru_cache(librosa.filters.mel)
+
 
 def features(samples: np.ndarray, p: dict) -> np.ndarray:
     """NeMo's mel front end, [1, mel bins, frames]. `p` is the `preprocessor` of the file's metadata."""
-    if p["normalize"] != "per_feature" or p["window"] != "hann" or p["exact_pad"] or not p["log"]:
-        sys.exit("this example computes per-feature normalised log-mel features with a Hann window only")
+    if p["normalize"] != "per_feature":
+        sys.exit("this example computes per-feature normalised features only")
+    log = log_mel(samples, p)
+    frames = log.shape[1]
+    if not frames:
+        return log[None]
+    deviation = log.std(axis=1, ddof=1, keepdims=True) if frames > 1 else 0
+    return ((log - log.mean(axis=1, keepdims=True)) / (deviation + 1e-5))[None].astype(np.float32)
+
+
+def log_mel(samples: np.ndarray, p: dict) -> np.ndarray:
+    """Features before they are normalised over the utterance, [mel bins, frames]."""
+    if p["window"] != "hann" or p["exact_pad"] or not p["log"]:
+        sys.exit("this example computes log-mel features with a Hann window only")
     window = p["n_window_size"] or int(p["window_size"] * p["sample_rate"])
     hop = p["n_window_stride"] or int(p["window_stride"] * p["sample_rate"])
     frames = len(samples) // hop  # NeMo computes one more, which is not valid
     if not frames:
-        return np.zeros((1, p["features"], 0), np.float32)
+        return np.zeros((p["features"], 0), np.float32)
     n_fft = p["n_fft"] or 2 ** int(np.ceil(np.log2(window)))
     tiny = {"eps": np.finfo(np.float32).eps, "tiny": np.finfo(np.float32).tiny}.get(
         p["log_zero_guard_value"], p["log_zero_guard_value"]
     )
-    bank = librosa.filters.mel(
+    bank = mel_bank(
         sr=p["sample_rate"],
         n_fft=n_fft,
         n_mels=p["features"],
@@ -51,16 +66,18 @@ def features(samples: np.ndarray, p: dict) -> np.ndarray:
         pad_mode="constant",
     )
     power = bank @ np.abs(spectrum[:, :frames]) ** p["mag_power"]
-    log = np.log(power + tiny if p["log_zero_guard_type"] == "add" else np.maximum(power, tiny))
-    deviation = log.std(axis=1, ddof=1, keepdims=True) if frames > 1 else 0
-    return ((log - log.mean(axis=1, keepdims=True)) / (deviation + 1e-5))[None].astype(np.float32)
+    return np.log(power + tiny if p["log_zero_guard_type"] == "add" else np.maximum(power, tiny))
 
 
 def text(log_probs: np.ndarray, labels: list, tokenizer: str) -> str:
     """Greedy CTC: repeats merged, then blanks dropped, and the rest joined as in NeMo. The blank is the last
     label.
     """
-    best = log_probs.argmax(axis=-1)
+    return joined(log_probs.argmax(axis=-1), labels, tokenizer)
+
+
+def joined(best: np.ndarray, labels: list, tokenizer: str) -> str:
+    """The text of the best label of each frame."""
     merged = best[np.diff(best, prepend=-1) != 0]
     pieces = [labels[i] for i in merged if i < len(labels)]
     joined = "".join(pieces)

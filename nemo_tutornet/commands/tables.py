@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster
+from nemo_tutornet.evaluation.scoring import Evaluation, no_faster
+from nemo_tutornet.evaluation.text_processing import TextProcessing
 from nemo_tutornet.export.summary import Verification
 from nemo_tutornet.nemo_io.model_info import front_end_in_words
 from nemo_tutornet.nemo_io.prompt import prompt_in_words
@@ -26,9 +27,6 @@ if TYPE_CHECKING:  # they import torch or NeMo, and a mistake in an argument sho
     from nemo_tutornet.commands.cache_size import ViewSize
     from nemo_tutornet.commands.check import PreflightReport
     from nemo_tutornet.commands.inspect_model import Inspection
-
-
-_SHOWN_CHARACTERS = 12
 
 
 def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None = None) -> None:
@@ -46,10 +44,11 @@ def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None 
     table.add_column("runtime", no_wrap=True)
     for column in ("WER %", "95 % interval", "sub/del/ins", "CER %", "params", "MB", "RTF"):
         table.add_column(column, justify="right", no_wrap=True)
+    several_decoders = any(result.decoder != "ctc" for result in results)
     for i, result in enumerate(results):
         table.add_row(
             escape(names[i] if names else result.model),
-            result.runtime,
+            f"{result.runtime}, {result.decoder}" if several_decoders else result.runtime,
             f"{100 * result.wer:.2f}",
             f"{100 * result.wer_low:.2f} - {100 * result.wer_high:.2f}",
             f"{result.substitutions}/{result.deletions}/{result.insertions}",
@@ -64,16 +63,14 @@ def evaluation_table(results: Sequence[Evaluation], names: Sequence[str] | None 
         console.print(
             f"{results[0].untranscribed} rows of the manifest have no transcript and were left out."
         )
+    processed = TextProcessing(**results[0].text_processing).in_words()
+    if processed:
+        console.print(escape(f"text processing of transcripts and hypotheses alike: {processed}"))
+    if results[0].channel is not None:
+        console.print(f"channel of audio with several: {results[0].channel}")
     for result in results:
-        if result.never_written:
-            shown = " ".join(map(repr, result.never_written[:_SHOWN_CHARACTERS]))
-            console.print(
-                escape(
-                    f"{result.model} has no label for {shown}, which transcripts of the manifest hold: each "
-                    "is "
-                    "an error; write the transcripts as the model writes."
-                )
-            )
+        if result.never_written_transcripts:
+            console.print(escape(result.unwritable.in_words(result.model)))
     for sentence in no_faster(results):
         console.print(escape(sentence))
 

@@ -15,13 +15,8 @@ from pathlib import Path
 from nemo_tutornet.config import RKDConfig
 from nemo_tutornet.data.manifest import Utterance
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.evaluation.evaluate import (
-    Evaluation,
-    evaluate_model,
-    read_transcribed,
-    score,
-    size_on_disk,
-)
+from nemo_tutornet.evaluation.evaluate import evaluate_model, read_transcribed
+from nemo_tutornet.evaluation.scoring import Evaluation, score, size_on_disk
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES, check_teacher, ctc_class, target_of
 from nemo_tutornet.report.collect import ModelResult, Report, choose_utterances, compare, show
@@ -110,7 +105,7 @@ def collect_report(request: ReportRequest, progress: PartReport = no_report, pic
             check_teacher(archives[one.path].config, one.path)
         elif one.path in archives:
             ctc_class(archives[one.path].config, one.path, "a model to evaluate")
-    rows, untranscribed = read_transcribed(request.manifest)
+    rows, untranscribed = read_transcribed(request.manifest, request.channel)
     if request.utterances:
         choose_utterances(rows, [], request.utterances)  # a wrong name should not cost the evaluation's time
     reader = FrameReader(archives[run.model], teacher, run.tutor.rkd if run.tutor else RKDConfig())

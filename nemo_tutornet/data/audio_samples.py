@@ -21,10 +21,10 @@ def read_samples(row: Utterance, sample_rate: int) -> np.ndarray:
         sample_rate: samples per second to resample to.
 
     Returns:
-        The samples of one channel `[N]`, float32.
+        The samples of one channel, or the mean of all where the row asks for it, `[N]`, float32.
 
     Raises:
-        TutorError: the file cannot be decoded, or has several channels.
+        TutorError: the file cannot be decoded, or has several channels and the row chooses none.
     """
     import librosa
     import soundfile
@@ -34,18 +34,19 @@ def read_samples(row: Utterance, sample_rate: int) -> np.ndarray:
     # whose error would hide the reason.
     try:
         with soundfile.SoundFile(row.audio) as file:
-            if file.channels > 1:  # their mean may be noise to a model
+            if row.channel is None and file.channels > 1:  # their mean may be noise to a model
                 raise TutorError(
                     f"{row.audio} has {file.channels} channels, but an ASR model reads one; write the "
-                    "channel "
-                    "that holds the speech to a mono file."
+                    "channel that holds the speech to a mono file."
                 )
             samples, _ = librosa.load(
-                file, sr=sample_rate, mono=True, offset=row.offset, duration=row.duration + 1e-6
+                file, sr=sample_rate, mono=False, offset=row.offset, duration=row.duration + 1e-6
             )
     except (soundfile.LibsndfileError, OSError) as error:
         raise TutorError(
             f"{row.audio} cannot be read to its end ({error}); fix the file or remove its line from the "
             "manifest."
         ) from None
-    return samples
+    if samples.ndim == 1:
+        return samples
+    return samples.mean(axis=0) if row.channel == "average" else np.ascontiguousarray(samples[row.channel])

@@ -38,6 +38,7 @@ class Utterance:
         offset: seconds from the start of the file to the start of the utterance.
         speaker: the row's `speaker`; None where it has none.
         utt_id: the row's `utt_id`; None where it has none.
+        channel: the channel to read of audio with several: its number, or `average`; None where there is one.
     """
 
     audio: Path
@@ -46,6 +47,7 @@ class Utterance:
     offset: float = 0.0
     speaker: str | None = None
     utt_id: str | None = None
+    channel: int | str | None = None
 
     @property
     def name(self) -> str:
@@ -70,9 +72,9 @@ class Rules:
         max_duration: rows whose own `duration` is above this are left out, as NeMo does.
         for_nemo: whether NeMo's datasets will read the rows. Then each row needs its `duration`, and audio in
             an object store is not opened here.
-        channel: the channel that NeMo's datasets read: its number, or `average`. None means that audio with
-            several channels is an error, because NeMo cannot batch it, and our commands would have to guess
-            which channel holds the speech.
+        channel: the channel that is read, by NeMo's datasets or by our commands: its number, or `average`.
+            None means that audio with several channels is an error, because NeMo cannot batch it, and our
+            commands would have to guess which channel holds the speech.
     """
 
     shortest: float = 0.0
@@ -90,12 +92,14 @@ class Rules:
         return " and".join(limits)
 
 
-def read_manifest(path: Path, shortest: float = 0.0) -> list[Utterance]:
+def read_manifest(path: Path, shortest: float = 0.0, channel: int | str | None = None) -> list[Utterance]:
     """Reads a manifest and checks each of its rows.
 
     Args:
         path: JSON lines with `audio_filepath`, `text` and usually `duration` (seconds).
         shortest: shortest allowed utterance, in seconds: one frame of the model that will read it.
+        channel: the channel to read of audio with several: its number, or `average` for their mean; None
+            refuses such audio.
 
     Returns:
         The utterances in the manifest's order, at least one.
@@ -104,7 +108,7 @@ def read_manifest(path: Path, shortest: float = 0.0) -> list[Utterance]:
         TutorError: the manifest does not exist or has no row, or a row is invalid; the message has its line
             number.
     """
-    rows, _ = read_rows(path, Rules(shortest))
+    rows, _ = read_rows(path, Rules(shortest, channel=channel))
     if not rows:
         raise TutorError(f"{path} has no utterance; give a manifest with at least one.")
     return rows
@@ -270,7 +274,8 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
             f"{where}: the utterance has {max(duration, 0) * 1000:g} ms of audio, less than one frame of the "
             f"student ({rules.shortest * 1000:g} ms); remove the line."
         )
-    return Utterance(audio, duration, text, offset, _name(row, "speaker"), _name(row, "utt_id"))
+    speaker, utt_id = _name(row, "speaker"), _name(row, "utt_id")
+    return Utterance(audio, duration, text, offset, speaker, utt_id, rules.channel)
 
 
 def _check_channels(channels: int, subject: str, rules: Rules) -> None:
@@ -280,15 +285,16 @@ def _check_channels(channels: int, subject: str, rules: Rules) -> None:
             "convert it to mono, or set channel_selector next to manifest_filepath (a channel's number, or "
             "average)"
             if rules.for_nemo
-            else "write the channel that holds the speech to a mono file and name that in the manifest"
+            else "write the channel that holds the speech to a mono file and name that in the manifest, or "
+            "choose it where the command has the option --channel (its number, or average)"
         )
         raise TutorError(f"{subject} has {channels} channels, but an ASR model reads one; {remedy}.")
     if isinstance(rules.channel, int) and rules.channel >= channels:
         count = "one channel" if channels == 1 else f"{channels} channels"
+        option = "channel_selector" if rules.for_nemo else "--channel"
         raise TutorError(
-            f"{subject} has {count}, so there is no channel {rules.channel} (channel_selector counts from "
-            "0); "
-            "correct channel_selector, or remove the line."
+            f"{subject} has {count}, so there is no channel {rules.channel} ({option} counts from 0); "
+            f"correct {option}, or remove the line."
         )
 
 

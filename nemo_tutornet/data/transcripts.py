@@ -127,27 +127,3 @@ def is_punctuation(character: str) -> bool:
         ['.', ',', '-', "'"]
     """
     return unicodedata.category(character).startswith("P") and character not in _SPOKEN_MARKS
-
-
-def never_written(texts: Iterable[str], labels: Iterable[str]) -> str:
-    """Finds the characters of texts that no label holds. Punctuation and white space are left out.
-
-    Args:
-        texts: transcripts.
-        labels: a model's characters or subword pieces. Byte pieces (`<0x41>`) write every character.
-
-    Returns:
-        The characters, the most frequent first.
-
-    Example:
-        >>> never_written(["Go to gate 7", "Go, go"], labels=["a", "e", "g", "o", "t", " "])
-        'G7'
-    """
-    labels = list(labels)
-    if any(label.startswith("<0x") for label in labels):
-        return ""
-    known = set("".join(labels)) | {" "}
-    counts = Counter(
-        c for text in texts for c in text if c not in known and not is_punctuation(c) and not c.isspace()
-    )
-    return "".join(c for c, _ in counts.most_common())

@@ -40,12 +40,15 @@ class ErrorCounts:
 
 
 def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCounts:
-    """Counts substitutions, deletions and insertions with jiwer's alignment.
+    r"""Counts substitutions, deletions and insertions with jiwer's alignment.
 
     Args:
         reference: the transcript.
         hypothesis: the output of the model.
-        unit: `word` splits at any white space, as NeMo's WER does. `character` counts a space as a character.
+        unit: `word` or `character`. In both, white space of any kind and length (tabs and no-break spaces
+            too)
+            is one space, and at the ends it is none: words are divided as by NeMo's WER, and the one space
+            between two words is a character.
 
     Returns:
         The error counts of the utterance.
@@ -55,13 +58,15 @@ def count_errors(reference: str, hypothesis: str, unit: str = "word") -> ErrorCo
         ErrorCounts(substitutions=1, deletions=1, insertions=0, reference=4)
         >>> count_errors("turn on the light", "turn the lights").rate
         0.5
+        >>> count_errors("turn on", " turn\ton ", "character").rate
+        0.0
     """
     import jiwer
 
-    if unit == "word":  # jiwer splits at U+0020 only, not at a tab or a no-break space
-        reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
-    if not reference.strip():  # jiwer 3 rejects an empty reference
-        return ErrorCounts(0, 0, len(hypothesis.split() if unit == "word" else hypothesis.strip()), 0)
+    # jiwer splits at U+0020 only, not at a tab or a no-break space, and counts each of them as a character.
+    reference, hypothesis = " ".join(reference.split()), " ".join(hypothesis.split())
+    if not reference:  # jiwer 3 rejects an empty reference
+        return ErrorCounts(0, 0, len(hypothesis.split() if unit == "word" else hypothesis), 0)
     counted = (jiwer.process_words if unit == "word" else jiwer.process_characters)(reference, hypothesis)
     length = counted.hits + counted.substitutions + counted.deletions
     return ErrorCounts(counted.substitutions, counted.deletions, counted.insertions, length)

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of stock `.nemo` and exported `.onnx` models on a manifest.
+"""Evaluation of NeMo recognisers, exported `.onnx` files and folders for onnx-asr on a manifest.
 
 It measures WER and CER (by jiwer) with bootstrap intervals, size, and speed.
 """
@@ -8,21 +8,36 @@ It measures WER and CER (by jiwer) with bootstrap intervals, size, and speed.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.manifest import Utterance, read_manifest
-from nemo_tutornet.data.transcripts import never_written
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.evaluation.error_rates import bootstrap_interval, count_errors, sum_errors
+from nemo_tutornet.evaluation.decoders import (
+    ATTENTION,
+    CTC,
+    check_decoder,
+    decoder_of,
+    no_such_decoder,
+    select_decoder,
+)
+from nemo_tutornet.evaluation.onnx_asr_model import (
+    OnnxAsrModel,
+    folder_decoder,
+    graphs_of,
+    is_onnx_asr_folder,
+    require_onnx_asr,
+)
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
+from nemo_tutornet.evaluation.scoring import Evaluation, score
+from nemo_tutornet.evaluation.text_processing import TextProcessing
 from nemo_tutornet.evaluation.transcribe import time_fastest, transcribe
 from nemo_tutornet.export.onnx_export import PRECISIONS, write_onnx
 from nemo_tutornet.nemo_io.archive import NemoArchive
-from nemo_tutornet.nemo_io.restore import labels_of, restore_ctc
+from nemo_tutornet.nemo_io.model_info import describe_model
+from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
 from nemo_tutornet.utils.progress import PartReport, no_report
 
@@ -30,52 +45,74 @@ RUNTIMES = ("nemo", "onnx")
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Results of one model on one manifest.
+class EvaluationOptions:
+    """What is not the same for every evaluation.
 
     Attributes:
-        model: the model's file.
-        runtime: the runtime that computed the hypotheses: `nemo`, or `onnx` with the precision of the
-            weights.
-        utterances: number of evaluated utterances. Rows without a transcript are left out.
-        hours: duration of the audio in hours.
-        wer: word error rate, as a fraction.
-        wer_low: lower end of the WER's 95 % bootstrap interval over utterances.
-        wer_high: upper end of that interval.
-        cer: character error rate, as a fraction.
-        substitutions: number of substituted words.
-        deletions: number of words left out.
-        insertions: number of words too many.
-        reference_words: number of words in the transcripts.
-        parameters: number of parameters of the model.
-        megabytes: size on disk in megabytes (10^6 bytes).
-        real_time_factor: seconds of computing per second of audio.
-        untranscribed: number of rows without a transcript, which were left out.
-        never_written: characters of the transcripts that the model has no label for, the most frequent
-            first. Each of them is an error.
+        decoder: `ctc` or `rnnt`, of models that have it; None for each model's own (a hybrid's is `rnnt`, as
+            in NeMo).
+        processing: of transcripts and hypotheses alike, before errors are counted.
+        channel: the channel to read of audio with several: its number, or `average` for their mean; None
+            refuses such audio.
+        prompt: options of an attention model's prompt (Canary), by slot, e.g. `{"source_lang": "de"}`.
     """
 
-    model: str
-    runtime: str
-    utterances: int
-    hours: float
-    wer: float
-    wer_low: float
-    wer_high: float
-    cer: float
-    substitutions: int
-    deletions: int
-    insertions: int
-    reference_words: int
-    parameters: int
-    megabytes: float
-    real_time_factor: float
-    untranscribed: int = 0
-    never_written: str = ""
+    decoder: str | None = None
+    processing: TextProcessing = field(default_factory=TextProcessing)
+    channel: int | str | None = None
+    prompt: Mapping[str, str] = field(default_factory=dict)
 
-    def as_dict(self) -> dict[str, Any]:
-        """Converts the results to plain values, for JSON."""
-        return asdict(self)
+    @classmethod
+    def parse(
+        cls,
+        decoder: str | None = None,
+        processing: TextProcessing | None = None,
+        channel: str | None = None,
+        prompt: Sequence[str] = (),
+    ) -> EvaluationOptions:
+        """Reads the options of the command line.
+
+        Args:
+            decoder: as the attribute.
+            processing: as the attribute.
+            channel: a number or `average`.
+            prompt: `SLOT=VALUE` each.
+
+        Raises:
+            TutorError: one of them is invalid.
+
+        Example:
+            >>> EvaluationOptions.parse(channel="1", prompt=["source_lang=de"]).prompt
+            {'source_lang': 'de'}
+        """
+        check_decoder(decoder)
+        slots = {}
+        for one in prompt:
+            slot, equals, value = one.partition("=")
+            if not slot or not equals:
+                raise TutorError(f"--prompt {one!r} is not of the form SLOT=VALUE, e.g. source_lang=de.")
+            slots[slot] = value
+        return cls(decoder, processing or TextProcessing(), parse_channel(channel), slots)
+
+
+def parse_channel(channel: str | None) -> int | str | None:
+    """Reads the option `--channel`.
+
+    Args:
+        channel: a number from 0, or `average`; None for no choice.
+
+    Raises:
+        TutorError: it is something else.
+
+    Example:
+        >>> parse_channel("1"), parse_channel("average"), parse_channel(None)
+        (1, 'average', None)
+    """
+    if channel is None or channel == "average":
+        return channel
+    if channel.isascii() and channel.isdigit() and len(channel) < 10:
+        return int(channel)
+    raise TutorError(f"--channel is {channel!r}; give the number of a channel, from 0, or average.")
 
 
 def evaluate(
@@ -85,55 +122,126 @@ def evaluate(
     runtime: str = "nemo",
     precisions: Sequence[str] = PRECISIONS,
     report: PartReport = no_report,
+    options: EvaluationOptions | None = None,
 ) -> list[Evaluation]:
     """Transcribes a manifest with each model, as a user would, and counts the errors.
 
     Args:
-        models: `.nemo` files of CTC recognisers, which NeMo's own class restores, or `.onnx` files that the
-            export wrote.
+        models: `.nemo` files of recognisers (CTC, hybrid, transducer, attention), which NeMo's own class
+            restores; `.onnx` files that the export wrote, or that NeMo's exporter wrote of a CTC model whose
+            `.nemo` is among `models` or beside the file; folders for onnx-asr.
         manifest: NeMo manifest, JSON lines with `text`. Rows without `text` are left out. An empty `text`
             means that the audio contains no speech.
         batch_size: number of utterances that NeMo transcribes together. ONNX Runtime processes them one by
             one, because the graphs have no masks.
-        runtime: `nemo`, or `onnx` to run `.nemo` files in ONNX Runtime too, in each precision. `.onnx` files
-            always run in ONNX Runtime.
-        precisions: precisions for the runtime `onnx`, any of `fp32`, `fp16` and `int8`.
+        runtime: `nemo`, or `onnx` to run `.nemo` files of CTC models in ONNX Runtime too, in each precision.
+            `.onnx` files always run in ONNX Runtime, folders in onnx-asr.
+        precisions: precisions for the runtime `onnx`, any of `fp32`, `fp16` and `int8`. Of a folder for
+            onnx-asr, those that it holds are evaluated.
         report: shows the model that transcribes, and how many utterances it has transcribed.
+        options: decoder, text processing, channel and prompt; None for the defaults.
 
     Returns:
         One evaluation per model, or with the runtime `onnx` one per `.nemo` file and precision. Real-time
         factors are comparable within one runtime only.
 
     Raises:
-        TutorError: the runtime or a precision is unknown, a model cannot be read or is not supported, or the
-            manifest is invalid or has no transcripts.
+        TutorError: the runtime, a precision or an option is unknown, a model cannot be read or is not
+            supported, or lacks the decoder, or the manifest is invalid or has no transcripts.
     """
+    options = options or EvaluationOptions()
+    check_decoder(options.decoder)
     if runtime not in RUNTIMES:
         raise TutorError(f"there is no runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}.")
-    archives = {path: NemoArchive(path) for path in models if path.suffix != ".onnx"}
-    for path in models:
-        if path in archives:
-            ctc_class(archives[path].config, path, "a model to evaluate")
-        elif not path.is_file():
-            raise TutorError(f"there is no file {path}; give .nemo and .onnx files.")
-    rows, untranscribed = read_transcribed(Path(manifest))
+    models = [Path(path) for path in models]
+    archives = _open_models(models, options, as_onnx=runtime == "onnx")
+    rows, untranscribed = read_transcribed(Path(manifest), options.channel)
     results: list[Evaluation] = []
     for path in models:
-        if path.suffix == ".onnx" or runtime == "nemo":
-            results.append(evaluate_model(archives.get(path, path), rows, batch_size, report=report)[0])
+        if path.suffix == ".onnx" and path not in archives:
+            graph = OnnxCTCModel(path, _nemo_of(path, models, archives))
+            results.append(_evaluate_graph(path, graph, rows, 1, report, options.processing)[0])
+        elif path not in archives:
+            held = [one for one in PRECISIONS if graphs_of(path, one)]
+            for precision in [one for one in held if one in precisions] or held[:1]:
+                results.append(_evaluate_folder(path, precision, rows, report, options.processing))
+        elif runtime == "nemo":
+            results.append(_evaluate_nemo(archives[path], rows, batch_size, 1, report, options)[0])
         else:
             with tempfile.TemporaryDirectory() as folder:
                 report(f"writing {path} as ONNX")
-                graphs = write_onnx(archives[path], Path(folder) / "model.onnx", precisions)
-                results += [_evaluate_graph(path, graph.path, rows, 1, report)[0] for graph in graphs]
+                for written in write_onnx(archives[path], Path(folder) / "model.onnx", precisions):
+                    graph = OnnxCTCModel(written.path)
+                    results.append(_evaluate_graph(path, graph, rows, 1, report, options.processing)[0])
     return [replace(result, untranscribed=untranscribed) for result in results]
 
 
-def read_transcribed(manifest: Path) -> tuple[list[Utterance], int]:
+def _open_models(
+    models: Sequence[Path], options: EvaluationOptions, as_onnx: bool
+) -> dict[Path, NemoArchive]:
+    """Checks that each model can be evaluated, before any of them is run.
+
+    Args:
+        models: as for `evaluate`.
+        options: as for `evaluate`.
+        as_onnx: whether `.nemo` files will be written as ONNX.
+
+    Returns:
+        The archives of the `.nemo` files and of the folders that one was unpacked to.
+
+    Raises:
+        TutorError: a model cannot be evaluated so.
+    """
+    archives = {}
+    for path in models:
+        if is_onnx_asr_folder(path):
+            decoder = folder_decoder(path)
+            if not any(graphs_of(path, precision) for precision in PRECISIONS):
+                raise TutorError(f"{path} holds no .onnx file; write the folder again.")
+            require_onnx_asr()
+        elif path.suffix == ".onnx" and not path.is_dir():
+            if not path.is_file():
+                raise TutorError(
+                    f"there is no file {path}; give .nemo and .onnx files, or folders of onnx-asr."
+                )
+            decoder = CTC
+        elif path.is_dir() and any(path.glob("*.onnx")):
+            raise TutorError(
+                f"{path} is a folder with .onnx files and without config.json, which onnx-asr needs; give "
+                "one "
+                "of the files, or write the folder again."
+            )
+        else:
+            archives[path] = NemoArchive(path)
+            decoder = decoder_of(archives[path], options.decoder)
+            if as_onnx:
+                ctc_class(archives[path].config, path, "a model for --runtime onnx")
+        if options.decoder not in (None, decoder):
+            raise TutorError(no_such_decoder(path, options.decoder, decoder))
+        if options.prompt and not (path in archives and decoder == ATTENTION):
+            raise TutorError(
+                f"{path} is no .nemo of an attention model, so it takes no prompt; leave out --prompt."
+            )
+    return archives
+
+
+def _nemo_of(graph: Path, models: Sequence[Path], archives: Mapping[Path, NemoArchive]) -> NemoArchive | None:
+    """Finds the `.nemo` of a graph that has no metadata: the one of its name, or the only one there is."""
+    name = graph.name.split(".")[0]
+    named = [path for path in models if path in archives and path.name.split(".")[0] == name]
+    given = named or list(archives)
+    if len(given) == 1:
+        return archives[given[0]]
+    beside = graph.with_name(f"{name}.nemo")
+    return NemoArchive(beside) if beside.is_file() else None
+
+
+def read_transcribed(manifest: Path, channel: int | str | None = None) -> tuple[list[Utterance], int]:
     """Reads the rows of a manifest that have a transcript.
 
     Args:
         manifest: NeMo manifest.
+        channel: as in `EvaluationOptions`.
 
     Returns:
         The rows with a `text`, and the number of rows without one.
@@ -141,7 +249,7 @@ def read_transcribed(manifest: Path) -> tuple[list[Utterance], int]:
     Raises:
         TutorError: the manifest is invalid, or no row has a word.
     """
-    read = read_manifest(manifest)
+    read = read_manifest(manifest, channel=channel)
     rows = [row for row in read if row.text is not None]
     if not any(row.text and row.text.split() for row in rows):
         raise TutorError(f"{manifest} has no transcripts; error rates need a text in its rows.")
@@ -158,7 +266,7 @@ def evaluate_model(
     """Transcribes utterances with one model in its own runtime, and counts the errors.
 
     Args:
-        model: archive of a CTC recogniser, or the path of an `.onnx` file that the export wrote.
+        model: archive of a recogniser, or the path of an `.onnx` file that the export wrote.
         rows: utterances with transcripts.
         batch_size: number of utterances that NeMo transcribes together.
         passes: how often the computing is timed; the fastest counts.
@@ -171,133 +279,100 @@ def evaluate_model(
         TutorError: the model cannot be restored, or an audio file cannot be read.
     """
     if isinstance(model, NemoArchive):
-        return _evaluate_nemo(model, rows, batch_size, passes, report)
-    return _evaluate_graph(model, model, rows, passes, report)
-
-
-def no_faster(results: Sequence[Evaluation]) -> list[str]:
-    """Reports each model that is smaller than another one but not faster in the same runtime.
-
-    Fewer parameters do not always mean more speed.
-
-    Args:
-        results: the evaluations to compare.
-
-    Returns:
-        One sentence for each such pair of models.
-    """
-    sentences = []
-    for small in results:
-        for large in results:
-            # A teacher with its adapter and the same teacher alone are one file: there is nothing to say.
-            comparable = small.runtime == large.runtime and small.model != large.model
-            smaller = comparable and small.parameters < large.parameters
-            if smaller and small.real_time_factor >= large.real_time_factor:
-                ratio, speeds = (
-                    large.parameters / small.parameters,
-                    (small.real_time_factor, large.real_time_factor),
-                )
-                sentences.append(
-                    f"{small.model} has {ratio:.1f} x fewer parameters than {large.model}, but is no faster "
-                    "here "
-                    f"({small.runtime}): RTF {speeds[0]:.4f} against {speeds[1]:.4f}."
-                )
-    return sentences
+        return _evaluate_nemo(model, rows, batch_size, passes, report, EvaluationOptions())
+    return _evaluate_graph(model, OnnxCTCModel(model), rows, passes, report, TextProcessing())
 
 
 def _evaluate_nemo(
-    archive: NemoArchive, rows: Sequence[Utterance], batch_size: int, passes: int, report: PartReport
+    archive: NemoArchive,
+    rows: Sequence[Utterance],
+    batch_size: int,
+    passes: int,
+    report: PartReport,
+    options: EvaluationOptions,
 ) -> tuple[Evaluation, list[str]]:
     report(f"loading {archive.path}")  # by itself, because the time left is computed from the mean speed
     model = restore_ctc(archive)
+    decoder = decoder_of(archive, options.decoder)
+    select_decoder(model, decoder)
     part = f"transcribing with {archive.path}"
     report(part, 0, len(rows))
     hypotheses, seconds = transcribe(
-        model, rows, batch_size, passes, lambda done: report(part, done, len(rows))
+        model, rows, batch_size, passes, lambda done: report(part, done, len(rows)), options.prompt
     )
     parameters = sum(p.numel() for p in model.parameters())
-    result = score(archive.path, "nemo", rows, hypotheses, seconds, parameters)
-    return _with_never_written(result, rows, labels_of(model, model.decoder)), hypotheses
+    labels = describe_model(model).labels
+    result = score(
+        archive.path,
+        "nemo",
+        rows,
+        hypotheses,
+        seconds,
+        parameters,
+        labels=labels,
+        decoder=decoder,
+        processing=options.processing,
+    )
+    return result, hypotheses
 
 
 def _evaluate_graph(
-    name: Path, graph: Path, rows: Sequence[Utterance], passes: int, report: PartReport
+    name: Path,
+    graph: OnnxCTCModel,
+    rows: Sequence[Utterance],
+    passes: int,
+    report: PartReport,
+    processing: TextProcessing,
 ) -> tuple[Evaluation, list[str]]:
-    recogniser = OnnxCTCModel(graph)
-    part = f"transcribing with {name} ({recogniser.precision})"
+    part = f"transcribing with {name} ({graph.precision})"
+    hypotheses, seconds = _transcribe_one_by_one(graph, rows, passes, part, report)
+    runtime, size = f"onnx {graph.precision}", graph.path.stat().st_size
+    result = score(
+        name,
+        runtime,
+        rows,
+        hypotheses,
+        seconds,
+        graph.parameters,
+        size,
+        labels=graph.labels,
+        processing=processing,
+    )
+    return result, hypotheses
+
+
+def _evaluate_folder(
+    folder: Path, precision: str, rows: Sequence[Utterance], report: PartReport, processing: TextProcessing
+) -> Evaluation:
+    model = OnnxAsrModel(folder, precision)
+    part = f"transcribing with {folder} ({precision})"
+    hypotheses, seconds = _transcribe_one_by_one(model, rows, 1, part, report)
+    return score(
+        folder,
+        f"onnx-asr {precision}",
+        rows,
+        hypotheses,
+        seconds,
+        model.parameters,
+        model.size,
+        labels=model.labels,
+        decoder=model.decoder,
+        processing=processing,
+    )
+
+
+def _transcribe_one_by_one(
+    model: OnnxCTCModel | OnnxAsrModel, rows: Sequence[Utterance], passes: int, part: str, report: PartReport
+) -> tuple[list[str], float]:
     report(part, 0, len(rows))
-    audio = [read_samples(row, recogniser.sample_rate) for row in rows]
-    recogniser.transcribe([max(audio, key=len)])  # the first call includes warm-up, so it is not timed
+    audio = [read_samples(row, model.sample_rate) for row in rows]
+    model.transcribe([max(audio, key=len)])  # the first call includes warm-up, so it is not timed
 
     def compute() -> list[str]:
         hypotheses: list[str] = []
         for samples in audio:
-            hypotheses += recogniser.transcribe([samples])
+            hypotheses += model.transcribe([samples])
             report(part, len(hypotheses), len(rows))
         return hypotheses
 
-    hypotheses, seconds = time_fastest(compute, passes)
-    runtime = f"onnx {recogniser.precision}"
-    size = graph.stat().st_size
-    result = score(name, runtime, rows, hypotheses, seconds, recogniser.parameters, size)
-    return _with_never_written(result, rows, recogniser.labels), hypotheses
-
-
-def _with_never_written(result: Evaluation, rows: Sequence[Utterance], labels: Sequence[str]) -> Evaluation:
-    never = never_written((row.text or "" for row in rows), labels)
-    return replace(result, never_written=never)
-
-
-def size_on_disk(path: Path) -> int:
-    """Returns the size in bytes of a `.nemo` file, or of all files of an unpacked one."""
-    return sum(
-        file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()
-    )
-
-
-def score(
-    path: Path,
-    runtime: str,
-    rows: Sequence[Utterance],
-    hypotheses: Sequence[str],
-    seconds: float,
-    parameters: int,
-    size: int | None = None,
-) -> Evaluation:
-    """Counts the errors of hypotheses that a model computed.
-
-    Args:
-        path: the model's file.
-        runtime: the runtime that computed the hypotheses.
-        rows: utterances with transcripts.
-        hypotheses: the texts, in the order of the rows.
-        seconds: computing time.
-        parameters: number of parameters of the model.
-        size: bytes on disk; None for those of `path`.
-
-    Returns:
-        The evaluation.
-    """
-    references = [row.text or "" for row in rows]
-    words = [count_errors(r, h) for r, h in zip(references, hypotheses, strict=True)]
-    characters = [count_errors(r, h, "character") for r, h in zip(references, hypotheses, strict=True)]
-    total = sum_errors(words)
-    low, high = bootstrap_interval(words)
-    duration = sum(row.duration for row in rows)
-    return Evaluation(
-        model=str(path),
-        runtime=runtime,
-        utterances=len(rows),
-        hours=duration / 3600,
-        wer=total.rate,
-        wer_low=low,
-        wer_high=high,
-        cer=sum_errors(characters).rate,
-        substitutions=total.substitutions,
-        deletions=total.deletions,
-        insertions=total.insertions,
-        reference_words=total.reference,
-        parameters=parameters,
-        megabytes=(size_on_disk(path) if size is None else size) / 1e6,
-        real_time_factor=seconds / duration,
-    )
+    return time_fastest(compute, passes)

@@ -5,15 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.export.onnx_export import require
+from nemo_tutornet.export.onnx_export import require, restore_for_onnx
 from nemo_tutornet.export.onnx_metadata import OnnxMetadata
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.label_text import join_labels
+from nemo_tutornet.nemo_io.stock_config import ctc_class
 
 
 class OnnxCTCModel:
@@ -30,6 +33,8 @@ class OnnxCTCModel:
 
     Args:
         path: the `.onnx` file. ONNX Runtime uses as many threads as torch does.
+        nemo: the model's `.nemo`, which describes a graph without metadata, e.g. one that NeMo's exporter
+            wrote.
 
     Attributes:
         path: the file.
@@ -43,7 +48,7 @@ class OnnxCTCModel:
             missing or invalid.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, nemo: NemoArchive | None = None) -> None:
         require("onnxruntime")
         self.path = Path(path)
         self._session = _open(self.path)
@@ -53,7 +58,10 @@ class OnnxCTCModel:
             raise TutorError(
                 f"{self.path} has metadata that are not text; copy the file from its source again."
             ) from None
-        metadata = OnnxMetadata.from_strings(entries, self.path)
+        if nemo is None or "labels" in entries:
+            metadata = OnnxMetadata.from_strings(entries, self.path)
+        else:
+            metadata = _described_by(nemo, self.path)
         self.precision = metadata.precision
         self.parameters = metadata.parameters
         self.sample_rate = int(metadata.front_end["sample_rate"])
@@ -194,6 +202,17 @@ class OnnxCTCModel:
         return join_labels(
             [self.labels[i] for i in changed if i < len(self.labels)], self._tokenizer, self._punctuation
         )
+
+
+def _described_by(nemo: NemoArchive, graph: Path) -> OnnxMetadata:
+    """Returns the metadata that the export would write for a model, with the precision of a graph of it."""
+    import onnx
+
+    from nemo_tutornet.export.verify_worker import precision_of
+
+    ctc_class(nemo.config, nemo.path, f"the model of {graph}, which has no metadata,")
+    precision = precision_of(onnx.load(str(graph), load_external_data=False))
+    return replace(restore_for_onnx(nemo, nemo.path)[1], precision=precision)
 
 
 def _first_line(error: Exception) -> str:

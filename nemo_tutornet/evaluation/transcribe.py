@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Transcribes utterances with a NeMo CTC model, and measures the time.
+"""Transcribes utterances with a NeMo model, and measures the time.
 
 Legend: `N` samples.
 """
@@ -8,13 +8,15 @@ Legend: `N` samples.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.manifest import Utterance
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
+from nemo_tutornet.nemo_io.prompt import prompt_turns
+from nemo_tutornet.nemo_io.restore import is_attention_model
 
 _TIMED_SECONDS = 15.0
 T = TypeVar("T")
@@ -26,43 +28,50 @@ def transcribe(
     batch_size: int,
     passes: int = 1,
     report: Callable[[int], None] = lambda done: None,
+    prompt: Mapping[str, str] | None = None,
 ) -> tuple[list[str], float]:
-    """Transcribes utterances with a NeMo CTC model, and measures the time.
+    """Transcribes utterances with a NeMo model, and measures the time.
 
-    The time includes the front end, the network and greedy decoding, but not the reading of the audio.
+    The time includes the front end, the network and decoding, but not the reading of the audio.
 
     Args:
-        model: the NeMo CTC model.
+        model: the NeMo CTC, hybrid, transducer or attention model. A hybrid decodes with the decoder that is
+            selected in it.
         rows: the utterances.
         batch_size: number of utterances that are transcribed together.
         passes: how often the computing is timed; the fastest counts.
         report: called after each batch with the number of utterances that are transcribed.
+        prompt: options of an attention model's prompt, by slot.
 
     Returns:
         The hypotheses in the order of the rows, and the computing time in seconds.
 
     Raises:
-        TutorError: an utterance is a single frame of audio, which NeMo refuses on a machine with a GPU.
+        TutorError: an utterance is a single frame of audio, which NeMo refuses on a machine with a GPU; or
+            the prompt's options are not those of the model.
     """
+    turns = prompt_turns(model, prompt or {}, "--prompt", "the model") if is_attention_model(model) else None
     audio = [read_samples(row, int(model.preprocessor._sample_rate)) for row in rows]
     # Utterances of similar length need less padding in a batch.
     order = sorted(range(len(rows)), key=lambda i: len(audio[i]))
     hypotheses = [""] * len(rows)
     import torch
 
-    def compute() -> list[Any]:
-        outputs: list[Any] = []
+    def compute(indices: list[int], size: int, report: Callable[[int], None]) -> list[str]:
+        outputs: list[str] = []
         # `model.transcribe` collects what this yields.
-        for batch in model.transcribe_generator([audio[i] for i in order], _as_is(model, batch_size)):
-            outputs += batch
+        for batch in model.transcribe_generator([audio[i] for i in indices], _as_is(model, size, turns)):
+            outputs += best_hypotheses(batch)
+            model.eval()  # NeMo's attention decoding leaves the decoder in train mode, with its dropout
             report(len(outputs))
+        model.eval()  # and so does the end of its transcription
         return outputs
 
     with suppress_nemo_logs(), torch.inference_mode():
         try:
             # The first call includes warm-up, so it is not timed.
-            model.transcribe([audio[order[-1]]], override_config=_as_is(model, 1))
-            outputs, seconds = time_fastest(compute, passes)
+            compute(order[-1:], 1, lambda done: None)
+            outputs, seconds = time_fastest(lambda: compute(order, batch_size, report), passes)
         except ValueError as error:
             if "tensor of length 1" not in str(error):
                 raise
@@ -72,18 +81,32 @@ def transcribe(
                 "GPU; leave it out, or evaluate with --runtime onnx."
             ) from None
     for i, output in zip(order, outputs, strict=True):
-        hypotheses[i] = output if isinstance(output, str) else output.text
+        hypotheses[i] = output
     return hypotheses, seconds
 
 
-def _as_is(model: Any, batch_size: int) -> Any:
+def best_hypotheses(batch: Any) -> list[str]:
+    """Returns the text of the best hypothesis of each utterance.
+
+    Args:
+        batch: what NeMo's decoding returns: texts or hypotheses; of a beam search also a list for each
+            utterance, the best first, or (NeMo 2) a pair of the best and of all.
+    """
+    batch = batch[0] if isinstance(batch, tuple) else batch
+    best = [entry[0] if isinstance(entry, list) else entry for entry in batch]
+    return [entry if isinstance(entry, str) else str(entry.text) for entry in best]
+
+
+def _as_is(model: Any, batch_size: int, turns: list[dict[str, Any]] | None = None) -> Any:
     """Returns the model's transcription config with padding of short audio switched off.
 
     NeMo 3 pads arrays shorter than one second with silence, but not files. Without padding, an utterance
-    gives the same result as an array and as a file.
+    gives the same result as an array and as a file. An attention model reads each utterance whole.
     """
     config = model.get_transcribe_config()
     config.batch_size, config.num_workers, config.verbose, config.pad_min_duration = batch_size, 0, False, 0.0
+    if turns is not None:
+        config.prompt, config.enable_chunking = turns, False
     return config
 
 

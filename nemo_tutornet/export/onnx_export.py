@@ -26,6 +26,7 @@ from nemo_tutornet.export.onnx_streaming import (
     refuse_large_context,
     streaming_entries,
 )
+from nemo_tutornet.export.receptive_field import receptive_field
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.layers import measure_encoder
@@ -157,7 +158,9 @@ def write_onnx(
     # In a graph of a fixed length nothing is padded, and converters for phones do not know all of the masks.
     masked = reads_length(model) and frames is None
     padding = PADDING_IS_IGNORED if pads_safely(model) else {}
-    plain = in_fast_layout(graph_with_length(archive, called) if masked else _graph(model, called))
+    plain = graph_with_length(archive, called) if masked else _graph(model, called)
+    metadata = replace(metadata, receptive_field=receptive_field(plain))
+    plain = in_fast_layout(plain)
     files: dict[Path, Any] = {}
     notes: dict[Path, str | None] = {}
     for name in PRECISIONS:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, shown
 from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -68,6 +68,8 @@ class OnnxMetadata:
         front_end: all arguments of NeMo's `AudioToMelSpectrogramPreprocessor` that matter to a trained model.
         subsampling_factor: number of frames of the front end per frame of the output.
         precision: precision of the weights, one of `PRECISIONS`.
+        receptive_field: number of frames of the front end before and behind its own that a frame of the
+            output depends on; None where that is the whole utterance, or not known.
     """
 
     target: str
@@ -77,6 +79,7 @@ class OnnxMetadata:
     front_end: dict[str, Any]
     subsampling_factor: int
     precision: str
+    receptive_field: tuple[int, int] | None = None
 
     @property
     def ms_per_frame(self) -> float:
@@ -102,6 +105,7 @@ class OnnxMetadata:
             "preprocessor": json.dumps(self.front_end),
             "ms_per_frame": f"{self.ms_per_frame:g}",
             "precision": self.precision,
+            **({} if self.receptive_field is None else {"receptive_field": json.dumps(self.receptive_field)}),
             # The following entries are for sherpa-onnx.
             "vocab_size": str(len(self.labels)),
             "normalize_type": str(self.front_end["normalize"] or "NA"),
@@ -148,6 +152,7 @@ class OnnxMetadata:
             front_end=front_end,
             subsampling_factor=_whole(entries, "subsampling_factor", path),
             precision=_choice(entries, "precision", PRECISIONS, path),
+            receptive_field=_receptive_field(entries, path),
         )
 
 
@@ -252,6 +257,19 @@ def _choice(entries: Mapping[str, str], key: str, choices: tuple[str, ...], path
             f"{path}: {key} in its metadata is {value!r}, which is none of {', '.join(choices)}; {_AGAIN}."
         )
     return value
+
+
+def _receptive_field(entries: Mapping[str, str], path: Path) -> tuple[int, int] | None:
+    if "receptive_field" not in entries:
+        return None
+    value = _json(entries, "receptive_field", path)
+    if not (
+        isinstance(value, list) and len(value) == 2 and all(type(n) is int and 0 <= n < 10**6 for n in value)
+    ):
+        raise TutorError(
+            f"{path}: receptive_field in its metadata is {shown(value)}, not two numbers of frames; {_AGAIN}."
+        )
+    return value[0], value[1]
 
 
 def _whole(entries: Mapping[str, str], key: str, path: Path) -> int:

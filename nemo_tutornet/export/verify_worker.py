@@ -292,7 +292,7 @@ def _onnx(model: Any, probes: dict[str, Any], path: str, name: str, check: Recor
             same,
             "the student's" if same else "its metadata has other labels than the student",
         )
-    precision = _precision(proto)
+    precision = precision_of(proto)
     if usual:
         # Graphs of NeMo's own exporter and of earlier versions read padding, and do not say otherwise.
         padded = "length" in inputs and metadata.get("padding") == "ignored"
@@ -306,7 +306,7 @@ def _opset(proto: Any) -> int:
     return next(operators.version for operators in proto.opset_import if operators.domain in ("", "ai.onnx"))
 
 
-def _precision(proto: Any) -> str:
+def precision_of(proto: Any) -> str:
     """Derives a graph's precision from its operators and weights, because its metadata may be wrong.
 
     Returns:

@@ -51,13 +51,16 @@ def prompt_slots(model: Any) -> dict[str, str | None]:
     return {slot: _NEMO_DEFAULTS.get(slot) if value is None else str(value) for slot, value in slots.items()}
 
 
-def check_prompt(model: Any, options: Mapping[str, str], key: str = PROMPT_KEY) -> dict[str, str]:
+def check_prompt(
+    model: Any, options: Mapping[str, str], key: str = PROMPT_KEY, owner: str = "the teacher"
+) -> dict[str, str]:
     """Returns the values of all slots of a model's prompt.
 
     Args:
         model: a NeMo model with a prompt, or without one if there are no options.
         options: values by slot that replace the defaults.
         key: the config's key of the options, for messages.
+        owner: the model in messages.
 
     Returns:
         The values by slot; empty for a model without a prompt.
@@ -68,29 +71,53 @@ def check_prompt(model: Any, options: Mapping[str, str], key: str = PROMPT_KEY) 
     """
     slots, name = prompt_slots(model), type(model).__name__
     if options and not slots:
-        raise TutorError(f"{key} is set, but the teacher ({name}) has no prompt; leave the key out.")
+        raise TutorError(f"{key} is set, but {owner} ({name}) has no prompt; leave the key out.")
     unknown = [slot for slot in options if slot not in slots]
     if unknown:
         raise TutorError(
-            f"{key}.{unknown[0]} is not a slot of the teacher's prompt; its slots are {', '.join(slots)}."
+            f"{key}.{unknown[0]} is not a slot of {owner}'s prompt; its slots are {', '.join(slots)}."
         )
     values = {slot: options.get(slot, default) for slot, default in slots.items()}
     modalities = model.prompt.get_slots(_ROLE) if slots else {}
     found: dict[str, str] = {}
     for slot, value in values.items():
         if value is None:
-            raise TutorError(f"the teacher's prompt has no default for {slot}; set {key}.{slot}.")
+            raise TutorError(f"{owner}'s prompt has no default for {slot}; set {key}.{slot}.")
         if not modalities[slot].matches(value):
             allowed = getattr(modalities[slot], "allowed_values", ())
             words = sorted({str(one).lower() for one in allowed if not str(one).startswith("<|")} or allowed)
             raise TutorError(f"{key}.{slot} is {value!r}; choose from {', '.join(words)}.")
         if slot in _LANGUAGES and _as_token(value) not in model.tokenizer.vocab:
             raise TutorError(
-                f"{key}.{slot} is {value!r}, but the teacher's tokenizer has no token {_as_token(value)}; "
-                "give a language that the teacher knows."
+                f"{key}.{slot} is {value!r}, but {owner}'s tokenizer has no token {_as_token(value)}; "
+                f"give a language that {owner} knows."
             )
         found[slot] = value
     return found
+
+
+def prompt_turns(
+    model: Any, options: Mapping[str, str], key: str = PROMPT_KEY, owner: str = "the teacher"
+) -> list[dict[str, Any]]:
+    """Returns the prompt of a model as NeMo's `transcribe()` takes it.
+
+    Args:
+        model: a NeMo model with a prompt.
+        options: values by slot that replace the defaults.
+        key: the config's key of the options, for messages.
+        owner: the model in messages.
+
+    Returns:
+        One turn, with its role and its slots.
+
+    Raises:
+        TutorError: see `check_prompt`.
+    """
+    slots: dict[str, str] = check_prompt(model, options, key, owner)
+    if "spl_tokens" in getattr(model.tokenizer, "langs", ()):
+        # NeMo adds this itself only if one of the values is not yet a token.
+        slots[model.prompt.PROMPT_LANGUAGE_SLOT] = "spl_tokens"
+    return [{"role": _ROLE, "slots": slots}]
 
 
 def encode_prompt(model: Any, options: Mapping[str, str], key: str = PROMPT_KEY) -> Tensor:
@@ -107,17 +134,13 @@ def encode_prompt(model: Any, options: Mapping[str, str], key: str = PROMPT_KEY)
     Raises:
         TutorError: see `check_prompt`; or NeMo cannot encode the values.
     """
-    values = check_prompt(model, options, key)
-    slots: dict[str, str] = dict(values)
-    if "spl_tokens" in getattr(model.tokenizer, "langs", ()):
-        # NeMo adds this itself only if one of the values is not yet a token.
-        slots[model.prompt.PROMPT_LANGUAGE_SLOT] = "spl_tokens"
+    turns = prompt_turns(model, options, key)
     try:
-        tokens: Tensor = model.prompt.encode_dialog([{"role": _ROLE, "slots": slots}])["context_ids"]
+        tokens: Tensor = model.prompt.encode_dialog(turns)["context_ids"]
     except (AssertionError, LookupError, RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
         raise TutorError(
-            f"NeMo cannot encode the teacher's prompt {prompt_in_words(values)} ({first}); change {key}."
+            f"NeMo cannot encode the prompt {prompt_in_words(turns[0]['slots'])} ({first}); change {key}."
         ) from None
     return tokens.to(torch.long).unsqueeze(0)
 

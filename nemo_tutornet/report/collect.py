@@ -14,7 +14,7 @@ import numpy as np
 from nemo_tutornet.data.manifest import Utterance
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import ErrorCounts, RateDifference, count_errors, paired_difference
-from nemo_tutornet.evaluation.evaluate import Evaluation
+from nemo_tutornet.evaluation.scoring import Evaluation
 from nemo_tutornet.report.curves import LearningCurves
 from nemo_tutornet.report.posteriors import UtteranceFrames
 from nemo_tutornet.report.transcripts import (

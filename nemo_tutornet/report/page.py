@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from nemo_tutornet import __version__
-from nemo_tutornet.evaluation.evaluate import no_faster
+from nemo_tutornet.evaluation.scoring import no_faster
 from nemo_tutornet.report.collect import BASELINE, QUANTILES, STUDENT, TEACHER, Report, ShownUtterance
 from nemo_tutornet.report.palette import DARK, LIGHT, MARKERS, Palette
 from nemo_tutornet.report.pictures import Picture

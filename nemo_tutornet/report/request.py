@@ -34,6 +34,7 @@ class ReportRequest:
         utterances: names of the utterances to show; none for the best, the median and the worst.
         batch_size: number of utterances that NeMo transcribes together.
         spike_utterances: number of utterances whose spikes are compared.
+        channel: the channel to read of audio with several: its number, or `average`; None refuses such audio.
     """
 
     run: Path
@@ -46,6 +47,7 @@ class ReportRequest:
     utterances: tuple[str, ...] = ()
     batch_size: int = 16
     spike_utterances: int = SPIKE_UTTERANCES
+    channel: int | str | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from nemo_tutornet.evaluation.error_rates import RateDifference
-from nemo_tutornet.evaluation.evaluate import Evaluation
+from nemo_tutornet.evaluation.scoring import Evaluation
 
 # Real-time factors that differ by less are called equal: they are measured once.
 _SAME_SPEED = 0.1

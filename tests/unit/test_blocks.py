@@ -47,6 +47,11 @@ EXECUTED: dict[str, dict[str, int]] = {
         _PAGES: 1,
         "integration/export/test_streaming.py::test_the_commands_of_the_page": 1,
     },
+    "docs/deployment/streaming.md": {
+        _PAGES: 1,
+        "integration/export/test_chunks.py::test_the_command_of_the_tables": 1,
+    },
+    "docs/evaluate.md": {_PAGES: 1},
     "docs/guides/augmentation-and-cache.md": {_PAGES: 2},
     "docs/guides/averaging.md": {_PAGES: 2},
     "docs/guides/cascades.md": {_PAGES: 1},

@@ -23,7 +23,7 @@ from nemo_tutornet.cli import app
 from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.manifest import Utterance, read_manifest
 from nemo_tutornet.evaluation.error_rates import count_errors
-from nemo_tutornet.evaluation.evaluate import Evaluation, no_faster
+from nemo_tutornet.evaluation.scoring import Evaluation, no_faster
 from nemo_tutornet.evaluation.transcribe import transcribe
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import student_config

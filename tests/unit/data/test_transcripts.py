@@ -9,7 +9,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_tutornet.data.transcripts import find_losses, never_written
+from nemo_tutornet.data.transcripts import find_losses
 
 ROWS = st.lists(
     st.tuples(
@@ -72,9 +72,3 @@ def test_the_sentences() -> None:
     assert find_losses(rows[2:], str.isupper, 0.01).in_words("model.train_ds", "") == []
     many = find_losses([("a", "".join(map(chr, range(0x430, 0x450))), None, None)], str.isalpha, 0.02)
     assert " ... (first in a: " in many.in_words("x", "y")[0]
-
-
-def test_characters_that_no_label_writes() -> None:
-    assert never_written(["Aa b.", "A7"], ["a", "b", " "]) == "A7"
-    assert never_written(["Aa b.", "A7"], ["\u2581A", "a", "7b"]) == ""
-    assert never_written(["Aa"], ["a", "<0x41>"]) == ""

@@ -61,6 +61,21 @@ def test_words_are_divided_as_in_nemos_word_error_rate(reference: str, hypothesi
         assert errors.insertions == len(hypothesis.split())
 
 
+@given(TEXTS, TEXTS)
+@example(" a  b\u00a0", "a\tb")
+def test_white_space_counts_alike_in_words_and_characters(reference: str, hypothesis: str) -> None:
+    """One space between two words, and none at the ends, whatever it is made of."""
+    tidy = [" ".join(text.split()) for text in (reference, hypothesis)]
+    for unit in ("word", "character"):
+        errors = count_errors(reference, hypothesis, unit)
+        assert errors == count_errors(*tidy, unit)
+        assert errors.reference == len(tidy[0].split() if unit == "word" else tidy[0])
+    if tidy[0]:
+        assert count_errors(reference, hypothesis, "character").rate == word_error_rate(
+            tidy[1:], tidy[:1], use_cer=True
+        )
+
+
 @pytest.mark.parametrize(
     "counts",
     [

@@ -90,6 +90,9 @@ def test_metadata_come_back_as_they_went():
     assert all(isinstance(value, str) for value in entries.values())
     assert OnnxMetadata.from_strings(entries, PATH) == METADATA
     assert METADATA.ms_per_frame == 20.0 and entries["ms_per_frame"] == "20"
+    limited = dataclasses.replace(METADATA, receptive_field=(125, 124))
+    assert "receptive_field" not in entries and limited.as_strings()["receptive_field"] == "[125, 124]"
+    assert OnnxMetadata.from_strings(limited.as_strings(), PATH) == limited
     in_samples = with_front_end(window_stride=None, n_window_stride=160)
     assert (
         in_samples.ms_per_frame == 20.0
@@ -125,6 +128,11 @@ def test_metadata_come_back_as_they_went():
         ("parameters", "-3", "parameters"),
         ("parameters", "9" * 5000, "parameters"),
         ("subsampling_factor", "0", "subsampling_factor"),
+        *[
+            ("receptive_field", one, "not two numbers of frames")
+            for one in ("[1]", "[-1, 2]", "[1, 1e9]", "{}")
+        ],
+        ("receptive_field", "[1, true]", "not two numbers of frames"),
         ("preprocessor", "[" * 100000, "no JSON"),
         ("preprocessor", "[]", "no mapping"),
         ("preprocessor", "{}", "missing or unknown"),

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nemo_tutornet.data.manifest import Utterance
-from nemo_tutornet.evaluation.evaluate import Evaluation
+from nemo_tutornet.evaluation.scoring import Evaluation
 from nemo_tutornet.report.collect import BASELINE, STUDENT, TEACHER, ModelResult, Report, compare, show
 from nemo_tutornet.report.curves import LearningCurves, StageSpan
 
