@@ -107,6 +107,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         alone = config is not None and config.without_teacher  # consistency of two views beside CTC
         self._views = ViewsWithoutTeacher(self, config.consistency) if alone and config is not None else None
         self._tutor_config: TutorConfig | None = None if alone else config
+        self._limits = config  # also without a teacher
         self._copies_teacher = config is not None and config.init.source is not None and not restored
         self._distiller: Distiller | None = None
         self._distiller_state: dict[str, Any] | None = None  # from a checkpoint, until a distiller exists
@@ -137,8 +138,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             return
         for warning in check_transcripts(self):
             logging.warning(warning)
-        config = self._tutor_config
-        share = MOST_DAMAGED if config is None else config.max_damaged_share
+        share = MOST_DAMAGED if self._limits is None else self._limits.max_damaged_share
         for section, loader in data_sets(self):
             # Without one of its utterances, a validation set would be another one.
             guard_audio(loader, section, share if loader is self._train_dl else 0.0)

@@ -64,7 +64,7 @@ class FiniteGuard(Callback):
         Args:
             student: a NeMo CTC model with its data sets, and with its `distiller` where it has a teacher.
         """
-        config = student._tutor_config
+        config = student._limits
         self._share = 0.0 if config is None else config.max_nonfinite_share
         distiller = student.distiller
         self._names = BatchNames.of_training_set(student) if distiller is None else distiller.names

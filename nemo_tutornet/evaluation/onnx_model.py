@@ -92,6 +92,11 @@ class OnnxCTCModel:
                 f"{self.path} has an input of shape {inputs[0].shape} and an output of shape "
                 f"{outputs[0].shape}, but both must have three dimensions; export the model again."
             )
+        if isinstance(inputs[0].shape[2], int):
+            raise TutorError(
+                f"{self.path} reads exactly {inputs[0].shape[2]} frames, but utterances have any length; "
+                "evaluate the graph of an export without --fixed-seconds."
+            )
         shapes = {
             "mel bins": (inputs[0].shape[1], features),
             "labels": (outputs[0].shape[2], len(self.labels) + 1),

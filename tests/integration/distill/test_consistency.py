@@ -15,7 +15,7 @@ import torch
 from nemo_tutornet.commands.check import check_training
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
-from tests.conftest import refusal, student_config
+from tests.conftest import refusal, student_config, with_bad_audio
 from tests.integration.recorder import Recorder, same, state_of
 
 ALL = [{"name": "all", "weights": {"ctc": 1.0, "rkd": 1.0, "skd": 0.25, "pseudo": 0.1}}]
@@ -142,6 +142,19 @@ def test_every_loss_is_the_mean_over_both_views(corpus, teacher_file, make_stude
     for name, value in plain.items():
         torch.testing.assert_close(views[name], value, rtol=1e-4, atol=1e-5)
     assert set(views) - set(plain) == {"consistency"} and "inter_skd" in plain
+
+
+def test_limits_hold_without_a_teacher(corpus, make_student, tmp_path):
+    """A batch that is not finite is skipped up to `max_nonfinite_share`, as with a teacher."""
+    for share, skipped in ((0.5, True), (0.0, False)):
+        config = config_of(corpus, None, consistency=ON, max_nonfinite_share=share)
+        config["train_ds"]["manifest_filepath"] = with_bad_audio(corpus, tmp_path, 3)
+        model = make_student(config, max_epochs=1)
+        if skipped:
+            model.trainer.fit(model)
+            assert all(value.isfinite().all() for value in model.state_dict().values())
+        else:
+            assert "not finite" in refusal(model.trainer.fit, model)
 
 
 def test_interctc_and_accumulated_gradients(corpus, teacher_file, make_student):

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
+from nemo_tutornet import TutorError
 from nemo_tutornet.cli import app
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.export.onnx_export import write_onnx
@@ -44,6 +45,8 @@ def test_static_int8_and_a_fixed_length_in_one_export(quartznet, corpus, tmp_pat
         assert sizes[0] == 1 and sizes[2] == 200
         assert all(size.dim_value for size in graph.output[0].type.tensor_type.shape.dim)
         assert metadata(tmp_path / name)["fixed_frames"] == "200"
+        with pytest.raises(TutorError, match=rf"{name} reads exactly 200 frames"):
+            OnnxCTCModel(tmp_path / name)
     assert metadata(tmp_path / "s.int8.onnx")["quantization"] == "static"
     assert not any("Integer" in node.op_type for node in onnx.load(tmp_path / "s.int8.onnx").graph.node)
 
