@@ -401,6 +401,9 @@ def evaluate(
     precision: list[str] = typer.Option(
         ["fp32", "fp16", "int8"], help="For --runtime onnx; may be given several times."
     ),
+    calibrate: Path | None = typer.Option(
+        None, metavar="M.jsonl", help="For --runtime onnx: also static int8, calibrated on this manifest."
+    ),
     decoder: str | None = typer.Option(
         None, metavar="ctc|rnnt", help="Of models that have it. Default: each model's own, a hybrid's rnnt."
     ),
@@ -431,7 +434,7 @@ def evaluate(
     processing = TextProcessing(lowercase, no_punctuation, separate_punctuation, punctuation_marks)
     options = EvaluationOptions.parse(decoder, processing, channel, prompt)
     with report_parts("utterances") as report:
-        results = run(models, manifest, batch_size, runtime, precision, report, options)
+        results = run(models, manifest, batch_size, runtime, precision, report, options, calibrate)
     if as_json:
         typer.echo(json.dumps([result.as_dict() for result in results], indent=2))
     else:

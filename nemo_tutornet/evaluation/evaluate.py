@@ -123,6 +123,7 @@ def evaluate(
     precisions: Sequence[str] = PRECISIONS,
     report: PartReport = no_report,
     options: EvaluationOptions | None = None,
+    calibrate: Path | None = None,
 ) -> list[Evaluation]:
     """Transcribes a manifest with each model, as a user would, and counts the errors.
 
@@ -140,6 +141,8 @@ def evaluate(
             onnx-asr, those that it holds are evaluated.
         report: shows the model that transcribes, and how many utterances it has transcribed.
         options: decoder, text processing, channel and prompt; None for the defaults.
+        calibrate: NeMo manifest; with the runtime `onnx`, also evaluates static int8 that is calibrated on
+            its utterances, as `int8 static`. They should be others than those of `manifest`.
 
     Returns:
         One evaluation per model, or with the runtime `onnx` one per `.nemo` file and precision. Real-time
@@ -153,6 +156,11 @@ def evaluate(
     check_decoder(options.decoder)
     if runtime not in RUNTIMES:
         raise TutorError(f"there is no runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}.")
+    if calibrate is not None and (runtime != "onnx" or "int8" not in precisions):
+        raise TutorError(
+            f"{calibrate} calibrates static int8, which is not evaluated here; add --runtime onnx (and "
+            "--precision int8)."
+        )
     models = [Path(path) for path in models]
     archives = _open_models(models, options, as_onnx=runtime == "onnx")
     rows, untranscribed = read_transcribed(Path(manifest), options.channel)
@@ -170,7 +178,11 @@ def evaluate(
         else:
             with tempfile.TemporaryDirectory() as folder:
                 report(f"writing {path} as ONNX")
-                for written in write_onnx(archives[path], Path(folder) / "model.onnx", precisions):
+                files = write_onnx(archives[path], Path(folder) / "model.onnx", precisions)
+                if calibrate is not None:
+                    static = Path(folder) / "static.onnx"
+                    files += write_onnx(archives[path], static, ["int8"], calibrate=calibrate)
+                for written in files:
                     graph = OnnxCTCModel(written.path)
                     results.append(_evaluate_graph(path, graph, rows, 1, report, options.processing)[0])
     return [replace(result, untranscribed=untranscribed) for result in results]
@@ -324,9 +336,9 @@ def _evaluate_graph(
     report: PartReport,
     processing: TextProcessing,
 ) -> tuple[Evaluation, list[str]]:
-    part = f"transcribing with {name} ({graph.precision})"
+    part = f"transcribing with {name} ({graph.weights})"
     hypotheses, seconds = _transcribe_one_by_one(graph, rows, passes, part, report)
-    runtime, size = f"onnx {graph.precision}", graph.path.stat().st_size
+    runtime, size = f"onnx {graph.weights}", graph.path.stat().st_size
     result = score(
         name,
         runtime,

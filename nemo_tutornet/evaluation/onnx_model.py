@@ -39,6 +39,7 @@ class OnnxCTCModel:
     Attributes:
         path: the file.
         precision: `fp32`, `fp16` or `int8`.
+        weights: the precision in words, `int8 static` for static quantization.
         parameters: number of parameters of the exported model.
         sample_rate: samples per second of the audio.
         labels: characters or subword pieces without the blank; the blank is the last output.
@@ -63,6 +64,8 @@ class OnnxCTCModel:
         else:
             metadata = _described_by(nemo, self.path)
         self.precision = metadata.precision
+        is_static = entries.get("quantization") == "static" and self.precision == "int8"
+        self.weights = "int8 static" if is_static else self.precision
         self.parameters = metadata.parameters
         self.sample_rate = int(metadata.front_end["sample_rate"])
         self.labels = metadata.labels

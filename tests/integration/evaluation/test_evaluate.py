@@ -129,6 +129,13 @@ def test_evaluate_in_onnx_runtime(corpus: Path, tmp_path: Path) -> None:
     assert rows[1]["megabytes"] < rows[0]["megabytes"] and all(row["real_time_factor"] > 0 for row in rows)
     one = CliRunner().invoke(app, [*arguments, "--runtime", "onnx", "--precision", "int8"])
     assert [row["runtime"] for row in json.loads(one.stdout)] == ["onnx int8", "onnx fp32"]
+    calibrated = ["--runtime", "onnx", "--precision", "int8", "--calibrate", str(corpus / "train.jsonl")]
+    one = CliRunner().invoke(app, [*arguments, *calibrated])
+    assert [row["runtime"] for row in json.loads(one.stdout)] == [
+        "onnx int8",
+        "onnx int8 static",
+        "onnx fp32",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +146,7 @@ def test_evaluate_in_onnx_runtime(corpus: Path, tmp_path: Path) -> None:
             ["{nemo}", "--runtime", "onnx", "--precision", "int4"],
             "there is no ONNX precision int4; choose from fp32",
         ),
+        (["{nemo}", "--calibrate", "{tmp}/m.jsonl"], "calibrates static int8, which is not evaluated here"),
         (["{tmp}/none.onnx"], "there is no file"),
         (["{tmp}/cut.onnx"], "is not a readable .onnx file"),
     ],
