@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from nemo_tutornet.cli import _pasted, app
+from nemo_tutornet.cli import app
+from nemo_tutornet.cli.app import pasted
 from nemo_tutornet.commands.hydra_config import check_command_line, compose_config, find_config, hydra_value
 from nemo_tutornet.config import (
     InitConfig,
@@ -242,7 +243,7 @@ def test_a_file_without_permission_is_one_sentence(capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("folder", ["targets", "my targets", "/a/it's, v=2", "~/[x]"])
-def test_what_cache_says_can_be_pasted(folder: str) -> None:
-    [word] = shlex.split(_pasted("model.tutor.teacher.cache", Path(folder)))
+def test_what_cache_says_can_bepasted(folder: str) -> None:
+    [word] = shlex.split(pasted("model.tutor.teacher.cache", Path(folder)))
     found = OverridesParser.create().parse_override(word)
     assert (found.key_or_group, found.value()) == ("model.tutor.teacher.cache", folder)
