@@ -21,6 +21,7 @@ from nemo_tutornet.config import (
     InitConfig,
     LayerPairConfig,
     SKDConfig,
+    StageConfig,
     TeacherConfig,
     TutorConfig,
     parse_tutor,
@@ -148,7 +149,10 @@ def test_a_yaml_with_every_key_of_the_section_goes_on_working(
     """Those of earlier versions have them all, and `???` for the teacher's file."""
     key, value = override.removeprefix("teacher.").split("=")
     found = tutor_of(tmp_path, f"{head}model:\n  tutor:{OLD_BLOCK}", f"model.tutor.{override}")
-    assert found == TutorConfig(teacher=TeacherConfig(**{key: value}))
+    stages = [StageConfig("rkd", {"rkd": 1.0}, share=0.25), StageConfig("ctc", {"ctc": 1.0, "rkd": 5.0})]
+    assert found == TutorConfig(teacher=TeacherConfig(**{key: value}), stages=stages)
+    (warning,) = found.reduction_warning()  # the weights were for the mean over frames
+    assert "model.tutor.rkd.reduction=frame_mean" in warning
     with pytest.raises(TutorError, match=r"^model\.tutor\.teacher\.model_path is not set; "):
         tutor_of(tmp_path, f"{head}model:\n  tutor:{OLD_BLOCK}")
 
