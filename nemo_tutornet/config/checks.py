@@ -17,6 +17,7 @@ from nemo_tutornet.config.schema import (
     INIT_SOURCES,
     PRECISIONS,
     RKD_REDUCTIONS,
+    SKD_ALIGNMENTS,
     STAGE_UNITS,
     StageConfig,
     TeacherConfig,
@@ -90,6 +91,7 @@ def check_values(config: TutorConfig) -> None:
         )
     _in_range("skd.frames_around", config.skd.frames_around, _MOST_FRAMES)
     _in_range("skd.match_window", config.skd.match_window, _MOST_FRAMES)
+    _check_alignment(config)
     layers = config.skd.intermediate_layers
     if len(set(layers)) < len(layers):
         raise TutorError(
@@ -190,6 +192,32 @@ def _check_without_teacher(config: TutorConfig) -> None:
         raise TutorError(
             f"model.tutor.{key} needs model.tutor.teacher, which is null; drop the one or the other."
         )
+
+
+def _check_alignment(config: TutorConfig) -> None:
+    """Refuses settings that `skd.alignment` leaves without an effect."""
+    skd = config.skd
+    _one_of("skd.alignment", skd.alignment, SKD_ALIGNMENTS)
+    if skd.alignment == "frames":
+        return
+    divergences = ("kl",) if skd.alignment == "occurrences" else ("l2", "kl")
+    if skd.divergence not in divergences:
+        raise TutorError(
+            f"model.tutor.skd.alignment is {skd.alignment}, which has no divergence {skd.divergence!r}; set "
+            f"model.tutor.skd.divergence to {' or '.join(divergences)}."
+        )
+    others = {
+        "skd.match_window": skd.match_window == 0,
+        "skd.frames": skd.frames == "all",
+        "other_teachers": not config.other_teachers,
+        "skd.temperature": skd.alignment != "occurrences" or skd.temperature == 1.0,
+    }
+    for key, is_default in others.items():
+        if not is_default:
+            raise TutorError(
+                f"model.tutor.skd.alignment is {skd.alignment}, with which model.tutor.{key} has no meaning; "
+                "leave it at its default, or set the alignment to frames."
+            )
 
 
 def _check_init(config: TutorConfig) -> None:

@@ -13,6 +13,7 @@ PRECISIONS = ("auto", "fp32", "bf16")
 FRAME_WEIGHTINGS = ("auto", "nonblank", "energy", "uniform")
 DIVERGENCES = ("l2", "kl", "guided_ctc")
 FRAME_SELECTIONS = ("all", "nonblank", "symmetric")
+SKD_ALIGNMENTS = ("frames", "pool_student", "occurrences")
 RKD_REDUCTIONS = ("time_sum", "frame_mean")
 STAGE_UNITS = ("epochs", "steps", "share")
 INIT_SOURCES = ("teacher",)
@@ -94,6 +95,9 @@ class SKDConfig:
         frames_around: number of frames kept on each side of a non-blank frame; for `symmetric` only.
         match_window: compare each teacher frame with the most similar student frame that is at most this many
             frames away (`functional.frame_weighting.match_frames`).
+        alignment: how frames of different lengths are compared (ours). `frames` repeats or pools the
+            teacher's frames. `pool_student` pools the student's frames to the teacher's. `occurrences`
+            compares the spans around the labels of the teacher's best path, for `kl`.
         intermediate_layers: module paths in the student. Each layer gets its own head, trained with CTC and
             SKD (Inter-KD, arXiv 2211.15075).
         intermediate_weight: weight of the heads' losses, averaged over the heads, relative to the losses of
@@ -105,6 +109,7 @@ class SKDConfig:
     frames: str = "all"
     frames_around: int = 4
     match_window: int = 0
+    alignment: str = "frames"
     intermediate_layers: List[str] = field(default_factory=list)
     intermediate_weight: float = 1.0
 

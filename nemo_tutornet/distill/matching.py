@@ -95,12 +95,17 @@ class ModelMatch:
         Returns:
             Log-probabilities `[B, S, V]`.
         """
-        if self.label_order is not None:
-            log_probs = log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
+        log_probs = self.in_students_order(log_probs)
         ratio = layer.frame_ms / self.teacher_encoder.frame_ms
         if ratio > 1:
             return pool_posteriors(log_probs, *covered_frames(frames, teacher_lengths, ratio))
         return repeat_frames(log_probs, teacher_frames(frames, teacher_lengths, ratio), dim=1)
+
+    def in_students_order(self, log_probs: Tensor) -> Tensor:
+        """Puts the teacher's log-probabilities `[B, T, V]` into the order of the student's labels."""
+        if self.label_order is None:
+            return log_probs
+        return log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
 
     def align_hidden(
         self, hidden: Tensor, teacher_lengths: Tensor, frames: int, pair: LayerPair | None = None
@@ -206,6 +211,8 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
                 "model.tutor.pool_frames to true "
                 f"to pool them, or take shorter frames."
             )
+        if loss == "skd" and config.uses("skd") and config.skd.alignment == "pool_student":
+            _check_shorter_frames(layer, other)
     teacher_lengths = [teacher.frames_of(seconds) for seconds in CHECKED_SECONDS]
     check_lengths(
         lengths,
@@ -243,6 +250,16 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
         no_warm_start=no_warm_start or _no_warm_start(student, teacher, guided, hint),
         further_pairs=tuple(pairs),
     )
+
+
+def _check_shorter_frames(layer: Layer, teacher: Layer) -> None:
+    """Refuses to pool a student's frames that are longer than the teacher's."""
+    if layer.frame_ms > teacher.frame_ms:
+        raise TutorError(
+            f"model.tutor.skd.alignment is pool_student, but a frame of the student's layer {layer.path!r} "
+            f"lasts {layer.frame_ms:g} ms, longer than the teacher's {teacher.frame_ms:g} ms; set the "
+            "alignment to frames or occurrences."
+        )
 
 
 def _check_adapter(adapter: AdapterInfo, encoder: Layer, mismatch: str | None) -> None:

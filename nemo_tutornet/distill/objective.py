@@ -24,9 +24,11 @@ from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.distill.student_capture import StudentOutputs
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional import frame_weighting, losses
+from nemo_tutornet.functional.alignment import teacher_frames
 from nemo_tutornet.functional.consistency import twice, warmup_factor
 from nemo_tutornet.functional.ranks import mean_over_ranks
 from nemo_tutornet.functional.schedule import Stage
+from nemo_tutornet.functional.skd_alignment import pool_student, skd_occurrences
 from nemo_tutornet.nemo_io.layers import Layer
 from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
 
@@ -192,6 +194,10 @@ class SKDLoss(Loss):
         """
         skd, frames = self.context.config.skd, log_probs.shape[1]
         mask = frame_weighting.frame_mask(lengths, frames)
+        if skd.alignment != "frames":
+            return self._without_repeats(
+                log_probs, mask & (targets.lengths > 0)[:, None], layer, student, targets
+            )
         aligned = []
         matches = (self.context.match, *self.context.other_matches)
         for match, given in zip(matches, (targets, *targets.others), strict=True):
@@ -200,18 +206,42 @@ class SKDLoss(Loss):
             mask = mask & (given.lengths > 0)[:, None]
         teachers = (self.context.config.teacher, *self.context.config.other_teachers)
         posteriors = losses.mix_posteriors(aligned, [teacher.weight for teacher in teachers])
-        # `mean` and `mean_volume` divide by the transcript's length. Without a transcript, the length of the
-        # teacher's greedy hypothesis takes its place.
-        target_lengths = student.target_lengths
-        if self.context.ctc_reduction in ("mean_volume", "mean"):
-            hypothesis_lengths = frame_weighting.greedy_lengths(posteriors, mask)
-            target_lengths = torch.where(target_lengths > 0, target_lengths, hypothesis_lengths)
+        target_lengths = self._target_lengths(student, posteriors, mask)
         if skd.match_window:
             matched = frame_weighting.match_frames(log_probs, posteriors, mask, skd.match_window)
             log_probs = log_probs.gather(1, matched[..., None].expand_as(log_probs))
         mask = frame_weighting.FRAME_SELECTION[skd.frames](posteriors, mask, skd.frames_around)
         distance = losses.DIVERGENCE[skd.divergence](log_probs, posteriors, mask, skd.temperature)
         return losses.reduce_like_ctc(distance, target_lengths, self.context.ctc_reduction)
+
+    def _without_repeats(
+        self, log_probs: Tensor, mask: Tensor, layer: Layer, student: StudentOutputs, targets: TeacherTargets
+    ) -> Tensor:
+        """Compares on the teacher's frames, or on the spans around its labels (`tutor.skd.alignment`)."""
+        assert targets.log_probs is not None
+        skd, match = self.context.config.skd, self.context.match
+        posteriors = match.in_students_order(targets.log_probs)
+        frames = posteriors.shape[1]
+        of_teacher = frame_weighting.frame_mask(targets.lengths, frames)
+        ratio = layer.frame_ms / match.teacher_encoder.frame_ms
+        index = teacher_frames(log_probs.shape[1], targets.lengths, ratio)
+        if skd.alignment == "occurrences":
+            distance = skd_occurrences(log_probs, posteriors, index, mask, of_teacher)
+        else:
+            pooled, found = pool_student(log_probs, index, mask, frames)
+            both = found & of_teacher
+            distance = losses.DIVERGENCE[skd.divergence](pooled, posteriors, both, skd.temperature)
+        target_lengths = self._target_lengths(student, posteriors, of_teacher)
+        return losses.reduce_like_ctc(distance, target_lengths, self.context.ctc_reduction)
+
+    def _target_lengths(self, student: StudentOutputs, posteriors: Tensor, mask: Tensor) -> Tensor:
+        """The lengths `[B]` by which `mean` and `mean_volume` divide: the transcript's, and without a
+        transcript that of the teacher's greedy hypothesis.
+        """
+        if self.context.ctc_reduction not in ("mean_volume", "mean"):
+            return student.target_lengths
+        hypothesis_lengths = frame_weighting.greedy_lengths(posteriors, mask)
+        return torch.where(student.target_lengths > 0, student.target_lengths, hypothesis_lengths)
 
 
 class IntermediateSKDLoss(SKDLoss):

@@ -147,6 +147,8 @@ TUTOR = st.one_of(
         {"frames": "nonblank"},
         {"frames": "symmetric", "frames_around": 1},
         {"match_window": 3},
+        {"alignment": "pool_student"},
+        {"alignment": "occurrences", "divergence": "kl"},
     ),
     one_of("model.tutor.skd", {"intermediate_layers": ["encoder.encoder.0", "encoder.encoder.1"]}),
     one_of("model.tutor.rkd", *[{"frame_weighting": name} for name in ("nonblank", "energy", "uniform")]),

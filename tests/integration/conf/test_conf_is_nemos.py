@@ -459,7 +459,8 @@ def test_every_key_of_the_tutor_section_can_be_overridden(name):
     # Without a plus, which is for keys that a config does not have: the YAMLs get them from `tutor_defaults`.
     section = asdict(OVERRIDDEN)
     defaults = flat(asdict(TutorConfig()))
-    lists = ("other_teachers", "stages", "rkd.pairs")  # a cache, which is overridden here, has no pairs
+    # A cache, which is overridden here, has no pairs, and several teachers have one alignment.
+    lists = ("other_teachers", "stages", "rkd.pairs", "skd.alignment")
     same = [key for key, value in flat(section).items() if defaults.get(key, "") == value]
     assert not [key for key in same if not key.startswith(lists)]
     assert parse_tutor(composed(name, *overrides_of(section, "model.tutor")).model) == OVERRIDDEN
@@ -473,6 +474,8 @@ def test_the_section_can_be_overridden_whole_and_in_part(name):
     found = parse_tutor(composed(name, *cached).model)
     assert (found.teacher, found.other_teachers) == (TeacherConfig(cache="one"), [TeacherConfig(cache="two")])
     assert found.stages == [StageConfig("a", {"ctc": 1.0, "skd": 0.5})]
+    aligned = ("model.tutor.skd.alignment=occurrences", "model.tutor.skd.divergence=kl", *cached[::2])
+    assert parse_tutor(composed(name, *aligned).model).skd == SKDConfig("kl", alignment="occurrences")
 
 
 @pytest.mark.parametrize("name", CONFIGS)

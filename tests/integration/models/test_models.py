@@ -238,6 +238,19 @@ def test_matched_frames_are_what_skd_compares(corpus, teacher_file, make_student
     assert values[2] < values[0]
 
 
+@pytest.mark.parametrize("alignment", ["pool_student", "occurrences"])
+def test_skd_without_repeated_frames_trains(alignment, corpus, teacher_file, make_student):
+    recorder = Recorder()
+    skd, stages = {"divergence": "kl", "alignment": alignment}, [{"name": "skd", "weights": {"skd": 1.0}}]
+    model = make_student(
+        student_config(corpus, teacher_file, stages, skd=skd), max_epochs=6, callbacks=[recorder]
+    )
+    model.trainer.limit_val_batches = 0
+    model.trainer.fit(model)
+    values = [step["train_skd"] for step in recorder.steps]
+    assert all(value > 0 for value in values) and sum(values[-4:]) < sum(values[:4])
+
+
 def test_what_the_schedule_makes_useless_is_told(corpus, teacher_file, make_student, monkeypatch):
     told: list[str] = []
     monkeypatch.setattr(logging, "warning", lambda message, *_, **__: told.append(str(message)))

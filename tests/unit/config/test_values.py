@@ -90,6 +90,44 @@ def test_a_cache_has_no_weights_to_begin_with(path: str) -> None:
             f"{TEACHER}, skd: {{frames: some}}",
             ["model.tutor.skd.frames ", "'some'", "all, nonblank, symmetric"],
         ),
+        (
+            f"{TEACHER}, skd: {{alignment: spikes}}",
+            ["model.tutor.skd.alignment ", "'spikes'", "frames, pool_student, occurrences"],
+        ),
+        (
+            f"{TEACHER}, skd: {{alignment: occurrences}}",
+            ["model.tutor.skd.alignment is occurrences", "'l2'", "model.tutor.skd.divergence to kl."],
+        ),
+        (
+            f"{TEACHER}, skd: {{alignment: pool_student, divergence: guided_ctc}}",
+            ["model.tutor.skd.alignment is pool_student", "'guided_ctc'", "l2 or kl"],
+        ),
+        (
+            f"{TEACHER}, skd: {{alignment: pool_student, match_window: 2}}",
+            [
+                "model.tutor.skd.alignment is pool_student, with which model.tutor.skd.match_window has no "
+                "meaning"
+            ],
+        ),
+        (
+            f"{TEACHER}, skd: {{alignment: pool_student, frames: nonblank}}",
+            ["model.tutor.skd.alignment is pool_student, with which model.tutor.skd.frames has no meaning"],
+        ),
+        (
+            f"{TEACHER}, skd: {{alignment: occurrences, divergence: kl, temperature: 2}}",
+            [
+                "model.tutor.skd.alignment is occurrences, with which model.tutor.skd.temperature has no "
+                "meaning"
+            ],
+        ),
+        (
+            f"{TEACHER}, other_teachers: [{{model_path: u}}], skd: {{alignment: pool_student}},"
+            " stages: [{name: a, weights: {skd: 1}}]",
+            [
+                "model.tutor.skd.alignment is pool_student, with which model.tutor.other_teachers has no "
+                "meaning"
+            ],
+        ),
         (f"{TEACHER}, skd: {{frames_around: -1}}", ["model.tutor.skd.frames_around ", "-1"]),
         (f"{TEACHER}, skd: {{frames_around: 1001}}", ["model.tutor.skd.frames_around ", "at most 1000"]),
         (f"{TEACHER}, skd: {{match_window: {10**30}}}", ["model.tutor.skd.match_window"]),

@@ -17,7 +17,9 @@ from nemo_tutornet.distill.matching import LayerPair, ModelMatch
 from nemo_tutornet.distill.objective import LOSSES, LossContext, Objective, read_tutor_section
 from nemo_tutornet.distill.student_capture import StudentOutputs
 from nemo_tutornet.functional import frame_weighting, losses
+from nemo_tutornet.functional.alignment import teacher_frames
 from nemo_tutornet.functional.schedule import Stage
+from nemo_tutornet.functional.skd_alignment import pool_student, skd_occurrences
 from nemo_tutornet.nemo_io.layers import Layer
 from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets
 from tests.conftest import refusal
@@ -159,6 +161,27 @@ def test_a_head_is_compared_on_its_own_frames() -> None:
     mask = frame_weighting.frame_mask(4 * LENGTHS - 3, 16) & HEARING
     expected = losses.skd_l2(own, TEACHER.log_probs.repeat_interleave(2, dim=1), mask).mean()
     torch.testing.assert_close(found["inter_skd"], expected)
+
+
+@pytest.mark.parametrize("reduction", ["mean_batch", "mean_volume", "mean", "sum"])
+@pytest.mark.parametrize("alignment", ["pool_student", "occurrences"])
+def test_skd_without_repeated_frames(alignment: str, reduction: str) -> None:
+    """The head has two frames for each of the teacher's, and each utterance its own valid frames."""
+    objective = build(reduction, heads=True, divergence="kl", alignment=alignment)
+    own, teacher = objective.heads[0](STUDENT.intermediate[0]), TEACHER.log_probs
+    mask = frame_weighting.frame_mask(4 * LENGTHS - 3, 16) & HEARING
+    index, of_teacher = teacher_frames(16, HEARD, 0.5), frame_weighting.frame_mask(HEARD, 8)
+    if alignment == "occurrences":
+        each = skd_occurrences(own, teacher, index, mask, of_teacher)
+    else:
+        pooled, found = pool_student(own, index, mask, 8)
+        each = losses.skd_kl(pooled, teacher, found & of_teacher)
+    heard = frame_weighting.greedy_lengths(teacher, of_teacher)[0]
+    expected = losses.reduce_like_ctc(each, torch.stack([heard, torch.tensor(3), torch.tensor(1)]), reduction)
+    found_terms = terms(objective, skd=1.0)
+    torch.testing.assert_close(found_terms["inter_skd"], expected)
+    found_terms["loss"].backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.heads[0].parameters())
 
 
 def test_heads_count_where_the_stage_has_skd_and_their_ctc_where_it_has_ctc() -> None:
