@@ -292,6 +292,13 @@ def teacher_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return save_teacher(teacher_config(corpus), tmp_path_factory.mktemp("teacher") / "teacher.nemo")
 
 
+@pytest.fixture(scope="session")
+def english_teacher_file(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with the 28 labels of the configs in `conf`."""
+    config = teacher_config(corpus, [" ", *"abcdefghijklmnopqrstuvwxyz", "'"])
+    return save_teacher(config, tmp_path_factory.mktemp("teacher") / "teacher.nemo")
+
+
 def save_teacher(config: dict[str, Any], path: Path) -> Path:
     import torch
     from nemo.collections.asr.models import EncDecCTCModel

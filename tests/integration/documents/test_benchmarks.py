@@ -62,6 +62,7 @@ def test_what_a_teacher_costs(tmp_path):
         *read,
         *at_speeds,
         "plain CTC step, 3 speeds",
+        "CTC + consistency of two views, no teacher",
         *pair["ratio_to_parts"],
     }
     assert set(pair["ratio_to_plain"]) == set(pair["median_s"]) - {"plain CTC step"}
@@ -135,13 +136,13 @@ def test_what_depthwise_convolutions_cost(tmp_path):
 
 
 @pytest.mark.parametrize("command", ["cost", "curve", "memory", "speeds"])
-def test_what_a_cache_costs_and_teaches(corpus, teacher_file, tmp_path, command):
+def test_what_a_cache_costs_and_teaches(corpus, english_teacher_file, tmp_path, command):
     more = {"cost": ["--rounds", "1"], "curve": ["--steps", "4"], "memory": ["--steps", "2"]}.get(command)
     more = more or ["--speeds", "1", "--speeds", "3", "--rounds", "1"]
     arguments = [
         command,
         str(corpus / "train.jsonl"),
-        str(teacher_file),
+        str(english_teacher_file),
         "--batch",
         "2",
         "--json",

@@ -60,7 +60,7 @@ def commands(page: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def models(teacher_file, tmp_path_factory) -> Path:
+def models(english_teacher_file, tmp_path_factory) -> Path:
     """Holds a teacher of characters, one of subwords, and a student that has been trained."""
     folder = tmp_path_factory.mktemp("models")
     write_manifest(folder, "train", [1.0])
@@ -69,7 +69,7 @@ def models(teacher_file, tmp_path_factory) -> Path:
     teacher_models.save_kind(
         matrix.TEACHERS["fastconformer bpe"], folder, folder / "subwords.nemo", tokenizer, signals
     )
-    (folder / "teacher.nemo").write_bytes(teacher_file.read_bytes())
+    (folder / "teacher.nemo").write_bytes(english_teacher_file.read_bytes())
     build("quartznet", folder / "student", features=80, window_size=0.025).rename(folder / "trained.nemo")
     return folder
 

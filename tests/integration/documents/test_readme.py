@@ -39,7 +39,7 @@ def commands(start: str, page: str = README) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(teacher_file, tmp_path_factory) -> Path:
+def folder(english_teacher_file, tmp_path_factory) -> Path:
     """Holds what the commands name; the project's folders are linked, so that relative paths mean the
     same.
     """
@@ -48,7 +48,7 @@ def folder(teacher_file, tmp_path_factory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     for name in ("train", "valid", "test"):
         write_manifest(folder, name, [1.51, 1.6])  # NeMo's stock SpecAugment cannot mask a shorter batch
-    (folder / "teacher.nemo").write_bytes(teacher_file.read_bytes())
+    (folder / "teacher.nemo").write_bytes(english_teacher_file.read_bytes())
     return folder
 
 
