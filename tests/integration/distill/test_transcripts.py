@@ -125,7 +125,8 @@ def test_evaluate_tells_what_a_model_never_writes(spoken, teacher_file):
     )
     assert found.exit_code == 0, found.output
     words = " ".join(found.output.split())
-    assert "teacher.nemo has no label for 'A' 'B' '7', which transcripts of the manifest hold" in words
+    assert "teacher.nemo cannot write 4 characters of 2 of 2 transcripts" in words
+    assert "'A' (1), 'B' (1), '7' (1), ',' (1); compare with --lowercase;" in words
 
 
 @pytest.mark.parametrize("source", ["manifest", "tars", "cuts", "shar", "input_cfg"])
