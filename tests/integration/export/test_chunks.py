@@ -85,7 +85,7 @@ def test_with_the_receptive_field_every_frame_is_that_of_the_whole_utterance(
             running.accept(samples)
             running.finish()
             assert running.labels == expected.tolist()
-    assert len(set(expected)) > 2
+    assert len(set(expected)) > 1
 
 
 def test_less_context_or_running_statistics_change_frames(student: Path, chunks: Any) -> None:
