@@ -296,7 +296,10 @@ def _onnx(model: Any, probes: dict[str, Any], path: str, name: str, check: Recor
     if usual:
         # Graphs of NeMo's own exporter and of earlier versions read padding, and do not say otherwise.
         padded = "length" in inputs and metadata.get("padding") == "ignored"
-        _agreement(model, session, probes, f"{name}: agrees", precision, padded, check)
+        size = session.get_inputs()[0].shape[2]
+        # Only a graph that says so may read one length only.
+        fixed = size if metadata.get("fixed_frames") == str(size) else None
+        _agreement(model, session, probes, f"{name}: agrees", precision, padded, fixed, check)
     elif chunked:
         _chunks_agree(model, session, probes, metadata, f"{name}: agrees", check)
     return {"name": name, "precision": precision, "metadata": metadata}
@@ -331,13 +334,19 @@ def _vocabulary(model: Any) -> list[str]:
 
 
 def _agreement(
-    model: Any, session: Any, probes: dict[str, Any], name: str, precision: str, padded: bool, check: Record
+    model: Any,
+    session: Any,
+    probes: dict[str, Any],
+    name: str,
+    precision: str,
+    padded: bool,
+    fixed: int | None,
+    check: Record,
 ) -> None:
     import numpy
     import torch
 
     expected, found, lengths, utterances = [], [], [], []
-    fixed = session.get_inputs()[0].shape[2]
     for key in sorted(probes):
         if not key.startswith("signal_"):
             continue
