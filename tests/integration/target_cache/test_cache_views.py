@@ -100,10 +100,11 @@ def test_the_lesson_is_that_of_a_live_teacher_under_the_same_perturbation(
     live, read = runs
     assert draws[0] == draws[1] and len(set(draws[0])) > 8, "other speeds were drawn"
     assert len(live) == len(read) == 12
-    for one, other in zip(live, read, strict=True):
+    for step, (one, other) in enumerate(zip(live, read, strict=True)):
         assert one.keys() == other.keys()
+        within = 0.003 if step < 4 else 0.03  # the student's weights drift apart by the cache's rounding
         for name, value in one.items():
-            assert other[name] == pytest.approx(value, rel=0.01), name
+            assert other[name] == pytest.approx(value, rel=within), (step, name)
 
 
 def parts(corpus: Path, folder: Path) -> str:
