@@ -47,7 +47,7 @@ _NOT_STREAMED = (
 
 
 _DYNAMIC = (
-    "dynamic int8, which is smaller but hardly faster than fp32; give --calibrate MANIFEST for static int8."
+    "dynamic int8, which is smaller but no faster than fp32; give --calibrate MANIFEST for static int8."
 )
 
 
