@@ -196,7 +196,7 @@ def main() -> None:
         "--statistics",
         choices=STATISTICS,
         default="running",
-        help="normalise by what was heard of the utterance so far, of all files so far (session), or by the "
+        help="normalise by the audio of the utterance so far, of all files so far (session), or by the "
         "whole utterance (not for a live stream)",
     )
     given = parser.parse_args()

@@ -97,7 +97,8 @@ def estimate_statistics(
     if len(batches) > 1 and len(batches[-1]) < _BATCH // 2:
         batches[-2:] = [batches[-2] + batches[-1]]
     norms = batch_norms(model)
-    counts = [norm.num_batches_tracked.clone() for norm in norms if norm.num_batches_tracked is not None]
+    counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
+    counts = [counter.clone() for counter in counters]
     network = _Network(model)
 
     def shown() -> Iterator[dict[str, Tensor]]:
@@ -116,9 +117,8 @@ def estimate_statistics(
                 "longer "
                 "or more audio with --statistics."
             ) from None
-    for norm, count in zip(norms, counts, strict=False):
-        assert norm.num_batches_tracked is not None
-        norm.num_batches_tracked.copy_(count)
+    for counter, count in zip(counters, counts, strict=True):
+        counter.copy_(count)
     model.eval()
     for norm in norms:
         assert norm.running_mean is not None and norm.running_var is not None

@@ -4,18 +4,16 @@
 
 from __future__ import annotations
 
-import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_fixed import frames_of, mobile_note, with_fixed_shapes
-from nemo_tutornet.export.onnx_int8 import calibration_features, quantize_static
+from nemo_tutornet.export.onnx_int8 import calibration_features, quantize_static, quiet_root_logger
 from nemo_tutornet.export.onnx_layout import in_fast_layout
 from nemo_tutornet.export.onnx_length import PADDING_IS_IGNORED, ignores_padding, pads_safely, reads_length
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
@@ -303,28 +301,13 @@ def _converted(plain: Any, precision: str) -> Any:
     if precision == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic
 
-        with tempfile.TemporaryDirectory() as folder, _quiet_root_logger():
+        with tempfile.TemporaryDirectory() as folder, quiet_root_logger():
             path = Path(folder) / "int8.onnx"
             # Signed weights would run five times slower, because ONNX Runtime has a fast integer convolution
             # for unsigned weights only.
             quantize_dynamic(proto, path, op_types_to_quantize=list(QUANTIZED), weight_type=QuantType.QUInt8)
             return onnx.load(str(path))
     return proto
-
-
-@contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """Hides warnings of the root logger.
-
-    The quantizer recommends a preparation that NeMo's exporter has already done, so nothing is left to fuse.
-    """
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
 
 
 def with_metadata(proto: Any, entries: Mapping[str, str]) -> Any:

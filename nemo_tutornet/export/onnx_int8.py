@@ -133,7 +133,7 @@ def quantize_static(graph: Any, features: Sequence[np.ndarray]) -> Quantized:
     every = max(2, min(6, len(features)))
     held_out = list(features[::every])[:_HELD_OUT]
     used = [item for i, item in enumerate(features) if i % every] or list(features)
-    with tempfile.TemporaryDirectory() as folder, _quiet_root_logger():
+    with tempfile.TemporaryDirectory() as folder, quiet_root_logger():
         equal = equalize_channels(graph, used)
         ranges = _ranges(equal, used, Path(folder))
         session = _session(graph)
@@ -369,7 +369,7 @@ def _inputs(names: set[str], features: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @contextmanager
-def _quiet_root_logger() -> Iterator[None]:
+def quiet_root_logger() -> Iterator[None]:
     """Hides warnings of the root logger: the quantizer recommends a preparation that is done already."""
     root = logging.getLogger()
     level = root.level
