@@ -231,6 +231,15 @@ RECIPES: dict[str, Recipe] = {
         adapter=True,
     ),
     "adapted_rkd_kept_ctc": Recipe("with an adapter: RKD, then CTC + RKD", (RKD, KEPT), adapter=True),
+    "adapted_rkd_pseudo": Recipe(
+        "with an adapter: RKD, then CTC + pseudo-labels + RKD",
+        (RKD_TIME, ("pseudo", {"ctc": 0.5, "pseudo": 0.5, "rkd": 1.85})),
+        adapter=True,
+        reduction="time_sum",
+    ),
+    "adapted_pseudo_alone": Recipe(
+        "with an adapter: CTC + pseudo-labels, without RKD", (PSEUDO,), adapter=True
+    ),
     "adapted_rkd_skd_kl": Recipe("with an adapter: RKD, then CTC + SKD kl", (RKD, SKD), (KL,), adapter=True),
 }
 
