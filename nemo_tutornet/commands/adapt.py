@@ -24,11 +24,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_tutornet.commands.adapter_rounds import Examples, Rounds, Source, train_rounds, written_by
 from nemo_tutornet.commands.adapter_training import (
     EncodedBatch,
     EpochResult,
     Settings,
     StoredUtterances,
+    TrainingSet,
     padded,
     train_head,
     word_error_rate,
@@ -60,6 +62,13 @@ LEARNING_RATE = 2e-3
 DROPOUT = 0.5
 # The adapter is as wide as the teacher's encoder, but not wider than this.
 MOST_WIDTH = 256
+# The trainings of an adapter (`adapter_rounds`), as their progress names them.
+PARTS = {
+    "": "adapter",
+    "transcribed": "adapter, transcripts alone",
+    "adapter": "adapter, with its own text for the others",
+    "teacher": "adapter, with the teacher's text for the others",
+}
 # The encoder's output may take this share of the free disk; the encoder runs in every epoch otherwise.
 _SHARE_OF_DISK = 0.8
 
@@ -79,7 +88,9 @@ class AdaptResult:
         best_epoch: the epoch whose weights the file has.
         epochs: epochs that were trained.
         utterances: training utterances with a transcript or a usable hypothesis.
-        pseudo_labelled: how many of these have the teacher's hypothesis in place of a transcript.
+        pseudo_labelled: how many of these have a hypothesis in place of a transcript.
+        hypotheses_of: whose hypotheses these are: `teacher`, or `adapter`, a first one that was trained on
+            the transcripts alone. Empty where there are none.
         minutes: duration of the run.
         work: folder with the encoder's output and the state of the training, which can be deleted.
     """
@@ -95,6 +106,7 @@ class AdaptResult:
     epochs: int
     utterances: int
     pseudo_labelled: int
+    hypotheses_of: Source
     minutes: float
     work: str
 
@@ -108,7 +120,7 @@ def adapt_teacher(
     width: int | None = None,
     batch_size: int | None = None,
     live: bool | None = None,
-    report: Callable[[EpochResult], None] = lambda progress: None,
+    report: Callable[[str, EpochResult], None] = lambda part, progress: None,
 ) -> AdaptResult:
     """Trains an adapter of the teacher of a training config for its student.
 
@@ -123,7 +135,8 @@ def adapt_teacher(
         batch_size: utterances in a batch; None is `model.train_ds.batch_size`.
         live: run the encoder in every epoch instead of keeping its output. None does so where the output
             would take too much of the free disk.
-        report: is called after each epoch.
+        report: is called after each epoch with a name for that training: there are two where a part of the
+            training set has no transcripts (`adapter_rounds`).
 
     Returns:
         A summary of the run.
@@ -148,8 +161,8 @@ def adapt_teacher(
     valid = _stored(cfg, work, "valid", hypotheses=True, batch_size=batch_size)
     with suppress_nemo_logs():
         valid_cfg = _encoding(cfg, hypotheses=True, part="valid").model
-        found = _examples(dataloader_student(valid_cfg, None, batch_size), valid, pseudo, fill=False)
-    spoken = [(utterance, ids) for utterance, ids in found if pseudo.decode(ids).strip()]
+        transcribed = _examples(dataloader_student(valid_cfg, None, batch_size), valid, None).transcribed
+    spoken = [(utterance, ids) for utterance, ids in transcribed if pseudo.decode(ids).strip()]
     if not spoken:
         raise TutorError(
             "no utterance of model.validation_ds has a transcript in the student's labels, and the epoch is "
@@ -162,7 +175,7 @@ def adapt_teacher(
 
     if live is None:
         live = not _fits_on_disk(loading, teacher, work)
-    training: StoredUtterances | _LiveUtterances
+    found: Examples | None = None
     if live:
         with suppress_nemo_logs():
             shuffled = dataloader_student(
@@ -171,8 +184,7 @@ def adapt_teacher(
         for warning in check_transcripts(shuffled):
             print_note(warning)
         guard_audio(shuffled._train_dl, "model.train_ds", 0.0)
-        training = _LiveUtterances(shuffled._train_dl, teacher, pseudo)
-        pseudo_labelled = utterances = 0
+        lively = _LiveUtterances(shuffled._train_dl, teacher, pseudo)
     else:
         needs_hypotheses = _lacks_transcripts(loading._train_dl)
         reader = _stored(cfg, work, "train", needs_hypotheses, batch_size)
@@ -181,30 +193,49 @@ def adapt_teacher(
                 f"{reader.folder} was kept when every utterance had a transcript, so it lacks the teacher's "
                 "hypotheses; delete that folder, or give another one with --work."
             )
-        examples = _examples(loading, reader, pseudo, fill=True)
-        if not examples:
+        found = _examples(loading, reader, pseudo)
+        if not found.transcribed and not found.hypothesised:
             raise TutorError(
                 "no utterance of model.train_ds has a transcript or a usable hypothesis in the student's "
                 f"labels ({pseudo.report().rstrip('.')}), so the adapter would learn nothing."
             )
-        training = StoredUtterances(reader, examples, size)
-        utterances, pseudo_labelled = len(examples), pseudo.counts["kept"]
-    torch.manual_seed(seed)
     encoder_width = teacher.encoder_layer.width
     width = width or min(encoder_width, MOST_WIDTH)
-    head = _head_of(teacher, width, upsampling, len(labels) + 1)
-    sizes = [encoder_width, width, upsampling, head.expand.in_channels]
-    about = {"teacher": teacher.sha256, "labels": labels, "sizes": sizes}
-    # Other data make another training, which must not continue from this one's state.
-    data = [loading.cfg.train_ds.get("manifest_filepath")] if live else examples
-    heads = {**about, "data": [str(one) for one in data], "validation": [str(one) for one in spoken]}
-    digest = hashlib.sha256(json.dumps({**heads, "live": live}).encode())
-    settings = Settings(epochs, learning_rate, size, DROPOUT, seed, digest.hexdigest())
 
     def validate(head: AdapterHead) -> float:
         return word_error_rate(head, validation.in_order(), references, pseudo.decode, device)
 
-    last = train_head(head, training, validate, settings, work / f"{output.stem}.state.pt", report, device)
+    def trained(training: TrainingSet, data: Sequence[Any], part: str) -> tuple[AdapterHead, EpochResult]:
+        torch.manual_seed(seed)
+        head = _head_of(teacher, width, upsampling, len(labels) + 1)
+        sizes = [encoder_width, width, upsampling, head.expand.in_channels]
+        # Other data make another training, which must not continue from this one's state.
+        heads = {
+            "teacher": teacher.sha256,
+            "labels": labels,
+            "sizes": sizes,
+            "data": [str(one) for one in data],
+            "validation": [str(one) for one in spoken],
+            "live": live,
+        }
+        digest = hashlib.sha256(json.dumps(heads).encode())
+        settings = Settings(epochs, learning_rate, size, DROPOUT, seed, digest.hexdigest())
+        name = f"{output.stem}{part and '.'}{part}"
+        shown = partial(report, PARTS[part])
+        last = train_head(head, training, validate, settings, work / f"{name}.state.pt", shown, device)
+        return head, last
+
+    if found is None:
+        head, last = trained(lively, [loading.cfg.train_ds.get("manifest_filepath")], "")
+        best = Rounds(head, last, [], "", 0)
+    else:
+        best = train_rounds(
+            found,
+            teacher_wer,
+            lambda examples, part: trained(StoredUtterances(reader, examples, size), examples, part),
+            lambda head: written_by(head, reader, found.silent, size),
+        )
+    head, last = best.head, best.last
     info = AdapterInfo(
         teacher_outputs=head.expand.in_channels - encoder_width,
         labels=labels,
@@ -229,8 +260,9 @@ def adapt_teacher(
         teacher_wer=teacher_wer,
         best_epoch=last.best_epoch,
         epochs=last.epoch,
-        utterances=utterances,
-        pseudo_labelled=pseudo_labelled,
+        utterances=len(best.examples),
+        pseudo_labelled=best.untranscribed,
+        hypotheses_of=best.source,
         minutes=(time.monotonic() - start) / 60,
         work=str(work),
     )
@@ -313,24 +345,21 @@ def _stored(cfg: Any, work: Path, part: str, hypotheses: bool, batch_size: int |
     return CacheReader(folder)
 
 
-def _examples(
-    student: Any, reader: CacheReader, pseudo: PseudoLabels, fill: bool
-) -> list[tuple[Utterance, list[int]]]:
+def _examples(student: Any, reader: CacheReader, pseudo: PseudoLabels | None) -> Examples:
     """Reads the labels of every utterance of a student's training set, and checks that its audio is that of
     the encoder's output.
 
     Args:
         student: has the dataloader.
         reader: of the encoder's output.
-        pseudo: writes hypotheses in the student's labels, and counts those that it keeps.
-        fill: take the teacher's hypothesis where there is no transcript; such utterances are left out
-            otherwise.
+        pseudo: writes the teacher's hypotheses in the student's labels, and counts those that it keeps; None
+            leaves them alone.
 
     Raises:
         TutorError: an utterance has other audio than the encodings were computed from.
     """
     resolver = UtteranceResolver(student._train_dl)
-    examples: list[tuple[Utterance, list[int]]] = []
+    found = Examples([], [], [])
     for batch in map(TrainingBatch.from_nemo, student._train_dl):
         utterances = resolver(batch)
         stored = reader.read(utterances)
@@ -340,16 +369,17 @@ def _examples(
             for row, length in zip(batch.transcripts.tolist(), batch.transcript_lengths.tolist(), strict=True)
         ]
         silent = [i for i, row in enumerate(rows) if not row]
-        if silent and fill and stored.texts is not None and stored.confidences is not None:
+        found.transcribed.extend((utterances[i], row) for i, row in enumerate(rows) if row)
+        found.silent.extend(utterances[i] for i in silent)
+        if silent and pseudo is not None and stored.texts is not None and stored.confidences is not None:
             given = [Hypothesis(stored.texts[i], stored.confidences[i]) for i in silent]
             nothing = torch.zeros(len(silent), 1, dtype=torch.long)
             # How many labels fit is known to the adapter only, so the frames are no limit here.
             frames = torch.full((len(silent),), 1 << 30)
             labels, lengths = pseudo.targets(given, nothing, nothing[:, 0], frames)
-            for i, row, length in zip(silent, labels.tolist(), lengths.tolist(), strict=True):
-                rows[i] = row[:length]
-        examples += [(utterance, row) for utterance, row in zip(utterances, rows, strict=True) if row]
-    return examples
+            kept = zip(silent, labels.tolist(), lengths.tolist(), strict=True)
+            found.hypothesised.extend((utterances[i], row[:length]) for i, row, length in kept if length)
+    return found
 
 
 class _LiveUtterances:

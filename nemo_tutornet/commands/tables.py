@@ -144,24 +144,26 @@ def inspection_table(inspection: Inspection) -> None:
 
 
 @contextmanager
-def epoch_report(epochs: int) -> Iterator[Callable[[EpochResult], None]]:
-    """Yields a function that shows the epochs of a training: a bar on a terminal, lines in a log.
+def epoch_report(epochs: int) -> Iterator[Callable[[str, EpochResult], None]]:
+    """Yields a function that shows the epochs of trainings, one after the other: a bar each on a terminal,
+    lines in a log. It takes a training's name and an epoch's result.
 
     Args:
-        epochs: of the whole training.
+        epochs: of each training.
     """
     with ExitStack() as stack:
-        shown: list[Progress] = []
+        shown: dict[str, Progress] = {}
 
-        def report(result: EpochResult) -> None:
+        def report(part: str, result: EpochResult) -> None:
             # It appears with the first epoch; before it, the teacher's own progress is shown.
-            if not shown:
-                progress = Progress("adapter", epochs, of_total(epochs, "epochs"))
-                shown.append(stack.enter_context(progress.start_at(result.epoch - 1)))
+            if part not in shown:
+                stack.close()  # the training before has ended
+                progress = Progress(part, epochs, of_total(epochs, "epochs"))
+                shown[part] = stack.enter_context(progress.start_at(result.epoch - 1))
             words = (
                 f"loss {result.loss:.2f}, WER {100 * result.wer:.1f} % (best {100 * result.best_wer:.1f} %)"
             )
-            shown[0].update(result.epoch, words, line=result.epoch == epochs)
+            shown[part].update(result.epoch, words, line=result.epoch == epochs)
 
         yield report
 
@@ -182,7 +184,9 @@ def adapter_table(made: AdaptResult, overrides: str, poor: bool) -> None:
     console = _console()
     console.print(table)
     texts = f"{made.utterances} utterances" if made.utterances else "the training set, encoded in every epoch"
-    texts += f" ({made.pseudo_labelled} with the teacher's text)" if made.pseudo_labelled else ""
+    own = "the text of an adapter of the transcripts alone"
+    given = "the teacher's text" if made.hypotheses_of == "teacher" else own
+    texts += f" ({made.pseudo_labelled} with {given})" if made.pseudo_labelled else ""
     console.print(
         escape(
             f"{made.path}: {made.labels} labels and the blank, {made.frame_ms:g} ms frames "
