@@ -244,8 +244,17 @@ def test_a_transducer_gets_posteriors_and_confidence(folder, make_student):
     Distiller(make_student(config), read_tutor_section(OmegaConf.create(config)))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_stopped_run_continues(number, code, folder, teacher, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "code", "manifest", "stop", "trained"),
+    [
+        (signal.SIGINT, 130, "train.jsonl", 2, [1, 2, 3]),
+        # In the second round, with the teacher's text for the utterances that have none.
+        (signal.SIGTERM, 143, "half.jsonl", 4, [1, 2, 3, 1, 2, 3]),
+    ],
+)
+def test_a_stopped_run_continues(
+    number, code, manifest, stop, trained, folder, teacher, tmp_path, monkeypatch
+):
     """It ends with one line and with what it had; the same command then ends as if it had not been
     stopped.
     """
@@ -255,26 +264,27 @@ def test_a_stopped_run_continues(number, code, folder, teacher, tmp_path, monkey
     def note(path: Path, settings: Any, *state: Any) -> None:
         write(path, settings, *state)
         epochs.append(state[-1].epoch)
-        if len(epochs) == 2:
+        if len(epochs) == stop:
             signal.raise_signal(number)
 
+    def run(name: str) -> Any:
+        train = student_config(folder, teacher)["train_ds"] | {"manifest_filepath": str(folder / manifest)}
+        work = ("--work", str(tmp_path / "work"), "--epochs", "3", "--json")
+        return adapt(folder, teacher, tmp_path / f"{name}.safetensors", *work, train_ds=train)
+
     monkeypatch.setattr(adapter_training, "_write_state", note)
-    work = ("--work", str(folder / "adapter.work"), "--epochs", "3", "--json")
-    stopped = adapt(folder, teacher, tmp_path / f"stopped{code}.safetensors", *work)
-    assert stopped.exit_code == code and not (tmp_path / f"stopped{code}.safetensors").exists()
+    stopped = run("stopped")
+    assert stopped.exit_code == code and not (tmp_path / "stopped.safetensors").exists()
     (line,) = [line for line in stopped.stderr.splitlines() if line.startswith("stopped by")]
     assert line == (
         f"stopped by {signal.Signals(number).name}: the same command continues after the last epoch or shard "
         "that was finished."
     )
-    assert adapt(folder, teacher, tmp_path / f"stopped{code}.safetensors", *work).exit_code == 0
-    assert epochs == [1, 2, 3]
+    assert run("stopped").exit_code == 0
+    assert epochs == trained
     monkeypatch.undo()
-    whole = adapt(folder, teacher, tmp_path / f"whole{code}.safetensors", *work)
-    assert whole.exit_code == 0
-    assert (tmp_path / f"stopped{code}.safetensors").read_bytes() == (
-        tmp_path / f"whole{code}.safetensors"
-    ).read_bytes()
+    assert run("whole").exit_code == 0
+    assert (tmp_path / "stopped.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
 
 
 def test_live_and_stored_encodings_make_the_same_adapter(folder, teacher, tmp_path):
