@@ -187,9 +187,9 @@ def check_training(
         teacher=teacher.describe(),
         matches=matches,
         data={
-            str(i + 1): f"{share.manifest}: {share}"
+            f"{i}. {share.manifest}": str(share)
             for i, share in enumerate(
-                manifest_shares(model._train_dl, cfg.model.train_ds, config.manifest_weights)
+                manifest_shares(model._train_dl, cfg.model.train_ds, config.manifest_weights), start=1
             )
         },
         stages=costs,
