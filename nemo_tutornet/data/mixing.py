@@ -158,10 +158,10 @@ def manifest_shares(
         train_ds: section of the model's config.
         weights: `tutor.manifest_weights`.
     """
-    manifests = manifests_of(train_ds, MANIFESTS)
     datasets = manifest_datasets(loader)
-    if len(datasets) != 1 or isinstance(loader.dataset, IterableDataset) or not manifests:
+    if len(datasets) != 1 or isinstance(loader.dataset, IterableDataset):
         return []
+    manifests = manifests_of(train_ds, MANIFESTS)
     entries = datasets[0].manifest_processor.collection
     members = _members(entries, manifests)
     sizes = [len(one) for one in members]
