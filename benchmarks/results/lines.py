@@ -8,8 +8,10 @@ A file of them is enough for `table.py`, `pages.py` and `plots.py`. `test` is wh
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +86,9 @@ def add_teacher(file: Path, line: Mapping[str, Any], test: Mapping[str, Any]) ->
 def _taken_apart(file: Path) -> Iterator[tuple[dict[Run, dict[str, Any]], list[dict[str, Any]]]]:
     """Yields the lines of runs in a file, and its other lines; what is in them afterwards is written."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):
+    # Not beside the file, where a lock would be committed, or missed by whoever waits while it is deleted.
+    whose = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir()) / f"tutornet-lines-{whose}.lock"):
         text = file.read_text(encoding="utf-8") if file.exists() else ""
         others = [one for one in map(json.loads, text.splitlines()) if "recipe" not in one]
         lines = {run_of(one): one for one in (read_lines(file) if file.exists() else [])}
@@ -92,4 +96,3 @@ def _taken_apart(file: Path) -> Iterator[tuple[dict[Run, dict[str, Any]], list[d
         with atomic_write(file) as temporary:
             rows = (json.dumps(one) + "\n" for one in (*lines.values(), *others))
             temporary.write_text("".join(rows), encoding="utf-8")
-    Path(f"{file}.lock").unlink(missing_ok=True)
