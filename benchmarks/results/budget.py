@@ -9,7 +9,6 @@ and of its stages. So the time becomes a number of epochs, of which the schedule
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,10 +39,10 @@ def epochs_in(
     """How many epochs a training may have, and how many seconds one takes.
 
     They are measured once, and kept: all seeds have as many epochs, and a resumed command has them, too. What
-    a teacher's cache or adapter took is not in the time.
+    the program's start took, and a teacher's cache or adapter, is not in the time.
 
     Args:
-        minutes: for the whole training, with its start.
+        minutes: for all epochs with their validations.
         training: the training; its epochs do not matter.
         environment: of the training.
         kept: file in which the measurement is kept.
@@ -55,21 +54,18 @@ def epochs_in(
     with FileLock(f"{kept}.lock"):
         if not kept.exists():
             timed = replace(training, folder=kept.parent / "timed", epochs=TIMED)
-            begin = time.time()
             timed.run(environment)
-            taken = time.time() - begin
             ends = epoch_ends(timed.folder / timed.name)
             if len(ends) != TIMED:
                 raise RuntimeError(f"{timed.folder / timed.name} has no log of {TIMED} epochs to be timed.")
             epoch = (ends[-1] - ends[0]) / (TIMED - 1)
-            found = {"epoch_seconds": epoch, "other_seconds": taken - TIMED * epoch}
+            found = {"epoch_seconds": epoch}
             with atomic_write(kept) as temporary:
                 temporary.write_text(json.dumps(found), encoding="utf-8")
     found = json.loads(kept.read_text(encoding="utf-8"))
-    epochs = int((60 * minutes - found["other_seconds"]) / found["epoch_seconds"])
+    epochs = int(60 * minutes / found["epoch_seconds"])
     if epochs < 1:
         raise RuntimeError(
-            f"{minutes:g} minutes are too few for one epoch of {found['epoch_seconds']:.0f} s and "
-            f"{found['other_seconds']:.0f} s beside it."
+            f"{minutes:g} minutes are too few for one epoch of {found['epoch_seconds']:.0f} s."
         )
     return epochs, found["epoch_seconds"]
