@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from nemo_tutornet.config import TutorConfig, check_student
 from nemo_tutornet.data.damaged_audio import MOST_DAMAGED, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
+from nemo_tutornet.data.mixing import ManifestMix, mixed_loader
 from nemo_tutornet.distill.consistency import CTC_ALONE, ViewsWithoutTeacher
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.early_stopping import wait_for_decoder
@@ -111,6 +112,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         self._copies_teacher = config is not None and config.init.source is not None and not restored
         self._distiller: Distiller | None = None
         self._distiller_state: dict[str, Any] | None = None  # from a checkpoint, until a distiller exists
+        self._mix: ManifestMix | None = None  # of `tutor.manifest_weights`
         self._losses: Callable[..., dict[str, Tensor]] | None = None  # losses of the current step
         self._terms: dict[str, Tensor] = {}
         self._unused_parameters = UnusedParameters()
@@ -138,6 +140,10 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             return
         for warning in check_transcripts(self):
             logging.warning(warning)
+        weights = self._limits.manifest_weights if self._limits is not None else None
+        if weights is not None and not self.trainer.overfit_batches:
+            mixed, self._mix = mixed_loader(self._train_dl, self.cfg.train_ds, weights, self.trainer)
+            self._train_dl: Any = mixed
         share = MOST_DAMAGED if self._limits is None else self._limits.max_damaged_share
         for section, loader in data_sets(self):
             # Without one of its utterances, a validation set would be another one.
@@ -323,6 +329,8 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         if self._distiller is not None:
             checkpoint["tutor"] = self._distiller.state()
             checkpoint["rkd_reduction"] = self._distiller.rkd_reduction
+        if self._mix is not None:
+            checkpoint["manifest_seed"] = self._mix.seed
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the state that `on_save_checkpoint` added, as soon as a distiller exists.
@@ -334,6 +342,8 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             TutorError: a training that began with a teacher is resumed without one, or vice versa.
         """
         super().on_load_checkpoint(checkpoint)
+        if self._mix is not None:
+            self._mix.seed = checkpoint.get("manifest_seed", self._mix.seed)
         self._distiller_state = checkpoint.get("tutor")
         if (
             self._distiller_state is not None and "rkd_reduction" in checkpoint

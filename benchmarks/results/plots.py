@@ -115,7 +115,7 @@ def draw_recipes(axes: Any, groups: dict[Run, Lines]) -> None:
 
 
 def main(
-    folder: Path = typer.Argument(..., help="OUTPUT/CORPUS of run.py."),
+    folder: Path = typer.Argument(..., help="OUTPUT/CORPUS of run.py, or a file of its lines."),
     output: Path = typer.Argument(..., help="Folder of the pictures."),
     epochs: int = typer.Option(30, help="Only runs of so many."),
     student: str = typer.Option("quartznet_small", help="Whose curves are drawn."),
@@ -147,7 +147,7 @@ def main(
     }
     if not groups:
         raise SystemExit(
-            f"error: {folder}/runs.jsonl has no run of these recipes with {epochs} epochs and {seeds} seeds."
+            f"error: {folder} has no run of these recipes with {epochs} epochs and {seeds} seeds."
         )
     whole = {group: lines for group, lines in groups.items() if group.share == 1 and group.student == student}
     shares = {group: lines for group, lines in groups.items() if group.student == student}
@@ -159,7 +159,8 @@ def main(
         if group.share == 1 and group.student.split("_")[0] == family
     }
     pictures: dict[str, Callable[[Any], None]] = {}
-    if whole:
+    # Committed lines have no logs of their trainings.
+    if whole and all("model" in line for lines in whole.values() for line in lines):
         pictures["epoch"] = lambda axes: draw_epochs(axes, whole)
     if len({group.recipe for group in whole}) > 1:
         pictures["recipe"] = lambda axes: draw_recipes(axes, whole)

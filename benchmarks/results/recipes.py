@@ -6,14 +6,7 @@ them.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from itertools import chain
-from pathlib import Path
-
-from omegaconf import OmegaConf
-
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 # The share of all epochs that RKD takes, unless a recipe says otherwise.
 RKD_SHARE = 0.25
@@ -34,8 +27,8 @@ class Recipe:
         stages: (name, weights) one after the other; the first of several is RKD's share long. None trains
             without a teacher.
         overrides: further ones.
-        teacher: `char` or `bpe`.
-        student: config in `conf/small`, or one of `STUDENTS`.
+        teacher: `char` or `bpe`: the labels of the teacher that it is for.
+        student: one of `students.student_of`.
         labelled: False trains on the corpus without its transcripts.
         baseline: the recipe that its gain is measured against.
         rkd_share: the share of all epochs that the first of several stages takes.
@@ -241,37 +234,4 @@ RECIPES: dict[str, Recipe] = {
         "with an adapter: CTC + pseudo-labels, without RKD", (PSEUDO,), adapter=True
     ),
     "adapted_rkd_skd_kl": Recipe("with an adapter: RKD, then CTC + SKD kl", (RKD, SKD), (KL,), adapter=True),
-}
-
-
-def _sizes(first: str, filters: tuple[int, ...], separable: bool) -> tuple[str, tuple[str, ...]]:
-    """A config with other widths, and maybe without QuartzNet's separable convolutions: then it is a
-    Jasper.
-    """
-    blocks = (
-        (
-            f"model.encoder.jasper.{i}.filters={width}",
-            f"model.encoder.jasper.{i}.separable={str(separable).lower()}",
-        )
-        for i, width in enumerate(filters[:-1])
-    )
-    last = (f"model.encoder.jasper.5.filters={filters[-1]}", f"model.decoder.feat_in={filters[-1]}")
-    return first, (*chain(*blocks), *last)
-
-
-def _encoder_of(config: str, first: str) -> tuple[str, tuple[str, ...]]:
-    """The encoder of a config in `conf`, with everything else as in one for two CPU cores: front end,
-    optimizer, batches.
-    """
-    blocks = OmegaConf.to_container(OmegaConf.load(CONF / f"{config}.yaml").model.encoder.jasper)
-    listed = json.dumps(blocks).replace('"', "").replace(" ", "")  # as Hydra's command line writes lists
-    return first, (f"model.encoder.jasper={listed}", f"model.decoder.feat_in={blocks[-1]['filters']}")
-
-
-# Students that are a config in conf/small and overrides: other widths or kinds of the same blocks, or another
-# encoder of `conf`.
-STUDENTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "quartznet_1m": _sizes("quartznet_small", (256, 256, 256, 320, 384, 512), separable=True),
-    "quartznet_5x5": _encoder_of("quartznet_5x5", "quartznet_small"),
-    "jasper_small": _sizes("quartznet_small", (64, 64, 64, 80, 96, 128), separable=False),
 }

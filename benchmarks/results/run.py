@@ -5,460 +5,192 @@
     python benchmarks/results/run.py MANIFESTS OUTPUT --recipe ctc --recipe rkd_skd_kl --seed 1 --seed 2
     --jobs 2
 
-MANIFESTS holds CORPUS_train.jsonl and CORPUS_valid.jsonl. What is in OUTPUT/CORPUS/runs.jsonl is not run
-again, an interrupted run resumes, and a teacher that is not given is trained first; a second command waits
-for it. `table.py` reads the lines; the test set is its business.
+MANIFESTS holds CORPUS_train.jsonl and CORPUS_valid.jsonl, in place of which `--train` and `--valid` name
+others. What is in OUTPUT/CORPUS/runs.jsonl is not run again, an interrupted run resumes, and a teacher that
+is not given is trained first; a second command waits for it. `table.py` reads the lines; the test set is its
+business.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import random
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
-from math import ceil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import typer
-from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
-from recipes import CONF, RECIPES, STUDENTS, with_views
-from runs import Run, read_lines, read_rows, run_of
-from subwords import write_tokenizer
+from corpora import Corpus
+from processes import threads_of
+from recipes import RECIPES
+from runner import Runner, kept_for
+from runs import Run, read_lines, run_of
+from sources import TEACHER_EPOCHS, Need, Teacher, given, need_of, trained_here
+from students import STUDENTS, student_of
 
-from nemo_tutornet.commands.hydra_config import hydra_value
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.run_checkpoints import parse_average
-from nemo_tutornet.teachers.adapter import Adapter
-from nemo_tutornet.utils.files import atomic_write, sha256_of
-
-ROOT = Path(__file__).resolve().parents[2]
-SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7}"
-# A teacher that is trained here hears every utterance at many speeds and noise levels: the corpora are small
-# for a Conformer.
-TEACHER_AUGMENTATION = (
-    f"+model.train_ds.augmentor={{{SPEED},white_noise:{{prob:0.5,min_level:-80,max_level:-50}}}}"
-)
-STUDENT_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED}}}"
-TEACHER_EPOCHS = 90
-RKD_ALONE = "[{name:rkd,weights:{rkd:1.0}}]"
 
 
-KEPT_CHECKPOINTS = "exp_manager.checkpoint_callback_params.save_top_k"
-
-
-def kept_for(average: str) -> int:
-    """How many checkpoints a training must keep for an average: all for the last ones, or the best ones."""
-    kind, count = parse_average(average)
-    return count if kind == "best" else -1
-
-
-def trained_here(kind: str, epochs: int, share: float) -> str:
-    """A word for a teacher of a kind that is trained here, for so many epochs on a share of the corpus."""
-    word = kind if epochs == TEACHER_EPOCHS else f"{kind}_{epochs}_epochs"
-    return word if share == 1 else f"{word}_{100 * share:g}"
-
-
-def rates_of(adapter: Path) -> dict[str, Any]:
-    """An adapter's word error rate, its teacher's, and its file's checksum, for the lines."""
-    info = Adapter.load(adapter).info
-    return {"wer": info.wer, "teacher_wer": info.teacher_wer, "sha256": sha256_of(adapter)}
-
-
-def hydra_values(paths: Path | Sequence[Path]) -> str:
-    """One manifest or several, as Hydra's command line writes them."""
-    return hydra_value(paths) if isinstance(paths, Path) else f"[{','.join(map(hydra_value, paths))}]"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a student's targets come from: a teacher's file, its adapter, and its cache, if any."""
-
-    teacher: Path
-    adapter: Path | None = None
-    cache: Path | None = None
-
-
-def source_of(run: Run) -> tuple[str, str | None]:
-    """The kind of a run's teacher, and the config of the students that its adapter is for."""
-    recipe = RECIPES[run.recipe]
-    return recipe.teacher, STUDENTS.get(run.student, (run.student, ()))[0] if recipe.adapter else None
-
-
-class Runner:
-    """Runs of one corpus in one folder.
+def check_options(
+    recipes: Sequence[str], student: str | None, plain: Run, further: Sequence[Path], files: Sequence[Path]
+) -> None:
+    """Refuses what cannot be run, before anything is.
 
     Args:
-        manifests: folder of the corpus' manifests.
-        output: where everything goes.
-        corpus: its name.
-        teachers: files of teachers that are there already, by kind.
-        threads: of each training.
-        further: manifests of what is heard before the corpus alone.
+        recipes: names of recipes.
+        student: the name of one for all recipes, or None.
+        plain: what all runs have in common.
+        further: manifests of a training before.
+        files: that must be there.
+
+    Raises:
+        typer.BadParameter: the first mistake.
     """
-
-    def __init__(
-        self,
-        manifests: Path,
-        output: Path,
-        corpus: str,
-        teachers: dict[str, Path],
-        threads: int | None,
-        further: Sequence[Path] = (),
-    ) -> None:
-        self.output = output / corpus
-        self.output.mkdir(parents=True, exist_ok=True)
-        self.corpus, self.threads = corpus, threads
-        self.train, self.valid = manifests / f"{corpus}_train.jsonl", manifests / f"{corpus}_valid.jsonl"
-        self.teachers, self.further = dict(teachers), list(further)
-        self.data = [sha256_of(manifest) for manifest in (self.train, self.valid)]
-        self.heard_before = {manifest.stem: sha256_of(manifest) for manifest in self.further}
-        self._lock = threading.Lock()
-
-    def script(
-        self,
-        folder: Path,
-        name: str,
-        config: str,
-        train: Path | list[Path],
-        epochs: int,
-        seed: int,
-        overrides: list[str],
-    ) -> Path:
-        """One training with the example script, unless its checkpoint is there; returns the checkpoint."""
-        result = folder / name / "checkpoints" / f"{name}.nemo"
-        if result.exists():
-            return result
-        folder.mkdir(parents=True, exist_ok=True)
-        environment = {key: value for key, value in os.environ.items() if key != "NEMO_EXPM_VERSION"}
-        if self.threads:
-            environment.update(OMP_NUM_THREADS=str(self.threads), MKL_NUM_THREADS=str(self.threads))
-        command = [
-            sys.executable,
-            "examples/speech_to_text_ctc_tutornet.py",
-            "--config-path=../conf/small",
-            f"--config-name={config}",
-            f"model.train_ds.manifest_filepath={hydra_values(train)}",
-            f"model.validation_ds.manifest_filepath={hydra_value(self.valid)}",
-            f"exp_manager.exp_dir={hydra_value(folder)}",
-            f"exp_manager.name={name}",
-            "trainer.enable_progress_bar=false",
-            f"trainer.max_epochs={epochs}",
-            f"seed={seed}",
-            *overrides,
-        ]
-        with open(folder / f"{name}.log", "a", encoding="utf-8") as log:
-            code = subprocess.run(
-                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
-            ).returncode
-        if code or not result.exists():
-            raise RuntimeError(f"training {name} failed with exit code {code}; see {folder / name}.log.")
-        return result
-
-    def teacher(self, kind: str, epochs: int, share: float = 1.0) -> Path:
-        """The teacher of a kind, trained on the corpus, or on a share of it, if it was not given."""
-        if kind not in self.teachers:
-            typer.echo(f"training the {kind} teacher, {epochs} epochs")
-            config, overrides = "conformer_ctc_small", [TEACHER_AUGMENTATION]
-            if kind == "bpe":
-                config = "conformer_ctc_bpe_small"
-                texts = [row.get("text") or "" for row in read_rows(self.train)]
-                overrides.append(
-                    f"model.tokenizer.dir={hydra_value(write_tokenizer(self.output / 'tokenizer', texts))}"
-                )
-            name = f"teacher_{trained_here(kind, epochs, share)}"
-            self.teachers[kind] = self.script(
-                self.output, name, config, self.train_set(share, True), epochs, 1, overrides
-            )
-        return self.teachers[kind]
-
-    def adapter(self, teacher: Path, config: str, train: Path) -> Path:
-        """An adapter of a teacher for the students of a config, trained on their own training set, unless its
-        file is there.
-        """
-        part = train.stem.removeprefix(f"{self.corpus}_train")
-        path = self.output / f"adapter_{teacher.stem}_{config}{part}.safetensors"
-        if not path.exists():
-            typer.echo(f"training an adapter of {teacher.stem} for {config}")
-            self._command("adapt", path, config, teacher, [], "the adapter was not made", train)
-        return path
-
-    def cache(
-        self,
-        kind: str,
-        teacher: Path,
-        perturbed: bool,
-        config: str | None = None,
-        adapter: Path | None = None,
-    ) -> Path:
-        """What a teacher says of the training set, for all recipes; a finished one is only checked.
-
-        Args:
-            kind: of the teacher.
-            teacher: its file.
-            perturbed: at every speed of the students' perturbation.
-            config: of the students that its adapter is for.
-            adapter: its adapter.
-        """
-        source = teacher if adapter is None else adapter
-        folder = self.output / f"cache_{kind}_{source.stem}{'_speeds' if perturbed else ''}"
-        stages = "[{name:rkd,epochs:1,weights:{rkd:1.0}},{name:all,weights:{skd:1.0,pseudo:1.0}}]"
-        # The student of the subwords' recipes reads the teacher's tokenizer, the other one only its text.
-        student = config or ("quartznet_bpe_small" if kind == "bpe" else "quartznet_small")
-        overrides = [f"model.tutor.stages={stages}"]
-        overrides += [STUDENT_AUGMENTATION] if perturbed else []
-        overrides += [] if adapter is None else [f"model.tutor.teacher.adapter={hydra_value(adapter)}"]
-        self._command("cache", folder, student, teacher, overrides, "the cache was not made")
-        return folder
-
-    def _command(
-        self,
-        name: str,
-        output: Path,
-        config: str,
-        teacher: Path,
-        overrides: list[str],
-        failure: str,
-        train: Path | None = None,
-    ) -> None:
-        """Runs a command of `nemo-tutornet` that takes the training script's arguments."""
-        command = [
-            sys.executable,
-            "-m",
-            "nemo_tutornet",
-            name,
-            "--output",
-            str(output),
-            "--config-path",
-            str(ROOT / "conf" / "small"),
-            "--config-name",
-            config,
-            f"model.train_ds.manifest_filepath={hydra_values([train or self.train, *self.further])}",
-            f"model.validation_ds.manifest_filepath={hydra_value(self.valid)}",
-            f"model.tutor.teacher.model_path={hydra_value(teacher)}",
-            *overrides,
-        ]
-        done = subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip()]
-            raise RuntimeError(f"{failure}: {said[-1] if said else f'exit code {done.returncode}'}")
-
-    def prepare(
-        self,
-        sources: Sequence[tuple[str, str | None]],
-        epochs: int,
-        share: float,
-        cached: bool,
-        student_train: Path,
-        perturbed: bool = False,
-    ) -> dict[tuple[str, str | None], Source]:
-        """Trains the teachers and adapters, and makes their caches, unless another command is at it: then it
-        waits.
-
-        Args:
-            sources: kinds of teachers, each with the config of the students that its adapter is for.
-            epochs: of a teacher that is trained here.
-            share: of the corpus that it is trained on.
-            cached: make caches.
-            student_train: the students' training set, which adapters are trained on.
-            perturbed: the caches hold every speed of the students' perturbation.
-        """
-        lock = FileLock(self.output / ".teachers.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            typer.echo("waiting for another command that is at a teacher or its cache")
-            lock.acquire()
-        try:
-            made = {}
-            for kind, config in sources:
-                teacher = self.teacher(kind, epochs, share)
-                adapter = cache = None
-                if config is not None:
-                    adapter = self.adapter(teacher, config, student_train)
-                    cache = adapter.with_suffix(".work") / "train"  # the encoder's output, which `adapt` kept
-                    if cached and perturbed:  # `adapt` kept it at one speed
-                        cache = self.cache(kind, teacher, perturbed, config, adapter)
-                elif cached:
-                    cache = self.cache(kind, teacher, perturbed)
-                made[kind, config] = Source(teacher, adapter, cache)
-            return made
-        finally:
-            lock.release()
-
-    def check_data(self, lines: list[dict[str, Any]]) -> None:
-        """Refuses a folder whose runs had other manifests."""
-        if any(line.get("data_sha256", self.data) != self.data for line in lines):
-            raise RuntimeError(f"{self.output} has runs of other manifests; give another OUTPUT.")
-        for name, digest in self.heard_before.items():
-            if any(line.get("further_sha256", {}).get(name, digest) != digest for line in lines):
-                raise RuntimeError(
-                    f"{self.output} has runs with another manifest {name}; give another OUTPUT."
-                )
-
-    def check_teachers(self, lines: list[dict[str, Any]], wanted: list[Run]) -> None:
-        """Refuses a folder whose runs had another teacher of the same name."""
-        files = {run.teacher: self.teachers.get(RECIPES[run.recipe].teacher) for run in wanted}
-        digests = {
-            name: sha256_of(file) for name, file in files.items() if file is not None and name != "none"
-        }
-        for line in lines:
-            name = line["teacher"]
-            if name in digests and line.get("teacher_sha256") not in (None, digests[name]):
-                raise RuntimeError(
-                    f"{self.output} has runs with another teacher of the name {name}; give this one's file "
-                    "another name, "
-                    f"or another OUTPUT."
-                )
-
-    def student(self, run: Run, source: Source | None) -> None:
-        """Trains and evaluates one student, and adds its line."""
-        recipe = RECIPES[run.recipe]
-        teacher, adapter = (None, None) if source is None else (source.teacher, source.adapter)
-        cache = source.cache if source is not None and run.cached else None
-        start = time.monotonic()
-        named = "" if teacher is None else hydra_value(teacher)
-        quoted = [None if path is None else hydra_value(path) for path in (cache, adapter)]
-        arguments = recipe.arguments(named, *quoted)
-        config, sizes = STUDENTS.get(run.student, (run.student, ()))
-        sizes += (STUDENT_AUGMENTATION,) if run.perturbed else ()
-        arguments = [one.replace("{teacher}", named) for one in (*sizes, *arguments, *run.changes)]
-        train = self.train_set(run.share, recipe.labelled, run.untranscribed)
-        folder, epochs = self.output / run.folder, run.epochs - run.epochs_before
-        if run.views:
-            arguments = with_views(arguments)
-        if run.further:
-            begun = self.before(run, folder, config, train, arguments)
-            arguments = [*arguments, f"+init_from_nemo_model={hydra_value(begun)}"]
-        if recipe.restart:
-            first = max(1, round(epochs * recipe.rkd_share))
-            begun = self.script(folder, f"{run.recipe}_first", config, train, first, run.seed, arguments)
-            arguments = [
-                *sizes,
-                "model.tutor=null",
-                f"+init_from_nemo_model={hydra_value(begun)}",
-                *recipe.restart_overrides,
-                *run.changes,
-            ]
-            epochs -= first
-        if run.average:
-            arguments = [*arguments, f"{KEPT_CHECKPOINTS}={kept_for(run.average)}"]
-        model = self.script(folder, run.recipe, config, train, epochs, run.seed, arguments)
-        plain = model
-        if run.average:
-            model = self.averaged(plain, run.average, train)
-        minutes = (time.monotonic() - start) / 60
-        with self._lock:
-            line = {
-                "corpus": self.corpus,
-                **run.as_dict(),
-                "teacher_file": str(teacher or ""),
-                "teacher_sha256": sha256_of(teacher) if teacher else None,
-                **({"adapter": rates_of(adapter)} if adapter else {}),
-                "data_sha256": self.data,
-                "further_sha256": self.heard_before,
-                "minutes": round(minutes, 1),
-                "model": str(model),
-                "overrides": arguments,
-                "valid": self.evaluate(model),
-                **({"valid_of_last": self.evaluate(plain)} if run.average else {}),
-            }
-            with open(self.output / "runs.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        typer.echo(f"{run}: {100 * line['valid']['wer']:.2f} % on validation ({minutes:.1f} min)")
-
-    def before(self, run: Run, folder: Path, config: str, train: Path, arguments: list[str]) -> Path:
-        """The training on the corpus and what is heard beside it, whose student is the beginning of the
-        other.
-
-        With a teacher it is RKD alone, which reads no transcript; without one it is CTC, on everybody's
-        transcripts.
-        """
-        batch_size = OmegaConf.load(CONF / "small" / f"{config}.yaml").model.train_ds.batch_size
-        steps = run.epochs_before * ceil(len(read_rows(train)) / batch_size)
-        alone = [] if RECIPES[run.recipe].alone else [f"model.tutor.stages={RKD_ALONE}"]
-        arguments = [*arguments, *alone, f"trainer.max_steps={steps}"]
-        return self.script(
-            folder, f"{run.recipe}_before", config, [train, *self.further], -1, run.seed, arguments
+    try:
+        kept_for(plain.average) if plain.average else None
+    except TutorError as error:
+        raise typer.BadParameter(str(error)) from None
+    if plain.share + plain.untranscribed > 1:
+        raise typer.BadParameter(
+            f"--share {plain.share:g} and --untranscribed-share {plain.untranscribed:g} are more than there "
+            "is."
         )
+    for name in recipes:
+        if name not in RECIPES:
+            raise typer.BadParameter(f"there is no recipe {name}; there are {', '.join(RECIPES)}.")
+    if student is not None:
+        try:
+            student_of(student)
+        except KeyError:
+            raise typer.BadParameter(
+                f"there is no student {student}: no such file in conf/small, none in conf (conf/NAME), and "
+                f"none of {', '.join(STUDENTS)}."
+            ) from None
+    if further and not plain.budget and not 0 < plain.epochs_before < plain.epochs:
+        raise typer.BadParameter(
+            f"--further-share {plain.further_share:g} of {plain.epochs} epochs leaves one of the two "
+            "trainings none."
+        )
+    restarts = [name for name in recipes if RECIPES[name].restart]
+    if further and restarts:
+        raise typer.BadParameter(
+            f"{restarts[0]} begins from another training already: leave it or --further out."
+        )
+    if plain.budget and (further or restarts):
+        raise typer.BadParameter(
+            f"--minutes is for one training, and {'--further' if further else restarts[0]} makes two."
+        )
+    for path in files:
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file {path}.")
 
-    def averaged(self, model: Path, which: str, train: Path) -> Path:
-        """The mean of checkpoints of the run that wrote a model, with statistics of its training set."""
-        from nemo_tutornet import export_student
 
-        average = model.with_name(f"{model.stem}_{which}.nemo")
-        if not average.exists():
-            export_student(model.parent, average, average=which, statistics=train)
-        return average
+def named_teachers(texts: Sequence[str]) -> list[Teacher]:
+    """The teachers of `--teacher`.
 
-    def evaluate(self, model: Path) -> dict[str, Any]:
-        """The command line's evaluation on the validation set."""
-        from nemo_tutornet.evaluation.evaluate import evaluate
+    Raises:
+        typer.BadParameter: a file is not there, or a name is given twice.
+    """
+    try:
+        found = [given(text) for text in texts]
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    names = [teacher.name for teacher in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise typer.BadParameter(f"two teachers are called {name}; give one NAME=FILE.")
+    return found
 
-        return evaluate([model], self.valid)[0].as_dict()
 
-    def train_set(self, share: float, labelled: bool, untranscribed: float = 0.0) -> Path:
-        """The training manifest, or a share of its utterances (drawn once: the smaller is part of the
-        larger), or no transcripts.
+def runs_with_needs(
+    recipes: Sequence[str],
+    student: str | None,
+    plain: Run,
+    seeds: Sequence[int],
+    teachers: dict[str, list[Teacher]],
+    cached: bool,
+) -> list[tuple[Run, Need | None]]:
+    """Every run that is wanted, seed by seed, and what it needs of a teacher.
 
-        `untranscribed` is a share that is there, too, without transcripts. It is taken from the other end, so
-        that a teacher of a share has not heard it. Audio paths are made absolute where the file stands
-        elsewhere.
-        """
-        if share == 1.0 and labelled:
-            return self.train
-        rows = read_rows(self.train)
-        random.Random(0).shuffle(rows)
-        begin, end = round(share * len(rows)), len(rows) - round(untranscribed * len(rows))
-        for place, row in enumerate(rows):
-            row["audio_filepath"] = str((self.train.parent / row["audio_filepath"]).resolve())
-            if not labelled or place >= begin:
-                row.pop("text", None)
-        rows = rows[:begin] + rows[max(begin, end) :]
-        about = "" if labelled else "_without_text"
-        about += f"_{100 * untranscribed:g}_untranscribed" if untranscribed else ""
-        path = self.output / f"{self.corpus}_train_{100 * share:g}{about}.jsonl"
-        with atomic_write(path) as temporary:  # another run may be reading it
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return path
+    Args:
+        recipes: names of recipes.
+        student: the name of one for all recipes, or None for the recipes' own.
+        plain: what all runs have in common.
+        seeds: of the students.
+        teachers: for recipes of each kind.
+        cached: whether teachers are read from caches.
+    """
+    wanted: dict[Run, Need | None] = {}
+    for seed in seeds:
+        for name in recipes:
+            recipe = RECIPES[name]
+            for teacher in teachers[recipe.teacher]:
+                run = replace(plain, recipe=name, student=student or recipe.student, seed=seed)
+                run = replace(run, teacher=teacher.name, cached=cached)
+                if recipe.alone:
+                    # The same with whichever teacher was named; audio without transcripts teaches it nothing.
+                    run = replace(run, teacher="none", cached=False, beside=(), added=0.0)
+                wanted.setdefault(run, need_of(run, teacher.name))
+    return list(wanted.items())
 
 
 def main(
     manifests: Path = typer.Argument(..., help="Folder of CORPUS_train.jsonl and CORPUS_valid.jsonl."),
     output: Path = typer.Argument(..., help="Where runs and results go."),
-    corpus: str = typer.Option("an4"),
+    corpus: str = typer.Option("an4", help="Its name: of the manifests, and of the folder in OUTPUT."),
+    train: list[Path] = typer.Option(
+        [], help="A manifest with transcripts, in place of CORPUS_train.jsonl; may be given several times."
+    ),
+    valid: list[Path] = typer.Option(
+        [],
+        help="A manifest to judge on, in place of CORPUS_valid.jsonl; may be given several times: the first "
+        "selects checkpoints, the others are evaluated, too.",
+    ),
+    untranscribed: list[Path] = typer.Option(
+        [],
+        help="A manifest that students with a teacher hear beside, without its transcripts; may be given "
+        "several times. For shares of an epoch: --change model.tutor.manifest_weights=[1,1].",
+    ),
     recipe: list[str] = typer.Option(list(RECIPES), help="May be given several times; all without it."),
     student: str | None = typer.Option(
-        None, help=f"Instead of the recipe's: a config in conf/small, or {', '.join(STUDENTS)}."
+        None,
+        help="Instead of the recipe's: a config in conf/small, conf/NAME for one in conf, or "
+        f"{', '.join(STUDENTS)}.",
     ),
     seed: list[int] = typer.Option([1, 2, 3], help="May be given several times."),
     epochs: int = typer.Option(30, help="Of each student."),
+    minutes: float = typer.Option(
+        0.0,
+        min=0.0,
+        help="Instead of --epochs: as many as fit into this time, for which a few are timed first.",
+    ),
     share: float = typer.Option(
         1.0, min=0.01, max=1.0, help="Of the training utterances that the students hear."
     ),
     change: list[str] = typer.Option(
         [], help="One more override of the script, for every recipe; may be given several times."
     ),
+    teacher: list[str] = typer.Option(
+        [],
+        help="NAME=FILE, or NAME=PRETRAINED for a model of NVIDIA's catalogue, for all recipes; may "
+        "be given several times.",
+    ),
     teacher_epochs: int = typer.Option(TEACHER_EPOCHS, help="Of a teacher that is trained here."),
     teacher_share: float = typer.Option(
         1.0, min=0.01, max=1.0, help="Of the training utterances that it is trained on."
     ),
-    char_teacher: Path | None = typer.Option(None, help="A character teacher that is there already."),
-    bpe_teacher: Path | None = typer.Option(None, help="A subword teacher that is there already."),
+    char_teacher: Path | None = typer.Option(
+        None, help="A teacher for the recipes of character teachers alone."
+    ),
+    bpe_teacher: Path | None = typer.Option(
+        None, help="A teacher for the recipes of subword teachers alone."
+    ),
     cached: bool = typer.Option(
         False, "--cached", help="Run each teacher once over the training set, and train from its cache."
     ),
     perturbed: bool = typer.Option(
         False, "--perturbed", help="Speed perturbation, for the student and its teacher, live or cached."
     ),
-    untranscribed: float = typer.Option(
+    untranscribed_share: float = typer.Option(
         0.0,
         min=0.0,
         max=0.99,
@@ -483,92 +215,67 @@ def main(
     jobs: int = typer.Option(
         1, help="Students trained side by side, one thread each where there are several."
     ),
+    lines: Path | None = typer.Option(
+        None,
+        help="A file that gets each line, too, without this machine's paths: "
+        "benchmarks/results/lines/NAME.jsonl.",
+    ),
 ) -> None:
     """Trains what is missing, seed by seed, and adds one line a run to OUTPUT/CORPUS/runs.jsonl."""
-    try:
-        kept_for(average) if average else None
-    except TutorError as error:
-        raise typer.BadParameter(str(error)) from None
-    if share + untranscribed > 1:
-        raise typer.BadParameter(
-            f"--share {share:g} and --untranscribed {untranscribed:g} are more than there is."
-        )
-    for name in recipe:
-        if name not in RECIPES:
-            raise typer.BadParameter(f"there is no recipe {name}; there are {', '.join(RECIPES)}.")
-    if student is not None and student not in STUDENTS and not (CONF / "small" / f"{student}.yaml").is_file():
-        raise typer.BadParameter(
-            f"there is no student {student}: no such file in conf/small, and none of {', '.join(STUDENTS)}."
-        )
-    if further and not 0 < round(further_share * epochs) < epochs:
-        raise typer.BadParameter(
-            f"--further-share {further_share:g} of {epochs} epochs leaves one of the two trainings none."
-        )
-    restarts = [name for name in recipe if RECIPES[name].restart]
-    if further and restarts:
-        raise typer.BadParameter(
-            f"{restarts[0]} begins from another training already: leave it or --further out."
-        )
-    given = {kind: path.resolve() for kind, path in (("char", char_teacher), ("bpe", bpe_teacher)) if path}
-    for path in (
-        *given.values(),
-        *further,
-        *(manifests / f"{corpus}_{part}.jsonl" for part in ("train", "valid")),
-    ):
-        if not path.is_file():
-            raise typer.BadParameter(f"there is no file {path}.")
-    heard_before = [path.resolve() for path in further]
-    runner = Runner(
-        manifests.resolve(), output.resolve(), corpus, given, 1 if jobs > 1 else None, heard_before
+    trained = train or [manifests / f"{corpus}_train.jsonl"]
+    judged = valid or [manifests / f"{corpus}_valid.jsonl"]
+    plain = Run(
+        "",
+        "",
+        "",
+        0 if minutes else epochs,
+        0,
+        share,
+        perturbed=perturbed,
+        changes=tuple(change),
+        untranscribed=untranscribed_share,
+        further=tuple(path.stem for path in further),
+        further_share=further_share if further else 0.0,
+        average=average,
+        views=views,
+        beside=tuple(path.stem for path in untranscribed),
+        budget=minutes,
     )
-    lines = read_lines(runner.output)
-    done = {run_of(line) for line in lines}
-    wanted = []
-    for one in seed:
-        for name in recipe:
-            found = RECIPES[name]
-            here = trained_here(found.teacher, teacher_epochs, teacher_share)
-            # A run without a teacher is the same with whichever was named.
-            source = "none" if found.alone else given[found.teacher].stem if found.teacher in given else here
-            config = student or found.student
-            from_cache = cached and not found.alone
-            before = (tuple(path.stem for path in further), further_share if further else 0.0)
-            wanted.append(
-                Run(
-                    name,
-                    config,
-                    source,
-                    epochs,
-                    one,
-                    share,
-                    from_cache,
-                    perturbed,
-                    tuple(change),
-                    untranscribed,
-                    *before,
-                    average,
-                    views,
-                )
-            )
-    missing = [run for run in wanted if run not in done]
-    needed = {source_of(run) for run in missing if RECIPES[run.recipe].needs_teacher}
+    files = [path for path in (char_teacher, bpe_teacher) if path is not None]
+    check_options(recipe, student, plain, further, [*files, *further, *untranscribed, *trained, *judged])
+    everywhere = named_teachers(teacher)
+    teachers = {
+        kind: [given(str(file))]
+        if file
+        else everywhere or [trained_here(kind, teacher_epochs, teacher_share)]
+        for kind, file in (("char", char_teacher), ("bpe", bpe_teacher))
+    }
+    heard = Corpus(
+        corpus,
+        output.resolve() / corpus,
+        *([path.resolve() for path in part] for part in (trained, judged, untranscribed, further)),
+    )
+    plain = replace(plain, added=heard.added)
+    every = list(dict.fromkeys(one for kind in teachers.values() for one in kind))
+    if len({one.name for one in every}) < len(every):
+        raise typer.BadParameter("--char-teacher and --bpe-teacher have one name; rename a file.")
+    runner = Runner(heard, every, threads_of(jobs), lines)
+    written = read_lines(runner.output)
+    done = {run_of(line) for line in written}
+    wanted = runs_with_needs(recipe, student, plain, seed, teachers, cached)
+    missing = [(run, need) for run, need in wanted if run not in done]
+    needed = sorted({need for _, need in missing if need is not None})
     try:
-        runner.check_data(lines)
-        sources = runner.prepare(
-            sorted(needed, key=lambda source: (source[0], source[1] or "")),
-            teacher_epochs,
-            teacher_share,
-            cached,
-            runner.train_set(share, True, untranscribed),
-            perturbed,
-        )
-        runner.check_teachers(lines, wanted)
+        heard.check(written)
+        students_train = heard.train_sets(share, True, untranscribed_share, beside=True)
+        sources = runner.sources.prepare(needed, cached, students_train, perturbed)
+        runner.check_teachers(written, [run for run, _ in wanted])
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                waiting = []
-                for run in missing:
-                    given_by = sources[source_of(run)] if RECIPES[run.recipe].needs_teacher else None
-                    waiting.append(pool.submit(runner.student, run, given_by))
+                waiting = [
+                    pool.submit(runner.student, run, None if need is None else sources[need])
+                    for run, need in missing
+                ]
                 for finished in as_completed(waiting):
                     finished.result()
             except RuntimeError:

@@ -23,9 +23,9 @@ class Run:
 
     Attributes:
         recipe: a key of `recipes.RECIPES`.
-        student: config in `conf/small`, or one of `recipes.STUDENTS`.
+        student: one of `students.student_of`.
         teacher: a word for it, in tables.
-        epochs: of the whole training.
+        epochs: of the whole training; 0 where it has a budget of time.
         seed: of the student's initialisation and of the order of the data.
         share: of the training utterances, 0 to 1, which the student has with their transcripts.
         cached: whether the teacher's targets come from a cache.
@@ -36,6 +36,9 @@ class Run:
         further_share: of all steps, 0 to 1, which that training takes.
         views: trained on two views of each batch (`tutor.consistency`), with a teacher or without one.
         average: `last-K` or `best-K` where the student is the mean of so many checkpoints; else empty.
+        beside: words for manifests that are heard with the corpus, without transcripts.
+        added: utterances in these, for each of the corpus' own.
+        budget: minutes that the training may take, in place of epochs; else 0.
     """
 
     recipe: str
@@ -52,6 +55,9 @@ class Run:
     further_share: float = 0.0
     average: str = ""
     views: bool = False
+    beside: tuple[str, ...] = ()
+    added: float = 0.0
+    budget: float = 0.0
 
     @property
     def epochs_before(self) -> int:
@@ -61,14 +67,19 @@ class Run:
     @property
     def heard(self) -> float:
         """Epochs times the share of the corpus in each: runs in which it is equal make as many steps."""
-        return self.epochs * (self.share + self.untranscribed)
+        return self.epochs * (self.share + self.untranscribed + self.added)
+
+    @property
+    def length(self) -> str:
+        """How long it is, for tables."""
+        return f"{self.budget:g} min" if self.budget else str(self.epochs)
 
     @property
     def folder(self) -> Path:
         """Where it goes, below the corpus' folder: one for each run."""
         parts = [
-            f"{self.epochs}-epochs",
-            self.student,
+            f"{self.budget:g}-minutes" if self.budget else f"{self.epochs}-epochs",
+            self.student.replace("/", "-"),
             f"{100 * self.share:g}-percent",
             f"teacher-{self.teacher}",
         ]
@@ -80,6 +91,7 @@ class Run:
             if self.further
             else []
         )
+        parts += [f"beside-{'-'.join(self.beside)}"] if self.beside else []
         parts += ["two-views"] if self.views else []
         parts += [f"average-{self.average}"] if self.average else []
         # Changes as a folder's name.
@@ -87,21 +99,30 @@ class Run:
         return Path(*parts) / f"seed-{self.seed}"
 
     def __str__(self) -> str:
-        words = [word for word in ("perturbed", "untranscribed", "further", "views") if getattr(self, word)]
+        words = [
+            word
+            for word in ("perturbed", "untranscribed", "beside", "further", "views")
+            if getattr(self, word)
+        ]
         words += [self.average] if self.average else []
         return " ".join([self.recipe, *words, *self.changes, f"seed {self.seed}"])
 
     def as_dict(self) -> dict[str, Any]:
         """Its part of a line."""
-        return {**asdict(self), "changes": list(self.changes), "further": list(self.further)}
+        return {**asdict(self), **{name: list(getattr(self, name)) for name in _TUPLES}}
+
+
+_TUPLES = ("changes", "further", "beside")
 
 
 def run_of(line: dict[str, Any]) -> Run:
     """The run that a line is of."""
+    if not isinstance(line, dict):
+        raise TypeError("no line of a run")
     known = {
         field.name: line[field.name] for field in fields(Run) if field.name in line
     }  # what is newer has its default
-    return Run(**{**known, "changes": tuple(line["changes"]), "further": tuple(line.get("further", ()))})
+    return Run(**{**known, **{name: tuple(line.get(name, ())) for name in _TUPLES}})
 
 
 def read_rows(manifest: Path) -> list[dict[str, Any]]:
@@ -117,18 +138,21 @@ def read_rows(manifest: Path) -> list[dict[str, Any]]:
         raise SystemExit(f"error: {error}") from None
 
 
-def read_lines(folder: Path) -> list[dict[str, Any]]:
-    """What has been run in OUTPUT/CORPUS; of two lines of one run the later.
+def read_lines(place: Path) -> list[dict[str, Any]]:
+    """What has been run in OUTPUT/CORPUS, or the lines of runs in a file; of two lines of one run the later.
+
+    A file may have lines of something else, such as an adapter's error rates; they have no recipe.
 
     Raises:
         typer.BadParameter: a line is not whole, as a full disk leaves it.
     """
-    path = folder / "runs.jsonl"
+    path = place if place.is_file() else place / "runs.jsonl"
     lines: dict[Run, dict[str, Any]] = {}
     for number, text in enumerate(path.read_text().splitlines() if path.exists() else [], start=1):
         try:
             line = json.loads(text)
-            lines[run_of(line)] = line
+            if place != path or "recipe" in line:
+                lines[run_of(line)] = line
         except (ValueError, TypeError, KeyError):
             raise typer.BadParameter(
                 f"{path}, line {number} is not the line of a run; delete it, and its run is taken up where "

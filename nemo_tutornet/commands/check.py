@@ -20,6 +20,7 @@ from nemo_tutornet.config import check_student, check_teacher_files, check_train
 from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.manifest_checks import check_manifests
+from nemo_tutornet.data.mixing import manifest_shares
 from nemo_tutornet.distill.consistency import check_views
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
@@ -68,6 +69,7 @@ class PreflightReport:
         student: facts about the student by name, as text.
         teacher: facts about the teacher by name, as text.
         matches: the matched layers, labels and frames by method, as text.
+        data: what an epoch hears of each manifest of the training set, as text; empty for tars and Lhotse.
         stages: the stages of the schedule, with the time of one step.
         batch: description of the timed batch, as text.
         plain_ms: milliseconds of the student's forward on that batch, in eval mode.
@@ -86,6 +88,7 @@ class PreflightReport:
     student: dict[str, str]
     teacher: dict[str, str]
     matches: dict[str, str]
+    data: dict[str, str]
     stages: list[StageCost]
     batch: str
     plain_ms: float
@@ -183,6 +186,12 @@ def check_training(
         student=describe_model(model).as_facts(),
         teacher=teacher.describe(),
         matches=matches,
+        data={
+            f"{i}. {share.manifest}": str(share)
+            for i, share in enumerate(
+                manifest_shares(model._train_dl, cfg.model.train_ds, config.manifest_weights), start=1
+            )
+        },
         stages=costs,
         batch=f"{batch.signal.shape[0]} utterances of up to {seconds:.1f} s, on the CPU",
         plain_ms=student_ms,

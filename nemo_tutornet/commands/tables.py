@@ -220,7 +220,10 @@ def check_tables(found: PreflightReport) -> None:
         found: report of `check_training`.
     """
     console = _console()
-    for title, facts in (("student", found.student), ("teacher", found.teacher), ("matched", found.matches)):
+    parts = {"student": found.student, "teacher": found.teacher, "matched": found.matches}
+    if found.data:
+        parts["training set, by manifest"] = found.data
+    for title, facts in parts.items():
         table = Table(title=title, title_justify="left", box=None, show_header=False, pad_edge=False)
         for name, fact in facts.items():
             table.add_row(escape(name), escape(fact))

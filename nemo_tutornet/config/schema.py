@@ -243,6 +243,10 @@ class TutorConfig:
             at the first.
         max_damaged_share: share of the training set's utterances whose audio may be damaged, from 0 to below
             1. Each is named, and the next utterance takes its place. Beyond it the training stops.
+        manifest_weights: a weight above 0 for each manifest of `model.train_ds.manifest_filepath`: the share
+            of each epoch's utterances that come from it, relative to the others, e.g. `[1, 1]` for half and
+            half. An epoch is as long as without them. Null reads each utterance once an epoch. Not for tars
+            and Lhotse, whose `input_cfg` has weights.
         stages: stages of the schedule, in order.
     """
 
@@ -257,6 +261,7 @@ class TutorConfig:
     log: LogConfig = field(default_factory=LogConfig)
     max_nonfinite_share: float = 0.0
     max_damaged_share: float = 0.01
+    manifest_weights: Optional[List[float]] = None
     stages: List[StageConfig] = field(default_factory=_default_stages)
 
     # Not a key: `parse_tutor` sets it for `teacher: null`.

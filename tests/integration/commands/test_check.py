@@ -47,8 +47,10 @@ def run(corpus: Path, teacher_file: Path, tmp_path: Path, monkeypatch: pytest.Mo
     return call
 
 
-def test_it_tells_what_is_matched_and_what_it_costs(run):
-    result = run("--json", "trainer.max_epochs=7", "+model.tutor.skd.divergence=kl")
+def test_it_tells_what_is_matched_and_what_it_costs(run, corpus):
+    train, valid = corpus / "train.jsonl", corpus / "valid.jsonl"
+    mixed = [f"model.train_ds.manifest_filepath=[{train},{valid}]", "+model.tutor.manifest_weights=[1,4]"]
+    result = run("--json", "trainer.max_epochs=7", "+model.tutor.skd.divergence=kl", *mixed)
     assert result.exit_code == 0, result.output
     assert result.stderr.splitlines()[1:] == [
         "loading student and teacher",
@@ -58,6 +60,10 @@ def test_it_tells_what_is_matched_and_what_it_costs(run):
         "transcribing validation data with the teacher: 0 of 1 batches",
     ]
     told = json.loads(result.stdout)
+    assert told["data"] == {
+        f"1. {train}": "2 utterances, 0.00 h an epoch (8 in it, each heard 0.25 times)",
+        f"2. {valid}": "8 utterances, 0.00 h an epoch (2 in it, each heard 4 times)",
+    }
     assert told["student"]["class"] == "TutorCTCModel" and told["teacher"]["class"] == "EncDecCTCModel"
     assert (
         told["matches"]["RKD"]

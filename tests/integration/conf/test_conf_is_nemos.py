@@ -156,6 +156,7 @@ OVERRIDDEN = TutorConfig(
     init=InitConfig("teacher", [0, 2]),
     max_nonfinite_share=0.1,
     max_damaged_share=0.2,
+    manifest_weights=[1.0, 3.0],
     log=LogConfig(agreement=4, posteriors=False),
     stages=[
         StageConfig("rkd", {"rkd": 1.0}, steps=100),

@@ -145,6 +145,27 @@ def test_every_step_with_cached_targets_and_semi_sorted_batches(corpus, cache, t
     assert check_kill_points(config, tmp_path, AFTER_STEPS) == 12
 
 
+def mixing(corpus: Path, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Gives half of each epoch to a second manifest with two of the eight utterances."""
+    rows = (corpus / "train.jsonl").read_text().splitlines()[:2]
+    (folder / "few.jsonl").write_text("".join(row.replace("train", f"{corpus}/train") + "\n" for row in rows))
+    config["train_ds"]["manifest_filepath"] = [str(corpus / "train.jsonl"), str(folder / "few.jsonl")]
+    config["tutor"]["manifest_weights"] = [1.0, 1.0]
+    return config
+
+
+@pytest.mark.parametrize("semi_sorted", [True, False])
+def test_every_step_of_a_mix_of_manifests(corpus, cache, tmp_path, semi_sorted):
+    config = drawing(corpus, None) | {"tutor": {"teacher": {"cache": str(cache)}, "stages": STAGES}}
+    config["train_ds"] |= {
+        "use_semi_sorted_batching": semi_sorted,
+        "randomization_factor": 2.0,
+        "drop_last": False,
+    }
+    mixed = mixing(corpus, tmp_path, config)
+    assert check_kill_points(mixed, tmp_path / "run", AFTER_STEPS, first_and_middle, max_epochs=2) == 2
+
+
 @pytest.mark.parametrize(
     ("when", "trainer", "count"),
     [(AFTER_VALIDATION, {"val_check_interval": 2}, 6), (AFTER_EPOCHS, {"accumulate_grad_batches": 2}, 3)],

@@ -151,7 +151,7 @@ def test_the_results_runner_runs(tmp_path):
     first = f"{train} --recipe ctc --recipe label_free --student quartznet_1m --perturbed"
     assert "label_free perturbed seed 1" in run(first, tmp_path)
     assert "seed" not in run(first, tmp_path)
-    refused = shell(f"{train} --share 0.7 --untranscribed 0.7", tmp_path)
+    refused = shell(f"{train} --share 0.7 --untranscribed-share 0.7", tmp_path)
     assert refused.returncode == 2 and "are more than there is" in " ".join(refused.stderr.split())
     half = (
         f"{train} --recipe rkd_skd_kl --student jasper_small --cached --share 0.67 --change "
@@ -178,7 +178,12 @@ def test_the_results_runner_runs(tmp_path):
         r"^\| teacher_char_1_epochs \| [\d.]+ M \| [\d.]+ \| [\d.]+ \|$", table, flags=re.MULTILINE
     )
     before = (tmp_path / "runs" / "an4" / "test.jsonl").read_text()
-    again = run(f"{program}/table.py runs/an4 --test an4_test.jsonl", tmp_path)
+    again = run(f"{program}/table.py runs/an4 --test an4_test.jsonl --lines lines.jsonl", tmp_path)
+    # The lines alone make the same table, and have nothing of this machine.
+    assert [row for row in again.splitlines() if row.startswith("|")] == run(
+        f"{program}/table.py lines.jsonl", tmp_path
+    ).splitlines()
+    assert str(tmp_path) not in (tmp_path / "lines.jsonl").read_text()
     assert again.splitlines() == table.split("\n\n")[0].splitlines()
     assert (tmp_path / "runs" / "an4" / "test.jsonl").read_text() == before and len(before.splitlines()) == 4
     assert '"text"' not in (tmp_path / "runs" / "an4" / "an4_train_100_without_text.jsonl").read_text()

@@ -171,6 +171,13 @@ def test_a_stop_of_one_rank_is_a_stop_of_all(name, code, corpus, teacher_file, t
     """Both ranks end after the same batch with one checkpoint, and the same command continues from it."""
     stages = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25, "rkd": 1.0}}]
     config = student_config(corpus, teacher_file, stages)
+    if name == "SIGTERM":  # ranks share an epoch that is mixed of two manifests, and resume in its middle
+        rows = (corpus / "train.jsonl").read_text(encoding="utf-8").replace("train", f"{corpus}/train")
+        halves = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
+        for i, half in enumerate(halves):
+            half.write_text("\n".join(rows.splitlines()[i::2]) + "\n", encoding="utf-8")
+        config["train_ds"]["manifest_filepath"] = list(map(str, halves))
+        config["tutor"]["manifest_weights"] = [1.0, 3.0]
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED.format(signal=name, script=str(SCRIPT)), encoding="utf-8")
     printed = run(tmp_path, config, 2, script, code)

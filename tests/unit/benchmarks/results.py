@@ -17,7 +17,23 @@ import typer
 from typer.testing import CliRunner
 
 FOLDER = Path(__file__).resolve().parents[3] / "benchmarks" / "results"
-MODULES = ("recipes", "runs", "run", "table", "plots", "speeds", "subwords")
+MODULES = (
+    "students",
+    "recipes",
+    "runs",
+    "subwords",
+    "processes",
+    "corpora",
+    "sources",
+    "budget",
+    "lines",
+    "runner",
+    "run",
+    "table",
+    "plots",
+    "pages",
+    "speeds",
+)
 
 
 @pytest.fixture(scope="module")

@@ -45,6 +45,9 @@ def test_every_run_has_a_folder_of_its_own(tools: dict[str, ModuleType]) -> None
         {"further": ("a",), "further_share": 0.5},
         {"student": "large"},
         {"teacher": "other"},
+        {"student": "conf/small"},
+        {"beside": ("a",), "added": 0.5},
+        {"budget": 30.0, "epochs": 0},
         {"changes": ("model.optim.lr=8e-3",)},
         {"changes": ("model.optim.lr=8e-3", "a=[b,c]")},
     ]
@@ -72,7 +75,8 @@ def test_every_recipe_fits_its_config(tools: dict[str, ModuleType]) -> None:
     recipes = tools["recipes"]
     with initialize_config_dir(str(conf), version_base=None):
         for name, recipe in recipes.RECIPES.items():
-            config, overrides = recipes.STUDENTS.get(recipe.student, (recipe.student, ()))
+            student = tools["students"].student_of(recipe.student)
+            config, overrides = student.config, student.overrides
             adapter = "a.safetensors" if recipe.adapter else None
             arguments = [
                 argument.replace("{teacher}", "teacher.nemo")
@@ -89,13 +93,27 @@ def test_every_student_has_its_encoder(tools: dict[str, ModuleType]) -> None:
     with initialize_config_dir(str(conf / "small"), version_base=None):
         composed = {
             name: compose(config, list(overrides)).model
-            for name, (config, overrides) in tools["recipes"].STUDENTS.items()
+            for name, (config, overrides) in tools["students"].STUDENTS.items()
         }
     stock = OmegaConf.load(conf / "quartznet_5x5.yaml").model
     assert composed["quartznet_5x5"].encoder == stock.encoder
+    frames = [block.stride[0] for block in composed["citrinet_small"].encoder.jasper]
+    assert frames.count(2) == 2 and composed["citrinet_small"].decoder.feat_in == 240
     for name, model in composed.items():
         assert model.decoder.feat_in == model.encoder.jasper[-1].filters, name
     assert not any(block.separable for block in composed["jasper_small"].encoder.jasper[:-1])
+
+
+def corpus_of(tools: dict[str, ModuleType], folder: Path, output: Path, **more: list[Path]) -> Any:
+    manifests = ([folder / f"c_{part}.jsonl"] for part in ("train", "valid"))
+    return tools["corpora"].Corpus("c", output / "c", *manifests, **more)
+
+
+def runner_of(
+    tools: dict[str, ModuleType], folder: Path, teacher: Path | None = None, **more: list[Path]
+) -> Any:
+    teachers = [] if teacher is None else [tools["sources"].given(str(teacher))]
+    return tools["runner"].Runner(corpus_of(tools, folder, folder / "out", **more), teachers)
 
 
 @pytest.mark.parametrize("share, rows", [(0.25, 2), (0.5, 5), (1.0, 10)])
@@ -107,11 +125,12 @@ def test_shares_are_nested_and_heard_from_anywhere(
     entries = [{"audio_filepath": f"a/{i}.wav", "duration": 1.0, "text": f"t{i}"} for i in range(10)]
     (data / "c_train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
     (data / "c_valid.jsonl").touch()
-    runner = tools["run"].Runner(data, tmp_path / "out", "c", {}, None)
-    assert runner.train_set(0.12, True) != runner.train_set(0.125, True)
+    corpus = corpus_of(tools, data, tmp_path / "out")
+    assert corpus.train_sets(0.12) != corpus.train_sets(0.125)
 
     def read(share: float, labelled: bool = True, untranscribed: float = 0.0) -> dict[str, Any]:
-        found = map(json.loads, runner.train_set(share, labelled, untranscribed).read_text().splitlines())
+        (path,) = corpus.train_sets(share, labelled, untranscribed)
+        found = map(json.loads, path.read_text().splitlines())
         return {str((data / row["audio_filepath"]).resolve()): row.get("text") for row in found}
 
     assert len(read(share)) == rows and all(Path(path).parent == data / "a" for path in read(share))
@@ -134,21 +153,12 @@ def asked(tools: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> list
     """The trainings that a runner would have run."""
     found: list[dict[str, Any]] = []
 
-    def script(
-        self: Any,
-        folder: Path,
-        name: str,
-        config: str,
-        train: Any,
-        epochs: int,
-        seed: int,
-        overrides: list[str],
-    ) -> Path:
-        found.append({"name": name, "train": train, "epochs": epochs, "seed": seed, "overrides": overrides})
-        return folder / f"{name}.nemo"
+    def script(self: Any, training: Any) -> Path:
+        found.append({**vars(training), "train": list(training.train)})
+        return training.folder / f"{training.name}.nemo"
 
-    monkeypatch.setattr(tools["run"].Runner, "script", script)
-    monkeypatch.setattr(tools["run"].Runner, "evaluate", lambda self, model: {"wer": 0.5})
+    monkeypatch.setattr(tools["runner"].Runner, "script", script)
+    monkeypatch.setattr(tools["runner"].Runner, "evaluate", lambda self, model, manifest: {"wer": 0.5})
     return found
 
 
@@ -164,13 +174,13 @@ def test_further_speech_is_heard_in_a_training_before(
     further = [tmp_path / "d.jsonl", tmp_path / "e.jsonl"]
     for manifest in further:
         manifest.touch()
-    runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None, further)
+    runner = runner_of(tools, tmp_path, further=further)
     run = tools["runs"].Run(recipe, "quartznet_small", "t", 20, 7, further=("d", "e"), further_share=0.25)
-    source = None if recipe == "ctc" else tools["run"].Source(tmp_path / "c_valid.jsonl")
+    source = None if recipe == "ctc" else tools["sources"].Source(str(tmp_path / "c_valid.jsonl"))
     runner.student(run, source)
     before, after = asked
     corpus = tmp_path / "c_train.jsonl"
-    assert (before["train"], after["train"]) == ([corpus, *further], corpus) and before["seed"] == after[
+    assert (before["train"], after["train"]) == ([corpus, *further], [corpus]) and before["seed"] == after[
         "seed"
     ] == 7
     assert (before["epochs"], after["epochs"]) == (-1, 15) and "trainer.max_steps=15" in before["overrides"]
@@ -202,9 +212,9 @@ def test_a_restart_is_two_trainings(
     (tmp_path / "c_train.jsonl").touch()
     (tmp_path / "c_valid.jsonl").touch()
     (tmp_path / "t.nemo").touch()
-    runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None)
+    runner = runner_of(tools, tmp_path)
     run = tools["runs"].Run(recipe, "quartznet_1m", "t", 30, 7, changes=("model.optim.weight_decay=1",))
-    runner.student(run, tools["run"].Source(tmp_path / "t.nemo"))
+    runner.student(run, tools["sources"].Source(str(tmp_path / "t.nemo")))
     first, second = asked
     assert (first["epochs"], second["epochs"], first["seed"], second["seed"]) == (8, 22, 7, 7)
     assert (
@@ -213,7 +223,7 @@ def test_a_restart_is_two_trainings(
     )
     begun = runner.output / run.folder / f"{recipe}_first.nemo"
     assert f"+init_from_nemo_model='{begun}'" in second["overrides"]
-    sizes = set(tools["recipes"].STUDENTS["quartznet_1m"][1]) | {"model.optim.weight_decay=1"}
+    sizes = set(tools["students"].STUDENTS["quartznet_1m"][1]) | {"model.optim.weight_decay=1"}
     assert sizes <= set(first["overrides"]) and sizes | only_second <= set(second["overrides"])
     assert not only_second & set(first["overrides"])
     (found,) = tools["runs"].read_lines(runner.output)
@@ -225,45 +235,46 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
 ) -> None:
     for name in ("c_train.jsonl", "c_valid.jsonl", "t.nemo"):
         (tmp_path / name).touch()
-    made: list[tuple[str, str, str, list[str], Path]] = []
+    made: list[tuple[Any, ...]] = []
 
-    def command(
-        self: Any,
-        name: str,
+    def make(
+        command: str,
         output: Path,
-        config: str,
-        teacher: Path,
+        student: Any,
+        teacher: str,
+        train: list[Path],
+        valid: Path,
         overrides: list[str],
-        _: str,
-        train: Path | None = None,
+        failure: str,
     ) -> None:
-        made.append((name, output.name, config, overrides, train))
+        made.append((command, output.name, student.config, overrides, train))
         output.touch()
 
-    monkeypatch.setattr(tools["run"].Runner, "_command", command)
-    monkeypatch.setattr(tools["run"], "rates_of", lambda adapter: {"wer": 0.2, "file": adapter.name})
-    runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {"bpe": tmp_path / "t.nemo"}, None)
+    monkeypatch.setattr(tools["sources"], "make", make)
+    monkeypatch.setattr(tools["runner"], "rates_of", lambda adapter: {"wer": 0.2, "file": adapter.name})
+    runner = runner_of(tools, tmp_path, tmp_path / "t.nemo")
+    corpus, prepare = runner.corpus, runner.sources.prepare
     run = tools["runs"].Run("bpe_to_char_adapted_kept", "quartznet_1m", "t", 30, 7, cached=True)
-    wanted = tools["run"].source_of(run)
-    assert wanted == ("bpe", "quartznet_small")
+    wanted = tools["sources"].need_of(run, "t")
+    assert wanted == ("t", "bpe", "quartznet_small")
     for _ in range(2):
-        source = runner.prepare([wanted], 90, 1.0, True, runner.train)[wanted]
+        source = prepare([wanted], True, corpus.train)[wanted]
     adapter = "adapter_t_quartznet_small.safetensors"
     named = f"model.tutor.teacher.adapter='{tmp_path / 'out' / 'c' / adapter}'"
-    assert made == [("adapt", adapter, "quartznet_small", [], runner.train)]
+    assert made == [("adapt", adapter, "quartznet_small", [], corpus.train)]
     runner.student(run, source)
     cache = tmp_path / "out" / "c" / adapter.replace(".safetensors", ".work") / "train"
     assert {named, f"model.tutor.teacher.cache='{cache}'"} <= set(asked[-1]["overrides"])
     (found,) = tools["runs"].read_lines(runner.output)
     assert found["adapter"] == {"wer": 0.2, "file": adapter} and tools["runs"].run_of(found) == run
     # Students that hear a part of the corpus have an adapter of that part.
-    part = runner.train_set(0.25, True, 0.75)
-    other = runner.prepare([wanted], 90, 1.0, True, part)[wanted].adapter
+    part = corpus.train_sets(0.25, True, 0.75)
+    other = prepare([wanted], True, part)[wanted].adapter
     assert other is not None and other.name == "adapter_t_quartznet_small_25_75_untranscribed.safetensors"
     assert made[1:] == [("adapt", other.name, "quartznet_small", [], part)]
     # What `adapt` kept is at one speed. With a perturbation the teacher is run at every speed, adapter and
     # all.
-    speeds = runner.prepare([wanted], 90, 1.0, True, runner.train, perturbed=True)[wanted]
+    speeds = prepare([wanted], True, corpus.train, perturbed=True)[wanted]
     name, folder, config, overrides, _ = made[-1]
     assert (name, folder, config) == (
         "cache",
@@ -271,14 +282,16 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
         "quartznet_small",
     )
     assert speeds.cache is not None and speeds.cache.name == folder
-    assert {named, tools["run"].STUDENT_AUGMENTATION} <= set(overrides)
+    speed = tools["sources"].STUDENT_AUGMENTATION
+    assert {named, speed} <= set(overrides)
     run = tools["runs"].Run(
         "bpe_to_char_adapted_kept", "quartznet_1m", "t", 30, 7, cached=True, perturbed=True
     )
     runner.student(run, speeds)
-    used = {named, f"model.tutor.teacher.cache='{speeds.cache}'", tools["run"].STUDENT_AUGMENTATION}
+    used = {named, f"model.tutor.teacher.cache='{speeds.cache}'", speed}
     assert used <= set(asked[-1]["overrides"])
-    plain = runner.prepare([("bpe", None)], 90, 1.0, True, runner.train, perturbed=True)[("bpe", None)]
+    without = tools["sources"].Need("t", "bpe", "")
+    plain = prepare([without], True, corpus.train, perturbed=True)[without]
     assert plain.cache is not None and plain.cache.name == "cache_bpe_t_speeds"
 
 
@@ -293,13 +306,13 @@ def trained(
         (tmp_path / f"c_{part}.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "a"}\n')
     (tmp_path / "t.nemo").write_text("teacher")
 
-    def script(self: Any, folder: Path, name: str, *_: Any) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.nemo").touch()
-        return folder / f"{name}.nemo"
+    def script(self: Any, training: Any) -> Path:
+        training.folder.mkdir(parents=True, exist_ok=True)
+        (training.folder / f"{training.name}.nemo").touch()
+        return training.folder / f"{training.name}.nemo"
 
-    monkeypatch.setattr(tools["run"].Runner, "script", script)
-    monkeypatch.setattr(tools["run"].Runner, "evaluate", lambda self, model: {"wer": 0.5})
+    monkeypatch.setattr(tools["runner"].Runner, "script", script)
+    monkeypatch.setattr(tools["runner"].Runner, "evaluate", lambda self, model, manifest: {"wer": 0.5})
     app = typer.Typer()
     app.command()(tools["run"].main)
 
@@ -383,7 +396,7 @@ def test_a_teacher_is_prepared_by_one_command_at_a_time(
     def fails(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 2, stderr="INFO\nerror: c_train.jsonl is empty.\n")
 
-    monkeypatch.setattr(tools["run"].subprocess, "run", fails)
+    monkeypatch.setattr(tools["processes"].subprocess, "run", fails)
     assert (
         trained("--recipe", "skd_kl", "--cached", code=1)
         == "error: the cache was not made: error: c_train.jsonl is empty."
@@ -452,14 +465,14 @@ def test_views_and_averages_on_both_sides(
         (tmp_path / name).touch()
     averages: list[tuple[str, Path]] = []
 
-    def averaged(self: Any, model: Path, which: str, train: Path) -> Path:
-        averages.append((which, train))
+    def averaged(self: Any, model: Path, which: str, train: list[Path]) -> Path:
+        averages.append((which, *train))
         return model.with_name("mean.nemo")
 
-    monkeypatch.setattr(tools["run"].Runner, "averaged", averaged)
-    runner = tools["run"].Runner(tmp_path, tmp_path / "out", "c", {}, None)
+    monkeypatch.setattr(tools["runner"].Runner, "averaged", averaged)
+    runner = runner_of(tools, tmp_path)
     run = tools["runs"].Run(recipe, "quartznet_small", "t", 20, 7, average="best-5", views=True)
-    runner.student(run, tools["run"].Source(tmp_path / "c_valid.jsonl") if teacher else None)
+    runner.student(run, tools["sources"].Source(str(tmp_path / "c_valid.jsonl")) if teacher else None)
     (training,) = asked
     overrides = training["overrides"]
     assert "model.tutor.consistency.weight=0.2" in overrides
@@ -472,4 +485,4 @@ def test_views_and_averages_on_both_sides(
     assert found["valid_of_last"] == {"wer": 0.5}
     plain = tools["runs"].Run(recipe, "quartznet_small", "t", 20, 7)
     assert run.folder != plain.folder and "average-best-5" in str(run.folder)
-    assert tools["run"].kept_for("last-3") == -1
+    assert tools["runner"].kept_for("last-3") == -1

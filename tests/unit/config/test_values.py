@@ -133,6 +133,7 @@ def test_a_cache_has_no_weights_to_begin_with(path: str) -> None:
         (f"{TEACHER}, skd: {{match_window: {10**30}}}", ["model.tutor.skd.match_window"]),
         (f"{TEACHER}, skd: {{match_window: 1001}}", ["model.tutor.skd.match_window ", "at most 1000"]),
         (f"{TEACHER}, max_damaged_share: .nan", ["model.tutor.max_damaged_share ", "below 1"]),
+        (f"{TEACHER}, manifest_weights: [1, 0]", ["model.tutor.manifest_weights[1] ", "above 0"]),
         (f"{TEACHER}, max_nonfinite_share: 1.0", ["model.tutor.max_nonfinite_share ", "below 1"]),
         (f"{TEACHER}, skd: {{match_window: -2}}", ["model.tutor.skd.match_window ", "-2"]),
         (f"{TEACHER}, skd: {{divergence: kl, temperature: 0}}", ["model.tutor.skd.temperature ", "above 0"]),
