@@ -97,6 +97,8 @@ INTER = "++model.tutor.skd.intermediate_layers=[encoder.encoder.1,encoder.encode
 SHIFT = "++model.tutor.skd.match_window=4"
 UNIFORM, ENERGY = (f"model.tutor.rkd.frame_weighting={name}" for name in ("uniform", "energy"))
 COLD = "model.tutor.rkd.warm_start_decoder=false"
+# The copy needs the teacher's file also where its targets come from a cache.
+INIT = ("model.tutor.init=teacher", "model.tutor.teacher.model_path={teacher}")
 
 
 CHAR: dict[str, Recipe] = {
@@ -149,6 +151,8 @@ RECIPES: dict[str, Recipe] = {
     "rkd_energy_ctc": Recipe("RKD with energy frame weights, then CTC only", (RKD, CTC), (ENERGY,)),
     "rkd_cold_ctc": Recipe("RKD without decoder warm start, then CTC only", (RKD, CTC), (COLD,)),
     "ctc_rkd": Recipe("CTC + RKD from the first epoch", (("ctc", {"ctc": 1.0, "rkd": 5.0}),)),
+    "init_skd_kl": Recipe("begun with the teacher's layers: CTC + SKD kl, lambda 1", (STRONG,), (KL, *INIT)),
+    "init_ctc": Recipe("begun with the teacher's layers: CTC only", (CTC,), INIT),
     "skd_guided": Recipe("CTC + SKD guided_ctc", (SKD,), (GUIDED,)),
     "skd_kl_symmetric": Recipe("CTC + SKD kl on symmetric frames", (SKD,), (KL, SYMMETRIC)),
     "skd_kl_inter": Recipe("CTC + SKD kl, Inter-KD", (SKD,), (KL, INTER)),
