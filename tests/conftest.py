@@ -68,6 +68,7 @@ def pytest_collection_modifyitems(items: list) -> None:
 
     items.sort(key=place)  # stable: within a file nothing moves
     gc.freeze()  # what was imported stays; every full collection would look through a million of its objects
+    gc.set_threshold(10_000, 10, 10)  # OmegaConf makes many objects that live; a collection finds little
 
 
 # What NeMo's exp_manager and Lightning's seed_everything leave in the environment, for their own workers: the

@@ -72,6 +72,7 @@ def serve(path: str) -> list[str]:
     server.bind(path)
     server.listen(64)
     gc.freeze()  # a collection in a fork would copy all of this
+    gc.set_threshold(10_000, 10, 10)  # as in the tests' own process
     print("ready", flush=True)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for programs
     while sys.stdin not in select.select([server, sys.stdin], [], [])[0]:

@@ -159,12 +159,11 @@ def folder_with(kind: str, tmp: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """For each kind a folder in which the scripts' calls have been made; one process, because importing NeMo
-    takes longest.
-    """
+def folders(tmp_path_factory: pytest.TempPathFactory, warm_programs: Path | None) -> dict[str, Path]:
+    """For each kind a folder in which the scripts' calls have been made, in one process."""
     folders = {kind: folder_with(kind, tmp_path_factory.mktemp("nemo")) for kind in KINDS}
-    command = [sys.executable, "-c", SCRIPTS, *map(str, folders.values())]
+    python = sys.executable if warm_programs is None else warm_programs / "python"
+    command = [python, "-c", SCRIPTS, *map(str, folders.values())]
     done = subprocess.run(command, cwd=folders[KINDS[0]], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return folders
