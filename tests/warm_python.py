@@ -14,6 +14,7 @@ and nothing of this package. Where the server is gone, `run` starts a Python as 
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -30,6 +31,9 @@ from typing import Any
 LENGTH, STATUS = struct.Struct("!I"), struct.Struct("!i")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTS = ("-m", "-c")  # besides the name of a script
+# NeMo, and what librosa and torch leave to the first use.
+MODULES = ("nemo.collections.asr.models", "nemo.utils.exp_manager")
+MODULES += ("librosa.core.audio", "librosa.filters", "torch.utils.tensorboard")
 
 
 def run(path: str, python: str, arguments: list[str]) -> None:
@@ -65,8 +69,8 @@ def serve(path: str) -> list[str]:
         In a process that was forked for a program, the program's arguments. Never in the server's own
         process.
     """
-    import nemo.collections.asr.models
-    import nemo.utils.exp_manager  # noqa: F401
+    for module in MODULES:
+        importlib.import_module(module)
 
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)

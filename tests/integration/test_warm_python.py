@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-FRESH = sys.executable
+from tests.integration.conftest import FRESH
+
 TELL = """
 import json, os, sys
 told = [sys.argv, os.getcwd(), os.environ.get("WORD"), sys.stdin.read(), "nemo_tutornet" in sys.modules]

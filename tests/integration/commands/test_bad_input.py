@@ -232,7 +232,6 @@ def test_manifests_with_mistakes(run, corpus, tmp_path):
     )
 
 
-@pytest.mark.usefixtures("warm_python")
 def test_the_script_as_a_user_runs_it(corpus, teacher_file, tmp_path):
     """One real process, so that nothing above depends on being called from a test."""
     config = {"model": student_config(corpus, teacher_file), "trainer": TRAINER}

@@ -20,10 +20,7 @@ import pytest
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 
 from tests.conftest import write_manifest
-from tests.integration.conftest import REPOSITORY
-
-pytestmark = pytest.mark.usefixtures("warm_python")
-FRESH = sys.executable
+from tests.integration.conftest import FRESH, REPOSITORY
 
 
 def trainings_below(folder: Path) -> list[str]:

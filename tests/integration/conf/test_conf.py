@@ -128,7 +128,6 @@ def steps(monkeypatch):
     return recorded
 
 
-@pytest.mark.usefixtures("warm_python")
 @pytest.mark.parametrize("plus", ["", "+"])
 def test_an_old_key_is_told_the_new_one(plus, tmp_path):
     """By the script itself and before Hydra, whose error would only say that there is no such key."""

@@ -27,7 +27,7 @@ demo_corpus.UTTERANCES.update(train=48, valid=6, test=10)
 
 
 @pytest.mark.skipif(find_spec("espeakng_loader") is None, reason="the embedded corpus needs espeak-ng")
-def test_every_cell_runs_and_pictures_end_it(warm_programs, warm_python, tmp_path, monkeypatch):
+def test_every_cell_runs_and_pictures_end_it(warm_programs, tmp_path, monkeypatch):
     if warm_programs is not None:
         monkeypatch.setenv("PATH", f"{warm_programs}{os.pathsep}{os.environ['PATH']}")
     for name, value in {

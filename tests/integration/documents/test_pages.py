@@ -32,7 +32,6 @@ from tests.integration.models import matrix
 from tests.integration.students import build, write_tokenizer
 from tests.unit.test_blocks import EXECUTED, blocks
 
-pytestmark = pytest.mark.usefixtures("warm_python")
 COMMANDS = "integration/documents/test_pages.py::test_the_commands_of_a_page"
 SECTIONS = "integration/documents/test_pages.py::test_the_sections_of_a_page"
 

@@ -21,7 +21,6 @@ from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 from nemo_tutornet.config import TeacherConfig, TutorConfig, parse_tutor
 from tests.conftest import write_manifest
 
-pytestmark = pytest.mark.usefixtures("warm_python")
 ROOT = Path(__file__).resolve().parents[3]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 UNTRANSCRIBED = (ROOT / "docs" / "guides" / "untranscribed.md").read_text(encoding="utf-8")

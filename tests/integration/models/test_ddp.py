@@ -20,8 +20,6 @@ from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.restore import pointwise_decoder, restore_ctc
 from tests.conftest import student_config, with_bad_audio
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "speech_to_text_ctc_tutornet.py"
 
 
@@ -171,13 +169,10 @@ TOGETHER = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25, "rkd": 1.0}}]
 
 
 @pytest.fixture(scope="module")
-def whole(corpus, teacher_file, warm_programs, tmp_path_factory) -> dict[str, torch.Tensor]:
+def whole(corpus, teacher_file, tmp_path_factory) -> dict[str, torch.Tensor]:
     """The weights after a run that nothing stops."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patched:
-        if warm_programs is not None:  # `warm_python` is for single tests
-            patched.setattr(sys, "executable", str(warm_programs / "python"))
-        run(folder, student_config(corpus, teacher_file, TOGETHER), 2)
+    run(folder, student_config(corpus, teacher_file, TOGETHER), 2)
     (written,) = folder.rglob("run.nemo")
     return restore_ctc(written).state_dict()
 
