@@ -41,16 +41,20 @@ SAMPLE_RATE = 16000
 # Files that take minutes, longest first. `make test` gives each worker a file at a time, and a long one at
 # the end would leave the other cores idle.
 LONG_FILES = (
-    "conf/test_conf.py",
+    "export/test_onnx_export.py",  # trains a student where AN4 is
     "models/test_matrix.py",
-    "documents/test_readme.py",
+    "conf/test_conf.py",
     "documents/test_pages.py",
-    "export/test_onnx_export.py",
+    "distill/test_resumption.py",
+    "documents/test_readme.py",
+    "commands/test_inspect_model.py",
     "commands/test_demo.py",
     "documents/test_benchmarks.py",
+    "documents/test_notebook.py",
+    "documents/test_adapter_page.py",
     "export/test_verify.py",
-    "target_cache/test_cache_killed.py",
     "models/test_ddp.py",
+    "target_cache/test_cache_killed.py",
 )
 
 
