@@ -71,6 +71,8 @@ def serve(path: str) -> list[str]:
     """
     for module in MODULES:
         importlib.import_module(module)
+    # Every program imports this package anew; PYTHONDONTWRITEBYTECODE would let each compile it.
+    sys.dont_write_bytecode, sys.pycache_prefix = False, os.path.join(os.path.dirname(path), "bytecode")
 
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
