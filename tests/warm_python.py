@@ -88,8 +88,10 @@ def serve(path: str) -> list[str]:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             first, streams, *_ = socket.recv_fds(connection, LENGTH.size, 3)
             content = b""
-            while len(content) < LENGTH.unpack(first)[0]:
-                content += connection.recv(1 << 16)
+            while not first or len(content) < LENGTH.unpack(first)[0]:
+                if not first or not (part := connection.recv(1 << 16)):
+                    os._exit(0)  # the client was killed before it had asked
+                content += part
             if (program := os.fork()) == 0:
                 connection.close()
                 return _become(json.loads(content), streams)
