@@ -126,6 +126,7 @@ def test_audio_without_transcripts(folder):
         smaller(shorter(second)).replace("max_epochs=2", "max_epochs=1"),
         folder,
         "model.optim.lr=1e-12",
+        "model.optim.sched.min_lr=0.0",
         "model.optim.weight_decay=0.0",
     )
     ended = ASRModel.restore_from(str(folder / "runs/second/checkpoints/second.nemo"), map_location="cpu")
