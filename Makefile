@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(BIN)/nemo-tutornet demo --corpus "$(CORPUS)" --output "$(OUTPUT)"
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The property tests and the fuzzers of files and configs, each with 2,000 new inputs; hours on two cores. FUZZ=tests/unit/fuzz runs
 # a part, EXAMPLES=200 a tenth. What fails is kept in .hypothesis, and the next run begins with it.

@@ -14,6 +14,7 @@ and nothing of this package. Where the server is gone, `run` starts a Python as 
 
 import atexit
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -30,6 +31,9 @@ from typing import Any
 LENGTH, STATUS = struct.Struct("!I"), struct.Struct("!i")
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTS = ("-m", "-c")  # besides the name of a script
+# NeMo, and what librosa and torch leave to the first use.
+MODULES = ("nemo.collections.asr.models", "nemo.utils.exp_manager")
+MODULES += ("librosa.core.audio", "librosa.filters", "torch.utils.tensorboard")
 
 
 def run(path: str, python: str, arguments: list[str]) -> None:
@@ -65,13 +69,16 @@ def serve(path: str) -> list[str]:
         In a process that was forked for a program, the program's arguments. Never in the server's own
         process.
     """
-    import nemo.collections.asr.models
-    import nemo.utils.exp_manager  # noqa: F401
+    for module in MODULES:
+        importlib.import_module(module)
+    # Every program imports this package anew; PYTHONDONTWRITEBYTECODE would let each compile it.
+    sys.dont_write_bytecode, sys.pycache_prefix = False, os.path.join(os.path.dirname(path), "bytecode")
 
     server = socket.socket(socket.AF_UNIX)
     server.bind(path)
     server.listen(64)
     gc.freeze()  # a collection in a fork would copy all of this
+    gc.set_threshold(10_000, 10, 10)  # as in the tests' own process
     print("ready", flush=True)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for programs
     while sys.stdin not in select.select([server, sys.stdin], [], [])[0]:
@@ -81,8 +88,10 @@ def serve(path: str) -> list[str]:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             first, streams, *_ = socket.recv_fds(connection, LENGTH.size, 3)
             content = b""
-            while len(content) < LENGTH.unpack(first)[0]:
-                content += connection.recv(1 << 16)
+            while not first or len(content) < LENGTH.unpack(first)[0]:
+                if not first or not (part := connection.recv(1 << 16)):
+                    os._exit(0)  # the client was killed before it had asked
+                content += part
             if (program := os.fork()) == 0:
                 connection.close()
                 return _become(json.loads(content), streams)

@@ -108,7 +108,7 @@ def write_onnx_asr(
     refuse_for_onnx_asr(metadata, called)
     _refuse_encoder(model, metadata.subsampling_factor, called)
     note = onnx_asr_note(metadata)
-    graph = in_fast_layout(graph_with_length(archive, called))
+    graph = in_fast_layout(graph_with_length(model, called))
     features = None if calibrate is None else calibration_features(metadata.front_end, calibrate)
     folder.mkdir(parents=True, exist_ok=True)
     notes: dict[Path, str | None] = {}

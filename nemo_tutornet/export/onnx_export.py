@@ -156,7 +156,7 @@ def write_onnx(
     # In a graph of a fixed length nothing is padded, and converters for phones do not know all of the masks.
     masked = reads_length(model) and frames is None
     padding = PADDING_IS_IGNORED if pads_safely(model) else {}
-    plain = graph_with_length(archive, called) if masked else _graph(model, called)
+    plain = graph_with_length(model, called) if masked else _graph(model, called)
     metadata = replace(metadata, receptive_field=receptive_field(plain))
     plain = in_fast_layout(plain)
     files: dict[Path, Any] = {}
@@ -176,7 +176,7 @@ def write_onnx(
             files[path] = with_metadata(proto, entries)
     if sherpa:
         files[destination.with_suffix(".sherpa.onnx")] = with_metadata(
-            with_length(plain if masked else in_fast_layout(graph_with_length(archive, called))),
+            with_length(plain if masked else in_fast_layout(graph_with_length(restore_ctc(archive), called))),
             {**metadata.as_strings(), **padding},
         )
         if is_cache_aware(model) and metadata.front_end["normalize"] not in ("NA", None):
@@ -233,17 +233,16 @@ def restore_for_onnx(archive: NemoArchive, called: Path) -> tuple[Any, OnnxMetad
     )
 
 
-def graph_with_length(archive: NemoArchive, called: Path) -> Any:
+def graph_with_length(model: Any, called: Path) -> Any:
     """Exports a model's fp32 graph with the inputs `audio_signal` and `length`, which ignores padding.
 
     Args:
-        archive: the model's file. The model is restored from it again, because NeMo's exporter changes it.
+        model: the model, freshly restored. NeMo's exporter changes it, so it cannot be used afterwards.
         called: the model's name in error messages.
 
     Returns:
         The graph, an `onnx.ModelProto`.
     """
-    model = restore_ctc(archive)
     with ignores_padding(model):
         return _graph(model, called)
 

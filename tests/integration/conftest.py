@@ -19,6 +19,7 @@ import torch
 from tests.conftest import ACCELERATOR
 
 REPOSITORY = Path(__file__).parents[2]
+FRESH = sys.executable  # for programs that must not have imported anything yet; see `warm_python`
 EPOCHS = 12
 
 
@@ -87,7 +88,7 @@ def warm_programs() -> Iterator[Path | None]:
 
     None where a process must not be forked after the import.
     """
-    real, script = Path(sys.executable), REPOSITORY / "tests" / "warm_python.py"
+    real, script = Path(FRESH), REPOSITORY / "tests" / "warm_python.py"
     if sys.platform != "linux" or torch.cuda.is_available():
         yield None
         return
@@ -108,11 +109,15 @@ def warm_programs() -> Iterator[Path | None]:
         server.wait()
 
 
-@pytest.fixture
-def warm_python(warm_programs: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes `sys.executable` a Python that has imported NeMo already: the import takes longer than a test."""
-    if warm_programs is not None:
-        monkeypatch.setattr(sys, "executable", str(warm_programs / "python"))
+@pytest.fixture(scope="module", autouse=True)
+def warm_python(warm_programs: Path | None) -> Iterator[None]:
+    """Makes `sys.executable` a Python that has imported NeMo already, in every integration test and in the
+    fixtures of its module: the import takes longer than a test. `FRESH` is a Python that has not.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        if warm_programs is not None:
+            patched.setattr(sys, "executable", str(warm_programs / "python"))
+        yield
 
 
 @pytest.fixture

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-FRESH = sys.executable
+from tests.integration.conftest import FRESH
+
 TELL = """
 import json, os, sys
 told = [sys.argv, os.getcwd(), os.environ.get("WORD"), sys.stdin.read(), "nemo_tutornet" in sys.modules]
@@ -64,3 +66,33 @@ def test_a_signal_reaches_the_program(number, tmp_path):
     assert process.stdout is not None and int(process.stdout.readline()) != process.pid
     process.send_signal(number)
     assert "Killed" not in process.communicate(timeout=60)[1] and process.returncode == -number
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_client_that_is_killed_while_it_asks_leaves_no_process(asked, warm_programs):
+    if warm_programs is None:
+        pytest.skip("no program starts warm here")
+    path = str(warm_programs / "socket")
+
+    def processes() -> set[str]:
+        found = set()
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if path.encode() in (process / "cmdline").read_bytes():
+                    found.add(process.name)
+            except OSError:
+                continue
+        return found
+
+    before, client = processes(), socket.socket(socket.AF_UNIX)
+    client.connect(path)
+    if asked:
+        socket.send_fds(client, [(1000).to_bytes(4, "big")], [0, 1, 2])  # the length of what never comes
+    deadline = time.monotonic() + 60
+    while processes() <= before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes() > before
+    client.close()
+    while processes() > before and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes() <= before

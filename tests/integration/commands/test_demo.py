@@ -1,7 +1,8 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
 """The demo on a tiny corpus, as `make demo CORPUS=DIR` runs it: interrupted, resumed, finished, and run once
-more.
+more. It begins in the checkout, and goes on from the wheel, installed elsewhere, with the scripts and configs
+that the wheel brings.
 """
 
 from __future__ import annotations
@@ -19,9 +20,7 @@ import pytest
 from nemo.collections.asr.models import ASRModel, EncDecCTCModel
 
 from tests.conftest import write_manifest
-
-pytestmark = pytest.mark.usefixtures("warm_python")
-FRESH = sys.executable  # what is interrupted imports NeMo first, so that there is time for it
+from tests.integration.conftest import FRESH, REPOSITORY
 
 
 def trainings_below(folder: Path) -> list[str]:
@@ -37,6 +36,20 @@ def trainings_below(folder: Path) -> list[str]:
     return found
 
 
+def pip(*arguments: str | Path) -> None:
+    command = [FRESH, "-m", "pip", *map(str, arguments), "--no-deps", "--disable-pip-version-check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def wheel_installed_in(folder: Path) -> Path:
+    """Builds the wheel and returns the folder that it is installed in."""
+    pip("wheel", REPOSITORY, "--no-build-isolation", "--wheel-dir", folder / "wheels")
+    (wheel,) = (folder / "wheels").glob("nemo_tutornet-*.whl")
+    pip("install", wheel, "--target", folder / "site")
+    return folder / "site"
+
+
 @pytest.mark.parametrize("how, during", [(signal.SIGINT, "distilled"), (signal.SIGTERM, "undistilled")])
 def test_the_demo_survives_an_interrupt(tmp_path, how, during):
     corpus = tmp_path / "corpus"
@@ -44,7 +57,7 @@ def test_the_demo_survives_an_interrupt(tmp_path, how, during):
     for split in ("train", "valid", "test"):
         write_manifest(corpus, split, [1.0, 1.2, 0.9, 1.1])
     command = [
-        FRESH,
+        sys.executable,
         "-m",
         "nemo_tutornet",
         "demo",
@@ -69,7 +82,7 @@ def test_the_demo_survives_an_interrupt(tmp_path, how, during):
     while (
         not list(tmp_path.rglob(f"{during}.log")) and time.monotonic() < deadline and process.poll() is None
     ):
-        time.sleep(0.1)
+        time.sleep(0.05)
     assert trainings_below(tmp_path)
     process.send_signal(how)
     told, _ = process.communicate(timeout=180)
@@ -81,9 +94,19 @@ def test_the_demo_survives_an_interrupt(tmp_path, how, during):
         )
         return
 
-    command[0] = sys.executable
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    site = wheel_installed_in(tmp_path)
+    wheel = {
+        "cwd": tmp_path,
+        "env": {**environment, "PYTHONPATH": str(site)},
+        "capture_output": True,
+        "text": True,
+        "timeout": 900,
+    }
+    finished = subprocess.run(command, **wheel)
     assert finished.returncode == 0, finished.stderr[-2000:]
+    (trained,) = tmp_path.rglob("distilled.command")
+    assert str(site / "nemo_tutornet" / "examples") in trained.read_text(encoding="utf-8")
+    assert str(REPOSITORY) not in finished.stdout + finished.stderr + trained.read_text(encoding="utf-8")
     assert "teacher: reused" in finished.stderr and "undistilled: reused" in finished.stderr
     rows = [line.split()[0] for line in finished.stdout.splitlines() if " M " in line]
     assert rows == ["teacher", "undistilled", "distilled"]
@@ -102,5 +125,5 @@ def test_the_demo_survives_an_interrupt(tmp_path, how, during):
     sha256 = hashlib.sha256((tmp_path / "out" / "distilled.nemo").read_bytes()).hexdigest()
     assert [file["sha256"] for file in summary["files"]] == [sha256]
 
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    again = subprocess.run(command, **wheel)
     assert again.returncode == 0 and again.stderr.count("reused from") == 3

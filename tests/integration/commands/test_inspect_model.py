@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,7 @@ from nemo_tutornet.teachers.targets import TargetRequest
 from tests.conftest import LABELS, SAMPLE_RATE, student_config
 from tests.integration import students, teacher_models
 from tests.integration.commands.test_bad_input import archive
+from tests.integration.conftest import FRESH
 
 CONFORMER = [
     ("encoder", 24, 40.0, 4.0, "nonblank"),
@@ -200,7 +200,7 @@ def test_every_listed_layer_is_taken_as_guided_layer(found, files, corpus, kind)
 
 
 def test_json_is_all_of_standard_output(found, files):
-    command = [sys.executable, "-m", "nemo_tutornet", "inspect", str(files["citrinet bpe"]), "--json"]
+    command = [FRESH, "-m", "nemo_tutornet", "inspect", str(files["citrinet bpe"]), "--json"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == found("citrinet bpe").as_dict()

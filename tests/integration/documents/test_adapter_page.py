@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The commands of docs/adapter.md, run as written: from a subword teacher to a character student."""
+"""The commands of docs/adapter.md with a small student: from a subword teacher to a character student."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from nemo_tutornet.cli import app
 from tests.conftest import write_manifest
 from tests.integration import teacher_models
-from tests.integration.documents.test_readme import ROOT, commands, run, shorter
+from tests.integration.documents.test_readme import ROOT, commands, run, shorter, smaller
 from tests.integration.models import matrix
 from tests.integration.students import write_tokenizer
 
@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def here(command: str, *more: str) -> str:
     """Runs a command of `nemo-tutornet`; returns what it printed."""
-    program, *arguments = shlex.split(command)
+    program, *arguments = shlex.split(smaller(command))
     assert program == "nemo-tutornet"
     done = CliRunner().invoke(app, [*arguments, *more])
     assert done.exit_code == 0 and "Traceback" not in done.output, done.output
@@ -63,7 +63,7 @@ def test_from_a_subword_teacher_to_a_character_student(folder):
         json.loads(here(adapter, "--json"))["wer"] > 1.15 * json.loads(here(adapter, "--json"))["teacher_wer"]
     )
     (train,) = commands("python examples/speech_to_text_ctc_tutornet.py", PAGE)
-    run(shorter(train), folder)
+    run(smaller(shorter(train)), folder)
     (export,) = commands("nemo-tutornet export", PAGE)
     assert "student.nemo" in here(export)
     assert type(ASRModel.restore_from("student.nemo", map_location="cpu")) is EncDecCTCModel
@@ -84,5 +84,5 @@ def test_audio_without_transcripts(folder):
     made = json.loads(here(adapt, "--epochs", "2", "--json"))
     assert made["utterances"] == 2 + made["pseudo_labelled"]
     (train,) = [line for line in commands("python examples", page) if "name=few" in line]
-    run(shorter(train), folder)
+    run(smaller(shorter(train)), folder)
     assert (folder / "runs/few/checkpoints/few.nemo").is_file()

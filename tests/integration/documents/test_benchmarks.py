@@ -19,7 +19,6 @@ import pytest
 from tests.conftest import write_manifest
 from tests.integration.students import build
 
-pytestmark = pytest.mark.usefixtures("warm_python")
 ROOT = Path(__file__).resolve().parents[3]
 SMALL = ROOT / "conf" / "small"
 TEACHER = ["--teacher", "small", "--teacher-config", SMALL / "conformer_ctc_small.yaml"]

@@ -27,12 +27,11 @@ from nemo_tutornet.commands.hydra_config import compose_config
 from nemo_tutornet.config import TutorConfig, parse_tutor
 from tests.conftest import write_manifest
 from tests.integration import teacher_models
-from tests.integration.documents.test_readme import ROOT, run, shorter
+from tests.integration.documents.test_readme import ROOT, run, shorter, smaller
 from tests.integration.models import matrix
 from tests.integration.students import build, write_tokenizer
 from tests.unit.test_blocks import EXECUTED, blocks
 
-pytestmark = pytest.mark.usefixtures("warm_python")
 COMMANDS = "integration/documents/test_pages.py::test_the_commands_of_a_page"
 SECTIONS = "integration/documents/test_pages.py::test_the_sections_of_a_page"
 
@@ -44,19 +43,10 @@ def unmarked(page: str, *languages: str) -> list[str]:
     ]
 
 
-# A quicker student of the same kind.
-SMALLER = {
-    "--config-path=../conf --config-name=quartznet_5x5_bpe": "-cp ../conf/small -cn quartznet_bpe_small",
-    "--config-path=../conf --config-name=quartznet_5x5": "-cp ../conf/small -cn quartznet_small",
-}
-
-
 def commands(page: str) -> list[str]:
     """The commands of a page, each in one line, with a smaller student."""
     joined = "".join(unmarked(page, "", "bash")).replace("\\\n", " ")
-    for written, smaller in SMALLER.items():
-        joined = joined.replace(written, smaller)
-    return [line for line in joined.splitlines() if line.strip()]
+    return [line for line in smaller(joined).splitlines() if line.strip()]
 
 
 @pytest.fixture(scope="module")
@@ -167,8 +157,8 @@ def test_the_lines_of_defaults(tmp_path):
 )
 def test_the_recipe_for_nemo_run(folder):
     (block,) = unmarked("docs/guides/multi-gpu.md", "python")
-    smaller = block.replace("=../conf", "=../conf/small").replace("=quartznet_5x5", "=quartznet_small")
-    (folder / "recipe.py").write_text(shorter(smaller), encoding="utf-8")
+    small = block.replace("=../conf", "=../conf/small").replace("=quartznet_5x5", "=quartznet_small")
+    (folder / "recipe.py").write_text(shorter(small), encoding="utf-8")
     (folder / "runs/student/checkpoints/student.nemo").unlink()
     path = f"PYTHONPATH={ROOT} NEMORUN_HOME={folder}/nemo_run"
     run(f"{path} {os.environ['NEMO_RUN_PYTHON']} recipe.py", folder)

@@ -18,7 +18,6 @@ import torch
 from nemo_tutornet import export_student
 from tests.integration.students import build
 
-pytestmark = pytest.mark.usefixtures("warm_python")
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks" / "compat.py"
 LOST = "decoder.decoder_layers.0.bias"
 

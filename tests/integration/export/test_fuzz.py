@@ -24,8 +24,6 @@ from tests.integration.students import build
 from tests.properties import examples
 from tests.unit.fuzz.hostile_files import files_in, loads, with_one_value_changed
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 
 @pytest.fixture(scope="module")
 def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:

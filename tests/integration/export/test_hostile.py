@@ -27,8 +27,6 @@ from tests.integration.export.test_source import repack
 from tests.integration.students import build
 from tests.unit.nemo_io.hostile import HOSTILE, make_hostile
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

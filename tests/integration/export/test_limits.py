@@ -28,8 +28,6 @@ from tests.conftest import refusal
 from tests.integration.export.test_source import repack
 from tests.integration.students import build
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 
 @pytest.fixture(scope="module")
 def student(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -26,6 +26,7 @@ from nemo_tutornet.evaluation.evaluate import evaluate
 from nemo_tutornet.nemo_io.archive import read_nemo_config
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import LABELS, write_manifest
+from tests.integration.conftest import FRESH
 from tests.integration.students import build
 
 KINDS = ["quartznet", "quartznet bpe"]
@@ -160,9 +161,7 @@ def folder_with(kind: str, tmp: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """For each kind a folder in which the scripts' calls have been made; one process, because importing NeMo
-    takes longest.
-    """
+    """For each kind a folder in which the scripts' calls have been made, in one process."""
     folders = {kind: folder_with(kind, tmp_path_factory.mktemp("nemo")) for kind in KINDS}
     command = [sys.executable, "-c", SCRIPTS, *map(str, folders.values())]
     done = subprocess.run(command, cwd=folders[KINDS[0]], capture_output=True, text=True)
@@ -290,7 +289,7 @@ def test_the_page_as_it_is_written(kind, tmp_path):
     )
 
     def run(*command: str) -> str:
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        path = os.pathsep.join([str(Path(FRESH).parent), os.environ["PATH"]])
         environment = {**os.environ, "PYTHONPATH": str(folder / "python"), "PATH": path}
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900

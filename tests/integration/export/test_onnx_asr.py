@@ -26,7 +26,6 @@ from tests.integration.clients import largest
 from tests.integration.students import build
 
 onnx_asr = pytest.importorskip("onnx_asr")
-pytestmark = pytest.mark.usefixtures("warm_python")
 DEPLOYABLE = {"features": 80, "window_size": 0.025}
 SAMPLES = [16000, 12345, 8000, 20000, 3999, 400, 160, 48000]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from nemo_tutornet.nemo_io.label_text import join_labels
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import save_teacher, teacher_config
 from tests.integration.clients import largest
-from tests.integration.conftest import REPOSITORY
+from tests.integration.conftest import FRESH, REPOSITORY
 from tests.integration.students import build
 
 EXAMPLES = REPOSITORY / "examples" / "onnx"
@@ -195,7 +194,7 @@ def trained(an4_student, an4_files, tmp_path_factory) -> Trained:
 
 def run_example(script: str, *arguments: Any) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_NEMO, str(EXAMPLES / script), *map(str, arguments)],
+        [FRESH, "-c", WITHOUT_NEMO, str(EXAMPLES / script), *map(str, arguments)],
         capture_output=True,
         text=True,
     )

@@ -15,7 +15,6 @@ import torch
 
 from nemo_tutornet.export.onnx_export import graph_with_length, write_onnx
 from nemo_tutornet.export.onnx_length import pads_safely
-from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.integration.students import STUDENTS, build
 
@@ -29,7 +28,7 @@ def test_padding_never_counts(kind: str, tmp_path: Path) -> None:
     file = build(kind, tmp_path)
     model: Any = restore_ctc(file).eval()
     session = onnxruntime.InferenceSession(
-        graph_with_length(NemoArchive(file), file).SerializeToString(), providers=["CPUExecutionProvider"]
+        graph_with_length(restore_ctc(file), file).SerializeToString(), providers=["CPUExecutionProvider"]
     )
 
     def run(features: np.ndarray, lengths: list[int]) -> np.ndarray:

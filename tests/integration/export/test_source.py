@@ -28,8 +28,6 @@ from tests.integration.students import build, of_kind, subword, write_tokenizer
 
 Change = Callable[[dict], Any]
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

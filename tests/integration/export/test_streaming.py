@@ -24,7 +24,7 @@ from tests.integration.documents.test_readme import commands, run
 from tests.integration.export.test_onnx_export import load_example
 from tests.integration.students import build
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("warm_python")]
+pytestmark = pytest.mark.integration
 FRAME = 80 * 16  # samples of a frame of the network
 
 

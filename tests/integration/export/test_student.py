@@ -23,6 +23,7 @@ from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_CHAR
 from tests.conftest import student_config
+from tests.integration.conftest import FRESH
 
 STOCK_PROCESS = """
 import json, sys
@@ -73,7 +74,6 @@ def interrupted(corpus, teacher_file, make_student, tmp_path_factory) -> dict[st
     return runs
 
 
-@pytest.mark.usefixtures("warm_python")
 @pytest.mark.parametrize("stage", ["rkd", "skd"])
 def test_an_interrupted_run_leaves_as_a_stock_student(interrupted, corpus, make_student, tmp_path, stage):
     source = interrupted[stage]
@@ -135,7 +135,6 @@ def test_an_exported_student_can_be_trained_on_by_nemo(corpus, make_student, tmp
     assert len(student._train_dl) == 4
 
 
-@pytest.mark.usefixtures("warm_python")
 def test_a_student_of_another_language_leaves_with_its_labels(corpus, make_student, tmp_path):
     """NeMo's own way to it leaves the old ones in the config's `labels`."""
     model = make_student(student_config(corpus, None))
@@ -216,7 +215,6 @@ def test_the_random_numbers_of_a_training_go_on(corpus, make_student, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.usefixtures("warm_python")
 def test_one_rank_exports_while_the_others_train_on(corpus, make_student, tmp_path, many_ranks):
     model = make_student(student_config(corpus, None)).train()
     export_student(model, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", verify=True)
@@ -249,11 +247,10 @@ try:
 finally:
     print("torch" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([FRESH, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().endswith("False") and "evaluate" in done.stdout
 
 
-@pytest.mark.usefixtures("warm_python")
 def test_a_checkpoint_is_exported_with_its_proof(corpus, teacher_file, make_student, tmp_path):
     model = make_student(student_config(corpus, teacher_file), folder=tmp_path / "run", max_epochs=1)
     model.trainer.fit(model)

@@ -32,8 +32,6 @@ from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import student_config
 from tests.integration.students import STUDENTS, build
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 
 @pytest.fixture(scope="module")
 def model(corpus: Path) -> Any:

@@ -20,8 +20,6 @@ from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.restore import pointwise_decoder, restore_ctc
 from tests.conftest import student_config, with_bad_audio
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "speech_to_text_ctc_tutornet.py"
 
 
@@ -71,6 +69,7 @@ def run(
         "exp_manager": {
             "exp_dir": str(folder),
             "name": "run",
+            "seconds_to_sleep": 1,  # of the second rank, while the first makes the folder
             "create_tensorboard_logger": False,
             "create_checkpoint_callback": True,
             "checkpoint_callback_params": {
@@ -166,30 +165,50 @@ def test_two_ranks_go_on_and_save_in_the_middle_of_rkd(corpus, teacher_file, mak
         assert torch.equal(saved[step]["state_dict"]["decoder.decoder_layers.0.weight"], weight)
 
 
+@pytest.fixture(scope="module")
+def mixed(corpus, teacher_file, tmp_path_factory) -> dict[str, Any]:
+    """A training whose ranks share epochs that are mixed of two manifests."""
+    config = student_config(
+        corpus, teacher_file, [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25, "rkd": 1.0}}]
+    )
+    rows = (corpus / "train.jsonl").read_text(encoding="utf-8").replace("train", f"{corpus}/train")
+    folder = tmp_path_factory.mktemp("mixed")
+    halves = [folder / "first.jsonl", folder / "second.jsonl"]
+    for i, half in enumerate(halves):
+        half.write_text("\n".join(rows.splitlines()[i::2]) + "\n", encoding="utf-8")
+    config["train_ds"]["manifest_filepath"] = list(map(str, halves))
+    config["tutor"]["manifest_weights"] = [1.0, 3.0]
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(mixed, tmp_path_factory) -> dict[str, torch.Tensor]:
+    """The weights after a run that nothing stops."""
+    folder = tmp_path_factory.mktemp("whole")
+    run(folder, mixed, 2)
+    (written,) = folder.rglob("run.nemo")
+    return restore_ctc(written).state_dict()
+
+
 @pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
-def test_a_stop_of_one_rank_is_a_stop_of_all(name, code, corpus, teacher_file, tmp_path):
-    """Both ranks end after the same batch with one checkpoint, and the same command continues from it."""
-    stages = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25, "rkd": 1.0}}]
-    config = student_config(corpus, teacher_file, stages)
-    if name == "SIGTERM":  # ranks share an epoch that is mixed of two manifests, and resume in its middle
-        rows = (corpus / "train.jsonl").read_text(encoding="utf-8").replace("train", f"{corpus}/train")
-        halves = [tmp_path / "first.jsonl", tmp_path / "second.jsonl"]
-        for i, half in enumerate(halves):
-            half.write_text("\n".join(rows.splitlines()[i::2]) + "\n", encoding="utf-8")
-        config["train_ds"]["manifest_filepath"] = list(map(str, halves))
-        config["tutor"]["manifest_weights"] = [1.0, 3.0]
+def test_a_stop_of_one_rank_is_a_stop_of_all(name, code, mixed, whole, make_student, tmp_path):
+    """Both ranks end after the same batch with one checkpoint, and the same command continues from it.
+
+    One process alone begins the epoch anew.
+    """
     script = tmp_path / "interrupted.py"
     script.write_text(INTERRUPTED.format(signal=name, script=str(SCRIPT)), encoding="utf-8")
-    printed = run(tmp_path, config, 2, script, code)
+    printed = run(tmp_path, mixed, 2, script, code)
     assert "in epoch 2, step 3: the same command continues from" in printed
     (last,) = tmp_path.rglob("*-last.ckpt")
     saved = load_lightning_checkpoint(last)
     assert saved["global_step"] == 3 and len(saved["resumption"]["ranks"]) == 2
-    run(tmp_path, config, 2)
-    (resumed,) = tmp_path.rglob("run.nemo")
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    run(whole, config, 2)
-    (uninterrupted,) = whole.rglob("run.nemo")
-    expected = restore_ctc(uninterrupted).state_dict()
-    assert all(torch.equal(value, expected[key]) for key, value in restore_ctc(resumed).state_dict().items())
+    if name == "SIGTERM":
+        other = tmp_path / "other"
+        shutil.copytree(tmp_path / "run", other / "run")
+        alone = make_student(mixed, folder=other, max_epochs=2)
+        alone.trainer.fit(alone)
+        assert alone.trainer.global_step == 3 + 4, "all four batches of the second epoch"
+    run(tmp_path, mixed, 2)
+    (resumed,) = (tmp_path / "run").rglob("run.nemo")
+    assert all(torch.equal(value, whole[key]) for key, value in restore_ctc(resumed).state_dict().items())

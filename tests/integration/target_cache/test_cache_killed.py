@@ -23,8 +23,6 @@ from nemo_tutornet.teachers.live import LiveTeacher
 from tests.conftest import student_config
 from tests.integration.target_cache.test_cache import STAGES, cached, whole
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 ROOT = Path(__file__).resolve().parents[3]
 # Shards of one utterance each, and an end in the middle of the sixth.
 KILLED_BUILD = """

@@ -20,8 +20,6 @@ from tests.conftest import SAMPLE_RATE, student_config
 from tests.integration.target_cache.test_cache import STAGES, cached, tar, whole
 from tests.integration.target_cache.test_cache_killed import call, write
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 
 def lhotse(config: dict[str, Any], **settings: Any) -> dict[str, Any]:
     config["train_ds"].update(use_lhotse=True, batch_size=3, force_finite=True, num_workers=0, **settings)

@@ -23,8 +23,6 @@ from tests.integration.students import of_kind
 from tests.integration.target_cache.test_cache import STAGES, cached, check_against, heard, tar, whole
 from tests.integration.target_cache.test_cache_killed import call, write
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 NAMES = [f"train{i}.wav" for i in range(8)]
 
 

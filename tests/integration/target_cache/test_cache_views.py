@@ -35,8 +35,6 @@ from tests.integration.recorder import Recorder
 from tests.integration.target_cache.test_cache import STAGES, cached, check_against, heard, tar, whole
 from tests.integration.target_cache.test_cache_killed import call, write
 
-pytestmark = pytest.mark.usefixtures("warm_python")
-
 RATES = {"min_speed_rate": 0.9, "max_speed_rate": 1.1, "num_rates": 3}
 
 
