@@ -33,7 +33,7 @@ from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint
 from tests.conftest import student_config
 from tests.integration.recorder import RKD, SKD, same
 from tests.integration.target_cache.test_cache import tar
-from tests.properties import LONG, examples
+from tests.properties import LONG, LONG_EXAMPLES, examples
 
 # What writes checkpoints: NeMo's default, after every step, and at the end of an epoch.
 AFTER_VALIDATION = {"monitor": "val_wer", "save_on_train_epoch_end": False}
@@ -296,7 +296,7 @@ def test_more_epochs_have_a_learning_rate(corpus, tmp_path, monkeypatch):
     assert "8 steps" in message and "12 now" in message
 
 
-@settings(examples(2), max_examples=200 if LONG else 2)
+@settings(examples(2), max_examples=min(200, LONG_EXAMPLES) if LONG else 2)
 @example(AFTER_VALIDATION, 3, 2, False, False, 0.0)  # between the batches of one optimizer step
 @given(
     when=st.sampled_from([AFTER_STEPS, AFTER_VALIDATION, AFTER_EPOCHS]),
