@@ -209,7 +209,7 @@ def test_a_stop_of_one_rank_is_a_stop_of_all(name, code, corpus, teacher_file, m
         alone.trainer.fit(alone)
         assert alone.trainer.global_step == 3 + 4, "all four batches of the second epoch"
     run(tmp_path, config, 2)
-    (resumed,) = tmp_path.rglob("run.nemo")
+    (resumed,) = (tmp_path / "run").rglob("run.nemo")
     whole = tmp_path / "whole"
     whole.mkdir()
     run(whole, config, 2)
