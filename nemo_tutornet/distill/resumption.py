@@ -105,7 +105,13 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         loops = checkpoint.get("loops", {}).get("fit_loop")
         if loops is None:
             return
-        missing = {"ranks": [], "epoch_ended": False, "validated": True, "ended": False, "metrics": {}}
+        missing: dict[str, Any] = {
+            "ranks": [],
+            "epoch_ended": False,
+            "validated": True,
+            "ended": False,
+            "metrics": {},
+        }
         saved = checkpoint.get(KEY)
         if not isinstance(saved, dict) or missing.keys() - saved.keys():
             saved = missing
