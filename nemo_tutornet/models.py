@@ -19,7 +19,8 @@ from omegaconf import DictConfig, open_dict
 from torch import Tensor, nn
 
 from nemo_tutornet.config import TutorConfig, check_student
-from nemo_tutornet.data.damaged_audio import MOST_DAMAGED, guard_audio
+from nemo_tutornet.data.damage import MOST_DAMAGED
+from nemo_tutornet.data.damaged_audio import guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.mixing import ManifestMix, mixed_loader
 from nemo_tutornet.distill.consistency import CTC_ALONE, ViewsWithoutTeacher
@@ -147,7 +148,9 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         share = MOST_DAMAGED if self._limits is None else self._limits.max_damaged_share
         for section, loader in data_sets(self):
             # Without one of its utterances, a validation set would be another one.
-            guard_audio(loader, section, share if loader is self._train_dl else 0.0)
+            is_train = loader is self._train_dl
+            data = self.cfg.train_ds if is_train else None
+            guard_audio(loader, section, share if is_train else 0.0, data)
         if self._tutor_config is None:
             for warning in [] if self._views is None else self._views.check():
                 logging.warning(warning)

@@ -151,10 +151,11 @@ def check_training(
                 model.setup_training_data(cfg.model.train_ds)
     warnings += check_transcripts(model)
     for section, loader in data_sets(model):
-        damaged = decode_all(loader, section, report) if decode else []
+        data = cfg.model.get(section.removeprefix("model."))
+        damaged = decode_all(loader, section, report, data) if decode else []
         warnings += damaged[:_MOST_NAMED]
         if len(damaged) > _MOST_NAMED:
-            warnings.append(f"{section}: {len(damaged)} audio files in all cannot be decoded.")
+            warnings.append(f"{section}: {len(damaged)} problems of its audio in all.")
         guard_audio(loader, section, 0.0)
     with suppress_nemo_logs():
         batch = TrainingBatch.from_nemo(first_batch(model, trainer))

@@ -242,7 +242,8 @@ class TutorConfig:
             infinite, from 0 to below 1. Such a batch is named, skipped and counted. With 0 the training stops
             at the first.
         max_damaged_share: share of the training set's utterances whose audio may be damaged, from 0 to below
-            1. Each is named, and the next utterance takes its place. Beyond it the training stops.
+            1. Each is named, and another utterance takes its place; Lhotse's batches are smaller. Beyond it
+            the training stops.
         manifest_weights: a weight above 0 for each manifest of `model.train_ds.manifest_filepath`: the share
             of each epoch's utterances that come from it, relative to the others, e.g. `[1, 1]` for half and
             half. An epoch is as long as without them. Null reads each utterance once an epoch. Not for tars

@@ -8,7 +8,7 @@ the middle of an epoch, with an error that does not name the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -16,93 +16,12 @@ from typing import Any
 import torch
 
 from nemo_tutornet.data.clean_audio import decoded
+from nemo_tutornet.data.damage import Damaged, Reader, allow_damaged
+from nemo_tutornet.data.damaged_lhotse import decode_lhotse, guard_lhotse
+from nemo_tutornet.data.damaged_tars import decode_tars, guard_tars
 from nemo_tutornet.data.dataloader import manifest_datasets
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.utils.progress import PartReport, no_report
-
-# A training goes on as long as at most this share of its utterances is damaged.
-MOST_DAMAGED = 0.01
-
-
-class _Damaged(Exception):
-    """An audio file that cannot be decoded."""
-
-
-class _Reader:
-    """NeMo's reader of audio, whose errors are of one class.
-
-    Args:
-        reader: NeMo's `WaveformFeaturizer`.
-    """
-
-    def __init__(self, reader: Any) -> None:
-        self.reader = reader
-
-    def process(self, *args: Any, **kwargs: Any) -> Any:
-        """Reads an audio file as NeMo does; takes and returns the same.
-
-        Raises:
-            _Damaged: the file cannot be decoded.
-        """
-        try:
-            return self.reader.process(*args, **kwargs)
-        except Exception as error:  # NeMo tries several libraries, and their errors have no common base class
-            raise _Damaged(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
-
-
-class _OneChannelTars:
-    """NeMo's reader of audio in tars, which refuses audio with several channels.
-
-    Args:
-        reader: NeMo's `WaveformFeaturizer`. In tars it knows no `channel_selector`.
-        section: the section of the config, for messages.
-    """
-
-    def __init__(self, reader: Any, section: str) -> None:
-        self.reader, self.section = reader, section
-
-    def process(self, *args: Any, **kwargs: Any) -> Any:
-        """Reads audio as NeMo does; takes and returns the same.
-
-        Raises:
-            TutorError: the audio has several channels.
-        """
-        samples = self.reader.process(*args, **kwargs)
-        if samples.dim() > 1:
-            raise TutorError(
-                f"{self.section}: audio of {len(samples)} samples in a tar has {samples.shape[1]} channels, "
-                "but an ASR model reads one, and NeMo cannot choose one in tars; convert it to mono and "
-                "write the tars again."
-            )
-        return samples
-
-
-class _OneChannelCuts:
-    """NeMo's reader of Lhotse cuts, which refuses cuts with several channels.
-
-    Args:
-        reader: Lhotse's `AudioSamples`.
-        section: the section of the config, for messages.
-    """
-
-    def __init__(self, reader: Any, section: str) -> None:
-        self.reader, self.section = reader, section
-
-    def __call__(self, cuts: Any) -> Any:
-        """Reads the audio of cuts as Lhotse does; takes and returns the same.
-
-        Raises:
-            TutorError: a cut has several channels.
-        """
-        for cut in cuts:
-            if cut.num_channels > 1:
-                named = [source.source for source in cut.recording.sources if isinstance(source.source, str)]
-                raise TutorError(
-                    f"{self.section}: {(named or [cut.id])[0]} has {cut.num_channels} channels, but an ASR "
-                    "model reads one; "
-                    f"convert it to mono, or set {self.section}.channel_selector to a channel's number."
-                )
-        return self.reader(cuts)
 
 
 class GuardedSamples:
@@ -133,65 +52,59 @@ class GuardedSamples:
             try:
                 # The class's method, because this object stands in its place in the instance.
                 return type(self.dataset)._process_sample(self.dataset, place)
-            except _Damaged as error:
+            except Damaged as error:
                 self._note(place, error)
         raise TutorError(f"no audio file of {self.section} can be decoded; fix the files.")
 
-    def _note(self, place: int, error: _Damaged) -> None:
-        from nemo.utils import logging
-
+    def _note(self, place: int, error: Damaged) -> None:
         self.damaged[place] = True
         audio = self.dataset.manifest_processor.collection[place].audio_file
         count, total = int(self.damaged.sum()), len(self.dataset)
-        if count > self.most * total:
-            limit = f", and at most {100 * self.most:g} % of {total} utterances may be" if self.most else ""
-            raise TutorError(
-                f"{self.section}: {audio} cannot be decoded ({error}){limit}; fix the file or remove its "
-                "line "
-                "from the manifest (`nemo-tutornet check --decode` finds all such files)."
-            ) from None
-        logging.warning(
-            f"{self.section}: {audio} cannot be decoded ({error}) and is left out; the next utterance takes "
-            f"its place (damaged so far: {count} of {total})."
-        )
+        fix = "fix the file or remove its line from the manifest"
+        then = "the next utterance takes its place"
+        allow_damaged(self.section, audio, error, count, total, self.most, fix, then)
 
 
-def guard_audio(loader: Any, section: str, most: float) -> None:
-    """Makes a dataloader name audio files that it cannot decode, and replace them while they are few.
+def guard_audio(loader: Any, section: str, most: float, data: Mapping[str, Any] | None = None) -> None:
+    """Makes a dataloader name audio that it cannot decode, and replace it or leave it out while it is little.
 
-    Data sets of files are guarded. In tars and with Lhotse such an error is NeMo's; but audio with several
-    channels, of which NeMo makes batches that no model can read, is refused there, too. (`check_manifests`
-    does so for files.)
+    It also refuses audio with several channels in tars and with Lhotse, of which NeMo makes batches that no
+    model can read. (`check_manifests` does so for files.)
 
     Args:
         loader: a dataloader of NeMo.
         section: the section of the config that it comes from, for messages.
         most: share of the utterances that may be damaged.
+        data: that section, where Lhotse reads and some may be damaged: its utterances are counted.
+
+    Raises:
+        TutorError: a tar is cut off.
     """
-    lhotse = getattr(loader.dataset, "dataset", loader.dataset)  # with tars it is wrapped in another
-    if hasattr(lhotse, "load_audio") and not isinstance(lhotse.load_audio, _OneChannelCuts):
-        lhotse.load_audio = _OneChannelCuts(lhotse.load_audio, section)
+    guard_lhotse(loader, section, most, data)
     for dataset in manifest_datasets(loader):
-        if isinstance(dataset.featurizer, (_Reader, _OneChannelTars)):
-            continue
         if not hasattr(dataset, "_process_sample"):
-            dataset.featurizer = _OneChannelTars(dataset.featurizer, section)
-            continue
-        dataset.featurizer = _Reader(dataset.featurizer)
-        dataset._process_sample = GuardedSamples(dataset, section, most)
+            guard_tars(dataset, section, most)
+        elif not isinstance(dataset.featurizer, Reader):
+            dataset.featurizer = Reader(dataset.featurizer)
+            dataset._process_sample = GuardedSamples(dataset, section, most)
 
 
-def decode_all(loader: Any, section: str, report: PartReport = no_report) -> list[str]:
-    """Decodes every audio file of a dataloader once.
+def decode_all(
+    loader: Any, section: str, report: PartReport = no_report, data: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Decodes every utterance of a dataloader once.
 
     Args:
         loader: a dataloader of NeMo.
         section: the section of the config that it comes from, for messages.
         report: shows how many utterances are decoded.
+        data: that section, of which Lhotse reads where it has `use_lhotse`.
 
     Returns:
-        A sentence for each file that cannot be decoded.
+        A sentence for each utterance that cannot be decoded.
     """
+    if data is not None and data.get("use_lhotse"):
+        return list(decode_lhotse(data, section, report))
     return [
         sentence for dataset in manifest_datasets(loader) for sentence in _decoded(dataset, section, report)
     ]
@@ -204,7 +117,8 @@ def _decoded(dataset: Any, section: str, report: PartReport) -> Iterator[str]:
             return None
         return f"{section}: {entry.audio_file} cannot be decoded ({reason}); fix the file or remove its line."
 
-    if not hasattr(dataset, "_process_sample"):  # tars
+    if not hasattr(dataset, "_process_sample"):
+        yield from decode_tars(dataset, section, report)
         return
     entries = list(dataset.manifest_processor.collection)
     with ThreadPoolExecutor() as pool:

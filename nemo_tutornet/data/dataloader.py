@@ -312,6 +312,13 @@ def utterance_of(entry: Any) -> Utterance:
     return Utterance(str(entry.audio_file), float(entry.offset or 0.0), entry.duration)
 
 
+def speech_of(cut: Any) -> Any:
+    """Returns a Lhotse cut, or its first track that is not padding where noise was mixed in."""
+    if not hasattr(cut, "tracks"):
+        return cut
+    return next(track.cut for track in cut.tracks if type(track.cut).__name__ != "PaddingCut")
+
+
 def _of_cut(cut: Any, perturbed: bool = False) -> Utterance:
     """Returns the utterance of a Lhotse cut, from properties that no augmentation changes.
 
@@ -324,8 +331,7 @@ def _of_cut(cut: Any, perturbed: bool = False) -> Utterance:
         perturbed: the data set perturbs the speed. Its copies have other times, from which those of the
             original are computed; they may be a sample off, but are always the same.
     """
-    if hasattr(cut, "tracks"):  # noise was mixed in; the speech is the first track that is not padding
-        cut = next(track.cut for track in cut.tracks if type(track.cut).__name__ != "PaddingCut")
+    cut = speech_of(cut)
     factor = _speed_factor(cut) if perturbed else None
     source = cut.recording.sources[0].source
     if isinstance(source, str) and source:

@@ -96,6 +96,8 @@ class ResumableEpochLoop(_TrainingEpochLoop):
     def load(self, checkpoint: dict[str, Any]) -> None:
         """Reads what `state` returned, and corrects Lightning's progress in the checkpoint.
 
+        In the middle of an epoch that another number of processes began, the epoch begins anew.
+
         Args:
             checkpoint: Lightning's; changed in place. One of an earlier version has no such state: it was
                 written after a validation, as NeMo does.
@@ -103,7 +105,13 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         loops = checkpoint.get("loops", {}).get("fit_loop")
         if loops is None:
             return
-        missing = {"ranks": [], "epoch_ended": False, "validated": True, "ended": False, "metrics": {}}
+        missing: dict[str, Any] = {
+            "ranks": [],
+            "epoch_ended": False,
+            "validated": True,
+            "ended": False,
+            "metrics": {},
+        }
         saved = checkpoint.get(KEY)
         if not isinstance(saved, dict) or missing.keys() - saved.keys():
             saved = missing
@@ -119,6 +127,25 @@ class ResumableEpochLoop(_TrainingEpochLoop):
                 counts["completed"] = counts["processed"]
             batch["current"].update(dict.fromkeys(batch["current"], 0))
             batch["is_last_batch"] = False
+        elif saved["ranks"] and len(saved["ranks"]) != self.trainer.world_size:
+            self._begin_anew(len(saved["ranks"]), epoch["current"]["processed"] + 1, batch)
+
+    def _begin_anew(self, ranks: int, epoch: int, batch: dict[str, Any]) -> None:
+        """Begins an interrupted epoch anew: its utterances are dealt to another number of processes.
+
+        Which of them the run has trained on depends on how they were dealt, so to go on in the middle would
+        leave some out.
+        """
+        done = batch["current"]["processed"]
+        if not done or batch["is_last_batch"]:
+            return
+        now = self.trainer.world_size
+        logging.warning(
+            f"{ranks} process{'es' * (ranks > 1)} wrote this checkpoint in the middle of epoch {epoch}, and "
+            f"{now} continue{'s' * (now == 1)}: the epoch begins anew, so no utterance is left out, and "
+            f"{done * ranks} batches that the run has trained on are trained on once more."
+        )
+        batch["current"].update(dict.fromkeys(batch["current"], 0))
 
     # --- Lightning's loop
 

@@ -8,14 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from nemo_tutornet.data.dataloader import manifest_entries
-from nemo_tutornet.data.lhotse_rows import lhotse_rows
+from nemo_tutornet.data.lhotse_rows import MOST_ROWS, lhotse_rows
 from nemo_tutornet.data.manifest_checks import frame_seconds
 from nemo_tutornet.data.transcripts import find_losses
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.missing_labels import is_lost_by, remedy_for, student_parser
-
-# Of a set that Lhotse reads, which may be as large as a disk: half a minute.
-_MOST_ROWS = 100_000
 
 
 def data_sets(student: Any, train_section: str = "model.train_ds") -> list[tuple[str, Any]]:
@@ -36,7 +33,7 @@ def data_sets(student: Any, train_section: str = "model.train_ds") -> list[tuple
 def check_transcripts(student: Any, train_section: str = "model.train_ds") -> list[str]:
     """Finds the transcripts of a student's training and validation sets that it cannot learn.
 
-    The texts come from the manifests of files and tars. Where Lhotse reads, up to `_MOST_ROWS` rows of a set
+    The texts come from the manifests of files and tars. Where Lhotse reads, up to `MOST_ROWS` rows of a set
     are read, without their audio.
 
     Args:
@@ -63,7 +60,7 @@ def check_transcripts(student: Any, train_section: str = "model.train_ds") -> li
             encode = _encoder(student)
             rows = [
                 (name, text, encode(text), length)
-                for name, text, length in lhotse_rows(data, section, _MOST_ROWS)
+                for name, text, length in lhotse_rows(data, section, MOST_ROWS)
             ]
         else:
             rows = [

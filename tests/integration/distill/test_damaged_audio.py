@@ -7,7 +7,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import soundfile
 import torch
@@ -18,7 +17,6 @@ from nemo_tutornet import TutorError
 from nemo_tutornet.cli import app
 from nemo_tutornet.data.damaged_audio import guard_audio
 from tests.conftest import student_config, write_manifest
-from tests.integration.target_cache.test_cache import tar
 
 STAGES = [{"name": "ctc", "weights": {"ctc": 1.0, "rkd": 1.0}}]
 
@@ -117,33 +115,3 @@ def test_check_cache_and_adapt_name_the_file(folder, teacher_file, tmp_path):
         made = CliRunner().invoke(app, [*arguments, *where])
         assert made.exit_code == 2 and "cannot be decoded (" in " ".join(made.output.split())
         assert "/cut_train" in made.output and "Traceback" not in made.output
-
-
-@pytest.mark.parametrize("reader", ["tars", "tars of one", "lhotse"])
-def test_several_channels_are_refused_by_every_reader(reader, make_student, tmp_path):
-    """Of files `check_manifests` says so. NeMo would make batches of three dimensions, or fail to stack
-    them.
-    """
-    write_manifest(tmp_path, "train", [0.9, 1.1])
-    write_manifest(tmp_path, "valid", [0.9])
-    for path in tmp_path.glob("train*.wav"):
-        audio, rate = soundfile.read(path)
-        soundfile.write(path, np.stack([audio, audio], axis=1), rate)
-    config = student_config(tmp_path, None)
-    if reader == "lhotse":
-        config["train_ds"].update(use_lhotse=True, force_finite=True)
-        words = r"model\.train_ds: .*train\d\.wav has 2 channels, .* model\.train_ds\.channel_selector"
-    else:
-        names = ["train0.wav", "train1.wav"]
-        config["train_ds"].update(tar(tmp_path, tmp_path, names, 0), is_tarred=True, shuffle_n=2)
-        config["train_ds"]["batch_size"] = 1 if reader == "tars of one" else 2
-        words = r"model\.train_ds: audio of \d+ samples in a tar has 2 channels"
-    model = make_student(config)
-    model.setup("fit")
-    with pytest.raises(TutorError, match=words):
-        next(iter(model._train_dl))
-    if reader == "lhotse":
-        config["train_ds"]["channel_selector"] = 1
-        chosen = make_student(config)
-        chosen.setup("fit")
-        assert next(iter(chosen._train_dl))[0].dim() == 2

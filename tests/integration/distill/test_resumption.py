@@ -33,7 +33,7 @@ from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint
 from tests.conftest import student_config
 from tests.integration.recorder import RKD, SKD, same
 from tests.integration.target_cache.test_cache import tar
-from tests.properties import LONG, examples
+from tests.properties import LONG, LONG_EXAMPLES, examples
 
 # What writes checkpoints: NeMo's default, after every step, and at the end of an epoch.
 AFTER_VALIDATION = {"monitor": "val_wer", "save_on_train_epoch_end": False}
@@ -277,6 +277,27 @@ def test_accumulated_gradients_are_not_lost(corpus, tmp_path):
     assert rest == losses[2:] and same(resumed.state_dict(), whole.state_dict())
 
 
+@pytest.mark.parametrize("stopped_after", [3, 4])
+def test_another_number_of_processes_begins_an_epoch_anew(corpus, tmp_path, monkeypatch, stopped_after):
+    """Two processes wrote the checkpoint, after that many of the epoch's four batches."""
+    told: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: told.append(str(message)))
+    config = student_config(corpus, None)
+    checkpoints = EveryCheckpoint(tmp_path, **AFTER_STEPS)
+    train(config, None, checkpoints, max_epochs=1)
+    saved = torch.load(checkpoints.copies[stopped_after - 1], weights_only=False)
+    saved["resumption"]["ranks"] *= 2
+    torch.save(saved, tmp_path / "two.ckpt")
+    _, rest = train(config, tmp_path / "two.ckpt", max_epochs=2)
+    first = 4 if stopped_after == 3 else 0  # a finished epoch stays so
+    assert [step for step, _ in rest] == [stopped_after + i for i in range(1, 1 + first + 4)]
+    said = [text for text in told if "begins anew" in text]
+    assert len(said) == (stopped_after == 3)
+    if said:
+        assert "2 processes wrote this checkpoint in the middle of epoch 1, and 1 continues: " in said[0]
+        assert "and 6 batches that the run has trained on are trained on once more." in said[0]
+
+
 def test_a_second_ctrl_c_stops_at_once(corpus, tmp_path):
     class Stops(Callback):
         def on_train_batch_start(self, *_: Any) -> None:
@@ -317,7 +338,7 @@ def test_more_epochs_have_a_learning_rate(corpus, tmp_path, monkeypatch):
     assert "8 steps" in message and "12 now" in message
 
 
-@settings(examples(2), max_examples=200 if LONG else 2)
+@settings(examples(2), max_examples=min(200, LONG_EXAMPLES) if LONG else 2)
 @example(AFTER_VALIDATION, 3, 2, False, False, 0.0)  # between the batches of one optimizer step
 @given(
     when=st.sampled_from([AFTER_STEPS, AFTER_VALIDATION, AFTER_EPOCHS]),

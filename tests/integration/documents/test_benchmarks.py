@@ -206,3 +206,12 @@ def test_a_subword_teacher_of_a_pretrained_encoder(tmp_path):
     moved = [name for name, value in before.encoder.state_dict().items() if not weights[name].equal(value)]
     assert not moved
     assert type(after).__name__ == "EncDecCTCModelBPE"
+
+
+def test_the_memory_of_many_epochs(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    importlib.import_module("memory_epochs").main(10, teacher=False, extras=False, trim=True)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert [row["step"] for row in rows] == [6 * i for i in range(1, 11)]
+    assert all(0 < row["mb_trimmed"] <= row["mb"] + 5 for row in rows)
+    assert rows[-1]["objects"] - rows[2]["objects"] < 1000, "a step leaves no objects"

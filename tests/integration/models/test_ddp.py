@@ -6,6 +6,9 @@ must not mind.
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 
 from nemo_tutornet.distill.warm_start import compose_decoder
@@ -47,6 +51,17 @@ script = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(script)
 script.main()
 """
+
+
+class StopAfter(Callback):
+    """Stops a training as a signal does."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(
@@ -133,14 +148,19 @@ def test_two_ranks_go_through_every_stage(corpus, teacher_file, make_student, tm
 
 
 def test_two_ranks_go_on_and_save_in_the_middle_of_rkd(corpus, teacher_file, make_student, tmp_path):
-    """One process begins. Every rank composes the decoder for a file, and none waits for another."""
+    """One process begins, and is stopped after three of four batches: two begin the epoch anew.
+
+    Every rank composes the decoder for a file, and none waits for another.
+    """
     stages = [
         {"name": "rkd", "epochs": 2, "weights": {"rkd": 1.0}},
         {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}},
     ]
     config = student_config(corpus, teacher_file, stages)
     alone = make_student(config, folder=tmp_path, max_epochs=1)
-    alone.trainer.fit(alone)
+    alone.trainer.callbacks.append(StopAfter(3))
+    with pytest.raises(SystemExit):
+        alone.trainer.fit(alone)
     saving = {
         "every_n_train_steps": 1,
         "every_n_epochs": None,
@@ -155,8 +175,9 @@ def test_two_ranks_go_on_and_save_in_the_middle_of_rkd(corpus, teacher_file, mak
         one["global_step"]: one
         for one in (load_lightning_checkpoint(path) for path in tmp_path.rglob("step=*.ckpt"))
     }
-    # The first process made four steps; a second one has half as many batches.
-    in_rkd = [step for step, one in saved.items() if step > 4 and one["tutor"]["stage"] == "rkd"]
+    assert "1 process wrote this checkpoint in the middle of epoch 1, and 2 continue: the epoch" in printed
+    assert max(saved) == 3 + 3 * 2, "each of two processes has two batches"
+    in_rkd = [step for step, one in saved.items() if step > 3 and one["tutor"]["stage"] == "rkd"]
     assert in_rkd
     for step in in_rkd:
         projection = torch.nn.Conv1d(20, 24, 1)
