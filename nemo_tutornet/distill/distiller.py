@@ -190,7 +190,7 @@ class Distiller:
         Args:
             student: the student.
             batch: a batch of the training set.
-            stage: the stage; in one with consistency, the capture's batch has two views of each row.
+            stage: the stage; in one with consistency, the student sees two views of each row.
         """
         with ExitStack() as stack:
             views = 2 if stage is not None and is_consistent(self.config.consistency, stage) else 1
