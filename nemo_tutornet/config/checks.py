@@ -61,11 +61,6 @@ def check_values(config: TutorConfig) -> None:
                 "model.tutor.stages a "
                 f"weight for skd, e.g. {{name: skd, weights: {{ctc: 1.0, skd: 0.25}}}}."
             )
-    if config.rkd.pairs and config.teacher.cache:
-        raise TutorError(
-            "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train "
-            "with the teacher itself (model.tutor.teacher.cache=null)."
-        )
     _one_of("rkd.frame_weighting", config.rkd.frame_weighting, FRAME_WEIGHTINGS)
     if config.rkd.reduction is not None:
         _one_of("rkd.reduction", config.rkd.reduction, RKD_REDUCTIONS)

@@ -67,7 +67,6 @@ class Distiller:
         with torch.random.fork_rng(devices=[]):
             self.teacher = self._load(config.teacher, config.rkd.hint_layer, "model.tutor.teacher")
             if config.rkd.pairs and config.uses("rkd"):
-                assert isinstance(self.teacher, LiveTeacher), "parse_tutor() refuses pairs with a cache"
                 self.teacher.add_hint_layers([pair.hint_layer for pair in config.rkd.pairs])
             self.match = match_models(student, self.teacher, config)
             self.others, other_matches = self._load_others(student)
