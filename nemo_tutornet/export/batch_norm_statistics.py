@@ -30,7 +30,8 @@ from nemo_tutornet.utils.progress import PartReport, no_report
 
 _MOST_SECONDS = 600.0  # of audio, in batches drawn from the whole manifest
 _BATCH = 16  # where the run does not say it
-_LARGEST_BATCH = 32  # larger ones have the same share of padding, and want memory
+_LARGEST_BATCH = 32  # larger ones have about the same share of padding, and want memory
+_MOST_NOISE = 100.0  # in relation to the range of durations; far beyond it, batches are random
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -148,12 +149,12 @@ def training_batches(rows: Sequence[Utterance], section: Mapping[str, Any]) -> l
     """
     shortest, longest = _number(section, "min_duration", 0.0), _number(section, "max_duration", math.inf)
     rows = [row for row in rows if shortest <= row.duration <= longest] or list(rows)
-    size = min(int(_number(section, "batch_size", _BATCH)) or _BATCH, _LARGEST_BATCH)
+    size = int(min(_number(section, "batch_size", _BATCH), _LARGEST_BATCH)) or _BATCH
     if section.get("use_semi_sorted_batching"):
         from nemo.collections.asr.parts.utils.asr_batching import SemiSortBatchSampler
 
         durations = [row.duration for row in rows]
-        noise = _number(section, "randomization_factor", 0.1)  # NeMo's default
+        noise = min(_number(section, "randomization_factor", 0.1), _MOST_NOISE)  # 0.1 is NeMo's default
         order = list(SemiSortBatchSampler(0, 1, durations, size, randomization_factor=noise))
     else:
         shuffled = random.sample(range(len(rows)), len(rows))

@@ -86,7 +86,7 @@ def test_batches_are_drawn_as_the_run_draws_them():
     assert kept == {2.0, 3.0}
 
 
-@pytest.mark.parametrize("value", [None, "many", -1, math.nan, 0])
+@pytest.mark.parametrize("value", [None, "many", -1, math.nan, math.inf, 0, 0.5])
 def test_a_config_of_any_content_gives_batches(value):
     section = dict.fromkeys(("batch_size", "min_duration", "max_duration", "randomization_factor"), value)
     section["use_semi_sorted_batching"] = True
