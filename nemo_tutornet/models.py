@@ -29,6 +29,7 @@ from nemo_tutornet.distill.early_stopping import wait_for_decoder
 from nemo_tutornet.distill.ema import use_resumable_ema
 from nemo_tutornet.distill.finite_guard import FiniteGuard
 from nemo_tutornet.distill.init_student import check_other_weights, init_student
+from nemo_tutornet.distill.mixup import mix_batch
 from nemo_tutornet.distill.monitoring import DistillationMonitor
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.projections import Head
@@ -246,6 +247,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             return self._guard.checked(self, output, {"loss": output["loss"]}, batch, None)
         batch = TrainingBatch.from_nemo(batch)
         stage = distiller.enter_stage(self.trainer, batch_nb, self.decoder)
+        batch = mix_batch(distiller.config.mixup, stage, batch)
         targets = distiller.teacher_targets(stage, batch)  # still being computed on a GPU
         with distiller.capture(self, batch, stage) as student:
             losses = partial(distiller.terms, stage, student, targets)

@@ -187,27 +187,29 @@ def split_targets(
     Args:
         given: targets of the batch.
         lengths: number of audio samples of each utterance `[B]`.
-        teacher: the teacher, for the number of frames of its hint layer.
+        teacher: the teacher, for the number of frames of its hint layers.
         audio_fingerprints: fingerprints of the audio `[B, P]`; None to store none.
 
     Yields:
         The targets of each utterance, in order.
     """
     log_probs = None if given.log_probs is None else given.log_probs.float().cpu()
-    hidden = None if given.hidden is None else given.hidden.float().cpu()
     frames, samples = given.lengths.tolist(), lengths.tolist()
-    hint_frames = frames
-    if hidden is not None:
-        hint_frames = layer_lengths(
-            given.lengths, teacher.encoder_layer, teacher.hint_layer, hidden.shape[2]
-        ).tolist()
+    vectors = [] if given.hidden is None else [given.hidden, *given.further_hidden]
+    hints = zip((teacher.hint_layer, *teacher.further_hint_layers), vectors, strict=False)
+    hidden = [
+        (layer.float().cpu(), layer_lengths(given.lengths, teacher.encoder_layer, hint, layer.shape[2]))
+        for hint, layer in hints
+    ]
     for i in range(len(samples)):
         hypothesis = None if given.hypotheses is None else given.hypotheses[i]
+        valid = [layer[i, :, : int(lengths_of_layer[i])] for layer, lengths_of_layer in hidden]
         yield UtteranceTargets(
             samples=samples[i],
             frames=frames[i],
             log_probs=None if log_probs is None else log_probs[i, : frames[i]],
-            hidden=None if hidden is None else hidden[i, :, : hint_frames[i]],
+            hidden=valid[0] if valid else None,
+            further_hidden=tuple(valid[1:]),
             text=None if hypothesis is None else hypothesis.text,
             confidence=None if hypothesis is None else hypothesis.confidence,
             fingerprint=None if audio_fingerprints is None else audio_fingerprints[i],

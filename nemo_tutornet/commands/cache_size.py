@@ -55,7 +55,7 @@ def cache_sizes(student: Any, distiller: Distiller, batch: TrainingBatch) -> lis
     """
     teacher, train_ds = distiller.teacher, student.cfg.train_ds
     request = distiller.objective.request(distiller.schedule.stages)
-    if not isinstance(teacher, LiveTeacher) or distiller.config.rkd.pairs or not request:
+    if not isinstance(teacher, LiveTeacher) or not request:
         return []
     try:
         check_augmentation(train_ds)

@@ -128,11 +128,6 @@ def build_cache(
             "model.tutor.teacher.cache is set, so this config reads a cache; leave it out, and give --output "
             "to write one."
         )
-    if config.rkd.pairs:
-        raise TutorError(
-            "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train "
-            "with the teacher itself."
-        )
     if views is not None:
         cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
         with_speeds(cfg.model.train_ds, views)
@@ -167,6 +162,8 @@ def build_cache(
         warnings = check_transcripts(student, section)
         guard_audio(student._train_dl, section, 0.0)
         teacher = LiveTeacher.from_config(config.teacher, config.rkd.hint_layer)
+        if config.rkd.pairs and config.uses("rkd"):
+            teacher.add_hint_layers([pair.hint_layer for pair in config.rkd.pairs])
         match = match_models(student, teacher, config)
     for warning in warnings:
         print_note(warning)
@@ -374,4 +371,5 @@ def choose_schema(
         width=teacher.hint_layer.width if request.hidden else None,
         hypotheses=request.hypotheses,
         fingerprints=True,
+        further_widths=tuple(layer.width for layer in teacher.further_hint_layers) if request.hidden else (),
     )

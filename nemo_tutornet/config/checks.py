@@ -32,6 +32,7 @@ _MOST_FRAMES = 1000
 _MOST_UTTERANCES = 10_000
 _MOST_STEPS = 10**9
 _MOST_TIME_MASKS = 100.0
+_BETAS = (0.01, 100.0)
 _TEMPERATURES = (0.01, 100.0)
 
 
@@ -45,6 +46,7 @@ def check_values(config: TutorConfig) -> None:
         TutorError: a value is out of range, or settings cannot be combined.
     """
     _check_consistency(config)
+    _check_mixup(config)
     if config.without_teacher:
         _check_without_teacher(config)
     else:
@@ -61,11 +63,6 @@ def check_values(config: TutorConfig) -> None:
                 "model.tutor.stages a "
                 f"weight for skd, e.g. {{name: skd, weights: {{ctc: 1.0, skd: 0.25}}}}."
             )
-    if config.rkd.pairs and config.teacher.cache:
-        raise TutorError(
-            "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train "
-            "with the teacher itself (model.tutor.teacher.cache=null)."
-        )
     _one_of("rkd.frame_weighting", config.rkd.frame_weighting, FRAME_WEIGHTINGS)
     if config.rkd.reduction is not None:
         _one_of("rkd.reduction", config.rkd.reduction, RKD_REDUCTIONS)
@@ -174,6 +171,35 @@ def _check_consistency(config: TutorConfig) -> None:
             f"{shown(consistency.time_masks)}."
         )
     _in_range("consistency.warmup", consistency.warmup, _MOST_STEPS)
+
+
+def _check_mixup(config: TutorConfig) -> None:
+    mixup, (low, high) = config.mixup, _BETAS
+    if not 0 <= mixup.share < 1:
+        raise TutorError(f"model.tutor.mixup.share must be 0 or more and below 1, not {shown(mixup.share)}.")
+    if not low <= mixup.alpha <= high:
+        raise TutorError(f"model.tutor.mixup.alpha must be {low:g} to {high:g}, not {shown(mixup.alpha)}.")
+    if not mixup.share:
+        return
+    if config.without_teacher:
+        raise TutorError(
+            "model.tutor.mixup needs a teacher, which labels the mixtures, and model.tutor.teacher is null; "
+            "set model.tutor.mixup.share=0."
+        )
+    teachers = {"teacher": config.teacher}
+    teachers |= {f"other_teachers[{i}]": teacher for i, teacher in enumerate(config.other_teachers)}
+    cached = next((name for name, teacher in teachers.items() if teacher.cache), None)
+    if cached is not None:
+        raise TutorError(
+            "model.tutor.mixup mixes waveforms anew in every step, and a cache has no targets of them; train "
+            f"with the teacher itself (model.tutor.{cached}.cache=null), or set model.tutor.mixup.share=0."
+        )
+    if config.uses("pseudo"):
+        raise TutorError(
+            "model.tutor.mixup mixes utterances, whose hypotheses are no transcripts, and a stage gives "
+            "pseudo "
+            "a weight; set model.tutor.mixup.share=0, or leave pseudo out."
+        )
 
 
 def _check_without_teacher(config: TutorConfig) -> None:

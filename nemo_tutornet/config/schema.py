@@ -135,6 +135,22 @@ class ConsistencyConfig:
 
 
 @dataclass
+class MixupConfig:
+    """Mixtures of two waveforms of a batch, for RKD and SKD with a live teacher (mixup, arXiv 1710.09412).
+
+    Teacher and student are given `w x_1 + (1 - w) x_2`. Such a row has no transcript, so CTC leaves it out.
+
+    Attributes:
+        share: share of the rows that are mixed, from 0 to below 1. 0 turns it off.
+        alpha: `w` is drawn from Beta(alpha, alpha); 1 is the uniform distribution, and small values leave one
+            of the two nearly alone.
+    """
+
+    share: float = 0.0
+    alpha: float = 1.0
+
+
+@dataclass
 class PseudoLabelsConfig:
     """Sequence-level targets (the loss `pseudo`): the selection of the teacher's hypotheses.
 
@@ -234,6 +250,7 @@ class TutorConfig:
         skd: settings of softmax-level distillation.
         pseudo_labels: settings of sequence-level targets.
         consistency: settings of student consistency.
+        mixup: settings of mixed waveforms.
         pool_frames: allow a student with longer frames than its teacher. The teacher frames within one
             student frame are pooled (ours).
         init: initial weights of the student.
@@ -257,6 +274,7 @@ class TutorConfig:
     skd: SKDConfig = field(default_factory=SKDConfig)
     pseudo_labels: PseudoLabelsConfig = field(default_factory=PseudoLabelsConfig)
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    mixup: MixupConfig = field(default_factory=MixupConfig)
     pool_frames: bool = False
     init: InitConfig = field(default_factory=InitConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -337,4 +355,8 @@ class TutorConfig:
                 "no "
                 "effect."
             )
+        if self.mixup.share <= 0 and self.mixup != MixupConfig(share=self.mixup.share):
+            warnings.append("model.tutor.mixup changes settings, but its share is 0: no effect.")
+        elif self.mixup.share > 0 and not (self.uses("rkd") or self.uses("skd")):
+            warnings.append("model.tutor.mixup has a share, but no stage uses rkd or skd: no effect.")
         return warnings

@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two augmented views of each batch for student consistency, with a teacher and without one.
 
-The student runs once on a batch of twice as many rows, so SpecAugment draws other masks for each view, batch
-norm sees both, and every loss is the mean over both. A teacher runs once on the batch; its targets serve both
-views.
+The student's front end runs once on the batch. Its features are repeated, so the rest of the student runs
+once on twice as many rows: SpecAugment draws other masks for each view, batch norm sees both, and every loss
+is the mean over both. A teacher runs once on the batch; its targets serve both views.
 """
 
 from __future__ import annotations
@@ -62,33 +62,37 @@ def consistency_loss(log_probs: Tensor, lengths: Tensor, target_lengths: Tensor,
 
 @contextmanager
 def two_views(student: Any, config: ConsistencyConfig, batch: TrainingBatch) -> Iterator[TrainingBatch]:
-    """Yields a batch with each row twice, while the student's SpecAugment masks more of the time.
+    """Makes the student see each row of a batch twice, while its SpecAugment masks more of the time.
+
+    The front end computes the features of a row once, so both views have the same dither.
 
     Args:
-        student: a NeMo CTC model.
+        student: a NeMo CTC model, which runs on the batch inside the context.
         config: `tutor.consistency`.
         batch: of `B` rows.
 
     Yields:
-        The batch of `2 B` rows.
+        The batch with the waveforms of `B` rows and the transcripts of the `2 B` rows that the student's
+        outputs have.
     """
     modules = time_maskers(student)
     before = [module.time_masks for module in modules]
     for module in modules:
         module.time_masks = more_time_masks(module.time_masks, config.time_masks)
+    repeat = student.preprocessor.register_forward_hook(_repeat_features)
     try:
         yield replace(
-            batch,
-            signal=twice(batch.signal),
-            signal_lengths=twice(batch.signal_lengths),
-            transcripts=twice(batch.transcripts),
-            transcript_lengths=twice(batch.transcript_lengths),
-            sample_ids=None,
-            utterances=None,
+            batch, transcripts=twice(batch.transcripts), transcript_lengths=twice(batch.transcript_lengths)
         )
     finally:
+        repeat.remove()
         for module, masks in zip(modules, before, strict=True):
             module.time_masks = masks
+
+
+def _repeat_features(module: Any, args: Any, output: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    features, lengths = output
+    return twice(features), twice(lengths)
 
 
 def more_time_masks(masks: int, factor: float) -> int:
@@ -168,7 +172,7 @@ class ViewsWithoutTeacher:
 
     @contextmanager
     def capture(self, batch: TrainingBatch) -> Iterator[TrainingBatch]:
-        """Yields the batch of both views; inside, the student runs once on it."""
+        """Yields the batch with the transcripts of both views; inside, the student runs once on it."""
         with ExitStack() as stack:
             stack.enter_context(ctc_on_transcribed_only(self._student.loss, self._reduction))
             views = stack.enter_context(two_views(self._student, self._config, batch))
@@ -180,8 +184,8 @@ class ViewsWithoutTeacher:
         """Computes the losses, inside the context of `capture`.
 
         Args:
-            views: the batch of both views.
-            ctc: NeMo's CTC loss of it.
+            views: what `capture` yielded.
+            ctc: NeMo's CTC loss of both views.
 
         Returns:
             The weighted sum as `loss`, and `ctc` and `consistency`, not weighted.

@@ -67,7 +67,6 @@ class Distiller:
         with torch.random.fork_rng(devices=[]):
             self.teacher = self._load(config.teacher, config.rkd.hint_layer, "model.tutor.teacher")
             if config.rkd.pairs and config.uses("rkd"):
-                assert isinstance(self.teacher, LiveTeacher), "parse_tutor() refuses pairs with a cache"
                 self.teacher.add_hint_layers([pair.hint_layer for pair in config.rkd.pairs])
             self.match = match_models(student, self.teacher, config)
             self.others, other_matches = self._load_others(student)
@@ -190,7 +189,7 @@ class Distiller:
         Args:
             student: the student.
             batch: a batch of the training set.
-            stage: the stage; in one with consistency, the capture's batch has two views of each row.
+            stage: the stage; in one with consistency, the student sees two views of each row.
         """
         with ExitStack() as stack:
             views = 2 if stage is not None and is_consistent(self.config.consistency, stage) else 1

@@ -124,7 +124,8 @@ def _cause(batch: TrainingBatch, targets: TeacherTargets | None, named: Sequence
                 "leave the utterance out, or set model.tutor.teacher.precision to fp32 if it is not."
             )
     if targets is None and isinstance(batch.transcript_lengths, Tensor):
-        empty = (batch.transcript_lengths == 0).nonzero()[:, 0].tolist()
+        # With two views of each row, there are twice as many transcripts as rows.
+        empty = (batch.transcript_lengths[: len(named)] == 0).nonzero()[:, 0].tolist()
         if empty:
             return (
                 f"there is no transcript for {shown([named[row] for row in empty])}, and model.ctc_reduction "

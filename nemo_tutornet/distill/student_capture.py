@@ -72,7 +72,7 @@ class StudentCapture:
         heads: of the intermediate layers.
         reduction: the student's `ctc_reduction`.
         batch: the batch on which the student runs.
-        views: 2 where its rows are two views of each utterance; else 1.
+        views: 2 where the student sees two views of each row, whose transcripts `batch` has both; else 1.
     """
 
     def __init__(

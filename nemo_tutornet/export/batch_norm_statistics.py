@@ -7,15 +7,18 @@ Legend: `B` utterances, `N` samples.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from nemo_tutornet.data.audio_samples import read_samples
@@ -25,8 +28,10 @@ from nemo_tutornet.errors import TutorError, reason_of
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.utils.progress import PartReport, no_report
 
-_MOST_SECONDS = 600.0  # of audio, spread over the manifest
-_BATCH = 16
+_MOST_SECONDS = 600.0  # of audio, in batches drawn from the whole manifest
+_BATCH = 16  # where the run does not say it
+_LARGEST_BATCH = 32  # larger ones have about the same share of padding, and want memory
+_MOST_NOISE = 100.0  # in relation to the range of durations; far beyond it, batches are random
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -48,8 +53,7 @@ def training_manifests(config: Any) -> list[Path]:
         TutorError: the config names none, or one that is not here, or tars, or Lhotse's data; the message
             asks for `--statistics`.
     """
-    section = config.get("train_ds") if isinstance(config, (Mapping, DictConfig)) else None
-    section = section if isinstance(section, (Mapping, DictConfig)) else {}
+    section = _training_section(config)
     remedy = "give a manifest of such audio with --statistics TRAIN.jsonl; transcripts are not needed"
     if section.get("is_tarred") or section.get("use_lhotse"):
         kind = "tars" if section.get("is_tarred") else "what Lhotse reads"
@@ -75,12 +79,16 @@ def estimate_statistics(
 ) -> tuple[int, float]:
     """Estimates the statistics of each batch norm anew on audio, in place.
 
-    As in training (`torch.optim.swa_utils.update_bn`), batches are random, and SpecAugment and dropout are
-    on, because the weights were trained with statistics of such audio. At most ten minutes of audio are read,
-    spread over the manifests. The same audio gives the same statistics.
+    The weights were trained with statistics of their training's batches, so the batches are alike
+    (`torch.optim.swa_utils.update_bn`): as long, sorted by length or random as the run's, at the speeds of
+    its speed perturbation, with SpecAugment and dropout. Each batch counts alike, however many frames it has,
+    as in training. NeMo's convolutions mask the padding of their inputs and its batch norms do not, so the
+    share of padding in a batch is part of the statistics. At most ten minutes of audio are read. The same
+    audio gives the same statistics.
 
     Args:
-        model: a NeMo CTC model on the CPU, in eval mode.
+        model: a NeMo CTC model on the CPU, in eval mode; `train_ds` of its config says how the run drew its
+            batches.
         manifests: NeMo manifests; transcripts are not needed.
         report: shows how far it is.
 
@@ -91,24 +99,22 @@ def estimate_statistics(
         TutorError: a manifest or its audio cannot be read, or gives statistics that are not finite.
     """
     rows = [row for manifest in manifests for row in read_manifest(manifest)]
-    rows = _spread(rows, _MOST_SECONDS)
-    random.Random(0).shuffle(rows)
-    batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
-    if len(batches) > 1 and len(batches[-1]) < _BATCH // 2:
-        batches[-2:] = [batches[-2] + batches[-1]]
+    section = _training_section(model.cfg)
     norms = batch_norms(model)
     counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
     counts = [counter.clone() for counter in counters]
-    network = _Network(model)
+    network, sample_rate = _Network(model), int(model.preprocessor._sample_rate)
 
-    def shown() -> Iterator[dict[str, Tensor]]:
+    def shown(batches: Sequence[Sequence[Utterance]]) -> Iterator[dict[str, Tensor]]:
+        augmentor = _speed_perturbation(section)
         for number, batch in enumerate(batches):
             report("estimating batch norm statistics", number, len(batches))
-            yield _read(batch, int(model.preprocessor._sample_rate))
+            yield _read(batch, sample_rate, augmentor)
 
     with torch.no_grad(), suppress_nemo_logs(), _same_random_numbers(model):
+        batches = training_batches(rows, section)
         try:
-            torch.optim.swa_utils.update_bn(shown(), network)
+            torch.optim.swa_utils.update_bn(shown(batches), network)
         except (RuntimeError, ValueError) as error:  # e.g. a single value per channel
             if isinstance(error, TutorError):
                 raise
@@ -128,7 +134,71 @@ def estimate_statistics(
                 "other "
                 "audio with --statistics."
             )
-    return len(rows), sum(row.duration for row in rows)
+    return sum(map(len, batches)), sum(row.duration for batch in batches for row in batch)
+
+
+def training_batches(rows: Sequence[Utterance], section: Mapping[str, Any]) -> list[list[Utterance]]:
+    """Draws batches as a run draws them, of at most ten minutes together.
+
+    Args:
+        rows: of the manifests.
+        section: the run's `train_ds`; without one, batches of 16 at random.
+
+    Returns:
+        At least one batch. Rows that the run leaves out for their length are left out.
+    """
+    shortest, longest = _number(section, "min_duration", 0.0), _number(section, "max_duration", math.inf)
+    rows = [row for row in rows if shortest <= row.duration <= longest] or list(rows)
+    size = int(min(_number(section, "batch_size", _BATCH), _LARGEST_BATCH)) or _BATCH
+    if section.get("use_semi_sorted_batching"):
+        from nemo.collections.asr.parts.utils.asr_batching import SemiSortBatchSampler
+
+        durations = [row.duration for row in rows]
+        noise = min(_number(section, "randomization_factor", 0.1), _MOST_NOISE)  # 0.1 is NeMo's default
+        order = list(SemiSortBatchSampler(0, 1, durations, size, randomization_factor=noise))
+    else:
+        shuffled = random.sample(range(len(rows)), len(rows))
+        order = [shuffled[i : i + size] for i in range(0, len(rows), size)]
+        if len(order) > 1 and len(order[-1]) < size // 2:
+            order[-2:] = [order[-2] + order[-1]]
+    batches = [[rows[i] for i in batch] for batch in order]
+    seconds = accumulate(sum(row.duration for row in batch) for batch in batches)
+    count = sum(total <= _MOST_SECONDS for total in seconds)
+    return batches[: max(1, count)]
+
+
+def _training_section(config: Any) -> Mapping[str, Any]:
+    section = config.get("train_ds") if isinstance(config, (Mapping, DictConfig)) else None
+    return section if isinstance(section, (Mapping, DictConfig)) else {}
+
+
+def _number(section: Mapping[str, Any], key: str, default: float) -> float:
+    """Returns a number of a config, which may come from a pickle and have any content."""
+    value = section.get(key)
+    return value if isinstance(value, (int, float)) and value >= 0 else default
+
+
+def _speed_perturbation(section: Mapping[str, Any]) -> Any:
+    """Returns NeMo's augmentor with the speed perturbation of a run, which changes lengths.
+
+    Noise and rooms are left out, because their files may be elsewhere. They change no length.
+
+    Raises:
+        TutorError: NeMo refuses the settings.
+    """
+    from nemo.collections.asr.parts.preprocessing.perturb import AudioAugmentor, process_augmentations
+
+    augmentor = section.get("augmentor")
+    settings = augmentor.get("speed") if isinstance(augmentor, (Mapping, DictConfig)) else None
+    if settings is None:
+        return AudioAugmentor()
+    try:
+        return process_augmentations(OmegaConf.create({"speed": settings}))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise TutorError(
+            f"train_ds.augmentor.speed of the run is refused by NeMo ({reason_of(error)}), so batch norm "
+            "statistics cannot be estimated; average checkpoints of a run that trains."
+        ) from None
 
 
 class _Network(nn.Module):
@@ -170,16 +240,11 @@ def _same_random_numbers(model: nn.Module) -> Iterator[None]:
                 generator.setstate(state)
 
 
-def _spread(rows: Sequence[Utterance], most: float) -> list[Utterance]:
-    """Returns utterances of about so many seconds together, evenly spread over the rows."""
-    total = sum(row.duration for row in rows)
-    if total <= most:
-        return list(rows)
-    count = max(1, round(len(rows) * most / total))
-    return [rows[i * len(rows) // count] for i in range(count)]
-
-
-def _read(rows: Sequence[Utterance], sample_rate: int) -> dict[str, Tensor]:
-    samples = [torch.from_numpy(read_samples(row, sample_rate)) for row in rows]
+def _read(rows: Sequence[Utterance], sample_rate: int, augmentor: Any) -> dict[str, Tensor]:
+    samples = []
+    for row in rows:
+        segment = SimpleNamespace(_samples=read_samples(row, sample_rate))
+        augmentor.perturb(segment)
+        samples.append(torch.from_numpy(segment._samples).float())
     signal = nn.utils.rnn.pad_sequence(samples, batch_first=True)
     return {"input_signal": signal, "input_signal_length": torch.tensor([len(one) for one in samples])}

@@ -31,6 +31,7 @@ from nemo_tutornet.utils.files import read_regular_file
 HEADER = "cache.json"
 FORMAT, VERSION = "nemo_tutornet.cache", 1
 SHARD = re.compile(r"shard-\d{5}-\d{5}\.safetensors")
+MOST_FURTHER_LAYERS = 100
 VIEW = re.compile(r"[A-Za-z0-9_./ -]{0,60}")
 FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 _MOST_BYTES = 64 << 20  # a shard has 200 bytes in it
@@ -45,6 +46,7 @@ class CacheSchema:
         labels: number of labels `V` of the posteriors, blank included; None without posteriors.
         min_posterior: smallest posterior that is stored; None stores all.
         width: width `D` of the hidden vectors; None without hidden vectors.
+        further_widths: widths of the hidden vectors of further hint layers (`tutor.rkd.pairs`).
         hypotheses: whether a text and its confidence are stored.
         fingerprints: whether a fingerprint of the audio is stored (see `fingerprint`). Caches of earlier
             versions have none.
@@ -58,9 +60,16 @@ class CacheSchema:
     width: int | None = None
     hypotheses: bool = False
     fingerprints: bool = False
+    further_widths: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for value in (self.labels, self.width):
+        if type(self.further_widths) is not tuple or len(self.further_widths) > MOST_FURTHER_LAYERS:
+            raise ValueError("further widths are no short list")
+        if self.further_widths and self.width is None:
+            raise ValueError("there are further hidden vectors, and no first ones")
+        if None in self.further_widths:
+            raise ValueError("a further width is no size")
+        for value in (self.labels, self.width, *self.further_widths):
             if value is not None and (type(value) is not int or not 0 < value < 2**31):
                 raise ValueError(f"{value!r} is no size")
         if self.min_posterior is not None and (
@@ -91,8 +100,8 @@ class Array:
 
 # Maps the fields of a schema to their names in the format on disk.
 _ON_DISK = {"labels": "labels", "min_posterior": "floor", "width": "width", "hypotheses": "hypotheses"}
-# In addition, only where it is true, so that caches of earlier versions stay valid.
-_FINGERPRINTS = "fingerprints"
+# In addition, only where they say something, so that caches of earlier versions stay valid.
+_FINGERPRINTS, _FURTHER_WIDTHS = "fingerprints", "further_widths"
 NUMPY = {
     "U8": "uint8",
     "I8": "int8",
@@ -121,17 +130,35 @@ def arrays_of(schema: CacheSchema) -> dict[str, Array]:
         arrays["sparse.rest"] = Array("F16", "frames")
         arrays["sparse.ids"] = Array("U16", "entries")
         arrays["sparse.values"] = Array("F16", "entries")
-    if schema.width is not None:
-        arrays["hidden.values"] = Array("I8", "hidden_frames", (schema.width,))
-        arrays["hidden.frames"] = Array("U8", "hidden_frames")
-        arrays["hidden.channels"] = Array("U8", "utterances", (schema.width,))
-        arrays["hidden.peak"] = Array("F32", "utterances")
+    for name, width in hidden_widths(schema).items():
+        arrays[f"{name}.values"] = Array("I8", f"{name}_frames", (width,))
+        arrays[f"{name}.frames"] = Array("U8", f"{name}_frames")
+        arrays[f"{name}.channels"] = Array("U8", "utterances", (width,))
+        arrays[f"{name}.peak"] = Array("F32", "utterances")
     if schema.hypotheses:
         arrays["texts"] = Array("U8", "text_bytes")
         arrays["confidence"] = Array("F32", "utterances")  # NaN where the teacher gives no confidence
     if schema.fingerprints:
         arrays["fingerprint"] = Array("F32", "utterances", (FINGERPRINT_SIZE,))
     return arrays
+
+
+def hidden_widths(schema: CacheSchema) -> dict[str, int]:
+    """Lists the hint layers of which hidden vectors are stored.
+
+    Args:
+        schema: schema of the cache.
+
+    Returns:
+        The width of each layer by the first part of its arrays' names, `hidden` for the layer of
+        `rkd.hint_layer`.
+
+    Example:
+        >>> hidden_widths(CacheSchema(width=4, further_widths=(8, 4)))
+        {'hidden': 4, 'hidden1': 8, 'hidden2': 4}
+    """
+    widths = [] if schema.width is None else [schema.width, *schema.further_widths]
+    return {f"hidden{i or ''}": width for i, width in enumerate(widths)}
 
 
 def index_of(schema: CacheSchema) -> dict[str, str]:
@@ -290,10 +317,13 @@ def schema_of(header: Mapping[str, Any]) -> CacheSchema:
         ValueError: the header has no valid schema.
     """
     stored = header["coding"]
-    if set(stored) - {_FINGERPRINTS} != set(_ON_DISK.values()):
+    if set(stored) - {_FINGERPRINTS, _FURTHER_WIDTHS} != set(_ON_DISK.values()):
         raise ValueError("its coding is unknown")
     fields = {name: stored[key] for name, key in _ON_DISK.items()}
-    return CacheSchema(**fields, fingerprints=stored.get(_FINGERPRINTS, False))
+    further = stored.get(_FURTHER_WIDTHS, [])
+    if not isinstance(further, list):
+        raise ValueError("further widths are no list")
+    return CacheSchema(**fields, fingerprints=stored.get(_FINGERPRINTS, False), further_widths=tuple(further))
 
 
 def schema_to_disk(schema: CacheSchema) -> dict[str, Any]:
@@ -306,7 +336,11 @@ def schema_to_disk(schema: CacheSchema) -> dict[str, Any]:
         The values of the schema by their names on disk.
     """
     stored = {key: getattr(schema, name) for name, key in _ON_DISK.items()}
-    return {**stored, _FINGERPRINTS: True} if schema.fingerprints else stored
+    if schema.fingerprints:
+        stored[_FINGERPRINTS] = True
+    if schema.further_widths:
+        stored[_FURTHER_WIDTHS] = list(schema.further_widths)
+    return stored
 
 
 def description(provenance: Mapping[str, Any], schema: CacheSchema, sample_rate: int) -> str:

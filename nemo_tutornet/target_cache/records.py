@@ -20,7 +20,7 @@ from nemo_tutornet.data.utterances import Utterance, key_bytes
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache import codec
 from nemo_tutornet.target_cache.fingerprint import SIZE
-from nemo_tutornet.target_cache.layout import CacheSchema, arrays_of
+from nemo_tutornet.target_cache.layout import CacheSchema, arrays_of, hidden_widths
 from nemo_tutornet.target_cache.shard import Record
 
 
@@ -35,6 +35,7 @@ class UtteranceTargets:
         frames: number of frames `T` of the encoder's output.
         log_probs: log-probabilities `[T, V]`.
         hidden: hidden vectors `[D, T']` of the hint layer.
+        further_hidden: hidden vectors of the further hint layers, each `[D, T']`.
         text: the teacher's hypothesis.
         confidence: confidence of the hypothesis, 0 to 1 (`pseudo.confidence`); None without a CTC head.
         fingerprint: fingerprint of the audio that the teacher read `[P]`.
@@ -47,6 +48,7 @@ class UtteranceTargets:
     text: str | None = None
     confidence: float | None = None
     fingerprint: Tensor | None = None
+    further_hidden: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class BatchTargets:
         lengths: valid frames `[B]` of the encoder's output, int64.
         log_probs: log-probabilities `[B, T, V]`, fp32; padded frames give the blank a probability of 1.
         hidden: hidden vectors `[B, D, T']`, fp32, padded with 0.
+        further_hidden: hidden vectors of the further hint layers, alike.
         texts: hypothesis of each utterance.
         confidences: confidence of each hypothesis, 0 to 1; None without a CTC head.
         fingerprints: fingerprint of the audio of each utterance `[B, P]`.
@@ -70,6 +73,7 @@ class BatchTargets:
     texts: list[str] | None = None
     confidences: list[float | None] | None = None
     fingerprints: Tensor | None = None
+    further_hidden: tuple[Tensor, ...] = ()
 
 
 def encode(utterance: Utterance, targets: UtteranceTargets, schema: CacheSchema) -> Record:
@@ -98,18 +102,15 @@ def encode(utterance: Utterance, targets: UtteranceTargets, schema: CacheSchema)
             record["sparse.counts"] = sparse.counts.numpy()
             record["sparse.rest"] = sparse.residual_log_mass.numpy()
             record["sparse.ids"], record["sparse.values"] = sparse.ids.numpy(), sparse.values.numpy()
-    if schema.width is not None:
-        assert (
-            targets.hidden is not None
-            and targets.hidden.dim() == 2
-            and targets.hidden.shape[0] == schema.width
-        )
-        if not bool((targets.hidden.abs() < codec.MOST_HIDDEN).all()):
+    hidden_vectors = (targets.hidden, *targets.further_hidden)
+    for (name, width), vectors in zip(hidden_widths(schema).items(), hidden_vectors, strict=False):
+        assert vectors is not None and vectors.dim() == 2 and vectors.shape[0] == width
+        if not bool((vectors.abs() < codec.MOST_HIDDEN).all()):
             raise _not_finite(utterance, "hidden vectors")
-        hidden = codec.encode_hidden(targets.hidden)
-        record["hidden.values"], record["hidden.frames"] = hidden.values.numpy(), hidden.frames.numpy()
-        record["hidden.channels"] = hidden.channels.numpy()[None]
-        record["hidden.peak"] = np.array([hidden.peak], dtype=np.float32)
+        hidden = codec.encode_hidden(vectors)
+        record[f"{name}.values"], record[f"{name}.frames"] = hidden.values.numpy(), hidden.frames.numpy()
+        record[f"{name}.channels"] = hidden.channels.numpy()[None]
+        record[f"{name}.peak"] = np.array([hidden.peak], dtype=np.float32)
     if schema.hypotheses:
         assert targets.text is not None
         record["texts"] = _bytes(targets.text.encode("utf-8", "replace"))
@@ -184,14 +185,16 @@ def decode(
     if schema.fingerprints:
         stored = [record["fingerprint"] for record in records]
         fingerprints = torch.from_numpy(np.concatenate([np.zeros((0, SIZE), np.float32), *stored]))
+    hidden = [_hidden(records, name, width) for name, width in hidden_widths(schema).items()]
     return BatchTargets(
         samples=torch.tensor(samples, dtype=torch.long),
         lengths=torch.tensor(frames, dtype=torch.long),
         log_probs=_log_probs(records, frames, schema),
-        hidden=_hidden(records, schema),
+        hidden=hidden[0] if hidden else None,
         texts=texts,
         confidences=confidences,
         fingerprints=fingerprints,
+        further_hidden=tuple(hidden[1:]),
     )
 
 
@@ -213,17 +216,15 @@ def _log_probs(records: Sequence[Record], frames: Sequence[int], schema: CacheSc
     return log_probs
 
 
-def _hidden(records: Sequence[Record], schema: CacheSchema) -> Tensor | None:
-    if schema.width is None:
-        return None
-    lengths = [len(record["hidden.values"]) for record in records]
-    hidden = torch.empty(len(records), schema.width, max(lengths, default=0))
+def _hidden(records: Sequence[Record], name: str, width: int) -> Tensor:
+    lengths = [len(record[f"{name}.values"]) for record in records]
+    hidden = torch.empty(len(records), width, max(lengths, default=0))
     for i, (record, length) in enumerate(zip(records, lengths, strict=True)):
         coded = codec.CodedHidden(
-            values=torch.from_numpy(record["hidden.values"]),
-            channels=torch.from_numpy(record["hidden.channels"][0]),
-            frames=torch.from_numpy(record["hidden.frames"]),
-            peak=float(record["hidden.peak"][0]),
+            values=torch.from_numpy(record[f"{name}.values"]),
+            channels=torch.from_numpy(record[f"{name}.channels"][0]),
+            frames=torch.from_numpy(record[f"{name}.frames"]),
+            peak=float(record[f"{name}.peak"][0]),
         )
         codec.decode_hidden(coded, out=hidden[i, :, :length])
         hidden[i, :, length:] = 0.0

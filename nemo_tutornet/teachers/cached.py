@@ -8,9 +8,11 @@ last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
@@ -19,6 +21,7 @@ from nemo_tutornet.nemo_io.layers import ENCODER, Layer
 from nemo_tutornet.nemo_io.model_info import posterior_labels_in_words
 from nemo_tutornet.nemo_io.prompt import prompt_in_words
 from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.target_cache.records import BatchTargets
 from nemo_tutornet.teachers.adapted import adapted_targets
 from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo, adapter_info
 from nemo_tutornet.teachers.cached_audio import check_same_audio
@@ -47,7 +50,6 @@ class CachedTeacher:
     """
 
     from_cache = True
-    further_hint_layers: tuple[Layer, ...] = ()  # a cache holds one hint layer
 
     def __init__(
         self, config: TeacherConfig, hint_layer: str | None = None, key: str = "model.tutor.teacher"
@@ -59,6 +61,8 @@ class CachedTeacher:
                 f"{key}.cache is {config.cache}, and there is no such folder; `nemo-tutornet cache` makes "
                 "one."
             )
+        self.further_hint_layers: tuple[Layer, ...] = ()
+        self._further: list[int] = []  # which of the stored further layers these are
         self.reader = CacheReader(folder)
         self._facts = checked_facts(self.reader.provenance, folder)
         self._check_teacher(config, key)
@@ -80,6 +84,30 @@ class CachedTeacher:
         if self._adapter is None:
             self.hint_layer = layer_from_disk(hint) if hint is not None else self.encoder_layer
         self._projection = self._load_projection() if self.has_posteriors else None
+
+    def add_hint_layers(self, paths: Sequence[str]) -> None:
+        """Chooses the hint layers of `tutor.rkd.pairs` among those that the cache holds.
+
+        Args:
+            paths: module paths.
+
+        Raises:
+            TutorError: the cache does not hold one of them.
+        """
+        stored = [layer_from_disk(layer) for layer in self._facts.get("further_hints", [])]
+        widths = self.reader.schema.further_widths
+        if tuple(layer.width for layer in stored) != widths:
+            raise TutorError(f"{self.reader.folder} holds other layers than it says; build it again.")
+        held = [layer.path for layer in stored]
+        for i, path in enumerate(paths):
+            if path not in held:
+                there = f"only {', '.join(map(repr, held))}" if held else "no further layers"
+                raise TutorError(
+                    f"model.tutor.rkd.pairs[{i}].hint_layer is {path!r}, and {self.reader.folder} holds "
+                    f"{there}; build a cache with these pairs, or leave the pair out."
+                )
+        self._further = [held.index(path) for path in paths]
+        self.further_hint_layers = tuple(stored[i] for i in self._further)
 
     @property
     def sha256(self) -> str | None:
@@ -194,9 +222,10 @@ class CachedTeacher:
             self._adapter.head.to(device)
             encoded = stored.hidden.to(device)
             own = None if self.hint_layer.path == ADAPTER else encoded
-            return adapted_targets(
+            adapted = adapted_targets(
                 self._adapter, encoded, stored.lengths.to(device), request, hypotheses, own
             )
+            return replace(adapted, further_hidden=self._further_hidden(stored, request, device))
         log_probs = stored.log_probs if request.posteriors else None
         hidden = stored.hidden if request.hidden else None
         return TeacherTargets(
@@ -204,7 +233,13 @@ class CachedTeacher:
             log_probs=None if log_probs is None else log_probs.to(device),
             hidden=None if hidden is None else hidden.to(device),
             hypotheses=hypotheses,
+            further_hidden=self._further_hidden(stored, request, device),
         )
+
+    def _further_hidden(
+        self, stored: BatchTargets, request: TargetRequest, device: torch.device
+    ) -> tuple[Tensor, ...]:
+        return tuple(stored.further_hidden[i].to(device) for i in self._further) if request.hidden else ()
 
     def _reads_texts(self, request: TargetRequest) -> bool:
         """Whether stored hypotheses are needed; an adapter beside the cache writes them otherwise."""

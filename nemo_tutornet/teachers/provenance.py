@@ -45,6 +45,8 @@ def binding(
     further: dict[str, Any] = {} if teacher.adapter is None else {"adapter": _adapter_to_disk(teacher)}
     if teacher.prompt:
         further["prompt"] = teacher.prompt
+    if hidden and teacher.further_hint_layers:
+        further["further_hints"] = list(map(_layer_to_disk, teacher.further_hint_layers))
     return {
         **further,
         "sha256": sha256_of(path) if path.is_file() else None,
@@ -143,10 +145,13 @@ def checked_facts(facts: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
         "front_end": dict,
         "sha256": (str, type(None)),
     }
-    prompt = facts.get("prompt", {})
+    prompt, further_hints = facts.get("prompt", {}), facts.get("further_hints", [])
     layers = [layer for layer in (facts.get("encoder"), facts.get("hint")) if isinstance(layer, dict)]
     fields: dict[str, Any] = {"path": str, "width": int, "time_axis": int, "shift": (int, float)}
     sound = all(isinstance(facts.get(name, ...), kind) for name, kind in kinds.items())
+    sound = sound and isinstance(further_hints, list)
+    sound = sound and all(isinstance(layer, dict) for layer in further_hints)
+    layers += further_hints if sound else []
     sound = sound and all(isinstance(label, str) for label in facts["labels"])
     sound = sound and [pair[:1] for pair in facts["frames"] if isinstance(pair, list) and len(pair) == 2] == [
         [seconds] for seconds in CHECKED_SECONDS

@@ -9,7 +9,7 @@ last.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -120,6 +120,9 @@ class Teacher(Protocol):
     encoder_layer: Layer
     hint_layer: Layer
     further_hint_layers: tuple[Layer, ...]
+
+    def add_hint_layers(self, paths: Sequence[str]) -> None:
+        """Adds the hint layers of `tutor.rkd.pairs`; raises a `TutorError` where one is not there."""
 
     @property
     def sha256(self) -> str | None:

@@ -18,6 +18,7 @@ from nemo_tutornet.config import (
     ConsistencyConfig,
     InitConfig,
     LogConfig,
+    MixupConfig,
     PseudoLabelsConfig,
     RKDConfig,
     SKDConfig,
@@ -152,6 +153,7 @@ OVERRIDDEN = TutorConfig(
     ),
     pseudo_labels=PseudoLabelsConfig(min_confidence=0.5, max_wer=0.2),
     consistency=ConsistencyConfig(weight=0.2, time_masks=2.0, warmup=100),
+    mixup=MixupConfig(share=0.0, alpha=0.4),
     pool_frames=True,
     init=InitConfig("teacher", [0, 2]),
     max_nonfinite_share=0.1,
@@ -460,8 +462,8 @@ def test_every_key_of_the_tutor_section_can_be_overridden(name):
     # Without a plus, which is for keys that a config does not have: the YAMLs get them from `tutor_defaults`.
     section = asdict(OVERRIDDEN)
     defaults = flat(asdict(TutorConfig()))
-    # A cache, which is overridden here, has no pairs, and several teachers have one alignment.
-    lists = ("other_teachers", "stages", "rkd.pairs", "skd.alignment")
+    # A cache, which is overridden here, has no mixtures, and several teachers have one alignment.
+    lists = ("other_teachers", "stages", "rkd.pairs", "skd.alignment", "mixup.share")
     same = [key for key, value in flat(section).items() if defaults.get(key, "") == value]
     assert not [key for key in same if not key.startswith(lists)]
     assert parse_tutor(composed(name, *overrides_of(section, "model.tutor")).model) == OVERRIDDEN

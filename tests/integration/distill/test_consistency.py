@@ -37,6 +37,7 @@ class Seen(Recorder):
         super().__init__(stop)
         self.rows: list[int] = []
         self.masks: list[tuple[bool, int]] = []
+        self.signals: list[int] = []
 
     def setup(self, trainer: Any, model: Any, stage: str) -> None:
         super().setup(trainer, model, stage)
@@ -46,6 +47,16 @@ class Seen(Recorder):
                 self.rows.append(kwargs["input_spec"].shape[0])
                 self.masks.append((trainer.training, module.spec_augment.time_masks))
 
+        def compare(module: Any, args: Any, kwargs: Any) -> None:
+            first, second = kwargs["input_spec"].chunk(2)
+            assert len(first) == 1 or torch.equal(first, second)
+
+        def listen(module: Any, args: Any, kwargs: Any) -> None:
+            if trainer.training:
+                self.signals.append(kwargs["input_signal"].shape[0])
+
+        model.preprocessor.register_forward_pre_hook(listen, with_kwargs=True)
+        model.spec_augmentation.register_forward_pre_hook(compare, with_kwargs=True)
         model.spec_augmentation.register_forward_hook(look, with_kwargs=True)
 
 
@@ -69,6 +80,8 @@ def test_two_views_in_training_and_plain_validation(distilled, corpus, teacher_f
     model = fit(make_student, config, seen, max_epochs=2)
     first = 1 if distilled else 0  # a step of RKD alone has one view
     assert seen.rows == [2] * first + [4] * (8 - first)  # validation does not augment
+    # Both views have the same features, computed once. Before the training, layers are measured on one row.
+    assert [rows for rows in seen.signals if rows > 1] == [2] * 8
     assert seen.masks == [(True, 2)] * first + [(True, 5)] * (8 - first)
     assert model.spec_augmentation.spec_augment.time_masks == 2
     for step, log in enumerate(seen.steps):

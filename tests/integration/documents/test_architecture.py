@@ -41,6 +41,7 @@ def test_a_step_passes_through_few_files():
     files = set(re.findall(r"\]\(\.\./(nemo_tutornet/[\w/]+\.py)\)", step))
     assert all((ROOT / file).is_file() for file in files)
     # The warm start runs at the end of a stage only, one of the two teachers in each step; not every teacher
-    # has an adapter, and two views of a batch are off by default.
-    rare = {"distill/warm_start.py", "distill/consistency.py", "teachers/cached.py", "teachers/adapter.py"}
+    # has an adapter, and two views of a batch and mixtures are off by default.
+    rare = {"distill/warm_start.py", "distill/consistency.py", "distill/mixup.py"}
+    rare |= {"teachers/cached.py", "teachers/adapter.py"}
     assert len(files - {f"nemo_tutornet/{name}" for name in rare}) <= 9

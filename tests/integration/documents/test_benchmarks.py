@@ -170,6 +170,16 @@ def test_what_a_cache_costs_and_teaches(corpus, english_teacher_file, tmp_path, 
         )
 
 
+def test_the_memory_of_averaging(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "average_memory.py"), "--json", "figures.json"]
+    command += ["--parameters", "25", "--checkpoints", "3", "--folder", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert found["one"]["mb"] > 90 and found["mean"]["mb"] > 90 and found["beyond_one_mb"] < 500
+    assert f"{found['beyond_one_mb']:.0f} MB beyond one" in done.stdout
+
+
 def test_what_chose_the_caches_format(tmp_path):
     script = [
         sys.executable,

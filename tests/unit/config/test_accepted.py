@@ -174,3 +174,12 @@ def test_no_teacher_is_accepted_with_consistency() -> None:
     assert any("consistency" in warning for warning in config.unused())
     config = parse(f"{TEACHER}, consistency: {{weight: 0.2}}, stages: [{{name: a, weights: {{rkd: 1}}}}]")
     assert any("consistency" in warning for warning in config.unused())
+
+
+def test_mixed_waveforms_without_an_effect_are_told() -> None:
+    assert not parse(f"{TEACHER}, mixup: {{share: 0.5, alpha: 0.4}}").unused()
+    for section in (
+        f"{TEACHER}, mixup: {{alpha: 0.4}}",
+        f"{TEACHER}, mixup: {{share: 0.5}}, stages: [{{name: a, weights: {{ctc: 1}}}}]",
+    ):
+        assert any("model.tutor.mixup" in warning for warning in parse(section).unused())

@@ -117,6 +117,7 @@ VALID: dict[str, Any] = {
     "skd": {"intermediate_layers": ["encoder.encoder.0"]},
     "pseudo_labels": {},
     "consistency": {},
+    "mixup": {},
     "init": {},
     "log": {},
     "stages": [{"name": "a", "weights": {"ctc": 1.0, "skd": 0.5, "rkd": 1.0}}],

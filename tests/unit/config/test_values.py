@@ -35,14 +35,10 @@ def test_wrong_first_weights_are_refused(section: str, sentence: str) -> None:
     assert refusal(f"{TEACHER}, {section}") == sentence
 
 
-def test_a_cache_has_one_hint_layer() -> None:
+def test_pairs_of_layers_are_accepted_with_any_teacher() -> None:
     pairs = "rkd: {pairs: [{hint_layer: a, guided_layer: b}]}"
-    assert parse(f"{TEACHER}, {pairs}").rkd == RKDConfig(pairs=[LayerPairConfig("a", "b")])
-    assert refusal(f"teacher: {{cache: targets}}, {pairs}") == (
-        "model.tutor.rkd.pairs is set, but a cache holds one hint layer; leave the pairs out, or train with "
-        "the "
-        "teacher itself (model.tutor.teacher.cache=null)."
-    )
+    for teacher in (TEACHER, "teacher: {cache: targets}"):
+        assert parse(f"{teacher}, {pairs}").rkd == RKDConfig(pairs=[LayerPairConfig("a", "b")])
 
 
 @pytest.mark.parametrize("path", ["", "model_path: null, ", "model_path: '???', "])
@@ -295,4 +291,30 @@ def test_a_number_out_of_range_is_refused(section: str, words: str) -> None:
     ],
 )
 def test_consistency_and_reduction_out_of_range(section: str, words: str) -> None:
+    assert words in refusal(section)
+
+
+@pytest.mark.parametrize(
+    "section, words",
+    [
+        (f"{TEACHER}, mixup: {{share: 1}}", "mixup.share must be 0 or more and below 1"),
+        (f"{TEACHER}, mixup: {{share: .nan}}", "mixup.share must be 0 or more and below 1"),
+        (f"{TEACHER}, mixup: {{share: 0.5, alpha: 0}}", "mixup.alpha must be 0.01 to 100"),
+        ("teacher: {cache: targets}, mixup: {share: 0.5}", "model.tutor.teacher.cache=null"),
+        (
+            f"{TEACHER}, other_teachers: [{{cache: c}}], mixup: {{share: 0.5}}, "
+            "stages: [{name: a, weights: {skd: 1}}]",
+            "model.tutor.other_teachers[0].cache=null",
+        ),
+        (
+            f"{TEACHER}, mixup: {{share: 0.5}}, stages: [{{name: a, weights: {{rkd: 1, pseudo: 1}}}}]",
+            "pseudo",
+        ),
+        (
+            "teacher: null, consistency: {weight: 0.2}, mixup: {share: 0.5}",
+            "model.tutor.mixup needs a teacher",
+        ),
+    ],
+)
+def test_mixed_waveforms_that_nobody_labels(section: str, words: str) -> None:
     assert words in refusal(section)

@@ -37,7 +37,16 @@ def targets(
         log_probs = (4 * torch.randn(frames, schema.labels, generator=generator)).log_softmax(-1)
     if schema.width is not None:
         hidden = torch.randn(schema.width, hidden_frames, generator=generator)
-    return UtteranceTargets(frames * 640, frames, log_probs, hidden, text if schema.hypotheses else None, 0.5)
+    further = tuple(torch.randn(width, frames, generator=generator) for width in schema.further_widths)
+    return UtteranceTargets(
+        frames * 640,
+        frames,
+        log_probs,
+        hidden,
+        text if schema.hypotheses else None,
+        0.5,
+        further_hidden=further,
+    )
 
 
 def build(

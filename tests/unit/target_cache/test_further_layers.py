@@ -1,0 +1,64 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Caches of several hint layers (`tutor.rkd.pairs`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from nemo_tutornet.target_cache.layout import (
+    MOST_FURTHER_LAYERS,
+    CacheSchema,
+    arrays_of,
+    header_bytes,
+    schema_of,
+    schema_to_disk,
+)
+from nemo_tutornet.target_cache.reader import CacheReader
+from tests.unit.target_cache.caches import FULL, build, refused, targets
+
+THREE = CacheSchema(labels=6, width=4, hypotheses=True, further_widths=(9, 4))
+
+
+def test_each_layer_comes_back_with_its_own_width_and_frames(tmp_path: Path) -> None:
+    keys = build(tmp_path, THREE, count=3)
+    stored = CacheReader(tmp_path).read(keys)
+    assert stored.hidden is not None and [layer.shape[1] for layer in stored.further_hidden] == [9, 4]
+    for row, key in enumerate(keys):
+        given = targets(key, THREE)
+        assert given.hidden is not None
+        for found, wanted in zip(
+            (stored.hidden, *stored.further_hidden), (given.hidden, *given.further_hidden), strict=True
+        ):
+            assert found[row].shape == wanted.shape
+            torch.testing.assert_close(found[row], wanted, rtol=0, atol=0.02 * wanted.abs().max().item())
+
+
+def test_a_cache_of_one_layer_is_on_disk_as_before(tmp_path: Path) -> None:
+    assert set(schema_to_disk(FULL)) == {"labels", "floor", "width", "hypotheses"}
+    names = [name for name in arrays_of(FULL) if name.startswith("hidden")]
+    assert names == ["hidden.values", "hidden.frames", "hidden.channels", "hidden.peak"]
+    assert schema_of({"coding": schema_to_disk(THREE)}) == THREE
+    build(tmp_path, FULL, count=1)
+    assert not CacheReader(tmp_path).schema.further_widths
+
+
+@pytest.mark.parametrize(
+    "widths",
+    [9, "94", [None], [0], [2**31], [True], [4.0], [[4]], {"a": 1}, [4] * (MOST_FURTHER_LAYERS + 1), [9]],
+)
+def test_other_widths_are_refused(tmp_path: Path, widths: Any) -> None:
+    keys = build(tmp_path, THREE, count=1)
+    header = json.loads((tmp_path / "cache.json").read_text())
+    header.pop("checksum")
+    header["coding"]["further_widths"] = widths
+    (tmp_path / "cache.json").write_bytes(header_bytes(header))
+    with refused(str(tmp_path)):
+        CacheReader(tmp_path).read(keys)
+    with pytest.raises(ValueError, match="no first ones"):
+        CacheSchema(further_widths=(4,))
