@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from nemo_tutornet.export.onnx_equalize import equalize_channels
-from nemo_tutornet.export.onnx_rounding import Rounded, round_weights
+from nemo_tutornet.export.onnx_rounding import Rounded, input_moments, is_dense, round_weights
 from nemo_tutornet.export.onnx_run import feed, open_session
+from nemo_tutornet.export.onnx_sensitivity import noisy_layers
 
 _HELD_OUT = 16  # utterances on which the quantized graph is compared with the fp32 graph, at most
 # Share of frames by which a layer left in fp32 must raise the agreement.
@@ -73,7 +74,8 @@ def quantize_static(graph: Any, features: Sequence[np.ndarray]) -> Quantized:
     with tempfile.TemporaryDirectory() as folder, quiet_root_logger():
         equal = equalize_channels(graph, used)
         ranges = _ranges(equal, used, Path(folder))
-        rounded = round_weights(equal, used)
+        moments = input_moments(equal, used)
+        rounded = round_weights(equal, moments)
         session = open_session(graph)
         expected = [_best(session, item) for item in held_out]
 
@@ -85,7 +87,9 @@ def quantize_static(graph: Any, features: Sequence[np.ndarray]) -> Quantized:
             return Quantized(quantized, len(used), float(same.mean()), in_fp32)
 
         best = attempt(())
-        for layers in _sensitive(equal):
+        for layers in (noisy_layers(equal, moments, ranges), *_sensitive(equal)):
+            if not layers:
+                continue
             tried = attempt((*best.in_fp32, *layers))
             if tried.agreement >= best.agreement + _GAIN:
                 best = tried
@@ -132,8 +136,11 @@ def _quantized(graph: Any, rounded: Rounded, ranges: Any, in_fp32: Sequence[str]
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
     from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
+    shapes = {item.name: item.dims for item in graph.graph.initializer}
+    left = [node for node in graph.graph.node if node.name in in_fp32]
+    dense = [node.name for node in left if is_dense(node, shapes[node.input[1]])]
     source = folder / "rounded.onnx"
-    onnx.save(rounded.replaced(graph, in_fp32), str(source))
+    onnx.save(rounded.replaced(graph, set(in_fp32) - set(dense)), str(source))
     quantizer = QDQQuantizer(
         load_model_with_shape_infer(source),
         per_channel=True,
@@ -149,7 +156,9 @@ def _quantized(graph: Any, rounded: Rounded, ranges: Any, in_fp32: Sequence[str]
     quantizer.quantize_model()
     result = folder / "int8.onnx"
     quantizer.model.save_model_to_file(str(result))
-    return onnx.load(str(result))
+    quantized = onnx.load(str(result))
+    rounded.store_as_int8(quantized, dense)  # others are small, and faster if they are constant
+    return quantized
 
 
 def _sensitive(graph: Any) -> list[tuple[str, ...]]:

@@ -14,7 +14,7 @@ Legend: `F` mel bins, `T` frames, `C` input channels, `O` output channels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,10 @@ _DAMPING = 0.01  # of the mean variance, added to each variance, as in GPTQ
 _BLOCK = 64  # channels after which the weights that are left are brought up to date
 
 
+# Mean `[C]` and covariance `[C, C]` of activations, by their names.
+Moments = dict[str, tuple[np.ndarray, np.ndarray]]
+
+
 @dataclass(frozen=True)
 class Rounded:
     """Weights that are multiples of the scales of int8, and the biases that go with them.
@@ -42,34 +46,64 @@ class Rounded:
     values: dict[str, dict[str, np.ndarray]]
     scales: dict[str, list[dict[str, Any]]]
 
-    def replaced(self, graph: Any, in_fp32: Sequence[str] = ()) -> Any:
-        """Copies a graph and gives its convolutions the rounded weights.
+    def replaced(self, graph: Any, unrounded: Collection[str] = ()) -> Any:
+        """Copies a graph and gives its convolutions the rounded weights, in fp32.
 
         Args:
             graph: the `onnx.ModelProto` that was rounded.
-            in_fp32: names of convolutions that keep their weights.
+            unrounded: names of convolutions that keep their weights.
         """
         import onnx
         from onnx import numpy_helper
 
         proto = onnx.ModelProto()
         proto.CopyFrom(graph)
-        kept = [values for name, values in self.values.items() if name not in in_fp32]
+        kept = [values for name, values in self.values.items() if name not in unrounded]
         new = {name: value for values in kept for name, value in values.items()}
         for item in proto.graph.initializer:
             if item.name in new:
                 item.CopyFrom(numpy_helper.from_array(new[item.name], item.name))
         return proto
 
+    def store_as_int8(self, graph: Any, names: Sequence[str]) -> None:
+        """Stores rounded weights of convolutions that compute in fp32 as int8, in place, for a smaller file.
 
-def round_weights(graph: Any, features: Sequence[np.ndarray]) -> Rounded:
+        Args:
+            graph: an `onnx.ModelProto` that `replaced` gave the rounded weights.
+            names: the convolutions.
+        """
+        from onnx import helper, numpy_helper
+
+        initializers = {item.name: item for item in graph.graph.initializer}
+        added = []
+        for node in graph.graph.node:
+            if node.name not in names or node.input[1] not in self.scales:
+                continue
+            name = node.input[1]
+            scales = np.array([row["scale"] for row in self.scales[name]], np.float32)
+            values = numpy_helper.to_array(initializers[name])
+            integers = np.round(values / scales.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
+            parts = {
+                f"{name}_quantized": integers,
+                f"{name}_scale": scales,
+                f"{name}_zero_point": np.zeros(len(scales), np.int8),
+            }
+            graph.graph.initializer.remove(initializers[name])
+            graph.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in parts.items())
+            added.append(helper.make_node("DequantizeLinear", list(parts), [name], f"{name}_float", axis=0))
+        nodes = [*added, *graph.graph.node]
+        del graph.graph.node[:]
+        graph.graph.node.extend(nodes)
+
+
+def round_weights(graph: Any, moments: Moments) -> Rounded:
     """Rounds the weights of a graph's convolutions, each row to multiples of a scale of its own.
 
     Dense convolutions of width 1 are rounded with regard to their outputs, the others to the nearest integer.
 
     Args:
         graph: an `onnx.ModelProto` in fp32. It stays as it is.
-        features: utterances `[1, F, T]` to measure the inputs of the convolutions on.
+        moments: what `input_moments` measured on it.
     """
     from onnx import numpy_helper
 
@@ -81,8 +115,6 @@ def round_weights(graph: Any, features: Sequence[np.ndarray]) -> Rounded:
         if node.op_type == "Conv"
         and all(name in initializers and readers[name] == 1 for name in node.input[1:])
     ]
-    dense = [node for node in nodes if _is_dense(node, initializers[node.input[1]].dims)]
-    moments = _moments(graph, sorted({node.input[0] for node in dense}), features[:_MOST_UTTERANCES])
     rounded = Rounded({}, {})
     for node in nodes:
         weights = numpy_helper.to_array(initializers[node.input[1]])
@@ -91,7 +123,7 @@ def round_weights(graph: Any, features: Sequence[np.ndarray]) -> Rounded:
         limit = DEPTHWISE_LIMIT if weights.shape[1] == 1 else DENSE_LIMIT
         largest = np.abs(rows).max(axis=1)
         scales = (np.where(largest > 0, largest, 1) / limit).astype(np.float32)
-        if _is_dense(node, weights.shape):
+        if is_dense(node, weights.shape) and node.input[0] in moments:
             mean, covariance = moments[node.input[0]]
             if bias is None:  # the mean error has nowhere to go
                 covariance = covariance + np.outer(mean, mean)
@@ -145,42 +177,57 @@ def round_for_outputs(
     return result
 
 
-def _is_dense(node: Any, shape: Sequence[int]) -> bool:
-    """Whether a convolution has one group and the width 1, and no row of it sees two frames."""
+def is_dense(node: Any, shape: Sequence[int]) -> bool:
+    """Whether a convolution has one group and reads one frame at a time.
+
+    Args:
+        node: the convolution.
+        shape: of its weights.
+    """
     groups = next((int(item.i) for item in node.attribute if item.name == "group"), 1)
     return groups == 1 and shape[1] > 1 and int(np.prod(shape[2:])) == 1
 
 
-def _moments(
-    proto: Any, names: list[str], features: Sequence[np.ndarray]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Measures the mean `[C]` and covariance `[C, C]` of activations `[1, C, ...]` over all frames."""
+def input_moments(graph: Any, features: Sequence[np.ndarray]) -> Moments:
+    """Measures the mean and the covariance of what each dense convolution of width 1 reads.
+
+    Args:
+        graph: an `onnx.ModelProto` in fp32.
+        features: utterances `[1, F, T]`, of which at most 32 are run.
+
+    Returns:
+        Mean `[C]` and covariance `[C, C]` over all frames, by the name of the activation.
+    """
     import onnx
 
+    shapes = {item.name: item.dims for item in graph.graph.initializer}
+    inputs = {item.name for item in graph.graph.input}
+    names = sorted(
+        {
+            node.input[0]
+            for node in graph.graph.node
+            if node.op_type == "Conv" and is_dense(node, shapes.get(node.input[1], (0, 0)))
+        }
+        - inputs
+    )
     if not names:
         return {}
     measured = onnx.ModelProto()
-    measured.CopyFrom(proto)
-    inputs = {item.name for item in proto.graph.input}
+    measured.CopyFrom(graph)
     for name in names:
-        if name not in inputs:
-            measured.graph.output.append(onnx.ValueInfoProto(name=name))
+        measured.graph.output.append(onnx.ValueInfoProto(name=name))
     session = open_session(measured)
-    inner = [name for name in names if name not in inputs]
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     products: dict[str, Any] = dict.fromkeys(names, 0.0)
     frames: dict[str, int] = dict.fromkeys(names, 0)
-    for item in features:
-        given = feed(session, item)
-        found = dict(zip(inner, session.run(inner, given) if inner else (), strict=True))
-        for name in names:
-            values = {**given, **found}[name]
-            values = values.reshape(values.shape[1], -1)
+    for item in features[:_MOST_UTTERANCES]:
+        for name, found in zip(names, session.run(names, feed(session, item)), strict=True):
+            values = found.reshape(found.shape[1], -1)
             sums[name] = sums[name] + values.sum(axis=1, dtype=np.float64)
             products[name] = products[name] + values @ values.T
             frames[name] += values.shape[1]
-    result = {}
-    for name in names:
-        mean = sums[name] / frames[name]
-        result[name] = mean, products[name] / frames[name] - np.outer(mean, mean)
-    return result
+    means = {name: sums[name] / frames[name] for name in names}
+    return {
+        name: (means[name], products[name] / frames[name] - np.outer(means[name], means[name]))
+        for name in names
+    }
