@@ -83,7 +83,7 @@ class Rounded:
             scales = np.array([row["scale"] for row in self.scales[name]], np.float32)
             values = numpy_helper.to_array(initializers[name])
             integers = np.round(values / scales.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
-            parts = {
+            parts: dict[str, np.ndarray] = {
                 f"{name}_quantized": integers,
                 f"{name}_scale": scales,
                 f"{name}_zero_point": np.zeros(len(scales), np.int8),

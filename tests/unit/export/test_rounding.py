@@ -95,7 +95,12 @@ def test_convolutions_left_in_fp32_keep_their_weights():
 
 
 def test_rounding_protects_the_log_probabilities_of_static_int8(monkeypatch):
-    """The whole path, beside the same with the nearest integers: it must stay well below it."""
+    """The whole path, beside the same with the nearest integers: it must stay well below it.
+
+    Dense weights have 4 bits here and no layer is left in fp32, so that rounding is most of the error.
+    """
+    monkeypatch.setattr("nemo_tutornet.export.onnx_rounding.DENSE_LIMIT", 8)
+    monkeypatch.setattr("nemo_tutornet.export.onnx_int8._sensitive", lambda graph: [])
     graph = with_images(separable(outlier=1))
     mix = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
     speech = [
