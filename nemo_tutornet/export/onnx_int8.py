@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from nemo_tutornet.export.onnx_equalize import equalize_channels
-from nemo_tutornet.export.onnx_rounding import Rounded, input_moments, is_dense, round_weights
+from nemo_tutornet.export.onnx_rounding import Rounded, input_moments, is_dense, round_weights, store_as_int8
 from nemo_tutornet.export.onnx_run import feed, open_session
 from nemo_tutornet.export.onnx_sensitivity import noisy_layers
 
@@ -140,7 +140,7 @@ def _quantized(graph: Any, rounded: Rounded, ranges: Any, in_fp32: Sequence[str]
     left = [node for node in graph.graph.node if node.name in in_fp32]
     dense = [node.name for node in left if is_dense(node, shapes[node.input[1]])]
     source = folder / "rounded.onnx"
-    onnx.save(rounded.replaced(graph, set(in_fp32) - set(dense)), str(source))
+    onnx.save(rounded.replaced(graph, in_fp32), str(source))
     quantizer = QDQQuantizer(
         load_model_with_shape_infer(source),
         per_channel=True,
@@ -157,7 +157,7 @@ def _quantized(graph: Any, rounded: Rounded, ranges: Any, in_fp32: Sequence[str]
     result = folder / "int8.onnx"
     quantizer.model.save_model_to_file(str(result))
     quantized = onnx.load(str(result))
-    rounded.store_as_int8(quantized, dense)  # others are small, and faster if they are constant
+    store_as_int8(quantized, dense)  # others are small, and faster if they are constant
     return quantized
 
 

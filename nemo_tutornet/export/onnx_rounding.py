@@ -65,36 +65,6 @@ class Rounded:
                 item.CopyFrom(numpy_helper.from_array(new[item.name], item.name))
         return proto
 
-    def store_as_int8(self, graph: Any, names: Sequence[str]) -> None:
-        """Stores rounded weights of convolutions that compute in fp32 as int8, in place, for a smaller file.
-
-        Args:
-            graph: an `onnx.ModelProto` that `replaced` gave the rounded weights.
-            names: the convolutions.
-        """
-        from onnx import helper, numpy_helper
-
-        initializers = {item.name: item for item in graph.graph.initializer}
-        added = []
-        for node in graph.graph.node:
-            if node.name not in names or node.input[1] not in self.scales:
-                continue
-            name = node.input[1]
-            scales = np.array([row["scale"] for row in self.scales[name]], np.float32)
-            values = numpy_helper.to_array(initializers[name])
-            integers = np.round(values / scales.reshape(-1, *[1] * (values.ndim - 1))).astype(np.int8)
-            parts: dict[str, np.ndarray] = {
-                f"{name}_quantized": integers,
-                f"{name}_scale": scales,
-                f"{name}_zero_point": np.zeros(len(scales), np.int8),
-            }
-            graph.graph.initializer.remove(initializers[name])
-            graph.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in parts.items())
-            added.append(helper.make_node("DequantizeLinear", list(parts), [name], f"{name}_float", axis=0))
-        nodes = [*added, *graph.graph.node]
-        del graph.graph.node[:]
-        graph.graph.node.extend(nodes)
-
 
 def round_weights(graph: Any, moments: Moments) -> Rounded:
     """Rounds the weights of a graph's convolutions, each row to multiples of a scale of its own.
@@ -140,6 +110,40 @@ def round_weights(graph: Any, moments: Moments) -> Rounded:
             {"axis": 0, "scale": scale, "zero_point": np.int8(0)} for scale in scales
         ]
     return rounded
+
+
+def store_as_int8(graph: Any, names: Collection[str]) -> None:
+    """Stores weights of convolutions that compute in fp32 as int8, in place, for a smaller file.
+
+    They have 8 bits, rounded to the nearest: no integer kernel reads them, so nothing saturates.
+
+    Args:
+        graph: an `onnx.ModelProto`.
+        names: the convolutions, whose weights are in fp32 and read by nothing else.
+    """
+    from onnx import helper, numpy_helper
+
+    initializers = {item.name: item for item in graph.graph.initializer}
+    added = []
+    for node in graph.graph.node:
+        if node.name not in names:
+            continue
+        name = node.input[1]
+        values = numpy_helper.to_array(initializers[name])
+        rows = values.reshape(len(values), -1)
+        largest = np.abs(rows).max(axis=1)
+        scales = (np.where(largest > 0, largest, 1) / DEPTHWISE_LIMIT).astype(np.float32)
+        parts: dict[str, np.ndarray] = {
+            f"{name}_quantized": np.round(rows / scales[:, None]).astype(np.int8).reshape(values.shape),
+            f"{name}_scale": scales,
+            f"{name}_zero_point": np.zeros(len(scales), np.int8),
+        }
+        graph.graph.initializer.remove(initializers[name])
+        graph.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in parts.items())
+        added.append(helper.make_node("DequantizeLinear", list(parts), [name], f"{name}_float", axis=0))
+    nodes = [*added, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
 
 
 def round_for_outputs(

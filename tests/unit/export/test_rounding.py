@@ -21,6 +21,7 @@ from nemo_tutornet.export.onnx_rounding import (  # noqa: E402
     input_moments,
     round_for_outputs,
     round_weights,
+    store_as_int8,
 )
 from nemo_tutornet.export.onnx_run import feed, open_session  # noqa: E402
 from nemo_tutornet.export.onnx_sensitivity import noisy_layers  # noqa: E402
@@ -166,11 +167,11 @@ def test_the_pair_with_one_loud_channel_is_the_noisy_one_within_a_budget():
 
 def test_dense_weights_of_layers_in_fp32_are_stored_as_int8():
     graph = with_images(separable(outlier=1))
-    rounded = round_weights(graph, input_moments(graph, [features(40), features(31)]))
-    plain = rounded.replaced(graph)
-    stored = rounded.replaced(graph)
-    rounded.store_as_int8(stored, ["dense", "dense2"])
+    stored = onnx.ModelProto()
+    stored.CopyFrom(graph)
+    store_as_int8(stored, ["dense", "dense2"])
     onnx.checker.check_model(stored, full_check=True)
     kinds = {item.name: item.data_type for item in stored.graph.initializer}
     assert kinds["dense_w_quantized"] == onnx.TensorProto.INT8 and "dense_w" not in kinds
-    np.testing.assert_allclose(run(stored, features(33)), run(plain, features(33)), atol=1e-5)
+    difference = np.abs(run(stored, features(33)) - run(graph, features(33))).max()
+    assert 0 < difference < 0.1
