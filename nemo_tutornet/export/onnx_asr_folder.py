@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.export.onnx_calibration import calibration_features
 from nemo_tutornet.export.onnx_export import (
     OnnxFile,
     _converted,
@@ -29,7 +30,6 @@ from nemo_tutornet.export.onnx_export import (
     to_int8,
     with_metadata,
 )
-from nemo_tutornet.export.onnx_int8 import calibration_features
 from nemo_tutornet.export.onnx_layout import in_fast_layout
 from nemo_tutornet.export.onnx_length import PADDING_IS_IGNORED, pads_safely
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, samples_of

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.export.onnx_calibration import calibration_features
 from nemo_tutornet.export.onnx_fixed import frames_of, mobile_note, with_fixed_shapes
-from nemo_tutornet.export.onnx_int8 import calibration_features, quantize_static, quiet_root_logger
+from nemo_tutornet.export.onnx_int8 import quantize_static, quiet_root_logger
 from nemo_tutornet.export.onnx_layout import in_fast_layout
 from nemo_tutornet.export.onnx_length import PADDING_IS_IGNORED, ignores_padding, pads_safely, reads_length
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of

@@ -1,0 +1,177 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Rounding of weights with regard to the outputs of their layers, on layers of a few channels."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from onnx import numpy_helper  # noqa: E402
+
+from nemo_tutornet.export.onnx_int8 import quantize_static  # noqa: E402
+from nemo_tutornet.export.onnx_layout import with_images  # noqa: E402
+from nemo_tutornet.export.onnx_rounding import (  # noqa: E402
+    DENSE_LIMIT,
+    DEPTHWISE_LIMIT,
+    input_moments,
+    round_for_outputs,
+    round_weights,
+    store_as_int8,
+)
+from nemo_tutornet.export.onnx_run import feed, open_session  # noqa: E402
+from nemo_tutornet.export.onnx_sensitivity import noisy_layers  # noqa: E402
+from tests.unit.export.test_graphs import features, run, separable  # noqa: E402
+
+
+def initializers(graph):
+    return {item.name: numpy_helper.to_array(item) for item in graph.graph.initializer}
+
+
+@pytest.mark.parametrize("channels", [3, 64, 150])
+def test_outputs_change_less_than_with_the_nearest_integers(channels):
+    draw = np.random.default_rng(channels).standard_normal
+    # Inputs that go together, as the channels of a network do: few directions and a little noise.
+    inputs = draw((2000, max(2, channels // 8))) @ draw((max(2, channels // 8), channels))
+    inputs += 0.1 * draw(inputs.shape)
+    weights = draw((20, channels)).astype(np.float32)
+    scales = np.abs(weights).max(axis=1) / 8  # 4 bits, so that the difference is large
+    covariance = np.cov(inputs.T)
+    rounded = round_for_outputs(weights, covariance, scales, 8)
+    assert np.array_equal(rounded, np.round(rounded)) and np.abs(rounded).max() <= 8
+    nearest = np.round(weights / scales[:, None])
+
+    def error(integers):
+        difference = weights - integers * scales[:, None]
+        return np.einsum("oc,cd,od->", difference, covariance, difference, optimize=True)
+
+    assert error(rounded) < 0.5 * error(nearest)
+
+
+def test_inputs_that_never_vary_do_no_harm():
+    weights = np.random.default_rng(0).standard_normal((4, 6)).astype(np.float32)
+    scales = np.abs(weights).max(axis=1) / 64
+    rounded = round_for_outputs(weights, np.zeros((6, 6)), scales, 64)
+    assert np.array_equal(rounded, np.round(weights / scales[:, None]))
+
+
+def test_weights_become_multiples_of_their_scales_and_biases_take_up_the_mean():
+    graph = with_images(separable(outlier=1))
+    before = graph.SerializeToString()
+    speech = [features(frames) + 3 for frames in range(30, 42)]
+    rounded = round_weights(graph, input_moments(graph, speech))
+    assert graph.SerializeToString() == before
+    found = initializers(rounded.replaced(graph))
+    for name, limit in (("deep2_w", DEPTHWISE_LIMIT), ("dense2_w", DENSE_LIMIT)):
+        scales = np.array([row["scale"] for row in rounded.scales[name]])
+        integers = found[name] / scales[:, None, None, None]
+        np.testing.assert_allclose(integers, np.round(integers), atol=1e-3)
+        assert limit / 2 < np.abs(integers).max() <= limit + 1e-3
+
+    def outputs(proto, name):
+        shown = onnx.ModelProto()
+        shown.CopyFrom(proto)
+        shown.graph.output.append(onnx.ValueInfoProto(name=name))
+        session = open_session(shown)
+        return np.concatenate([session.run([name], feed(session, x))[0][0, :, 0] for x in speech], axis=1)
+
+    # Only this layer is rounded, so what it reads is what the mean was measured on.
+    others = [node.name for node in graph.graph.node if node.op_type == "Conv" and node.name != "dense"]
+    only = rounded.replaced(graph, others)
+    difference = outputs(only, "dense") - outputs(graph, "dense")
+    assert np.abs(difference).max() > 1e-3 and np.abs(difference.mean(axis=1)).max() < 1e-4
+
+
+def test_convolutions_left_in_fp32_keep_their_weights():
+    graph = with_images(separable(outlier=1))
+    rounded = round_weights(graph, input_moments(graph, [features(40), features(31)]))
+    found, plain = initializers(rounded.replaced(graph, ["dense"])), initializers(graph)
+    for name in ("dense_w", "dense_b"):
+        np.testing.assert_array_equal(found[name], plain[name])
+    assert not np.array_equal(found["dense2_w"], plain["dense2_w"])
+
+
+def test_rounding_protects_the_log_probabilities_of_static_int8(monkeypatch):
+    """The whole path, beside the same with the nearest integers, which must be worse.
+
+    Dense weights have 4 bits here and no layer is left in fp32, so that rounding is most of the error.
+    """
+    monkeypatch.setattr("nemo_tutornet.export.onnx_rounding.DENSE_LIMIT", 8)
+    monkeypatch.setattr("nemo_tutornet.export.onnx_int8._sensitive", lambda graph: [])
+    graph = with_images(separable(outlier=1))
+    mix = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+    speech = [
+        np.einsum("bft,fg->bgt", features(frames)[:, :3], mix).astype(np.float32) for frames in range(60, 90)
+    ]
+
+    def error():
+        quantized = quantize_static(graph, speech).graph
+        return np.sqrt(np.mean([np.mean((run(quantized, x) - run(graph, x)) ** 2) for x in speech]))
+
+    with_regard = error()
+    monkeypatch.setattr(
+        "nemo_tutornet.export.onnx_rounding.round_for_outputs",
+        lambda weights, covariance, scales, limit: np.round(weights / scales[:, None]),
+    )
+    assert with_regard < 0.95 * error()  # 0.86: activations are rounded as well, the same in both
+
+
+def chain(pairs: int, loud: int, channels: int = 16):
+    """Pairs of a depthwise and a dense convolution; one channel of one depthwise output is 100 x as large."""
+    helper, draw = onnx.helper, np.random.default_rng(0).standard_normal
+    nodes, weights, last = [], [], "audio_signal"
+    for i in range(pairs):
+        deep = draw((channels, 1, 1, 3)).astype(np.float32)
+        dense = (draw((channels, channels, 1, 1)) / 4).astype(np.float32)
+        if i == loud:
+            deep[0] *= 100
+            dense[:, 0] /= 100
+        weights += [numpy_helper.from_array(deep, f"v{i}"), numpy_helper.from_array(dense, f"w{i}")]
+        nodes += [
+            helper.make_node("Conv", [last, f"v{i}"], [f"d{i}"], f"d{i}", group=channels, pads=[0, 1, 0, 1]),
+            helper.make_node("Conv", [f"d{i}", f"w{i}"], [f"p{i}"], f"p{i}"),
+        ]
+        last = f"p{i}"
+    kind = onnx.TensorProto.FLOAT
+    start = helper.make_tensor_value_info("audio_signal", kind, ["B", channels, 1, "T"])
+    end = helper.make_tensor_value_info(last, kind, None)
+    graph = helper.make_graph(nodes, "chain", [start], [end], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def ranges_of(graph, speech):
+    names = [node.output[0] for node in graph.graph.node]
+    shown = onnx.ModelProto()
+    shown.CopyFrom(graph)
+    del shown.graph.output[:]
+    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = open_session(shown)
+    found = zip(names, session.run(names, {"audio_signal": speech}), strict=True)
+    return {name: SimpleNamespace(range_value=(value.min(), value.max())) for name, value in found}
+
+
+def test_the_pair_with_one_loud_channel_is_the_noisy_one_within_a_budget():
+    speech = np.random.default_rng(1).standard_normal((1, 16, 1, 50)).astype(np.float32)
+    graph = chain(10, loud=3)
+    found = noisy_layers(graph, input_moments(graph, [speech]), ranges_of(graph, speech))
+    assert found == ("d3", "p3")
+    graph = chain(10, loud=-1)
+    assert noisy_layers(graph, input_moments(graph, [speech]), ranges_of(graph, speech)) == ()
+    graph = chain(6, loud=3)  # a sixth of the weights is more than the budget
+    assert noisy_layers(graph, input_moments(graph, [speech]), ranges_of(graph, speech)) == ()
+
+
+def test_dense_weights_of_layers_in_fp32_are_stored_as_int8():
+    graph = with_images(separable(outlier=1))
+    stored = onnx.ModelProto()
+    stored.CopyFrom(graph)
+    store_as_int8(stored, ["dense", "dense2"])
+    onnx.checker.check_model(stored, full_check=True)
+    kinds = {item.name: item.data_type for item in stored.graph.initializer}
+    assert kinds["dense_w_quantized"] == onnx.TensorProto.INT8 and "dense_w" not in kinds
+    difference = np.abs(run(stored, features(33)) - run(graph, features(33))).max()
+    assert 0 < difference < 0.1
