@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -50,4 +51,5 @@ CHANNEL = typer.Option(
 
 @app.callback()
 def _root() -> None:
-    """Keeps the commands as subcommands."""
+    """Keeps the commands as subcommands, and hides that NVIDIA's telemetry, which NeMo imports, is off."""
+    logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
