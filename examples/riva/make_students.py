@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small untrained students for the check of the check, with the project's own environment.
 
-    python make_students.py models FOLDER             the students of `STUDENTS`, as training leaves them
-    python make_students.py retarget STUDENT CLASS    the same file with another class in its config, beside it
+    python make_students.py models FOLDER            the students of `STUDENTS`, as training leaves them
+    python make_students.py retarget STUDENT CLASS   the same file with another class, beside it
 
 `models` are those of the tests. `retarget` makes what a careless export makes: a student whose config names a
 class that Riva does not have.

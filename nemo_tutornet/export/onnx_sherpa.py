@@ -101,7 +101,7 @@ def with_length(graph: Any) -> Any:
 
 
 def sherpa_tokens(metadata: OnnxMetadata) -> str:
-    """Returns the content of `tokens.txt`: on each line a label, in SentencePiece's spelling, and its number."""
+    """Returns the content of `tokens.txt`: on each line a label, in SentencePiece spelling, and a number."""
     return "".join(
         f"{label} {number}\n" for number, label in enumerate([*metadata.spelled_labels(), "<blk>"])
     )
