@@ -51,5 +51,8 @@ CHANNEL = typer.Option(
 
 @app.callback()
 def _root() -> None:
-    """Keeps the commands as subcommands, and hides that NVIDIA's telemetry, which NeMo imports, is off."""
+    """Keeps the commands as subcommands, and hides what no user of them needs: that NVIDIA's telemetry is
+    off, and Lightning's lines on absent accelerators.
+    """
     logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
