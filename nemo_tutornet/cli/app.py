@@ -55,4 +55,6 @@ def _root() -> None:
     off, and Lightning's lines on absent accelerators.
     """
     logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for package in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
+        # The package that was imported last writes these lines.
+        logging.getLogger(f"{package}.utilities.rank_zero").setLevel(logging.WARNING)

@@ -51,7 +51,7 @@ def test_a_stopped_command(command, monkeypatch):
 
 
 def test_commands_hide_what_nemos_packages_say_of_themselves(monkeypatch):
-    names = ("nv_one_logger", "lightning.pytorch.utilities.rank_zero")
+    names = ("nv_one_logger", "pytorch_lightning.utilities.rank_zero")
     for name in names:
         monkeypatch.setattr(logging.getLogger(name), "level", logging.INFO)
     assert app.registered_callback is not None and app.registered_callback.callback is not None
