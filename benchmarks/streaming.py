@@ -45,6 +45,13 @@ def main() -> None:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--left-context", type=float, help="default: the receptive field's")
     parser.add_argument("--chunks", type=float, nargs="+", default=CHUNKS)
+    parser.add_argument(
+        "--look-aheads",
+        type=lambda given: None if given == "all" else float(given),
+        nargs="+",
+        default=LOOK_AHEADS,
+        help='"all" is the receptive field\'s',
+    )
     parser.add_argument("--statistics", nargs="+", default=list(transcribe_chunks.STATISTICS))
     given = parser.parse_args()
     options = onnxruntime.SessionOptions()
@@ -67,12 +74,13 @@ def main() -> None:
     print(f"receptive field: {left * frame:.2f} s before and {right * frame:.2f} s behind a frame")
     print(f"whole utterance: WER {rate(whole)}; in parentheses: equal transcripts\n")
     for kind in given.statistics:
-        names = [f"{ahead:g} s" if ahead is not None else f"{right * frame:g} s" for ahead in LOOK_AHEADS]
+        aheads = given.look_aheads
+        names = [f"{ahead:g} s" if ahead is not None else f"{right * frame:g} s" for ahead in aheads]
         print(f"statistics: {kind}\n\n| chunk | look-ahead {' | '.join(names)} |")
         print("|---" * (len(names) + 1) + "|")
         for chunk in given.chunks:
             cells = []
-            for ahead in LOOK_AHEADS:
+            for ahead in aheads:
                 session_statistics = transcribe_chunks.Statistics()
                 texts = [
                     transcribe_chunks.transcribe(

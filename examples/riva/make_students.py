@@ -2,12 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small untrained students for the check of the check, with the project's own environment.
 
-    python make_students.py models FOLDER           a character and a BPE QuartzNet, as training leaves them,
-    in FOLDER python make_students.py retarget STUDENT CLASS  the same file with another class in its config,
-    beside it
+    python make_students.py models FOLDER            the students of `STUDENTS`, as training leaves them
+    python make_students.py retarget STUDENT CLASS   the same file with another class, beside it
 
-`models` are those of the tests. `retarget` makes what a careless export makes: a student whose
-config names a class that Riva does not have.
+`models` are those of the tests. `retarget` makes what a careless export makes: a student whose config names a
+class that Riva does not have.
 """
 
 from __future__ import annotations
@@ -18,15 +17,25 @@ import tarfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+DEPLOYABLE = {"features": 80, "window_size": 0.025}  # front_end=deployable
+STUDENTS = {
+    "char": ("quartznet", {}),
+    "bpe": ("quartznet bpe", {}),
+    "deployable": ("quartznet", DEPLOYABLE),
+    "jasper_deployable": ("jasper", DEPLOYABLE),
+    "citrinet": ("citrinet bpe", {}),
+    "conformer": ("conformer", {}),
+    "fastconformer": ("fastconformer bpe", {}),
+}
 
 
 def models(folder: Path) -> None:
-    """Writes `char.nemo` and `bpe.nemo`."""
+    """Writes a `.nemo` for each of `STUDENTS`."""
     sys.path.insert(0, str(ROOT))
     from tests.integration.students import build
 
-    for kind, name in (("quartznet", "char"), ("quartznet bpe", "bpe")):
-        build(kind, folder / name).rename(folder / f"{name}.nemo")
+    for name, (kind, front_end) in STUDENTS.items():
+        build(kind, folder / name, **front_end).rename(folder / f"{name}.nemo")
 
 
 def retarget(student: Path, target: str) -> None:

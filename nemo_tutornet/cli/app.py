@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from pathlib import Path
@@ -50,4 +51,10 @@ CHANNEL = typer.Option(
 
 @app.callback()
 def _root() -> None:
-    """Keeps the commands as subcommands."""
+    """Keeps the commands as subcommands, and hides what no user of them needs: that NVIDIA's telemetry is
+    off, and Lightning's lines on absent accelerators.
+    """
+    logging.getLogger("nv_one_logger").setLevel(logging.ERROR)
+    for package in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "lightning_fabric"):
+        # The package that was imported last writes these lines.
+        logging.getLogger(f"{package}.utilities.rank_zero").setLevel(logging.WARNING)

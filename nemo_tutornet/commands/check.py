@@ -400,7 +400,7 @@ def _warnings(
     # The last stage is the longest, as a rule.
     if teacher_ms is not None and teacher_ms > _MOST_OF_A_STEP * costs[-1].step_ms:
         warnings.append(
-            f"The teacher takes {teacher_ms:.0f} of the {costs[-1].step_ms:.0f} ms of a step on this CPU; "
+            f"The teacher alone takes {teacher_ms:.0f} ms on this CPU, a step {costs[-1].step_ms:.0f} ms; "
             "run it once with `nemo-tutornet cache` and train from its targets; a cache also serves several "
             "speeds."
         )

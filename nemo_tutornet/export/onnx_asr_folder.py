@@ -32,7 +32,7 @@ from nemo_tutornet.export.onnx_export import (
 )
 from nemo_tutornet.export.onnx_layout import in_fast_layout
 from nemo_tutornet.export.onnx_length import PADDING_IS_IGNORED, pads_safely
-from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, samples_of
+from nemo_tutornet.export.onnx_metadata import PRECISIONS, WORD, OnnxMetadata, samples_of
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.utils.files import read_regular_file
 
@@ -41,9 +41,8 @@ CONFIG, VOCABULARY, CARD = "config.json", "vocab.txt", "README.md"
 _WRITTEN_BY = "nemo_tutornet"
 _MOST_BYTES = 1 << 20
 _BLANK = "<blk>"
-_SPACE = "\u2581"
 _BYTE = re.compile("<0x[0-9A-F]{2}>")
-_WHITE_SPACE = re.compile(r"\s")
+_WHITEWORD = re.compile(r"\s")
 
 # What onnx-asr computes for NeMo's models. Nothing of it but the number of mel bins can be set.
 _FIXED = {
@@ -152,10 +151,7 @@ def onnx_asr_vocabulary(metadata: OnnxMetadata) -> str:
     Args:
         metadata: metadata of the model.
     """
-    labels = [_SPACE if label == " " else label for label in metadata.labels]
-    if metadata.tokenizer == "wpe":
-        labels = [label[2:] if label.startswith("##") else _SPACE + label for label in labels]
-    return "".join(f"{label} {number}\n" for number, label in enumerate([*labels, _BLANK]))
+    return "".join(f"{label} {number}\n" for number, label in enumerate([*metadata.spelled_labels(), _BLANK]))
 
 
 def refuse_for_onnx_asr(metadata: OnnxMetadata, path: Path) -> None:
@@ -196,9 +192,9 @@ def _unwritable(metadata: OnnxMetadata) -> str | None:
     for label in metadata.labels:
         if label == _BLANK:
             return f"the label {label!r}"
-        if label != " " and _WHITE_SPACE.search(label):
+        if label != " " and _WHITEWORD.search(label):
             return f"the label {label!r} with white space in it"
-        if metadata.tokenizer in ("char", "wpe") and _SPACE in label:
+        if metadata.tokenizer in ("char", "wpe") and WORD in label:
             return f"the label {label!r}, its sign for a space"
         if metadata.tokenizer in ("bpe", "agg") and _BYTE.fullmatch(label):
             return f"labels of single bytes ({label} and others)"
@@ -244,7 +240,7 @@ def onnx_asr_note(metadata: OnnxMetadata) -> str | None:
     differing = [
         c
         for c in characters
-        if c not in (" ", _SPACE) and (unicodedata.category(c).startswith("P") == bool(re.match(r"\w", c)))
+        if c not in (" ", WORD) and (unicodedata.category(c).startswith("P") == bool(re.match(r"\w", c)))
     ]
     if not differing or (metadata.tokenizer == "wpe" and differing == ["#"]):
         return None

@@ -16,6 +16,7 @@ from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES
 
 PRECISIONS = ("fp32", "fp16", "int8")
 TOKENIZERS = ("char", "bpe", "wpe", "agg")
+WORD = "\u2581"  # SentencePiece's sign for a space, or the beginning of a word
 _AGAIN = "write it again with nemo-tutornet export --onnx"
 # Lowest and highest allowed value of each number of the front end. The limits keep a file from elsewhere from
 # requiring gigabytes of memory. Dither and padding must be off, because the graph has no masks. Frame
@@ -91,6 +92,23 @@ class OnnxMetadata:
             / self.front_end["sample_rate"],
             3,
         )
+
+    def spelled_labels(self) -> list[str]:
+        r"""Spells the labels as SentencePiece does, which sherpa-onnx and onnx-asr join to a text.
+
+        A space is U+2581. A WordPiece label that begins a word gets U+2581 in front, and one that continues
+        a word loses its `##`.
+
+        Returns:
+            The labels in the order of the output, without the blank.
+
+        Example:
+            >>> OnnxMetadata("", ["o", "##ff"], "wpe", 0, {}, 2, "fp32").spelled_labels()
+            ['▁o', 'ff']
+        """
+        if self.tokenizer == "wpe":
+            return [label[2:] if label.startswith("##") else WORD + label for label in self.labels]
+        return [WORD if label == " " else label for label in self.labels]
 
     def as_strings(self) -> dict[str, str]:
         """Converts the metadata to the entries of an ONNX file."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.export.onnx_metadata import OnnxMetadata, samples_of
+from nemo_tutornet.export.onnx_metadata import WORD, OnnxMetadata, samples_of
 
 # sherpa-onnx computes the features of a NeMo CTC model with these settings. Neither its API nor the metadata
 # of the graph can change them. Measured on 2.0.0 and 2.0.1 with a graph that returns its features as tokens;
@@ -55,10 +55,10 @@ def sherpa_note(metadata: OnnxMetadata, path: Path) -> str | None:
     transform = 1 << (rate * _WINDOW_MS // 1000 - 1).bit_length()
     if (front_end["n_fft"] or 1 << (window - 1).bit_length()) != transform:
         unsupported.append(f"n_fft={front_end['n_fft']!r}")
-    if metadata.tokenizer == "wpe":
-        unsupported.append("a WordPiece tokenizer")
-    if any(label != " " and (not label or set(label) & set(" \t\n\r\f\v")) for label in metadata.labels):
-        unsupported.append("a label with white space in it")
+    if any(not label or set(label) & set(" \t\n\r\f\v") for label in metadata.spelled_labels()):
+        unsupported.append("an empty label or one with white space in it")
+    if metadata.tokenizer == "wpe" and any(WORD in label for label in metadata.labels):
+        unsupported.append(f"a WordPiece label with {WORD} in it")
     if unsupported:
         raise TutorError(
             f"{path} has {', '.join(unsupported)}, which sherpa-onnx does not support; export without the "
@@ -101,6 +101,7 @@ def with_length(graph: Any) -> Any:
 
 
 def sherpa_tokens(metadata: OnnxMetadata) -> str:
-    """Returns the content of `tokens.txt`: a label and its number on each line, a space as U+2581."""
-    labels = ["\u2581" if label == " " else label for label in metadata.labels]
-    return "".join(f"{label} {number}\n" for number, label in enumerate([*labels, "<blk>"]))
+    """Returns the content of `tokens.txt`: on each line a label, in SentencePiece spelling, and a number."""
+    return "".join(
+        f"{label} {number}\n" for number, label in enumerate([*metadata.spelled_labels(), "<blk>"])
+    )

@@ -41,7 +41,7 @@ class ModelInfo:
     Attributes:
         class_name: class of the object, which may be a subclass of the target.
         target: NeMo's class, from the model's config.
-        parameters: number of parameters.
+        parameters: number of parameters that a saved model has.
         front_end: parameters of the front end.
         preprocessor: section `preprocessor` of the model's config, with resolved interpolations.
         labels: labels in the order of the outputs, without the blank. A transducer has the labels of its
@@ -92,12 +92,13 @@ def describe_model(model: Any) -> ModelInfo:
         The facts.
     """
     head = ctc_head(model)
+    saved = model.state_dict().keys()  # without the projections that a student has in training only
     # A character model ignores a section `tokenizer` that its config still has.
     tokenizer = model.cfg.tokenizer if getattr(model, "tokenizer", None) is not None else None
     return ModelInfo(
         class_name=type(model).__name__,
         target=target_of(model.cfg),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(value.numel() for name, value in model.named_parameters() if name in saved),
         front_end=_front_end(model.preprocessor),
         preprocessor=cast("dict[str, Any]", OmegaConf.to_container(model.cfg.preprocessor, resolve=True)),
         labels=tuple(_output_labels(model, head)),

@@ -147,7 +147,8 @@ def test_the_command_of_the_tables(
     (command,) = re.findall(r"python (benchmarks/.*)", written)
     script, *named = shlex.split(command)
     assert named == ["student.onnx", "valid.jsonl"]
-    monkeypatch.setattr(sys, "argv", [script, str(student), str(corpus / "valid.jsonl"), "--chunks", "0.32"])
+    options = ["--chunks", "0.32", "--look-aheads", "0.16", "all"]
+    monkeypatch.setattr(sys, "argv", [script, str(student), str(corpus / "valid.jsonl"), *options])
     spec = importlib.util.spec_from_file_location("streaming_benchmark", ROOT / script)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from nemo.collections.common.tokenizers.sentencepiece_tokenizer import create_spt_model
@@ -24,8 +25,10 @@ Change = Callable[[dict], Any]
 WORDPIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcd", *("##" + letter for letter in "abcd")]
 
 
-def student_of(folder: Path, tokenizer: Any) -> TutorCTCModelBPE:
+def student_of(folder: Path, tokenizer: Any, **front_end: Any) -> TutorCTCModelBPE:
     config = subword(of_kind("quartznet bpe", student_config(folder, None)), folder)
+    config["preprocessor"].update(front_end)
+    config["encoder"]["feat_in"] = config["preprocessor"]["features"]
     del config["train_ds"], config["validation_ds"]
     config["tokenizer"] = tokenizer
     torch.manual_seed(0)
@@ -162,3 +165,65 @@ def test_a_model_that_is_restored_needs_no_folder(tmp_path: Path) -> None:
     shutil.rmtree(folder)
     restored = TutorCTCModelBPE.restore_from(str(tmp_path / "run.nemo"), map_location="cpu")
     assert restored.tokenizer.vocab_size == 11
+
+
+def write_table(source: Path, target: Path, labels: list[int], vocabulary: int) -> Path:
+    """Replaces the network of an exported graph by one that writes `labels`, a frame each, and keeps its
+    inputs and metadata.
+    """
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(source)
+    best = np.full((1, len(labels), vocabulary + 1), -20.0, np.float32)
+    best[0, np.arange(len(labels)), labels] = 0.0
+    for field in ("node", "initializer", "value_info"):
+        model.graph.ClearField(field)
+    model.graph.node.append(
+        onnx.helper.make_node("Constant", [], ["logprobs"], value=onnx.numpy_helper.from_array(best))
+    )
+    onnx.save(model, target)
+    return target
+
+
+def test_wordpieces_in_sherpa_onnx_and_in_onnx_asr_are_nemos_text(tmp_path: Path, wordpieces: None) -> None:
+    """Only the text is compared: a table of labels takes the network's place."""
+    sherpa_onnx = pytest.importorskip("sherpa_onnx", minversion="2.0")
+    onnx_asr = pytest.importorskip("onnx_asr")
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "vocab.txt").write_text("\n".join(WORDPIECES) + "\n", encoding="utf-8")
+    section = {"dir": str(tmp_path / "tokenizer"), "type": "wpe"}
+    model = student_of(tmp_path, section, features=80, window_size=0.025)
+    model.save_to(str(tmp_path / "run.nemo"))
+    export_student(
+        tmp_path / "run.nemo",
+        tmp_path / "student.nemo",
+        onnx=tmp_path / "student.onnx",
+        sherpa=True,
+        onnx_asr=tmp_path / "asr",
+    )
+    numbers = {piece: number for number, piece in enumerate([*WORDPIECES, "blank"])}
+    original = (tmp_path / "asr" / "model.onnx").rename(tmp_path / "original.onnx")
+    for pieces, expected in (
+        (["a", "##b", "c", "##d", "##d", "##a", "d"], "ab cda d"),
+        (["a", "a", "blank", "a", "##a"], "a aa"),
+        (["[UNK]", "##b", "a"], "[UNK]b a"),
+    ):
+        labels = [numbers[piece] for piece in pieces]
+        best = torch.nn.functional.one_hot(torch.tensor([labels]), len(numbers)).float().log()
+        told = model.decoding.ctc_decoder_predictions_tensor(best, torch.tensor([len(labels)]))
+        assert told[0].text == expected
+        samples = np.zeros(2 * 160 * len(labels), np.float32)
+        graph = write_table(
+            tmp_path / "student.sherpa.onnx", tmp_path / "table.onnx", labels, len(WORDPIECES)
+        )
+        recogniser = sherpa_onnx.OfflineRecognizer.from_nemo_ctc(
+            str(graph), str(tmp_path / "student.tokens.txt"), feature_dim=80
+        )
+        stream = recogniser.create_stream()
+        stream.accept_waveform(16000, samples)
+        recogniser.decode_stream(stream)
+        assert stream.result.text == expected
+        write_table(original, tmp_path / "asr" / "model.onnx", labels, len(WORDPIECES))
+        client = onnx_asr.load_model(
+            "nemo-conformer-ctc", tmp_path / "asr", providers=["CPUExecutionProvider"]
+        )
+        assert client.recognize(samples) == expected

@@ -13,6 +13,7 @@ from nemo.collections.asr.models import EncDecCTCModel
 from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModel
+from nemo_tutornet.distill.projections import Projection
 from nemo_tutornet.nemo_io.model_info import describe_model, front_end_in_words
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import LABELS, student_config
@@ -50,6 +51,8 @@ def test_interpolations_of_the_front_end_are_resolved_and_the_config_is_left_alo
     parameters = sum(p.numel() for p in model.parameters())
     assert info.parameters == parameters
     assert info.as_facts()["parameters"].startswith(f"{parameters / 1e6:.2f} M (")
+    model.projection = Projection(3, 4)  # the student that is exported has none
+    assert describe_model(model).parameters == parameters
 
 
 def test_a_character_model_has_no_tokenizer_whatever_its_config_still_says(tmp_path: Path) -> None:

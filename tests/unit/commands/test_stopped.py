@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from typing import Any
 
@@ -47,3 +48,12 @@ def test_a_stopped_command(command, monkeypatch):
     done = CliRunner().invoke(app, [command, *arguments])
     assert called and done.exit_code == 143, done.output
     assert done.stderr.splitlines()[-1].startswith("stopped by SIGTERM: ")
+
+
+def test_commands_hide_what_nemos_packages_say_of_themselves(monkeypatch):
+    names = ("nv_one_logger", "pytorch_lightning.utilities.rank_zero")
+    for name in names:
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.INFO)
+    assert app.registered_callback is not None and app.registered_callback.callback is not None
+    app.registered_callback.callback()  # it runs before every command
+    assert [logging.getLogger(name).level for name in names] == [logging.ERROR, logging.WARNING]

@@ -302,7 +302,11 @@ def test_sherpa_notes_what_differs_and_refuses_what_it_cannot_do():
         with pytest.raises(TutorError) as error:
             sherpa_note(with_front_end(**changes), PATH)
         assert words in str(error.value)
-    for changes, words in (({"tokenizer": "wpe"}, "WordPiece"), ({"labels": [" ", "a b"]}, "white space")):
+    for changes, words in (
+        ({"labels": [" ", "a b"]}, "white space"),
+        ({"tokenizer": "wpe", "labels": ["a", "##"]}, "an empty label"),
+        ({"tokenizer": "wpe", "labels": ["a", "\u2581b"]}, "a WordPiece label with \u2581 in it"),
+    ):
         with pytest.raises(TutorError, match=words):
             sherpa_note(dataclasses.replace(METADATA, **changes), PATH)
 
@@ -313,6 +317,9 @@ def test_sherpa_gets_its_tokens_and_its_second_input():
         METADATA, target=STOCK_BPE, tokenizer="bpe", labels=["<unk>", "\u2581a", "b"]
     )
     assert sherpa_tokens(pieces) == "<unk> 0\n\u2581a 1\nb 2\n<blk> 3\n"
+    words = dataclasses.replace(METADATA, target=STOCK_BPE, tokenizer="wpe", labels=["[UNK]", "a", "##b"])
+    assert sherpa_note(words, PATH) is None
+    assert sherpa_tokens(words) == "\u2581[UNK] 0\n\u2581a 1\nb 2\n<blk> 3\n"
     plain = graph()
     two = with_length(plain)
     assert [item.name for item in two.graph.input] == ["audio_signal", "length"]
