@@ -37,6 +37,8 @@ from nemo_tutornet.teachers.targets import TargetRequest
 from nemo_tutornet.utils.progress import PartReport, no_report
 
 _ROUNDS = 3
+# A step that takes this long is timed once.
+_LONG_STEP_MS = 5000.0
 _MOST_OF_A_STEP = 0.5  # the share of a step that a live teacher may take without a warning
 _MOST_NAMED = 20
 
@@ -273,12 +275,19 @@ def _cost(model: Any, distiller: Distiller, stage: Stage, batch: TrainingBatch) 
         model.zero_grad(set_to_none=True)
         return {name: float(value.detach()) for name, value in terms.items()}
 
-    terms = once()
-    times = []
-    for _ in range(_ROUNDS):
+    times: list[float] = []
+
+    def timed() -> dict[str, float]:
         start = time.perf_counter()
-        once()
+        terms = once()
         times.append(1000 * (time.perf_counter() - start))
+        return terms
+
+    terms = timed()
+    if times[0] < _LONG_STEP_MS:  # the first step of a fast one is much slower; a long one is not repeated
+        times.clear()
+        for _ in range(_ROUNDS):
+            timed()
     length = _length(stage, distiller.schedule.unit)
     of_views = distiller.config.consistency.weight if "consistency" in terms else 0.0
     named = {**stage.weights, **({"consistency": of_views} if of_views else {})}

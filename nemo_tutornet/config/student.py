@@ -83,9 +83,8 @@ def check_trainer(cfg: Any) -> None:
             if value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int):
-                raise TutorError(
-                    f"trainer.{key} is {shorten(str(value))}, but it must be a number (a whole one)."
-                )
+                given = shorten(value) if isinstance(value, str) else shown(value)
+                raise TutorError(f"trainer.{key} is {given}, but it must be a number (a whole one).")
             if value < least or value == 0:
                 unlimited = ", or -1 for no limit" if least < 0 else ""
                 raise TutorError(f"trainer.{key} is {shown(value)}; give 1 or more{unlimited}.")
