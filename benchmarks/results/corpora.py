@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The manifests of a corpus, and those that are heard beside it."""
+"""The manifests of a corpus, and those that are used beside it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class Corpus:
         folder: where manifests are written that are made of others.
         train: manifests with transcripts.
         valid: manifests to judge on. The first selects checkpoints, recipes and settings.
-        untranscribed: manifests that are heard beside `train`; their transcripts, if any, are left out.
-        further: manifests that are heard in a training before.
+        untranscribed: manifests that are used beside `train`; their transcripts, if any, are left out.
+        further: manifests of a training before.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Corpus:
             share: of the utterances, drawn once: the smaller is part of the larger.
             labelled: with transcripts.
             untranscribed: share of the utterances that is there, too, without transcripts. It is taken from
-                the other end, so that a teacher of a share has not heard it.
+                the other end, so that a teacher of a share was not trained on it.
             beside: with the manifests without transcripts.
         """
         parts = self._share(share, labelled, untranscribed)

@@ -140,7 +140,7 @@ def main(
     groups = {
         group: lines
         for group, lines in groups_of(read_lines(folder), change, without).items()
-        if isclose(group.heard if equal_steps else group.epochs, epochs)
+        if isclose(group.passes if equal_steps else group.epochs, epochs)
         and group.recipe in recipe
         and len(lines) >= seeds
         and perturbed in (None, group.perturbed)

@@ -147,7 +147,7 @@ def main(
     ),
     untranscribed: list[Path] = typer.Option(
         [],
-        help="A manifest that students with a teacher hear beside, without its transcripts; may be given "
+        help="A manifest that students with a teacher use beside, without its transcripts; may be given "
         "several times. For shares of an epoch: --change model.tutor.manifest_weights=[1,1].",
     ),
     recipe: list[str] = typer.Option(list(RECIPES), help="May be given several times; all without it."),
@@ -164,7 +164,7 @@ def main(
         help="Instead of --epochs: as many as fit into this time, for which a few are timed first.",
     ),
     share: float = typer.Option(
-        1.0, min=0.01, max=1.0, help="Of the training utterances that the students hear."
+        1.0, min=0.01, max=1.0, help="Of the training utterances that the students are trained on."
     ),
     change: list[str] = typer.Option(
         [], help="One more override of the script, for every recipe; may be given several times."
@@ -194,11 +194,11 @@ def main(
         0.0,
         min=0.0,
         max=0.99,
-        help="Of the training utterances, heard beside --share, but without their transcripts.",
+        help="Of the training utterances, used beside --share, but without their transcripts.",
     ),
     further: list[Path] = typer.Option(
         [],
-        help="A manifest that is heard with the corpus' in a training before; by a teacher's student without "
+        help="A manifest that is used with the corpus' in a training before; by a teacher's student without "
         "its transcripts.",
     ),
     further_share: float = typer.Option(
@@ -250,24 +250,24 @@ def main(
         else everywhere or [trained_here(kind, teacher_epochs, teacher_share)]
         for kind, file in (("char", char_teacher), ("bpe", bpe_teacher))
     }
-    heard = Corpus(
+    extended = Corpus(
         corpus,
         output.resolve() / corpus,
         *([path.resolve() for path in part] for part in (trained, judged, untranscribed, further)),
     )
-    plain = replace(plain, added=heard.added)
+    plain = replace(plain, added=extended.added)
     every = list(dict.fromkeys(one for kind in teachers.values() for one in kind))
     if len({one.name for one in every}) < len(every):
         raise typer.BadParameter("--char-teacher and --bpe-teacher have one name; rename a file.")
-    runner = Runner(heard, every, threads_of(jobs), lines)
+    runner = Runner(extended, every, threads_of(jobs), lines)
     written = read_lines(runner.output)
     done = {run_of(line) for line in written}
     wanted = runs_with_needs(recipe, student, plain, seed, teachers, cached)
     missing = [(run, need) for run, need in wanted if run not in done]
     needed = sorted({need for _, need in missing if need is not None})
     try:
-        heard.check(written)
-        students_train = heard.train_sets(share, True, untranscribed_share, beside=True)
+        extended.check(written)
+        students_train = extended.train_sets(share, True, untranscribed_share, beside=True)
         sources = runner.sources.prepare(needed, cached, students_train, perturbed)
         runner.check_teachers(written, [run for run, _ in wanted])
         with ThreadPoolExecutor(jobs) as pool:

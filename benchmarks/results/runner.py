@@ -111,10 +111,10 @@ class Runner:
             arguments = with_views(arguments)
 
         def training(
-            name: str, length: int, overrides: Sequence[str], heard: Sequence[Path] = train
+            name: str, length: int, overrides: Sequence[str], manifests: Sequence[Path] = train
         ) -> Training:
             valid = self.corpus.valid[0]
-            return Training(folder, name, student, heard, valid, length, run.seed, overrides)
+            return Training(folder, name, student, manifests, valid, length, run.seed, overrides)
 
         timed: dict[str, Any] = {}
         if run.budget:
@@ -175,7 +175,7 @@ class Runner:
             return tuple(self.sources.tokenizer()) if student_of(run.student).has_subwords else ()
 
     def _before(self, run: Run, training: Any, train: Sequence[Path], arguments: Sequence[str]) -> Training:
-        """The training on the corpus and what is heard beside it, whose student is the beginning of the
+        """The training on the corpus and what is used beside it, whose student is the beginning of the
         other.
 
         With a teacher it is RKD alone, which reads no transcript; without one it is CTC, on everybody's

@@ -31,12 +31,12 @@ class Run:
         cached: whether the teacher's targets come from a cache.
         perturbed: whether the student, and the teacher with it, is given the utterances at many speeds.
         changes: overrides on top of the recipe's.
-        untranscribed: share of the training utterances that are heard, too, but without their transcripts.
-        further: words for further manifests, heard with the corpus in a training before this one.
+        untranscribed: share of the training utterances that are used, too, but without their transcripts.
+        further: words for further manifests, used with the corpus in a training before this one.
         further_share: of all steps, 0 to 1, which that training takes.
         views: trained on two views of each batch (`tutor.consistency`), with a teacher or without one.
         average: `last-K` or `best-K` where the student is the mean of so many checkpoints; else empty.
-        beside: words for manifests that are heard with the corpus, without transcripts.
+        beside: words for manifests that are used with the corpus, without transcripts.
         added: utterances in these, for each of the corpus' own.
         budget: minutes that the training may take, in place of epochs; else 0.
     """
@@ -65,7 +65,7 @@ class Run:
         return round(self.further_share * self.epochs)
 
     @property
-    def heard(self) -> float:
+    def passes(self) -> float:
         """Epochs times the share of the corpus in each: runs in which it is equal make as many steps."""
         return self.epochs * (self.share + self.untranscribed + self.added)
 

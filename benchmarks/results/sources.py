@@ -22,7 +22,7 @@ from nemo_tutornet.commands.hydra_config import hydra_value
 from nemo_tutornet.utils.files import sha256_of
 
 SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7}"
-# A teacher that is trained here hears every utterance at many speeds and noise levels: the corpora are small
+# A teacher that is trained here gets every utterance at many speeds and noise levels: the corpora are small
 # for a Conformer.
 TEACHER_AUGMENTATION = (
     f"+model.train_ds.augmentor={{{SPEED},white_noise:{{prob:0.5,min_level:-80,max_level:-50}}}}"
@@ -210,7 +210,7 @@ class Sources:
     def cache(
         self, need: Need, teacher: str, stem: str, perturbed: bool, adapter: Path | None = None
     ) -> Path:
-        """What a teacher says of everything that is heard, for all recipes; a finished one is only checked.
+        """A teacher's targets for everything that is used, for all recipes; a finished cache is only checked.
 
         Args:
             need: of the runs.
@@ -241,5 +241,5 @@ class Sources:
         overrides: Sequence[str],
         failure: str,
     ) -> None:
-        heard = [*train, *self.corpus.further]
-        make(command, output, student, teacher, heard, self.corpus.valid[0], overrides, failure)
+        manifests = [*train, *self.corpus.further]
+        make(command, output, student, teacher, manifests, self.corpus.valid[0], overrides, failure)

@@ -71,7 +71,7 @@ def main(
     for part, speeds in (("train", speed), ("valid", [])):
         manifest = manifests / f"{corpus}_{part}.jsonl"
         if part == "valid" and not manifest.exists():
-            continue  # audio that only a teacher's training hears
+            continue  # audio of a teacher's training alone
         if not manifest.exists():
             raise SystemExit(
                 f"error: there is no {manifest}; MANIFESTS is the folder of it, --corpus the first part of "

@@ -44,8 +44,8 @@ def baseline(groups: dict[Run, Lines], group: Run, like_for_like: bool = True) -
     """The undistilled student that a group is measured against: same student, transcripts, average and number
     of steps.
 
-    Without a teacher it can make nothing of untranscribed audio, so it hears the transcribed share more often
-    instead.
+    Without a teacher it can make nothing of untranscribed audio, so it trains on the transcribed share more
+    often instead.
     Where its optimizer was tuned there are several: the best on validation of those with three seeds, or else
         with most.
 
@@ -53,8 +53,8 @@ def baseline(groups: dict[Run, Lines], group: Run, like_for_like: bool = True) -
         groups: all of them.
         group: the one that is measured.
         like_for_like: it has the same speed perturbation, too, and no further speech; otherwise whichever is
-            better: a student that learns from a cache cannot have the one, an undistilled one can, and hears
-            the other with its transcripts.
+            better: a student that learns from a cache cannot have the one, an undistilled one can, and has the
+            other with its transcripts.
     """
     wanted = RECIPES[group.recipe].baseline
 
@@ -64,7 +64,7 @@ def baseline(groups: dict[Run, Lines], group: Run, like_for_like: bool = True) -
     def as_long(one: Run) -> bool:
         # With a manifest beside, as many steps are no whole number of the other side's epochs.
         rounding = 0.5 / max(one.epochs, 1) if group.added else 1e-9
-        return one.budget == group.budget and isclose(one.heard, group.heard, rel_tol=rounding)
+        return one.budget == group.budget and isclose(one.passes, group.passes, rel_tol=rounding)
 
     found = [one for one in groups if one.recipe == wanted and about(one) == about(group) and as_long(one)]
     found = [one for one in found if not one.further or (not like_for_like and group.further)]

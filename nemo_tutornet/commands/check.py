@@ -71,7 +71,7 @@ class PreflightReport:
         student: facts about the student by name, as text.
         teacher: facts about the teacher by name, as text.
         matches: the matched layers, labels and frames by method, as text.
-        data: what an epoch hears of each manifest of the training set, as text; empty for tars and Lhotse.
+        data: what an epoch draws from each manifest of the training set, as text; empty for tars and Lhotse.
         stages: the stages of the schedule, with the time of one step.
         batch: description of the timed batch, as text.
         plain_ms: milliseconds of the student's forward on that batch, in eval mode.

@@ -115,7 +115,7 @@ def check_values(config: TutorConfig) -> None:
             raise TutorError(f"model.tutor.{key} must be 0 or more and below 1, not {shown(share)}.")
     for i, weight in enumerate(config.manifest_weights or []):
         _positive_weight(
-            f"model.tutor.manifest_weights[{i}]", weight, "; leave a manifest out that is not to be heard"
+            f"model.tutor.manifest_weights[{i}]", weight, "; leave a manifest out that is not to be used"
         )
     _in_range("log.agreement", config.log.agreement, _MOST_UTTERANCES)
     if not config.stages:

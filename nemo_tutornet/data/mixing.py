@@ -31,7 +31,7 @@ MANIFESTS = "model.train_ds.manifest_filepath"
 
 @dataclass(frozen=True)
 class ManifestShare:
-    """What a training hears of one manifest.
+    """What a training draws from one manifest.
 
     Attributes:
         manifest: its path, as in the config.
@@ -49,7 +49,7 @@ class ManifestShare:
         times = self.drawn / self.rows if self.rows else 0.0
         return (
             f"{self.drawn} utterances, {self.hours * times:.2f} h an epoch "
-            f"({self.rows} in it, each heard {times:.2g} times)"
+            f"({self.rows} in it, each drawn {times:.2g} times)"
         )
 
 
@@ -57,7 +57,7 @@ class ManifestMix:
     """Draws the utterances of each epoch, with a given share from each manifest.
 
     Each manifest is read in random orders, one after the other, from which every epoch takes the next part.
-    So over many epochs every utterance of a manifest is heard equally often, also where an epoch takes only
+    So over many epochs every utterance of a manifest is drawn equally often, also where an epoch takes only
     a part of it. A draw depends on the seed and the epoch alone: a resumed run and all ranks draw the same.
 
     Args:
@@ -151,7 +151,7 @@ class MixSortedSampler(SemiSortBatchSampler):
 def manifest_shares(
     loader: Any, train_ds: Mapping[str, Any], weights: Sequence[float] | None
 ) -> list[ManifestShare]:
-    """Returns what an epoch hears of each manifest; nothing for tars, Lhotse and concatenated data sets.
+    """Returns what an epoch draws from each manifest; nothing for tars, Lhotse and concatenated data sets.
 
     Args:
         loader: NeMo's dataloader of the training set.

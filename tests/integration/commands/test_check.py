@@ -61,8 +61,8 @@ def test_it_tells_what_is_matched_and_what_it_costs(run, corpus):
     ]
     told = json.loads(result.stdout)
     assert told["data"] == {
-        f"1. {train}": "2 utterances, 0.00 h an epoch (8 in it, each heard 0.25 times)",
-        f"2. {valid}": "8 utterances, 0.00 h an epoch (2 in it, each heard 4 times)",
+        f"1. {train}": "2 utterances, 0.00 h an epoch (8 in it, each drawn 0.25 times)",
+        f"2. {valid}": "8 utterances, 0.00 h an epoch (2 in it, each drawn 4 times)",
     }
     assert told["student"]["class"] == "TutorCTCModel" and told["teacher"]["class"] == "EncDecCTCModel"
     assert (
