@@ -53,8 +53,8 @@ def baseline(groups: dict[Run, Lines], group: Run, like_for_like: bool = True) -
         groups: all of them.
         group: the one that is measured.
         like_for_like: it has the same speed perturbation, too, and no further speech; otherwise whichever is
-            better: a student that learns from a cache cannot have the one, an undistilled one can, and has the
-            other with its transcripts.
+            better: a student that learns from a cache cannot have the one, an undistilled one can, with the
+            other and its transcripts.
     """
     wanted = RECIPES[group.recipe].baseline
 
