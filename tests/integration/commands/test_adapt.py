@@ -48,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Manifests (`half.jsonl` lacks every second transcript), and teachers of 80 ms frames that are not
     trained.
     """
+    torch.manual_seed(0)  # of the teachers' weights
     folder = tmp_path_factory.mktemp("adapt")
     train = write_manifest(folder, "train", [0.9, 1.31, 0.77, 1.5, 1.02, 0.68, 1.23, 1.11])
     write_manifest(folder, "valid", [0.93, 1.21])
@@ -129,7 +130,9 @@ def test_the_file_says_what_the_adapter_is(folder, teacher, adapted, make_studen
             "".join(LABELS[i] for i in row[:length])
             for row, length in zip(batch.transcripts.tolist(), lengths, strict=True)
         ]
-    assert sum_errors([count_errors(*pair) for pair in zip(references, texts, strict=True)]).rate == info.wer
+    # Up to a word: the live encoder's output is not rounded to 8 bits, as the stored one is.
+    found = sum_errors([count_errors(*pair) for pair in zip(references, texts, strict=True)])
+    assert abs(found.rate * found.reference - info.wer * found.reference) < 1.5
     assert (
         sum_errors([count_errors(*pair) for pair in zip(references, own, strict=True)]).rate
         == info.teacher_wer

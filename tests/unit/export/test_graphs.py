@@ -153,8 +153,8 @@ def test_static_int8_keeps_the_best_labels():
 
 
 def test_the_note_names_layers_left_in_fp32():
-    assert "2 convolutions left in fp32" in Quantized(None, 7, 0.991, ("a", "b")).note
-    assert "99.1 %" in Quantized(None, 7, 0.991).note
+    assert "2 convolutions left in fp32" in Quantized(None, 7, 0.991, 0.01, ("a", "b")).note
+    assert "99.1 %" in Quantized(None, 7, 0.991, 0.01).note
 
 
 def test_a_fixed_graph_has_no_dynamic_axis_and_computes_the_same():
