@@ -112,40 +112,6 @@ def round_weights(graph: Any, moments: Moments) -> Rounded:
     return rounded
 
 
-def store_as_int8(graph: Any, names: Collection[str]) -> None:
-    """Stores weights of convolutions that compute in fp32 as int8, in place, for a smaller file.
-
-    They have 8 bits, rounded to the nearest: no integer kernel reads them, so nothing saturates.
-
-    Args:
-        graph: an `onnx.ModelProto`.
-        names: the convolutions, whose weights are in fp32 and read by nothing else.
-    """
-    from onnx import helper, numpy_helper
-
-    initializers = {item.name: item for item in graph.graph.initializer}
-    added = []
-    for node in graph.graph.node:
-        if node.name not in names:
-            continue
-        name = node.input[1]
-        values = numpy_helper.to_array(initializers[name])
-        rows = values.reshape(len(values), -1)
-        largest = np.abs(rows).max(axis=1)
-        scales = (np.where(largest > 0, largest, 1) / DEPTHWISE_LIMIT).astype(np.float32)
-        parts: dict[str, np.ndarray] = {
-            f"{name}_quantized": np.round(rows / scales[:, None]).astype(np.int8).reshape(values.shape),
-            f"{name}_scale": scales,
-            f"{name}_zero_point": np.zeros(len(scales), np.int8),
-        }
-        graph.graph.initializer.remove(initializers[name])
-        graph.graph.initializer.extend(numpy_helper.from_array(v, k) for k, v in parts.items())
-        added.append(helper.make_node("DequantizeLinear", list(parts), [name], f"{name}_float", axis=0))
-    nodes = [*added, *graph.graph.node]
-    del graph.graph.node[:]
-    graph.graph.node.extend(nodes)
-
-
 def round_for_outputs(
     weights: np.ndarray, covariance: np.ndarray, scales: np.ndarray, limit: int
 ) -> np.ndarray:

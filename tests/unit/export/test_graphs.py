@@ -141,20 +141,19 @@ def test_static_int8_keeps_the_best_labels():
     same = run(result.graph, x).argmax(-1) == run(images, x).argmax(-1)
     assert same.mean() > 0.9
     # 7 bits in dense weights, so that AVX2 without VNNI does not saturate; its depthwise kernel adds
-    # in 32 bits, and layers that compute in fp32 have 8 bits too.
+    # in 32 bits.
     stored = [w for w in result.graph.graph.initializer if w.data_type == w.INT8 and len(w.dims) == 4]
     assert len(stored) >= 4
     for item in stored:
-        in_fp32 = item.name.removesuffix("_w_quantized") in result.in_fp32
-        limit = 127 if item.dims[1] == 1 or in_fp32 else 64
+        limit = 127 if item.dims[1] == 1 else 64
         assert limit / 2 < np.abs(numpy_helper.to_array(item).astype(int)).max() <= limit
     scales = [w.dims for w in result.graph.graph.initializer if w.name == "dense2_w_scale"]
     assert list(scales[0]) == [16]  # one for each channel
 
 
 def test_the_note_names_layers_left_in_fp32():
-    assert "2 convolutions left in fp32" in Quantized(None, 7, 0.991, 0.01, ("a", "b")).note
-    assert "99.1 %" in Quantized(None, 7, 0.991, 0.01).note
+    assert "2 convolutions left in fp32" in Quantized(None, 7, 0.991, ("a", "b")).note
+    assert "99.1 %" in Quantized(None, 7, 0.991).note
 
 
 def test_a_fixed_graph_has_no_dynamic_axis_and_computes_the_same():

@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -21,10 +19,8 @@ from nemo_tutornet.export.onnx_rounding import (  # noqa: E402
     input_moments,
     round_for_outputs,
     round_weights,
-    store_as_int8,
 )
 from nemo_tutornet.export.onnx_run import feed, open_session  # noqa: E402
-from nemo_tutornet.export.onnx_sensitivity import noisy_layers  # noqa: E402
 from tests.unit.export.test_graphs import features, run, separable  # noqa: E402
 
 
@@ -118,60 +114,3 @@ def test_rounding_protects_the_log_probabilities_of_static_int8(monkeypatch):
         lambda weights, covariance, scales, limit: np.round(weights / scales[:, None]),
     )
     assert with_regard < 0.95 * error()  # 0.86: activations are rounded as well, the same in both
-
-
-def chain(pairs: int, loud: int, channels: int = 16):
-    """Pairs of a depthwise and a dense convolution; one channel of one depthwise output is 100 x as large."""
-    helper, draw = onnx.helper, np.random.default_rng(0).standard_normal
-    nodes, weights, last = [], [], "audio_signal"
-    for i in range(pairs):
-        deep = draw((channels, 1, 1, 3)).astype(np.float32)
-        dense = (draw((channels, channels, 1, 1)) / 4).astype(np.float32)
-        if i == loud:
-            deep[0] *= 100
-            dense[:, 0] /= 100
-        weights += [numpy_helper.from_array(deep, f"v{i}"), numpy_helper.from_array(dense, f"w{i}")]
-        nodes += [
-            helper.make_node("Conv", [last, f"v{i}"], [f"d{i}"], f"d{i}", group=channels, pads=[0, 1, 0, 1]),
-            helper.make_node("Conv", [f"d{i}", f"w{i}"], [f"p{i}"], f"p{i}"),
-        ]
-        last = f"p{i}"
-    kind = onnx.TensorProto.FLOAT
-    start = helper.make_tensor_value_info("audio_signal", kind, ["B", channels, 1, "T"])
-    end = helper.make_tensor_value_info(last, kind, None)
-    graph = helper.make_graph(nodes, "chain", [start], [end], weights)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def ranges_of(graph, speech):
-    names = [node.output[0] for node in graph.graph.node]
-    shown = onnx.ModelProto()
-    shown.CopyFrom(graph)
-    del shown.graph.output[:]
-    shown.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = open_session(shown)
-    found = zip(names, session.run(names, {"audio_signal": speech}), strict=True)
-    return {name: SimpleNamespace(range_value=(value.min(), value.max())) for name, value in found}
-
-
-def test_the_pair_with_one_loud_channel_is_the_noisy_one_within_a_budget():
-    speech = np.random.default_rng(1).standard_normal((1, 16, 1, 50)).astype(np.float32)
-    graph = chain(10, loud=3)
-    found = noisy_layers(graph, input_moments(graph, [speech]), ranges_of(graph, speech))
-    assert found == ("d3", "p3")
-    graph = chain(10, loud=-1)
-    assert noisy_layers(graph, input_moments(graph, [speech]), ranges_of(graph, speech)) == ()
-    graph = chain(6, loud=3)  # a sixth of the weights is more than the budget
-    assert noisy_layers(graph, input_moments(graph, [speech]), ranges_of(graph, speech)) == ()
-
-
-def test_dense_weights_of_layers_in_fp32_are_stored_as_int8():
-    graph = with_images(separable(outlier=1))
-    stored = onnx.ModelProto()
-    stored.CopyFrom(graph)
-    store_as_int8(stored, ["dense", "dense2"])
-    onnx.checker.check_model(stored, full_check=True)
-    kinds = {item.name: item.data_type for item in stored.graph.initializer}
-    assert kinds["dense_w_quantized"] == onnx.TensorProto.INT8 and "dense_w" not in kinds
-    difference = np.abs(run(stored, features(33)) - run(graph, features(33))).max()
-    assert 0 < difference < 0.1
