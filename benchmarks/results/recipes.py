@@ -168,6 +168,12 @@ RECIPES: dict[str, Recipe] = {
     "label_free": Recipe(
         "RKD, then SKD kl, no transcript at all", (RKD, ("skd", {"skd": 1.0})), (KL,), labelled=False
     ),
+    "label_free_pseudo": Recipe(
+        "RKD, then pseudo-labels + RKD, no transcript at all",
+        (RKD_TIME, ("pseudo", {"pseudo": 1.0, "rkd": 1.85})),
+        labelled=False,
+        reduction="time_sum",
+    ),
     "bpe_ctc": Recipe(
         "subwords: CTC only",
         None,
