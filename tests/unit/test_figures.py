@@ -39,7 +39,7 @@ LOST = {
     "docs/adapter.md": 4,
     "docs/guides/little-data.md": 5,
     "docs/guides/untranscribed.md": 6,
-    "docs/results/index.md": 20,
+    "docs/results/index.md": 19,
     "docs/results/log/choices.md": 249,
     "docs/results/log/earlier.md": 22,
     "docs/results/log/main.md": 240,
