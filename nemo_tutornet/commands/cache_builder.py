@@ -196,6 +196,7 @@ def split_targets(
     log_probs = None if given.log_probs is None else given.log_probs.float().cpu()
     frames, samples = given.lengths.tolist(), lengths.tolist()
     vectors = [] if given.hidden is None else [given.hidden, *given.further_hidden]
+    # A teacher has its hint layer also where no hidden vectors are wanted.
     hints = zip((teacher.hint_layer, *teacher.further_hint_layers), vectors, strict=False)
     hidden = [
         (layer.float().cpu(), layer_lengths(given.lengths, teacher.encoder_layer, hint, layer.shape[2]))

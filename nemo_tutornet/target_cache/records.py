@@ -103,6 +103,7 @@ def encode(utterance: Utterance, targets: UtteranceTargets, schema: CacheSchema)
             record["sparse.rest"] = sparse.residual_log_mass.numpy()
             record["sparse.ids"], record["sparse.values"] = sparse.ids.numpy(), sparse.values.numpy()
     hidden_vectors = (targets.hidden, *targets.further_hidden)
+    # Without hint layers the schema has no widths, and the vectors are None.
     for (name, width), vectors in zip(hidden_widths(schema).items(), hidden_vectors, strict=False):
         assert vectors is not None and vectors.dim() == 2 and vectors.shape[0] == width
         if not bool((vectors.abs() < codec.MOST_HIDDEN).all()):
