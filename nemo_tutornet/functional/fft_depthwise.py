@@ -11,6 +11,8 @@ Legend: `B` utterances, `D` width, `T` frames, `K` kernel frames.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor, nn
@@ -58,17 +60,52 @@ def depthwise_conv1d(
     padded = signal.shape[2] + 2 * padding
     if kernel.shape[1] > padded:
         raise ValueError(f"A kernel of {kernel.shape[1]} frames does not fit into {padded}.")
-    # The circular convolution wraps around at this length, but only in frames that the next lines drop.
-    length = next_fast_len(padded, real=True)
-    spectrum = (
-        torch.fft.rfft(F.pad(signal, (padding, padding)), length) * torch.fft.rfft(kernel, length).conj()
-    )
-    output = torch.fft.irfft(spectrum, length)[..., : padded - kernel.shape[1] + 1 : stride]
+    output = _Correlation.apply(signal, kernel, padding)[..., ::stride]
     return output if bias is None else output + bias[:, None]
 
 
+class _Correlation(torch.autograd.Function):
+    """Correlates each channel with a kernel, by multiplying spectra.
+
+    PyTorch's own gradient of a real Fourier transform is a complex one, twice as long. This one takes real
+    transforms only, and adds the kernels' spectra over the batch before it transforms them back.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, kernel: Tensor, padding: int) -> Tensor:
+        """`[B, D, T]` and `[D, K]` give `[B, D, T + 2 padding - K + 1]`."""
+        frames, taps = signal.shape[2], kernel.shape[1]
+        outputs = frames + 2 * padding - taps + 1
+        # Circular, so `padding` zeros behind the signal are those before it, too.
+        length = next_fast_len(max(frames + padding, taps, outputs), real=True)
+        placed = F.pad(kernel, (0, length - taps)).roll(-padding, 1)
+        spectrum = torch.fft.rfft(signal, length)
+        reverse = torch.fft.rfft(placed).conj().resolve_conj()
+        ctx.save_for_backward(spectrum, reverse)
+        ctx.sizes = frames, taps, padding, length
+        return torch.fft.irfft(spectrum * reverse, length)[..., :outputs]
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """The adjoint of `forward`."""
+        spectrum, reverse = ctx.saved_tensors
+        frames, taps, padding, length = ctx.sizes
+        arrived = torch.fft.rfft(gradient, length)
+        of_signal = of_kernel = None
+        if ctx.needs_input_grad[1]:
+            total = torch.zeros_like(reverse)
+            for one, other in zip(spectrum, arrived, strict=True):
+                total.addcmul_(one, other.conj())
+            of_kernel = torch.fft.irfft(total, length).roll(padding, 1)[:, :taps]
+        if ctx.needs_input_grad[0]:
+            of_signal = torch.fft.irfft(arrived.mul_(reverse.conj()), length)[..., :frames]
+        return of_signal, of_kernel, None
+
+
 class FourierConv1d(nn.Conv1d):
-    """A depthwise `torch.nn.Conv1d` that uses the Fourier transform for training on a CPU in float32.
+    """A depthwise `torch.nn.Conv1d` that uses the Fourier transform for training on a CPU, in float32 and in
+    bfloat16, whose transforms are float32.
 
     In `eval()`, on a GPU and in other dtypes it computes PyTorch's own convolution, so validation,
     transcription and exports are those of the stock model.
@@ -78,11 +115,13 @@ class FourierConv1d(nn.Conv1d):
         if (
             not self.training
             or input.device.type != "cpu"
-            or input.dtype != torch.float32
+            or input.dtype not in (torch.float32, torch.bfloat16)
             or input.dim() != 3
         ):
             return super()._conv_forward(input, weight, bias)
-        return depthwise_conv1d(input, weight, bias, self.stride[0], int(self.padding[0]), self.dilation[0])
+        bias = None if bias is None else bias.float()
+        sizes = self.stride[0], int(self.padding[0]), self.dilation[0]
+        return depthwise_conv1d(input.float(), weight.float(), bias, *sizes).to(input.dtype)
 
 
 def fourier_depthwise(model: nn.Module) -> int:

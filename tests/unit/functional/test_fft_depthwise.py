@@ -119,11 +119,39 @@ def test_trains_as_pytorch_and_leaves_as_pytorch(model: nn.Sequential, calls: li
     assert torch.equal(model(signal.double()), plain.double()(signal.double())) and len(calls) == 2
 
 
-def test_half_precision_and_single_signals_stay_pytorchs(calls: list[tuple]) -> None:
+def test_single_signals_stay_pytorchs(calls: list[tuple]) -> None:
     layer = depthwise_layer()
     fourier_depthwise(layer)
     signal = torch.randn(2, 6, 50)
     assert layer(signal[0]).shape == (6, 50) and not calls
     assert layer(signal).dtype == torch.float32 and len(calls) == 1
-    layer.bfloat16()
-    assert layer(signal.bfloat16()).dtype == torch.bfloat16 and len(calls) == 1
+
+
+@pytest.mark.parametrize("mixed", [True, False], ids=["bf16-mixed", "bf16-true"])
+def test_bfloat16_is_rounded_once(mixed: bool, calls: list[tuple]) -> None:
+    """Only the signal and the output are rounded; in mixed precision the weights stay float32."""
+    layer = depthwise_layer()
+    fourier_depthwise(layer)
+    if not mixed:
+        layer.bfloat16()
+    signal = torch.randn(2, 6, 300).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+        output = layer(signal)
+    assert output.dtype == torch.bfloat16 and len(calls) == 1
+    exact = nn.functional.conv1d(
+        signal.double(), layer.weight.double(), layer.bias.double(), padding=16, groups=6
+    )
+    torch.testing.assert_close(output.double(), exact, rtol=2**-8, atol=1e-5)
+    output.float().sum().backward()
+    assert layer.weight.grad.dtype == layer.weight.dtype and layer.weight.grad.abs().sum() > 0
+
+
+def test_frozen_parts_get_no_gradient() -> None:
+    signal, weight = torch.randn(2, 3, 40), torch.randn(3, 1, 11)
+    for trained in (signal, weight):
+        trained.requires_grad_()
+        depthwise_conv1d(signal, weight, padding=5).sum().backward()
+        assert trained.grad is not None
+        trained.grad = None
+        trained.requires_grad_(False)
+    assert signal.grad is None and weight.grad is None
