@@ -104,19 +104,20 @@ class _Correlation(torch.autograd.Function):
 
 
 class FourierConv1d(nn.Conv1d):
-    """A depthwise `torch.nn.Conv1d` that uses the Fourier transform for training on a CPU, in float32 and in
-    bfloat16, whose transforms are float32.
+    """A depthwise `torch.nn.Conv1d` that uses the Fourier transform on a CPU, in float32 and in bfloat16, whose
+    transforms are float32.
 
-    In `eval()`, on a GPU and in other dtypes it computes PyTorch's own convolution, so validation,
-    transcription and exports are those of the stock model.
+    On a GPU, in other dtypes and while a graph is recorded (tracing, ONNX, `torch.compile`) it computes
+    PyTorch's own convolution, so exports are those of the stock model.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if (
-            not self.training
-            or input.device.type != "cpu"
+            input.device.type != "cpu"
             or input.dtype not in (torch.float32, torch.bfloat16)
             or input.dim() != 3
+            or torch.jit.is_tracing()
+            or torch.compiler.is_compiling()
         ):
             return super()._conv_forward(input, weight, bias)
         bias = None if bias is None else bias.float()

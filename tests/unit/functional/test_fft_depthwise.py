@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Depthwise convolutions through the Fourier transform are PyTorch's, and only in training."""
+"""Depthwise convolutions through the Fourier transform are PyTorch's, and no recorded graph has any."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_touches_what_it_should(model: nn.Sequential) -> None:
     assert fourier_depthwise(model) == 0, "what is fast already is not counted again"
 
 
-def test_trains_as_pytorch_and_leaves_as_pytorch(model: nn.Sequential, calls: list[tuple]) -> None:
+def test_trains_and_validates_as_pytorch(model: nn.Sequential, calls: list[tuple]) -> None:
     plain, signal = copy.deepcopy(model), torch.randn(2, 6, 300)
     fourier_depthwise(model)
 
@@ -114,9 +114,20 @@ def test_trains_as_pytorch_and_leaves_as_pytorch(model: nn.Sequential, calls: li
 
     model.eval()
     plain.eval()
-    assert torch.equal(model(signal), plain(signal)) and len(calls) == 2
+    torch.testing.assert_close(model(signal), plain(signal), rtol=1e-4, atol=1e-5)
+    assert len(calls) == 4
     model.double().train()
-    assert torch.equal(model(signal.double()), plain.double()(signal.double())) and len(calls) == 2
+    assert torch.equal(model(signal.double()), plain.double()(signal.double())) and len(calls) == 4
+
+
+def test_recorded_graphs_are_pytorchs(model: nn.Sequential, calls: list[tuple]) -> None:
+    """A student that is exported from memory has PyTorch's convolutions."""
+    fourier_depthwise(model.eval())
+    signal = torch.randn(2, 6, 300)
+    traced = torch.jit.trace(model, signal, check_trace=False)
+    assert "aten::fft" not in str(traced.inlined_graph) and not calls
+    exported = torch.export.export(model, (signal,))
+    assert "fft" not in str(exported.graph) and not calls
 
 
 def test_single_signals_stay_pytorchs(calls: list[tuple]) -> None:
