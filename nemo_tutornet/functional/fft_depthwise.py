@@ -104,7 +104,7 @@ class _Correlation(torch.autograd.Function):
 
 
 class FourierConv1d(nn.Conv1d):
-    """A depthwise `torch.nn.Conv1d` that uses the Fourier transform on a CPU, in float32 and in bfloat16, whose
+    """A depthwise `torch.nn.Conv1d` that uses the Fourier transform on a CPU, in float32 and in bfloat16. The
     transforms are float32.
 
     On a GPU, in other dtypes and while a graph is recorded (tracing, ONNX, `torch.compile`) it computes
