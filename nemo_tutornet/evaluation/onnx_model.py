@@ -216,7 +216,7 @@ def _described_by(nemo: NemoArchive, graph: Path) -> OnnxMetadata:
     """Returns the metadata that the export would write for a model, with the precision of a graph of it."""
     import onnx
 
-    from nemo_tutornet.export.verify_worker import precision_of
+    from nemo_tutornet.export.verify_graphs import precision_of
 
     ctc_class(nemo.config, nemo.path, f"the model of {graph}, which has no metadata,")
     precision = precision_of(onnx.load(str(graph), load_external_data=False))

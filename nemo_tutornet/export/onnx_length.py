@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# An entry of the graph's metadata, which `nemo_tutornet.export.verify_worker` holds the graph to.
+# An entry of the graph's metadata, which `nemo_tutornet.export.verify_graphs` holds the graph to.
 PADDING_IS_IGNORED = {"padding": "ignored"}
 
 

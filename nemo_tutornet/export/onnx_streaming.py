@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.export.verify_worker import MOST_CONTEXT
+from nemo_tutornet.export.verify_graphs import MOST_CONTEXT
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 
 

@@ -5,16 +5,15 @@
     python verify_worker.py REQUEST.json REPORT.json
 
 The program imports nothing of this package, and turns an import of it into an error; it only runs the
-file `nemo_io/model_size.py`, which imports nothing of the package either. REQUEST names the student, the ONNX
-files, and a safetensors file of probes: signals `signal_0`, ... `[N]`, and the source's
-log-probabilities `log_probs_0`, ... `[T, V]` where there is a source to compare with. REPORT has the checks,
-facts of the student, and the name, precision and metadata of each graph.
+files `verify_graphs.py` and `nemo_io/model_size.py`, which import nothing of the package either. REQUEST
+names the student, the ONNX files, and a safetensors file of probes: signals `signal_0`, ... `[N]`, and the
+source's log-probabilities `log_probs_0`, ... `[T, V]` where there is a source to compare with. REPORT has the
+checks, facts of the student, and the name, precision and metadata of each graph.
 
 Legend: `N` samples, `T` frames, `V` labels with the blank last.
 """
 
 import json
-import re
 import runpy
 import sys
 import tempfile
@@ -22,27 +21,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# Largest difference between log-probabilities: of the same weights in the same code on the same machine ...
+# Largest difference between log-probabilities of the same weights in the same code on the same machine.
 EQUAL = 1e-5
-# ... and of another runtime.
-AGREE = 1e-4
-# ... and of another runtime on features that another program computed. NeMo computes the spectrum in fp32,
-# whose rounding changes the logarithm of quiet bins by up to 2e-4, and unlikely labels of a trained student
-# by up to 3e-4 on the probes (1e-4 on AN4). A wrong window or a padded frame changes them by 0.1 and more.
-OTHER_FEATURES = 1e-3
-# Root mean square difference that rounding may cause, as a share of the variation of the log-probabilities
-# over time. A largest difference would be no measure: int8 changed very unlikely labels by up to 2.2 in good
-# students of AN4, while all log-probabilities of an untrained student vary by 0.1. Good graphs had 0.002
-# (fp16) and 0.06 (int8). A graph that ignores its input has 1 or more, because no constant is closer than the
-# mean.
-ROUNDED = {"fp16": 0.05, "int8": 0.5}
-# Frames of the encoder. The caches and the chunks of a hostile student would take any amount of memory.
-MOST_CONTEXT = 10_000
 PROBE_FRAMES = 1600  # frames of the front end; so many that rounding at the edges does not matter
 MODEL_SIZE = Path(__file__).resolve().parents[1] / "nemo_io" / "model_size.py"
-_QUANTISED = re.compile(r"[Qq]uant|Integer|^Q[A-Z]|NBits")  # names of operators of ONNX and ONNX Runtime
 DECODER = "decoder.decoder_layers.0."
-CACHES = ["cache_last_channel", "cache_last_time", "cache_last_channel_len"]  # inputs of a streaming graph
+
+_graphs = runpy.run_path(str(Path(__file__).with_name("verify_graphs.py")))
+check_graphs, first_line, largest = (_graphs[name] for name in ("check_graphs", "first_line", "largest"))
 
 Record = Callable[[str, bool, str], bool]
 
@@ -81,18 +67,10 @@ def main(request_file: str, report_file: str) -> None:
             if computes and not bool(value.isfinite().all()):
                 check("weights", False, f"{name} is NaN or infinite")
                 break
-        folder = request.get("onnx_asr")
-        found = [(path, Path(path).name) for path in request["onnx"]]
-        if folder is not None:
-            graphs = sorted(path for path in Path(folder).glob("model*.onnx") if path.is_file())
-            found += [(str(path), f"{Path(folder).name}/{path.name}") for path in graphs]
-            if not graphs:
-                check(f"{Path(folder).name}: files", False, "it holds no model.onnx")
-        described = [_onnx(model, probes, path, name, check) for path, name in found]
-        report["graphs"] = [graph for graph in described if graph is not None]
-        wanted = ("model.onnx", "vocab.txt", "config.json")  # no pipe, which a client would wait for
-        if folder is not None and all(Path(folder, name).is_file() for name in wanted):
-            _onnx_asr_agrees(model, probes, Path(folder), check)
+        labels = report["facts"]["vocabulary"]
+        report["graphs"] = check_graphs(
+            model, labels, probes, request["onnx"], request.get("onnx_asr"), check
+        )
     Path(report_file).write_text(json.dumps(report), encoding="utf-8")
 
 
@@ -114,7 +92,7 @@ def _weights(student: str, check: Record) -> dict[str, Any] | None:
         try:
             return torch.load(weights, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file may make torch raise anything
-            check("weights", False, f"{weights.name} cannot be read ({_first_line(error)})")
+            check("weights", False, f"{weights.name} cannot be read ({first_line(error)})")
             return None
 
 
@@ -140,9 +118,7 @@ def _restored(student: str, state: dict[str, Any], check: Record, facts: dict[st
             student, map_location="cpu", save_restore_connector=connector
         )
     except Exception as error:  # a config may make NeMo raise anything
-        check(
-            "builds", False, f"stock NeMo cannot build a model from the file's config: {_first_line(error)}"
-        )
+        check("builds", False, f"stock NeMo cannot build a model from the file's config: {first_line(error)}")
         return None
     expected = {name: tuple(tensor.shape) for name, tensor in connector.fresh.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -151,7 +127,7 @@ def _restored(student: str, state: dict[str, Any], check: Record, facts: dict[st
     try:
         model = models.ASRModel.restore_from(student, map_location="cpu").eval()
     except Exception as error:
-        check("restore", False, f"ASRModel.restore_from fails: {_first_line(error)}")
+        check("restore", False, f"ASRModel.restore_from fails: {first_line(error)}")
         return None
     name = f"{type(model).__module__}.{type(model).__qualname__}"
     stock = name == model.cfg.target and name.startswith("nemo.collections.asr.")
@@ -227,7 +203,7 @@ def _log_probabilities(model: Any, probes: dict[str, Any], check: Record, facts:
         finite = finite and bool(torch.isfinite(log_probs).all())
         frames.append(int(lengths[0]))
         if f"log_probs_{i}" in probes:
-            differences.append(_largest(probes[f"log_probs_{i}"].numpy(), log_probs.numpy()))
+            differences.append(largest(probes[f"log_probs_{i}"].numpy(), log_probs.numpy()))
     seconds = [len(signal) / facts["sample_rate"] for signal in signals]
     facts["subsampling_factor"] = _subsampling_factor(model, signals[0])
     stride = 1000 * model.preprocessor.hop_length / facts["sample_rate"]
@@ -257,69 +233,6 @@ def _subsampling_factor(model: Any, signal: Any) -> int:
     return round(PROBE_FRAMES / int(lengths[0]))
 
 
-def _onnx(model: Any, probes: dict[str, Any], path: str, name: str, check: Record) -> dict[str, Any] | None:
-    """Checks a graph's inputs and outputs, and its log-probabilities on unpadded features of several lengths.
-
-    Returns:
-        The graph's name, precision and metadata, which `nemo_tutornet.export.verify` compares with the
-        student; None where ONNX Runtime cannot open it.
-    """
-    import onnx
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        metadata = dict(session.get_modelmeta().custom_metadata_map)
-        proto = onnx.load(path, load_external_data=False)
-    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
-        check(f"{name}: opens", False, f"ONNX Runtime cannot open it: {_first_line(error)}")
-        return None
-    inputs, outputs = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
-    usual = inputs in (["audio_signal"], ["audio_signal", "length"]) and outputs == ["logprobs"]
-    chunked = inputs == ["audio_signal", "length", *CACHES] and outputs[0] == "logprobs" and len(outputs) == 5
-    expected = "" if usual or chunked else "; NeMo's clients feed audio_signal (and length) and read logprobs"
-    found = f"opset {_opset(proto)}, {', '.join(inputs)} -> {', '.join(outputs)}{expected}"
-    check(f"{name}: graph", usual or chunked, found)
-    if "labels" in metadata:
-        try:
-            same = json.loads(metadata["labels"]) == _vocabulary(model)
-        except (ValueError, RecursionError):  # not JSON
-            same = False
-        check(
-            f"{name}: labels",
-            same,
-            "the student's" if same else "its metadata has other labels than the student",
-        )
-    precision = precision_of(proto)
-    if usual:
-        # Graphs of NeMo's own exporter and of earlier versions read padding, and do not say otherwise.
-        padded = "length" in inputs and metadata.get("padding") == "ignored"
-        size = session.get_inputs()[0].shape[2]
-        # Only a graph that says so may read one length only.
-        fixed = size if metadata.get("fixed_frames") == str(size) else None
-        _agreement(model, session, probes, f"{name}: agrees", precision, padded, fixed, check)
-    elif chunked:
-        _chunks_agree(model, session, probes, metadata, f"{name}: agrees", check)
-    return {"name": name, "precision": precision, "metadata": metadata}
-
-
-def _opset(proto: Any) -> int:
-    return next(operators.version for operators in proto.opset_import if operators.domain in ("", "ai.onnx"))
-
-
-def precision_of(proto: Any) -> str:
-    """Derives a graph's precision from its operators and weights, because its metadata may be wrong.
-
-    Returns:
-        `int8` or `fp16` where the graph shows it, otherwise `fp32`, which has the strictest limit.
-    """
-    if any(_QUANTISED.search(node.op_type) for node in proto.graph.node):
-        return "int8"
-    return "fp16" if any(tensor.data_type == tensor.FLOAT16 for tensor in proto.graph.initializer) else "fp32"
-
-
 def _vocabulary(model: Any) -> list[str]:
     """Returns the labels in the order of the outputs.
 
@@ -331,197 +244,6 @@ def _vocabulary(model: Any) -> list[str]:
     if isinstance(pieces, dict) and pieces.keys() == set(model.decoder.vocabulary):
         return sorted(pieces, key=pieces.__getitem__)
     return list(model.decoder.vocabulary)
-
-
-def _agreement(
-    model: Any,
-    session: Any,
-    probes: dict[str, Any],
-    name: str,
-    precision: str,
-    padded: bool,
-    fixed: int | None,
-    check: Record,
-) -> None:
-    import numpy
-    import torch
-
-    expected, found, lengths, utterances = [], [], [], []
-    for key in sorted(probes):
-        if not key.startswith("signal_"):
-            continue
-        signal = probes[key]
-        if isinstance(fixed, int):  # the graph reads one length only
-            samples = (fixed + 1) * model.preprocessor.hop_length
-            signal = signal.repeat(1 + samples // len(signal))[:samples]
-        with torch.no_grad():
-            features, valid = model.preprocessor(
-                input_signal=signal[None], length=torch.tensor([len(signal)])
-            )
-            if isinstance(fixed, int):
-                valid = torch.full_like(valid, fixed)
-            features = features[:, :, : int(valid[0])]  # the graph has no masks, so it gets no padding
-            expected.append(model(processed_signal=features, processed_signal_length=valid)[0].numpy())
-        utterances.append(features.numpy())
-        lengths.append(int(valid[0]))
-    batch = numpy.full((len(lengths), utterances[0].shape[1], max(lengths) + 17), 3.0, numpy.float32)
-    for row, utterance in zip(batch, utterances, strict=True):
-        row[:, : utterance.shape[2]] = utterance[0]
-    try:
-        for utterance in utterances:
-            feed = {"audio_signal": utterance, "length": numpy.array([utterance.shape[2]], numpy.int64)}
-            log_probs = session.run(["logprobs"], {i.name: feed[i.name] for i in session.get_inputs()})[0]
-            found.append(numpy.asarray(log_probs, dtype=numpy.float32))
-        if padded:
-            feed = {"audio_signal": batch, "length": numpy.array(lengths, numpy.int64)}
-            rows = zip(session.run(["logprobs"], feed)[0], tuple(expected), strict=True)
-            found += [row[None, : log_probs.shape[1]] for row, log_probs in rows]
-            expected += expected
-    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
-        check(name, False, f"ONNX Runtime cannot run it: {_first_line(error)}")
-        return
-    if precision == "fp32":
-        measure, worst, limit = "largest", max(map(_largest, expected, found)), AGREE
-    else:
-        measure, (worst, limit) = "root mean square", _rounding(expected, found, ROUNDED[precision])
-    words = (
-        f"{measure} difference from PyTorch {worst:.1e} on {', '.join(map(str, lengths))} feature frames"
-        f"{', one by one and padded to a batch' if padded else ''} (limit {limit:.0e})"
-    )
-    check(name, worst <= limit, words)
-
-
-def _onnx_asr_agrees(model: Any, probes: dict[str, Any], folder: Path, check: Record) -> None:
-    """Compares the log-probabilities of onnx-asr, which computes the features itself, with the student's.
-
-    Nothing is checked where onnx-asr is not installed, or is another version with other internals.
-    """
-    import importlib.metadata
-
-    import numpy
-    import torch
-
-    try:
-        import onnx_asr
-    except ImportError:
-        return
-    name, version = f"{folder.name}: onnx-asr", importlib.metadata.version("onnx-asr")
-    signals = [probes[key] for key in sorted(probes) if key.startswith("signal_")]
-    differences = []
-    try:
-        loaded = onnx_asr.load_model("nemo-conformer-ctc", folder, providers=["CPUExecutionProvider"])
-        loaded.recognize(signals[0].numpy())
-        asr = loaded.asr
-        if not (hasattr(asr, "_preprocessor") and hasattr(asr, "_encode")):
-            check(name, True, f"onnx-asr {version} loads and runs it; log-probabilities were not compared")
-            return
-        lengths = numpy.array([len(signal) for signal in signals])
-        batch = numpy.zeros((len(signals), lengths.max()), numpy.float32)
-        for row, signal in zip(batch, signals, strict=True):
-            row[: len(signal)] = signal.numpy()
-        runs = [(signal.numpy()[None], numpy.array([len(signal)])) for signal in signals]
-        for waveforms, sizes in [*runs, (batch, lengths)]:
-            log_probs, frames = asr._encode(*asr._preprocessor(waveforms, sizes))
-            for found, count, waveform, size in zip(log_probs, frames, waveforms, sizes, strict=True):
-                signal = torch.from_numpy(waveform[None, :size])
-                with torch.no_grad():
-                    expected, valid, _ = model(
-                        input_signal=signal, input_signal_length=torch.tensor([signal.shape[1]])
-                    )
-                differences.append(_largest(expected[0, : int(valid[0])].numpy(), found[: int(count)]))
-    except Exception as error:  # a damaged folder may make the client raise anything
-        check(name, False, f"onnx-asr {version} cannot run it: {_first_line(error)}")
-        return
-    worst = max(differences)
-    words = (
-        f"{version}: largest difference from NeMo {worst:.1e}, one by one and in a batch (limit "
-        f"{OTHER_FEATURES:.0e})"
-    )
-    check(name, worst <= OTHER_FEATURES, words)
-
-
-def _chunks_agree(
-    model: Any, session: Any, probes: dict[str, Any], metadata: dict[str, str], name: str, check: Record
-) -> None:
-    """Compares a streaming graph, chunk after chunk, with the student on the whole utterance."""
-    import numpy
-    import torch
-
-    encoder = model.encoder
-    if getattr(encoder, "att_context_style", None) != "chunked_limited":
-        check(name, False, "it reads chunks, and the student's attention does not")
-        return
-    context = max(encoder.att_context_size)
-    if context > MOST_CONTEXT:
-        check(name, False, f"the student's attention spans {context} frames (limit {MOST_CONTEXT})")
-        return
-    streaming, front = encoder.streaming_cfg, encoder.streaming_cfg.drop_extra_pre_encoded
-    front *= encoder.subsampling_factor
-    window, shift = streaming.chunk_size[1] + streaming.pre_encode_cache_size[1], streaming.shift_size[1]
-    channel, time, length = (cache.numpy() for cache in encoder.get_initial_cache_state(batch_size=1))
-    sizes = {"window_size": window, "chunk_shift": shift, "frames_in_front": front}
-    for cache_name, cache in zip(CACHES[:2], (channel, time), strict=True):
-        layers, _, *shape = cache.shape
-        sizes.update({f"{cache_name}_dim{i}": size for i, size in enumerate((layers, *shape), 1)})
-    wrong = [key for key, size in sizes.items() if metadata.get(key) != str(size)]
-    if wrong:
-        check(name, False, f"wrong in its metadata, which a client cuts chunks by: {', '.join(wrong)}")
-        return
-    signal = torch.cat([probes[key] for key in sorted(probes) if key.startswith("signal_")])
-    signal = signal.repeat(1 + 3 * window * model.preprocessor.hop_length // len(signal))
-    with torch.no_grad():
-        features, _ = model.preprocessor(input_signal=signal[None], length=torch.tensor([len(signal)]))
-        # As many frames as fill whole chunks: a client fills the last one with silence, which the attention
-        # of that chunk would read.
-        chunks = 1 + (features.shape[2] + front - window) // shift
-        features = features[:, :, : window + (chunks - 1) * shift - front]
-        expected, lengths, _ = model(
-            processed_signal=features, processed_signal_length=torch.tensor([features.shape[2]])
-        )
-    # Any value will do in front, because the graph must not read it.
-    padded = numpy.pad(features.numpy(), ((0, 0), (0, 0), (front, 0)), constant_values=-7.0)
-    caches, found = [channel.swapaxes(0, 1), time.swapaxes(0, 1), length], []
-    try:
-        for i in range(chunks):
-            chunk = padded[:, :, i * shift : i * shift + window]
-            feed = {"audio_signal": chunk, "length": numpy.array([window], numpy.int64)}
-            log_probs, _, *caches = session.run(None, {**feed, **dict(zip(CACHES, caches, strict=True))})
-            found.append(log_probs)
-    except Exception as error:  # ONNX Runtime's exceptions have no other common base class
-        check(name, False, f"ONNX Runtime cannot run it: {_first_line(error)}")
-        return
-    worst = _largest(expected[:, : int(lengths[0])].numpy(), numpy.concatenate(found, axis=1))
-    words = f"largest difference from PyTorch on the whole {worst:.1e} in {chunks} chunks (limit {AGREE:.0e})"
-    check(name, worst <= AGREE, words)
-
-
-def _largest(expected: Any, found: Any) -> float:
-    """Computes the largest difference; infinite where the shapes differ or a difference is not finite.
-
-    A plain `max` would ignore a NaN.
-    """
-    import numpy
-
-    if expected.shape != found.shape:
-        return float("inf")
-    differences = numpy.abs(expected - found)
-    return float(differences.max()) if numpy.isfinite(differences).all() else float("inf")
-
-
-def _rounding(expected: list[Any], found: list[Any], share: float) -> tuple[float, float]:
-    """Computes the root mean square difference of log-probabilities `[1, T, V]`, and its limit."""
-    import numpy
-
-    frames = numpy.concatenate(expected, axis=1)
-    limit = share * numpy.sqrt(numpy.square(frames - frames.mean(axis=1)).mean()) + AGREE
-    if max(map(_largest, expected, found)) == float("inf"):
-        return float("inf"), float(limit)
-    return float(numpy.sqrt(numpy.square(frames - numpy.concatenate(found, axis=1)).mean())), float(limit)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 if __name__ == "__main__":
