@@ -43,8 +43,9 @@ from nemo_tutornet.data.dataloader import (
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.data.views import ORIGINAL, View, check_lengths, lhotse_sections, views_of, with_speeds
+from nemo_tutornet.distill.losses import LossContext
 from nemo_tutornet.distill.matching import match_models
-from nemo_tutornet.distill.objective import LossContext, Objective, read_tutor_section
+from nemo_tutornet.distill.objective import Objective, read_tutor_section
 from nemo_tutornet.distill.transcripts import check_transcripts
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.schedule import Schedule

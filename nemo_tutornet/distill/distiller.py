@@ -18,8 +18,9 @@ from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, chan
 from nemo_tutornet.data.views import views_of
 from nemo_tutornet.distill.consistency import check_views, is_consistent, two_views
 from nemo_tutornet.distill.finite import BatchNames, check_finite
+from nemo_tutornet.distill.losses import LossContext, RKDLoss
 from nemo_tutornet.distill.matching import ModelMatch, match_models
-from nemo_tutornet.distill.objective import LossContext, Objective, RKDLoss, describe_weights
+from nemo_tutornet.distill.objective import Objective, describe_weights
 from nemo_tutornet.distill.projections import Projection
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.distill.student_capture import StudentCapture

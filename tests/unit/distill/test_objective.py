@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from nemo_tutornet.config import RKDConfig, SKDConfig, TeacherConfig, TutorConfig
+from nemo_tutornet.distill.losses import LOSSES, LossContext
 from nemo_tutornet.distill.matching import LayerPair, ModelMatch
-from nemo_tutornet.distill.objective import LOSSES, LossContext, Objective, read_tutor_section
+from nemo_tutornet.distill.objective import Objective, read_tutor_section
 from nemo_tutornet.distill.student_capture import StudentOutputs
 from nemo_tutornet.functional import frame_weighting, losses
 from nemo_tutornet.functional.alignment import teacher_frames
