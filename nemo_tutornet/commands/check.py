@@ -4,18 +4,14 @@
 
 from __future__ import annotations
 
-import statistics
-import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any
 
-import torch
-
 from nemo_tutornet.commands.cache_size import ViewSize, cache_sizes
 from nemo_tutornet.commands.dry_run import first_batch, make_trainer
+from nemo_tutornet.commands.step_timing import StageCost, cost_of_views, median_ms, peak_mb, stage_cost
 from nemo_tutornet.config import check_student, check_teacher_files, check_trainer
 from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
@@ -28,7 +24,7 @@ from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
 from nemo_tutornet.errors import TutorError, refusing, shown
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
-from nemo_tutornet.functional.schedule import Schedule, Stage
+from nemo_tutornet.functional.schedule import Schedule
 from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.model_info import describe_model
@@ -36,31 +32,8 @@ from nemo_tutornet.teachers.adapter import is_poor
 from nemo_tutornet.teachers.targets import TargetRequest
 from nemo_tutornet.utils.progress import PartReport, no_report
 
-_ROUNDS = 3
-# A step that takes this long is timed once.
-_LONG_STEP_MS = 5000.0
 _MOST_OF_A_STEP = 0.5  # the share of a step that a live teacher may take without a warning
 _MOST_NAMED = 20
-
-
-@dataclass(frozen=True)
-class StageCost:
-    """One stage of the schedule, with the losses and the time of one step on the first training batch.
-
-    Attributes:
-        name: name of the stage.
-        length: length of the stage, as text.
-        losses: the losses and their weights, as text.
-        terms: unweighted value of each loss in that step.
-        step_ms: milliseconds for forward, losses and backward, without the optimizer's step; the median of a
-            few runs.
-    """
-
-    name: str
-    length: str
-    losses: str
-    terms: dict[str, float]
-    step_ms: float
 
 
 @dataclass(frozen=True)
@@ -170,18 +143,18 @@ def check_training(
     teacher = distiller.teacher
     audio = {"input_signal": batch.signal, "input_signal_length": batch.signal_lengths}
     report("timing student and teacher")
-    student_ms = _median_ms(lambda: model(**audio), model)
+    student_ms = median_ms(lambda: model(**audio), model)
     teacher_ms = None
     if not teacher.from_cache:
         everything = TargetRequest(hidden=True, posteriors=teacher.has_posteriors)
-        teacher_ms = _median_ms(lambda: teacher.targets(batch, everything), None)
+        teacher_ms = median_ms(lambda: teacher.targets(batch, everything), None)
     costs = []
     for stage in distiller.schedule.stages:
         report(f"timing a step of stage {stage.name}")
         with refusing(f"stage {shown(stage.name)}"):
-            costs.append(_cost(model, distiller, stage, batch))
+            costs.append(stage_cost(model, distiller, stage, batch))
     warnings += check_views(model, config.consistency)
-    warnings += _cost_of_views(model, distiller, batch, costs)
+    warnings += cost_of_views(model, distiller, batch, costs)
     wer, first_pair = _teacher_wer(model, distiller, batches, report)
     warnings += _warnings(distiller, student_ms, teacher_ms, wer, costs)
     seconds = batch.signal.shape[1] / teacher.sample_rate
@@ -199,7 +172,7 @@ def check_training(
         batch=f"{batch.signal.shape[0]} utterances of up to {seconds:.1f} s, on the CPU",
         plain_ms=student_ms,
         teacher_ms=teacher_ms,
-        peak_mb=_peak_mb(),
+        peak_mb=peak_mb(),
         teacher_wer=wer,
         heard=first_pair,
         cache=cache_sizes(model, distiller, batch),
@@ -253,98 +226,6 @@ def _matches(distiller: Distiller) -> dict[str, str]:
         writer = "adapter" if adapter is not None and adapter.writes_hypotheses else "teacher"
         matched["pseudo-labels"] = f"the {writer}'s text in the student's labels"
     return matched
-
-
-def _cost(model: Any, distiller: Distiller, stage: Stage, batch: TrainingBatch) -> StageCost:
-    """Measures one stage: runs its losses forward and backward on a batch, a few times.
-
-    No parameter changes.
-    """
-
-    def once() -> dict[str, float]:
-        targets = distiller.teacher_targets(stage, batch)
-        terms: dict[str, torch.Tensor] = {}
-
-        def losses(ctc: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-            terms.update(distiller.losses(stage, student, targets, ctc))
-            return terms
-
-        with distiller.capture(model, batch, stage) as student:
-            model.step_of_stage(student.batch, 0, stage, losses)["loss"].backward()
-        del terms["loss"]
-        model.zero_grad(set_to_none=True)
-        return {name: float(value.detach()) for name, value in terms.items()}
-
-    times: list[float] = []
-
-    def timed() -> dict[str, float]:
-        start = time.perf_counter()
-        terms = once()
-        times.append(1000 * (time.perf_counter() - start))
-        return terms
-
-    terms = timed()
-    if times[0] < _LONG_STEP_MS:  # the first step of a fast one is much slower; a long one is not repeated
-        times.clear()
-        for _ in range(_ROUNDS):
-            timed()
-    length = _length(stage, distiller.schedule.unit)
-    of_views = distiller.config.consistency.weight if "consistency" in terms else 0.0
-    named = {**stage.weights, **({"consistency": of_views} if of_views else {})}
-    weights = ", ".join(f"{weight:g} x {name}" for name, weight in named.items())
-    return StageCost(stage.name, length, weights, terms, statistics.median(times))
-
-
-def _cost_of_views(
-    model: Any, distiller: Distiller, batch: TrainingBatch, costs: list[StageCost]
-) -> list[str]:
-    """Says how long a step of the last stage with consistency takes, and how long one without."""
-    stages = zip(distiller.schedule.stages, costs, strict=True)
-    found = next((pair for pair in reversed(list(stages)) if "consistency" in pair[1].terms), None)
-    if found is None:
-        return []
-    stage, cost = found
-    consistency = distiller.config.consistency
-    weight, consistency.weight = consistency.weight, 0.0
-    try:
-        plain = _cost(model, distiller, stage, batch).step_ms
-    finally:
-        consistency.weight = weight
-    return [
-        f"Consistency runs the student on two views: a step of stage {shown(stage.name)} takes "
-        f"{cost.step_ms:.0f} "
-        f"ms on this CPU, and {plain:.0f} ms without it (model.tutor.consistency.weight=0)."
-    ]
-
-
-def _length(stage: Stage, unit: str) -> str:
-    if stage.length is None:
-        return "to the end"
-    return f"{100 * stage.length:g} % of the training" if unit == "share" else f"{stage.length:g} {unit}"
-
-
-def _peak_mb() -> float | None:
-    try:
-        import resource
-    except ImportError:  # Windows does not have this module
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # bytes on macOS, kilobytes elsewhere
-
-
-def _median_ms(run: Callable[[], Any], model: Any) -> float:
-    """Measures the median time of a few runs in eval mode, without the first run, which warms up."""
-    if model is not None:
-        model.eval()
-    times = []
-    with torch.no_grad():
-        for _ in range(_ROUNDS + 1):
-            start = time.perf_counter()
-            run()
-            times.append(1000 * (time.perf_counter() - start))
-    if model is not None:
-        model.train()
-    return statistics.median(times[1:])
 
 
 def _teacher_wer(
