@@ -250,7 +250,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         batch = mix_batch(distiller.config.mixup, stage, batch)
         targets = distiller.teacher_targets(stage, batch)  # still being computed on a GPU
         with distiller.capture(self, batch, stage) as student:
-            losses = partial(distiller.terms, stage, student, targets)
+            losses = partial(distiller.losses, stage, student, targets)
             output = self.step_of_stage(student.batch, batch_nb, stage, losses)
         output["log"].update(tutor_stage=float(distiller.stage or 0))
         find_unused = not distiller.objective.trains_decoder(stage)

@@ -15,7 +15,8 @@ import torch
 
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
-from nemo_tutornet.errors import shown
+from nemo_tutornet.distill.finite import find_nonfinite
+from nemo_tutornet.errors import TutorError, shown
 from nemo_tutornet.functional.schedule import Stage
 
 _ROUNDS = 3
@@ -53,6 +54,9 @@ def stage_cost(model: Any, distiller: Distiller, stage: Stage, batch: TrainingBa
         distiller: its distiller.
         stage: the stage.
         batch: a batch of the training set.
+
+    Raises:
+        TutorError: the loss is NaN or infinite.
     """
 
     def once() -> dict[str, float]:
@@ -61,6 +65,9 @@ def stage_cost(model: Any, distiller: Distiller, stage: Stage, batch: TrainingBa
 
         def losses(ctc: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
             terms.update(distiller.losses(stage, student, targets, ctc))
+            found = find_nonfinite(terms, student.batch, targets, distiller.names)
+            if found is not None:
+                raise TutorError(f"step 1: {found}")
             return terms
 
         with distiller.capture(model, batch, stage) as student:

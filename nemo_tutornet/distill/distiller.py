@@ -17,7 +17,7 @@ from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, changes_sound, check_augmentation
 from nemo_tutornet.data.views import views_of
 from nemo_tutornet.distill.consistency import check_views, is_consistent, two_views
-from nemo_tutornet.distill.finite import BatchNames, check_finite
+from nemo_tutornet.distill.finite import BatchNames
 from nemo_tutornet.distill.losses import LossContext, RKDLoss
 from nemo_tutornet.distill.matching import ModelMatch, match_models
 from nemo_tutornet.distill.objective import Objective, describe_weights
@@ -84,7 +84,6 @@ class Distiller:
         self.warm_start = DecoderWarmStart(self.match, self.teacher, self.projection, warm_start)
         self.stage: int | None = None
         self.decoder_trained = False
-        self._step = 0
         self.attach_train_data(student)
 
     @property
@@ -143,7 +142,7 @@ class Distiller:
             begun / trainer.num_training_batches if begun else 0.0
         )  # a stream does not know how many: infinitely
         epochs, steps = trainer.current_epoch, trainer.global_step
-        self._step = self.objective.step = steps
+        self.objective.step = steps
         share = progress(epochs + part, steps, trainer.max_epochs, trainer.max_steps) or 0.0
         index = self.schedule.index(epochs, steps, share)
         # A run that is made longer has its boundaries later, if they are shares; it stays in the stage that
@@ -204,35 +203,13 @@ class Distiller:
     def losses(
         self, stage: Stage, student: StudentCapture, targets: TeacherTargets | None, ctc: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Computes the losses of a stage, inside the context of `capture`, and refuses values that are not
-        finite.
+        """Computes the losses of a stage, inside the context of `capture`.
 
         Args:
             stage: the stage.
             student: captured on the batch.
             targets: what `teacher_targets` returned for it.
             ctc: NeMo's CTC loss, in a stage that uses it.
-
-        Returns:
-            As `terms`.
-
-        Raises:
-            TutorError: the sum is NaN or infinite.
-        """
-        terms = self.terms(stage, student, targets, ctc)
-        check_finite(terms, self._step, student.batch, targets, self.names)
-        return terms
-
-    def terms(
-        self, stage: Stage, student: StudentCapture, targets: TeacherTargets | None, ctc: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Computes the losses of a stage, inside the context of `capture`.
-
-        Args:
-            stage: see `losses`.
-            student: see `losses`.
-            targets: see `losses`.
-            ctc: see `losses`.
 
         Returns:
             The weighted sum as `loss`, and each loss, not weighted, under its own name.

@@ -57,30 +57,6 @@ class BatchNames:
         return [f"an utterance of {length:.2f} s" for length in seconds]
 
 
-def check_finite(
-    terms: Mapping[str, Tensor],
-    step: int,
-    batch: TrainingBatch,
-    targets: TeacherTargets | None,
-    names: Callable[[TrainingBatch], Sequence[str]],
-) -> None:
-    """Raises an error where the loss of a step is NaN or infinite.
-
-    Args:
-        terms: see `find_nonfinite`.
-        step: optimizer steps before this one.
-        batch: see `find_nonfinite`.
-        targets: see `find_nonfinite`.
-        names: see `find_nonfinite`.
-
-    Raises:
-        TutorError: names the step and what `find_nonfinite` finds.
-    """
-    found = find_nonfinite(terms, batch, targets, names)
-    if found is not None:
-        raise TutorError(f"step {step + 1}: {found}")
-
-
 def find_nonfinite(
     terms: Mapping[str, Tensor],
     batch: TrainingBatch,

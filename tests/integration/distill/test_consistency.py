@@ -147,7 +147,7 @@ def test_every_loss_is_the_mean_over_both_views(corpus, teacher_file, make_stude
             )
             ctc = student.ctc_loss(log_probs, lengths, seen.transcripts, seen.transcript_lengths)
             found.append(
-                (distiller.terms(stage, student, targets, ctc), dict(distiller.pseudo_labels.counts))
+                (distiller.losses(stage, student, targets, ctc), dict(distiller.pseudo_labels.counts))
             )
     (plain, counts), (views, counts_of_views) = found
     assert counts == counts_of_views
