@@ -35,6 +35,7 @@ from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.projections import Head
 from nemo_tutornet.distill.resumable_model import ResumableMixin
 from nemo_tutornet.distill.run_files import RunFiles
+from nemo_tutornet.distill.setup_log import log_setup
 from nemo_tutornet.distill.stopping import TrainingStop
 from nemo_tutornet.distill.student_files import StudentFilesMixin
 from nemo_tutornet.distill.training_report import TrainingReport
@@ -189,7 +190,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             self.trainer, lambda: self._distiller is not None and self._distiller.decoder_is_random
         )
         self._copies_teacher = False  # a second training goes on from the weights of the first
-        distiller.log_setup(self)
+        log_setup(self, config, distiller.match)
 
     def maybe_init_from_pretrained_checkpoint(self, cfg: DictConfig, map_location: str = "cpu") -> None:
         """Runs NeMo's method, which loads weights into a new model.

@@ -16,7 +16,7 @@ from torch import Tensor
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, changes_sound, check_augmentation
 from nemo_tutornet.data.views import views_of
-from nemo_tutornet.distill.consistency import check_views, is_consistent, two_views
+from nemo_tutornet.distill.consistency import is_consistent, two_views
 from nemo_tutornet.distill.finite import BatchNames
 from nemo_tutornet.distill.losses import LossContext, RKDLoss
 from nemo_tutornet.distill.matching import ModelMatch, match_models
@@ -325,40 +325,6 @@ class Distiller:
             self._rkd.reduction = state.get("rkd_reduction", "frame_mean")
             if self._rkd.reduction == "frame_mean":
                 logging.info("RKD is the mean over frames (rkd.reduction), as this run began.")
-
-    # --- Logs
-
-    def log_setup(self, student: Any) -> None:
-        """Logs what is matched with what.
-
-        Raises:
-            TutorError: the student's two views would be equal (`tutor.consistency`).
-        """
-        for warning in check_views(student, self.config.consistency):
-            logging.warning(warning)
-        config, match = self.config, self.match
-        logging.info(
-            f"Teacher {config.teacher.cache or config.teacher.model_path}: hint layer {match.hint.path!r} "
-            f"({match.hint.width} wide, {match.hint.frame_ms:g} ms), guided layer {match.guided.path!r} "
-            f"({match.guided.width} wide, {match.guided.frame_ms:g} ms), frame weighting "
-            f"{match.frame_weighting!r}."
-        )
-        for pair in match.further_pairs:
-            logging.info(
-                f"RKD also compares hint layer {pair.hint.path!r} ({pair.hint.width} wide, "
-                f"{pair.hint.frame_ms:g} ms) with guided layer {pair.guided.path!r} ({pair.guided.width} "
-                "wide, "
-                f"{pair.guided.frame_ms:g} ms)."
-            )
-        for teacher in config.other_teachers:
-            logging.info(
-                f"Teacher {teacher.cache or teacher.model_path}: its posteriors count {teacher.weight:g} to "
-                f"{config.teacher.weight:g}."
-            )
-        for layer in match.heads:
-            logging.info(f"Inter-KD: a head at {layer.path!r} ({layer.width} wide, {layer.frame_ms:g} ms).")
-        if config.rkd.warm_start_decoder and config.uses("rkd") and match.no_warm_start:
-            logging.warning(f"The decoder is not warm-started after RKD: {match.no_warm_start}")
 
     # --- Teachers
 
