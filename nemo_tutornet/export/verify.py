@@ -9,35 +9,29 @@ import this package.
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.export.scrub import paths_in_tokenizers
 from nemo_tutornet.export.summary import Check, Verification, check_summary, summary_path
-from nemo_tutornet.nemo_io.archive import MODEL_CONFIG, MODEL_WEIGHTS, NemoArchive
+from nemo_tutornet.export.verify_archive import SAMPLE_RATES, archive_checks, sample_rate_of
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.config_limits import check_numbers
-from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES, STOCK_BPE, names_data, target_of
+from nemo_tutornet.nemo_io.stock_config import STOCK_BPE
 from nemo_tutornet.utils.files import read_regular_file
 
 if TYPE_CHECKING:
     from nemo_tutornet.export.onnx_metadata import OnnxMetadata
 
 PROBE_SECONDS = (0.8, 1.71, 3.33)  # odd numbers of frames, so that errors of strides and padding show
-RATES = range(1000, 192001)  # samples per second; a hostile rate would make probes that fill the memory
-_PATH = re.compile(r"^(file:|/|~|[A-Za-z]:[\\/]|\\\\).+|.*\.(nemo|ckpt)$", re.DOTALL)
 _MOST_BYTES = 16 << 20  # of a text file
-# These keys hold texts, not paths: a label may be a slash.
-_NO_PATHS = ("labels", "vocabulary")
 # Entries of a graph's metadata that do not describe the student, and the labels, which have their own check.
 _NOT_COMPARED = ("version", "model_author", "comment", "labels")
 
@@ -72,13 +66,13 @@ def verify_student(
     except TutorError as error:
         return Verification(path, [Check("archive", False, str(error))], {})
     config = archive.config
-    checks = [Check("archive", True, "complete and readable"), _target(config), _config(config)]
-    checks += [_artifacts(archive), _tokenizer(archive)]
+    checks = [Check("archive", True, "complete and readable"), *archive_checks(archive)]
     if not checks[1].passed:  # NeMo would refuse to restore the file, or run a class that is not its own
         return Verification(path, checks, {})
-    sample_rate = _sample_rate(config)
+    sample_rate = sample_rate_of(config)
     if sample_rate is None:
-        words = f"the config's sample_rate is no number of samples per second from {RATES[0]} to {RATES[-1]}"
+        lowest, highest = SAMPLE_RATES[0], SAMPLE_RATES[-1]
+        words = f"the config's sample_rate is no number of samples per second from {lowest} to {highest}"
         return Verification(path, [*checks, Check("sample rate", False, words)], {})
     try:
         check_numbers(config, path.name)
@@ -174,105 +168,6 @@ def probes(reference: Any | None, sample_rate: int) -> dict[str, Any]:
                 )
             tensors[f"log_probs_{i}"] = log_probs[0, : int(lengths[0])].contiguous()
     return tensors
-
-
-def _target(config: DictConfig) -> Check:
-    target, stock = target_of(config), list(CTC_CLASSES.values())
-    wrong = f"the config's target is {target}, but a student is one of NeMo's {' and '.join(stock)}"
-    return Check("target", target in stock, target if target in stock else wrong)
-
-
-def _config(config: DictConfig) -> Check:
-    content = OmegaConf.to_container(config, resolve=False)
-    assert isinstance(content, dict)
-    content.pop("target", None)  # has its own check
-    found = sorted(_leaks(content))
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    if found:
-        return Check("config", False, f"the config still tells of the training: {', '.join(found[:3])}{more}")
-    return Check("config", True, "no tutor section, no path of another machine")
-
-
-def _leaks(node: Any, key: str = "") -> Iterator[str]:
-    """Yields the entries of a config that must not be in an exported file."""
-    name = key.rsplit(".", 1)[-1]
-    if isinstance(node, dict):
-        for child, value in node.items():
-            if child == "tutor":
-                yield f"{key}.tutor".lstrip(".")
-            else:
-                yield from _leaks(value, f"{key}.{child}".lstrip("."))
-    elif (
-        names_data(name) and node and not isinstance(node, (int, float)) and not str(node).startswith("nemo:")
-    ):
-        yield f"{key}={node}"
-    elif isinstance(node, list) and name not in _NO_PATHS:
-        for i, value in enumerate(node):
-            yield from _leaks(value, f"{key}[{i}]")
-    elif (
-        isinstance(node, str)
-        and not node.startswith("nemo:")
-        and (_PATH.match(node) or "nemo_tutornet" in node)
-    ):
-        yield f"{key}={node}"
-
-
-def _artifacts(student: NemoArchive) -> Check:
-    """Checks that the archive holds every file that the config names, and no other.
-
-    The config of a subword model must name the files of its tokenizer.
-    """
-    values = _strings(OmegaConf.to_container(student.config, resolve=False))
-    named = [value.removeprefix("nemo:") for value in values if value.startswith("nemo:")]
-    members = student.members
-    # A file that nothing reads would be copied along, into Riva's archive too.
-    others = sorted(set(members) - {MODEL_CONFIG, MODEL_WEIGHTS, *named})
-    if others:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        return Check(
-            "artifacts",
-            False,
-            f"the archive holds {', '.join(others[:3])}{more}, which the config does not name",
-        )
-    missing = [name for name in named if name not in members]
-    if missing:
-        return Check(
-            "artifacts", False, f"the config names {', '.join(missing)}, which the archive does not hold"
-        )
-    if student.target == STOCK_BPE and not named:
-        return Check(
-            "artifacts", False, "a subword model, but its config names no tokenizer file inside the archive"
-        )
-    return Check("artifacts", True, ", ".join(named) or "none needed")
-
-
-def _tokenizer(student: NemoArchive) -> Check:
-    paths = paths_in_tokenizers(student)
-    told = f"the tokenizer still tells of its training: {', '.join(paths[:2])}; export the student again"
-    return Check("tokenizer", not paths, told if paths else "no path of another machine")
-
-
-def _strings(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
-        yield node
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        yield from _strings(child)
-
-
-def _sample_rate(config: DictConfig) -> int | None:
-    """Reads the samples per second from a config; None if the value cannot be a sample rate.
-
-    A config without a sample rate gets NeMo's default.
-    """
-    try:
-        rate = int(
-            OmegaConf.select(config, "sample_rate")
-            or OmegaConf.select(config, "preprocessor.sample_rate")
-            or 16000
-        )
-    except (OmegaConfBaseException, TypeError, ValueError, OverflowError):
-        return None
-    return rate if rate in RATES else None
 
 
 def _metadata(
