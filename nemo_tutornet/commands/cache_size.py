@@ -10,8 +10,9 @@ from typing import Any
 
 from nemo_tutornet.commands.cache_builder import split_targets
 from nemo_tutornet.commands.cache_targets import choose_schema
-from nemo_tutornet.data.dataloader import TrainingBatch, check_augmentation, manifest_entries
+from nemo_tutornet.data.dataloader import TrainingBatch, manifest_entries
 from nemo_tutornet.data.lhotse_rows import lhotse_rows
+from nemo_tutornet.data.train_settings import check_augmentation
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.data.views import views_of
 from nemo_tutornet.distill.distiller import Distiller

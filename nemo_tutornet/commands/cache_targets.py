@@ -30,17 +30,16 @@ from nemo_tutornet.commands.cache_builder import CacheBuilder, hours_progress, p
 from nemo_tutornet.commands.min_posterior import WHOLE_LABELS, choose_min_posterior
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.damaged_audio import guard_audio
-from nemo_tutornet.data.dataloader import (
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.data.manifest_checks import check_manifests
+from nemo_tutornet.data.train_settings import (
     ACOUSTIC_AUGMENTATIONS,
     SUBSETTING_OPTIONS,
     TIMING_AUGMENTATIONS,
-    TrainingBatch,
-    UtteranceResolver,
     check_augmentation,
     check_tars,
     reading_of,
 )
-from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.data.views import ORIGINAL, View, check_lengths, lhotse_sections, views_of, with_speeds
 from nemo_tutornet.distill.losses import LossContext

@@ -14,7 +14,8 @@ from nemo.utils import logging
 from torch import Tensor
 
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
-from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, changes_sound, check_augmentation
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.data.train_settings import changes_sound, check_augmentation
 from nemo_tutornet.data.views import views_of
 from nemo_tutornet.distill.consistency import is_consistent, two_views
 from nemo_tutornet.distill.finite import BatchNames

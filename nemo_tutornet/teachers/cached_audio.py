@@ -13,7 +13,8 @@ import torch
 from nemo.utils import logging
 
 from nemo_tutornet.data.clean_audio import clean_samples
-from nemo_tutornet.data.dataloader import TrainingBatch, changes_sound, reading_of
+from nemo_tutornet.data.dataloader import TrainingBatch
+from nemo_tutornet.data.train_settings import changes_sound, reading_of
 from nemo_tutornet.data.views import kept_random_state, views_of
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.fingerprint import fingerprints, same_audio

@@ -17,7 +17,8 @@ import soundfile
 from lhotse import CutSet, Recording, SupervisionSegment
 from nemo.collections.common.data.lhotse.nemo_adapters import LazyNeMoIterator, LazyNeMoTarredIterator
 
-from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, check_augmentation
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.data.train_settings import check_augmentation
 from tests.conftest import refusal
 
 RATE = 16000

@@ -16,7 +16,8 @@ from lhotse import CutSet, Recording
 from nemo.collections.asr.parts.preprocessing.perturb import process_augmentations
 from omegaconf import OmegaConf
 
-from nemo_tutornet.data.dataloader import UtteranceResolver, changes_sound, check_augmentation
+from nemo_tutornet.data.dataloader import UtteranceResolver
+from nemo_tutornet.data.train_settings import changes_sound, check_augmentation
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.data.views import (
     LHOTSE_VIEWS,
