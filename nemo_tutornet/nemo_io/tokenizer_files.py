@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and checks the tokenizer files of a subword model.
+"""Finds and reads the tokenizer files of a subword model.
 
 A config names these files, and NeMo packs them into the model's `.nemo` without a check. So they must be
 regular files in one folder, and their content must be a tokenizer's. This keeps all other files of this
@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.archive import NemoArchive
-from nemo_tutornet.nemo_io.sentencepiece_model import Piece, pieces_of
+from nemo_tutornet.nemo_io.tokenizer_contents import (
+    MOST_BYTES,
+    TokenizerSection,
+    same_labels,
+    tokenizer_labels,
+    unfit,
+)
 from nemo_tutornet.utils.files import open_regular_file
 
 # NeMo's keys of tokenizer files in a checkpoint's config, and the names of these files in a tokenizer's
@@ -36,28 +39,6 @@ TOKENIZER_FILES = {
 # Keys by the tokenizer's type: first the file that NeMo reads, then the files that it only copies.
 _KEYS = {"bpe": ("model_path", "vocab_path", "spe_tokenizer_vocab"), "wpe": ("vocab_path",)}
 _OPTIONAL = "spe_tokenizer_vocab"  # NeMo's older checkpoints do not have this file
-_FILE_BYTES = 64 << 20
-# Special pieces that NeMo may write into `vocab.txt` or leave out, independent of the SentencePiece model.
-_SPECIALS = ("<s>", "</s>", "<pad>", "<unk>", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-_SPECIAL = re.compile(r"\[.+\]|<.+>")
-_PIECE_CHARACTERS = 256
-
-
-@dataclass(frozen=True)
-class _Section:
-    """One tokenizer of a config. An aggregate tokenizer has one for each language.
-
-    Attributes:
-        key: key of the section, for messages.
-        kind: `bpe` or `wpe`.
-        folder: the section's `dir`, or an empty string.
-        paths: path where NeMo looks for each file, by the keys of `TOKENIZER_FILES`.
-    """
-
-    key: str
-    kind: str
-    folder: str
-    paths: dict[str, str]
 
 
 def tokenizer_of(source: Path | NemoArchive) -> tuple[str | None, dict[str, bytes]]:
@@ -89,7 +70,7 @@ def tokenizer_of(source: Path | NemoArchive) -> tuple[str | None, dict[str, byte
             f"{archive.path} does not hold its tokenizer's files ({', '.join(missing) or 'none is named'}); "
             "take a whole one."
         )
-    _labels(own, files, str(archive.path))
+    tokenizer_labels(own, files, str(archive.path))
     return kind, {TOKENIZER_FILES[key]: content for key, content in files.items()}
 
 
@@ -109,7 +90,7 @@ def check_archive_tokenizer(archive: NemoArchive, packed: bool = False) -> None:
     for section in _sections(archive.config, archive.path):
         files = _archived(archive, section, None if packed else _KEYS[section.kind][:1])
         if packed:
-            _labels(section, files, str(archive.path))
+            tokenizer_labels(section, files, str(archive.path))
 
 
 def check_checkpoint_tokenizer(config: DictConfig, source: Path) -> None:
@@ -135,10 +116,10 @@ def check_checkpoint_tokenizer(config: DictConfig, source: Path) -> None:
                 f"{source} names its tokenizer in {section.folder}, which is not here; export the run's "
                 ".nemo, which holds it, or copy that folder here."
             )
-        labels += _labels(section, _local(section, str(source)), str(source))
+        labels += tokenizer_labels(section, _local(section, str(source)), str(source))
     decoder = config.get("decoder")
     trained = list((decoder.get("vocabulary") if isinstance(decoder, DictConfig) else None) or ())
-    if not _same_labels(labels, trained, ordered=all(section.kind == "bpe" for section in sections)):
+    if not same_labels(labels, trained, ordered=all(section.kind == "bpe" for section in sections)):
         raise TutorError(
             f"{source} was trained with {len(trained)} labels in its decoder.vocabulary, which are not those "
             "of the tokenizer that its config names; put the training's tokenizer back, or export the run's "
@@ -169,7 +150,7 @@ def check_tokenizer_section(cfg: DictConfig) -> None:
                 "give the folder that NeMo's process_asr_text_tokenizer.py wrote (it ends in spe_bpe_v128 or "
                 "the like)."
             )
-        _labels(section, _local(section, "the config"), "the config")
+        tokenizer_labels(section, _local(section, "the config"), "the config")
 
 
 def check_tokenizer_files(kind: str | None, files: Mapping[str, bytes], where: str) -> None:
@@ -185,13 +166,13 @@ def check_tokenizer_files(kind: str | None, files: Mapping[str, bytes], where: s
     """
     if kind in _KEYS:
         paths = {key: TOKENIZER_FILES[key] for key in _KEYS[kind] if TOKENIZER_FILES[key] in files}
-        section = _Section("tokenizer", kind, "", paths)
-        _labels(section, {key: files[name] for key, name in paths.items()}, where)
+        section = TokenizerSection("tokenizer", kind, "", paths)
+        tokenizer_labels(section, {key: files[name] for key, name in paths.items()}, where)
 
 
 def _sections(
     node: DictConfig, source: Path | None, name: Any = "tokenizer", key: str = ""
-) -> Iterator[_Section]:
+) -> Iterator[TokenizerSection]:
     """Yields the tokenizers of a config that have files, read in the same way as NeMo reads the config.
 
     Args:
@@ -224,14 +205,16 @@ def _sections(
                 else os.path.join(folder, TOKENIZER_FILES[file])
                 for file in _KEYS[kind]
             }
-            yield _Section(key, kind, folder, {file: path for file, path in paths.items() if path})
+            yield TokenizerSection(key, kind, folder, {file: path for file, path in paths.items() if path})
     except OmegaConfBaseException as error:
         raise TutorError(
             f"{source or 'the config'} has a section {key} that cannot be read: {str(error).splitlines()[0]}."
         ) from None
 
 
-def _archived(archive: NemoArchive, section: _Section, keys: Sequence[str] | None = None) -> dict[str, bytes]:
+def _archived(
+    archive: NemoArchive, section: TokenizerSection, keys: Sequence[str] | None = None
+) -> dict[str, bytes]:
     """Reads the files that NeMo takes out of an archive, and returns their contents by key."""
     found: dict[str, bytes] = {}
     for key, path in section.paths.items():
@@ -252,155 +235,27 @@ def _member_of(path: str) -> str:
     return path.removeprefix("nemo:") if path.startswith("nemo:") else os.path.basename(path)
 
 
-def _local(section: _Section, called: str) -> dict[str, bytes]:
+def _local(section: TokenizerSection, called: str) -> dict[str, bytes]:
     """Reads the files that NeMo takes from this machine, and returns their contents by key."""
     found: dict[str, bytes] = {}
     folders: set[str] = set()
     for key, path in section.paths.items():
         try:
             with open_regular_file(Path(path)) as file:
-                found[key] = file.read(_FILE_BYTES + 1)
+                found[key] = file.read(MOST_BYTES + 1)
         except (FileNotFoundError, NotADirectoryError):
             if key == _OPTIONAL:
                 continue
-            raise _unfit(section, key, called, "which is not here") from None
+            raise unfit(section, key, called, "which is not here") from None
         except OSError as error:
             what = {errno.ELOOP: "a link", errno.EMLINK: "a link", errno.EINVAL: "no regular file"}
             found_it = what.get(error.errno or 0, f"not readable ({error.strerror or error})")
-            raise _unfit(section, key, called, f"which is {found_it}") from None
+            raise unfit(section, key, called, f"which is {found_it}") from None
         folders.add(os.path.dirname(os.path.abspath(path)))
         if len(folders) > 1:
-            raise _unfit(section, key, called, "which is in another folder than the tokenizer's other files")
+            raise unfit(section, key, called, "which is in another folder than the tokenizer's other files")
     return found
 
 
 def _is_file(path: str) -> bool:
     return os.path.lexists(path) and not os.path.isdir(path)
-
-
-def _unfit(section: _Section, key: str, called: str, what: str) -> TutorError:
-    return TutorError(
-        f"{called} has {section.paths[key]} for {section.key}.{key}, {what}; a tokenizer is regular files in "
-        "one folder, as NeMo's process_asr_text_tokenizer.py writes them."
-    )
-
-
-def _labels(section: _Section, files: Mapping[str, bytes], called: str) -> list[str]:
-    """Checks the contents of a tokenizer's files, and returns its labels.
-
-    Args:
-        section: the tokenizer.
-        files: contents by key; a missing file is not checked.
-        called: owner of the files, for messages.
-
-    Returns:
-        The tokenizer's labels. For a WordPiece model, they lack the special labels that transformers adds.
-
-    Raises:
-        TutorError: the content of a file is not a tokenizer's.
-    """
-    for key, content in files.items():
-        if len(content) > _FILE_BYTES:
-            raise _unfit(section, key, called, "which is larger than any tokenizer")
-    if section.kind == "wpe":
-        return _wordpieces(section, files["vocab_path"], called) if "vocab_path" in files else []
-    if "model_path" not in files:
-        return []
-    pieces = pieces_of(files["model_path"])
-    if pieces is None:
-        raise _unfit(section, "model_path", called, "which is no SentencePiece model")
-    for key in ("vocab_path", "spe_tokenizer_vocab"):
-        if key in files:
-            wrong = _first_misfit(files[key], pieces, scored=key == "spe_tokenizer_vocab")
-            if wrong:
-                what = f"which is not the list of tokenizer.model's pieces (line {wrong})"
-                raise _unfit(section, key, called, what)
-    return [piece.text for piece in pieces]
-
-
-def _first_misfit(content: bytes, pieces: Sequence[Piece], scored: bool) -> int:
-    """Compares a list of pieces with the pieces of the model, in order.
-
-    `vocab.txt` has each piece unchanged or in NeMo's spelling: a piece that begins a word without U+2581, any
-    other piece with `##` in front. It may lack special pieces. `tokenizer.vocab` has every piece with its
-    score.
-
-    Args:
-        content: content of the file.
-        pieces: pieces of the model.
-        scored: True if the file is `tokenizer.vocab`.
-
-    Returns:
-        Number of the first line, from 1, that is not the next piece; 0 if there is none and no piece is
-        missing.
-    """
-    try:
-        lines = content.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
-    except UnicodeDecodeError:
-        return 1
-    position = 0
-    for number, line in enumerate(lines, 1):
-        text = line
-        if scored:
-            text, _, score = line.rpartition("\t")
-            if not _is_number(score):
-                return number
-        at = position
-        while at < len(pieces) and text not in _spellings(pieces[at], scored) and _may_lack(pieces[at]):
-            at += 1
-        if at < len(pieces) and text in _spellings(pieces[at], scored):
-            position = at + 1
-        elif text.removeprefix("##") not in _SPECIALS:
-            return number
-    return 0 if all(_may_lack(piece) for piece in pieces[position:]) else len(lines) + 1
-
-
-def _spellings(piece: Piece, scored: bool) -> tuple[str, ...]:
-    if scored:
-        return (piece.text,)
-    rest = piece.text[1:] if piece.text.startswith("\u2581") else f"##{piece.text}"
-    return (piece.text, rest) if rest else (piece.text,)
-
-
-def _may_lack(piece: Piece) -> bool:
-    return not piece.learnt or piece.text in _SPECIALS
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _wordpieces(section: _Section, content: bytes, called: str) -> list[str]:
-    try:
-        pieces = content.decode("utf-8").replace("\r\n", "\n").removesuffix("\n").split("\n")
-    except UnicodeDecodeError:
-        pieces = [""]
-    for number, piece in enumerate(pieces, 1):
-        if not 0 < len(piece) <= _PIECE_CHARACTERS or any(ord(c) <= 32 or ord(c) == 127 for c in piece):
-            raise _unfit(section, "vocab_path", called, f"whose line {number} is no piece of a word")
-    if len(set(pieces)) < len(pieces):
-        raise _unfit(section, "vocab_path", called, "which has a piece twice")
-    return pieces
-
-
-def _same_labels(pieces: list[str], trained: list[str], ordered: bool) -> bool:
-    """Tells whether a tokenizer's pieces are a checkpoint's labels.
-
-    For a WordPiece model, transformers adds special labels, and NeMo lists the labels in another order.
-
-    Args:
-        pieces: pieces of the tokenizer.
-        trained: labels of the checkpoint.
-        ordered: compare the order, and allow no additional labels.
-
-    Returns:
-        True if they are the same.
-    """
-    if ordered:
-        return pieces == trained
-    lacking, added = Counter(pieces) - Counter(trained), Counter(trained) - Counter(pieces)
-    return not lacking and all(_SPECIAL.fullmatch(label) for label in added)
