@@ -53,7 +53,8 @@ from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import locate
 from nemo_tutornet.nemo_io.tokenizer_files import tokenizer_of
 from nemo_tutornet.target_cache.layout import CacheSchema
-from nemo_tutornet.target_cache.writer import CacheWriter, FinishedUtterances, read_provenance, read_schema
+from nemo_tutornet.target_cache.unfinished import FinishedUtterances, read_provenance, read_schema
+from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.teachers.cached_audio import UNCHECKED_AUDIO
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.provenance import binding, head_file

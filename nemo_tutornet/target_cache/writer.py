@@ -35,77 +35,16 @@ from nemo_tutornet.target_cache.layout import (
     VERSION,
     CacheSchema,
     description,
-    differences,
     header_bytes,
     is_plain_name,
     read_header,
-    schema_of,
     schema_to_disk,
     views_in,
 )
 from nemo_tutornet.target_cache.records import UtteranceTargets, encode
 from nemo_tutornet.target_cache.shard import Record, Shard, shard_bytes
+from nemo_tutornet.target_cache.unfinished import open_shards, refuse_other
 from nemo_tutornet.utils.files import atomic_write
-
-
-def read_schema(folder: Path) -> CacheSchema | None:
-    """Reads the schema of a cache, finished or not, so that a resumed builder does not choose a new one.
-
-    Args:
-        folder: folder of the cache; need not exist.
-
-    Returns:
-        The schema; None if the folder has no `cache.json`.
-
-    Raises:
-        TutorError: `cache.json` is damaged or of another version.
-    """
-    return schema_of(read_header(folder)) if (folder / HEADER).is_file() else None
-
-
-def read_provenance(folder: Path) -> dict[str, Any] | None:
-    """Reads the provenance of a cache, finished or not.
-
-    Args:
-        folder: folder of the cache; need not exist.
-
-    Returns:
-        The provenance, as the builder gave it; None if the folder has no `cache.json`.
-
-    Raises:
-        TutorError: `cache.json` is damaged or of another version.
-    """
-    if not (folder / HEADER).is_file():
-        return None
-    found: dict[str, Any] = read_header(folder)["binding"]
-    return found
-
-
-class FinishedUtterances:
-    """The set of utterances in the finished shards of a folder, over all ranks (`utterance in finished`).
-
-    Args:
-        folder: folder of the cache; need not contain one yet.
-        provenance: see `CacheWriter`.
-        schema: see `CacheWriter`.
-        sample_rate: see `CacheWriter`.
-
-    Raises:
-        TutorError: a shard is damaged, or the folder or a shard belongs to another cache.
-    """
-
-    def __init__(
-        self, folder: Path, provenance: Mapping[str, Any], schema: CacheSchema, sample_rate: int
-    ) -> None:
-        cache_id = description(json.loads(json.dumps(dict(provenance))), schema, sample_rate)
-        _refuse_other(folder, cache_id)
-        self._hashes = {int(value) for shard in _shards(folder, schema, cache_id) for value in shard.hashes}
-
-    def __contains__(self, utterance: Utterance) -> bool:
-        return key_hash(key_bytes(utterance)) in self._hashes
-
-    def __len__(self) -> int:
-        return len(self._hashes)
 
 
 class CacheWriter:
@@ -309,10 +248,10 @@ class CacheWriter:
             if self._rank == 0:
                 self._write_header(False, {"utterances": 0, "seconds": 0.0, "bytes": 0}, [], [])
             return
-        _refuse_other(self.folder, self._cache_id)
+        refuse_other(self.folder, self._cache_id)
 
     def _shards(self) -> list[Shard]:
-        return _shards(self.folder, self.schema, self._cache_id)
+        return open_shards(self.folder, self.schema, self._cache_id)
 
     def _write_header(
         self,
@@ -338,26 +277,6 @@ class CacheWriter:
         _write(self.folder / HEADER, header_bytes(header))
 
 
-def _refuse_other(folder: Path, cache_id: str) -> None:
-    """Rejects a folder whose `cache.json` describes other targets. Accepts a folder without `cache.json`."""
-    if not (folder / HEADER).is_file():
-        return
-    header = read_header(folder)
-    found = differences(
-        _parsed(description(header["binding"], schema_of(header), header["sample_rate"])), _parsed(cache_id)
-    )
-    if found:
-        raise TutorError(
-            f"{folder} is a cache of other targets ({found}); give another folder (--output), or remove this "
-            "one."
-        )
-
-
-def _shards(folder: Path, schema: CacheSchema, cache_id: str) -> list[Shard]:
-    paths = sorted(path for path in folder.glob("shard-*") if SHARD.fullmatch(path.name))
-    return [Shard.open(path, schema, cache_id) for path in paths]
-
-
 def _locked(folder: Path, rank: int) -> FileLock:
     """Creates the folder and locks it against other builders of the same rank.
 
@@ -377,11 +296,6 @@ def _locked(folder: Path, rank: int) -> FileLock:
             f"{folder} cannot be a cache's folder ({reason}); give another (--output)."
         ) from None
     return lock
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    parsed: dict[str, Any] = json.loads(text)
-    return parsed
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -21,7 +21,8 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache import layout, shard
 from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.target_cache.writer import CacheWriter, read_schema
+from nemo_tutornet.target_cache.unfinished import read_schema
+from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.teachers.cached import CachedTeacher
 from tests.unit.target_cache.caches import (
     FULL,

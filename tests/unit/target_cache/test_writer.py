@@ -28,7 +28,8 @@ from nemo_tutornet.target_cache import codec, layout
 from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
-from nemo_tutornet.target_cache.writer import CacheWriter, read_schema
+from nemo_tutornet.target_cache.unfinished import read_schema
+from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.utils import files
 from tests.properties import examples
 from tests.unit.target_cache.caches import (
