@@ -35,9 +35,9 @@ from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.functional import losses
 from nemo_tutornet.target_cache import codec
-from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets, encode
+from nemo_tutornet.target_cache.schema import CacheSchema
 from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import TargetRequest

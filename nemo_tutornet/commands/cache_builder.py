@@ -24,8 +24,8 @@ from nemo_tutornet.data.views import ORIGINAL, View
 from nemo_tutornet.distill.finite import check_audio
 from nemo_tutornet.distill.matching import layer_lengths
 from nemo_tutornet.target_cache.fingerprint import fingerprints
-from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.records import UtteranceTargets
+from nemo_tutornet.target_cache.schema import CacheSchema
 from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import TargetRequest, TeacherTargets

@@ -18,8 +18,8 @@ from nemo_tutornet.data.views import views_of
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.fingerprint import fingerprints
-from nemo_tutornet.target_cache.layout import index_of
 from nemo_tutornet.target_cache.records import encode
+from nemo_tutornet.target_cache.schema import index_of
 from nemo_tutornet.teachers.live import LiveTeacher
 
 _INDEX_BYTES = {"U32": 4, "U64": 8}

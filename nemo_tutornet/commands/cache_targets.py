@@ -52,7 +52,7 @@ from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import locate
 from nemo_tutornet.nemo_io.tokenizer_files import tokenizer_of
-from nemo_tutornet.target_cache.layout import CacheSchema
+from nemo_tutornet.target_cache.schema import CacheSchema
 from nemo_tutornet.target_cache.unfinished import FinishedUtterances, read_provenance, read_schema
 from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.teachers.cached_audio import UNCHECKED_AUDIO

@@ -17,15 +17,9 @@ import numpy as np
 
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.target_cache.layout import (
-    REBUILD,
-    CacheSchema,
-    description,
-    read_header,
-    schema_of,
-    views_in,
-)
+from nemo_tutornet.target_cache.layout import REBUILD, description, read_header, views_in
 from nemo_tutornet.target_cache.records import BatchTargets, decode, validate_record
+from nemo_tutornet.target_cache.schema import CacheSchema, schema_of
 from nemo_tutornet.target_cache.shard import Record, Shard
 from nemo_tutornet.utils.files import sha256_of
 

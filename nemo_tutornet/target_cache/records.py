@@ -20,7 +20,7 @@ from nemo_tutornet.data.utterances import Utterance, key_bytes
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache import codec
 from nemo_tutornet.target_cache.fingerprint import SIZE
-from nemo_tutornet.target_cache.layout import CacheSchema, arrays_of, hidden_widths
+from nemo_tutornet.target_cache.schema import CacheSchema, arrays_of, hidden_widths
 from nemo_tutornet.target_cache.shard import Record
 
 

@@ -18,7 +18,8 @@ from safetensors.numpy import save
 
 from nemo_tutornet.data.utterances import key_hash
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.target_cache.layout import FORMAT, NUMPY, VERSION, Array, CacheSchema, arrays_of, index_of
+from nemo_tutornet.target_cache.layout import FORMAT, VERSION
+from nemo_tutornet.target_cache.schema import NUMPY, Array, CacheSchema, arrays_of, index_of
 
 Record = dict[str, np.ndarray]
 

@@ -14,15 +14,8 @@ from typing import Any
 
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.target_cache.layout import (
-    HEADER,
-    SHARD,
-    CacheSchema,
-    description,
-    differences,
-    read_header,
-    schema_of,
-)
+from nemo_tutornet.target_cache.layout import HEADER, SHARD, description, differences, read_header
+from nemo_tutornet.target_cache.schema import CacheSchema, schema_of
 from nemo_tutornet.target_cache.shard import Shard
 
 

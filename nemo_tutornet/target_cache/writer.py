@@ -33,15 +33,14 @@ from nemo_tutornet.target_cache.layout import (
     HEADER,
     SHARD,
     VERSION,
-    CacheSchema,
     description,
     header_bytes,
     is_plain_name,
     read_header,
-    schema_to_disk,
     views_in,
 )
 from nemo_tutornet.target_cache.records import UtteranceTargets, encode
+from nemo_tutornet.target_cache.schema import CacheSchema, schema_to_disk
 from nemo_tutornet.target_cache.shard import Record, Shard, shard_bytes
 from nemo_tutornet.target_cache.unfinished import open_shards, refuse_other
 from nemo_tutornet.utils.files import atomic_write

@@ -17,7 +17,8 @@ import soundfile
 from nemo_tutornet import TutorError
 from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.data.dataloader import TrainingBatch
-from nemo_tutornet.target_cache.layout import CacheSchema, header_bytes, read_header
+from nemo_tutornet.target_cache.layout import header_bytes, read_header
+from nemo_tutornet.target_cache.schema import CacheSchema
 from tests.conftest import student_config
 from tests.integration.target_cache.test_cache import STAGES, cached, tar, whole
 

@@ -18,14 +18,8 @@ from safetensors.numpy import load_file, save
 
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS
-from nemo_tutornet.target_cache.layout import (
-    CacheSchema,
-    _checksum,
-    arrays_of,
-    description,
-    index_of,
-    schema_of,
-)
+from nemo_tutornet.target_cache.layout import _checksum, description
+from nemo_tutornet.target_cache.schema import CacheSchema, arrays_of, index_of, schema_of
 from nemo_tutornet.target_cache.shard import checksum
 from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.teachers.cached import CachedTeacher

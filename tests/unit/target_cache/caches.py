@@ -13,9 +13,9 @@ import torch
 
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
+from nemo_tutornet.target_cache.schema import CacheSchema
 from nemo_tutornet.target_cache.writer import CacheWriter
 
 PROVENANCE = {"teacher": "ab12", "front_end": {"features": 80, "window": "hann"}, "layer": None}

@@ -19,8 +19,8 @@ from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache import layout, shard
-from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.target_cache.schema import CacheSchema, arrays_of, index_of
 from nemo_tutornet.target_cache.unfinished import read_schema
 from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.teachers.cached import CachedTeacher
@@ -269,10 +269,10 @@ def forge(folder: Path, **changes: np.ndarray) -> None:
     tensors = {**load_file(path), **{name.replace("__", "."): value for name, value in changes.items()}}
     schema = read_schema(folder)
     tensors["index.checksum"] = np.array(
-        [shard.checksum([tensors[name] for name in layout.arrays_of(schema)])], np.uint32
+        [shard.checksum([tensors[name] for name in arrays_of(schema)])], np.uint32
     )
     cache_id = layout.description(PROVENANCE, schema, RATE)
-    crc = shard.checksum([tensors[name] for name in layout.index_of(schema)])
+    crc = shard.checksum([tensors[name] for name in index_of(schema)])
     path.write_bytes(
         save_tensors(
             tensors,

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.target_cache.fingerprint import SIZE, fingerprints, same_audio
-from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
+from nemo_tutornet.target_cache.schema import CacheSchema
 from nemo_tutornet.target_cache.writer import CacheWriter
 from tests.unit.target_cache.caches import PROVENANCE, RATE
 

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_tutornet.target_cache.layout import (
+from nemo_tutornet.target_cache.layout import header_bytes
+from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.target_cache.schema import (
     MOST_FURTHER_LAYERS,
     CacheSchema,
     arrays_of,
-    header_bytes,
     schema_of,
     schema_to_disk,
 )
-from nemo_tutornet.target_cache.reader import CacheReader
 from tests.unit.target_cache.caches import FULL, build, refused, targets
 
 THREE = CacheSchema(labels=6, width=4, hypotheses=True, further_widths=(9, 4))

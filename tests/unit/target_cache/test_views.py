@@ -15,8 +15,9 @@ import torch
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.data.views import ORIGINAL, View
-from nemo_tutornet.target_cache.layout import HEADER, CacheSchema, header_bytes, read_header
+from nemo_tutornet.target_cache.layout import HEADER, header_bytes, read_header
 from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.target_cache.schema import CacheSchema
 from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.teachers.cached_views import check_views, stored_lengths, with_views
 from tests.unit.target_cache.caches import PROVENANCE, RATE, build, refused, targets, utterances

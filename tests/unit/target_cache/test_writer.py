@@ -25,9 +25,9 @@ from safetensors import safe_open
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache import codec, layout
-from nemo_tutornet.target_cache.layout import CacheSchema
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
+from nemo_tutornet.target_cache.schema import CacheSchema
 from nemo_tutornet.target_cache.unfinished import read_schema
 from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.utils import files
