@@ -179,8 +179,8 @@ def evaluate(
 ) -> None:
     """Compare models: WER and CER, intervals, size and speed."""
     from nemo_tutornet.commands.tables import evaluation_table
-    from nemo_tutornet.evaluation.evaluate import EvaluationOptions
     from nemo_tutornet.evaluation.evaluate import evaluate as run
+    from nemo_tutornet.evaluation.options import EvaluationOptions
     from nemo_tutornet.evaluation.text_processing import TextProcessing
 
     processing = TextProcessing(lowercase, no_punctuation, separate_punctuation, punctuation_marks)
@@ -232,7 +232,7 @@ def report(
     """Write an HTML page: error rates, learning curves, spikes and confusions."""
     from nemo_tutornet.commands.tables import evaluation_table
     from nemo_tutornet.commands.write_report import collect_report, write_report
-    from nemo_tutornet.evaluation.evaluate import parse_channel
+    from nemo_tutornet.evaluation.options import parse_channel
     from nemo_tutornet.report.request import ReportRequest
 
     request = ReportRequest(

@@ -22,9 +22,10 @@ from nemo_tutornet.cli import app
 from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.manifest import read_manifest
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
-from nemo_tutornet.evaluation.evaluate import EvaluationOptions, evaluate
+from nemo_tutornet.evaluation.evaluate import evaluate
 from nemo_tutornet.evaluation.onnx_asr_model import graphs_of
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
+from nemo_tutornet.evaluation.options import EvaluationOptions
 from nemo_tutornet.evaluation.transcribe import best_hypotheses, transcribe
 from nemo_tutornet.export.onnx_export import write_onnx
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs

@@ -14,7 +14,7 @@ from nemo.collections.asr.parts.utils.transcribe_utils import PunctuationCapital
 
 from nemo_tutornet.data.manifest import Utterance
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.evaluation.evaluate import EvaluationOptions, parse_channel
+from nemo_tutornet.evaluation.options import EvaluationOptions, parse_channel
 from nemo_tutornet.evaluation.scoring import score
 from nemo_tutornet.evaluation.text_processing import TextProcessing
 from nemo_tutornet.evaluation.unwritable import find_unwritable
