@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 from nemo_tutornet.commands.cache_builder import split_targets
-from nemo_tutornet.commands.cache_targets import choose_schema
+from nemo_tutornet.commands.cache_schema import choose_schema
 from nemo_tutornet.data.dataloader import TrainingBatch, manifest_entries
 from nemo_tutornet.data.lhotse_rows import lhotse_rows
 from nemo_tutornet.data.train_settings import check_augmentation

@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import torch
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.rank_zero import rank_zero_module
 from nemo.utils.trainer_utils import resolve_trainer_cfg
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from torch import Tensor
 
 from nemo_tutornet.commands.cache_builder import CacheBuilder, hours_progress, play_at, remaining_loader
-from nemo_tutornet.commands.min_posterior import WHOLE_LABELS, choose_min_posterior
-from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.commands.cache_schema import schema_of_training
 from nemo_tutornet.data.damaged_audio import guard_audio
-from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.data.dataloader import UtteranceResolver
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.data.train_settings import (
     ACOUSTIC_AUGMENTATIONS,
@@ -52,16 +48,12 @@ from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import locate
 from nemo_tutornet.nemo_io.tokenizer_files import tokenizer_of
-from nemo_tutornet.target_cache.schema import CacheSchema
 from nemo_tutornet.target_cache.unfinished import FinishedUtterances, read_provenance, read_schema
 from nemo_tutornet.target_cache.writer import CacheWriter
 from nemo_tutornet.teachers.cached_audio import UNCHECKED_AUDIO
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.provenance import binding, head_file
-from nemo_tutornet.teachers.targets import TargetRequest
 
-# Number of training batches from which the smallest stored posterior of a large label set is chosen.
-_SAMPLE_BATCHES = 4
 # Trainer options of the training config that the builder uses too.
 _TRAINER = ("devices", "num_nodes", "accelerator", "strategy")
 
@@ -199,7 +191,9 @@ def build_cache(
         teacher,
         rows,
         request,
-        coding=lambda device: read_schema(folder) or _coding(teacher, loader, request, config, device),
+        coding=lambda device: (
+            read_schema(folder) or schema_of_training(teacher, loader, request, config, device)
+        ),
         writer_of=lambda rank, coding: CacheWriter(folder, facts, coding, teacher.sample_rate, rank),
         files=files,
         whole_on_each_rank=whole,
@@ -318,59 +312,3 @@ def dataloader_student(
     for name in ("validation_ds", "test_ds"):
         cfg.pop(name, None)
     return model_class_for(cfg)(cfg=cfg, trainer=trainer)
-
-
-def _coding(
-    teacher: LiveTeacher, loader: Any, request: TargetRequest, config: TutorConfig, device: torch.device
-) -> CacheSchema:
-    """Chooses the schema of the cache from the first batches of a loader."""
-
-    def batches() -> Iterator[TrainingBatch]:
-        # Without this, Lhotse's loader would continue after the batches read here.
-        if hasattr(loader.dataset, "reset_on_iter"):
-            loader.dataset.reset_on_iter = True
-        for batch in islice(loader, _SAMPLE_BATCHES):
-            yield TrainingBatch(batch[0].to(device), batch[1].to(device))
-
-    return choose_schema(teacher, batches(), request, config)
-
-
-def choose_schema(
-    teacher: LiveTeacher, batches: Iterable[TrainingBatch], request: TargetRequest, config: TutorConfig
-) -> CacheSchema:
-    """Chooses the schema of a cache.
-
-    For a large label set, small posteriors are dropped as long as the SKD losses stay almost the same
-    (`choose_min_posterior`).
-
-    Args:
-        teacher: the teacher.
-        batches: audio of the training set; read only for a large label set.
-        request: the kinds of targets that the stages read.
-        config: the `tutor:` section.
-
-    Returns:
-        The schema.
-    """
-    labels = floor = None
-    if request.posteriors:
-        labels = len(teacher.labels) + 1
-    if labels is not None and labels > WHOLE_LABELS:
-        samples: list[Tensor] = []
-        for audio in batches:
-            given = teacher.targets(audio, TargetRequest(posteriors=True))
-            assert given.log_probs is not None
-            log_probs = given.log_probs.float().cpu()
-            samples += [row[:length] for row, length in zip(log_probs, given.lengths.tolist(), strict=True)]
-        temperatures = sorted({1.0, config.skd.temperature})
-        floor = choose_min_posterior(
-            samples, [("l2", 1.0), ("guided_ctc", 1.0), *(("kl", one) for one in temperatures)]
-        )
-    return CacheSchema(
-        labels=labels,
-        min_posterior=floor,
-        width=teacher.hint_layer.width if request.hidden else None,
-        hypotheses=request.hypotheses,
-        fingerprints=True,
-        further_widths=tuple(layer.width for layer in teacher.further_hint_layers) if request.hidden else (),
-    )

@@ -131,7 +131,7 @@ def test_two_ranks_share_the_cuts(corpus, teacher_file, tmp_path, tarred):
 @pytest.mark.parametrize("tarred", [False, True], ids=["files", "tarred"])
 def test_what_the_floor_is_chosen_by_is_kept_too(corpus, teacher_file, tmp_path, monkeypatch, tarred):
     monkeypatch.setattr(
-        "nemo_tutornet.commands.cache_targets.WHOLE_LABELS", 0
+        "nemo_tutornet.commands.cache_schema.WHOLE_LABELS", 0
     )  # as if the teacher had more labels than are kept whole
     source = tar(corpus, tmp_path, [f"train{i}.wav" for i in range(8)], 0) if tarred else {}
     config = lhotse(student_config(corpus, teacher_file, STAGES), **source)
@@ -143,9 +143,9 @@ def test_what_the_floor_is_chosen_by_is_kept_too(corpus, teacher_file, tmp_path,
 OWN_MIN_POSTERIORS = """
 import os, sys
 from omegaconf import OmegaConf
-from nemo_tutornet.commands import cache_targets as build
-build.WHOLE_LABELS = 0
-build.choose_min_posterior = lambda *_: (1e-4, 1e-3)[int(os.environ.get("LOCAL_RANK", 0))]
+from nemo_tutornet.commands import cache_schema, cache_targets as build
+cache_schema.WHOLE_LABELS = 0
+cache_schema.choose_min_posterior = lambda *_: (1e-4, 1e-3)[int(os.environ.get("LOCAL_RANK", 0))]
 build.build_cache(OmegaConf.load(sys.argv[1]), build.Path(sys.argv[2]), progress=False)
 """
 

@@ -1,0 +1,86 @@
+# Copyright 2026 The nemo_tutornet authors.
+# SPDX-License-Identifier: Apache-2.0
+"""Choice of a cache's schema: what the stages of a training read of the teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nemo_tutornet.commands.min_posterior import WHOLE_LABELS, choose_min_posterior
+from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.data.dataloader import TrainingBatch
+from nemo_tutornet.target_cache.schema import CacheSchema
+from nemo_tutornet.teachers.live import LiveTeacher
+from nemo_tutornet.teachers.targets import TargetRequest
+
+# Number of training batches from which the smallest stored posterior of a large label set is chosen.
+_SAMPLE_BATCHES = 4
+
+
+def schema_of_training(
+    teacher: LiveTeacher, loader: Any, request: TargetRequest, config: TutorConfig, device: torch.device
+) -> CacheSchema:
+    """Chooses the schema of a cache from the first batches of a loader.
+
+    Args:
+        teacher: see `choose_schema`.
+        loader: the training set's.
+        request: see `choose_schema`.
+        config: see `choose_schema`.
+        device: where the teacher runs.
+    """
+
+    def batches() -> Iterator[TrainingBatch]:
+        # Without this, Lhotse's loader would continue after the batches read here.
+        if hasattr(loader.dataset, "reset_on_iter"):
+            loader.dataset.reset_on_iter = True
+        for batch in islice(loader, _SAMPLE_BATCHES):
+            yield TrainingBatch(batch[0].to(device), batch[1].to(device))
+
+    return choose_schema(teacher, batches(), request, config)
+
+
+def choose_schema(
+    teacher: LiveTeacher, batches: Iterable[TrainingBatch], request: TargetRequest, config: TutorConfig
+) -> CacheSchema:
+    """Chooses the schema of a cache.
+
+    For a large label set, small posteriors are dropped as long as the SKD losses stay almost the same
+    (`choose_min_posterior`).
+
+    Args:
+        teacher: the teacher.
+        batches: audio of the training set; read only for a large label set.
+        request: the kinds of targets that the stages read.
+        config: the `tutor:` section.
+
+    Returns:
+        The schema.
+    """
+    labels = floor = None
+    if request.posteriors:
+        labels = len(teacher.labels) + 1
+    if labels is not None and labels > WHOLE_LABELS:
+        samples: list[Tensor] = []
+        for audio in batches:
+            given = teacher.targets(audio, TargetRequest(posteriors=True))
+            assert given.log_probs is not None
+            log_probs = given.log_probs.float().cpu()
+            samples += [row[:length] for row, length in zip(log_probs, given.lengths.tolist(), strict=True)]
+        temperatures = sorted({1.0, config.skd.temperature})
+        floor = choose_min_posterior(
+            samples, [("l2", 1.0), ("guided_ctc", 1.0), *(("kl", one) for one in temperatures)]
+        )
+    return CacheSchema(
+        labels=labels,
+        min_posterior=floor,
+        width=teacher.hint_layer.width if request.hidden else None,
+        hypotheses=request.hypotheses,
+        fingerprints=True,
+        further_widths=tuple(layer.width for layer in teacher.further_hint_layers) if request.hidden else (),
+    )
