@@ -38,15 +38,6 @@ class TextProcessing:
     separate_punctuation: bool = False
     punctuation_marks: str = PUNCTUATION_MARKS
 
-    @property
-    def changes_text(self) -> bool:
-        """True if any of the changes is switched on."""
-        return self.do_lowercase or ((self.rm_punctuation or self.separate_punctuation) and self._has_marks)
-
-    @property
-    def _has_marks(self) -> bool:
-        return bool(self.punctuation_marks)
-
     def apply(self, text: str) -> str:
         """Processes one text.
 
@@ -63,17 +54,17 @@ class TextProcessing:
         return self._replace_marks(text, " ") if self.rm_punctuation else text
 
     def _replace_marks(self, text: str, replacement: str) -> str:
-        if not self._has_marks:
+        if not self.punctuation_marks:
             return text
         replaced = re.sub(f"([{re.escape(self.punctuation_marks)}])", replacement, text)
         return re.sub(r"\s{2,}", " ", replaced).strip()
 
     def in_words(self) -> str:
         """Names the changes, e.g. `do_lowercase, rm_punctuation (.,?)`; empty if there are none."""
-        marks = f"({self.punctuation_marks})"
-        found = [f"separate_punctuation {marks}"] if self.separate_punctuation and self._has_marks else []
+        marks = self.punctuation_marks
+        found = [f"separate_punctuation ({marks})"] if self.separate_punctuation and marks else []
         found += ["do_lowercase"] if self.do_lowercase else []
-        found += [f"rm_punctuation {marks}"] if self.rm_punctuation and self._has_marks else []
+        found += [f"rm_punctuation ({marks})"] if self.rm_punctuation and marks else []
         return ", ".join(found)
 
     def as_dict(self) -> dict[str, Any]:

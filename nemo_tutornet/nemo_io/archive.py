@@ -239,21 +239,6 @@ class NemoArchive:
             ) from None
 
 
-def read_nemo_config(path: Path) -> DictConfig:
-    """Reads the config inside a `.nemo` file (or unpacked folder), without restoring the model.
-
-    Args:
-        path: a `.nemo` file, or a folder that one was unpacked to.
-
-    Returns:
-        The config, with unresolved interpolations.
-
-    Raises:
-        TutorError: the file does not exist, or `NemoArchive` rejects it.
-    """
-    return NemoArchive(path).config
-
-
 def _no_config(path: Path) -> TutorError:
     return TutorError(
         f"{path} holds a {MODEL_CONFIG} that is no file of a config's size; it is not a NeMo checkpoint."

@@ -65,13 +65,6 @@ class ModelInfo:
     has_ctc_head: bool
     prompt: Mapping[str, str | None] = field(default_factory=dict)
 
-    @property
-    def posterior_labels(self) -> tuple[str, ...]:
-        """Labels in the order of the posterior, without the blank, which is last; empty without a CTC
-        head.
-        """
-        return self.labels if self.has_ctc_head else ()
-
     def as_facts(self) -> dict[str, str]:
         """Returns the facts that users compare, as text by name."""
         return {

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet import export_student
 from nemo_tutornet.evaluation.evaluate import evaluate
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import LABELS, write_manifest
 from tests.integration.conftest import FRESH
@@ -224,7 +224,7 @@ def check_finetuned(folder: Path) -> None:
         for a, b in zip(before.state_dict().values(), after.state_dict().values(), strict=True)
     ]
     assert not all(same)
-    assert read_nemo_config(written).train_ds.manifest_filepath == "train.jsonl"
+    assert NemoArchive(written).config.train_ds.manifest_filepath == "train.jsonl"
     again = export_student(written, folder / "student2.nemo")
     assert "train.jsonl" not in again.path.read_bytes().decode("latin-1")
 

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModelBPE, export_student
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.stock_config import STOCK_CHAR
 from nemo_tutornet.nemo_io.tokenizer_files import tokenizer_of
 from tests.conftest import refusal, student_config
@@ -127,7 +127,7 @@ def test_what_nemo_saved_earlier_is_exported(folder: Path, tmp_path: Path, old: 
     }[old]
     source = repack(folder / "bpe" / "run.nemo", tmp_path / "old.nemo", change)
     done = export_student(source, tmp_path / "student.nemo")
-    config = read_nemo_config(done.path)
+    config = NemoArchive(done.path).config
     assert config.tokenizer.dir == "" and config.tokenizer.model_path.startswith("nemo:")
     assert (
         tokenizer_of(done.path)[1]["vocab.txt"] == (folder / "bpe" / "tokenizer" / "vocab.txt").read_bytes()
@@ -157,9 +157,9 @@ def test_keys_of_the_config_may_be_named_in_it(folder: Path, tmp_path: Path) -> 
 
     source = repack(folder / "char" / "run.nemo", tmp_path / "run.nemo", change)
     done = export_student(source, tmp_path / "student.nemo")
-    assert read_nemo_config(done.path).preprocessor == {
+    assert NemoArchive(done.path).config.preprocessor == {
         "sample_rate": 16000,
-        **read_nemo_config(done.path).preprocessor,
+        **NemoArchive(done.path).config.preprocessor,
     }
     source = repack(source, tmp_path / "broken.nemo", lambda config: config.update(comment="${nowhere}"))
     assert "nowhere" in refusal(export_student, source, tmp_path / "other.nemo")
@@ -192,14 +192,14 @@ def test_an_aggregate_tokenizer_leaves_without_its_folders(tmp_path: Path) -> No
     student = subword_model(tmp_path, {"type": "agg", "langs": sections})
     done = export_student(student, tmp_path / "student.nemo", verify=True)
     assert str(tmp_path).encode() not in done.path.read_bytes()
-    config = read_nemo_config(done.path).tokenizer
+    config = NemoArchive(done.path).config.tokenizer
     assert {(config.langs[lang].dir, config.langs[lang].type) for lang in langs} == {("", "bpe")}
 
 
 def test_a_tokenizers_type_is_read_as_nemo_reads_it(tmp_path: Path) -> None:
     student = subword_model(tmp_path, {"dir": str(write_tokenizer(tmp_path / "tokenizer")), "type": "BPE"})
     done = export_student(student, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx", verify=True)
-    assert read_nemo_config(done.path).tokenizer.type == "bpe"
+    assert NemoArchive(done.path).config.tokenizer.type == "bpe"
     assert OnnxCTCModel(done.onnx[0].path).labels == list(student.decoder.vocabulary)
     kind, files = tokenizer_of(repack(done.path, tmp_path / "upper.nemo", of_tokenizer(type="BPE")))
     assert kind == "bpe" and set(files) == {"tokenizer.model", "vocab.txt", "tokenizer.vocab"}
@@ -218,5 +218,5 @@ def test_a_language_model_is_not_named(folder: Path, tmp_path: Path, strategy: s
     )
     done = export_student(source, tmp_path / "student.nemo", verify=True)
     assert str(tmp_path).encode() not in done.path.read_bytes()
-    found: str | None = read_nemo_config(done.path).decoding.beam.kenlm_path
+    found: str | None = NemoArchive(done.path).config.decoding.beam.kenlm_path
     assert found is None

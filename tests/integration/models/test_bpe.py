@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from nemo_tutornet import LiveTeacher, TutorCTCModelBPE, TutorError, export_student
 from nemo_tutornet.config import TeacherConfig, parse_tutor
 from nemo_tutornet.distill.matching import match_models
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE
 from tests.conftest import student_config, teacher_config
 from tests.integration.students import subword, write_tokenizer
@@ -54,7 +54,7 @@ def test_a_student_takes_its_teachers_tokenizer(
     teacher.unlink()
     alone = ASRModel.restore_from(str(done.path), map_location="cpu")
     assert alone.tokenizer.text_to_ids("ab cd") == theirs.tokenizer.text_to_ids("ab cd")
-    assert "cache" not in OmegaConf.to_yaml(read_nemo_config(done.path))
+    assert "cache" not in OmegaConf.to_yaml(NemoArchive(done.path).config)
 
 
 def test_an_undistilled_baseline_names_the_file(corpus, tokenizer, teacher, tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_a_subword_student_trains_and_leaves(corpus, tokenizer, make_student, tm
         assert done.target == STOCK_BPE
         restored = ASRModel.restore_from(str(done.path), map_location="cpu")
         assert type(restored) is EncDecCTCModelBPE and "tutor" not in restored.cfg
-        assert str(tokenizer) not in OmegaConf.to_yaml(read_nemo_config(done.path))
+        assert str(tokenizer) not in OmegaConf.to_yaml(NemoArchive(done.path).config)
         assert restored.tokenizer.text_to_ids("ab cd") == student.tokenizer.text_to_ids("ab cd")
         assert all(
             torch.equal(a, b)

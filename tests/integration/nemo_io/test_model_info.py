@@ -31,9 +31,9 @@ def test_a_transducer_has_labels_and_no_posteriors(corpus: Path, tmp_path: Path)
         describe_model(restore_ctc(teacher_models.save(kind, corpus, tmp_path / f"{kind}.nemo")))
         for kind in ("hybrid", "transducer")
     )
-    assert hybrid.labels == transducer.labels == hybrid.posterior_labels == tuple(LABELS)
+    assert hybrid.labels == transducer.labels == tuple(LABELS)
     assert hybrid.has_ctc_head and hybrid.as_facts()["labels"] == f"{len(LABELS)} and the blank"
-    assert not transducer.has_ctc_head and transducer.posterior_labels == ()
+    assert not transducer.has_ctc_head
     assert transducer.as_facts()["labels"] == "none on frames"
 
 

@@ -19,7 +19,7 @@ from nemo.collections.asr.parts.submodules.ctc_decoding import CTCDecodingConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR, check_teacher, ctc_class, stock_config
 from tests.conftest import refusal
 
@@ -47,24 +47,24 @@ def nemo_file(folder: Path, config: bytes = CONFIG, mode: str = "w") -> Path:
     )
 
 
-# --- read_nemo_config
+# --- The config
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 @pytest.mark.parametrize("name", ["./model_config.yaml", "model_config.yaml"])
 def test_the_config_is_read_from_the_archive(tmp_path: Path, mode: str, name: str) -> None:
     path = write_tar(tmp_path / "m.nemo", ("./model_weights.ckpt", WEIGHTS), (name, CONFIG), mode=mode)
-    assert read_nemo_config(path) == {"target": STOCK_CHAR, "sample_rate": 16000}
+    assert NemoArchive(path).config == {"target": STOCK_CHAR, "sample_rate": 16000}
 
 
 def test_the_config_is_read_from_a_folder(tmp_path: Path) -> None:
-    assert "model_config.yaml" in refusal(read_nemo_config, tmp_path)
+    assert "model_config.yaml" in refusal(NemoArchive, tmp_path)
     (tmp_path / "model_config.yaml").write_bytes(CONFIG)
-    assert read_nemo_config(tmp_path).target == STOCK_CHAR
+    assert NemoArchive(tmp_path).config.target == STOCK_CHAR
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    assert str(tmp_path / "no.nemo") in refusal(read_nemo_config, tmp_path / "no.nemo")
+    assert str(tmp_path / "no.nemo") in refusal(NemoArchive, tmp_path / "no.nemo")
 
 
 def test_a_truncated_archive_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_a_truncated_archive_is_refused_wherever_it_is_cut(tmp_path: Path) -> No
         {*range(0, end, 97), *range(0, end + 1, 512), *range(1, end, 512), end - 1, end + 511}
     ):
         cut.write_bytes(whole[:size])
-        assert str(cut) in refusal(read_nemo_config, cut), f"cut at {size}"
+        assert str(cut) in refusal(NemoArchive, cut), f"cut at {size}"
     cut.write_bytes(whole[: end + 512])
-    assert read_nemo_config(cut).target == STOCK_CHAR
+    assert NemoArchive(cut).config.target == STOCK_CHAR
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:xz", "w:bz2"])
@@ -87,13 +87,13 @@ def test_a_truncated_compressed_archive_is_refused(tmp_path: Path, mode: str) ->
     whole, cut = nemo_file(tmp_path, mode=mode).read_bytes(), tmp_path / "cut.nemo"
     for size in range(0, len(whole) * 9 // 10, 61):
         cut.write_bytes(whole[:size])
-        assert str(cut) in refusal(read_nemo_config, cut), f"cut at {size}"
+        assert str(cut) in refusal(NemoArchive, cut), f"cut at {size}"
 
 
 def test_a_cut_in_the_weights_is_called_a_cut(tmp_path: Path) -> None:
     path = nemo_file(tmp_path)
     path.write_bytes(path.read_bytes()[: 3 * 512 + 1500])
-    assert "truncated" in refusal(read_nemo_config, path)
+    assert "truncated" in refusal(NemoArchive, path)
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_a_cut_in_the_weights_is_called_a_cut(tmp_path: Path) -> None:
 def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "m.nemo"
     path.write_bytes(content)
-    assert str(path) in refusal(read_nemo_config, path)
+    assert str(path) in refusal(NemoArchive, path)
 
 
 def test_a_lightning_checkpoint_is_sent_to_export(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "run.ckpt", "w") as archive:
         archive.writestr("archive/data.pkl", b"")
     assert "run.ckpt is no .nemo file; make one of a run's .ckpt with `nemo-tutornet export`" in refusal(
-        read_nemo_config, tmp_path / "run.ckpt"
+        NemoArchive, tmp_path / "run.ckpt"
     )
 
 
@@ -119,7 +119,7 @@ def test_an_archive_without_a_config_is_refused(tmp_path: Path) -> None:
     path = write_tar(
         tmp_path / "m.nemo", ("./model_weights.ckpt", WEIGHTS), ("./other/model_config.yaml", CONFIG)
     )
-    assert "holds no model_config.yaml" in refusal(read_nemo_config, path)
+    assert "holds no model_config.yaml" in refusal(NemoArchive, path)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_a_config_that_is_no_file_is_refused(tmp_path: Path, kind: bytes, link: 
     path = write_tar(
         tmp_path / "m.nemo", ("./model_config.yaml", kind, link), ("./model_weights.ckpt", WEIGHTS)
     )
-    assert str(path) in refusal(read_nemo_config, path)
+    assert str(path) in refusal(NemoArchive, path)
 
 
 @pytest.mark.parametrize(
@@ -160,13 +160,13 @@ def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, config: bytes, u
         path = tmp_path / "folder"
         path.mkdir()
         (path / "model_config.yaml").write_bytes(config)
-    assert str(path) in refusal(read_nemo_config, path)
+    assert str(path) in refusal(NemoArchive, path)
 
 
 def test_a_config_runs_nothing(tmp_path: Path) -> None:
     proof = tmp_path / "ran"
     path = nemo_file(tmp_path, f"a: !!python/object/apply:os.system ['touch {proof}']\n".encode())
-    refusal(read_nemo_config, path)
+    refusal(NemoArchive, path)
     assert not proof.exists()
 
 
@@ -184,7 +184,7 @@ def test_a_damaged_archive_never_raises_anything_else(tmp_path: Path, mode: str)
             content[chance.randrange(min(len(content), 2000))] = chance.randrange(256)
         damaged.write_bytes(content)
         try:
-            assert isinstance(read_nemo_config(damaged), DictConfig)
+            assert isinstance(NemoArchive(damaged).config, DictConfig)
         except TutorError as error:
             refused += 1
             assert "\n" not in str(error)

@@ -22,7 +22,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from nemo_tutornet.nemo_io.archive import read_nemo_config
+from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import preserve_app_state
 from nemo_tutornet.nemo_io.lightning_ckpt import (
     check_lightning_checkpoint,
@@ -249,7 +249,7 @@ def test_lightning_still_looks_for_slurms_checkpoints_there(tmp_path: Path) -> N
     assert resumed_checkpoints(trainer) == [tmp_path / "hpc_ckpt_3.ckpt"]
 
 
-# --- read_nemo_config
+# --- The config
 
 
 def nemo(path: Path, config: str) -> Path:
@@ -262,7 +262,7 @@ def nemo(path: Path, config: str) -> Path:
 
 
 def test_aliases_are_read(tmp_path: Path) -> None:
-    config = read_nemo_config(nemo(tmp_path / "a.nemo", "a: &x [1, 2]\nb: *x\nc: {<<: {d: 1}}\ne: '*'\n"))
+    config = NemoArchive(nemo(tmp_path / "a.nemo", "a: &x [1, 2]\nb: *x\nc: {<<: {d: 1}}\ne: '*'\n")).config
     assert config == {"a": [1, 2], "b": [1, 2], "c": {"d": 1}, "e": "*"}
 
 
@@ -273,22 +273,20 @@ LAUGHS = "a0: &a0 x\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}
 
 @pytest.mark.parametrize("config", [LAUGHS, "a: &a [*a]\n", "a: &a {b: *a}\n"])
 def test_aliases_without_end_are_refused_unopened(tmp_path: Path, config: str) -> None:
-    assert "its aliases expand into too many nodes" in refusal(
-        read_nemo_config, nemo(tmp_path / "a.nemo", config)
-    )
+    assert "its aliases expand into too many nodes" in refusal(NemoArchive, nemo(tmp_path / "a.nemo", config))
 
 
 @pytest.mark.parametrize("alias", ["", "*a, "])
 def test_a_config_too_deep_is_refused(tmp_path: Path, alias: str) -> None:
     config = "a: &a 1\nb: " + f"[{alias}" * 5000 + "]" * 5000 + "\n"
-    assert "model_config.yaml is not readable" in refusal(read_nemo_config, nemo(tmp_path / "a.nemo", config))
+    assert "model_config.yaml is not readable" in refusal(NemoArchive, nemo(tmp_path / "a.nemo", config))
 
 
 def test_a_config_too_large_to_be_one_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = nemo(tmp_path / "a.nemo", "a: 1\n")
-    assert read_nemo_config(path) == {"a": 1}
+    assert NemoArchive(path).config == {"a": 1}
     monkeypatch.setattr("nemo_tutornet.nemo_io.archive._CONFIG_BYTES", 4)
-    assert "no file of a config's size" in refusal(read_nemo_config, path)
+    assert "no file of a config's size" in refusal(NemoArchive, path)
 
 
 def test_a_file_of_another_user_is_not_called_truncated(
@@ -299,9 +297,7 @@ def test_a_file_of_another_user_is_not_called_truncated(
 
     path = nemo(tmp_path / "a.nemo", "a: 1\n")
     monkeypatch.setattr("nemo_tutornet.nemo_io.archive.tarfile.open", refuse)
-    assert (
-        refusal(read_nemo_config, path) == f"permission denied: {path}; change its mode or give another path."
-    )
+    assert refusal(NemoArchive, path) == f"permission denied: {path}; change its mode or give another path."
 
 
 # --- The rest
