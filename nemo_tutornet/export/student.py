@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.export.model_card import CardFacts, check_card, describe_student, model_card
+from nemo_tutornet.export.card_student import describe_student
+from nemo_tutornet.export.model_card import CardFacts, check_card, model_card
 from nemo_tutornet.export.scrub import strip_training_paths
 from nemo_tutornet.export.source import AverageInfo, _averaged, _from_file, _from_model
 from nemo_tutornet.export.summary import Verification, is_summary, summary_path, write_summary

@@ -14,7 +14,8 @@ import yaml
 from huggingface_hub import ModelCard
 
 from nemo_tutornet import TutorError
-from nemo_tutornet.export.model_card import MARK, CardFacts, Student, check_card, model_card
+from nemo_tutornet.export.card_student import Student
+from nemo_tutornet.export.model_card import MARK, CardFacts, check_card, model_card
 
 STUDENT = Student(
     file="student.nemo",
