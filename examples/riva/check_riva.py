@@ -5,10 +5,8 @@ a finding.
 
     python check_riva.py STUDENT.nemo STUDENT.riva
 
-nemo2riva's exit code does not answer that: it is 0 for a class Riva does not know. The archive (EFF) is a
-gzipped tar with `manifest.yaml` and the folder `artifacts/`; it is read as such, so that nothing in it is
-executed. Where NVIDIA's own reader is
-installed, it must see the same manifest. Shapes: B utterances, T feature frames, U output frames, V labels
+nemo2riva's exit code does not answer that: it is 0 for a class Riva does not know. Where NVIDIA's own reader
+is installed, it must see the same manifest. Shapes: B utterances, T feature frames, U output frames, V labels
 without the blank.
 """
 
@@ -18,144 +16,46 @@ import argparse
 import hashlib
 import re
 import sys
-import tarfile
-import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from riva_files import (
+    CONFIG,
+    GRAPH,
+    MANIFEST,
+    NO_CONFIG,
+    REMEDY,
+    Archive,
+    CheckFailed,
+    Graph,
+    Student,
+    config_of,
+    load_onnx,
+    mapping,
+    nested,
+    read_archive,
+    read_graph,
+    read_student,
+)
 
-CONFIG, GRAPH, MANIFEST = "model_config.yaml", "model_graph.onnx", "manifest.yaml"
 RIVA_CLASSES = {
     "char": "nemo.collections.asr.models.EncDecCTCModel",
     "bpe": "nemo.collections.asr.models.EncDecCTCModelBPE",
 }
-REMEDY = "export the student with `nemo-tutornet export` and convert that file"
-NO_CONFIG = f"it holds no readable {CONFIG}; convert the student again."
-FRAMES_IN = (
-    1600  # feature frames of the trial run: 16 s at the usual 10 ms, a multiple of every stride in use
-)
+FRAMES_IN = 1600  # feature frames of the trial run: 16 s at the usual 10 ms, a multiple of every stride
 NEWEST_IR = 10  # what the ONNX Runtime of nemo2riva's own requirements reads; its onnx writes 11
 _PATH = re.compile(r"/[A-Za-z_][\w.+-]+(?:/[\w.+-]{2,})+|^~?/[\w.+-]+|\b[A-Za-z]:\\\w")
 _URL = re.compile(r"\b[a-z][a-z0-9+]*://\S+")
 
 
-class CheckFailed(ValueError):
-    """A file that cannot be checked at all. The message is one sentence: what is wrong, where, and what to
-    do.
-    """
-
-
-@dataclass(frozen=True)
-class Student:
-    """A `.nemo` without its weights: the config and the other files by name."""
-
-    config: dict[str, Any]
-    files: dict[str, bytes]
-
-    @property
-    def kind(self) -> str:
-        """`bpe` with a tokenizer, else `char`."""
-        return "bpe" if self.config.get("tokenizer") else "char"
-
-    @property
-    def labels(self) -> list[str]:
-        """The V labels in the order of the output layer."""
-        return list(_nested(self.config, "decoder", "vocabulary") or [])
-
-
-@dataclass(frozen=True)
-class Archive:
-    """A `.riva`: its manifest and the artifacts by name."""
-
-    manifest: dict[str, Any]
-    files: dict[str, bytes]
-
-
-@dataclass(frozen=True)
-class Graph:
-    """What an ONNX file declares: name to type and shape, a free dimension being a star (`float [*, 64,
-    *]`).
-    """
-
-    inputs: dict[str, str]
-    outputs: dict[str, str]
-    opset: int
-    ir: int
-
-
-def read_student(path: Path) -> Student:
-    """Reads a `.nemo`, a tar, without its weights.
-
-    Raises:
-        CheckFailed: unreadable, or not a student that NeMo saved.
-    """
-    files = {name.rsplit("/", 1)[-1]: content for name, content in _members(path, skip=(".ckpt", ".pt"))}
-    config = _mapping(
-        files.get(CONFIG), f"the student {path} holds no readable {CONFIG}; give the file that was converted."
-    )
-    student = Student(config, files)
-    if not student.labels or not isinstance(_nested(config, "preprocessor", "features"), int):
-        raise CheckFailed(
-            f"the student {path} names no labels or no preprocessor.features in plain words; {REMEDY}."
-        )
-    return student
-
-
-def read_archive(path: Path) -> Archive:
-    """Reads a `.riva` that is not encrypted.
-
-    Raises:
-        CheckFailed: no such file, unreadable, or without a manifest.
-    """
-    files = dict(_members(path))
-    manifest = _mapping(
-        files.pop(MANIFEST, None), f"it holds no readable {MANIFEST}; convert the student again."
-    )
-    return Archive(manifest, {name.split("/", 1)[-1]: content for name, content in files.items()})
-
-
-def _members(path: Path, skip: tuple[str, ...] = ()) -> Iterator[tuple[str, bytes]]:
-    try:
-        with tarfile.open(path, "r:*") as archive:
-            for member in archive:
-                stream = (
-                    archive.extractfile(member)
-                    if member.isfile() and not member.name.endswith(skip)
-                    else None
-                )
-                if stream is not None:
-                    yield member.name.removeprefix("./"), stream.read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        reason = str(error).split("\n")[0].rstrip(":")
-        raise CheckFailed(f"{path} is not a readable archive ({reason}); make or copy it again.") from None
-
-
-def _mapping(content: bytes | None, otherwise: str) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load(content) if content is not None else None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        found = None
-    if not isinstance(found, dict):
-        raise CheckFailed(otherwise)
-    return found
-
-
-def _nested(config: Any, *keys: str) -> Any:
-    for key in keys:
-        config = config.get(key) if isinstance(config, dict) else None
-    return config
-
-
 def class_failures(student: Student, archive: Archive) -> Iterator[str]:
     """The class: Riva chooses its pipeline by `obj_cls`, and reads the config that travels along."""
     expected = RIVA_CLASSES[student.kind]
-    found = _nested(archive.manifest, "metadata", "obj_cls")
+    found = nested(archive.manifest, "metadata", "obj_cls")
     if found != expected:
         yield f"obj_cls is {found}, and Riva knows a student like this as {expected} only; {REMEDY}."
-    target = str(_nested(_config_of(archive), "target"))
+    target = str(nested(config_of(archive), "target"))
     if (
         not target.startswith("nemo.collections.asr.models.")
         or target.rsplit(".", 1)[-1] != expected.rsplit(".", 1)[-1]
@@ -168,15 +68,15 @@ def class_failures(student: Student, archive: Archive) -> Iterator[str]:
 
 def label_failures(student: Student, archive: Archive) -> Iterator[str]:
     """The labels, in order, and for BPE the tokenizer's files and their pieces."""
-    config = _config_of(archive)
-    found = _nested(config, "decoder", "vocabulary") or []
+    config = config_of(archive)
+    found = nested(config, "decoder", "vocabulary") or []
     if found != student.labels:
         yield (
             f"its {len(found)} labels are not the student's {len(student.labels)} in the same order; "
             "convert the student again."
         )
-    if _nested(config, "decoder", "num_classes") != len(student.labels):
-        classes = _nested(config, "decoder", "num_classes")
+    if nested(config, "decoder", "num_classes") != len(student.labels):
+        classes = nested(config, "decoder", "num_classes")
         yield (
             f"its decoder.num_classes is {classes} and the student has {len(student.labels)} labels; "
             f"{REMEDY}."
@@ -195,45 +95,6 @@ def _pieces(content: bytes) -> list[str]:
 
     model = SentencePieceProcessor(model_proto=content)
     return [model.id_to_piece(i) for i in range(model.get_piece_size())]
-
-
-def read_graph(archive: Archive) -> Graph:
-    """What the exported network declares.
-
-    Raises:
-        CheckFailed: no graph in the archive, or not an ONNX file.
-    """
-    if GRAPH not in archive.files:
-        raise CheckFailed(f"it holds no {GRAPH}; nemo2riva did not export the network, read its log.")
-    model = _onnx(archive.files[GRAPH])
-    if model is None or not model.graph.output:
-        raise CheckFailed(f"its {GRAPH} is not a readable ONNX file; convert the student again.")
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
-    return Graph(_declared(model.graph.input), _declared(model.graph.output), opset, model.ir_version)
-
-
-def _declared(values: Any) -> dict[str, str]:
-    from onnx import TensorProto
-
-    types = {value.name: value.type.tensor_type for value in values}
-    dims = {
-        name: [str(d.dim_value) if d.HasField("dim_value") else "*" for d in t.shape.dim]
-        for name, t in types.items()
-    }
-    return {
-        name: f"{TensorProto.DataType.Name(t.elem_type).lower()} [{', '.join(dims[name])}]"
-        for name, t in types.items()
-    }
-
-
-def _onnx(content: bytes) -> Any:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        return onnx.load_model_from_string(content)
-    except DecodeError:
-        return None
 
 
 def graph_failures(student: Student, graph: Graph) -> Iterator[str]:
@@ -271,7 +132,7 @@ def ms_per_timestep(student: Student, archive: Archive) -> int:
     import numpy as np
     import onnxruntime
 
-    model = _onnx(archive.files[GRAPH])
+    model = load_onnx(archive.files[GRAPH])
     model.ir_version = min(model.ir_version, NEWEST_IR)
     preprocessor = student.config["preprocessor"]
     feed = {
@@ -317,12 +178,11 @@ def _readable(name: str, content: bytes) -> Iterator[tuple[str, str, bool]]:
     out.
     """
     if name == CONFIG:
-        yield from ((where, text, True) for where, text in _strings(_mapping(content, NO_CONFIG)))
+        yield from ((where, text, True) for where, text in _strings(mapping(content, NO_CONFIG)))
     elif name == GRAPH:
         # Names are scopes such as /encoder/encoder.0/Conv; only free text can hold a path.
-        yield from (
-            (field, text, field in ("doc_string", "value")) for field, text in _onnx_strings(_onnx(content))
-        )
+        for field, text in _onnx_strings(load_onnx(content)):
+            yield field, text, field in ("doc_string", "value")
     else:
         # A SentencePiece model remembers where its text was and where it was written.
         yield from (("in its bytes", path, True) for path in _PATH.findall(content.decode("latin-1")))
@@ -348,10 +208,6 @@ def _onnx_strings(message: Any) -> Iterator[tuple[str, str]]:
                 yield from _onnx_strings(item)
             elif isinstance(item, str):
                 yield field.name, item
-
-
-def _config_of(archive: Archive) -> dict[str, Any]:
-    return _mapping(archive.files.get(CONFIG), NO_CONFIG)
 
 
 def failures(student: Student, archive: Archive) -> list[str]:

@@ -32,6 +32,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
+load("riva_files")  # which check_riva imports; beside the program it is found by itself
 check_riva = load("check_riva")
 
 
