@@ -20,6 +20,8 @@ from yaml import YAMLError
 from nemo_tutornet.config import check_renamed_overrides  # this also registers `tutor_defaults`
 from nemo_tutornet.errors import LONGEST_INPUT, TutorError, shorten
 
+_CONFIG_PATH, _CONFIG_NAME = "../conf", "quartznet_5x5"  # the training script's defaults
+
 
 def find_config(config_path: str, config_name: str) -> Path:
     """Finds the YAML that the training script would read.
@@ -121,16 +123,12 @@ def _compose(yaml: Path, overrides: Sequence[str]) -> Any:
         ) from None
 
 
-def check_command_line(
-    arguments: Sequence[str], script: Path, config_path: str = "../conf", config_name: str = "quartznet_5x5"
-) -> None:
+def check_command_line(arguments: Sequence[str], script: Path) -> None:
     """Refuses command lines of the training script for which Hydra's own message would not help.
 
     Args:
         arguments: the script's arguments.
         script: path of the script, to whose folder `--config-path` is relative.
-        config_path: the script's default.
-        config_name: the script's default.
 
     Raises:
         TutorError: the key of an override was renamed, or the config or an override is nested too deep or has
@@ -141,8 +139,8 @@ def check_command_line(
 
     check_renamed_overrides(arguments)
     parsed, _ = get_args_parser().parse_known_args(list(arguments))
-    name = (parsed.config_name or config_name).removesuffix(".yaml")
-    yaml = script.parent / (parsed.config_path or config_path) / f"{name}.yaml"
+    name = (parsed.config_name or _CONFIG_NAME).removesuffix(".yaml")
+    yaml = script.parent / (parsed.config_path or _CONFIG_PATH) / f"{name}.yaml"
     with suppress(HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError, AssertionError):
         _compose(Path(os.path.abspath(yaml)), parsed.overrides)
 

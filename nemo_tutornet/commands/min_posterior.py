@@ -18,25 +18,25 @@ from nemo_tutornet.target_cache.codec import MOST_LABELS, clamp_log_probs, decod
 WHOLE_LABELS = 128
 # Values that `choose_min_posterior` tries, in the order of the size of the resulting cache, smallest first.
 CANDIDATES = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+_TOLERANCE = 1e-3  # largest relative change of a loss
 # Divergences that are checked by default: every divergence of SKD, at temperature 1.
 DIVERGENCES: tuple[tuple[str, float], ...] = tuple((name, 1.0) for name in DIVERGENCE)
 
 
 def choose_min_posterior(
-    samples: Sequence[Tensor], divergences: Sequence[tuple[str, float]] = DIVERGENCES, tolerance: float = 1e-3
+    samples: Sequence[Tensor], divergences: Sequence[tuple[str, float]] = DIVERGENCES
 ) -> float | None:
-    """Chooses the largest candidate threshold that changes no SKD loss by more than a tolerance (ours).
+    """Chooses the largest candidate threshold that changes no SKD loss by more than 0.1 % (ours).
 
     Each loss is summed over the samples, separately for each student of `reference_students`.
 
     Args:
         samples: log-probabilities of a trained teacher, `[T, V]` each.
         divergences: names in `losses.DIVERGENCE`, each with its temperature.
-        tolerance: largest relative change of a loss.
 
     Returns:
         One of `CANDIDATES`. None if all posteriors should be stored: the label set is small or too large for
-        16-bit ids, no candidate is within the tolerance, or no candidate saves space.
+        16-bit ids, no candidate changes the losses so little, or no candidate saves space.
     """
     labels = samples[0].shape[-1]
     if not WHOLE_LABELS < labels <= MOST_LABELS:
@@ -49,7 +49,7 @@ def choose_min_posterior(
         ):
             return None
         found = reference_losses([decode_sparse(sparse, labels) for sparse in coded], samples, divergences)
-        if all(abs(found[name] - exact[name]) <= tolerance * abs(exact[name]) for name in exact):
+        if all(abs(found[name] - exact[name]) <= _TOLERANCE * abs(exact[name]) for name in exact):
             return min_posterior
     return None
 

@@ -156,19 +156,15 @@ class RateDifference:
         return not (self.low > 0 or self.high < 0)
 
 
-def paired_difference(
-    first: Sequence[ErrorCounts], second: Sequence[ErrorCounts], resamples: int = RESAMPLES, seed: int = 0
-) -> RateDifference:
+def paired_difference(first: Sequence[ErrorCounts], second: Sequence[ErrorCounts]) -> RateDifference:
     """Compares the error rates of two models by the paired bootstrap over utterances (Bisani and Ney, 2004).
 
     Each draw takes utterances with replacement, the same ones for both models, so what makes an utterance
-    hard for both does not widen the interval.
+    hard for both does not widen the interval. A draw without any reference word is left out.
 
     Args:
         first: the counts of each utterance by the first model.
         second: the counts of the same utterances by the second model.
-        resamples: number of draws. A draw without any reference word is left out.
-        seed: seed of the draws, so that the interval is reproducible.
 
     Returns:
         The difference and its interval; an interval of NaN for a single utterance, which cannot be resampled.
@@ -190,10 +186,10 @@ def paired_difference(
         _rate_difference,
         paired=True,
         vectorized=True,
-        n_resamples=resamples,
+        n_resamples=RESAMPLES,
         batch=max(1, _DRAWN_AT_ONCE // len(first)),
         method="percentile",
-        random_state=np.random.default_rng(seed),
+        random_state=np.random.default_rng(0),
     ).bootstrap_distribution
     low, high = np.percentile(draws[draws < _NO_REFERENCE], [2.5, 97.5])
     return RateDifference(value, float(low), float(high))

@@ -158,7 +158,7 @@ class Report:
         """Error rates by speaker; none if the manifest has no speakers."""
         return rates_by_speaker(self.rows, self.errors)
 
-    def confusions(self, most: int = CONFUSIONS) -> list[Confusion]:
+    def confusions(self) -> list[Confusion]:
         """The most frequent word errors of the student and the baseline together."""
         references = [row.text or "" for row in self.rows]
         counts = {model.name: count_confusions(references, model.hypotheses) for model in self.models}
@@ -166,7 +166,7 @@ class Report:
         for model in self.models:
             if model.role in (STUDENT, BASELINE):
                 total.update(counts[model.name])
-        ranked = sorted(total.items(), key=lambda item: (-item[1], item[0]))[:most]
+        ranked = sorted(total.items(), key=lambda item: (-item[1], item[0]))[:CONFUSIONS]
         return [Confusion(*pair, {name: found[pair] for name, found in counts.items()}) for pair, _ in ranked]
 
     def as_dict(self) -> dict[str, Any]:
