@@ -96,6 +96,12 @@ class TutorError(ValueError):
         super().__init__(_LONG_WORD.sub(lambda word: _cut(word[0], LONGEST_INPUT), message))
 
 
+def first_line(error: BaseException) -> str:
+    """Returns the first line of any exception's message, or the name of its class where there is none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 def reason_of(error: Exception) -> str:
     """Returns the message of any exception as a part of a sentence, at most 500 characters long."""
     lines = (" ".join(line.split()) for line in str(error).splitlines())

@@ -15,7 +15,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from nemo_tutornet.config.checks import check_values
 from nemo_tutornet.config.renamed import check_renamed_key
 from nemo_tutornet.config.schema import LayerPairConfig, StageConfig, TeacherConfig, TutorConfig
-from nemo_tutornet.errors import LONGEST_INPUT, TutorError, shorten, shown
+from nemo_tutornet.errors import LONGEST_INPUT, TutorError, first_line, shorten, shown
 
 _LARGEST = 10**15  # of a whole number; OmegaConf cannot make floats of the largest ones
 
@@ -44,7 +44,7 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
     except OmegaConfBaseException as error:
         key = str(error.full_key or "tutor")
         key = key if key.startswith("model.") else f"model.{key}"
-        raise TutorError(f"{shorten(key)}: {_first_line(error)}.") from None
+        raise TutorError(f"{shorten(key)}: {_reason(error)}.") from None
     except RecursionError:
         raise TutorError("model.tutor has sections in sections without end; it needs three levels.") from None
     if plain is None:
@@ -128,12 +128,11 @@ def _build(schema: type, section: Mapping[Any, Any], path: str) -> Any:
         raise TutorError(f"{path}.{shorten(str(error.full_key))} is not set; give it.") from None
     except OmegaConfBaseException as error:
         key = f"{path}.{shorten(str(error.full_key))}" if error.full_key else path
-        raise TutorError(f"{key}: {_first_line(error)}.") from None
+        raise TutorError(f"{key}: {_reason(error)}.") from None
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return shorten(lines[0], LONGEST_INPUT).rstrip(".")
+def _reason(error: Exception) -> str:
+    return shorten(first_line(error), LONGEST_INPUT).rstrip(".")
 
 
 def _refuse_unknown_keys(section: Mapping[Any, Any], schema: type, path: str) -> None:

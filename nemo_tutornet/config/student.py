@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_tutornet.errors import LONGEST_INPUT, TutorError, shorten, shown
+from nemo_tutornet.errors import LONGEST_INPUT, TutorError, first_line, shorten, shown
 
 _SECTIONS = ("preprocessor", "encoder", "decoder")
 _DATA = ("train_ds", "validation_ds", "test_ds")
@@ -184,7 +184,5 @@ def _difference(one: list[str], other: list[str]) -> str:
 
 def _unreadable(error: OmegaConfBaseException) -> TutorError:
     key = f"model.{error.full_key}".replace("model.model.", "model.")
-    first = (str(error).splitlines() or [type(error).__name__])[0]
-    return TutorError(
-        f"{shorten(key)} cannot be read: {shorten(first, LONGEST_INPUT).rstrip('.')}; fix the config."
-    )
+    reason = shorten(first_line(error), LONGEST_INPUT).rstrip(".")
+    return TutorError(f"{shorten(key)} cannot be read: {reason}; fix the config.")

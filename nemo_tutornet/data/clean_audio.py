@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nemo_tutornet.data.dataloader import manifest_datasets, utterance_of
 from nemo_tutornet.data.utterances import Utterance
+from nemo_tutornet.errors import first_line
 
 
 def clean_samples(loader: Any, most: int) -> Iterator[tuple[Utterance, Tensor]]:
@@ -59,5 +60,5 @@ def decoded(dataset: Any, entry: Any) -> Tensor | str:
             channel_selector=dataset.channel_selector,
         )
     except Exception as error:  # NeMo tries several libraries, and their errors have no common base class
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
+        return first_line(error)
     return torch.tensor(segment.samples, dtype=torch.float)

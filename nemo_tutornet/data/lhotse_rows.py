@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 
 # Rows to read of such a set at most, which may be as large as a disk: half a minute.
 MOST_ROWS = 100_000
@@ -42,9 +42,8 @@ def open_cuts(section: Mapping[str, Any], name: str, metadata_only: bool) -> Ite
     try:
         yield read_cutset_from_config(OmegaConf.create({**found, **once}))[0]
     except Exception as error:  # each of the readers has errors of its own
-        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise TutorError(
-            f"{name}: its manifests cannot be read ({reason}); fix them or the config."
+            f"{name}: its manifests cannot be read ({first_line(error)[:200]}); fix them or the config."
         ) from None
     finally:
         random.setstate(state)

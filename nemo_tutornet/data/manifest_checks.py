@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nemo_tutornet.data.manifest import Rules, check_address, in_store, read_rows
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.utils.files import expand_user
 
 _NOT_SET = "{key} is not set; give the path of a manifest, e.g. {key}=train.jsonl."
@@ -40,7 +40,7 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> list[str]:
             OmegaConfBaseException
         ) as error:  # e.g. an interpolation of a variable or key that does not exist
             raise TutorError(
-                f"model.{name} cannot be read: {str(error).splitlines()[0].rstrip('.')}; fix the config."
+                f"model.{name} cannot be read: {first_line(error).rstrip('.')}; fix the config."
             ) from None
     return warnings
 

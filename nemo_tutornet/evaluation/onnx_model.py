@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.export.onnx_export import require, restore_for_onnx
 from nemo_tutornet.export.onnx_metadata import OnnxMetadata
 from nemo_tutornet.nemo_io.archive import NemoArchive
@@ -166,7 +166,7 @@ class OnnxCTCModel:
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise TutorError(
                 f"{self.path} cannot run on {frames} frames of {features.shape[1]} mel bins "
-                f"({_first_line(error)}); NeMo's exporter limits the length of graphs with attention or "
+                f"({first_line(error)}); NeMo's exporter limits the length of graphs with attention or "
                 "squeeze-and-excitation, so cut the audio into shorter utterances."
             ) from None
         if np.isnan(found).any():
@@ -223,10 +223,6 @@ def _described_by(nemo: NemoArchive, graph: Path) -> OnnxMetadata:
     return replace(restore_for_onnx(nemo, nemo.path)[1], precision=precision)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
 def _punctuation_of(labels: list[str]) -> Collection[str]:
     from nemo.collections.asr.parts.utils.tokenizer_utils import extract_punctuation_from_vocab
 
@@ -249,7 +245,7 @@ def _open(path: Path) -> Any:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no other common base class
         raise TutorError(
-            f"{path} is not a readable .onnx file ({_first_line(error)}); it may be truncated, so copy it "
+            f"{path} is not a readable .onnx file ({first_line(error)}); it may be truncated, so copy it "
             "again."
         ) from None
 

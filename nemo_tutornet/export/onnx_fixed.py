@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.export.onnx_metadata import samples_of
 
 SECONDS = (0.1, 600.0)  # shortest and longest fixed length
@@ -96,7 +96,7 @@ def with_fixed_shapes(graph: Any, frames: int) -> Any:
             found = session.run(["logprobs"], {"audio_signal": np.zeros((1, bins, frames), np.float32)})[0]
         except Exception as error:  # ONNX Runtime's exceptions have no other common base class
             raise TutorError(
-                f"the model cannot run on {frames} frames ({str(error).splitlines()[0]}); give another "
+                f"the model cannot run on {frames} frames ({first_line(error)}); give another "
                 "--fixed-seconds."
             ) from None
         folded = onnx.load(path)

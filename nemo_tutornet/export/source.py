@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_tutornet.errors import TutorError, reason_of
+from nemo_tutornet.errors import TutorError, first_line, reason_of
 from nemo_tutornet.export.averaging import average_checkpoints
 from nemo_tutornet.export.batch_norm_statistics import batch_norms, estimate_statistics, training_manifests
 from nemo_tutornet.nemo_io.archive import NemoArchive
@@ -82,9 +82,7 @@ def _resolved(config: DictConfig, source: Path) -> DictConfig:
         check_interpolations(content)
         resolved = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     except (OmegaConfBaseException, ValueError, RecursionError) as error:
-        raise TutorError(
-            f"{source} has a config that cannot be resolved: {str(error).splitlines()[0]}."
-        ) from None
+        raise TutorError(f"{source} has a config that cannot be resolved: {first_line(error)}.") from None
     assert isinstance(resolved, DictConfig)
     return resolved
 

@@ -17,7 +17,7 @@ from typing import IO
 
 from omegaconf import DictConfig, OmegaConf
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.nemo_io.stock_config import target_of
 from nemo_tutornet.nemo_io.tar_members import (
     Names,
@@ -233,7 +233,7 @@ class NemoArchive:
                 raise TutorError(
                     f"permission denied: {self.path}; change its mode or give another path."
                 ) from None
-            first = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
+            first = first_line(error).rstrip(":")
             raise TutorError(
                 f"{self.path} is not a readable .nemo file ({first}); it may be truncated, copy it again."
             ) from None

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.nemo_io.weights import load_tensors
 
 # Plain containers and scalars in NeMo's hyperparameters.
@@ -123,9 +123,8 @@ def _load(path: Path, mmap: bool = False) -> Any:
     except TutorError:
         raise
     except Exception as error:  # a damaged zip or pickle can make torch raise any exception
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TutorError(
-            f"{path} is not a readable checkpoint ({first}); it may be truncated, take another."
+            f"{path} is not a readable checkpoint ({first_line(error)}); it may be truncated, take another."
         ) from None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 
 PROMPT_KEY = "model.tutor.teacher.prompt"
 _ROLE = "user"
@@ -138,7 +138,7 @@ def encode_prompt(model: Any, options: Mapping[str, str], key: str = PROMPT_KEY)
     try:
         tokens: Tensor = model.prompt.encode_dialog(turns)["context_ids"]
     except (AssertionError, LookupError, RuntimeError, ValueError) as error:
-        first = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        first = first_line(error).rstrip(".")
         raise TutorError(
             f"NeMo cannot encode the prompt {prompt_in_words(turns[0]['slots'])} ({first}); change {key}."
         ) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from nemo_tutornet.errors import LONGEST_INPUT, TutorError, reason_of, shorten, shown
+from nemo_tutornet.errors import LONGEST_INPUT, TutorError, first_line, reason_of, shorten, shown
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import preserve_app_state, suppress_nemo_logs
 from nemo_tutornet.nemo_io.tokenizer_files import check_archive_tokenizer
@@ -127,11 +127,10 @@ def locate(model_path: str | None, key: str = "model.tutor.teacher.model_path") 
     try:
         return Path(ASRModel.from_pretrained(model_path, return_model_file=True))
     except Exception as error:  # from the hub, the network or NeMo
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TutorError(
             f"{key} is {shown(model_path)}, which is neither a file here nor a pretrained NeMo model that "
-            f"could be fetched ({shorten(first, LONGEST_INPUT)}); give the path of a .nemo file or a name "
-            "that NeMo knows."
+            f"could be fetched ({shorten(first_line(error), LONGEST_INPUT)}); give the path of a .nemo file "
+            "or a name that NeMo knows."
         ) from None
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.tokenizer_contents import (
     MOST_BYTES,
@@ -208,7 +208,7 @@ def _sections(
             yield TokenizerSection(key, kind, folder, {file: path for file, path in paths.items() if path})
     except OmegaConfBaseException as error:
         raise TutorError(
-            f"{source or 'the config'} has a section {key} that cannot be read: {str(error).splitlines()[0]}."
+            f"{source or 'the config'} has a section {key} that cannot be read: {first_line(error)}."
         ) from None
 
 

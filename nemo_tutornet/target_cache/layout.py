@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.target_cache.schema import CacheSchema, schema_of, schema_to_disk
 from nemo_tutornet.utils.files import read_regular_file
 
@@ -90,8 +90,7 @@ def read_header(folder: Path) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return f"no {text}" if isinstance(error, KeyError) else text[:200]
+    return f"no {first_line(error)}" if isinstance(error, KeyError) else first_line(error)[:200]
 
 
 def _check_header(header: dict[str, Any]) -> None:

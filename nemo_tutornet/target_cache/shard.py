@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from nemo_tutornet.data.utterances import key_hash
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.target_cache.layout import FORMAT, VERSION
 from nemo_tutornet.target_cache.schema import NUMPY, Array, CacheSchema, arrays_of, index_of
 
@@ -228,11 +228,7 @@ def _starts(index: Record, unit: str) -> np.ndarray:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    reason = (
-        (error.strerror if isinstance(error, OSError) else None)
-        or str(error).splitlines()[0]
-        or type(error).__name__
-    )
+    reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
     return (
         f"{path} is not readable ({reason}); bring it back, or remove it and run `nemo-tutornet cache` again "
         "with the same "

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.nemo_io.layers import Layer
 from nemo_tutornet.utils.files import atomic_write, expand_user, open_regular_file, sha256_of
 
@@ -304,9 +304,8 @@ def _read(file: Path, key: str) -> tuple[Mapping[str, str], dict[str, Tensor]]:
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         return header.get("__metadata__") or {}, load(content)
     except (OSError, ValueError, AttributeError, RecursionError, SafetensorError) as error:
-        detail = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise TutorError(
-            f"{key} is {file}, which cannot be read as an adapter ({detail}); make one with "
+            f"{key} is {file}, which cannot be read as an adapter ({first_line(error)[:200]}); make one with "
             "`nemo-tutornet adapt`."
         ) from None
 

@@ -8,7 +8,7 @@ import errno
 
 import pytest
 
-from nemo_tutornet.errors import TutorError, exit_on_user_error, refusing
+from nemo_tutornet.errors import TutorError, exit_on_user_error, first_line, refusing
 
 
 def raised(error: Exception) -> BaseException:
@@ -32,6 +32,12 @@ def test_one_sentence(error, reason):
     assert isinstance(refused, TutorError) and refused.__cause__ is error
     assert str(refused).startswith("the model cannot start") and reason in str(refused)
     assert len(str(refused)) < 400
+
+
+def test_the_first_line_of_any_exception():
+    """Some libraries raise without a message, or begin it with an empty line."""
+    errors = ValueError("first\nsecond"), RuntimeError("\n\nfirst\n"), OSError(), OSError(""), OSError("\n")
+    assert [first_line(error) for error in errors] == ["first", "first", "OSError", "OSError", "OSError"]
 
 
 @pytest.mark.parametrize(
