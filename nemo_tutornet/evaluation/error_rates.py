@@ -12,7 +12,7 @@ import numpy as np
 RESAMPLES = 2000
 # Largest number of drawn utterances in memory at a time, over all draws. Each takes three integers.
 _DRAWN_AT_ONCE = 2**20
-# Marks a draw without any reference word; larger than any difference of error rates.
+# Marks a draw without any reference word; larger than any error rate.
 _NO_REFERENCE = 1e30
 
 
@@ -113,28 +113,10 @@ def bootstrap_interval(
         >>> bootstrap_interval([count_errors("a b", "a c")] * 100)
         (0.5, 0.5)
     """
-    from scipy.stats import bootstrap
-
     if len(errors) < 2:  # every draw would be the same, and SciPy rejects a single observation
         rate = sum_errors(errors).rate
         return rate, rate
-    wrong = np.array([_errors_of(e) for e in errors])
-    reference = np.array([e.reference for e in errors])
-    draws = bootstrap(
-        (wrong, reference),
-        _error_rate,
-        paired=True,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, _DRAWN_AT_ONCE // len(errors)),
-        method="percentile",
-        random_state=np.random.default_rng(seed),
-    ).bootstrap_distribution
-    rates = draws[draws >= 0]
-    if not len(rates):
-        return float("nan"), float("nan")
-    low, high = np.percentile(rates, [2.5, 97.5])
-    return float(low), float(high)
+    return _interval([_errors_of(e) for e in errors], [e.reference for e in errors], resamples, seed)
 
 
 @dataclass(frozen=True)
@@ -174,43 +156,44 @@ def paired_difference(first: Sequence[ErrorCounts], second: Sequence[ErrorCounts
         >>> paired_difference([worse] * 9, [better] * 9)
         RateDifference(value=-0.5, low=-0.5, high=-0.5)
     """
-    from scipy.stats import bootstrap
-
     value = sum_errors(second).rate - sum_errors(first).rate
     if len(first) < 2:
         return RateDifference(value, float("nan"), float("nan"))
-    more = np.array([_errors_of(b) - _errors_of(a) for a, b in zip(first, second, strict=True)])
-    reference = np.array([e.reference for e in first])
-    draws = bootstrap(
-        (more, reference),
-        _rate_difference,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, _DRAWN_AT_ONCE // len(first)),
-        method="percentile",
-        random_state=np.random.default_rng(0),
-    ).bootstrap_distribution
-    low, high = np.percentile(draws[draws < _NO_REFERENCE], [2.5, 97.5])
-    return RateDifference(value, float(low), float(high))
+    more = [_errors_of(b) - _errors_of(a) for a, b in zip(first, second, strict=True)]
+    return RateDifference(value, *_interval(more, [e.reference for e in first], RESAMPLES, seed=0))
 
 
 def _errors_of(counts: ErrorCounts) -> int:
     return counts.substitutions + counts.deletions + counts.insertions
 
 
-def _rate_difference(more: np.ndarray, reference: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Computes the additional errors per reference word of each draw, from the counts of its utterances
-    `[..., U]`; `_NO_REFERENCE` for a draw without any reference word, because SciPy would warn about NaN.
-    """
-    totals = reference.sum(axis=axis)
-    return np.where(totals > 0, more.sum(axis=axis) / np.maximum(totals, 1), _NO_REFERENCE)
+def _interval(
+    errors: Sequence[int], reference: Sequence[int], resamples: int, seed: int
+) -> tuple[float, float]:
+    """Computes the 95 % bootstrap interval of errors per reference word; NaN if no draw has such a word."""
+    from scipy.stats import bootstrap
+
+    draws = bootstrap(
+        (np.array(errors), np.array(reference)),
+        _error_rate,
+        paired=True,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, _DRAWN_AT_ONCE // len(errors)),
+        method="percentile",
+        random_state=np.random.default_rng(seed),
+    ).bootstrap_distribution
+    rates = draws[draws < _NO_REFERENCE]
+    if not len(rates):
+        return float("nan"), float("nan")
+    low, high = np.percentile(rates, [2.5, 97.5])
+    return float(low), float(high)
 
 
-def _error_rate(wrong: np.ndarray, reference: np.ndarray, axis: int = -1) -> np.ndarray:
+def _error_rate(errors: np.ndarray, reference: np.ndarray, axis: int = -1) -> np.ndarray:
     """Computes the errors per reference word of each draw, from the counts of its utterances `[..., U]`.
 
-    The rate of a draw without any reference word is -1 instead of NaN, because SciPy would warn about NaN.
+    It is `_NO_REFERENCE` for a draw without any reference word, because SciPy would warn about NaN.
     """
     totals = reference.sum(axis=axis)
-    return np.where(totals > 0, wrong.sum(axis=axis) / np.maximum(totals, 1), -1.0)
+    return np.where(totals > 0, errors.sum(axis=axis) / np.maximum(totals, 1), _NO_REFERENCE)
