@@ -125,10 +125,12 @@ def test_a_cache_of_an_earlier_version_is_read_and_continued(
     rows = (moved / "train.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     (moved / "train.jsonl").write_text("".join(rows[:5]), encoding="utf-8")
     config = whole(student_config(moved, teacher_file, STAGES))
-    module = "nemo_tutornet.commands.cache_targets"
+    commands = "nemo_tutornet.commands"
     with monkeypatch.context() as patch:
-        patch.setattr(f"{module}.read_provenance", lambda folder: {})
-        patch.setattr(f"{module}.CacheSchema", lambda fingerprints, **rest: CacheSchema(**rest))
+        patch.setattr(f"{commands}.cache_targets.read_provenance", lambda folder: {})
+        patch.setattr(
+            f"{commands}.cache_schema.CacheSchema", lambda fingerprints, **rest: CacheSchema(**rest)
+        )
         build_cache(config, folder, progress=False)
     header = read_header(folder)
     assert "audio" not in header["binding"] and "fingerprints" not in header["coding"]
