@@ -23,9 +23,8 @@ def curve(line: Mapping[str, Any]) -> list[tuple[int, float]]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     logged: dict[int, float] = {}
-    for file in sorted(
-        checkpoints.parent.rglob("events.out.tfevents*"), key=lambda path: path.stat().st_mtime
-    ):
+    files = checkpoints.parent.rglob("events.out.tfevents*")
+    for file in sorted(files, key=lambda path: path.stat().st_mtime):
         events = EventAccumulator(str(file))
         events.Reload()
         if "val_wer" in events.Tags()["scalars"]:
