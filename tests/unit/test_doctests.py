@@ -24,7 +24,8 @@ EXAMPLES = {
     if (count := len(EXAMPLE.findall(path.read_text(encoding="utf-8"))))
 }
 MATHEMATICS = [
-    f"nemo_tutornet.functional.{name}" for name in ("alignment", "fft_depthwise", "losses", "schedule")
+    f"nemo_tutornet.functional.{name}"
+    for name in ("alignment", "fft_depthwise", "least_squares", "losses", "schedule")
 ]
 
 
