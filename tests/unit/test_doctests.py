@@ -24,8 +24,7 @@ EXAMPLES = {
     if (count := len(EXAMPLE.findall(path.read_text(encoding="utf-8"))))
 }
 MATHEMATICS = [
-    f"nemo_tutornet.functional.{name}"
-    for name in ("alignment", "fft_depthwise", "least_squares", "losses", "schedule")
+    f"nemo_tutornet.functional.{name}" for name in ("alignment", "fft_depthwise", "losses", "schedule")
 ]
 
 
