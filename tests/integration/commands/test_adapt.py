@@ -36,7 +36,7 @@ from tests.integration import teacher_models
 from tests.integration.models import matrix
 from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind, write_tokenizer
-from tests.integration.target_cache.test_cache import tar
+from tests.integration.target_cache.test_cache import heard, tar
 from tests.integration.target_cache.test_cache_lhotse import lhotse
 
 STAGES = [
