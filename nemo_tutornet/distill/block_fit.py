@@ -32,7 +32,7 @@ from nemo_tutornet.functional.batch_norm import ChannelStatistics, unfold_batch_
 from nemo_tutornet.functional.least_squares import LeastSquares
 from nemo_tutornet.nemo_io.isolation import without_process_group
 
-# What a block is given and returns: its signals, the last of which counts, and their lengths in frames.
+# What a block is given and returns: signals `[1, D, T]`, several with dense residuals, and lengths in frames.
 Frames = tuple[list[Tensor], Tensor]
 
 
@@ -58,9 +58,9 @@ def can_be_fitted(student: Any, blocks: Sequence[int], count: int) -> bool:
         blocks: the teacher's block that each of the student's is a copy of.
         count: the number of the teacher's blocks.
     """
-    mine, last = getattr(student.encoder, "encoder", None), last_blocks(blocks, count)
-    in_order = list(blocks) == sorted(set(blocks))
-    return mine is not None and in_order and last != list(blocks) and any(map(_linear_end, mine))
+    mine = list(getattr(student.encoder, "encoder", []))
+    some_left_out = list(blocks) == sorted(set(blocks)) and last_blocks(blocks, count) != list(blocks)
+    return some_left_out and all(hasattr(block, "mout") for block in mine) and any(map(_linear_end, mine))
 
 
 def fit_blocks(student: Any, teacher: Any, blocks: Sequence[int]) -> int:
@@ -127,7 +127,7 @@ def _fit_block(
             after = theirs
             for original in originals:
                 after = original(after)
-        kept.append((mine, _last(after)))
+        kept.append((mine, after))
         with _inputs_of([block.mout, *(convolution for convolution, _ in end)]) as given:
             block(mine)
         wanted, (own, *inputs) = target[0], given
@@ -138,11 +138,10 @@ def _fit_block(
         _add(end, *found.solve())
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm1d)]
     statistics = [ChannelStatistics() for _ in norms]
-    outputs = []
     with ExitStack() as hooks:
         for norm, of_norm in zip(norms, statistics, strict=True):
             hooks.callback(norm.register_forward_pre_hook(partial(_count, of_norm)).remove)
-        outputs = [(_last(block(mine)), after) for mine, after in kept]
+        outputs = [(block(mine), after) for mine, after in kept]
     for norm, of_norm in zip(norms, statistics, strict=True):
         for name, value in unfold_batch_norm(norm, *of_norm.mean_and_variance()).items():
             getattr(norm, name).copy_(value)
@@ -218,8 +217,3 @@ def _count(statistics: ChannelStatistics, module: nn.Module, args: tuple[Tensor,
 def _samples(signal: Tensor) -> Tensor:
     """`[1, D, T]` as samples `[T, D]`."""
     return signal[0].T
-
-
-def _last(output: Frames) -> Frames:
-    """A block's output without the signals before it, which a block without dense residuals does not read."""
-    return output[0][-1:], output[1]
