@@ -368,3 +368,13 @@ def test_hypotheses_are_of_the_better_of_adapter_and_teacher(labels: tuple[str, 
             texts.append("".join(pieces))
     assert [one.text for one in found] == texts and all(texts)
     assert all(0 < (one.confidence or 0) < 1 for one in found)
+
+
+def test_targets_are_fp32_in_a_mixed_precision_step() -> None:
+    """The autocast of the student's training step is open when a teacher computes its targets."""
+    adapter, request = Adapter(head_of(), INFO, None), TargetRequest(hidden=True, posteriors=True)
+    encoded, lengths = torch.randn(2, 6, 30), torch.tensor([30, 8])
+    expected = adapted_targets(adapter, encoded, lengths, request, None, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = adapted_targets(adapter, encoded, lengths, request, None, None)
+    assert torch.equal(found.hidden, expected.hidden) and torch.equal(found.log_probs, expected.log_probs)
