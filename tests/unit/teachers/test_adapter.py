@@ -291,6 +291,18 @@ def test_the_best_epoch_is_kept(tmp_path):
     assert word_error_rate(head, data.in_order(), references, spell, torch.device("cpu")) == best.wer
 
 
+def test_a_teacher_in_bf16_may_encode_in_every_epoch(tmp_path, monkeypatch):
+    whole = trained(tmp_path / "fp32.pt")[1]
+    batches = Utterances.batches
+
+    def in_bf16(self: Utterances, epoch: int) -> Iterator[EncodedBatch]:
+        for batch in batches(self, epoch):
+            yield replace(batch, encoded=batch.encoded.bfloat16())
+
+    monkeypatch.setattr(Utterances, "batches", in_bf16)
+    assert trained(tmp_path / "bf16.pt")[1] == whole  # ones and zeros are the same in both
+
+
 def test_a_training_that_diverges_stops_and_keeps_its_last_epoch(tmp_path, monkeypatch):
     batches = Utterances.batches
 
