@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from nemo_tutornet.data.damaged_audio import guard_audio
 from nemo_tutornet.data.dataloader import TrainingBatch
 
 # Number of utterances from which statistics are taken.
@@ -21,8 +22,8 @@ UTTERANCES = 50
 def training_audio(student: Any, most: int) -> Iterator[Tensor]:
     """Yields the waveforms `[1, N]` of some utterances of a student's training set.
 
-    They are evenly spread over the set where it has an index, otherwise its first. The training's own
-    dataloader is not touched.
+    They are evenly spread over the set where it has an index, otherwise its first. Another utterance stands in
+    for a damaged one. The training's own dataloader is not touched.
     """
     section = student.cfg.get("train_ds")
     config: Any = OmegaConf.create(
@@ -35,6 +36,7 @@ def training_audio(student: Any, most: int) -> Iterator[Tensor]:
     loader = student._setup_dataloader_from_config(config) if section is not None else None
     if loader is None:
         return
+    guard_audio(loader, "model.train_ds", 1.0)  # the training that follows refuses a set with many of them
     batches = loader
     if not config.get("use_lhotse") and not isinstance(loader.dataset, IterableDataset):
         dataset, count = loader.dataset, len(loader.dataset)
