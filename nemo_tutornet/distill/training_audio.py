@@ -22,8 +22,8 @@ UTTERANCES = 50
 def training_audio(student: Any, most: int) -> Iterator[Tensor]:
     """Yields the waveforms `[1, N]` of some utterances of a student's training set.
 
-    They are evenly spread over the set where it has an index, otherwise its first. Another utterance stands in
-    for a damaged one. The training's own dataloader is not touched.
+    They are evenly spread over a set that has an index, otherwise its first. Another utterance replaces a
+    damaged one. The training's own dataloader is not touched.
     """
     section = student.cfg.get("train_ds")
     config: Any = OmegaConf.create(
