@@ -5,14 +5,15 @@
     python benchmarks/depthwise.py [--student conf/quartznet_5x5.yaml]... [--batch 4] [--seconds 10] [--json
     depthwise.json]
 
-First whole training steps of students (forward, backward, optimizer), then single convolutions (forward,
-backward) with kernels of several lengths. Every round times each once; medians are printed, and of the ratios
-the median over the rounds.
+First whole training steps of students (forward, backward, optimizer), in float32 and in mixed precision, then
+single convolutions (forward, backward) with kernels of several lengths. Every round times each once. Medians
+are printed, and of the ratios the median over the rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +26,27 @@ from timing import ROOT, Setting
 
 from nemo_tutornet.functional.fft_depthwise import FourierConv1d, fourier_depthwise
 
-PLAIN, FOURIER = "PyTorch's", "Fourier"
+PLAIN, FOURIER, MIXED = "PyTorch's", "Fourier", "Fourier, bf16-mixed"
 FRAMES_PER_SECOND = 50  # of a QuartzNet
 KERNELS = (3, 5, 7, 9, 11, 15, 21, 33, 51, 87)
 
 
 def figures(work: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, Any]:
-    """Times of a pair and their ratio."""
+    """Times, and their ratios to PyTorch's."""
     times = timing.interleaved(work, rounds, device)
-    return {"median_s": timing.medians(times), "ratio": {FOURIER: timing.ratio(times, FOURIER, [PLAIN])}}
+    ratios = {name: timing.ratio(times, name, [PLAIN]) for name in work if name != PLAIN}
+    return {"median_s": timing.medians(times), "ratio": ratios}
 
 
 def steps(path: Path, where: Setting, rounds: int) -> dict[str, Any]:
     """Training steps of a student."""
     config, batch = timing.load_config(path), where.batch()
-    models = {name: timing.student(config, where.device) for name in (PLAIN, FOURIER)}
-    fourier_depthwise(models[FOURIER])
-    found = figures(
-        {name: timing.one_step(model, batch, where) for name, model in models.items()}, rounds, where.device
-    )
+    models = {name: timing.student(config, where.device) for name in (PLAIN, FOURIER, MIXED)}
+    for name in (FOURIER, MIXED):
+        fourier_depthwise(models[name])
+    settings = {MIXED: replace(where, precision="bf16")}
+    work = {name: timing.one_step(model, batch, settings.get(name, where)) for name, model in models.items()}
+    found = figures(work, rounds, where.device)
     return {"parameters": {"student": timing.parameters(models[PLAIN])}, **found}
 
 

@@ -44,7 +44,8 @@ def _rounded(value: float) -> Iterator[str]:
 def figures_in(files: Sequence[Path]) -> set[str]:
     """What can be said of the lines in files.
 
-    That is each run's error rate and the mean of each group over its seeds, on validation and on test; the
+    That is each run's error rate and the mean of each group over its seeds, on validation (after each epoch,
+    too) and on test; the
     change from any group to any other, with its p; an adapter's rate, its teacher's, and their ratio.
 
     Args:
@@ -66,6 +67,8 @@ def _figures(files: Sequence[Path]) -> Iterator[str]:
                     for value in values:
                         yield from _rounded(value)
         for line in map(json.loads, file.read_text(encoding="utf-8").splitlines()):
+            for wer in line.get("valid_by_epoch", []):
+                yield from _rounded(wer / 100)
             rates = [line.get(name) for name in ("teacher_wer", "adapter_wer")]
             rates += [(line.get("adapter") or {}).get(name) for name in ("teacher_wer", "wer")]
             rates += [line["test"]["wer"]] if line.get("kind") == "teacher" else []

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from curves import curve
 from filelock import FileLock
 from runs import Run, read_lines, run_of
 
@@ -54,13 +55,16 @@ def _kept(folders: str) -> str:
 def add_line(file: Path, line: Mapping[str, Any]) -> None:
     """Adds a run's line to a file of committed lines, in place of an older one of the same run.
 
-    What the test set gave stays while the student is the same.
+    What the test set gave stays while the student is the same. The line gets the validation WER of each epoch
+    in percent, `valid_by_epoch`, from the training's logs.
 
     Args:
         file: the file; it is made where it is not there.
         line: of `runs.jsonl`, maybe with `test`.
     """
     added = portable(line)
+    if by_epoch := curve(line):
+        added["valid_by_epoch"] = [round(wer, 2) for _, wer in by_epoch]
     with _taken_apart(file) as (lines, _):
         before = lines.get(run_of(added), {})
         if "test" in before and before.get("model_sha256") == added.get("model_sha256"):

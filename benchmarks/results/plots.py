@@ -20,28 +20,13 @@ import matplotlib
 matplotlib.use("Agg")
 import numpy as np
 import typer
+from curves import curve
 from matplotlib import pyplot
 from recipes import RECIPES
 from runs import Run, groups_of, read_lines
 from table import Lines, interval, title
 
 WER = "validation WER, %"
-
-
-def curve(line: dict[str, Any]) -> list[tuple[int, float]]:
-    """Epoch, counted from 1, and validation WER in percent, as the training logged them."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    folder = Path(line["model"]).parents[1]
-    logged: dict[int, float] = {}
-    for file in sorted(folder.rglob("events.out.tfevents*"), key=lambda path: path.stat().st_mtime):
-        events = EventAccumulator(str(file))
-        events.Reload()
-        if "val_wer" in events.Tags()["scalars"]:
-            # A run that was interrupted has several files; the later one is right about a step that both
-            # have.
-            logged.update({event.step: 100 * event.value for event in events.Scalars("val_wer")})
-    return [(epoch, logged[step]) for epoch, step in enumerate(sorted(logged), start=1)]
 
 
 def named(group: Run, groups: dict[Run, Lines]) -> str:
@@ -159,8 +144,7 @@ def main(
         if group.share == 1 and group.student.split("_")[0] == family
     }
     pictures: dict[str, Callable[[Any], None]] = {}
-    # Committed lines have no logs of their trainings.
-    if whole and all("model" in line for lines in whole.values() for line in lines):
+    if whole and all(curve(line) for lines in whole.values() for line in lines):
         pictures["epoch"] = lambda axes: draw_epochs(axes, whole)
     if len({group.recipe for group in whole}) > 1:
         pictures["recipe"] = lambda axes: draw_recipes(axes, whole)

@@ -179,7 +179,7 @@ def adapt_teacher(
         for warning in check_transcripts(shuffled):
             print_note(warning)
         guard_audio(shuffled._train_dl, "model.train_ds", 0.0)
-        lively = LiveUtterances(shuffled._train_dl, teacher, pseudo)
+        lively = LiveUtterances(shuffled._train_dl, teacher, pseudo, device)
     else:
         needs_hypotheses = lacks_transcripts(loading._train_dl)
         reader = stored_encodings(cfg, work, "train", needs_hypotheses, batch_size)

@@ -135,19 +135,20 @@ class LiveUtterances:
         loader: NeMo's dataloader of the student's training set.
         teacher: the teacher, without an adapter.
         pseudo: writes the teacher's hypotheses in the student's labels.
+        device: where the teacher runs.
 
     Raises:
         TutorError: the training set does not know its length.
     """
 
-    def __init__(self, loader: Any, teacher: LiveTeacher, pseudo: PseudoLabels) -> None:
+    def __init__(self, loader: Any, teacher: LiveTeacher, pseudo: PseudoLabels, device: torch.device) -> None:
         if not hasattr(loader.dataset, "__len__"):
             raise TutorError(
                 "--live needs a training set that knows its length, and this one does not; keep the "
                 "encoder's "
                 "output instead (without --live)."
             )
-        self._loader, self._teacher, self._pseudo = loader, teacher, pseudo
+        self._loader, self._teacher, self._pseudo, self._device = loader, teacher, pseudo, device
         self._hypotheses = lacks_transcripts(loader)
         self._names = BatchNames(UtteranceResolver(loader), teacher.sample_rate)
 
@@ -159,7 +160,8 @@ class LiveUtterances:
         """Yields the batches of the dataloader, encoded."""
         request = TargetRequest(hidden=True, hypotheses=self._hypotheses)
         for batch in map(TrainingBatch.from_nemo, self._loader):
-            targets = self._teacher.targets(batch, request)
+            signal, lengths = batch.signal.to(self._device), batch.signal_lengths.to(self._device)
+            targets = self._teacher.targets(replace(batch, signal=signal, signal_lengths=lengths), request)
             assert targets.hidden is not None
             check_audio(batch.signal, partial(self._names, batch))
             valid = frame_mask(targets.lengths, targets.hidden.shape[2])[:, None]

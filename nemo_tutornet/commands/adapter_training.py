@@ -295,7 +295,8 @@ def word_error_rate(
 
 def _ctc(head: AdapterHead, batch: EncodedBatch, counted: Tensor, device: torch.device) -> Tensor:
     """Returns the CTC loss of each utterance that has labels."""
-    encoded, lengths = batch.encoded[counted].to(device), batch.lengths[counted].to(device)
+    # A teacher in bf16 encodes in bf16 (`--live`).
+    encoded, lengths = batch.encoded[counted].to(device, torch.float32), batch.lengths[counted].to(device)
     log_probs = head(encoded, lengths)
     frames = lengths * head.upsampling
     # `ctc_loss` reads frames behind an utterance's length on some devices; their values must be finite only.

@@ -63,17 +63,17 @@ class RKDConfig:
     """Representation-level distillation: the matched layers and the frame weighting.
 
     Attributes:
-        hint_layer: module path in the teacher, e.g. `encoder.layers.8`; null is the encoder's output, or the
-            adapter's hidden vectors where the teacher has an adapter.
+        hint_layer: module path in the teacher, e.g. `encoder.layers.8`; null is the encoder's output, or with
+            an adapter the adapter's hidden vectors.
         guided_layer: module path in the student, e.g. `encoder.encoder.5`; null is the encoder's output.
         pairs: further pairs of layers, each with a projection of its own. RKD is the mean over all pairs.
         frame_weighting: `auto`, `nonblank`, `energy` or `uniform`. `auto` is `nonblank` for the Conformer
             family (`uniform` if the teacher has no posteriors), and `energy` otherwise.
         warm_start_decoder: compute the student's decoder from the teacher's decoder at the end of RKD (ours).
         reduction: `time_sum` sums over the seconds of an utterance and averages over the batch, as CTC and
-            SKD do, so that a weight fits utterances of every length. `frame_mean` averages over all frames,
-            as earlier versions did; 1 with it is about 0.37 with `time_sum` for utterances of 2.7 s. Null is
-            `time_sum`, and a run of an earlier version that is resumed keeps `frame_mean`.
+            SKD do, so that a weight fits utterances of every length. `frame_mean` averages over all frames;
+            a weight of 1 with it is about 0.37 with `time_sum` for utterances of 2.7 s. Null is `time_sum`,
+            but `frame_mean` for a resumed run of version 0.2.0 or older.
     """
 
     hint_layer: Optional[str] = None
@@ -122,7 +122,7 @@ class ConsistencyConfig:
     the stages that train the decoder. A step takes about twice as long there.
 
     Attributes:
-        weight: weight of the symmetric KL divergence between the posteriors of both views, beside CTC with
+        weight: weight of the symmetric KL divergence between the posteriors of both views, for CTC with
             weight 1; the paper has 0.2. 0 turns it off.
         time_masks: factor on the number of SpecAugment's time masks (`model.spec_augment.time_masks`) in both
             views; the paper's is 2.5. At least 1.
@@ -183,10 +183,14 @@ class InitConfig:
         layers: index of the teacher's block (QuartzNet, Jasper, Citrinet) or layer (the Conformer family) for
             each of the student's, in order. Null selects them: first and last are kept, the others are spread
             evenly.
+        fit: fits the last pointwise convolutions of each block by least squares, on 50 utterances of the
+            training set, so that its output is that of the last of the teacher's blocks that it stands for.
+            It needs a QuartzNet, Jasper or Citrinet; the layers of a Conformer are copied alone.
     """
 
     source: Optional[str] = None
     layers: Optional[List[int]] = None
+    fit: bool = True
 
 
 @dataclass
@@ -244,8 +248,8 @@ class TutorConfig:
     Attributes:
         teacher: the teacher. RKD and pseudo-labels use this teacher only. Null trains without a teacher, with
             `consistency` beside CTC.
-        other_teachers: more teachers, with the keys of `teacher`, for SKD, which averages the posteriors of
-            all teachers (Hinton et al., arXiv 1503.02531).
+        other_teachers: more teachers for SKD, with the keys of `teacher`. Their posteriors are averaged
+            (Hinton et al., arXiv 1503.02531).
         rkd: settings of representation-level distillation.
         skd: settings of softmax-level distillation.
         pseudo_labels: settings of sequence-level targets.
@@ -259,12 +263,12 @@ class TutorConfig:
             infinite, from 0 to below 1. Such a batch is named, skipped and counted. With 0 the training stops
             at the first.
         max_damaged_share: share of the training set's utterances whose audio may be damaged, from 0 to below
-            1. Each is named, and another utterance takes its place; Lhotse's batches are smaller. Beyond it
-            the training stops.
-        manifest_weights: a weight above 0 for each manifest of `model.train_ds.manifest_filepath`: the share
-            of each epoch's utterances that come from it, relative to the others, e.g. `[1, 1]` for half and
-            half. An epoch is as long as without them. Null reads each utterance once an epoch. Not for tars
-            and Lhotse, whose `input_cfg` has weights.
+            1. Each is named and replaced by another utterance; Lhotse's batches become smaller. With more
+            damaged utterances the training stops.
+        manifest_weights: a weight above 0 for each manifest of `model.train_ds.manifest_filepath`, which sets
+            the share of each epoch's utterances from this manifest, e.g. `[1, 1]` for half and half. The
+            length of an epoch does not change. Null reads each utterance once per epoch. Not for tars and
+            Lhotse; for Lhotse, set the weights in `input_cfg`.
         stages: stages of the schedule, in order.
     """
 

@@ -15,6 +15,7 @@ from nemo_tutornet.errors import LONGEST_INPUT, TutorError, first_line, shorten,
 
 _SECTIONS = ("preprocessor", "encoder", "decoder")
 _DATA = ("train_ds", "validation_ds", "test_ds")
+_SAMPLE_RATE = 16000  # the default of NeMo's front end
 # Whole numbers of the trainer, and the least value of each; with -1, 0 means that nothing is trained.
 _LEAST = {
     "max_epochs": -1,
@@ -33,7 +34,8 @@ def check_student(model_cfg: Any) -> None:
 
     Raises:
         TutorError: a section is missing; a label is no text, appears twice or differs between sections; the
-            number of classes is missing or wrong; the tokenizer is an aggregate one, and there is a teacher.
+            number of classes is missing or wrong; audio is read at another sample rate than the front end's;
+            the tokenizer is an aggregate one, and there is a teacher.
     """
     try:
         for name in _SECTIONS:
@@ -42,7 +44,8 @@ def check_student(model_cfg: Any) -> None:
         tokenizer = model_cfg.get("tokenizer")
         if not tokenizer:
             _check_labels(model_cfg)
-        elif model_cfg.get("tutor") is not None and _is_aggregate(tokenizer):
+        _check_sample_rates(model_cfg)
+        if tokenizer and model_cfg.get("tutor") is not None and _is_aggregate(tokenizer):
             raise TutorError(
                 "model.tokenizer is an aggregate tokenizer (type agg), whose labels depend on the language "
                 "of "
@@ -147,6 +150,28 @@ def _check_labels(model_cfg: Any) -> None:
                 f"{where if own is not None else 'model.labels'} differs from model.decoder.vocabulary "
                 f"({_difference(found, labels)}), so transcripts would be written with wrong labels; use the "
                 "same list, e.g. '${model.labels}', in both."
+            )
+
+
+def _check_sample_rates(model_cfg: Any) -> None:
+    """Refuses audio that NeMo would read at another rate than the front end takes it for.
+
+    Student and teacher would train on speech at another speed, validation too, and only the deployed student
+    would be given speech at its own.
+    """
+    rate = model_cfg["preprocessor"].get("sample_rate", _SAMPLE_RATE)
+    for name in _DATA:
+        data = model_cfg.get(name)
+        if not isinstance(data, Mapping) or not (data.get("manifest_filepath") or data.get("use_lhotse")):
+            continue
+        where, found = f"model.{name}.sample_rate", data.get("sample_rate")
+        if found is None:
+            where, found = "model.sample_rate", model_cfg.get("sample_rate")
+        if found is not None and found != rate:
+            raise TutorError(
+                f"{where} is {shown(found)}, but model.preprocessor.sample_rate is {shown(rate)}, so speech "
+                "would be learned at another speed than it has; give both the same, e.g. "
+                "'${model.sample_rate}'."
             )
 
 

@@ -8,24 +8,19 @@ normalise its input by the batch, and its output would be another than the teach
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
-from omegaconf import OmegaConf
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
 
-from nemo_tutornet.data.dataloader import TrainingBatch
+from nemo_tutornet.distill.training_audio import UTTERANCES, training_audio
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.batch_norm import ChannelStatistics, is_folded, unfold_batch_norm
 from nemo_tutornet.nemo_io.isolation import without_process_group
-
-# Number of utterances from which the statistics are taken.
-UTTERANCES = 50
 
 
 def folded_batch_norms(encoder: nn.Module) -> list[str]:
@@ -60,7 +55,7 @@ def unfolded_state(teacher: Any, student: Any, paths: Sequence[str]) -> dict[str
     with ExitStack() as hooks, torch.no_grad(), isolate_rng(include_cuda=False), without_process_group():
         for path in paths:
             hooks.callback(encoder.get_submodule(path).register_forward_pre_hook(partial(add, path)).remove)
-        for signal in _training_audio(student, UTTERANCES):
+        for signal in training_audio(student, UTTERANCES):
             lengths = torch.tensor([signal.shape[1]], device=device)
             features, lengths = teacher.preprocessor(input_signal=signal.to(device), length=lengths)
             encoder(audio_signal=features, length=lengths)
@@ -76,34 +71,3 @@ def unfolded_state(teacher: Any, student: Any, paths: Sequence[str]) -> dict[str
         unfolded = unfold_batch_norm(norm, *statistics[path].mean_and_variance())
         state.update({f"{path}.{name}": value for name, value in unfolded.items()})
     return state
-
-
-def _training_audio(student: Any, most: int) -> Iterator[Tensor]:
-    """Yields the waveforms `[1, N]` of some utterances of a student's training set.
-
-    They are evenly spread over the set where it has an index, otherwise its first. The training's own
-    dataloader is not touched.
-    """
-    section = student.cfg.get("train_ds")
-    config: Any = OmegaConf.create(
-        OmegaConf.to_container(section, resolve=True) if section is not None else {}
-    )
-    config.update(shuffle=False, augmentor=None, batch_size=1, num_workers=0, drop_last=False)
-    config.update(use_semi_sorted_batching=False, pin_memory=False)
-    if config.get("use_lhotse"):
-        config.update(use_bucketing=False, batch_duration=None)
-    loader = student._setup_dataloader_from_config(config) if section is not None else None
-    if loader is None:
-        return
-    batches = loader
-    if not config.get("use_lhotse") and not isinstance(loader.dataset, IterableDataset):
-        dataset, count = loader.dataset, len(loader.dataset)
-        chosen = sorted({round(i) for i in torch.linspace(0, count - 1, min(most, count)).tolist()})
-        batches = (loader.collate_fn([dataset[i]]) for i in chosen)
-    given = 0
-    for batch in map(TrainingBatch.from_nemo, batches):
-        for signal, length in zip(batch.signal, batch.signal_lengths.tolist(), strict=True):
-            if given == most:
-                return
-            given += 1
-            yield signal[None, :length]

@@ -16,6 +16,7 @@ from nemo.utils import logging
 from torch import Tensor, nn
 
 from nemo_tutornet.config import TutorConfig
+from nemo_tutornet.distill.block_fit import can_be_fitted, fit_blocks, last_blocks
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.folded_batch_norm import folded_batch_norms, unfolded_state
 from nemo_tutornet.distill.matching import LayerPair
@@ -89,14 +90,20 @@ def init_student(student: Any, distiller: Distiller) -> InitReport:
     config, teacher = distiller.config, teacher_model(distiller.teacher, distiller.config)
     mine, theirs = _stack(student.encoder), _stack(teacher.encoder)
     blocks = _match_encoders(student, teacher, mine, theirs, config.init.layers)
+    count = len(theirs.blocks)
+    fit = config.init.fit and can_be_fitted(student, blocks, count)
     folded = _copy_encoder(student, teacher, mine, blocks)
     copied = f"{mine.unit}s {_range(len(blocks))} <- {', '.join(map(str, blocks))}"
-    if folded:
+    fitted = fit_blocks(student, teacher, blocks) if fit else 0
+    if fitted:
+        copied += f"; {fitted} {mine.unit}s fitted to the outputs of the teacher's {mine.unit}s "
+        copied += ", ".join(map(str, last_blocks(blocks, count)))
+    elif folded:
         copied += f"; {folded} batch norms un-folded"
     copied += f"; {_copy_decoder(student, teacher)}"
-    copies = 0
+    copies, outputs = 0, last_blocks(blocks, count) if fitted else blocks
     for pair, projection in zip(distiller.match.pairs, distiller.projections, strict=True):
-        if config.uses("rkd") and _is_copy(pair, mine, blocks, len(theirs.blocks)):
+        if config.uses("rkd") and _is_copy(pair, mine, outputs, count):
             copies += 1
             with torch.no_grad():
                 nn.init.dirac_(projection.weight)
@@ -275,7 +282,7 @@ def _copy_decoder(student: Any, teacher: Any) -> str:
 
 
 def _is_copy(pair: LayerPair, stack: _Stack, blocks: Sequence[int], count: int) -> bool:
-    """Tells whether a guided layer is a copy of its hint layer."""
+    """Tells whether a guided layer begins as its hint layer: as a copy, or fitted to it."""
     copies = {f"{ENCODER}.{stack.name}.{i}": f"{ENCODER}.{stack.name}.{j}" for i, j in enumerate(blocks)}
     if blocks[-1] == count - 1:
         copies[ENCODER] = ENCODER

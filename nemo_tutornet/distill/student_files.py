@@ -113,6 +113,7 @@ class StudentFilesMixin(_Host):
         try:
             with averaged_weights(self._trainer) as averaged:
                 if averaged:
+                    self._compose_untrained_decoder()  # of the averaged projection
                     logging.info(f"{save_path} holds the averaged weights (exp_manager.ema).")
                 if is_multistorageclient_url(save_path) or not packed or not is_global_rank_zero():
                     super().save_to(save_path)

@@ -42,8 +42,7 @@ def calibration_features(front_end: Mapping[str, Any], manifest: Path) -> list[n
     with suppress_nemo_logs():
         preprocessor = AudioToMelSpectrogramPreprocessor(**front_end).eval()
     sample_rate = int(front_end["sample_rate"])
-    step = max(1, len(rows) // MOST_UTTERANCES)
-    features = [_features(preprocessor, sample_rate, row) for row in rows[::step][:MOST_UTTERANCES]]
+    features = [_features(preprocessor, sample_rate, rows[i]) for i in _spread(len(rows), MOST_UTTERANCES)]
     features = [item for item in features if item.shape[2] > 1]
     if len(features) < 2:
         raise TutorError(
@@ -51,6 +50,17 @@ def calibration_features(front_end: Mapping[str, Any], manifest: Path) -> list[n
             "calibrate with, and others to measure the result on."
         )
     return features
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Returns at most so many indices of a list, evenly spread over it.
+
+    Example:
+        >>> _spread(7, 3), _spread(2, 3)
+        ([0, 2, 4], [0, 1])
+    """
+    chosen = min(count, most)
+    return [i * count // chosen for i in range(chosen)]
 
 
 def _features(preprocessor: Any, sample_rate: int, row: Utterance) -> np.ndarray:

@@ -173,8 +173,11 @@ class FrameReader:
         targets = self.teacher.targets(batch, request)
         found = targets.hypotheses
         if found is None:  # an adapter has the student's labels, so the student's decoding reads them
-            assert targets.log_probs is not None
-            found = decode(self._student.model, targets.log_probs, targets.lengths, targets.log_probs)
+            log_probs = targets.log_probs
+            assert log_probs is not None
+            if self._match is not None:
+                log_probs = self._match.in_students_order(log_probs)
+            found = decode(self._student.model, log_probs, targets.lengths, log_probs)
         return [hypothesis.text for hypothesis in found]
 
     def read(self, row: Utterance) -> UtteranceFrames:

@@ -48,10 +48,12 @@ def adapted_targets(
     writes = request.hypotheses and adapter.info.writes_hypotheses
     unsure = writes or (hypotheses is not None and any(one.confidence is None for one in hypotheses))
     features = log_probs = None
-    if request.posteriors or unsure or (request.hidden and is_hint):
-        features = head.features(encoded.float(), lengths)
-    if features is not None and (request.posteriors or unsure):
-        log_probs = head.log_probs(features)
+    # The student's step may run in mixed precision, which is not the adapter's.
+    with torch.autocast(encoded.device.type, enabled=False):
+        if request.posteriors or unsure or (request.hidden and is_hint):
+            features = head.features(encoded.float(), lengths)
+        if features is not None and (request.posteriors or unsure):
+            log_probs = head.log_probs(features)
     lengths = lengths * head.upsampling
     if unsure and log_probs is not None:
         texts = (

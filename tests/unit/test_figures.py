@@ -50,7 +50,7 @@ LOST = {
 @pytest.fixture(scope="module")
 def scripts() -> Iterator[tuple[ModuleType, ModuleType]]:
     """`figures.py` and `pages.py` of benchmarks/results."""
-    names = ("runs", "recipes", "lines", "table", "figures", "pages")
+    names = ("runs", "recipes", "curves", "lines", "table", "figures", "pages")
     sys.path.insert(0, str(ROOT / "benchmarks" / "results"))
     modules = {name: importlib.import_module(name) for name in names}
     yield modules["figures"], modules["pages"]

@@ -36,6 +36,8 @@ from tests.integration import teacher_models
 from tests.integration.models import matrix
 from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind, write_tokenizer
+from tests.integration.target_cache.test_cache import heard, tar
+from tests.integration.target_cache.test_cache_lhotse import lhotse
 
 STAGES = [
     {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},
@@ -391,3 +393,22 @@ def test_other_transcripts_begin_anew(folder, teacher, tmp_path):
         assert made.exit_code == 0, made.output
         heads.append(Adapter.load(tmp_path / "a.safetensors").head.decoder.bias)
     assert not torch.equal(*heads)
+
+
+@pytest.mark.parametrize("reader", ["tars", "lhotse"])
+def test_large_sets(folder, teacher, tmp_path, make_student, reader):
+    """What `adapt` keeps of tars, or of a set that Lhotse reads, trains a student."""
+    config = student_config(folder, teacher, STAGES[:1])
+    if reader == "tars":
+        source = tar(folder, tmp_path, [f"train{i}.wav" for i in range(8)], 0)
+        config["train_ds"].update(source, is_tarred=True, shuffle_n=4)
+    else:
+        lhotse(config)
+    output = tmp_path / "a.safetensors"
+    result = adapt(folder, teacher, output, "--epochs", "1", "--json", train_ds=config["train_ds"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["utterances"] == 8
+    cached = tutored(config, output, model_path=None, cache=str(tmp_path / "a.work" / "train"))
+    given = [targets for targets, _ in heard(make_student(cached))]
+    assert sum(len(targets.lengths) for targets in given) == 8
+    assert all(targets.hidden is not None and targets.hidden.isfinite().all() for targets in given)

@@ -155,7 +155,7 @@ OVERRIDDEN = TutorConfig(
     consistency=ConsistencyConfig(weight=0.2, time_masks=2.0, warmup=100),
     mixup=MixupConfig(share=0.0, alpha=0.4),
     pool_frames=True,
-    init=InitConfig("teacher", [0, 2]),
+    init=InitConfig("teacher", [0, 2], fit=False),
     max_nonfinite_share=0.1,
     max_damaged_share=0.2,
     manifest_weights=[1.0, 3.0],

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from nemo_tutornet import TutorError
 from nemo_tutornet.cli import app
 from nemo_tutornet.data.damaged_audio import guard_audio
+from nemo_tutornet.distill.training_audio import training_audio
 from tests.conftest import student_config, write_manifest
 
 STAGES = [{"name": "ctc", "weights": {"ctc": 1.0, "rkd": 1.0}}]
@@ -53,6 +54,11 @@ def config_of(folder, teacher, train="bad", valid="valid", workers=0):
     config["train_ds"].update(manifest_filepath=str(folder / f"{train}.jsonl"), num_workers=workers)
     config["validation_ds"]["manifest_filepath"] = str(folder / f"{valid}.jsonl")
     return config
+
+
+def test_statistics_before_a_training_take_another_utterance(folder, make_student):
+    student = make_student(config_of(folder, None))
+    assert len(list(training_audio(student, 10))) == 6
 
 
 @pytest.mark.parametrize("workers", [0, 2])

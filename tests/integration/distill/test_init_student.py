@@ -84,7 +84,8 @@ def test_a_quartznet_begins_with_blocks_of_a_deeper_one(corpus, deep, make_stude
     recorder = Recorder()
     stages = [RKD | {"steps": 1}, SKD]
     pair = {"hint_layer": "encoder.encoder.3", "guided_layer": "encoder.encoder.2"}
-    config = student_config(corpus, deep, stages, init="teacher", rkd={"pairs": [pair]})
+    init = {"source": "teacher", "fit": False}
+    config = student_config(corpus, deep, stages, init=init, rkd={"pairs": [pair]})
     config["encoder"]["jasper"].insert(1, config["encoder"]["jasper"][1])
     model = make_student(config, max_epochs=1, max_steps=2, callbacks=[recorder])
     before = random_state()
@@ -185,6 +186,55 @@ def test_layers_are_chosen_and_folded_batch_norm_is_unfolded(corpus, make_studen
     torch.testing.assert_close(norms[0].running_var, values.var(1, correction=0), atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("folded", [False, True], ids=["statistics", "folded"])
+def test_blocks_are_fitted_to_those_they_stand_for(corpus, make_student, tmp_path, log, folded):
+    """On held-out audio the student's encoder is nearer to its teacher's than the bare copy is."""
+    save_teacher(quartznet(corpus, 3), tmp_path / "teacher.nemo")
+    teacher = EncDecCTCModel.restore_from(str(tmp_path / "teacher.nemo"), map_location="cpu").eval()
+    torch.manual_seed(1)
+    for norm in [part for part in teacher.modules() if isinstance(part, torch.nn.BatchNorm1d)]:
+        if folded:
+            norm.reset_parameters()
+        else:
+            torch.nn.init.uniform_(norm.running_mean, -0.3, 0.3)
+            torch.nn.init.uniform_(norm.weight, 0.5, 1.5)
+        torch.nn.init.normal_(norm.bias, std=0.3)
+    teacher.save_to(str(tmp_path / "teacher.nemo"))
+    pair = {"hint_layer": "encoder.encoder.3", "guided_layer": "encoder.encoder.1"}
+    found, signal = {}, torch.randn(2, 16000, generator=torch.Generator().manual_seed(2))
+    for fit in (False, True):
+        init = {"source": "teacher", "fit": fit}
+        config = student_config(
+            corpus, tmp_path / "teacher.nemo", [RKD | {"steps": 1}, SKD], init=init, rkd={"pairs": [pair]}
+        )
+        model = make_student(config)
+        torch.manual_seed(0)
+        state = random_state()
+        begun(model)
+        assert random_state() == state and model.encoder.training
+        with Capture(model, "encoder") as mine, Capture(model.distiller.teacher.model, "encoder") as theirs:
+            encoded(model, signal), encoded(model.distiller.teacher.model, signal)
+        error = (mine.tensor(2) - theirs.tensor(2)).square().mean()
+        found[fit] = float(error / theirs.tensor(2).var())
+        model.train()
+    assert found[True] < 0.7 * found[False]
+    fitted = "3 blocks fitted to the outputs of the teacher's blocks 0, 3, 4"
+    # Fitted, the second block's output is that of the teacher's fourth, so their projection is the identity.
+    assert told(log[-4:]) == (
+        f"blocks 0-2 <- 0, 1, 4; {fitted}; decoder copied; 2 projections start as the identity."
+    )
+    norms = [part for part in model.encoder.modules() if isinstance(part, torch.nn.BatchNorm1d)]
+    assert not any(map(is_folded, norms))
+    # The statistics of the batch norms are those of the student's own inputs, without padding.
+    heard, model.preprocessor.featurizer.pad_to = [], 0
+    norms[-1].register_forward_pre_hook(lambda _, args: heard.append(args[0]))
+    for batch in model._train_dl:
+        for one, length in zip(batch[0], batch[1], strict=True):
+            encoded(model, one[None, :length])
+    values = torch.cat([value[0] for value in heard], dim=1)
+    torch.testing.assert_close(norms[-1].running_mean, values.mean(1), atol=1e-3, rtol=1e-2)
+
+
 def test_weights_that_are_there_are_kept(corpus, deep, make_student, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "nemo_tutornet.models.init_student", lambda *_: pytest.fail("weights are overwritten")
@@ -213,7 +263,8 @@ def test_a_cached_teacher_needs_its_file_for_the_copy(
         init="teacher", teacher={"cache": str(tmp_path / "cache"), "model_path": str(deep)}
     )
     model = begun(make_student(config))
-    assert told(log) == "blocks 0-2 <- 0, 1, 4; decoder copied."
+    fitted = "3 blocks fitted to the outputs of the teacher's blocks 0, 3, 4"
+    assert told(log) == f"blocks 0-2 <- 0, 1, 4; {fitted}; decoder copied."
     with torch.no_grad():
         first = (
             EncDecCTCModel.restore_from(str(deep), map_location="cpu").encoder.encoder[4].mconv[0].conv.weight

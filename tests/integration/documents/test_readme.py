@@ -119,7 +119,8 @@ def test_audio_without_transcripts(folder):
     rows = [json.loads(row) for row in (folder / "train.jsonl").read_text().splitlines()]
     bare = [{key: value for key, value in row.items() if key != "text"} for row in rows]
     (folder / "untranscribed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bare))
-    first, second, _ = commands("python examples/speech_to_text_ctc_tutornet.py", UNTRANSCRIBED)
+    trainings = commands("python examples/speech_to_text_ctc_tutornet.py", UNTRANSCRIBED)
+    first, second = [line for line in trainings if "name=few" not in line]
     run(smaller(shorter(first)), folder)
     begun = ASRModel.restore_from(str(folder / "runs/first/checkpoints/first.nemo"), map_location="cpu")
     run(

@@ -108,13 +108,13 @@ def _notes() -> str:
     unpooled = _one(_losses(cell) for cell in cells() if refusal(cell, "rkd") == "pool")
     everything = max(cells(), key=lambda cell: (not cell.transcripts, len(works(cell))))
     return (
-        f"Without `pool_frames` a student with longer frames gets {unpooled} only. Audio without transcripts "
-        f"gives {_losses(everything)}, as in the first table, and no CTC.\n\n"
-        f"With [an adapter](adapter.md) every teacher gives {_adapted()} to a student with other labels, "
-        "frame "
-        "by frame.\n\nWhere SKD works, the decoder is warm-started, too, as long as hint and guided layer "
-        "are "
-        "the encoders' outputs. What does not go together is refused with a sentence before the first step."
+        f"- A student with longer frames and without `pool_frames` can use {unpooled} only.\n"
+        f"- Audio without transcripts can be used for {_losses(everything)}, as in the first table, and not "
+        "for CTC.\n"
+        f"- With [an adapter](adapter.md), every teacher works with {_adapted()} for a student with other "
+        "labels, frame by frame.\n"
+        "- Where SKD works, the decoder's warm start works, too, if the hint layer and the guided layer are "
+        "the encoders' outputs."
     )
 
 
@@ -148,8 +148,8 @@ def short() -> str:
 def full() -> str:
     """The block of the documentation's page."""
     losses, frames = (
-        "Which losses work, whatever the architectures and frames:",
-        "How frames meet, whatever the labels:",
+        "Which losses work, for all architectures and frame rates:",
+        "How frames are matched, for all labels:",
     )
     return "\n\n".join(
         [BEGIN, losses, "\n".join(_label_table()), frames, "\n".join(_frame_table()), _notes(), END]

@@ -6,6 +6,9 @@ notice.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +142,40 @@ def test_the_best_model_may_be_one_of_rkd(corpus, teacher_file, make_student, tm
     assert_composed(model, saved["state_dict"], saved)
     found = EncDecCTCModel.restore_from(str(nemo), map_location="cpu").state_dict()
     assert same(found, saved["state_dict"]) and not same(found, load_lightning_checkpoint(last)["state_dict"])
+
+
+class SavesAfterStep(Callback):
+    """Writes a `.nemo` by itself, without a checkpoint before it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 2:
+            module.save_to(str(self.path))
+            with module_averages(trainer):
+                self.state, self.saved = state_of(module), {"tutor": deepcopy(module.distiller.state())}
+
+
+@contextmanager
+def module_averages(trainer: Any) -> Iterator[None]:
+    (ema,) = (callback for callback in trainer.callbacks if isinstance(callback, EMA))
+    ema.swap_model_weights(trainer)
+    yield
+    ema.swap_model_weights(trainer)
+
+
+def test_a_file_of_averaged_weights_has_a_decoder_of_the_averaged_projection(
+    corpus, teacher_file, make_student, tmp_path
+):
+    saves = SavesAfterStep(tmp_path / "averaged.nemo")
+    config = student_config(corpus, teacher_file, [RKD])
+    model = make_student(config, max_steps=3, callbacks=[EMA(0.9), saves])
+    model.trainer.limit_val_batches = 0
+    model.trainer.fit(model)
+    state = EncDecCTCModel.restore_from(str(saves.path), map_location="cpu").state_dict()
+    assert_composed(model, state, saves.saved)
+    assert same(
+        {k: v for k, v in state.items() if k not in DECODER},
+        {k: v for k, v in saves.state.items() if k not in DECODER},
+    )

@@ -26,6 +26,7 @@ MODULES = (
     "corpora",
     "sources",
     "budget",
+    "curves",
     "lines",
     "runner",
     "run",

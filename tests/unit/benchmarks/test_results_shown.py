@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -194,9 +195,16 @@ def test_pictures_show_epochs_shares_and_sizes(
             )
             lines.append({**lines[-1], "share": 0.25})
     write(tmp_path, lines)
-    found = tools["plots"].curve(lines[0])
+    found = tools["curves"].curve(lines[0])
     assert [epoch for epoch, _ in found] == [1, 2, 3]
     assert [wer for _, wer in found] == pytest.approx([40.0, 20.0, 40 / 3])
+    kept = tmp_path / "kept.jsonl"
+    for one in lines[::2]:
+        tools["lines"].add_line(kept, one)
+    (first, *_) = map(json.loads, kept.read_text().splitlines())
+    assert "model" not in first and tools["curves"].curve(first) == [(1, 40.0), (2, 20.0), (3, 13.33)]
+    tools["plots"].main(kept, tmp_path / "kept", 30, "quartznet_small", ["ctc"], 2, None, [], [], False)
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["wer-by-epoch.svg"]
     for name in ("first", "second"):
         tools["plots"].main(
             tmp_path, tmp_path / name, 30, "quartznet_small", ["ctc", "rkd_skd_kl"], 2, None, [], [], False

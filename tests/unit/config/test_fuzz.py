@@ -203,7 +203,7 @@ STUDENT_PATHS = [
     *[("model", "decoder", name) for name in ("vocabulary", "num_classes")],
     *[
         ("model", "train_ds", name)
-        for name in ("labels", "use_lhotse", "use_semi_sorted_batching", "drop_last")
+        for name in ("labels", "use_lhotse", "use_semi_sorted_batching", "drop_last", "sample_rate")
     ],
     *[("model", "optim", name) for name in ("sched", "name")],
     ("model", "optim", "sched", "max_steps"),

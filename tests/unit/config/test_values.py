@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from nemo_tutornet.config import LayerPairConfig, RKDConfig
+from nemo_tutornet.config import LayerPairConfig, RKDConfig, check_student
+from tests.conftest import refusal as conftest_refusal
 from tests.unit.config.sections import SECOND, SKD, TEACHER, parse, refusal, stages
 
 
@@ -318,3 +319,34 @@ def test_consistency_and_reduction_out_of_range(section: str, words: str) -> Non
 )
 def test_mixed_waveforms_that_nobody_labels(section: str, words: str) -> None:
     assert words in refusal(section)
+
+
+@pytest.mark.parametrize(
+    "rates, key",
+    [
+        ({"front": 8000, "model": 16000}, "model.sample_rate is 16000"),
+        ({"front": 8000, "model": 8000, "train_ds": 16000}, "model.train_ds.sample_rate is 16000"),
+        ({"front": None, "model": None, "validation_ds": 8000}, "model.validation_ds.sample_rate is 8000"),
+        ({"front": 8000, "model": 8000, "train_ds": None}, None),
+        ({"front": 8000, "model": 16000, "train_ds": 8000, "validation_ds": 8000}, None),
+        ({"front": None, "model": 16000}, None),
+    ],
+)
+def test_audio_at_another_rate_than_the_front_end_is_refused(
+    rates: dict[str, int | None], key: str | None
+) -> None:
+    """A student of 8 kHz whose data are still read at 16 kHz would learn speech of half its speed."""
+    front = {} if rates["front"] is None else {"sample_rate": rates["front"]}
+    model = {
+        "sample_rate": rates["model"],
+        "labels": ["a"],
+        "preprocessor": front,
+        "encoder": {},
+        "decoder": {"vocabulary": ["a"], "num_classes": 1},
+        "train_ds": {"manifest_filepath": "a.jsonl", "sample_rate": rates.get("train_ds")},
+        "validation_ds": {"manifest_filepath": "b.jsonl", "sample_rate": rates.get("validation_ds")},
+    }
+    if key is None:
+        check_student(model)
+    else:
+        assert conftest_refusal(check_student, model).startswith(f"{key}, but model.preprocessor")

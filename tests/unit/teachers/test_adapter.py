@@ -291,6 +291,18 @@ def test_the_best_epoch_is_kept(tmp_path):
     assert word_error_rate(head, data.in_order(), references, spell, torch.device("cpu")) == best.wer
 
 
+def test_a_teacher_in_bf16_may_encode_in_every_epoch(tmp_path, monkeypatch):
+    whole = trained(tmp_path / "fp32.pt")[1]
+    batches = Utterances.batches
+
+    def in_bf16(self: Utterances, epoch: int) -> Iterator[EncodedBatch]:
+        for batch in batches(self, epoch):
+            yield replace(batch, encoded=batch.encoded.bfloat16())
+
+    monkeypatch.setattr(Utterances, "batches", in_bf16)
+    assert trained(tmp_path / "bf16.pt")[1] == whole  # ones and zeros are the same in both
+
+
 def test_a_training_that_diverges_stops_and_keeps_its_last_epoch(tmp_path, monkeypatch):
     batches = Utterances.batches
 
@@ -368,3 +380,13 @@ def test_hypotheses_are_of_the_better_of_adapter_and_teacher(labels: tuple[str, 
             texts.append("".join(pieces))
     assert [one.text for one in found] == texts and all(texts)
     assert all(0 < (one.confidence or 0) < 1 for one in found)
+
+
+def test_targets_are_fp32_in_a_mixed_precision_step() -> None:
+    """The autocast of the student's training step is open when a teacher computes its targets."""
+    adapter, request = Adapter(head_of(), INFO, None), TargetRequest(hidden=True, posteriors=True)
+    encoded, lengths = torch.randn(2, 6, 30), torch.tensor([30, 8])
+    expected = adapted_targets(adapter, encoded, lengths, request, None, None)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = adapted_targets(adapter, encoded, lengths, request, None, None)
+    assert torch.equal(found.hidden, expected.hidden) and torch.equal(found.log_probs, expected.log_probs)
