@@ -383,7 +383,7 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> list[dict[str
 
         def on_train_start(self, trainer: Any, model: Any) -> None:
             distiller = model.distiller
-            targets_of, losses_of = distiller.teacher_targets, distiller.terms
+            targets_of, losses_of = distiller.teacher_targets, distiller.losses
             cached = CachedTeacher(TeacherConfig(model_path="", cache=str(folder)))
             utterances = UtteranceResolver(model._train_dl)
             last: list[Any] = []
@@ -413,7 +413,7 @@ def losses_of(name: str, config: Any, steps: int, folder: Path) -> list[dict[str
                 kept.append(line)
                 return terms
 
-            distiller.teacher_targets, distiller.terms = targets, losses
+            distiller.teacher_targets, distiller.losses = targets, losses
 
     trainer.callbacks.append(Keep())
     trainer.fit(model)
