@@ -4,7 +4,7 @@
 
 Every block of a QuartzNet has depthwise convolutions with kernels of 33 to 87 frames. PyTorch computes them
 slowly on a CPU: they take three quarters of a training step of a QuartzNet 5x5. Through the Fourier transform
-they take a fifth of that time for a kernel of 33 frames, and a tenth for one of 87 (`benchmarks/depthwise.py`).
+they take a fifth of that time (33 frames) to a tenth (87 frames; `benchmarks/depthwise.py`).
 
 Legend: `B` utterances, `D` width, `T` frames, `K` kernel frames.
 """
