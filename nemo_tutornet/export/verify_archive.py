@@ -105,7 +105,7 @@ def _artifacts(student: NemoArchive) -> Check:
 
 def _tokenizer(student: NemoArchive) -> Check:
     paths = paths_in_tokenizers(student)
-    told = f"the tokenizer still tells of its training: {', '.join(paths[:2])}; export the student again"
+    told = f"the tokenizer still contains paths of its training: {', '.join(paths[:2])}; export the student again"
     return Check("tokenizer", not paths, told if paths else "no path of another machine")
 
 

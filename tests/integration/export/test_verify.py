@@ -303,7 +303,7 @@ def test_a_tokenizer_that_tells_of_its_training_fails(
         f for f in failures(build("quartznet bpe", tmp_path), monkeypatch) if f.startswith("tokenizer")
     ]
     assert (
-        f"the tokenizer still tells of its training: {tmp_path}/tokenizer/text.txt, "
+        f"the tokenizer still contains paths of its training: {tmp_path}/tokenizer/text.txt, "
         f"{tmp_path}/tokenizer/tokenizer" in found
     )
 
