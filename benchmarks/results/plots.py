@@ -37,16 +37,21 @@ def named(group: Run, groups: dict[Run, Lines]) -> str:
 
 def draw_epochs(axes: Any, groups: dict[Run, Lines]) -> None:
     """A line a group: the mean over its seeds, and between which values they lie."""
+    shared = set.intersection(*(set(group.changes) for group in groups))
     for group, lines in groups.items():
         curves = [dict(curve(line)) for line in lines]
         epochs = sorted(set.intersection(*(set(one) for one in curves)))
         values = np.array([[one[epoch] for epoch in epochs] for one in curves])
-        (drawn,) = axes.plot(
-            epochs, values.mean(axis=0), label=f"{named(group, groups)} ({len(lines)} seeds)"
-        )
+        # What all rows share is no news in any of them.
+        bare = replace(group, changes=tuple(one for one in group.changes if one not in shared))
+        seeds = f"{len(lines)} seed{'s' if len(lines) > 1 else ''}"
+        (drawn,) = axes.plot(epochs, values.mean(axis=0), label=f"{named(bare, groups)} ({seeds})")
         axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=drawn.get_color(), alpha=0.15)
     axes.set_xlabel("epoch")
     axes.set_ylabel(WER)
+    low, high = axes.get_ylim()
+    if high < 2 * low:
+        return
     axes.set_yscale("log")
     ticks = (5, 7, 10, 15, 20, 30, 50, 70, 100)
     low, high = axes.get_ylim()

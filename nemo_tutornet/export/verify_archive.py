@@ -105,8 +105,12 @@ def _artifacts(student: NemoArchive) -> Check:
 
 def _tokenizer(student: NemoArchive) -> Check:
     paths = paths_in_tokenizers(student)
-    told = f"the tokenizer still contains paths of its training: {', '.join(paths[:2])}; export the student again"
-    return Check("tokenizer", not paths, told if paths else "no path of another machine")
+    found = f"the tokenizer still contains paths of its training: {', '.join(paths[:2])}"
+    return Check(
+        "tokenizer",
+        not paths,
+        f"{found}; export the student again" if paths else "no path of another machine",
+    )
 
 
 def _strings(node: Any) -> Iterator[str]:
