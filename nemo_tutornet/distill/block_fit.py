@@ -27,10 +27,14 @@ import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
-from nemo_tutornet.distill.training_audio import UTTERANCES, training_audio
+from nemo_tutornet.distill.training_audio import training_audio
 from nemo_tutornet.functional.batch_norm import ChannelStatistics, unfold_batch_norm
+from nemo_tutornet.functional.fft_depthwise import with_fourier_depthwise
 from nemo_tutornet.functional.least_squares import LeastSquares
 from nemo_tutornet.nemo_io.isolation import without_process_group
+
+# From fewer, the fit to another 120 utterances is worse, and more take longer.
+UTTERANCES = 200
 
 # What a block is given and returns: signals `[1, D, T]`, several with dense residuals, and lengths in frames.
 Frames = tuple[list[Tensor], Tensor]
@@ -82,6 +86,8 @@ def fit_blocks(student: Any, teacher: Any, blocks: Sequence[int]) -> int:
     with ExitStack() as around:
         for context in (torch.no_grad(), isolate_rng(include_cuda=False), without_process_group()):
             around.enter_context(context)
+        for model in (student, teacher):
+            around.enter_context(with_fourier_depthwise(model.encoder))
         for part in (student.preprocessor, student.encoder):
             around.callback(part.train, part.training)
             part.eval()

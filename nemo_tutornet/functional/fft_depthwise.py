@@ -11,6 +11,8 @@ Legend: `B` utterances, `D` width, `T` frames, `K` kernel frames.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -142,7 +144,32 @@ def fourier_depthwise(model: nn.Module) -> int:
         >>> fourier_depthwise(model)
         1
     """
-    convolutions = [
+    convolutions = _long_depthwise(model)
+    for module in convolutions:
+        # Only the class changes, so hooks, references to the module and `isinstance(module, nn.Conv1d)` stay
+        # valid.
+        module.__class__ = FourierConv1d
+    return len(convolutions)
+
+
+@contextmanager
+def with_fourier_depthwise(model: nn.Module) -> Iterator[None]:
+    """Computes a model's depthwise convolutions as `fourier_depthwise` does, inside the context only.
+
+    Args:
+        model: see `fourier_depthwise`.
+    """
+    convolutions = _long_depthwise(model)
+    fourier_depthwise(model)
+    try:
+        yield
+    finally:
+        for module in convolutions:
+            module.__class__ = nn.Conv1d
+
+
+def _long_depthwise(model: nn.Module) -> list[nn.Conv1d]:
+    return [
         module
         for module in model.modules()
         if type(module) is nn.Conv1d
@@ -151,8 +178,3 @@ def fourier_depthwise(model: nn.Module) -> int:
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
     ]
-    for module in convolutions:
-        # Only the class changes, so hooks, references to the module and `isinstance(module, nn.Conv1d)` stay
-        # valid.
-        module.__class__ = FourierConv1d
-    return len(convolutions)
