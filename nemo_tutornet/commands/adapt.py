@@ -56,7 +56,7 @@ from nemo_tutornet.teachers.live import LiveTeacher
 EPOCHS = 40
 LEARNING_RATE = 2e-3
 # Of the encoder's output: with less the head learns a small corpus by heart.
-DROPOUT = 0.5
+DROPOUT = 0.8
 # The adapter is as wide as the teacher's encoder, but not wider than this.
 MOST_WIDTH = 256
 # The trainings of an adapter (`adapter_rounds`), as their progress names them.
@@ -203,12 +203,13 @@ def adapt_teacher(
     def trained(training: TrainingSet, data: Sequence[Any], part: str) -> tuple[AdapterHead, EpochResult]:
         torch.manual_seed(seed)
         head = _head_of(teacher, width, upsampling, len(labels) + 1)
-        sizes = [encoder_width, width, upsampling, head.expand.in_channels]
+        sizes = [encoder_width, width, upsampling, head.expand.in_channels, head.expand.kernel_size[0]]
         # Other data make another training, which must not continue from this one's state.
         heads = {
             "teacher": teacher.sha256,
             "labels": labels,
             "sizes": sizes,
+            "dropout": DROPOUT,
             "data": [str(one) for one in data],
             "validation": [str(one) for one in spoken],
             "live": live,
@@ -243,6 +244,7 @@ def adapt_teacher(
         wer=last.best_wer,
         teacher_wer=teacher_wer,
         utterances=len(spoken),
+        kernel=head.expand.kernel_size[0],
     )
     Adapter(head, info).save(output)
     return AdaptResult(

@@ -183,7 +183,7 @@ class InitConfig:
         layers: index of the teacher's block (QuartzNet, Jasper, Citrinet) or layer (the Conformer family) for
             each of the student's, in order. Null selects them: first and last are kept, the others are spread
             evenly.
-        fit: fits the last pointwise convolutions of each block by least squares, on 50 utterances of the
+        fit: fits the last pointwise convolutions of each block by least squares, on 200 utterances of the
             training set, so that its output is that of the last of the teacher's blocks that it stands for.
             It needs a QuartzNet, Jasper or Citrinet; the layers of a Conformer are copied alone.
     """

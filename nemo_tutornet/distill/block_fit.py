@@ -32,8 +32,9 @@ from nemo_tutornet.functional.batch_norm import ChannelStatistics, unfold_batch_
 from nemo_tutornet.functional.fft_depthwise import with_fourier_depthwise
 from nemo_tutornet.functional.least_squares import LeastSquares
 from nemo_tutornet.nemo_io.isolation import without_process_group
+from nemo_tutornet.utils.progress import Progress, of_total
 
-# From fewer, the fit to another 120 utterances is worse, and more take longer.
+# A QuartzNet 5x5 from a 15x5 has a CER of 72 % before any training with 50 utterances, and 59 % with 200.
 UTTERANCES = 200
 
 # What a block is given and returns: signals `[1, D, T]`, several with dense residuals, and lengths in frames.
@@ -67,7 +68,7 @@ def can_be_fitted(student: Any, blocks: Sequence[int], count: int) -> bool:
     return some_left_out and all(hasattr(block, "mout") for block in mine) and any(map(_linear_end, mine))
 
 
-def fit_blocks(student: Any, teacher: Any, blocks: Sequence[int]) -> int:
+def fit_blocks(student: Any, teacher: Any, blocks: Sequence[int], utterances: int = UTTERANCES) -> int:
     """Fits the blocks of a student whose encoder is a copy of a part of its teacher's, in place.
 
     The batch norms get the statistics of the student's own inputs. No random number is drawn.
@@ -76,6 +77,7 @@ def fit_blocks(student: Any, teacher: Any, blocks: Sequence[int]) -> int:
         student: a NeMo CTC model with a convolutional encoder.
         teacher: the model that it was copied from, in eval mode.
         blocks: the teacher's block that each of the student's is a copy of.
+        utterances: most utterances of the training set that are used.
 
     Returns:
         The number of blocks that were fitted: 0 where the training set has no utterance or the models' frames
@@ -91,18 +93,21 @@ def fit_blocks(student: Any, teacher: Any, blocks: Sequence[int]) -> int:
         for part in (student.preprocessor, student.encoder):
             around.callback(part.train, part.training)
             part.eval()
-        pairs = list(_inputs(student, teacher))
+        pairs = list(_inputs(student, teacher, utterances))
         if not pairs:
             return 0
+        amount = of_total(len(mine), f"blocks, {len(pairs)} utterances")
+        progress = around.enter_context(Progress("fitting the student's blocks", len(mine), amount))
         for block, last in zip(mine, last_blocks(blocks, len(theirs)), strict=True):
             pairs, changed = _fit_block(block, theirs[first : last + 1], pairs)
             fitted, first = fitted + changed, last + 1
+            progress.advance(1)
     return fitted
 
 
-def _inputs(student: Any, teacher: Any) -> Iterator[tuple[Frames, Frames]]:
+def _inputs(student: Any, teacher: Any, utterances: int) -> Iterator[tuple[Frames, Frames]]:
     """Yields what the first block of both models is given, utterance by utterance."""
-    for signal in training_audio(student, UTTERANCES):
+    for signal in training_audio(student, utterances):
         frames = []
         for model in (student, teacher):
             device = next(model.encoder.parameters()).device

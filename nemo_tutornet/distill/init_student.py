@@ -16,7 +16,7 @@ from nemo.utils import logging
 from torch import Tensor, nn
 
 from nemo_tutornet.config import TutorConfig
-from nemo_tutornet.distill.block_fit import can_be_fitted, fit_blocks, last_blocks
+from nemo_tutornet.distill.block_fit import UTTERANCES, can_be_fitted, fit_blocks, last_blocks
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.folded_batch_norm import folded_batch_norms, unfolded_state
 from nemo_tutornet.distill.matching import LayerPair
@@ -72,7 +72,7 @@ class _Stack:
     rest: Geometry
 
 
-def init_student(student: Any, distiller: Distiller) -> InitReport:
+def init_student(student: Any, distiller: Distiller, utterances: int = UTTERANCES) -> InitReport:
     """Copies the teacher's weights into a student, as `tutor.init` says.
 
     Args:
@@ -80,6 +80,7 @@ def init_student(student: Any, distiller: Distiller) -> InitReport:
             equal.
         distiller: has the teacher and the projection. The projection becomes the identity where it maps a
             copy to its original.
+        utterances: most utterances of the training set that blocks are fitted on.
 
     Returns:
         What was copied.
@@ -94,7 +95,7 @@ def init_student(student: Any, distiller: Distiller) -> InitReport:
     fit = config.init.fit and can_be_fitted(student, blocks, count)
     folded = _copy_encoder(student, teacher, mine, blocks)
     copied = f"{mine.unit}s {_range(len(blocks))} <- {', '.join(map(str, blocks))}"
-    fitted = fit_blocks(student, teacher, blocks) if fit else 0
+    fitted = fit_blocks(student, teacher, blocks, utterances) if fit else 0
     if fitted:
         copied += f"; {fitted} {mine.unit}s fitted to the outputs of the teacher's {mine.unit}s "
         copied += ", ".join(map(str, last_blocks(blocks, count)))

@@ -27,7 +27,12 @@ from nemo_tutornet.utils.files import atomic_write, expand_user, open_regular_fi
 
 # The name of the adapter's output as a layer: `tutor.rkd.hint_layer: adapter`.
 ADAPTER = "adapter"
-KERNEL = 3
+# Frames of the teacher that the first layer reads. The letters of a subword are spelled in several frames
+# around the one frame in which the teacher's posteriors have it.
+KERNEL = 7
+# Of files that do not say it.
+_OLD_KERNEL = 3
+_WIDEST_KERNEL = 255
 # Posteriors of the size that layer-normalised hidden vectors have, so that both begin with a part in the
 # output.
 _POSTERIOR_GAIN = 4.0
@@ -58,6 +63,7 @@ class AdapterInfo:
         wer: the adapter's word error rate on the validation set, as a fraction.
         teacher_wer: the teacher's own word error rate there, as a fraction.
         utterances: utterances of the validation set.
+        kernel: frames of the teacher that the first layer reads, an odd number.
     """
 
     labels: tuple[str, ...]
@@ -71,6 +77,7 @@ class AdapterInfo:
     wer: float
     teacher_wer: float
     utterances: int
+    kernel: int = KERNEL
 
     @property
     def writes_hypotheses(self) -> bool:
@@ -90,7 +97,7 @@ class AdapterHead(nn.Module):
     """The network of an adapter (ours).
 
         x = [h_T; 4 softmax(W_T h_T + b_T)]             [B, D, T] -> [B, D + V_T, T]
-        H = LayerNorm(ReLU(up_r(Conv1d_3(x))))          [B, D + V_T, T] -> [B, A, r T]
+        H = LayerNorm(ReLU(up_r(Conv1d_K(x))))          [B, D + V_T, T] -> [B, A, r T]
         log p = log_softmax(W H + b)                    [B, A, r T] -> [B, r T, V]
 
     `W_T` and `b_T` are a frozen copy of the teacher's CTC decoder where that is a single 1x1 convolution;
@@ -107,6 +114,7 @@ class AdapterHead(nn.Module):
         outputs: `V`.
         teacher_outputs: `V_T`; 0 leaves the posteriors out.
         dropout: probability of dropping a value of the encoder's output while the head is trained.
+        kernel: `K`, an odd number of frames.
 
     Example:
         >>> head = AdapterHead(teacher_width=8, width=4, upsampling=2, outputs=3).eval()
@@ -123,6 +131,7 @@ class AdapterHead(nn.Module):
         outputs: int,
         teacher_outputs: int = 0,
         dropout: float = 0.0,
+        kernel: int = KERNEL,
     ) -> None:
         super().__init__()
         self.teacher_decoder: nn.Conv1d | None = None
@@ -133,7 +142,7 @@ class AdapterHead(nn.Module):
         self.upsampling = upsampling
         self.dropout = nn.Dropout(dropout)
         inputs = teacher_width + teacher_outputs
-        self.expand = nn.Conv1d(inputs, upsampling * width, KERNEL, padding=KERNEL // 2)
+        self.expand = nn.Conv1d(inputs, upsampling * width, kernel, padding=kernel // 2)
         self.norm = nn.LayerNorm(width)
         self.decoder = nn.Conv1d(width, outputs, kernel_size=1)
 
@@ -243,7 +252,7 @@ class Adapter:
                 f"{key} is {path}, which is not a file of `nemo-tutornet adapt`; make one with that command."
             )
         sizes = info.teacher_width, info.width, info.upsampling, len(info.labels) + 1, info.teacher_outputs
-        head = AdapterHead(*sizes)
+        head = AdapterHead(*sizes, kernel=info.kernel)
         wanted = {name: tensor.shape for name, tensor in head.state_dict().items()}
         fits = {name: tensor.shape for name, tensor in tensors.items()} == wanted and all(
             tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors.values()
@@ -339,9 +348,12 @@ def adapter_info(found: Any) -> AdapterInfo | None:
         "wer": (int, float),
         "teacher_wer": (int, float),
         "utterances": int,
+        "kernel": int,
     }
     assert kinds.keys() == {field.name for field in fields(AdapterInfo)}
     numbers = ("frame_ms", "wer", "teacher_wer")
+    if isinstance(found, dict):
+        found = {"kernel": _OLD_KERNEL, **found}
     sound = (
         isinstance(found, dict)
         and found.keys() == kinds.keys()
@@ -353,6 +365,8 @@ def adapter_info(found: Any) -> AdapterInfo | None:
         and 1 <= found["upsampling"] <= _MOST_UPSAMPLING
         and min(found["teacher_width"], found["width"]) >= 1
         and found["teacher_outputs"] >= 0
+        and 1 <= found["kernel"] <= _WIDEST_KERNEL
+        and found["kernel"] % 2 == 1
         # A wrong size is found before a network of it is allocated.
         and _size(found) <= _MOST_BYTES
     )
@@ -362,6 +376,6 @@ def adapter_info(found: Any) -> AdapterInfo | None:
 def _size(found: Mapping[str, Any]) -> int:
     """Returns the bytes of the largest tensors of an adapter."""
     inputs = found["teacher_width"] + found["teacher_outputs"]
-    expand: int = inputs * found["width"] * found["upsampling"] * KERNEL
+    expand: int = inputs * found["width"] * found["upsampling"] * found["kernel"]
     decoders: int = found["teacher_width"] * found["teacher_outputs"] + len(found["labels"]) * found["width"]
     return 4 * (expand + decoders)

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from nemo_tutornet import LiveTeacher, TutorError, export_student
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch
+from nemo_tutornet.functional.fft_depthwise import FourierConv1d
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.teachers.targets import TargetRequest
 from nemo_tutornet.utils.files import sha256_of
@@ -64,6 +65,22 @@ def test_targets_are_the_models_own_outputs(teacher_file):
         TrainingBatch(signal, lengths), TargetRequest(hidden=True, posteriors=True)
     )
     assert 0 < (bf16.hidden.float() - targets.hidden).abs().max() < 0.2
+
+
+def test_long_depthwise_convolutions_go_through_the_fourier_transform(corpus):
+    """On a CPU; the targets are the model's up to rounding."""
+    config = student_config(corpus, None)
+    config["encoder"]["jasper"][1]["kernel"] = [33]
+    teacher = build(config, None)
+    convolution = teacher.model.encoder.encoder[1].mconv[0].conv
+    assert type(convolution) is FourierConv1d
+    plain = EncDecCTCModel(OmegaConf.create(config)).eval()
+    plain.load_state_dict(teacher.model.state_dict())
+    signal, lengths = torch.randn(2, 20000), torch.tensor([20000, 13000])
+    targets = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(posteriors=True))
+    with torch.no_grad():
+        log_probs = plain(input_signal=signal, input_signal_length=lengths)[0]
+    torch.testing.assert_close(targets.log_probs, log_probs, rtol=1e-3, atol=1e-4)
 
 
 def test_a_teacher_that_left_eval_mode_is_not_used(teacher_file):

@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nemo_tutornet.functional import fft_depthwise as depthwise
-from nemo_tutornet.functional.fft_depthwise import FourierConv1d, depthwise_conv1d, fourier_depthwise
+from nemo_tutornet.functional.fft_depthwise import (
+    FourierConv1d,
+    depthwise_conv1d,
+    fourier_depthwise,
+    with_fourier_depthwise,
+)
 from tests.properties import examples
 
 QUICK = examples(150)
@@ -166,3 +171,16 @@ def test_frozen_parts_get_no_gradient() -> None:
         trained.grad = None
         trained.requires_grad_(False)
     assert signal.grad is None and weight.grad is None
+
+
+def test_inside_the_context_only(model: nn.Sequential, calls: list[tuple]) -> None:
+    """What was replaced before stays so."""
+    fourier_depthwise(model[0])
+    before = [type(module) for module in model.modules()]
+    signal = torch.randn(2, 6, 300)
+    with pytest.raises(KeyError), with_fourier_depthwise(model.eval()):
+        model(signal)
+        inside = len(calls)
+        raise KeyError
+    assert inside > 1
+    assert [type(module) for module in model.modules()] == before

@@ -43,18 +43,19 @@ INFO = AdapterInfo(
     wer=0.25,
     teacher_wer=0.2,
     utterances=10,
+    kernel=5,
 )
 
 
 def head_of(info: AdapterInfo = INFO, seed: int = 0, dropout: float = 0.0) -> AdapterHead:
     torch.manual_seed(seed)
     sizes = info.teacher_width, info.width, info.upsampling, len(info.labels) + 1, info.teacher_outputs
-    return AdapterHead(*sizes, dropout).eval()
+    return AdapterHead(*sizes, dropout, info.kernel).eval()
 
 
 def slow_head(head: AdapterHead, encoded: torch.Tensor, length: int) -> torch.Tensor:
     """The log-probabilities `[r T, V]` of one utterance `[D, T]`, frame by frame and channel by channel."""
-    r, width = head.upsampling, head.norm.weight.numel()
+    r, width, kernel = head.upsampling, head.norm.weight.numel(), head.expand.kernel_size[0]
     valid = encoded[:, :length]
     if head.teacher_decoder is not None:
         posteriors = [
@@ -65,14 +66,15 @@ def slow_head(head: AdapterHead, encoded: torch.Tensor, length: int) -> torch.Te
     rows = []
     for frame in range(length):
         around = [
-            valid[:, t] if 0 <= t < length else torch.zeros(len(valid)) for t in range(frame - 1, frame + 2)
+            valid[:, t] if 0 <= t < length else torch.zeros(len(valid))
+            for t in range(frame - kernel // 2, frame + kernel // 2 + 1)
         ]
         for part in range(r):
             channels = []
             for channel in range(width):
                 row = part * width + channel
                 value = head.expand.bias[row] + sum(
-                    head.expand.weight[row, :, k] @ around[k] for k in range(3)
+                    head.expand.weight[row, :, k] @ around[k] for k in range(kernel)
                 )
                 channels.append(torch.relu(value))
             vector = torch.stack(channels)
@@ -124,6 +126,16 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
 
 
+def test_a_file_without_a_kernel_is_an_older_one_with_three_frames(tmp_path):
+    head = head_of(replace(INFO, kernel=3))
+    info = asdict(INFO)
+    del info["kernel"]
+    rewrite(tmp_path / "adapter.safetensors", head.state_dict(), info)
+    read = Adapter.load(tmp_path / "adapter.safetensors")
+    assert read.info.kernel == read.head.expand.kernel_size[0] == 3
+    assert torch.equal(read.head.expand.weight, head.expand.weight)
+
+
 def rewrite(path: Path, tensors: dict[str, torch.Tensor], info: Any) -> None:
     save_file(tensors, path, metadata={"nemo_tutornet_adapter_1": json.dumps(info)})
 
@@ -143,6 +155,10 @@ def rewrite(path: Path, tensors: dict[str, torch.Tensor], info: Any) -> None:
         {"teacher_outputs": -1},
         {"teacher_outputs": 10**12},
         {"wer": None},
+        {"kernel": 0},
+        {"kernel": 4},
+        {"kernel": 10**9 + 1},
+        {"kernel": "3"},
         {"more": 1},
     ],
     ids=str,
@@ -273,7 +289,7 @@ def trained(
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(stop, tmp_path):
     whole, results = trained(tmp_path / "whole.pt")
     assert [result.epoch for result in results] == list(range(1, 13))
-    assert results[-1].loss < 0.6 * results[0].loss
+    assert results[-1].loss < 0.75 * results[0].loss
     _, before = trained(tmp_path / "state.pt", stop=stop)
     resumed, after = trained(tmp_path / "state.pt")
     assert [*before, *after] == results
