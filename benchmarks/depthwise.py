@@ -6,14 +6,16 @@
     depthwise.json]
 
 First whole training steps of students (forward, backward, optimizer), in float32 and in mixed precision, then
-single convolutions (forward, backward) with kernels of several lengths. Every round times each once. Medians
-are printed, and of the ratios the median over the rounds.
+the forward of the same models as teachers, then single convolutions (forward, backward) with kernels of
+several lengths. Every round times each once. Medians are printed, and of the ratios the median over the
+rounds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +50,20 @@ def steps(path: Path, where: Setting, rounds: int) -> dict[str, Any]:
     work = {name: timing.one_step(model, batch, settings.get(name, where)) for name, model in models.items()}
     found = figures(work, rounds, where.device)
     return {"parameters": {"student": timing.parameters(models[PLAIN])}, **found}
+
+
+def forwards(path: Path, where: Setting, rounds: int) -> dict[str, Any]:
+    """Forwards of a model as a live teacher runs it, in float32."""
+    config, batch = timing.load_config(path), where.batch()
+    models = {name: timing.student(config, where.device).eval() for name in (PLAIN, FOURIER)}
+    fourier_depthwise(models[FOURIER])
+
+    def forward(model: Any) -> None:
+        with torch.no_grad():
+            model(input_signal=batch[0].clone(), input_signal_length=batch[1])
+
+    work = {name: partial(forward, model) for name, model in models.items()}
+    return figures(work, rounds, where.device)
 
 
 def one_convolution(kernel: int, width: int, frames: int, where: Setting, rounds: int) -> dict[str, Any]:
@@ -91,10 +107,13 @@ def main(
     """Prints a table for each student, and one of the kernels."""
     logging.setLevel(logging.ERROR)
     where = timing.setting("cpu", "32", batch, seconds)
-    found: dict[str, Any] = {"machine": where.describe(), "rounds": rounds, "students": {}}
+    found: dict[str, Any] = {"machine": where.describe(), "rounds": rounds, "students": {}, "teachers": {}}
     for path in student:
         found["students"][path.stem] = one = steps(path, where, rounds)
         title = f"{path.stem} ({timing.sizes(one)['student']}): {where.title()}"
+        timing.show(timing.times_table(title, one, {f"x {PLAIN}": "ratio"}))
+        found["teachers"][path.stem] = one = forwards(path, where, rounds)
+        title = f"{path.stem} as a teacher, forward: {where.title()}"
         timing.show(timing.times_table(title, one, {f"x {PLAIN}": "ratio"}))
     frames = int(seconds * FRAMES_PER_SECOND)
     found["kernels"] = {kernel: one_convolution(kernel, width, frames, where, rounds) for kernel in KERNELS}

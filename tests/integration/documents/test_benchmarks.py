@@ -128,7 +128,8 @@ def test_what_depthwise_convolutions_cost(tmp_path):
         "One convolution, 2 x 75 frames, 4 channels" in done.stdout
         and "quartznet_small (0.3 M)" in done.stdout
     )
-    rows = [found["students"]["quartznet_small"], *found["kernels"].values()]
+    rows = [*found["students"].values(), *found["teachers"].values(), *found["kernels"].values()]
+    assert len(rows) == 2 + len(found["kernels"])
     assert set(rows[0]["ratio"]) == {"Fourier", "Fourier, bf16-mixed"}
     assert all(
         set(row["median_s"]) == {"PyTorch's", *row["ratio"]} and row["ratio"]["Fourier"] > 0 for row in rows
