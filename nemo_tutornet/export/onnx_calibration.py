@@ -42,7 +42,7 @@ def calibration_features(front_end: Mapping[str, Any], manifest: Path) -> list[n
     with suppress_nemo_logs():
         preprocessor = AudioToMelSpectrogramPreprocessor(**front_end).eval()
     sample_rate = int(front_end["sample_rate"])
-    features = [_features(preprocessor, sample_rate, rows[i]) for i in _spread(len(rows), MOST_UTTERANCES)]
+    features = [_features(preprocessor, sample_rate, rows[i]) for i in evenly_spread(len(rows), MOST_UTTERANCES)]
     features = [item for item in features if item.shape[2] > 1]
     if len(features) < 2:
         raise TutorError(
@@ -52,11 +52,15 @@ def calibration_features(front_end: Mapping[str, Any], manifest: Path) -> list[n
     return features
 
 
-def _spread(count: int, most: int) -> list[int]:
+def evenly_spread(count: int, most: int) -> list[int]:
     """Returns at most so many indices of a list, evenly spread over it.
 
+    Args:
+        count: length of the list.
+        most: most indices.
+
     Example:
-        >>> _spread(7, 3), _spread(2, 3)
+        >>> evenly_spread(7, 3), evenly_spread(2, 3)
         ([0, 2, 4], [0, 1])
     """
     chosen = min(count, most)

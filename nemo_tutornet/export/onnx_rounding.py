@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from nemo_tutornet.export.onnx_calibration import evenly_spread
 from nemo_tutornet.export.onnx_run import feed, open_session
 
 # The largest integer. The eighth bit of dense weights is left unused: on processors with AVX2 and without
@@ -190,8 +191,8 @@ def input_moments(graph: Any, features: Sequence[np.ndarray]) -> Moments:
     sums: dict[str, Any] = dict.fromkeys(names, 0.0)
     products: dict[str, Any] = dict.fromkeys(names, 0.0)
     frames: dict[str, int] = dict.fromkeys(names, 0)
-    for item in features[:_MOST_UTTERANCES]:
-        for name, found in zip(names, session.run(names, feed(session, item)), strict=True):
+    for i in evenly_spread(len(features), _MOST_UTTERANCES):
+        for name, found in zip(names, session.run(names, feed(session, features[i])), strict=True):
             values = found.reshape(found.shape[1], -1)
             sums[name] = sums[name] + values.sum(axis=1, dtype=np.float64)
             products[name] = products[name] + values @ values.T

@@ -18,7 +18,7 @@ import pytest
 
 from nemo_tutornet import TutorError
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
-from nemo_tutornet.export.onnx_calibration import _spread
+from nemo_tutornet.export.onnx_calibration import evenly_spread
 from nemo_tutornet.export.onnx_export import with_metadata, write_onnx
 from nemo_tutornet.export.onnx_metadata import OnnxMetadata, front_end_of
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
@@ -350,7 +350,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, monk
 
 
 @pytest.mark.parametrize("rows", [1, 99, 100, 101, 150, 199, 300, 948])
-def test_utterances_to_calibrate_on_are_spread_over_the_whole_manifest(rows: int) -> None:
-    chosen = _spread(rows, 100)
+def test_utterances_to_calibrate_on_areevenly_spread_over_the_whole_manifest(rows: int) -> None:
+    chosen = evenly_spread(rows, 100)
     assert len(chosen) == min(rows, 100) and chosen[0] == 0
     assert all(0 < b - a <= -(-rows // 100) for a, b in zip(chosen, [*chosen[1:], rows], strict=True))

@@ -82,6 +82,14 @@ def test_weights_become_multiples_of_their_scales_and_biases_take_up_the_mean():
     assert np.abs(difference).max() > 1e-3 and np.abs(difference.mean(axis=1)).max() < 1e-4
 
 
+def test_moments_are_of_utterances_from_the_whole_list():
+    """A sorted manifest may end with other speech than it begins with."""
+    graph = with_images(separable(outlier=1))
+    quiet, loud = [features(30)] * 40, [features(30) + 5] * 40
+    found, first = input_moments(graph, quiet + loud), input_moments(graph, quiet)
+    assert all(np.abs(found[name][0] - first[name][0]).max() > 0.1 for name in first)
+
+
 def test_convolutions_left_in_fp32_keep_their_weights():
     graph = with_images(separable(outlier=1))
     rounded = round_weights(graph, input_moments(graph, [features(40), features(31)]))
