@@ -42,7 +42,8 @@ def calibration_features(front_end: Mapping[str, Any], manifest: Path) -> list[n
     with suppress_nemo_logs():
         preprocessor = AudioToMelSpectrogramPreprocessor(**front_end).eval()
     sample_rate = int(front_end["sample_rate"])
-    features = [_features(preprocessor, sample_rate, rows[i]) for i in evenly_spread(len(rows), MOST_UTTERANCES)]
+    chosen = evenly_spread(len(rows), MOST_UTTERANCES)
+    features = [_features(preprocessor, sample_rate, rows[i]) for i in chosen]
     features = [item for item in features if item.shape[2] > 1]
     if len(features) < 2:
         raise TutorError(
