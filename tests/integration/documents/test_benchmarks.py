@@ -140,8 +140,9 @@ def test_what_depthwise_convolutions_cost(tmp_path):
 def test_what_a_cache_costs_and_teaches(corpus, english_teacher_file, tmp_path, command):
     more = {"cost": ["--rounds", "1"], "curve": ["--steps", "4"], "memory": ["--steps", "2"]}.get(command)
     more = more or ["--speeds", "1", "--speeds", "3", "--rounds", "1"]
+    script = ["cache_speeds.py"] if command == "speeds" else ["cache.py", command]
     arguments = [
-        command,
+        *script[1:],
         str(corpus / "train.jsonl"),
         str(english_teacher_file),
         "--batch",
@@ -150,8 +151,8 @@ def test_what_a_cache_costs_and_teaches(corpus, english_teacher_file, tmp_path, 
         "figures.json",
         *more,
     ]
-    script = [sys.executable, str(ROOT / "benchmarks" / "cache.py"), *arguments]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    run = [sys.executable, str(ROOT / "benchmarks" / script[0]), *arguments]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     found = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     if command == "cost":
