@@ -24,6 +24,7 @@ from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
 from nemo_tutornet.errors import TutorError, refusing, shown
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
+from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
 from nemo_tutornet.functional.schedule import Schedule
 from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
@@ -33,6 +34,8 @@ from nemo_tutornet.teachers.targets import TargetRequest
 from nemo_tutornet.utils.progress import PartReport, no_report
 
 _MOST_OF_A_STEP = 0.5  # the share of a step that a live teacher may take without a warning
+# Fewer than in a training, because only the first losses depend on them here.
+_FITTED_ON = 50
 _MOST_NAMED = 20
 
 
@@ -124,6 +127,8 @@ def check_training(
             model: Any = model_class_for(cfg.model)(cfg=cfg.model, trainer=trainer)
             if cfg.model.train_ds.get("defer_setup"):
                 model.setup_training_data(cfg.model.train_ds)
+            if cfg.get("fourier_depthwise"):  # as the training script does
+                fourier_depthwise(model)
     warnings += check_transcripts(model)
     for section, loader in data_sets(model):
         data = cfg.model.get(section.removeprefix("model."))
@@ -137,7 +142,7 @@ def check_training(
     distiller = model.distiller
     matches = _matches(distiller)
     if config.init.source is not None:
-        copied = init_student(model, distiller, utterances=2)  # the weights themselves do not matter here
+        copied = init_student(model, distiller, _FITTED_ON)
         matches["init"] = copied.copied
         warnings += copied.warnings
     teacher = distiller.teacher

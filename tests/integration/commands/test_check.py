@@ -16,6 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 from nemo_tutornet.cli import app
+from nemo_tutornet.functional.fft_depthwise import FourierConv1d
 from tests.conftest import LABELS, save_teacher, student_config, teacher_config
 from tests.integration import teacher_models
 from tests.integration.students import of_kind
@@ -104,6 +105,20 @@ def test_a_teacher_that_takes_most_of_a_step(run, monkeypatch):
     monkeypatch.setattr(check, "median_ms", lambda *_: 1e6)
     remarks = json.loads(run("--json").stdout)["remarks"]
     assert any("run it once with `nemo-tutornet cache`" in remark for remark in remarks)
+
+
+def test_the_student_is_timed_as_it_is_trained(run, monkeypatch):
+    check = importlib.import_module("nemo_tutornet.commands.check")
+    timed = []
+    monkeypatch.setattr(check, "median_ms", lambda once, model: timed.append(model) or 1.0)
+    for overrides in ((), ("++fourier_depthwise=true",)):
+        assert run(*overrides).exit_code == 0
+    plain, fourier = (
+        [type(module) for module in model.modules() if isinstance(module, torch.nn.Conv1d)]
+        for model in timed
+        if model is not None
+    )
+    assert FourierConv1d in fourier and FourierConv1d not in plain
 
 
 def test_a_system_that_does_not_tell_its_memory(run, monkeypatch):
