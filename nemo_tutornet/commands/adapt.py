@@ -50,7 +50,8 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.layers import measure_encoder
 from nemo_tutornet.nemo_io.restore import labels_of
-from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo, upsampling_for
+from nemo_tutornet.teachers.adapter import Adapter, AdapterInfo, upsampling_for
+from nemo_tutornet.teachers.adapter_head import KERNEL, SECOND_KERNEL, AdapterHead
 from nemo_tutornet.teachers.live import LiveTeacher
 
 EPOCHS = 40
@@ -203,7 +204,7 @@ def adapt_teacher(
     def trained(training: TrainingSet, data: Sequence[Any], part: str) -> tuple[AdapterHead, EpochResult]:
         torch.manual_seed(seed)
         head = _head_of(teacher, width, upsampling, len(labels) + 1)
-        sizes = [encoder_width, width, upsampling, head.expand.in_channels, head.expand.kernel_size[0]]
+        sizes = [encoder_width, width, upsampling, head.expand.in_channels, KERNEL, SECOND_KERNEL]
         # Other data make another training, which must not continue from this one's state.
         heads = {
             "teacher": teacher.sha256,
@@ -244,7 +245,6 @@ def adapt_teacher(
         wer=last.best_wer,
         teacher_wer=teacher_wer,
         utterances=len(spoken),
-        kernel=head.expand.kernel_size[0],
     )
     Adapter(head, info).save(output)
     return AdaptResult(

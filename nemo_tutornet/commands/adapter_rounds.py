@@ -20,7 +20,7 @@ from nemo_tutornet.commands.adapter_training import EpochResult, StoredUtterance
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.functional.greedy import greedy_labels
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.teachers.adapter import AdapterHead
+from nemo_tutornet.teachers.adapter_head import AdapterHead
 
 Example = tuple[Utterance, list[int]]
 Source = Literal["", "teacher", "adapter"]

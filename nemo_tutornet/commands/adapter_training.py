@@ -26,7 +26,7 @@ from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.frame_weighting import frame_mask
 from nemo_tutornet.functional.greedy import greedy_labels
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.teachers.adapter import AdapterHead
+from nemo_tutornet.teachers.adapter_head import AdapterHead
 from nemo_tutornet.utils.files import atomic_write
 
 # Share of the steps in which the learning rate rises, and the share of its peak to which it falls.

@@ -19,23 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.nemo_io.layers import Layer
+from nemo_tutornet.teachers.adapter_head import KERNEL, SECOND_KERNEL, AdapterHead
 from nemo_tutornet.utils.files import atomic_write, expand_user, open_regular_file, sha256_of
 
 # The name of the adapter's output as a layer: `tutor.rkd.hint_layer: adapter`.
 ADAPTER = "adapter"
-# Frames of the teacher that the first layer reads. The letters of a subword are spelled in several frames
-# around the one frame in which the teacher's posteriors have it.
-KERNEL = 7
-# Of files that do not say it.
-_OLD_KERNEL = 3
+# Of files that do not say it: the first layer alone.
+_OLD_KERNELS = {"kernel": 3, "second_kernel": 0}
 _WIDEST_KERNEL = 255
-# Posteriors of the size that layer-normalised hidden vectors have, so that both begin with a part in the
-# output.
-_POSTERIOR_GAIN = 4.0
 # The only key of the metadata, because safetensors writes several in any order, and files must be
 # reproducible.
 _DESCRIPTION = "nemo_tutornet_adapter_1"
@@ -64,6 +59,8 @@ class AdapterInfo:
         teacher_wer: the teacher's own word error rate there, as a fraction.
         utterances: utterances of the validation set.
         kernel: frames of the teacher that the first layer reads, an odd number.
+        second_kernel: frames of the adapter that the second layer reads, an odd number; 0 without a second
+            layer.
     """
 
     labels: tuple[str, ...]
@@ -78,6 +75,7 @@ class AdapterInfo:
     teacher_wer: float
     utterances: int
     kernel: int = KERNEL
+    second_kernel: int = SECOND_KERNEL
 
     @property
     def writes_hypotheses(self) -> bool:
@@ -91,93 +89,6 @@ class AdapterInfo:
             f"({self.upsampling} for each frame of the teacher), WER {100 * self.wer:.1f} % on "
             f"{self.utterances} validation utterances (its teacher: {100 * self.teacher_wer:.1f} %)"
         )
-
-
-class AdapterHead(nn.Module):
-    """The network of an adapter (ours).
-
-        x = [h_T; 4 softmax(W_T h_T + b_T)]             [B, D, T] -> [B, D + V_T, T]
-        H = LayerNorm(ReLU(up_r(Conv1d_K(x))))          [B, D + V_T, T] -> [B, A, r T]
-        log p = log_softmax(W H + b)                    [B, A, r T] -> [B, r T, V]
-
-    `W_T` and `b_T` are a frozen copy of the teacher's CTC decoder where that is a single 1x1 convolution;
-    otherwise `x` is `h_T`. The teacher's posteriors generalise better than its hidden vectors to speech that
-    the head was not trained on: on a small corpus the head then makes far fewer errors.
-
-    `up_r` writes the `r` groups of channels of a teacher's frame as `r` frames. The output layer is a single
-    1x1 convolution, so the decoder's warm start can compose it with the projection of RKD.
-
-    Args:
-        teacher_width: `D`.
-        width: `A`.
-        upsampling: `r`.
-        outputs: `V`.
-        teacher_outputs: `V_T`; 0 leaves the posteriors out.
-        dropout: probability of dropping a value of the encoder's output while the head is trained.
-        kernel: `K`, an odd number of frames.
-
-    Example:
-        >>> head = AdapterHead(teacher_width=8, width=4, upsampling=2, outputs=3).eval()
-        >>> hidden = head.features(torch.zeros(1, 8, 5), torch.tensor([5]))
-        >>> hidden.shape, head.log_probs(hidden).shape
-        (torch.Size([1, 4, 10]), torch.Size([1, 10, 3]))
-    """
-
-    def __init__(
-        self,
-        teacher_width: int,
-        width: int,
-        upsampling: int,
-        outputs: int,
-        teacher_outputs: int = 0,
-        dropout: float = 0.0,
-        kernel: int = KERNEL,
-    ) -> None:
-        super().__init__()
-        self.teacher_decoder: nn.Conv1d | None = None
-        if teacher_outputs:
-            self.teacher_decoder = nn.Conv1d(teacher_width, teacher_outputs, kernel_size=1).requires_grad_(
-                False
-            )
-        self.upsampling = upsampling
-        self.dropout = nn.Dropout(dropout)
-        inputs = teacher_width + teacher_outputs
-        self.expand = nn.Conv1d(inputs, upsampling * width, kernel, padding=kernel // 2)
-        self.norm = nn.LayerNorm(width)
-        self.decoder = nn.Conv1d(width, outputs, kernel_size=1)
-
-    def features(self, encoded: Tensor, lengths: Tensor) -> Tensor:
-        """Computes the adapter's hidden vectors, which are the hint layer `adapter`.
-
-        Args:
-            encoded: output of the teacher's encoder `[B, D, T]`.
-            lengths: valid frames of it `[B]`. The frames behind them count as zero, so an utterance's result
-                does not depend on the other utterances of its batch.
-
-        Returns:
-            Hidden vectors `[B, A, r T]`.
-        """
-        frames = torch.arange(encoded.shape[2], device=encoded.device)
-        valid = (frames < lengths[:, None].to(encoded.device))[:, None]
-        inputs = self.dropout(encoded)
-        if self.teacher_decoder is not None:
-            posteriors = self.teacher_decoder(encoded).softmax(dim=1)
-            inputs = torch.cat([inputs, _POSTERIOR_GAIN * posteriors], dim=1)
-        expanded = self.expand(inputs * valid)
-        batch, _, time = expanded.shape
-        grouped = expanded.view(batch, self.upsampling, -1, time)  # [B, r, A, T]
-        upsampled = grouped.permute(0, 3, 1, 2).reshape(batch, time * self.upsampling, -1)
-        hidden: Tensor = self.norm(torch.relu(upsampled)).transpose(1, 2)
-        return hidden
-
-    def log_probs(self, hidden: Tensor) -> Tensor:
-        """Computes log-probabilities `[B, r T, V]` from hidden vectors `[B, A, r T]`."""
-        logits: Tensor = self.decoder(hidden)
-        return logits.transpose(1, 2).float().log_softmax(dim=-1)
-
-    def forward(self, encoded: Tensor, lengths: Tensor) -> Tensor:
-        """Computes log-probabilities `[B, r T, V]` from the encoder's output `[B, D, T]`."""
-        return self.log_probs(self.features(encoded, lengths))
 
 
 @dataclass(frozen=True)
@@ -252,7 +163,7 @@ class Adapter:
                 f"{key} is {path}, which is not a file of `nemo-tutornet adapt`; make one with that command."
             )
         sizes = info.teacher_width, info.width, info.upsampling, len(info.labels) + 1, info.teacher_outputs
-        head = AdapterHead(*sizes, kernel=info.kernel)
+        head = AdapterHead(*sizes, kernel=info.kernel, second_kernel=info.second_kernel)
         wanted = {name: tensor.shape for name, tensor in head.state_dict().items()}
         fits = {name: tensor.shape for name, tensor in tensors.items()} == wanted and all(
             tensor.dtype == torch.float32 and bool(tensor.isfinite().all()) for tensor in tensors.values()
@@ -349,11 +260,12 @@ def adapter_info(found: Any) -> AdapterInfo | None:
         "teacher_wer": (int, float),
         "utterances": int,
         "kernel": int,
+        "second_kernel": int,
     }
     assert kinds.keys() == {field.name for field in fields(AdapterInfo)}
     numbers = ("frame_ms", "wer", "teacher_wer")
     if isinstance(found, dict):
-        found = {"kernel": _OLD_KERNEL, **found}
+        found = {**_OLD_KERNELS, **found}
     sound = (
         isinstance(found, dict)
         and found.keys() == kinds.keys()
@@ -365,8 +277,8 @@ def adapter_info(found: Any) -> AdapterInfo | None:
         and 1 <= found["upsampling"] <= _MOST_UPSAMPLING
         and min(found["teacher_width"], found["width"]) >= 1
         and found["teacher_outputs"] >= 0
-        and 1 <= found["kernel"] <= _WIDEST_KERNEL
-        and found["kernel"] % 2 == 1
+        and found["kernel"] in range(1, _WIDEST_KERNEL + 1, 2)
+        and found["second_kernel"] in (0, *range(1, _WIDEST_KERNEL + 1, 2))
         # A wrong size is found before a network of it is allocated.
         and _size(found) <= _MOST_BYTES
     )
@@ -377,5 +289,6 @@ def _size(found: Mapping[str, Any]) -> int:
     """Returns the bytes of the largest tensors of an adapter."""
     inputs = found["teacher_width"] + found["teacher_outputs"]
     expand: int = inputs * found["width"] * found["upsampling"] * found["kernel"]
+    second: int = found["width"] ** 2 * found["second_kernel"]
     decoders: int = found["teacher_width"] * found["teacher_outputs"] + len(found["labels"]) * found["width"]
-    return 4 * (expand + decoders)
+    return 4 * (expand + second + decoders)

@@ -39,7 +39,8 @@ from omegaconf import OmegaConf
 
 from nemo_tutornet import TutorCTCModel, TutorCTCModelBPE, TutorError, export_student
 from nemo_tutornet.nemo_io.restore import labels_of
-from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo
+from nemo_tutornet.teachers.adapter import Adapter, AdapterInfo
+from nemo_tutornet.teachers.adapter_head import AdapterHead
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import ACCELERATOR, student_config, write_manifest
 from tests.integration import teacher_models

@@ -22,7 +22,8 @@ from nemo_tutornet.data.manifest import read_manifest
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.report.posteriors import FrameReader
 from nemo_tutornet.report.request import ReportRequest
-from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo
+from nemo_tutornet.teachers.adapter import Adapter, AdapterInfo
+from nemo_tutornet.teachers.adapter_head import AdapterHead
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import LABELS, refusal, save_teacher, teacher_config, write_manifest
 from tests.integration.report.runs import write_run

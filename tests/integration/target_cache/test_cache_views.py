@@ -27,7 +27,8 @@ from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.target_cache.layout import read_header
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo
+from nemo_tutornet.teachers.adapter import Adapter, AdapterInfo
+from nemo_tutornet.teachers.adapter_head import AdapterHead
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import LABELS, SAMPLE_RATE, student_config

@@ -13,7 +13,7 @@ import torch
 from nemo_tutornet.commands.adapter_rounds import Example, Examples, Rounds, train_rounds, written_by
 from nemo_tutornet.commands.adapter_training import EpochResult
 from nemo_tutornet.data.utterances import Utterance
-from nemo_tutornet.teachers.adapter import AdapterHead
+from nemo_tutornet.teachers.adapter_head import AdapterHead
 
 
 def utterance(name: str) -> Utterance:
@@ -79,10 +79,9 @@ def test_nothing_to_write_ends_after_the_first_round():
 
 def test_a_head_writes_what_it_decodes():
     """Frames of one utterance each: labels, or the blank alone, which writes nothing."""
-    head = AdapterHead(3, 3, 1, 3).eval()
+    head = AdapterHead(3, 3, 1, 3, kernel=1, second_kernel=0).eval()
     with torch.no_grad():
-        head.expand.weight.zero_()
-        head.expand.weight[:, :, 1] = torch.eye(3)
+        head.expand.weight.copy_(torch.eye(3)[:, :, None])
         head.decoder.weight.copy_(10 * torch.eye(3).reshape(head.decoder.weight.shape))
         head.decoder.bias.zero_()
     frames = {"c": [0, 0, 2, 1], "d": [2, 2], "e": [1, 2, 1]}

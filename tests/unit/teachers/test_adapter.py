@@ -27,7 +27,8 @@ from nemo_tutornet.commands.adapter_training import (
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.greedy import greedy_labels
 from nemo_tutornet.teachers.adapted import adapted_targets
-from nemo_tutornet.teachers.adapter import Adapter, AdapterHead, AdapterInfo, adapter_info, upsampling_for
+from nemo_tutornet.teachers.adapter import Adapter, AdapterInfo, adapter_info, upsampling_for
+from nemo_tutornet.teachers.adapter_head import AdapterHead
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest
 from tests.conftest import refusal
 
@@ -44,13 +45,14 @@ INFO = AdapterInfo(
     teacher_wer=0.2,
     utterances=10,
     kernel=5,
+    second_kernel=3,
 )
 
 
 def head_of(info: AdapterInfo = INFO, seed: int = 0, dropout: float = 0.0) -> AdapterHead:
     torch.manual_seed(seed)
     sizes = info.teacher_width, info.width, info.upsampling, len(info.labels) + 1, info.teacher_outputs
-    return AdapterHead(*sizes, dropout, info.kernel).eval()
+    return AdapterHead(*sizes, dropout, info.kernel, info.second_kernel).eval()
 
 
 def slow_head(head: AdapterHead, encoded: torch.Tensor, length: int) -> torch.Tensor:
@@ -77,18 +79,36 @@ def slow_head(head: AdapterHead, encoded: torch.Tensor, length: int) -> torch.Te
                     head.expand.weight[row, :, k] @ around[k] for k in range(kernel)
                 )
                 channels.append(torch.relu(value))
-            vector = torch.stack(channels)
-            normal = (vector - vector.mean()) / (vector.var(unbiased=False) + 1e-5).sqrt()
-            normal = normal * head.norm.weight + head.norm.bias
-            rows.append((head.decoder.weight[..., 0] @ normal + head.decoder.bias).log_softmax(0))
-    return torch.stack(rows)
+            rows.append(slow_norm(torch.stack(channels), head.norm))
+    if head.second is not None:
+        rows = [slow_second(head, rows, frame) for frame in range(len(rows))]
+    decoded = [head.decoder.weight[..., 0] @ row + head.decoder.bias for row in rows]
+    return torch.stack(decoded).log_softmax(1)
 
 
-@pytest.mark.parametrize("teacher_outputs", [0, 3])
+def slow_norm(vector: torch.Tensor, norm: torch.nn.LayerNorm) -> torch.Tensor:
+    """The layer norm of one frame."""
+    normal = (vector - vector.mean()) / (vector.var(unbiased=False) + 1e-5).sqrt()
+    return normal * norm.weight + norm.bias
+
+
+def slow_second(head: AdapterHead, rows: list[torch.Tensor], frame: int) -> torch.Tensor:
+    """The second layer's output of one frame."""
+    kernel = head.second.kernel_size[0]
+    change = head.second.bias.clone()
+    for k in range(kernel):
+        t = frame + k - kernel // 2
+        if 0 <= t < len(rows):
+            change += head.second.weight[..., k] @ rows[t]
+    return slow_norm(rows[frame] + torch.relu(change), head.second_norm)
+
+
+@pytest.mark.parametrize(("teacher_outputs", "second_kernel"), [(0, 3), (3, 3), (3, 0)])
 @torch.no_grad()
-def test_the_network_is_the_equation_for_every_utterance_of_a_batch(teacher_outputs):
-    head = head_of(replace(INFO, teacher_outputs=teacher_outputs))
-    torch.nn.init.normal_(head.norm.weight), torch.nn.init.normal_(head.norm.bias)
+def test_the_network_is_the_equation_for_every_utterance_of_a_batch(teacher_outputs, second_kernel):
+    head = head_of(replace(INFO, teacher_outputs=teacher_outputs, second_kernel=second_kernel))
+    for norm in [head.norm, *([head.second_norm] if second_kernel else [])]:
+        torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
     encoded, lengths = torch.randn(3, 6, 7), torch.tensor([7, 4, 1])
     found = head(encoded, lengths)
     assert found.shape == (3, 28, 4)
@@ -126,13 +146,13 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["adapter.safetensors"]
 
 
-def test_a_file_without_a_kernel_is_an_older_one_with_three_frames(tmp_path):
-    head = head_of(replace(INFO, kernel=3))
+def test_a_file_without_kernels_is_an_older_one_with_three_frames(tmp_path):
+    head = head_of(replace(INFO, kernel=3, second_kernel=0))
     info = asdict(INFO)
-    del info["kernel"]
+    del info["kernel"], info["second_kernel"]
     rewrite(tmp_path / "adapter.safetensors", head.state_dict(), info)
     read = Adapter.load(tmp_path / "adapter.safetensors")
-    assert read.info.kernel == read.head.expand.kernel_size[0] == 3
+    assert read.info.kernel == read.head.expand.kernel_size[0] == 3 and read.head.second is None
     assert torch.equal(read.head.expand.weight, head.expand.weight)
 
 
@@ -159,6 +179,8 @@ def rewrite(path: Path, tensors: dict[str, torch.Tensor], info: Any) -> None:
         {"kernel": 4},
         {"kernel": 10**9 + 1},
         {"kernel": "3"},
+        {"second_kernel": 2},
+        {"second_kernel": 10**12 + 1},
         {"more": 1},
     ],
     ids=str,
@@ -371,6 +393,10 @@ def test_the_file_holds_no_more_than_it_must(tmp_path):
         "expand.bias",
         "norm.weight",
         "norm.bias",
+        "second.weight",
+        "second.bias",
+        "second_norm.weight",
+        "second_norm.bias",
         "decoder.weight",
         "decoder.bias",
     }
