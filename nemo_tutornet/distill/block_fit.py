@@ -25,6 +25,8 @@ from typing import Any
 
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
+from nemo.utils.get_rank import is_global_rank_zero
+from rich.console import Console
 from torch import Tensor, nn
 
 from nemo_tutornet.distill.training_audio import training_audio
@@ -97,7 +99,9 @@ def fit_blocks(student: Any, teacher: Any, blocks: Sequence[int], utterances: in
         if not pairs:
             return 0
         amount = of_total(len(mine), f"blocks, {len(pairs)} utterances")
-        progress = around.enter_context(Progress("fitting the student's blocks", len(mine), amount))
+        console = Console(stderr=True, quiet=not is_global_rank_zero())
+        shown = Progress("fitting the student's blocks", len(mine), amount, console)
+        progress = around.enter_context(shown)
         for block, last in zip(mine, last_blocks(blocks, len(theirs)), strict=True):
             pairs, changed = _fit_block(block, theirs[first : last + 1], pairs)
             fitted, first = fitted + changed, last + 1
