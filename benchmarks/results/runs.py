@@ -70,6 +70,11 @@ class Run:
         return self.epochs * (self.share + self.untranscribed + self.added)
 
     @property
+    def has_speeds(self) -> bool:
+        """Whether there is speed perturbation, `perturbed` or with another number of speeds."""
+        return self.perturbed or any(map(speeds_in, self.changes))
+
+    @property
     def length(self) -> str:
         """How long it is, for tables."""
         return f"{self.budget:g} min" if self.budget else str(self.epochs)
@@ -110,6 +115,17 @@ class Run:
     def as_dict(self) -> dict[str, Any]:
         """Its part of a line."""
         return {**asdict(self), **{name: list(getattr(self, name)) for name in _TUPLES}}
+
+
+def speeds_in(change: str) -> int:
+    """The number of speeds that an override asks for; 0 where it is about something else.
+
+    Example:
+        >>> speeds_in("+model.train_ds.augmentor={speed:{prob:0.8,num_rates:3}}")
+        3
+    """
+    found = re.fullmatch(r"\+*model\.train_ds\.augmentor={speed:{.*num_rates:(\d+).*}}", change)
+    return int(found[1]) if found else 0
 
 
 _TUPLES = ("changes", "further", "beside")

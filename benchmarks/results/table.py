@@ -25,7 +25,7 @@ import numpy as np
 import typer
 from lines import add_line, add_teacher
 from recipes import RECIPES
-from runs import Run, groups_of, read_lines, run_of
+from runs import Run, groups_of, read_lines, run_of, speeds_in
 from scipy import stats
 
 from nemo_tutornet.utils.files import sha256_of
@@ -59,7 +59,7 @@ def baseline(groups: dict[Run, Lines], group: Run, like_for_like: bool = True) -
     wanted = RECIPES[group.recipe].baseline
 
     def about(one: Run) -> Any:
-        return one.student, one.share, one.average, one.views, one.perturbed or not like_for_like
+        return one.student, one.share, one.average, one.views, one.has_speeds or not like_for_like
 
     def as_long(one: Run) -> bool:
         # With a manifest beside, as many steps are no whole number of the other side's epochs.
@@ -78,10 +78,16 @@ def is_cache(change: str) -> bool:
     return change.startswith("model.tutor.teacher.cache=")
 
 
+def in_words(change: str) -> str:
+    """An override, for a table."""
+    speeds = speeds_in(change)
+    return f"{speeds} speeds" if speeds else change.lstrip("+").removeprefix("model.")
+
+
 def title(group: Run, known: Collection[str] = ()) -> str:
     """A group in words, without the overrides that are known."""
     changes = [change for change in group.changes if change not in known and not is_cache(change)]
-    parts = [RECIPES[group.recipe].title, *(change.lstrip("+").removeprefix("model.") for change in changes)]
+    parts = [RECIPES[group.recipe].title, *map(in_words, changes)]
     parts += [f"{100 * group.share:g} % of the data"] if group.share < 1 else []
     parts += [f"{100 * group.untranscribed:g} % more without transcripts"] if group.untranscribed else []
     parts += (

@@ -158,6 +158,14 @@ def with_fourier_depthwise(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: see `fourier_depthwise`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv1d(8, 8, 33, padding=16, groups=8))
+        >>> with with_fourier_depthwise(model):
+        ...     type(model[0]).__name__
+        'FourierConv1d'
+        >>> type(model[0]).__name__
+        'Conv1d'
     """
     convolutions = _long_depthwise(model)
     fourier_depthwise(model)

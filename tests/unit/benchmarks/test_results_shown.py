@@ -55,6 +55,21 @@ def test_change_is_against_the_best_tuned_baseline(tools: dict[str, ModuleType],
     ]
 
 
+def test_another_number_of_speeds_is_speed_perturbation(tools: dict[str, ModuleType], tmp_path: Path) -> None:
+    speeds = "+model.train_ds.augmentor={speed:{prob:0.8,max_speed_rate:1.15,num_rates:3}}"
+    write(
+        tmp_path,
+        [
+            line("ctc", 0, 0.2),
+            line("ctc", 0, 0.5, perturbed=True),
+            line("rkd_skd_kl", 0, 0.1, changes=[speeds], cached=True),
+        ],
+    )
+    rows = table(tools, tmp_path, "--seeds", "1")
+    (row,) = [row for row in rows if "RKD" in row]
+    assert "RKD, then CTC + SKD kl; 3 speeds; cached teacher" in row and "| 10.00, -80 %; -50 %" in row
+
+
 def test_more_seeds_than_three_make_no_baseline(tools: dict[str, ModuleType], tmp_path: Path) -> None:
     """Five of the untuned one, three of the tuned one; a line that stands twice is one seed."""
     lines = [line("ctc", seed, 0.2 + seed / 100) for seed in range(5)]
