@@ -99,6 +99,7 @@ UNIFORM, ENERGY = (f"model.tutor.rkd.frame_weighting={name}" for name in ("unifo
 COLD = "model.tutor.rkd.warm_start_decoder=false"
 # The copy needs the teacher's file also where its targets come from a cache.
 INIT = ("model.tutor.init=teacher", "model.tutor.teacher.model_path={teacher}")
+COPY = ("model.tutor.init={source:teacher,fit:false}", INIT[1])
 
 
 CHAR: dict[str, Recipe] = {
@@ -152,6 +153,9 @@ RECIPES: dict[str, Recipe] = {
     "rkd_cold_ctc": Recipe("RKD without decoder warm start, then CTC only", (RKD, CTC), (COLD,)),
     "ctc_rkd": Recipe("CTC + RKD from the first epoch", (("ctc", {"ctc": 1.0, "rkd": 5.0}),)),
     "init_skd_kl": Recipe("begun with the teacher's layers: CTC + SKD kl, lambda 1", (STRONG,), (KL, *INIT)),
+    "init_copy_skd_kl": Recipe(
+        "begun with the teacher's layers, not fitted: CTC + SKD kl, lambda 1", (STRONG,), (KL, *COPY)
+    ),
     "init_ctc": Recipe("begun with the teacher's layers: CTC only", (CTC,), INIT),
     "skd_guided": Recipe("CTC + SKD guided_ctc", (SKD,), (GUIDED,)),
     "skd_kl_symmetric": Recipe("CTC + SKD kl on symmetric frames", (SKD,), (KL, SYMMETRIC)),
