@@ -48,6 +48,7 @@ def draw_epochs(axes: Any, groups: dict[Run, Lines]) -> None:
         (drawn,) = axes.plot(epochs, values.mean(axis=0), label=f"{named(bare, groups)} ({seeds})")
         axes.fill_between(epochs, values.min(axis=0), values.max(axis=0), color=drawn.get_color(), alpha=0.15)
     axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel(WER)
     low, high = axes.get_ylim()
     if high < 2 * low:

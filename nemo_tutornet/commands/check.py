@@ -24,7 +24,7 @@ from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
 from nemo_tutornet.errors import TutorError, refusing, shown
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
-from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
+from nemo_tutornet.functional.fft_depthwise import fourier_depthwise, with_fourier_depthwise
 from nemo_tutornet.functional.schedule import Schedule
 from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
@@ -148,7 +148,8 @@ def check_training(
     teacher = distiller.teacher
     audio = {"input_signal": batch.signal, "input_signal_length": batch.signal_lengths}
     report("timing student and teacher")
-    student_ms = median_ms(lambda: model(**audio), model)
+    with with_fourier_depthwise(model):  # as a teacher always is
+        student_ms = median_ms(lambda: model(**audio), model)
     teacher_ms = None
     if not teacher.from_cache:
         everything = TargetRequest(hidden=True, posteriors=teacher.has_posteriors)

@@ -108,17 +108,23 @@ def test_a_teacher_that_takes_most_of_a_step(run, monkeypatch):
 
 
 def test_the_student_is_timed_as_it_is_trained(run, monkeypatch):
+    """Its forward alone is compared with the teacher's, so it has the same convolutions."""
     check = importlib.import_module("nemo_tutornet.commands.check")
-    timed = []
-    monkeypatch.setattr(check, "median_ms", lambda once, model: timed.append(model) or 1.0)
+    cost, steps, forwards = check.stage_cost, [], []
+
+    def convolutions(model):
+        return {type(module) for module in model.modules() if isinstance(module, torch.nn.Conv1d)}
+
+    def timed(once, model):
+        forwards.append(set() if model is None else convolutions(model))
+        return 1.0
+
+    monkeypatch.setattr(check, "median_ms", timed)
+    monkeypatch.setattr(check, "stage_cost", lambda *a: (steps.append(convolutions(a[0])), cost(*a))[1])
     for overrides in ((), ("++fourier_depthwise=true",)):
         assert run(*overrides).exit_code == 0
-    plain, fourier = (
-        [type(module) for module in model.modules() if isinstance(module, torch.nn.Conv1d)]
-        for model in timed
-        if model is not None
-    )
-    assert FourierConv1d in fourier and FourierConv1d not in plain
+    assert FourierConv1d not in steps[0] and FourierConv1d in steps[-1]
+    assert FourierConv1d in forwards[0] and FourierConv1d in forwards[2]
 
 
 def test_a_system_that_does_not_tell_its_memory(run, monkeypatch):
