@@ -36,7 +36,7 @@ def main(
     teacher: Path,
     speeds: list[int] = typer.Option([1, 3, 7], help="Numbers of speeds, from the smallest to the largest."),
     batch: int = 8,
-    rounds: int = typer.Option(20, help="Training steps of each kind, of which an epoch is computed."),
+    rounds: int = typer.Option(20, help="Timed training steps, from which the time of an epoch is computed."),
     student: Path = typer.Option(STUDENT, help="Config of the student."),
     adapter: Path | None = typer.Option(None, help="The teacher's adapter for the student."),
     cache: Path | None = typer.Option(

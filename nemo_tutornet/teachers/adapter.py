@@ -29,7 +29,7 @@ from nemo_tutornet.utils.files import atomic_write, expand_user, open_regular_fi
 # The name of the adapter's output as a layer: `tutor.rkd.hint_layer: adapter`.
 ADAPTER = "adapter"
 # Of files that do not say it: the first layer alone.
-_OLD_KERNELS = {"kernel": 3, "second_kernel": 0}
+OLD_KERNELS = {"kernel": 3, "second_kernel": 0}
 _WIDEST_KERNEL = 255
 # The only key of the metadata, because safetensors writes several in any order, and files must be
 # reproducible.
@@ -265,11 +265,12 @@ def adapter_info(found: Any) -> AdapterInfo | None:
     assert kinds.keys() == {field.name for field in fields(AdapterInfo)}
     numbers = ("frame_ms", "wer", "teacher_wer")
     if isinstance(found, dict):
-        found = {**_OLD_KERNELS, **found}
+        found = {**OLD_KERNELS, **found}
     sound = (
         isinstance(found, dict)
         and found.keys() == kinds.keys()
         and all(isinstance(found[name], kind) for name, kind in kinds.items())
+        and not any(isinstance(value, bool) for value in found.values())
         and all(isinstance(label, str) for label in found["labels"])
         # A comparison, because a JSON number may be too large for a float, or NaN.
         and all(0 <= found[name] < 1e6 for name in numbers)

@@ -350,7 +350,7 @@ def test_a_missing_package_is_named_with_the_extra_that_brings_it(tmp_path, monk
 
 
 @pytest.mark.parametrize("rows", [1, 99, 100, 101, 150, 199, 300, 948])
-def test_utterances_to_calibrate_on_areevenly_spread_over_the_whole_manifest(rows: int) -> None:
+def test_utterances_to_calibrate_on_are_spread_over_the_whole_manifest(rows: int) -> None:
     chosen = evenly_spread(rows, 100)
     assert len(chosen) == min(rows, 100) and chosen[0] == 0
     assert all(0 < b - a <= -(-rows // 100) for a, b in zip(chosen, [*chosen[1:], rows], strict=True))

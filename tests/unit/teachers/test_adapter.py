@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from nemo_tutornet.functional.greedy import greedy_labels
 from nemo_tutornet.teachers.adapted import adapted_targets
 from nemo_tutornet.teachers.adapter import Adapter, AdapterInfo, adapter_info, upsampling_for
 from nemo_tutornet.teachers.adapter_head import AdapterHead
+from nemo_tutornet.teachers.provenance import _adapter_to_disk
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest
 from tests.conftest import refusal
 
@@ -156,6 +158,15 @@ def test_a_file_without_kernels_is_an_older_one_with_three_frames(tmp_path):
     assert torch.equal(read.head.expand.weight, head.expand.weight)
 
 
+def test_a_cache_of_an_older_adapter_says_no_kernels():
+    """So it is the teacher of that cache, which may be extended."""
+    old = replace(INFO, kernel=3, second_kernel=0, teacher_sha256=None)
+    for info, said in ((old, set()), (INFO, {"kernel", "second_kernel"})):
+        stored = _adapter_to_disk(SimpleNamespace(adapter=info, adapter_sha256="0" * 64))["info"]
+        assert stored.keys() & {"kernel", "second_kernel"} == said
+        assert adapter_info({**stored, "labels": list(info.labels)}) == info
+
+
 def rewrite(path: Path, tensors: dict[str, torch.Tensor], info: Any) -> None:
     save_file(tensors, path, metadata={"nemo_tutornet_adapter_1": json.dumps(info)})
 
@@ -176,6 +187,8 @@ def rewrite(path: Path, tensors: dict[str, torch.Tensor], info: Any) -> None:
         {"teacher_outputs": 10**12},
         {"wer": None},
         {"kernel": 0},
+        {"kernel": True},
+        {"width": True},
         {"kernel": 4},
         {"kernel": 10**9 + 1},
         {"kernel": "3"},
