@@ -247,5 +247,6 @@ RECIPES: dict[str, Recipe] = {
     "adapted_pseudo_alone": Recipe(
         "with an adapter: CTC + pseudo-labels, without RKD", (PSEUDO,), adapter=True
     ),
+    "adapted_skd_kl_1": Recipe("with an adapter: CTC + SKD kl, lambda 1", (STRONG,), (KL,), adapter=True),
     "adapted_rkd_skd_kl": Recipe("with an adapter: RKD, then CTC + SKD kl", (RKD, SKD), (KL,), adapter=True),
 }
