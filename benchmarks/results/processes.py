@@ -122,6 +122,7 @@ def make(
         f"model.train_ds.manifest_filepath={hydra_values(train)}",
         f"model.validation_ds.manifest_filepath={hydra_value(valid)}",
         f"model.tutor.teacher.model_path={hydra_value(teacher)}",
+        *student.overrides,
         *overrides,
     ]
     done = subprocess.run(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)

@@ -101,9 +101,11 @@ def need_of(run: Run, teacher: str) -> Need | None:
     recipe = RECIPES[run.recipe]
     if not recipe.needs_teacher:
         return None
-    # Students of one config have the same frames and labels, and so one adapter.
+    # Students of one config have the same frames and labels, and so one adapter, unless an override changes
+    # the frames.
     base = student_of(run.student)
     name = base.config if base.folder == "conf/small" else f"conf/{base.config}"
+    name = run.student if base.has_other_frames else name
     return Need(teacher, recipe.teacher, name if recipe.adapter else "")
 
 
@@ -226,9 +228,12 @@ class Sources:
         config = need.student or ("quartznet_bpe_small" if need.kind == "bpe" else "quartznet_small")
         overrides = [f"model.tutor.stages={stages}"]
         overrides += [STUDENT_AUGMENTATION] if perturbed else []
-        overrides += [] if adapter is None else [f"model.tutor.teacher.adapter={hydra_value(adapter)}"]
+        student = student_of(config)
+        if adapter is not None:  # for the student's labels, be they subwords of its own
+            overrides += [f"model.tutor.teacher.adapter={hydra_value(adapter)}"]
+            overrides += self.tokenizer() if student.has_subwords else []
         train = self.corpus.train_sets(beside=True)
-        self._make("cache", folder, student_of(config), teacher, train, overrides, "the cache was not made")
+        self._make("cache", folder, student, teacher, train, overrides, "the cache was not made")
         return folder
 
     def _make(

@@ -60,12 +60,27 @@ def _narrower(config: str, first: str, width: int, last: int) -> tuple[str, tupl
     return first, (*overrides, "model.tutor.pool_frames=true")
 
 
+def _conformer(*overrides: str) -> tuple[str, tuple[str, ...]]:
+    """A Conformer or FastConformer of about 1.2 M parameters with subwords: as wide as a teacher that `run.py`
+    trains.
+    """
+    widths = ("model.encoder.n_layers=5", "model.encoder.d_model=96")
+    return "fastconformer_ctc_tiny_bpe", (*widths, *overrides)
+
+
 # Students that are a config in conf/small and overrides: other widths or kinds of the same blocks, or another
 # encoder of `conf`.
 STUDENTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "quartznet_1m": _sizes("quartznet_small", (256, 256, 256, 320, 384, 512), separable=True),
     "quartznet_5x5": _encoder_of("quartznet_5x5", "quartznet_small"),
     "jasper_small": _sizes("quartznet_small", (64, 64, 64, 80, 96, 128), separable=False),
+    "conformer_bpe_1m": _conformer(
+        "model.encoder.subsampling=striding",
+        "model.encoder.subsampling_factor=4",
+        "model.encoder.subsampling_conv_channels=32",
+        "model.encoder.conv_kernel_size=31",
+    ),
+    "fastconformer_bpe_1m": _conformer(),
     "citrinet_small": _narrower("citrinet_256", "quartznet_small", 96, 240),
 }
 
@@ -88,6 +103,11 @@ class Student:
     def model(self) -> Any:
         """The section `model` of the config's file."""
         return OmegaConf.load(ROOT / self.folder / f"{self.config}.yaml").model
+
+    @property
+    def has_other_frames(self) -> bool:
+        """Whether its frames are not as long as its config's."""
+        return any(override.startswith("model.encoder.subsampling") for override in self.overrides)
 
     @property
     def has_subwords(self) -> bool:
