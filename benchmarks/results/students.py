@@ -61,7 +61,7 @@ def _narrower(config: str, first: str, width: int, last: int) -> tuple[str, tupl
 
 
 def _conformer(*overrides: str) -> tuple[str, tuple[str, ...]]:
-    """A Conformer or FastConformer of about 1.2 M parameters with subwords: as wide as `run.py`'s teachers."""
+    """A Conformer or FastConformer with subwords, 1.2 M, as wide as the teachers of `run.py`."""
     widths = ("model.encoder.n_layers=5", "model.encoder.d_model=96")
     return "fastconformer_ctc_tiny_bpe", (*widths, *overrides)
 
