@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configs in conf/, as Hydra gives them to the example script."""
 
+import math
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
 from omegaconf import OmegaConf
@@ -15,6 +17,9 @@ STUDENTS = [name for name in CONFIGS if OmegaConf.load(CONF / f"{name}.yaml").mo
 SUBWORD = [
     name for name in CONFIGS if OmegaConf.load(CONF / f"{name}.yaml").model.get("tokenizer") is not None
 ]
+
+# Subword students of frames that are too long for characters, so they have no character config beside them.
+SUBWORD_ONLY = [name for name in SUBWORD if "fastconformer" in name]
 
 
 def composed(name, *overrides):
@@ -31,3 +36,25 @@ def stock_model(name, *overrides):
     for key in ("train_ds", "validation_ds", "test_ds", "optim", "tutor"):
         plain.pop(key, None)
     return (EncDecCTCModelBPE if "tokenizer" in plain else EncDecCTCModel)(cfg=OmegaConf.create(plain))
+
+
+def flat(node, path=()):
+    """The leaves of a config by their path."""
+    if not isinstance(node, (dict, list)) or not node:
+        return {".".join(path): node}
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    return {leaf: value for key, below in items for leaf, value in flat(below, (*path, str(key))).items()}
+
+
+def overrides_of(section, path):
+    """Hydra's words for each key of a section and of the sections in it; a list, or a mapping of slots that
+    are no keys, is one value.
+    """
+    for key, value in section.items():
+        if key == "prompt":
+            yield f"{path}.{key}={yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip()}"
+        elif isinstance(value, dict):
+            yield from overrides_of(value, f"{path}.{key}")
+        else:
+            text = yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]
+            yield f"{path}.{key}={text}"

@@ -4,36 +4,25 @@
 so.
 """
 
-import math
-from dataclasses import asdict
-
 import pytest
 import torch
-import yaml
 from nemo.core import Serialization
 from nemo.utils.exp_manager import ExpManagerConfig
 from omegaconf import OmegaConf
 
-from nemo_tutornet.config import (
-    ConsistencyConfig,
-    InitConfig,
-    LogConfig,
-    MixupConfig,
-    PseudoLabelsConfig,
-    RKDConfig,
-    SKDConfig,
-    StageConfig,
-    TeacherConfig,
-    TutorConfig,
-    parse_tutor,
+from tests.integration.conf.confs import (
+    CONFIGS,
+    STUDENTS,
+    SUBWORD,
+    SUBWORD_ONLY,
+    composed,
+    flat,
+    overrides_of,
 )
-from tests.integration.conf.confs import CONF, CONFIGS, STUDENTS, SUBWORD, composed
 
 pytestmark = pytest.mark.integration
 
 PIECES = 128  # the subword models' parameters are counted with so many
-# Subword students of frames that are too long for characters, so they have no character config beside them.
-SUBWORD_ONLY = [name for name in SUBWORD if "fastconformer" in name]
 CONFORMERS = [name for name in STUDENTS if "conformer" in name]
 PARAMETERS = {
     "citrinet_256": 9_621_293,
@@ -122,49 +111,6 @@ BLOCKS = {
     "jasper_mini": JASPER_MINI,
     "citrinet_256_bpe": CITRINET_256,
 }
-
-# Values that go together; a field that is not named has its default, and is overridden all the same.
-OVERRIDDEN = TutorConfig(
-    teacher=TeacherConfig(
-        "teacher.nemo",
-        sha256="ab" * 32,
-        precision="fp32",
-        cache="targets",
-        adapter="a",
-        weight=2.0,
-        prompt={"source_lang": "de"},
-    ),
-    other_teachers=[TeacherConfig("other.nemo")],
-    rkd=RKDConfig(
-        "encoder.layers.8",
-        "encoder.encoder.2",
-        frame_weighting="energy",
-        warm_start_decoder=False,
-        reduction="frame_mean",
-    ),
-    skd=SKDConfig(
-        "kl",
-        2.0,
-        frames="symmetric",
-        frames_around=2,
-        match_window=1,
-        intermediate_layers=["encoder.encoder.1"],
-        intermediate_weight=0.5,
-    ),
-    pseudo_labels=PseudoLabelsConfig(min_confidence=0.5, max_wer=0.2),
-    consistency=ConsistencyConfig(weight=0.2, time_masks=2.0, warmup=100),
-    mixup=MixupConfig(share=0.0, alpha=0.4),
-    pool_frames=True,
-    init=InitConfig("teacher", [0, 2], fit=False),
-    max_nonfinite_share=0.1,
-    max_damaged_share=0.2,
-    manifest_weights=[1.0, 3.0],
-    log=LogConfig(agreement=4, posteriors=False),
-    stages=[
-        StageConfig("rkd", {"rkd": 1.0}, steps=100),
-        StageConfig("all", {"ctc": 1.0, "skd": 0.5, "pseudo": 0.5}),
-    ],
-)
 
 
 @pytest.mark.parametrize("name", STUDENTS)
@@ -289,14 +235,6 @@ def test_characters(name):
     assert model.decoder.num_classes == (28 if name in STUDENTS else -1)
 
 
-def flat(node, path=()):
-    """The leaves of a config by their path."""
-    if not isinstance(node, (dict, list)) or not node:
-        return {".".join(path): node}
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    return {leaf: value for key, below in items for leaf, value in flat(below, (*path, str(key))).items()}
-
-
 @pytest.mark.parametrize("name", [name for name in SUBWORD if name not in SUBWORD_ONLY])
 def test_a_subword_config_is_the_character_one_but_for_its_labels(name):
     pair = (name, name.replace("_bpe", ""))
@@ -398,31 +336,6 @@ def test_a_smaller_conformer_student_differs_in_its_size_and_optimizer():
         assert mine["spec_augment"] == theirs["spec_augment"]
 
 
-def test_students_share_one_tutor_section():
-    sections = {
-        name: OmegaConf.to_container(composed(name).model.tutor, throw_on_missing=False) for name in STUDENTS
-    }
-    for name, section in sections.items():
-        rkd, second = section.pop("stages")
-        assert rkd == {"name": "rkd", "share": 0.25, "weights": {"rkd": 0.37}}
-        assert second == {"name": "ctc", "weights": {"ctc": 1.0, "rkd": 1.85}}, name
-    pooled = {name for name, section in sections.items() if section.pop("pool_frames", False)}
-    encoders = {name: composed(name).model.encoder for name in STUDENTS}
-    strides = {
-        name: math.prod(block.stride[0] for block in encoder.get("jasper", []))
-        * encoder.get("subsampling_factor", 1)
-        for name, encoder in encoders.items()
-    }
-    assert pooled == {
-        name for name, stride in strides.items() if stride > 4
-    }  # a Conformer's frames last 40 ms
-    first, *others = sections.values()
-    first["teacher"]["model_path"] = "teacher.nemo"
-    assert parse_tutor({"tutor": first}) == TutorConfig(teacher=TeacherConfig("teacher.nemo"))
-    first["teacher"]["model_path"] = None
-    assert others and all(section == first for section in others)
-
-
 @pytest.mark.parametrize(
     "name", [name for name in STUDENTS if "jasper_10x5dr" not in name and name not in CONFORMERS]
 )  # that one's dropout is NeMo's
@@ -441,57 +354,6 @@ def test_one_key_is_the_dropout_of_a_conformer(name):
         encoder = composed(name, *overrides).model.encoder
         assert (encoder.dropout, encoder.dropout_pre_encoder, encoder.dropout_att) == (dropout,) * 3
         assert encoder.dropout_emb == 0.0
-
-
-def overrides_of(section, path):
-    """Hydra's words for each key of a section and of the sections in it; a list, or a mapping of slots that
-    are no keys, is one value.
-    """
-    for key, value in section.items():
-        if key == "prompt":
-            yield f"{path}.{key}={yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip()}"
-        elif isinstance(value, dict):
-            yield from overrides_of(value, f"{path}.{key}")
-        else:
-            text = yaml.safe_dump([value], default_flow_style=True, width=math.inf).strip()[1:-1]
-            yield f"{path}.{key}={text}"
-
-
-@pytest.mark.parametrize("name", STUDENTS)
-def test_every_key_of_the_tutor_section_can_be_overridden(name):
-    # Without a plus, which is for keys that a config does not have: the YAMLs get them from `tutor_defaults`.
-    section = asdict(OVERRIDDEN)
-    defaults = flat(asdict(TutorConfig()))
-    # A cache, which is overridden here, has no mixtures, and several teachers have one alignment.
-    lists = ("other_teachers", "stages", "rkd.pairs", "skd.alignment", "mixup.share")
-    same = [key for key, value in flat(section).items() if defaults.get(key, "") == value]
-    assert not [key for key in same if not key.startswith(lists)]
-    assert parse_tutor(composed(name, *overrides_of(section, "model.tutor")).model) == OVERRIDDEN
-
-
-@pytest.mark.parametrize("name", STUDENTS)
-def test_the_section_can_be_overridden_whole_and_in_part(name):
-    assert parse_tutor(composed(name, "model.tutor=null").model) is None
-    stages = "model.tutor.stages=[{name:a,weights:{ctc:1.0,skd:0.5}}]"
-    cached = ("model.tutor.teacher.cache=one", "model.tutor.other_teachers=[{cache:two}]", stages)
-    found = parse_tutor(composed(name, *cached).model)
-    assert (found.teacher, found.other_teachers) == (TeacherConfig(cache="one"), [TeacherConfig(cache="two")])
-    assert found.stages == [StageConfig("a", {"ctc": 1.0, "skd": 0.5})]
-    aligned = ("model.tutor.skd.alignment=occurrences", "model.tutor.skd.divergence=kl", *cached[::2])
-    assert parse_tutor(composed(name, *aligned).model).skd == SKDConfig("kl", alignment="occurrences")
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_yaml_says_only_what_it_changes(name):
-    """A default is defined in `nemo_tutornet.config` alone; the teacher and the stages are shown in every
-    YAML.
-    """
-    written = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), throw_on_missing=False)
-    assert ("defaults" in written) == ("tutor" in written["model"]) == (name in STUDENTS)
-    if name in STUDENTS:
-        pooled = {"pool_frames"} if name == "citrinet_256_bpe" or name in SUBWORD_ONLY else set()
-        assert set(written["model"]["tutor"]) == {"teacher", "stages"} | pooled
-        assert written["model"]["tutor"]["teacher"] == {"model_path": None}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
