@@ -78,3 +78,15 @@ def table(tools: dict[str, ModuleType], folder: Path, *arguments: str) -> list[s
     done = CliRunner().invoke(app, [str(folder), *arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return [row for row in done.output.splitlines() if row.startswith("| small")]
+
+
+def corpus_of(tools: dict[str, ModuleType], folder: Path, output: Path, **more: list[Path]) -> Any:
+    manifests = ([folder / f"c_{part}.jsonl"] for part in ("train", "valid"))
+    return tools["corpora"].Corpus("c", output / "c", *manifests, **more)
+
+
+def runner_of(
+    tools: dict[str, ModuleType], folder: Path, teacher: Path | None = None, **more: list[Path]
+) -> Any:
+    teachers = [] if teacher is None else [tools["sources"].given(str(teacher))]
+    return tools["runner"].Runner(corpus_of(tools, folder, folder / "out", **more), teachers)
