@@ -18,10 +18,8 @@ from nemo_tutornet import export_student, verify_student
 from nemo_tutornet.export.verify import verify_received
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from tests.conftest import refusal
-from tests.integration.export.test_verify import exported, failures, model
+from tests.integration.export.verification import failures
 from tests.unit.nemo_io.test_checkpoints import Calls
-
-__all__ = ["exported", "model"]  # fixtures
 
 
 def test_an_archive_with_more_than_a_student_fails(

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from nemo_tutornet import export_student
 from nemo_tutornet.export.onnx_metadata import PRECISIONS
 from tests.conftest import LABELS, student_config
-from tests.integration.export.test_verify import failures, verified
+from tests.integration.export.verification import failures, verified
 from tests.integration.students import build, subword
 
 
