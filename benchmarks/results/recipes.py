@@ -197,6 +197,14 @@ RECIPES: dict[str, Recipe] = {
         for name, recipe in CHAR.items()
         if name != "ctc"
     },
+    "bpe_init_skd_kl": Recipe(
+        "subwords: begun with the teacher's layers: CTC + SKD kl, lambda 1",
+        (STRONG,),
+        (KL, *INIT),
+        "bpe",
+        "quartznet_bpe_small",
+        baseline="bpe_ctc",
+    ),
     "bpe_to_char_kept": Recipe(
         "characters from a subword teacher: RKD, then CTC + pseudo-labels + RKD",
         (RKD, ("pseudo", {"ctc": 0.5, "pseudo": 0.5, "rkd": 5.0})),

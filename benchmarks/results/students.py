@@ -60,10 +60,10 @@ def _narrower(config: str, first: str, width: int, last: int) -> tuple[str, tupl
     return first, (*overrides, "model.tutor.pool_frames=true")
 
 
-def _conformer(*overrides: str) -> tuple[str, tuple[str, ...]]:
+def _conformer(*overrides: str, layers: int = 5) -> tuple[str, tuple[str, ...]]:
     """A Conformer or FastConformer with subwords, 1.2 M, as wide as the teachers of `run.py`."""
-    widths = ("model.encoder.n_layers=5", "model.encoder.d_model=96")
-    return "fastconformer_ctc_tiny_bpe", (*widths, *overrides)
+    sizes = (f"model.encoder.n_layers={layers}", "model.encoder.d_model=96")
+    return "fastconformer_ctc_tiny_bpe", (*sizes, *overrides)
 
 
 # Students that are a config in conf/small and overrides: other widths or kinds of the same blocks, or another
@@ -79,6 +79,7 @@ STUDENTS: dict[str, tuple[str, tuple[str, ...]]] = {
         "model.encoder.conv_kernel_size=31",
     ),
     "fastconformer_bpe_1m": _conformer(),
+    "fastconformer_bpe_3_layers": _conformer(layers=3),
     "citrinet_small": _narrower("citrinet_256", "quartznet_small", 96, 240),
 }
 
