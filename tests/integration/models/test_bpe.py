@@ -57,6 +57,30 @@ def test_a_student_takes_its_teachers_tokenizer(
     assert "cache" not in OmegaConf.to_yaml(NemoArchive(done.path).config)
 
 
+def test_a_character_conformer_begins_with_a_subword_one(corpus, teacher, make_student, tmp_path):
+    """Its encoder is the teacher's, its decoder is new, and CTC trains it: a teacher with characters."""
+    mine = teacher_config(corpus)
+    config = student_config(
+        corpus, teacher, [{"name": "ctc", "weights": {"ctc": 1.0}}], init={"source": "teacher"}
+    )
+    config.update({part: mine[part] for part in ("preprocessor", "encoder", "decoder")})
+    config.pop("spec_augment")
+    student = make_student(config, folder=tmp_path / "run", max_epochs=1)
+    fresh = student.decoder.decoder_layers[0].weight.clone()
+    student.setup("fit")
+    theirs = ASRModel.restore_from(str(teacher), map_location="cpu").encoder.state_dict()
+    copied = student.encoder.state_dict()
+    # An untrained batch norm looks as if it were folded, and gets statistics.
+    weights = {name: value for name, value in theirs.items() if "batch_norm" not in name}
+    assert weights and [name for name, value in weights.items() if not torch.equal(copied[name], value)] == []
+    assert torch.equal(student.decoder.decoder_layers[0].weight, fresh)
+    student.trainer.fit(student)
+    assert not torch.equal(student.decoder.decoder_layers[0].weight, fresh)
+    (written,) = (tmp_path / "run").rglob("*.nemo")
+    characters = ASRModel.restore_from(str(export_student(written, tmp_path / "characters.nemo").path))
+    assert list(characters.decoder.vocabulary) == list(student.decoder.vocabulary)
+
+
 def test_an_undistilled_baseline_names_the_file(corpus, tokenizer, teacher, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     config = {**subword(student_config(corpus, None), tokenizer), "tokenizer": str(teacher)}
