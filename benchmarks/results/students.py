@@ -61,7 +61,7 @@ def _narrower(config: str, first: str, width: int, last: int) -> tuple[str, tupl
 
 
 def _conformer(*overrides: str, layers: int = 5) -> tuple[str, tuple[str, ...]]:
-    """A Conformer or FastConformer with subwords, 1.2 M, as wide as the teachers of `run.py`."""
+    """A Conformer or FastConformer with subwords (1.2 M with 5 layers), as wide as this runner's teachers."""
     sizes = (f"model.encoder.n_layers={layers}", "model.encoder.d_model=96")
     return "fastconformer_ctc_tiny_bpe", (*sizes, *overrides)
 

@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 PAGES = [
     ROOT / "docs" / "adapter.md",
+    ROOT / "docs" / "guides" / "cascades.md",
     ROOT / "docs" / "guides" / "little-data.md",
     ROOT / "docs" / "guides" / "untranscribed.md",
     *sorted(RESULTS.rglob("*.md")),
