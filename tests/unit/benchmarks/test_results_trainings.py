@@ -134,7 +134,7 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
     assert {named, f"model.tutor.teacher.cache='{cache}'"} <= set(asked[-1]["overrides"])
     (found,) = tools["runs"].read_lines(runner.output)
     assert found["adapter"] == {"wer": 0.2, "file": adapter} and tools["runs"].run_of(found) == run
-    # Students that hear a part of the corpus have an adapter of that part.
+    # Students that are trained on a part of the corpus have an adapter of that part.
     part = corpus.train_sets(0.25, True, 0.75)
     other = prepare([wanted], True, part)[wanted].adapter
     assert other is not None and other.name == "adapter_t_quartznet_small_25_75_untranscribed.safetensors"
