@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 from nemo_tutornet import LiveTeacher, TutorCTCModel, export_student
 from nemo_tutornet.cli import app
 from nemo_tutornet.commands import adapter_training
-from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.objective import read_tutor_section
@@ -31,80 +30,12 @@ from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.teachers.adapter import Adapter
 from nemo_tutornet.teachers.targets import TargetRequest
 from nemo_tutornet.utils.files import sha256_of
-from tests.conftest import LABELS, refusal, student_config, write_manifest
-from tests.integration import teacher_models
-from tests.integration.models import matrix
+from tests.conftest import LABELS, refusal, student_config
+from tests.integration.commands.adapt.adapting import STAGES, adapt, batches_of, live, tutored
 from tests.integration.recorder import Recorder
-from tests.integration.students import of_kind, write_tokenizer
+from tests.integration.students import of_kind
 from tests.integration.target_cache.test_cache import heard, tar
 from tests.integration.target_cache.test_cache_lhotse import lhotse
-
-STAGES = [
-    {"name": "rkd", "epochs": 1, "weights": {"rkd": 1.0}},
-    {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25, "pseudo": 0.5}},
-]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Manifests (`half.jsonl` lacks every second transcript), and teachers of 80 ms frames that are not
-    trained.
-    """
-    torch.manual_seed(0)  # of the teachers' weights
-    folder = tmp_path_factory.mktemp("adapt")
-    train = write_manifest(folder, "train", [0.9, 1.31, 0.77, 1.5, 1.02, 0.68, 1.23, 1.11])
-    write_manifest(folder, "valid", [0.93, 1.21])
-    rows = [json.loads(line) for line in train.read_text(encoding="utf-8").splitlines()]
-    for row in rows[::2]:
-        del row["text"]
-    (folder / "half.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    write_tokenizer(folder / "same")
-    signals = (torch.randn(3, 16000), torch.tensor([16000, 12000, 16000]))
-    for name in ("fastconformer bpe", "transducer bpe"):
-        path = folder / f"{name.replace(' ', '_')}.nemo"
-        teacher_models.save_kind(matrix.TEACHERS[name], folder, path, folder / "same", signals)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def teacher(folder: Path) -> Path:
-    return folder / "fastconformer_bpe.nemo"
-
-
-def adapt(folder: Path, teacher: Path, output: Path, *arguments: str, **changes: Any) -> Any:
-    """Runs the command on a student's config."""
-    config = {**student_config(folder, teacher, STAGES), **changes}
-    yaml_file = output.with_suffix(".yaml")
-    yaml_file.write_text(
-        yaml.safe_dump({"model": config, "trainer": {"max_epochs": 2, "accelerator": "cpu"}, "seed": 3}),
-        encoding="utf-8",
-    )
-    where = ["--config-path", str(yaml_file.parent), "--config-name", yaml_file.stem]
-    result = CliRunner().invoke(app, ["adapt", *where, "--output", str(output), *arguments])
-    assert "Traceback" not in result.output, result.output
-    return result
-
-
-@pytest.fixture(scope="module")
-def adapted(folder: Path, teacher: Path) -> tuple[Path, dict[str, Any]]:
-    """An adapter of that teacher, and what the command printed."""
-    output = folder / "adapter.safetensors"
-    result = adapt(folder, teacher, output, "--epochs", "100", "--learning-rate", "0.01", "--json")
-    assert result.exit_code == 0, result.output
-    return output, json.loads(result.stdout)
-
-
-def live(teacher: Path, adapter: Path, hint_layer: str | None = None) -> LiveTeacher:
-    return LiveTeacher.from_config(TeacherConfig(model_path=str(teacher), adapter=str(adapter)), hint_layer)
-
-
-def tutored(config: dict[str, Any], adapter: Path, **teacher: Any) -> dict[str, Any]:
-    config["tutor"]["teacher"].update(adapter=str(adapter), **teacher)
-    return config
-
-
-def batches_of(student: Any) -> list[TrainingBatch]:
-    return [TrainingBatch.from_nemo(batch) for batch in student._validation_dl]
 
 
 def test_the_file_says_what_the_adapter_is(folder, teacher, adapted, make_student):
