@@ -95,6 +95,7 @@ STRONG = ("skd", {"ctc": 1.0, "skd": 1.0})
 SYMMETRIC = "model.tutor.skd.frames=symmetric"
 INTER = "++model.tutor.skd.intermediate_layers=[encoder.encoder.1,encoder.encoder.3]"
 SHIFT = "++model.tutor.skd.match_window=4"
+POOL, OCCURRENCES = (f"model.tutor.skd.alignment={name}" for name in ("pool_student", "occurrences"))
 UNIFORM, ENERGY = (f"model.tutor.rkd.frame_weighting={name}" for name in ("uniform", "energy"))
 COLD = "model.tutor.rkd.warm_start_decoder=false"
 # The copy needs the teacher's file also where its targets come from a cache.
@@ -113,6 +114,9 @@ CHAR: dict[str, Recipe] = {
     "rkd_kept_ctc": Recipe("RKD, then CTC + RKD", (RKD, KEPT)),
     "rkd_skd_kl_low": Recipe("RKD, then CTC + SKD kl, lambda 0.05", (RKD, WEAK), (KL,)),
     "skd_kl_1": Recipe("CTC + SKD kl, lambda 1", (STRONG,), (KL,)),
+    "skd_kl_1_shift": Recipe("CTC + SKD kl on matched frames (80 ms), lambda 1", (STRONG,), (KL, SHIFT)),
+    "skd_kl_1_pool": Recipe("CTC + SKD kl on pooled frames of the student, lambda 1", (STRONG,), (KL, POOL)),
+    "skd_kl_1_occurrences": Recipe("CTC + SKD kl on occurrences, lambda 1", (STRONG,), (KL, OCCURRENCES)),
     "rkd_skd_kl_1": Recipe("RKD, then CTC + SKD kl, lambda 1", (RKD, STRONG), (KL,)),
     "rkd_skd_kl_symmetric": Recipe("RKD, then CTC + SKD kl on symmetric frames", (RKD, SKD), (KL, SYMMETRIC)),
     "rkd_skd_kl_shift": Recipe("RKD, then CTC + SKD kl on matched frames (80 ms)", (RKD, SKD), (KL, SHIFT)),
