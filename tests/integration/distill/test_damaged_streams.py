@@ -23,7 +23,7 @@ from nemo_tutornet import TutorError
 from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
 from nemo_tutornet.data.damaged_tars import check_tar
 from tests.conftest import student_config, write_manifest
-from tests.integration.target_cache.test_cache import tar
+from tests.integration.target_cache.caching import tar
 
 # Utterances 1 and 2 of six are damaged: of one the audio, of the other the header, too.
 KEPT = {"u1": 0.5, "u2": 0.0}

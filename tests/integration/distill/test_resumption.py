@@ -32,7 +32,7 @@ from nemo_tutornet.distill.resumption import ResumableEpochLoop
 from nemo_tutornet.nemo_io.lightning_ckpt import check_lightning_checkpoint
 from tests.conftest import student_config
 from tests.integration.recorder import RKD, SKD, same
-from tests.integration.target_cache.test_cache import tar
+from tests.integration.target_cache.caching import tar
 from tests.properties import LONG, LONG_EXAMPLES, examples
 
 # What writes checkpoints: NeMo's default, after every step, and at the end of an epoch.

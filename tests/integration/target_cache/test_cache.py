@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
-from pathlib import Path
 from typing import Any
 
 import pytest
-import soundfile
 import torch
 import yaml
 from omegaconf import OmegaConf
@@ -23,71 +20,20 @@ from nemo_tutornet import TutorCTCModelBPE, TutorError
 from nemo_tutornet.cli import app
 from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.config import TeacherConfig
-from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.live import LiveTeacher
-from nemo_tutornet.teachers.targets import TargetRequest
-from tests.conftest import ACCELERATOR, save_teacher, student_config, teacher_config
+from tests.conftest import student_config, teacher_config
 from tests.integration import teacher_models
 from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind, subword, write_tokenizer
-
-STAGES = [
-    {"name": "rkd", "epochs": 2, "weights": {"rkd": 1.0}},
-    {"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25, "pseudo": 0.1}},
-]
-
-
-def whole(model: dict[str, Any]) -> Any:
-    """A training script's config."""
-    return OmegaConf.create(
-        {"model": model, "trainer": {"max_epochs": 2, "accelerator": ACCELERATOR, "devices": 1}}
-    )
-
-
-def cached(corpus: Path, folder: Path, stages: list | None = None, **tutor: Any) -> dict[str, Any]:
-    """A student that learns from a cache, without a word about the teacher's file."""
-    config = student_config(corpus, Path("nowhere.nemo"), stages or STAGES, **tutor)
-    config["tutor"]["teacher"] = {"model_path": "???", "cache": str(folder)}  # as in earlier YAMLs
-    return config
-
-
-def heard(model: Any) -> list[tuple[Any, Any]]:
-    """What the cache gives for each batch of the training data, and the batch."""
-    model.setup("fit")
-    stage = model.distiller.schedule.stages[-1]
-    return [
-        (model.distiller.teacher_targets(stage, TrainingBatch.from_nemo(batch)), batch)
-        for batch in model._train_dl
-    ]
-
-
-def check_against(
-    teacher: LiveTeacher, found: list[tuple[Any, Any]], utterances: int, tolerance: float = 2e-3
-) -> None:
-    """Every row has what the teacher says of its audio alone."""
-    seen = 0
-    for targets, batch in found:
-        for row, (frames, samples) in enumerate(
-            zip(targets.lengths.tolist(), batch[1].tolist(), strict=True)
-        ):
-            alone = teacher.targets(
-                TrainingBatch(batch[0][row : row + 1, :samples], batch[1][row : row + 1]),
-                TargetRequest(posteriors=True),
-            )
-            assert frames == int(alone.lengths[0])
-            difference = targets.log_probs[row, :frames].exp() - alone.log_probs[0, :frames].exp()
-            assert float(difference.abs().max()) < tolerance
-            seen += 1
-    assert seen == utterances
-
-
-@pytest.fixture(scope="module")
-def cache(corpus: Path, teacher_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cache") / "targets"
-    built = build_cache(whole(student_config(corpus, teacher_file, STAGES)), folder, progress=False)
-    assert (built.utterances, built.added) == (8, 8) and 0 < built.hours < 0.01
-    return folder
+from tests.integration.target_cache.caching import (
+    STAGES,
+    cached,
+    check_against,
+    tar,
+    targets_of_batches,
+    whole,
+)
 
 
 def test_a_log_file_tells_how_far_it_is(corpus, teacher_file, tmp_path, capsys):
@@ -120,7 +66,7 @@ def test_a_student_of_another_front_end_takes_the_same_cache(corpus, teacher_fil
     config["encoder"]["feat_in"] = 80
     model = make_student(config)
     assert model.preprocessor.featurizer.nfilt == 80
-    check_against(LiveTeacher.from_config(TeacherConfig(str(teacher_file))), heard(model), 8)
+    check_against(LiveTeacher.from_config(TeacherConfig(str(teacher_file))), targets_of_batches(model), 8)
     stocks, deployable = (
         build_cache(whole({**student_config(corpus, teacher_file, STAGES), **changes}), cache, progress=False)
         for changes in ({}, {"preprocessor": config["preprocessor"], "encoder": config["encoder"]})
@@ -143,36 +89,22 @@ def test_it_resumes_from_a_cache(corpus, cache, make_student, tmp_path):
 def test_shuffled_files(corpus, teacher_file, cache, make_student, settings):
     config = cached(corpus, cache)
     config["train_ds"].update(settings)
-    found = heard(make_student(config))
+    found = targets_of_batches(make_student(config))
     check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
 
 
 def test_noise_and_masks_do_not_disturb(corpus, cache, make_student):
     config = cached(corpus, cache)
     config["train_ds"]["augmentor"] = {"white_noise": {"prob": 1.0, "min_level": -40, "max_level": -20}}
-    clean, noisy = heard(make_student(cached(corpus, cache))), heard(make_student(config))
+    clean, noisy = (
+        targets_of_batches(make_student(cached(corpus, cache))),
+        targets_of_batches(make_student(config)),
+    )
     lengths = [
         sorted(samples for _, batch in found for samples in batch[1].tolist()) for found in (clean, noisy)
     ]
     assert lengths[0] == lengths[1]
     assert not any(torch.equal(a[1][0], b[1][0]) for a in clean for b in noisy)
-
-
-def tar(corpus: Path, folder: Path, names: list[str], number: int) -> dict[str, str]:
-    """NeMo's tarred layout: a tar of audio and the manifest of what is in it."""
-    rows = [json.loads(line) for line in (corpus / "train.jsonl").read_text().splitlines()]
-    with tarfile.open(folder / f"audio_{number}.tar", "w") as archive:
-        for row in rows:
-            if row["audio_filepath"] in names:
-                archive.add(corpus / row["audio_filepath"], arcname=row["audio_filepath"])
-    kept = [{**row, "shard_id": 0} for row in rows if row["audio_filepath"] in names]
-    (folder / f"tarred_{number}.jsonl").write_text(
-        "".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8"
-    )
-    return {
-        "manifest_filepath": str(folder / f"tarred_{number}.jsonl"),
-        "tarred_audio_filepaths": str(folder / f"audio_{number}.tar"),
-    }
 
 
 @pytest.mark.parametrize("buckets", [1, 2])
@@ -193,7 +125,7 @@ def test_tarred_sets(corpus, teacher_file, make_student, tmp_path, buckets):
     folder = tmp_path / "cache"
     built = build_cache(whole(tarred(student_config(corpus, teacher_file, STAGES))), folder, progress=False)
     assert built.utterances == 8
-    found = heard(make_student(tarred(cached(corpus, folder))))
+    found = targets_of_batches(make_student(tarred(cached(corpus, folder))))
     check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
 
 
@@ -213,7 +145,7 @@ def test_lhotse(corpus, teacher_file, make_student, tmp_path, tarred):
         == 8
     )
     # NeMo wants a number of batches for a tarred Lhotse set.
-    found = heard(
+    found = targets_of_batches(
         make_student(lhotse(cached(corpus, folder)), **({"limit_train_batches": 9} if tarred else {}))
     )
     check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
@@ -240,79 +172,6 @@ def test_a_subword_student_finds_its_tokenizer_in_the_cache(corpus, make_student
     model = TutorCTCModelBPE(OmegaConf.create({"model": student}).model, trainer=trainer)
     trainer.fit(model)
     assert model.distiller.match.label_order is None and len(model.decoder.vocabulary) == 11
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (
-            lambda c: c["train_ds"].update(
-                augmentor={"speed": {"prob": 1.0, "sr": 16000, "resample_type": "scipy"}}
-            ),
-            r"holds 1 of the 5 speeds at which model\.train_ds plays an utterance",
-        ),
-        (
-            lambda c: c["tutor"].update(rkd={"hint_layer": "encoder.layers.0"}),
-            r"the layer 'encoder', but .*'encoder\.layers",
-        ),
-        (
-            lambda c: c["tutor"]["teacher"].update(sha256="ab"),
-            r"model\.tutor\.teacher\.sha256 is ab, but .* was built with",
-        ),
-        (
-            lambda c: c["tutor"]["teacher"].update(cache="/no/cache"),
-            r"model\.tutor\.teacher\.cache is /no/cache, and there",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused(corpus, cache, make_student, change, words):
-    config = cached(corpus, cache)
-    change(config)
-    with pytest.raises(TutorError, match=words):
-        make_student(config).setup("fit")
-
-
-def test_another_teachers_cache_is_refused(corpus, cache, make_student, tmp_path):
-    other = save_teacher(teacher_config(corpus), tmp_path / "other.nemo")
-    with open(other, "ab") as file:
-        file.write(b"\0")  # the same weights in another file
-    config = cached(corpus, cache)
-    config["tutor"]["teacher"]["model_path"] = str(other)
-    with pytest.raises(TutorError, match=r"was built with another teacher than .*other\.nemo"):
-        make_student(config).setup("fit")
-    with pytest.raises(TutorError, match=r"is a cache of other targets .*sha256"):
-        build_cache(whole(student_config(corpus, other, STAGES)), cache, progress=False)
-
-
-def test_a_cache_without_what_a_stage_reads_is_refused(corpus, teacher_file, make_student, tmp_path):
-    skd = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
-    build_cache(whole(student_config(corpus, teacher_file, skd)), tmp_path / "cache", progress=False)
-    assert CacheReader(tmp_path / "cache").schema.width is None
-    make_student(cached(corpus, tmp_path / "cache", skd)).setup("fit")
-    with pytest.raises(TutorError, match="does not hold the hint layer, which rkd reads"):
-        make_student(cached(corpus, tmp_path / "cache")).setup("fit")
-
-
-def test_an_utterance_that_is_missing_and_one_that_changed(
-    corpus, teacher_file, cache, make_student, tmp_path
-):
-    shutil.copytree(corpus, tmp_path / "corpus")
-    moved = tmp_path / "corpus"
-    config = cached(moved, cache)
-    with pytest.raises(
-        TutorError,
-        match=r"has no targets for .*corpus/train0\.wav .* and 7 more of 8; run `nemo-tutornet cache`",
-    ):
-        make_student(config).setup("fit")
-    build_cache(whole(student_config(moved, teacher_file, STAGES)), tmp_path / "mine", progress=False)
-    audio, rate = soundfile.read(moved / "train3.wav")
-    soundfile.write(moved / "train3.wav", audio[:-400], rate)
-    model = make_student(cached(moved, tmp_path / "mine"))
-    with pytest.raises(
-        TutorError,
-        match=r"train3\.wav .* has 23600 samples in training, but the cache .* was built from 24000",
-    ):
-        model.trainer.fit(model)
 
 
 def test_a_finished_cache_takes_what_is_new(corpus, teacher_file, tmp_path):

@@ -21,7 +21,7 @@ from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.live import LiveTeacher
 from tests.conftest import student_config
-from tests.integration.target_cache.test_cache import STAGES, cached, whole
+from tests.integration.target_cache.caching import STAGES, cached, whole
 
 ROOT = Path(__file__).resolve().parents[3]
 # Shards of one utterance each, and an end in the middle of the sixth.

@@ -17,7 +17,7 @@ from nemo_tutornet.commands.cache_targets import build_cache
 from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.target_cache.layout import read_header
 from tests.conftest import SAMPLE_RATE, student_config
-from tests.integration.target_cache.test_cache import STAGES, cached, tar, whole
+from tests.integration.target_cache.caching import STAGES, cached, tar, whole
 from tests.integration.target_cache.test_cache_killed import call, write
 
 

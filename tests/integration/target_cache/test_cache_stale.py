@@ -20,7 +20,7 @@ from nemo_tutornet.data.dataloader import TrainingBatch
 from nemo_tutornet.target_cache.layout import header_bytes, read_header
 from nemo_tutornet.target_cache.schema import CacheSchema
 from tests.conftest import student_config
-from tests.integration.target_cache.test_cache import STAGES, cached, tar, whole
+from tests.integration.target_cache.caching import STAGES, cached, tar, whole
 
 NOISE = {"augmentor": {"white_noise": {"prob": 1.0, "min_level": -40, "max_level": -20}}}
 

@@ -20,7 +20,14 @@ from nemo_tutornet.target_cache.layout import read_header
 from nemo_tutornet.teachers.targets import TargetRequest
 from tests.conftest import student_config
 from tests.integration.students import of_kind
-from tests.integration.target_cache.test_cache import STAGES, cached, check_against, heard, tar, whole
+from tests.integration.target_cache.caching import (
+    STAGES,
+    cached,
+    check_against,
+    tar,
+    targets_of_batches,
+    whole,
+)
 from tests.integration.target_cache.test_cache_killed import call, write
 
 NAMES = [f"train{i}.wav" for i in range(8)]
@@ -42,7 +49,7 @@ def test_a_manifest_of_more_than_its_tars(corpus, teacher_file, make_student, tm
     assert (built.utterances, built.unheard) == (5, 3)
     told = capsys.readouterr().err
     assert "The manifest has train5.wav from 0 s for 0.68 s and 2 more of 8, but no tar has" in told, told
-    found = heard(make_student(tarred(cached(corpus, tmp_path / "cache"), source)))
+    found = targets_of_batches(make_student(tarred(cached(corpus, tmp_path / "cache"), source)))
     assert sum(len(batch[1]) for _, batch in found) == 5
 
 
@@ -52,7 +59,7 @@ def test_an_utterance_that_a_tar_has_and_the_cache_has_not(corpus, teacher_file,
         whole(tarred(student_config(corpus, teacher_file, STAGES), less)), tmp_path / "cache", progress=False
     )
     with pytest.raises(TutorError, match=r"has no targets for train7\.wav .*; run `nemo-tutornet cache`"):
-        heard(make_student(tarred(cached(corpus, tmp_path / "cache"), all_of_it)))
+        targets_of_batches(make_student(tarred(cached(corpus, tmp_path / "cache"), all_of_it)))
 
 
 @pytest.mark.parametrize("buckets", [False, True])
@@ -124,15 +131,17 @@ def test_the_same_buckets_are_heard_twice(corpus, teacher_file, make_student, tm
         whole(tarred(student_config(corpus, teacher_file, STAGES))), tmp_path / "cache", progress=False
     )
     model = make_student(tarred(cached(corpus, tmp_path / "cache")))
-    heard(model)
-    check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), heard(model), 8)
+    targets_of_batches(model)
+    check_against(
+        LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), targets_of_batches(model), 8
+    )
 
 
 def test_the_teacher_of_a_cache_hears_no_augmentation(corpus, teacher_file, make_student, tmp_path):
     config = student_config(corpus, teacher_file, STAGES)
     config["train_ds"]["augmentor"] = {"white_noise": {"prob": 1.0, "min_level": -20, "max_level": -10}}
     build_cache(whole(config), tmp_path / "cache", progress=False)
-    found = heard(make_student(cached(corpus, tmp_path / "cache")))
+    found = targets_of_batches(make_student(cached(corpus, tmp_path / "cache")))
     check_against(LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file))), found, 8)
 
 
@@ -147,7 +156,7 @@ def test_a_hint_layer_of_more_frames_than_the_output(corpus, make_student, tmp_p
     live = student_config(corpus, tmp_path / "teacher.nemo", rkd, rkd=layer)
     build_cache(whole(live), tmp_path / "cache", progress=False)
     model, beside = make_student(cached(corpus, tmp_path / "cache", rkd, rkd=layer)), make_student(live)
-    found = heard(model)
+    found = targets_of_batches(model)
     beside.setup("fit")
     teacher = beside.distiller.teacher
     assert teacher.hint_layer.frame_ms == 20.0 and teacher.encoder_layer.frame_ms == 80.0

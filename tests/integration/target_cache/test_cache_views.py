@@ -33,7 +33,14 @@ from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import LABELS, SAMPLE_RATE, student_config
 from tests.integration.recorder import Recorder
-from tests.integration.target_cache.test_cache import STAGES, cached, check_against, heard, tar, whole
+from tests.integration.target_cache.caching import (
+    STAGES,
+    cached,
+    check_against,
+    tar,
+    targets_of_batches,
+    whole,
+)
 from tests.integration.target_cache.test_cache_killed import call, write
 
 RATES = {"min_speed_rate": 0.9, "max_speed_rate": 1.1, "num_rates": 3}
@@ -147,7 +154,7 @@ def test_whatever_reads_the_audio(corpus, teacher_file, make_student, tmp_path, 
     trainer = {"limit_train_batches": 30} if reader == "lhotse tars" else {}
     model, seen = make_student(spoken(cached(corpus, folder)), **trainer), []
     for _ in range(2):
-        seen += heard(model)
+        seen += targets_of_batches(model)
     # A Lhotse epoch has each utterance at each speed.
     epochs = 6 if reader.startswith("lhotse") else 2
     check_against(teacher_of(teacher_file), seen, epochs * count)
@@ -162,12 +169,14 @@ def test_noise_on_top_of_the_speed(corpus, teacher_file, views, make_student):
     config["train_ds"]["augmentor"]["white_noise"] = {"prob": 1.0, "min_level": -30, "max_level": -20}
     stored = {
         samples: targets.log_probs[row, : int(targets.lengths[row])]
-        for targets, batch in heard(make_student(perturbed(cached(corpus, views), prob=1.0, num_rates=2)))
+        for targets, batch in targets_of_batches(
+            make_student(perturbed(cached(corpus, views), prob=1.0, num_rates=2))
+        )
         for row, samples in enumerate(batch[1].tolist())
     }
     seen = 0
     for _ in range(4):
-        for targets, batch in heard(make_student(config)):
+        for targets, batch in targets_of_batches(make_student(config)):
             for row, samples in enumerate(batch[1].tolist()):
                 if samples in stored:
                     assert targets.log_probs[row, : int(targets.lengths[row])].equal(stored[samples])
@@ -180,25 +189,25 @@ def test_a_file_that_was_overwritten_is_found_at_any_speed(corpus, teacher_file,
     shutil.copytree(corpus, moved)
     config = perturbed(student_config(moved, teacher_file, STAGES), prob=1.0, num_rates=2)
     assert build_cache(whole(config), tmp_path / "cache", progress=False).utterances == 16
-    heard(make_student(perturbed(cached(moved, tmp_path / "cache"), prob=1.0, num_rates=2)))
+    targets_of_batches(make_student(perturbed(cached(moved, tmp_path / "cache"), prob=1.0, num_rates=2)))
     audio, rate = soundfile.read(moved / "train3.wav")
     soundfile.write(moved / "train3.wav", audio[::-1], rate)
     for noise in ({}, {"white_noise": {"prob": 1.0, "min_level": -40, "max_level": -30}}):
         config = perturbed(cached(moved, tmp_path / "cache"), prob=1.0, num_rates=2)
         config["train_ds"]["augmentor"].update(noise)
         with pytest.raises(TutorError, match=r"train3\.wav .* has other audio than the cache"):
-            heard(make_student(config))
+            targets_of_batches(make_student(config))
     soundfile.write(moved / "train3.wav", audio[: len(audio) // 2], rate)
     with pytest.raises(
         TutorError, match=r"train3\.wav .* has \d+ samples in training, but the cache .* from"
     ):
-        heard(make_student(perturbed(cached(moved, tmp_path / "cache"), prob=1.0, num_rates=2)))
+        targets_of_batches(make_student(perturbed(cached(moved, tmp_path / "cache"), prob=1.0, num_rates=2)))
 
 
 def test_fewer_speeds_and_none(corpus, teacher_file, views, make_student, tmp_path):
     """A cache of more speeds than are played serves; one of fewer is refused with what to do."""
-    heard(make_student(cached(corpus, views)))
-    heard(make_student(perturbed(cached(corpus, views), num_rates=1, min_speed_rate=1.1)))
+    targets_of_batches(make_student(cached(corpus, views)))
+    targets_of_batches(make_student(perturbed(cached(corpus, views), num_rates=1, min_speed_rate=1.1)))
     with pytest.raises(
         TutorError,
         match=r"holds 3 of the 5 speeds .*\(missing: rate 0\.95, rate 1\.05\); run `nemo-tutornet cache` .*"
@@ -219,7 +228,7 @@ def test_fewer_speeds_and_none(corpus, teacher_file, views, make_student, tmp_pa
     assert (built.utterances, built.added) == (40, 16)
     assert build_cache(whole(config), tmp_path / "plain", progress=False).added == 0
     assert len(CacheReader(tmp_path / "plain").views) == 5
-    heard(make_student(perturbed(cached(corpus, tmp_path / "plain"), num_rates=5)))
+    targets_of_batches(make_student(perturbed(cached(corpus, tmp_path / "plain"), num_rates=5)))
 
 
 def test_a_build_that_stopped_goes_on(corpus, teacher_file, tmp_path, monkeypatch):
@@ -262,7 +271,7 @@ def test_utterances_without_one_of_the_speeds_are_named(corpus, teacher_file, ma
     manifest.write_text(rows, encoding="utf-8")
     config = with_manifest(student_config(corpus, teacher_file, STAGES))
     build_cache(whole(config), folder, progress=False)
-    heard(make_student(with_manifest(cached(corpus, folder))))
+    targets_of_batches(make_student(with_manifest(cached(corpus, folder))))
     with pytest.raises(TutorError, match=r"no targets for .*train5\.wav .*rate 0\.9\) and 2 more of 8; run"):
         make_student(perturbed(with_manifest(cached(corpus, folder)))).setup("fit")
 
@@ -294,7 +303,7 @@ def test_the_command_line(corpus, teacher_file, make_student, tmp_path, monkeypa
     done = CliRunner().invoke(app, [*command, "--views", "2", "--json"])
     told = json.loads(done.stdout)
     assert (told["added"], told["views"]) == (0, ["as recorded", "rate 0.9", "rate 1.1"])
-    heard(make_student(perturbed(cached(corpus, tmp_path / "targets"), num_rates=2)))
+    targets_of_batches(make_student(perturbed(cached(corpus, tmp_path / "targets"), num_rates=2)))
 
 
 def test_two_ranks_build_every_speed(corpus, teacher_file, tmp_path):
@@ -347,6 +356,6 @@ def test_an_adapters_targets(corpus, teacher_file, make_student, tmp_path, where
     read = perturbed(cached(corpus, tmp_path / "cache"))
     read["tutor"]["teacher"]["adapter"] = file
     said = LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file), adapter=file))
-    found = heard(make_student(read))
+    found = targets_of_batches(make_student(read))
     assert all(len(targets.hypotheses) == len(batch[1]) for targets, batch in found)
     check_against(said, found, 8, tolerance=0.02 if where == "beside it" else 2e-3)

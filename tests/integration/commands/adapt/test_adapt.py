@@ -34,7 +34,7 @@ from tests.conftest import LABELS, refusal, student_config
 from tests.integration.commands.adapt.adapting import STAGES, adapt, batches_of, live, tutored
 from tests.integration.recorder import Recorder
 from tests.integration.students import of_kind
-from tests.integration.target_cache.test_cache import heard, tar
+from tests.integration.target_cache.caching import tar, targets_of_batches
 from tests.integration.target_cache.test_cache_lhotse import lhotse
 
 
@@ -340,6 +340,6 @@ def test_large_sets(folder, teacher, tmp_path, make_student, reader):
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["utterances"] == 8
     cached = tutored(config, output, model_path=None, cache=str(tmp_path / "a.work" / "train"))
-    given = [targets for targets, _ in heard(make_student(cached))]
+    given = [targets for targets, _ in targets_of_batches(make_student(cached))]
     assert sum(len(targets.lengths) for targets in given) == 8
     assert all(targets.hidden is not None and targets.hidden.isfinite().all() for targets in given)
