@@ -138,7 +138,7 @@ def adapt_teacher(
     config = checked_config(cfg)
     teacher = locate(config.teacher.model_path)
     if tuning is not None:
-        check_tuning(tuning, teacher)
+        check_tuning(cfg, tuning, teacher)
     work = output.with_suffix(".work") if work is None else work
     task = adapter_task(cfg, config, work, width, batch_size)
     if live is None:
@@ -171,7 +171,7 @@ def adapt_teacher(
         frozen_state = {name: value.clone() for name, value in head.state_dict().items()}
         state = task.work / f"{output.stem}.tuned.state.pt"
         shown = partial(_show, report, PARTS["tuned"], tuning.epochs)
-        tuned = tune_encoder(task, head, best.examples or None, tuning, state, shown)
+        tuned = tune_encoder(task, head, best.examples, tuning, state, shown)
         if tuned.best_wer < frozen:
             last, info = tuned, replace(info, wer=tuned.best_wer)
             encoder = task.teacher.model.encoder.state_dict()

@@ -59,34 +59,25 @@ class TunedUtterances:
     Args:
         loader: NeMo's dataloader.
         teacher: has the encoder. Its precision is that of the encoder's forward pass.
-        examples: utterances of the dataloader with their labels; the others are left out. None is all that
-            have a transcript, with its labels.
+        examples: utterances of the dataloader with their labels.
         device: where the encoder is.
-        augment: mask the features with the teacher's own SpecAugment.
-
-    Raises:
-        TutorError: the training set does not know its length.
+        training: mask the features with the teacher's own SpecAugment, and use the transcripts of the
+            utterances that are not among the examples. Otherwise these are left out.
     """
 
     def __init__(
         self,
         loader: Any,
         teacher: LiveTeacher,
-        examples: Sequence[Example] | None,
+        examples: Sequence[Example],
         device: torch.device,
-        augment: bool = False,
+        training: bool = False,
     ) -> None:
-        if not hasattr(loader.dataset, "__len__"):
-            raise TutorError(
-                "--tune needs a training set that knows its length, and this one does not; leave --tune out."
-            )
         self._loader, self._teacher, self._device = loader, teacher, device
-        self._labels: dict[str, list[int]] | None = None
-        if examples is not None:
-            self._labels = {utterance.key: labels for utterance, labels in examples}
+        self._labels = {utterance.key: labels for utterance, labels in examples}
         self._resolver = UtteranceResolver(loader)
         masks = getattr(teacher.model, "spec_augmentation", None)
-        self._masks = masks if augment else None
+        self._masks, self._training = masks if training else None, training
 
     def batches_in_epoch(self) -> int:
         """Returns the number of batches of an epoch."""
@@ -107,10 +98,10 @@ class TunedUtterances:
 
     def _labels_of(self, batch: TrainingBatch) -> list[list[int]]:
         """Returns the labels of each row; none for a row that is left out."""
-        if self._labels is not None:
-            return [self._labels.get(utterance.key, []) for utterance in self._resolver(batch)]
-        lengths = batch.transcript_lengths.tolist()
-        return [row[:length] for row, length in zip(batch.transcripts.tolist(), lengths, strict=True)]
+        keys = [utterance.key for utterance in self._resolver(batch)]
+        rows, lengths = batch.transcripts.tolist(), batch.transcript_lengths.tolist()
+        own = [row[:length] if self._training else [] for row, length in zip(rows, lengths, strict=True)]
+        return [self._labels.get(key, row) for key, row in zip(keys, own, strict=True)]
 
     def _encode(self, signal: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the encoder's output `[B, D, T]` and valid frames `[B]`."""
@@ -129,7 +120,7 @@ class TunedUtterances:
 def tune_encoder(
     task: AdapterTask,
     head: AdapterHead,
-    examples: Sequence[Example] | None,
+    examples: Sequence[Example],
     tuning: Tuning,
     state_file: Path,
     report: Callable[[EpochResult], None],
@@ -139,7 +130,8 @@ def tune_encoder(
     Args:
         task: has the teacher and the data.
         head: the adapter's head, trained on the frozen encoder.
-        examples: what is trained on; None is every utterance with a transcript.
+        examples: what the head was trained on; the encoder learns from every other utterance with a
+            transcript, too.
         tuning: the settings.
         state_file: where the state of an interrupted training is kept.
         report: is called after each epoch.
@@ -148,15 +140,14 @@ def tune_encoder(
         The last epoch's progress, with the best one.
     """
     encoder = task.teacher.model.encoder.requires_grad_(True)
-    loader, device = task.shuffled_loader(), task.device
+    loader, device = task.shuffled_loader(augmented=True), task.device
     task.teacher.model.to(device)
-    training = TunedUtterances(loader, task.teacher, examples, device, augment=True)
+    training = TunedUtterances(loader, task.teacher, examples, device, training=True)
     validation = TunedUtterances(task.validation_loader(), task.teacher, task.validation, device)
     weights = hashlib.sha256()
     for value in head.state_dict().values():
         weights.update(value.cpu().numpy().tobytes())
-    data = examples or [task.cfg.model.train_ds.get("manifest_filepath")]
-    about = task.digest(head, data, begins_as=weights.hexdigest())
+    about = task.digest(head, [*examples, task.cfg.model.train_ds], begins_as=weights.hexdigest())
     rate = tuning.learning_rate
     settings = Settings(tuning.epochs, rate, task.size, TUNE_DROPOUT, task.seed, about, rate)
     head.dropout.p = TUNE_DROPOUT
@@ -199,12 +190,23 @@ def write_tuned(
     return info
 
 
-def check_tuning(tuning: Tuning, teacher: Path) -> None:
-    """Refuses a file of `--tune` that would overwrite the teacher, or that is not a `.nemo` file.
+def check_tuning(cfg: Any, tuning: Tuning, teacher: Path) -> None:
+    """Refuses a file of `--tune` that would overwrite the teacher or is not a `.nemo` file, and a training
+    set that does not know its length, by which the learning rate falls.
+
+    Args:
+        cfg: the training's config.
+        tuning: the settings.
+        teacher: the teacher's file.
 
     Raises:
         TutorError: it is one of these.
     """
+    if cfg.model.train_ds.get("use_lhotse"):
+        raise TutorError(
+            "--tune needs a training set that knows its length, and one that Lhotse reads does not; add "
+            "model.train_ds.use_lhotse=false, or leave --tune out."
+        )
     if tuning.path.suffix != ".nemo":
         raise TutorError(f"--tune {tuning.path} does not end in .nemo; give the .nemo file to write.")
     if os.path.realpath(tuning.path) == os.path.realpath(teacher):

@@ -14,7 +14,6 @@ from torch import nn
 
 from nemo_tutornet.commands.adapter_tuning import TunedUtterances
 from nemo_tutornet.data.utterances import Utterance
-from tests.conftest import refusal
 
 CPU = torch.device("cpu")
 
@@ -85,10 +84,13 @@ def test_only_rows_with_labels_are_encoded():
     assert second.labels.tolist() == [[8]]
 
 
-def test_without_examples_the_transcripts_are_the_labels():
-    loader = Loader(batch(0, 3, 1))
-    (found,) = TunedUtterances(loader, teacher(), None, CPU).batches(0)
-    assert found.labels.tolist() == [[3], [1]] and found.label_lengths.tolist() == [1, 1]
+def test_in_training_an_utterance_has_its_example_or_its_transcript():
+    loader = Loader(batch(0, 3, 1, 2))
+    examples = [(utterance(0), [5, 6]), (utterance(1), [7])]
+    (found,) = TunedUtterances(loader, teacher(), examples, CPU, training=True).batches(0)
+    assert found.labels.tolist() == [[5, 6], [3, 0], [7, 0]] and found.label_lengths.tolist() == [2, 1, 1]
+    (found,) = TunedUtterances(Loader(batch(0, 3)), teacher(), examples, CPU).batches(0)
+    assert found.labels.tolist() == [[5, 6]]
 
 
 def test_a_batch_without_labels_is_a_step_all_the_same():
@@ -101,16 +103,8 @@ def test_a_batch_without_labels_is_a_step_all_the_same():
 
 def test_the_features_are_masked_in_training_alone():
     sums = []
-    for augment in (False, True):
-        loader = Loader(batch(1))
-        (found,) = TunedUtterances(loader, teacher(), None, CPU, augment).batches(0)
+    for training in (False, True):
+        examples = [(utterance(1), [1])]
+        (found,) = TunedUtterances(Loader(batch(1)), teacher(), examples, CPU, training).batches(0)
         sums.append(float(found.encoded.detach().sum()))
     assert sums == [8.0, 0.0]
-
-
-def test_an_endless_set_is_refused():
-    loader = Loader(batch(1))
-    loader.dataset = object()
-    assert refusal(TunedUtterances, loader, teacher(), None, CPU) == (
-        "--tune needs a training set that knows its length, and this one does not; leave --tune out."
-    )

@@ -14,7 +14,8 @@ import torch
 from omegaconf import OmegaConf
 
 from nemo_tutornet import LiveTeacher
-from nemo_tutornet.commands import adapter_training
+from nemo_tutornet.commands import adapt as adapt_command
+from nemo_tutornet.commands import adapter_training, adapter_tuning
 from nemo_tutornet.distill.distiller import Distiller
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
@@ -26,6 +27,7 @@ from nemo_tutornet.teachers.targets import TargetRequest
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import LABELS, refusal, student_config
 from tests.integration.commands.adapt.adapting import STAGES, adapt, batch_of_noise, batches_of, live, tutored
+from tests.integration.target_cache.test_cache_lhotse import lhotse
 
 # A head of two epochs, which knows nothing yet, and then enough for the encoder to learn the few utterances.
 SHORT = ("--epochs", "2", "--tune-epochs", "40", "--tune-learning-rate", "0.01", "--json")
@@ -150,6 +152,11 @@ def test_a_file_that_cannot_be_the_new_teacher_is_refused(folder, teacher, adapt
         work = ("--work", str(folder / "adapter.work"))
         result = adapt(folder, teacher, tmp_path / "never.safetensors", "--tune", str(path), *work)
         assert result.exit_code == 2 and f"--tune {path} {words}" in result.output
+    train = student_config(folder, teacher)["train_ds"]
+    lhotse({"train_ds": train})
+    endless = ("--tune", str(tmp_path / "tuned.nemo"))
+    result = adapt(folder, teacher, tmp_path / "never.safetensors", *endless, train_ds=train)
+    assert result.exit_code == 2 and "one that Lhotse reads does not; add model.train_ds" in result.output
     assert sha256_of(teacher) == before and not (tmp_path / "never.safetensors").exists()
 
 
@@ -168,3 +175,31 @@ def test_a_transducer_and_utterances_without_transcripts(mode, folder, tmp_path)
     )
     assert targets.log_probs.isfinite().all() and len(targets.hypotheses) == 2
     assert not LiveTeacher(restore_ctc(new)).has_posteriors
+
+
+def test_an_utterance_keeps_its_text_at_every_speed(folder, teacher, tmp_path, monkeypatch):
+    """Here every text is `cc`, which no transcript is; so a row that is not recognised would show."""
+    seen: list[tuple[int, ...]] = []
+    lengths: set[int] = set()
+    labels_of, tune = adapter_tuning.TunedUtterances._labels_of, adapt_command.tune_encoder
+
+    def note(self: Any, batch: Any) -> list[list[int]]:
+        rows = labels_of(self, batch)
+        if self._training:
+            seen.extend(map(tuple, rows))
+            lengths.update(batch.signal_lengths.tolist())
+        return rows
+
+    def with_other_texts(task: Any, head: Any, examples: Any, *more: Any) -> Any:
+        return tune(task, head, [(utterance, [2, 2]) for utterance, _ in examples], *more)
+
+    monkeypatch.setattr(adapter_tuning.TunedUtterances, "_labels_of", note)
+    monkeypatch.setattr(adapt_command, "tune_encoder", with_other_texts)
+    train = student_config(folder, teacher)["train_ds"]
+    speed = {"prob": 1.0, "sr": 16000, "resample_type": "scipy", "min_speed_rate": 0.8, "num_rates": 2}
+    train["augmentor"] = {"speed": {**speed, "max_speed_rate": 1.2}}
+    short = ("--epochs", "1", "--tune", str(tmp_path / "t.nemo"), "--tune-epochs", "2", "--json")
+    work = ("--work", str(tmp_path / "work"))
+    result = adapt(folder, teacher, tmp_path / "t.safetensors", *short, *work, train_ds=train)
+    assert result.exit_code == 0, result.output
+    assert set(seen) == {(2, 2)} and len(lengths) > 8, "the speeds were not perturbed"
