@@ -136,9 +136,9 @@ def adapt_teacher(
     """
     start = time.monotonic()
     config = checked_config(cfg)
-    teacher = locate(config.teacher.model_path)
+    archive = NemoArchive(locate(config.teacher.model_path))
     if tuning is not None:
-        check_tuning(cfg, tuning, teacher)
+        check_tuning(cfg, tuning, archive.path)
     work = output.with_suffix(".work") if work is None else work
     task = adapter_task(cfg, config, work, width, batch_size)
     if live is None:
@@ -175,7 +175,7 @@ def adapt_teacher(
         if tuned.best_wer < frozen:
             last, info = tuned, replace(info, wer=tuned.best_wer)
             encoder = task.teacher.model.encoder.state_dict()
-            write_tuned(NemoArchive(teacher), encoder, tuning.path, head, info, output)
+            write_tuned(archive, encoder, tuning.path, head, info, output)
         else:
             head.load_state_dict(frozen_state)
             tuning = None
