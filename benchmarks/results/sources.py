@@ -19,7 +19,6 @@ from students import Student, student_of
 from subwords import write_tokenizer
 
 from nemo_tutornet.commands.hydra_config import hydra_value
-from nemo_tutornet.teachers.adapter import Adapter
 from nemo_tutornet.utils.files import sha256_of
 
 SPEED = "speed:{prob:0.8,sr:16000,resample_type:scipy,min_speed_rate:0.85,max_speed_rate:1.15,num_rates:7}"
@@ -119,11 +118,6 @@ class Source:
     cache: Path | None = None
 
 
-def is_tuned(adapter: Path) -> bool:
-    """Tells whether an adapter's teacher is what `adapt --tune` wrote."""
-    return Adapter.load(adapter).info.tuned
-
-
 class Sources:
     """Makes what students need of their teachers, in a corpus' folder.
 
@@ -167,8 +161,7 @@ class Sources:
             return Source(teacher, None, cache)
         adapter = self.adapter(need, teacher, stem, student_train)
         cache = adapter.with_suffix(".work") / "train"  # the encoder's output, which `adapt` kept
-        # `adapt` kept it at one speed, and of the encoder before it was trained (--tune).
-        if cached and (perturbed or is_tuned(adapter)):
+        if cached and perturbed:  # `adapt` kept it at one speed
             cache = self.cache(need, teacher, adapter.stem, perturbed, adapter)
         return Source(teacher, adapter, cache if cached else None)
 

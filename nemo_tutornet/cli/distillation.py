@@ -104,37 +104,24 @@ def adapt(
     live: bool = typer.Option(
         False, "--live", help="Run the encoder in every epoch instead of keeping its output on disk."
     ),
-    tune: Path | None = typer.Option(
-        None,
-        metavar="TEACHER.nemo",
-        help="Then train the encoder, too, and write the teacher with it to this file.",
-    ),
-    tune_epochs: int = typer.Option(25, min=1, help="Passes over the training set with --tune."),
-    tune_learning_rate: float = typer.Option(
-        3e-4, min=1e-8, max=1.0, help="Highest learning rate with --tune."
-    ),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Train an adapter, which gives a teacher the student's labels. Takes the training script's arguments."""
     cfg = composed(config_path, config_name, overrides or [])  # before the imports, which take long
     from nemo_tutornet.commands.adapt import adapt_teacher
-    from nemo_tutornet.commands.adapter_tuning import Tuning
     from nemo_tutornet.commands.tables import adapter_table, epoch_report
     from nemo_tutornet.teachers.adapter import is_poor
 
     going_on = "the same command continues after the last epoch or shard that was finished."
-    tuning = None if tune is None else Tuning(tune, tune_epochs, tune_learning_rate)
-    with stop_on_signals(going_on), epoch_report() as report:
+    with stop_on_signals(going_on), epoch_report(epochs) as report:
         made = adapt_teacher(
-            cfg, output, work, epochs, learning_rate, width, batch_size, live or None, tuning, report
+            cfg, output, work, epochs, learning_rate, width, batch_size, live or None, report
         )
     if as_json:
         typer.echo(json.dumps(asdict(made)))
     else:
         overrides = [pasted("model.tutor.teacher.adapter", output)]
-        if made.tuned:
-            overrides.insert(0, pasted("model.tutor.teacher.model_path", Path(made.tuned)))
-        elif made.utterances:  # 0 where the encoder ran in every epoch, and its output was not kept
+        if made.utterances:  # 0 where the encoder ran in every epoch, and its output was not kept
             overrides.append(pasted("model.tutor.teacher.cache", Path(made.work) / "train"))
         adapter_table(made, " ".join(overrides), is_poor(made.wer, made.teacher_wer))
 

@@ -1,17 +1,17 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""`nemo-tutornet adapt`: trains an adapter, a CTC head with the student's labels on a teacher's encoder
-(`teachers.adapter`).
+"""`nemo-tutornet adapt`: trains an adapter, a CTC head with the student's labels on a teacher's frozen
+encoder (`teachers.adapter`).
 
-The encoder is frozen. It runs over the training and validation sets once; its output is kept like cached
-targets, and the head is trained on it. With `--tune`, the encoder is then trained together with the head.
+The encoder runs over the training and validation sets once. Its output is kept like cached targets, and the
+head is trained on it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,7 @@ from nemo_tutornet.commands.adapter_training import (
     TrainingSet,
     train_head,
 )
-from nemo_tutornet.commands.adapter_tuning import Tuning, check_tuning, tune_encoder, write_tuned
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.archive import NemoArchive
-from nemo_tutornet.nemo_io.restore import locate
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.adapter import Adapter
 from nemo_tutornet.teachers.adapter_head import AdapterHead
@@ -48,9 +45,7 @@ PARTS = {
     "transcribed": "adapter, transcripts alone",
     "adapter": "adapter, with its own text for the others",
     "teacher": "adapter, with the teacher's text for the others",
-    "tuned": "adapter and encoder",
 }
-Report = Callable[[str, EpochResult, int], None]
 
 
 @dataclass(frozen=True)
@@ -66,16 +61,13 @@ class AdaptResult:
         wer: the adapter's word error rate on the validation set, as a fraction.
         teacher_wer: the teacher's own there, as a fraction.
         best_epoch: the epoch whose weights the file has.
-        epochs: epochs that were trained, of the encoder too where that is in the file.
+        epochs: epochs that were trained.
         utterances: training utterances with a transcript or a usable hypothesis.
         pseudo_labelled: how many of these have a hypothesis in place of a transcript.
         hypotheses_of: whose hypotheses these are: `teacher`, or `adapter`, a first one that was trained on
             the transcripts alone. Empty where there are none.
         minutes: duration of the run.
         work: folder with the encoder's output and the state of the training, which can be deleted.
-        tuned: the teacher's file with the trained encoder, to which the adapter belongs; empty without one.
-        frozen_wer: word error rate of the adapter on the frozen encoder, as a fraction.
-        tuned_wer: the same with the trained encoder; None without `--tune`.
     """
 
     path: str
@@ -92,9 +84,6 @@ class AdaptResult:
     hypotheses_of: Source
     minutes: float
     work: str
-    tuned: str
-    frozen_wer: float
-    tuned_wer: float | None
 
 
 def adapt_teacher(
@@ -106,8 +95,7 @@ def adapt_teacher(
     width: int | None = None,
     batch_size: int | None = None,
     live: bool | None = None,
-    tuning: Tuning | None = None,
-    report: Report = lambda part, progress, epochs: None,
+    report: Callable[[str, EpochResult], None] = lambda part, progress: None,
 ) -> AdaptResult:
     """Trains an adapter of the teacher of a training config for its student.
 
@@ -122,23 +110,18 @@ def adapt_teacher(
         batch_size: utterances in a batch; None is `model.train_ds.batch_size`.
         live: run the encoder in every epoch instead of keeping its output. None does so where the output
             would take too much of the free disk.
-        tuning: train the encoder too, after the head. Both are written if they make fewer errors on the
-            validation set than the head on the frozen encoder.
-        report: is called after each epoch with a name for that training and the number of its epochs: there
-            are two where a part of the training set has no transcripts (`adapter_rounds`).
+        report: is called after each epoch with a name for that training: there are two where a part of the
+            training set has no transcripts (`adapter_rounds`).
 
     Returns:
         A summary of the run.
 
     Raises:
-        TutorError: the config has a mistake that would also stop the training, it has no teacher's file, no
-            validation utterance has a transcript, or the file of `tuning` cannot be written.
+        TutorError: the config has a mistake that would also stop the training, it has no teacher's file, or
+            no validation utterance has a transcript.
     """
     start = time.monotonic()
     config = checked_config(cfg)
-    archive = NemoArchive(locate(config.teacher.model_path))
-    if tuning is not None:
-        check_tuning(cfg, tuning, archive.path)
     work = output.with_suffix(".work") if work is None else work
     task = adapter_task(cfg, config, work, width, batch_size)
     if live is None:
@@ -149,7 +132,7 @@ def adapt_teacher(
         digest = task.digest(head, data, live=live)
         settings = Settings(epochs, learning_rate, task.size, DROPOUT, task.seed, digest)
         state = task.work / f"{output.stem}{part and '.'}{part}.state.pt"
-        shown = partial(_show, report, PARTS[part], epochs)
+        shown = partial(report, PARTS[part])
         return head, train_head(head, training, task.word_error_rate, settings, state, shown, task.device)
 
     if live:
@@ -164,41 +147,23 @@ def adapt_teacher(
             lambda examples, part: trained(StoredUtterances(reader, examples, task.size), examples, part),
             lambda head: written_by(head, reader, found.silent, task.size),
         )
-    head, last, frozen = best.head, best.last, best.last.best_wer
-    info = task.info(head, frozen)
-    tuned = None
-    if tuning is not None:
-        frozen_state = {name: value.clone() for name, value in head.state_dict().items()}
-        state = task.work / f"{output.stem}.tuned.state.pt"
-        shown = partial(_show, report, PARTS["tuned"], tuning.epochs)
-        tuned = tune_encoder(task, head, best.examples, tuning, state, shown)
-        if tuned.best_wer < frozen:
-            last, info = tuned, replace(info, wer=tuned.best_wer)
-            encoder = task.teacher.model.encoder.state_dict()
-            write_tuned(archive, encoder, tuning.path, head, info, output)
-        else:
-            head.load_state_dict(frozen_state)
-            tuning = None
-    if tuning is None:
-        Adapter(head, info).save(output)
+    info = task.info(best.head, best.last.best_wer)
+    Adapter(best.head, info).save(output)
     return AdaptResult(
         path=str(output),
         labels=len(task.labels),
         frame_ms=info.frame_ms,
         upsampling=task.upsampling,
-        parameters=sum(parameter.numel() for parameter in head.parameters()),
+        parameters=sum(parameter.numel() for parameter in best.head.parameters()),
         wer=info.wer,
         teacher_wer=task.teacher_wer,
-        best_epoch=last.best_epoch,
-        epochs=last.epoch,
+        best_epoch=best.last.best_epoch,
+        epochs=best.last.epoch,
         utterances=len(best.examples),
         pseudo_labelled=best.untranscribed,
         hypotheses_of=best.source,
         minutes=(time.monotonic() - start) / 60,
         work=str(task.work),
-        tuned="" if tuning is None else str(tuning.path),
-        frozen_wer=frozen,
-        tuned_wer=None if tuned is None else tuned.best_wer,
     )
 
 
@@ -218,7 +183,3 @@ def _stored_examples(task: AdapterTask) -> tuple[CacheReader, Examples]:
             f"labels ({task.pseudo.report().rstrip('.')}), so the adapter would learn nothing."
         )
     return reader, found
-
-
-def _show(report: Report, part: str, epochs: int, result: EpochResult) -> None:
-    report(part, result, epochs)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from nemo_tutornet.commands.adapter_data import (
     encoding_config,
@@ -29,7 +28,6 @@ from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.distill.transcripts import check_transcripts
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.models import model_class_for
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.layers import measure_encoder
 from nemo_tutornet.nemo_io.restore import labels_of
@@ -129,46 +127,23 @@ class AdapterTask:
         }
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def word_error_rate(self, head: AdapterHead, batches: Any = None) -> float:
+    def word_error_rate(self, head: AdapterHead) -> float:
         """Returns the word error rate of a head on the validation set, as a fraction.
 
         Args:
             head: in eval mode.
-            batches: the validation set, encoded; None is the stored output of the teacher's encoder.
         """
-        encoded: Any = self.stored.in_order() if batches is None else batches
-        return word_error_rate(head, encoded, self.references, self.pseudo.decode, self.device)
+        return word_error_rate(head, self.stored.in_order(), self.references, self.pseudo.decode, self.device)
 
-    def validation_loader(self) -> Any:
-        """Returns NeMo's dataloader of the validation set, in order."""
-        with suppress_nemo_logs():
-            config = encoding_config(self.cfg, hypotheses=True, part="valid").model
-            return dataloader_student(config, None, self.batch_size)._train_dl
-
-    def shuffled_loader(self, augmented: bool = False) -> Any:
-        """Returns NeMo's dataloader of the training set, shuffled, which refuses damaged audio.
-
-        Args:
-            augmented: with the augmentation of `model.train_ds`.
-        """
+    def shuffled_loader(self) -> Any:
+        """Returns NeMo's dataloader of the training set, shuffled, which refuses damaged audio."""
         with suppress_nemo_logs():
             config = encoding_config(self.cfg, hypotheses=True).model
-            if augmented:
-                shuffled = self._augmented(config)
-            else:
-                shuffled = dataloader_student(config, None, self.batch_size, shuffle=True)
+            shuffled = dataloader_student(config, None, self.batch_size, shuffle=True)
         for warning in check_transcripts(shuffled):
             print_note(warning)
         guard_audio(shuffled._train_dl, "model.train_ds", 0.0)
         return shuffled._train_dl
-
-    def _augmented(self, config: Any) -> Any:
-        """Returns a student whose training set is read as in its training, but once in an epoch."""
-        train: Any = OmegaConf.to_container(self.cfg.model.train_ds, resolve=True)
-        config.train_ds = {**train, "shuffle": True, "drop_last": False, "batch_size": self.size}
-        for name in ("validation_ds", "test_ds"):
-            config.pop(name, None)
-        return model_class_for(config)(cfg=config, trainer=None)
 
     def info(self, head: AdapterHead, wer: float) -> AdapterInfo:
         """Describes a trained adapter.

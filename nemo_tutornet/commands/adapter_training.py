@@ -1,8 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Training of a teacher's adapter: CTC on the encoder's output, with the best epoch on validation.
-
-The encoder is frozen, or trained too (`adapter_tuning`).
+"""Training of a teacher's adapter: CTC on the frozen encoder's output, with the best epoch on validation.
 
 Legend: `B` utterances, `T` frames of the teacher's encoder, `D` its width, `L` labels of a transcript, `V`
 labels with the blank last.
@@ -19,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from nemo_tutornet.data.utterances import Utterance
@@ -139,7 +137,6 @@ class Settings:
         dropout: probability of dropping a value of the encoder's output.
         seed: seed of the initialisation and of the dropout.
         about: everything else that the result depends on: teacher, labels, sizes, data.
-        encoder_learning_rate: highest learning rate of the encoder, if it is trained too.
     """
 
     epochs: int
@@ -148,7 +145,6 @@ class Settings:
     dropout: float
     seed: int
     about: str
-    encoder_learning_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,6 @@ def train_head(
     state_file: Path,
     report: Callable[[EpochResult], None],
     device: torch.device,
-    encoder: nn.Module | None = None,
 ) -> EpochResult:
     """Trains a head, and leaves it with the weights of its best epoch.
 
@@ -186,15 +181,13 @@ def train_head(
     uninterrupted training on a CPU.
 
     Args:
-        head: freshly initialised, or trained before where the encoder is trained, too.
+        head: freshly initialised.
         training: the utterances.
         validate: computes the word error rate of a head on the validation set.
         settings: see the class.
         state_file: where the state of an interrupted training is kept. A file of other settings is replaced.
         report: is called after each epoch.
         device: where the head is trained.
-        encoder: the encoder that computes the batches of `training`, if it is trained with the head. It is
-            left with the weights of the best epoch, too.
 
     Returns:
         The last epoch's progress.
@@ -202,33 +195,30 @@ def train_head(
     Raises:
         TutorError: a loss or a gradient is NaN or infinite; the head is left as it was before that step.
     """
-    rates: dict[str, float] = {"head": settings.learning_rate}
-    trained = nn.ModuleDict({"head": head})
-    if encoder is not None:
-        rates["encoder"], trained["encoder"] = settings.encoder_learning_rate, encoder
-    trained.to(device)
-    groups = [
-        {"params": [value for value in trained[name].parameters() if value.requires_grad], "peak": rate}
-        for name, rate in rates.items()
-    ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=_WEIGHT_DECAY, betas=(0.9, 0.98))
+    head.to(device)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in head.parameters() if parameter.requires_grad],
+        lr=settings.learning_rate,
+        weight_decay=_WEIGHT_DECAY,
+        betas=(0.9, 0.98),
+    )
     total = settings.epochs * training.batches_in_epoch()
     state = _read_state(state_file, settings)
-    best = {name: value.clone() for name, value in trained.state_dict().items()}
+    best = {name: value.clone() for name, value in head.state_dict().items()}
     progress = EpochResult(0, math.nan, math.nan, 0, math.inf)
     if state is not None:
-        trained.load_state_dict(state["trained"])
+        head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
         best, progress = state["best"], EpochResult(**state["progress"])
     step = progress.epoch * training.batches_in_epoch()
     for epoch in range(progress.epoch + 1, settings.epochs + 1):
         # Each epoch has a seed of its own, so a resumed training draws the same dropout.
         torch.manual_seed(settings.seed * 100_003 + epoch)
-        trained.train()
+        head.train()
         losses: list[float] = []
         for batch in training.batches(epoch):
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(step, total)
+                group["lr"] = settings.learning_rate * schedule(step, total)
             step += 1
             counted = batch.label_lengths > 0
             if not counted.any():
@@ -236,29 +226,28 @@ def train_head(
             loss = _ctc(head, batch, counted, device)
             optimizer.zero_grad(set_to_none=True)
             loss.mean().backward()
-            norm = torch.nn.utils.clip_grad_norm_(trained.parameters(), _GRADIENT_NORM)
+            norm = torch.nn.utils.clip_grad_norm_(head.parameters(), _GRADIENT_NORM)
             if not (torch.isfinite(loss).all() and torch.isfinite(norm)):
-                option = "--learning-rate" if encoder is None else "--tune-learning-rate"
                 raise TutorError(
                     f"epoch {epoch}, step {step}: the adapter's loss or gradient is not finite; lower "
-                    f"{option}, or set model.tutor.teacher.precision=fp32 if it is not. The same command "
-                    "continues after the last epoch that was finished."
+                    "--learning-rate, or set model.tutor.teacher.precision=fp32 if it is not. The same "
+                    "command continues after the last epoch that was finished."
                 )
             optimizer.step()
             losses += loss.detach().tolist()
-        trained.eval()
+        head.eval()
         wer = validate(head)
         mean = sum(losses) / max(1, len(losses))
         is_best = wer < progress.best_wer
         if is_best:
-            best = {name: value.detach().clone() for name, value in trained.state_dict().items()}
+            best = {name: value.detach().clone() for name, value in head.state_dict().items()}
         progress = EpochResult(
             epoch, mean, wer, epoch if is_best else progress.best_epoch, wer if is_best else progress.best_wer
         )
-        _write_state(state_file, settings, trained, optimizer, best, progress)
+        _write_state(state_file, settings, head, optimizer, best, progress)
         report(progress)
-    trained.load_state_dict(best)
-    trained.eval()
+    head.load_state_dict(best)
+    head.eval()
     return progress
 
 
@@ -326,7 +315,7 @@ def _ctc(head: AdapterHead, batch: EncodedBatch, counted: Tensor, device: torch.
 def _write_state(
     path: Path,
     settings: Settings,
-    trained: nn.ModuleDict,
+    head: AdapterHead,
     optimizer: torch.optim.Optimizer,
     best: dict[str, Tensor],
     progress: EpochResult,
@@ -335,7 +324,7 @@ def _write_state(
         torch.save(
             {
                 "settings": asdict(settings),
-                "trained": trained.state_dict(),
+                "head": head.state_dict(),
                 "optimizer": optimizer.state_dict(),
                 "best": best,
                 "progress": asdict(progress),

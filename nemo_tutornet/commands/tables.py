@@ -144,14 +144,17 @@ def inspection_table(inspection: Inspection) -> None:
 
 
 @contextmanager
-def epoch_report() -> Iterator[Callable[[str, EpochResult, int], None]]:
+def epoch_report(epochs: int) -> Iterator[Callable[[str, EpochResult], None]]:
     """Yields a function that shows the epochs of trainings, one after the other: a bar each on a terminal,
-    lines in a log. It takes a training's name, an epoch's result and the number of epochs.
+    lines in a log. It takes a training's name and an epoch's result.
+
+    Args:
+        epochs: of each training.
     """
     with ExitStack() as stack:
         shown: dict[str, Progress] = {}
 
-        def report(part: str, result: EpochResult, epochs: int) -> None:
+        def report(part: str, result: EpochResult) -> None:
             # It appears with the first epoch; before it, the teacher's own progress is shown.
             if part not in shown:
                 stack.close()  # the training before has ended
@@ -177,9 +180,7 @@ def adapter_table(made: AdaptResult, overrides: str, poor: bool) -> None:
     table.add_column("")
     table.add_column("WER %", justify="right")
     table.add_row("teacher, its own labels", f"{100 * made.teacher_wer:.2f}")
-    table.add_row("adapter, the student's labels", f"{100 * made.frozen_wer:.2f}")
-    if made.tuned_wer is not None:
-        table.add_row("adapter, the encoder trained too", f"{100 * made.tuned_wer:.2f}")
+    table.add_row("adapter, the student's labels", f"{100 * made.wer:.2f}")
     console = _console()
     console.print(table)
     texts = f"{made.utterances} utterances" if made.utterances else "the training set, encoded in every epoch"
@@ -195,14 +196,7 @@ def adapter_table(made: AdaptResult, overrides: str, poor: bool) -> None:
         )
     )
     console.print(escape(f"Train with {overrides}"), soft_wrap=True)  # one line, to be pasted
-    if made.tuned:
-        console.print(
-            escape(
-                f"{made.tuned} is the teacher with the trained encoder, for use with this adapter only. "
-                f"{made.work} can be deleted."
-            )
-        )
-    elif made.utterances:
+    if made.utterances:
         console.print(
             escape(
                 f"{made.work} holds the encoder's output, so that the training needs no teacher; delete it "
@@ -211,17 +205,11 @@ def adapter_table(made: AdaptResult, overrides: str, poor: bool) -> None:
         )
     else:
         console.print(escape(f"{made.work} can be deleted."))
-    if made.tuned_wer is not None and not made.tuned:
-        console.print(
-            "note: the trained encoder makes no fewer errors, so no teacher was written and the adapter "
-            "belongs to the teacher as it was; a lower --tune-learning-rate may help."
-        )
     if poor:
         console.print(
             f"note: the adapter makes {made.wer / max(made.teacher_wer, 1e-9):.2f} times its teacher's "
             "errors; "
-            "more epochs (--epochs), more transcribed speech, a wider adapter (--width)"
-            f"{'' if made.tuned_wer is not None else ' or training the encoder, too (--tune)'} may help."
+            "more epochs (--epochs), more transcribed speech or a wider adapter (--width) may help."
         )
 
 

@@ -28,8 +28,8 @@ from nemo_tutornet.utils.files import atomic_write, expand_user, open_regular_fi
 
 # The name of the adapter's output as a layer: `tutor.rkd.hint_layer: adapter`.
 ADAPTER = "adapter"
-# Of files that do not say it: the first layer alone, on the teacher's encoder as it was.
-OLD_FIELDS = {"kernel": 3, "second_kernel": 0, "tuned": False}
+# Of files that do not say it: the first layer alone.
+OLD_KERNELS = {"kernel": 3, "second_kernel": 0}
 _WIDEST_KERNEL = 255
 # The only key of the metadata, because safetensors writes several in any order, and files must be
 # reproducible.
@@ -56,14 +56,11 @@ class AdapterInfo:
         teacher_sha256: checksum of the teacher's file; None if the teacher was a folder.
         teacher_class: the teacher's NeMo class.
         wer: the adapter's word error rate on the validation set, as a fraction.
-        teacher_wer: the teacher's own word error rate there, as a fraction; before its encoder was trained,
-            if that is `tuned`.
+        teacher_wer: the teacher's own word error rate there, as a fraction.
         utterances: utterances of the validation set.
         kernel: frames of the teacher that the first layer reads, an odd number.
         second_kernel: frames of the adapter that the second layer reads, an odd number; 0 without a second
             layer.
-        tuned: the teacher's encoder was trained with the adapter (`adapt --tune`), so the teacher's own
-            decoder does not fit it any more.
     """
 
     labels: tuple[str, ...]
@@ -79,22 +76,18 @@ class AdapterInfo:
     utterances: int
     kernel: int = KERNEL
     second_kernel: int = SECOND_KERNEL
-    tuned: bool = False
 
     @property
     def writes_hypotheses(self) -> bool:
-        """Whether pseudo-labels are the adapter's hypotheses: it makes fewer errors than its teacher, or the
-        teacher's decoder does not fit its encoder.
-        """
-        return self.tuned or self.wer < self.teacher_wer
+        """Whether pseudo-labels are the adapter's hypotheses: it makes fewer errors than its teacher."""
+        return self.wer < self.teacher_wer
 
     def in_words(self) -> str:
         """Returns one line for `nemo-tutornet check` and `inspect`."""
         return (
             f"{len(self.labels)} labels and the blank, {self.frame_ms:g} ms frames "
             f"({self.upsampling} for each frame of the teacher), WER {100 * self.wer:.1f} % on "
-            f"{self.utterances} validation utterances (its teacher: {100 * self.teacher_wer:.1f} %"
-            f"{', before its encoder was trained with the adapter' if self.tuned else ''})"
+            f"{self.utterances} validation utterances (its teacher: {100 * self.teacher_wer:.1f} %)"
         )
 
 
@@ -268,17 +261,16 @@ def adapter_info(found: Any) -> AdapterInfo | None:
         "utterances": int,
         "kernel": int,
         "second_kernel": int,
-        "tuned": bool,
     }
     assert kinds.keys() == {field.name for field in fields(AdapterInfo)}
     numbers = ("frame_ms", "wer", "teacher_wer")
     if isinstance(found, dict):
-        found = {**OLD_FIELDS, **found}
+        found = {**OLD_KERNELS, **found}
     sound = (
         isinstance(found, dict)
         and found.keys() == kinds.keys()
         and all(isinstance(found[name], kind) for name, kind in kinds.items())
-        and not any(isinstance(value, bool) for name, value in found.items() if name != "tuned")
+        and not any(isinstance(value, bool) for value in found.values())
         and all(isinstance(label, str) for label in found["labels"])
         # A comparison, because a JSON number may be too large for a float, or NaN.
         and all(0 <= found[name] < 1e6 for name in numbers)

@@ -16,7 +16,7 @@ from torch import nn
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, Layer
 from nemo_tutornet.nemo_io.model_info import describe_model
-from nemo_tutornet.teachers.adapter import OLD_FIELDS
+from nemo_tutornet.teachers.adapter import OLD_KERNELS
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.utils.files import read_regular_file, sha256_of
 
@@ -120,7 +120,7 @@ def _adapter_to_disk(teacher: LiveTeacher) -> dict[str, Any]:
     assert teacher.adapter is not None
     # A cache of an older adapter, which does not say its kernels, can be extended.
     info = asdict(teacher.adapter)
-    info = {name: info[name] for name in info if name not in OLD_FIELDS or info[name] != OLD_FIELDS[name]}
+    info = {name: info[name] for name in info if name not in OLD_KERNELS or info[name] != OLD_KERNELS[name]}
     info.pop("labels")  # they stand in the provenance already
     return {"sha256": teacher.adapter_sha256, "info": info}
 

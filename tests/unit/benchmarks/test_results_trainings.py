@@ -118,7 +118,6 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
         output.touch()
 
     monkeypatch.setattr(tools["sources"], "make", make)
-    monkeypatch.setattr(tools["sources"], "is_tuned", lambda adapter: False)
     monkeypatch.setattr(tools["runner"], "rates_of", lambda adapter: {"wer": 0.2, "file": adapter.name})
     runner = runner_of(tools, tmp_path, tmp_path / "t.nemo")
     corpus, prepare = runner.corpus, runner.sources.prepare
@@ -140,13 +139,7 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
     other = prepare([wanted], True, part)[wanted].adapter
     assert other is not None and other.name == "adapter_t_quartznet_small_25_75_untranscribed.safetensors"
     assert made[1:] == [("adapt", other.name, "quartznet_small", [], part)]
-    # What `adapt --tune` kept is of the encoder before it was trained.
-    monkeypatch.setattr(tools["sources"], "is_tuned", lambda adapter: True)
-    tuned = prepare([wanted], True, corpus.train)[wanted]
-    assert made[-1][:2] == ("cache", "cache_bpe_adapter_t_quartznet_small") and named in made[-1][3]
-    assert tuned.cache is not None and tuned.cache.name == made[-1][1]
-    monkeypatch.setattr(tools["sources"], "is_tuned", lambda adapter: False)
-    # What it kept is at one speed. With a perturbation the teacher is run at every speed, adapter and
+    # What `adapt` kept is at one speed. With a perturbation the teacher is run at every speed, adapter and
     # all.
     speeds = prepare([wanted], True, corpus.train, perturbed=True)[wanted]
     name, folder, config, overrides, _ = made[-1]

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""The training of an adapter: alone, and with the encoder below it."""
+"""The training of an adapter."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ SETTINGS = Settings(epochs=12, learning_rate=0.05, batch_size=2, dropout=0.2, se
 
 
 def trained(
-    state: Path, settings: Settings = SETTINGS, stop: int | None = None, data: Utterances | None = None
+    state: Path, settings: Settings = SETTINGS, stop: int | None = None
 ) -> tuple[AdapterHead, list[EpochResult]]:
     """Trains on these utterances; `stop` interrupts after an epoch."""
-    data, results = data or Utterances(), []
+    data, results = Utterances(), []
     references = [spell(row) for row in data.labels.tolist()]
 
     def validate(head: AdapterHead) -> float:
@@ -75,8 +75,7 @@ def trained(
 
     head = head_of(replace(INFO, upsampling=1), seed=settings.seed, dropout=settings.dropout)
     try:
-        cpu, encoder = torch.device("cpu"), getattr(data, "encoder", None)
-        train_head(head, data, validate, settings, state, report, cpu, encoder)
+        train_head(head, data, validate, settings, state, report, torch.device("cpu"))
     except KeyboardInterrupt:
         assert stop is not None
     return head, results
@@ -92,50 +91,6 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(stop, tmp_pa
     assert [*before, *after] == results
     for mine, theirs in zip(resumed.state_dict().values(), whole.state_dict().values(), strict=True):
         assert torch.equal(mine, theirs)
-
-
-class Encoded(Utterances):
-    """These utterances behind an encoder with batch norm, which is trained, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(2)
-        self.encoder = torch.nn.Sequential(torch.nn.Conv1d(6, 6, 1), torch.nn.BatchNorm1d(6))
-
-    def batches(self, epoch: int) -> Iterator[EncodedBatch]:
-        for batch in super().batches(epoch):
-            yield replace(batch, encoded=self.encoder(batch.encoded))
-
-    def in_order(self) -> list[EncodedBatch]:
-        return [replace(batch, encoded=self.encoder(batch.encoded)) for batch in super().in_order()]
-
-
-def test_a_training_with_its_encoder_continues_bit_for_bit_and_keeps_the_best_epoch(tmp_path):
-    settings = replace(SETTINGS, encoder_learning_rate=0.01)
-    whole, results = trained(tmp_path / "whole.pt", settings, data=(data := Encoded()))
-    untrained = Encoded()
-    for mine, before in zip(data.encoder.parameters(), untrained.encoder.parameters(), strict=True):
-        assert not torch.equal(mine, before)
-    assert not torch.equal(data.encoder[1].running_mean, untrained.encoder[1].running_mean)
-    assert results[-1].loss < 0.75 * results[0].loss
-    references = [spell(row) for row in data.labels.tolist()]
-    found = word_error_rate(whole, data.in_order(), references, spell, torch.device("cpu"))
-    assert found == results[-1].best_wer and not data.encoder.training
-    _, before = trained(tmp_path / "state.pt", settings, stop=5, data=Encoded())
-    resumed, after = trained(tmp_path / "state.pt", settings, data=(continued := Encoded()))
-    assert [*before, *after] == results
-    pairs = ((resumed, whole), (continued.encoder, data.encoder))
-    for mine, theirs in pairs:
-        for name, value in mine.state_dict().items():
-            assert torch.equal(value, theirs.state_dict()[name]), name
-
-
-def test_the_encoder_has_a_learning_rate_of_its_own(tmp_path):
-    """With none, it stays as it is but for the statistics of its batch norm."""
-    data = Encoded()
-    trained(tmp_path / "state.pt", replace(SETTINGS, encoder_learning_rate=0.0), data=data)
-    for mine, before in zip(data.encoder.parameters(), Encoded().encoder.parameters(), strict=True):
-        assert torch.equal(mine, before)
 
 
 def test_the_best_epoch_is_kept(tmp_path):

@@ -104,7 +104,6 @@ def test_hypotheses_are_of_the_better_of_adapter_and_teacher(labels: tuple[str, 
     own, request = [Hypothesis("own", 0.5), Hypothesis("text", 0.25)], TargetRequest(hypotheses=True)
     worse, better = (Adapter(head_of(), replace(INFO, labels=labels, wer=wer), None) for wer in (0.2, 0.1))
     assert adapted_targets(worse, encoded, lengths, request, own, None).hypotheses == own
-    tuned = Adapter(worse.head, replace(worse.info, tuned=True), None)  # no decoder of its own fits it
     found = adapted_targets(better, encoded, lengths, request, None, None).hypotheses or []
     log_probs = better.head.log_probs(better.head.features(encoded, lengths))
     texts = []
@@ -117,7 +116,6 @@ def test_hypotheses_are_of_the_better_of_adapter_and_teacher(labels: tuple[str, 
         else:
             texts.append("".join(pieces))
     assert [one.text for one in found] == texts and all(texts)
-    assert adapted_targets(tuned, encoded, lengths, request, None, None).hypotheses == found
     assert all(0 < (one.confidence or 0) < 1 for one in found)
 
 

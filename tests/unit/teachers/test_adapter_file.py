@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.teachers.adapter import OLD_FIELDS, Adapter, adapter_info
+from nemo_tutornet.teachers.adapter import OLD_KERNELS, Adapter, adapter_info
 from nemo_tutornet.teachers.provenance import _adapter_to_disk
 from tests.conftest import refusal
 from tests.unit.teachers.adapters import INFO, head_of
@@ -36,13 +36,11 @@ def test_a_file_is_read_as_it_was_written(tmp_path):
 
 
 def test_a_file_without_kernels_is_an_older_one_with_three_frames(tmp_path):
-    """On an encoder that was not trained with it."""
     head = head_of(replace(INFO, kernel=3, second_kernel=0))
     info = asdict(INFO)
-    del info["kernel"], info["second_kernel"], info["tuned"]
+    del info["kernel"], info["second_kernel"]
     rewrite(tmp_path / "adapter.safetensors", head.state_dict(), info)
     read = Adapter.load(tmp_path / "adapter.safetensors")
-    assert not read.info.tuned
     assert read.info.kernel == read.head.expand.kernel_size[0] == 3 and read.head.second is None
     assert torch.equal(read.head.expand.weight, head.expand.weight)
 
@@ -50,10 +48,9 @@ def test_a_file_without_kernels_is_an_older_one_with_three_frames(tmp_path):
 def test_a_cache_of_an_older_adapter_says_no_kernels():
     """So it is the teacher of that cache, which may be extended."""
     old = replace(INFO, kernel=3, second_kernel=0, teacher_sha256=None)
-    new = replace(INFO, tuned=True)
-    for info, said in ((old, set()), (INFO, {"kernel", "second_kernel"}), (new, set(OLD_FIELDS))):
+    for info, said in ((old, set()), (INFO, {"kernel", "second_kernel"})):
         stored = _adapter_to_disk(SimpleNamespace(adapter=info, adapter_sha256="0" * 64))["info"]
-        assert stored.keys() & OLD_FIELDS.keys() == said
+        assert stored.keys() & OLD_KERNELS.keys() == said
         assert adapter_info({**stored, "labels": list(info.labels)}) == info
 
 
@@ -83,8 +80,6 @@ def rewrite(path: Path, tensors: dict[str, torch.Tensor], info: Any) -> None:
         {"kernel": 10**9 + 1},
         {"kernel": "3"},
         {"second_kernel": 2},
-        {"tuned": 1},
-        {"tuned": None},
         {"second_kernel": 10**12 + 1},
         {"more": 1},
     ],

@@ -7,7 +7,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -48,7 +47,3 @@ def tutored(config: dict[str, Any], adapter: Path, **teacher: Any) -> dict[str, 
 
 def batches_of(student: Any) -> list[TrainingBatch]:
     return [TrainingBatch.from_nemo(batch) for batch in student._validation_dl]
-
-
-def batch_of_noise() -> TrainingBatch:
-    return TrainingBatch(torch.randn(2, 16000), torch.tensor([16000, 9000]))
