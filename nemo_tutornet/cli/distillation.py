@@ -93,7 +93,9 @@ def adapt(
         metavar="DIR",
         help="Folder of the encoder's output and of an interrupted training. Default: ADAPTER.work.",
     ),
-    epochs: int = typer.Option(40, min=1, help="Passes over the training set."),
+    epochs: int | None = typer.Option(
+        None, min=1, help="Passes over the training set. Default: 40, and more for a small set."
+    ),
     learning_rate: float = typer.Option(2e-3, min=1e-8, max=1.0, help="Highest learning rate."),
     width: int | None = typer.Option(
         None, min=1, max=4096, help="Width of the adapter. Default: the encoder's, at most 256."
@@ -113,7 +115,7 @@ def adapt(
     from nemo_tutornet.teachers.adapter import is_poor
 
     going_on = "the same command continues after the last epoch or shard that was finished."
-    with stop_on_signals(going_on), epoch_report(epochs) as report:
+    with stop_on_signals(going_on), epoch_report() as report:
         made = adapt_teacher(
             cfg, output, work, epochs, learning_rate, width, batch_size, live or None, report
         )

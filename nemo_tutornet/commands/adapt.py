@@ -30,6 +30,7 @@ from nemo_tutornet.commands.adapter_training import (
     Settings,
     StoredUtterances,
     TrainingSet,
+    epochs_for,
     train_head,
 )
 from nemo_tutornet.errors import TutorError
@@ -37,7 +38,6 @@ from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.adapter import Adapter
 from nemo_tutornet.teachers.adapter_head import AdapterHead
 
-EPOCHS = 40
 LEARNING_RATE = 2e-3
 # The trainings of an adapter (`adapter_rounds`), as their progress names them.
 PARTS = {
@@ -90,7 +90,7 @@ def adapt_teacher(
     cfg: Any,
     output: Path,
     work: Path | None = None,
-    epochs: int = EPOCHS,
+    epochs: int | None = None,
     learning_rate: float = LEARNING_RATE,
     width: int | None = None,
     batch_size: int | None = None,
@@ -104,7 +104,7 @@ def adapt_teacher(
         output: the safetensors file to write.
         work: folder for the encoder's output and for the state of an interrupted training; None is
             `output` with the ending `.work`. It may be shared by the adapters of one teacher.
-        epochs: passes over the training set.
+        epochs: passes over the training set; None is 40, and more for a small set (`epochs_for`).
         learning_rate: highest learning rate.
         width: width of the adapter; None is that of the teacher's encoder, at most `MOST_WIDTH`.
         batch_size: utterances in a batch; None is `model.train_ds.batch_size`.
@@ -130,7 +130,8 @@ def adapt_teacher(
     def trained(training: TrainingSet, data: Sequence[Any], part: str) -> tuple[AdapterHead, EpochResult]:
         head = task.new_head()
         digest = task.digest(head, data, live=live)
-        settings = Settings(epochs, learning_rate, task.size, DROPOUT, task.seed, digest)
+        number = epochs or epochs_for(training.batches_in_epoch())
+        settings = Settings(number, learning_rate, task.size, DROPOUT, task.seed, digest)
         state = task.work / f"{output.stem}{part and '.'}{part}.state.pt"
         shown = partial(report, PARTS[part])
         return head, train_head(head, training, task.word_error_rate, settings, state, shown, task.device)

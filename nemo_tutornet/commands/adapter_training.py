@@ -33,6 +33,7 @@ from nemo_tutornet.utils.files import atomic_write
 _WARM_UP, _LAST = 0.05, 0.01
 _WEIGHT_DECAY = 1e-2
 _GRADIENT_NORM = 1.0
+_EPOCHS, _MOST_EPOCHS, _LEAST_STEPS = 40, 400, 3000
 # Utterances of similar length form a batch: as many batches as this are drawn and sorted together.
 _SORTED_BATCHES = 20
 
@@ -157,6 +158,7 @@ class EpochResult:
         wer: word error rate on the validation set, as a fraction.
         best_epoch: the epoch with the lowest one until now.
         best_wer: that error rate.
+        epochs: number of epochs of the training.
     """
 
     epoch: int
@@ -164,6 +166,23 @@ class EpochResult:
     wer: float
     best_epoch: int
     best_wer: float
+    epochs: int
+
+
+def epochs_for(batches: int) -> int:
+    """Returns the number of epochs of a training for which none is given (ours).
+
+    60 utterances are 320 steps in 40 epochs, in which a head learns nothing. So a small set has more epochs,
+    until there are 3,000 steps.
+
+    Args:
+        batches: of an epoch.
+
+    Example:
+        >>> [epochs_for(batches) for batches in (1000, 107, 27, 8, 1)]
+        [40, 40, 112, 375, 400]
+    """
+    return min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(_LEAST_STEPS / batches)))
 
 
 def train_head(
@@ -205,11 +224,11 @@ def train_head(
     total = settings.epochs * training.batches_in_epoch()
     state = _read_state(state_file, settings)
     best = {name: value.clone() for name, value in head.state_dict().items()}
-    progress = EpochResult(0, math.nan, math.nan, 0, math.inf)
+    progress = EpochResult(0, math.nan, math.nan, 0, math.inf, settings.epochs)
     if state is not None:
         head.load_state_dict(state["head"])
         optimizer.load_state_dict(state["optimizer"])
-        best, progress = state["best"], EpochResult(**state["progress"])
+        best, progress = state["best"], EpochResult(**{**asdict(progress), **state["progress"]})
     step = progress.epoch * training.batches_in_epoch()
     for epoch in range(progress.epoch + 1, settings.epochs + 1):
         # Each epoch has a seed of its own, so a resumed training draws the same dropout.
@@ -241,9 +260,9 @@ def train_head(
         is_best = wer < progress.best_wer
         if is_best:
             best = {name: value.detach().clone() for name, value in head.state_dict().items()}
-        progress = EpochResult(
-            epoch, mean, wer, epoch if is_best else progress.best_epoch, wer if is_best else progress.best_wer
-        )
+        best_epoch = epoch if is_best else progress.best_epoch
+        best_wer = wer if is_best else progress.best_wer
+        progress = EpochResult(epoch, mean, wer, best_epoch, best_wer, settings.epochs)
         _write_state(state_file, settings, head, optimizer, best, progress)
         report(progress)
     head.load_state_dict(best)

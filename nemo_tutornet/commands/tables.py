@@ -144,12 +144,9 @@ def inspection_table(inspection: Inspection) -> None:
 
 
 @contextmanager
-def epoch_report(epochs: int) -> Iterator[Callable[[str, EpochResult], None]]:
+def epoch_report() -> Iterator[Callable[[str, EpochResult], None]]:
     """Yields a function that shows the epochs of trainings, one after the other: a bar each on a terminal,
     lines in a log. It takes a training's name and an epoch's result.
-
-    Args:
-        epochs: of each training.
     """
     with ExitStack() as stack:
         shown: dict[str, Progress] = {}
@@ -158,12 +155,12 @@ def epoch_report(epochs: int) -> Iterator[Callable[[str, EpochResult], None]]:
             # It appears with the first epoch; before it, the teacher's own progress is shown.
             if part not in shown:
                 stack.close()  # the training before has ended
-                progress = Progress(part, epochs, of_total(epochs, "epochs"))
+                progress = Progress(part, result.epochs, of_total(result.epochs, "epochs"))
                 shown[part] = stack.enter_context(progress.start_at(result.epoch - 1))
             words = (
                 f"loss {result.loss:.2f}, WER {100 * result.wer:.1f} % (best {100 * result.best_wer:.1f} %)"
             )
-            shown[part].update(result.epoch, words, line=result.epoch == epochs)
+            shown[part].update(result.epoch, words, line=result.epoch == result.epochs)
 
         yield report
 

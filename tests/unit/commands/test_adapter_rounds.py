@@ -32,7 +32,7 @@ def rounds(found: Examples, wers: dict[str, float], teacher_wer: float = 0.1) ->
 
     def train(examples: Any, part: str) -> tuple[Any, EpochResult]:
         trainings.append((part, list(examples)))
-        return part, EpochResult(2, 0.0, wers[part], 1, wers[part])
+        return part, EpochResult(2, 0.0, wers[part], 1, wers[part], 2)
 
     def transcribe(head: Any) -> list[Example]:
         assert head == "transcribed"

@@ -343,3 +343,15 @@ def test_large_sets(folder, teacher, tmp_path, make_student, reader):
     given = [targets for targets, _ in targets_of_batches(make_student(cached))]
     assert sum(len(targets.lengths) for targets in given) == 8
     assert all(targets.hidden is not None and targets.hidden.isfinite().all() for targets in given)
+
+
+def test_a_small_set_has_more_epochs(folder, teacher, adapted, tmp_path, monkeypatch):
+    """Unless their number is given. Eight utterances are two batches of four."""
+    monkeypatch.setattr(adapter_training, "_EPOCHS", 1)
+    monkeypatch.setattr(adapter_training, "_LEAST_STEPS", 5)
+    work = ("--work", str(folder / "adapter.work"), "--batch-size", "4", "--json")
+    for more, epochs in (((), 3), (("--epochs", "2"), 2)):
+        made = adapt(folder, teacher, tmp_path / "a.safetensors", *work, *more)
+        assert made.exit_code == 0, made.output
+        assert json.loads(made.stdout)["epochs"] == epochs
+        assert f"adapter: {epochs} of {epochs} epochs" in made.stderr
