@@ -29,6 +29,8 @@ TEACHER_AUGMENTATION = (
 )
 STUDENT_AUGMENTATION = f"+model.train_ds.augmentor={{{SPEED}}}"
 TEACHER_EPOCHS = 90
+# Of an adapter, whatever the size of its training set, as in the committed lines.
+ADAPTER_EPOCHS = ("--epochs", "40")
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class Sources:
         if not path.exists():
             typer.echo(f"training an adapter of {stem} for {need.student}")
             student = student_of(need.student)
-            overrides = self.tokenizer() if student.has_subwords else []
+            overrides = [*ADAPTER_EPOCHS, *(self.tokenizer() if student.has_subwords else [])]
             self._make("adapt", path, student, teacher, train, overrides, "the adapter was not made")
         return path
 

@@ -128,7 +128,8 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
         source = prepare([wanted], True, corpus.train)[wanted]
     adapter = "adapter_t_quartznet_small.safetensors"
     named = f"model.tutor.teacher.adapter='{tmp_path / 'out' / 'c' / adapter}'"
-    assert made == [("adapt", adapter, "quartznet_small", [], corpus.train)]
+    epochs = ["--epochs", "40"]
+    assert made == [("adapt", adapter, "quartznet_small", epochs, corpus.train)]
     runner.student(run, source)
     cache = tmp_path / "out" / "c" / adapter.replace(".safetensors", ".work") / "train"
     assert {named, f"model.tutor.teacher.cache='{cache}'"} <= set(asked[-1]["overrides"])
@@ -138,7 +139,7 @@ def test_an_adapter_is_made_once_and_named_in_the_line(
     part = corpus.train_sets(0.25, True, 0.75)
     other = prepare([wanted], True, part)[wanted].adapter
     assert other is not None and other.name == "adapter_t_quartznet_small_25_75_untranscribed.safetensors"
-    assert made[1:] == [("adapt", other.name, "quartznet_small", [], part)]
+    assert made[1:] == [("adapt", other.name, "quartznet_small", epochs, part)]
     # What `adapt` kept is at one speed. With a perturbation the teacher is run at every speed, adapter and
     # all.
     speeds = prepare([wanted], True, corpus.train, perturbed=True)[wanted]
