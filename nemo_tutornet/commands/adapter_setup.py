@@ -110,10 +110,15 @@ class AdapterTask:
                 head.teacher_decoder.bias.copy_(decoder.bias)
         return head
 
-    def digest(self, head: AdapterHead, data: Sequence[Any], **more: Any) -> str:
+    def digest(self, head: AdapterHead, data: Sequence[Any], live: bool) -> str:
         """Returns a checksum of what a training's result depends on beside its settings.
 
         Other data make another training, which must not continue from this one's state.
+
+        Args:
+            head: a new one.
+            data: what it is trained on.
+            live: the encoder runs in every epoch.
         """
         sizes = self.encoder_width, self.width, self.upsampling, head.expand.in_channels
         facts = {
@@ -123,7 +128,7 @@ class AdapterTask:
             "dropout": DROPOUT,
             "data": [str(one) for one in data],
             "validation": [str(one) for one in self.validation],
-            **more,
+            "live": live,
         }
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -179,6 +184,9 @@ def adapter_task(
         width: of the adapter; None is that of the teacher's encoder, at most `MOST_WIDTH`.
         batch_size: utterances in a batch; None is the training's.
 
+    Returns:
+        What the adapter is trained for.
+
     Raises:
         TutorError: the config has a mistake that would also stop the training, or no validation utterance
             has a transcript.
@@ -233,8 +241,7 @@ def checked_config(cfg: Any) -> TutorConfig:
     if not config.teacher.model_path:
         raise TutorError(
             "model.tutor.teacher.model_path is not set, and an adapter is trained on the teacher itself; "
-            "give "
-            "its .nemo file or the name of a pretrained NeMo model."
+            "give its .nemo file or the name of a pretrained NeMo model."
         )
     manifest = (cfg.model.get("validation_ds") or {}).get("manifest_filepath")
     if not manifest and not (cfg.model.get("validation_ds") or {}).get("use_lhotse"):
