@@ -176,13 +176,13 @@ def epochs_for(batches: int) -> int:
     until there are 3,000 steps.
 
     Args:
-        batches: of an epoch.
+        batches: of an epoch; 0 where every utterance was filtered out.
 
     Example:
-        >>> [epochs_for(batches) for batches in (1000, 107, 27, 8, 1)]
+        >>> [epochs_for(batches) for batches in (1000, 107, 27, 8, 0)]
         [40, 40, 112, 375, 400]
     """
-    return min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(_LEAST_STEPS / batches)))
+    return min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(_LEAST_STEPS / max(1, batches))))
 
 
 def train_head(

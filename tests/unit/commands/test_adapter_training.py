@@ -93,6 +93,16 @@ def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(stop, tmp_pa
         assert torch.equal(mine, theirs)
 
 
+def test_a_state_of_an_older_version_continues(tmp_path):
+    """It does not say how many epochs the training has."""
+    _, results = trained(tmp_path / "whole.pt")
+    trained(tmp_path / "state.pt", stop=4)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    del state["progress"]["epochs"]
+    torch.save(state, tmp_path / "state.pt")
+    assert trained(tmp_path / "state.pt")[1] == results[4:] and results[-1].epochs == 12
+
+
 def test_the_best_epoch_is_kept(tmp_path):
     """A training with a ruinous learning rate in its middle leaves the weights from before."""
     head, results = trained(tmp_path / "state.pt", replace(SETTINGS, learning_rate=0.5))
