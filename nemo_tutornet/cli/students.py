@@ -38,8 +38,7 @@ def export(
         False,
         "--sherpa",
         help="Also STUDENT.sherpa.onnx and STUDENT.tokens.txt for sherpa-onnx, and STUDENT.streaming.onnx of "
-        "a "
-        "cache-aware student.",
+        "a cache-aware student.",
     ),
     onnx_asr: Path | None = typer.Option(
         None, "--onnx-asr", metavar="DIR", help="Write a folder that onnx-asr loads."

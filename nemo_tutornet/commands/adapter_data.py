@@ -145,8 +145,7 @@ class LiveUtterances:
         if not hasattr(loader.dataset, "__len__"):
             raise TutorError(
                 "--live needs a training set that knows its length, and this one does not; keep the "
-                "encoder's "
-                "output instead (without --live)."
+                "encoder's output instead (without --live)."
             )
         self._loader, self._teacher, self._pseudo, self._device = loader, teacher, pseudo, device
         self._hypotheses = lacks_transcripts(loader)

@@ -106,8 +106,7 @@ def check_training(
         views = "; each step runs it on two views of each utterance, and takes about twice as long"
         raise TutorError(
             f"model.tutor{'.teacher is null' if config else ' is not there'}, so there is nothing to check: "
-            "this "
-            f"config trains the student without a teacher{views if config else ''}."
+            f"this config trains the student without a teacher{views if config else ''}."
         )
     check_teacher_files(config)
     check_other_weights(cfg, config)
@@ -290,8 +289,7 @@ def _warnings(
     if teacher_ms is not None and student_ms >= teacher_ms:
         warnings.append(
             f"The student is no faster than its teacher here ({student_ms:.0f} ms against {teacher_ms:.0f} "
-            "ms "
-            "on the same batch)."
+            "ms on the same batch)."
         )
     # The last stage is the longest, as a rule.
     if teacher_ms is not None and teacher_ms > _MOST_OF_A_STEP * costs[-1].step_ms:

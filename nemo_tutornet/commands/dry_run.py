@@ -93,6 +93,5 @@ def first_batch(model: Any, trainer: pl.Trainer) -> Any:
             return stop.batch
     raise TutorError(
         "this training has no batch: see model.train_ds.batch_size and drop_last, "
-        "trainer.limit_train_batches, "
-        "max_epochs and max_steps."
+        "trainer.limit_train_batches, max_epochs and max_steps."
     )

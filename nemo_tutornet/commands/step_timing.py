@@ -123,8 +123,8 @@ def cost_of_views(
         consistency.weight = weight
     return [
         f"Consistency runs the student on two views: a step of stage {shown(stage.name)} takes "
-        f"{cost.step_ms:.0f} "
-        f"ms on this CPU, and {plain:.0f} ms without it (model.tutor.consistency.weight=0)."
+        f"{cost.step_ms:.0f} ms on this CPU, and {plain:.0f} ms without it "
+        "(model.tutor.consistency.weight=0)."
     ]
 
 

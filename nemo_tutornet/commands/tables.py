@@ -187,9 +187,8 @@ def adapter_table(made: AdaptResult, overrides: str, poor: bool) -> None:
     console.print(
         escape(
             f"{made.path}: {made.labels} labels and the blank, {made.frame_ms:g} ms frames "
-            f"({made.upsampling} "
-            f"for each frame of the teacher), {made.parameters / 1e6:.2f} M parameters; epoch "
-            f"{made.best_epoch} of {made.epochs}, {texts}, {made.minutes:.1f} min."
+            f"({made.upsampling} for each frame of the teacher), {made.parameters / 1e6:.2f} M parameters; "
+            f"epoch {made.best_epoch} of {made.epochs}, {texts}, {made.minutes:.1f} min."
         )
     )
     console.print(escape(f"Train with {overrides}"), soft_wrap=True)  # one line, to be pasted
@@ -205,8 +204,7 @@ def adapter_table(made: AdaptResult, overrides: str, poor: bool) -> None:
     if poor:
         console.print(
             f"note: the adapter makes {made.wer / max(made.teacher_wer, 1e-9):.2f} times its teacher's "
-            "errors; "
-            "more epochs (--epochs), more transcribed speech or a wider adapter (--width) may help."
+            "errors; more epochs (--epochs), more transcribed speech or a wider adapter (--width) may help."
         )
 
 

@@ -82,9 +82,8 @@ def check_values(config: TutorConfig) -> None:
     if config.skd.temperature != 1.0 and config.skd.divergence != "kl":
         raise TutorError(
             f"model.tutor.skd.temperature is {config.skd.temperature}, but only the divergence 'kl' has a "
-            "temperature, "
-            f"and model.tutor.skd.divergence is {config.skd.divergence!r}; leave the temperature at 1 or "
-            "choose 'kl'."
+            f"temperature, and model.tutor.skd.divergence is {config.skd.divergence!r}; leave the "
+            "temperature at 1 or choose 'kl'."
         )
     _in_range("skd.frames_around", config.skd.frames_around, _MOST_FRAMES)
     _in_range("skd.match_window", config.skd.match_window, _MOST_FRAMES)
@@ -146,8 +145,7 @@ def _check_teacher(teacher: TeacherConfig, key: str) -> None:
     if not (teacher.model_path or "").strip() and not teacher.cache:
         raise TutorError(
             f"model.tutor.{key}.model_path is not set; give the teacher's .nemo file or the name of a "
-            "pretrained NeMo model, "
-            f"or model.tutor.{key}.cache, a folder that `nemo-tutornet cache` wrote."
+            f"pretrained NeMo model, or model.tutor.{key}.cache, a folder that `nemo-tutornet cache` wrote."
         )
     _one_of(f"{key}.precision", teacher.precision, PRECISIONS)
     _positive_weight(f"model.tutor.{key}.weight", teacher.weight)
@@ -197,8 +195,7 @@ def _check_mixup(config: TutorConfig) -> None:
     if config.uses("pseudo"):
         raise TutorError(
             "model.tutor.mixup mixes utterances, whose hypotheses are no transcripts, and a stage gives "
-            "pseudo "
-            "a weight; set model.tutor.mixup.share=0, or leave pseudo out."
+            "pseudo a weight; set model.tutor.mixup.share=0, or leave pseudo out."
         )
 
 
@@ -206,16 +203,14 @@ def _check_without_teacher(config: TutorConfig) -> None:
     if config.consistency.weight <= 0:
         raise TutorError(
             "model.tutor.teacher is null; set model.tutor.consistency.weight to train on two views of each "
-            "batch, "
-            "or model.tutor=null to train as NeMo does."
+            "batch, or model.tutor=null to train as NeMo does."
         )
     others = {loss for stage in config.stages for loss in stage.weights if stage.weights[loss] > 0} - {"ctc"}
     if config.stages != TutorConfig().stages and (others or len(config.stages) > 1):
         what = f"gives {', '.join(sorted(others))} a weight" if others else "has several stages"
         raise TutorError(
             f"model.tutor.teacher is null, and model.tutor.stages {what}; leave the stages out: without a "
-            "teacher "
-            "the student trains with CTC and consistency."
+            "teacher the student trains with CTC and consistency."
         )
     if config.other_teachers or config.init.source is not None:
         key = "other_teachers" if config.other_teachers else "init"
@@ -266,8 +261,7 @@ def _check_init(config: TutorConfig) -> None:
     if layers is not None and not (layers and all(0 <= layer < _MOST_FRAMES for layer in layers)):
         raise TutorError(
             f"model.tutor.init.layers is {shown(list(layers))}; give the index of a teacher's block or "
-            "layer, "
-            "0 or more, for each of the student's."
+            "layer, 0 or more, for each of the student's."
         )
     teacher = config.teacher
     if source is not None and teacher.cache and (teacher.model_path or MISSING) == MISSING:

@@ -78,8 +78,7 @@ def parse_tutor(model_cfg: Any) -> TutorConfig | None:
     if isinstance(train_ds, Mapping) and train_ds.get("use_dali"):
         raise TutorError(
             "model.train_ds.use_dali is on, but DALI hands out the student's features and the teacher needs "
-            "the waveform; "
-            "turn it off."
+            "the waveform; turn it off."
         )
     return config
 

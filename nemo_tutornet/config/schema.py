@@ -320,8 +320,7 @@ class TutorConfig:
                 return []
             return [
                 f"model.tutor.stages has {_EARLIER_WEIGHT:g} for rkd, which was the default for the mean "
-                "over "
-                "frames of earlier versions; with model.tutor.rkd.reduction=time_sum it is 1.85, and "
+                "over frames of earlier versions; with model.tutor.rkd.reduction=time_sum it is 1.85, and "
                 "rkd.reduction=frame_mean keeps the meaning of before."
             ]
         return [

@@ -48,10 +48,8 @@ def check_student(model_cfg: Any) -> None:
         if tokenizer and model_cfg.get("tutor") is not None and _is_aggregate(tokenizer):
             raise TutorError(
                 "model.tokenizer is an aggregate tokenizer (type agg), whose labels depend on the language "
-                "of "
-                "each row, and a distillation does not know it; train one tokenizer for all languages, or "
-                "set "
-                "model.tutor=null."
+                "of each row, and a distillation does not know it; train one tokenizer for all languages, or "
+                "set model.tutor=null."
             )
         data = model_cfg.get("train_ds")
         if isinstance(data, Mapping) and data.get("use_semi_sorted_batching") and "drop_last" not in data:

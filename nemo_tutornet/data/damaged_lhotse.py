@@ -82,8 +82,8 @@ class GuardedCuts:
             if cut.num_channels > 1:
                 raise TutorError(
                     f"{self.section}: {_name(cut)[0]} has {cut.num_channels} channels, but an ASR model "
-                    "reads one; "
-                    f"convert it to mono, or set {self.section}.channel_selector to a channel's number."
+                    f"reads one; convert it to mono, or set {self.section}.channel_selector to a channel's "
+                    "number."
                 )
         failed, whole = None, list(cuts)
         try:
@@ -100,8 +100,8 @@ class GuardedCuts:
         if not self._last:
             raise TutorError(
                 f"{self.section}: no utterance of its first batch can be decoded, e.g. "
-                f"{_name(next(iter(cuts)))[0]}; fix the files "
-                "(`nemo-tutornet check --decode` finds all of them)."
+                f"{_name(next(iter(cuts)))[0]}; fix the files (`nemo-tutornet check --decode` finds all of "
+                "them)."
             )
         return self._read(type(cuts).from_cuts(self._last))
 

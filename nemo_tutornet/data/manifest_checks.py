@@ -126,8 +126,7 @@ def _channel(section: Mapping[str, Any], name: str) -> int | str | None:
         return value
     raise TutorError(
         f"model.{name}.channel_selector is {str(value)[:100]}, but it must be the number of one channel, "
-        "from "
-        "0, or average."
+        "from 0, or average."
     )
 
 

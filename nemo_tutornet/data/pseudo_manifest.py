@@ -92,8 +92,7 @@ def pseudo_manifest(
         lost = f"; no labels for {lost}" if lost else ""
         raise TutorError(
             f"{source} leaves no row to train on ({dropped or 'it has no row'}{lost}); relax the filter, "
-            "take "
-            "a student with other labels, or transcribe with another teacher."
+            "take a student with other labels, or transcribe with another teacher."
         )
     try:
         with atomic_write(destination) as temporary:

@@ -56,17 +56,16 @@ class TranscriptLosses:
             more = " ..." if len(self.characters) > _SHOWN else ""
             sentences.append(
                 f"{what}: {self.losing} of {self.transcripts} transcripts hold characters that the student "
-                "has "
-                f"no label for, and that are left out: {shown}{more} (first in {self.first[0]}: "
+                f"has no label for, and that are left out: {shown}{more} (first in {self.first[0]}: "
                 f"{self.first[1][:60]!r}); {remedy}."
             )
         if self.first_too_long is not None:
             name, labels, frames = self.first_too_long
             sentences.append(
                 f"{what}: {self.too_long} of {self.transcripts} transcripts have more labels than the "
-                "student "
-                f"has frames, and CTC cannot learn them (first {name}: {labels} labels, {frames} frames); "
-                "correct the text or the duration, or take a student with shorter frames or with subwords."
+                f"student has frames, and CTC cannot learn them (first {name}: {labels} labels, {frames} "
+                "frames); correct the text or the duration, or take a student with shorter frames or with "
+                "subwords."
             )
         return sentences
 

@@ -120,8 +120,7 @@ def _nemo_views(settings: Any) -> tuple[View, ...]:
     if type(number) is not int or number < 1:
         raise TutorError(
             f"{SPEED}.num_rates is {number}, so NeMo draws speeds from a whole range, and a cache cannot "
-            "hold "
-            f"every one; set {SPEED}.num_rates to the number of speeds, e.g. {_NUM_RATES}, or {LIVE}."
+            f"hold every one; set {SPEED}.num_rates to the number of speeds, e.g. {_NUM_RATES}, or {LIVE}."
         )
     slowest, fastest = float(settings.get("min_speed_rate", 0.9)), float(settings.get("max_speed_rate", 1.1))
     source, kind = settings.get("sr"), settings.get("resample_type")
@@ -192,8 +191,7 @@ def with_speeds(train_ds: Mapping[str, Any], number: int) -> None:
         if number != len(LHOTSE_VIEWS):
             raise TutorError(
                 f"--views is {number}, but Lhotse's perturb_speed always has {len(LHOTSE_VIEWS)} speeds; "
-                "leave "
-                "--views out."
+                "leave --views out."
             )
         return
     settings: Any = (train_ds.get("augmentor") or {}).get("speed")

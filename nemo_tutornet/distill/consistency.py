@@ -132,21 +132,18 @@ def check_views(student: Any, config: ConsistencyConfig) -> list[str]:
     if getattr(student, "spec_augmentation", None) is None or not any(counts.values()):
         raise TutorError(
             "model.tutor.consistency compares two views of each utterance, and model.spec_augment masks "
-            "nothing, "
-            "so both would be equal; set model.spec_augment.time_masks, freq_masks or rect_masks."
+            "nothing, so both would be equal; set model.spec_augment.time_masks, freq_masks or rect_masks."
         )
     if str(student.cfg.get("ctc_reduction", "mean_batch")) == "sum":
         raise TutorError(
             "model.ctc_reduction is sum, which would count each of the two views of model.tutor.consistency "
-            "in "
-            "full; choose mean_batch."
+            "in full; choose mean_batch."
         )
     if not counts["time_masks"] and config.time_masks != 1:
         return [
             "model.tutor.consistency.time_masks multiplies model.spec_augment.time_masks, which is 0: the "
-            "views "
-            "differ by the other masks only; CR-CTC wants time masks (e.g. model.spec_augment.time_masks=2, "
-            "time_width=0.05)."
+            "views differ by the other masks only; CR-CTC wants time masks (e.g. "
+            "model.spec_augment.time_masks=2, time_width=0.05)."
         ]
     return []
 

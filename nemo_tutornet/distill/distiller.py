@@ -286,8 +286,7 @@ class Distiller:
                     raise TutorError(
                         f"the checkpoint's {name} {found}, but the layers of model.tutor want "
                         f"{list(parameter.shape)}; resume with the teacher and layers that the run began "
-                        "with, "
-                        "or begin a new run."
+                        "with, or begin a new run."
                     )
                 with torch.no_grad():
                     parameter.copy_(saved[key])
@@ -296,8 +295,7 @@ class Distiller:
             logging.warning(
                 f"model.tutor has other teachers than this run had until now (sha256 then: {_short(before)}; "
                 f"now: {_short(now)}). The run continues with the new ones; for a student of them alone "
-                "begin a "
-                "new run."
+                "begin a new run."
             )
         self._keep_reduction(state)
         self.stage = self.schedule.resumed(state["stage"])

@@ -67,10 +67,8 @@ def use_resumable_ema(trainer: Any) -> None:
             if getattr(trainer.checkpoint_callback, "save_best_model", False):
                 raise TutorError(
                     "exp_manager.ema cannot be combined with checkpoint_callback_params.save_best_model, "
-                    "because "
-                    "NeMo cannot restore the best checkpoint then; set save_best_model=false, and export the "
-                    "best "
-                    "…-EMA.ckpt."
+                    "because NeMo cannot restore the best checkpoint then; set save_best_model=false, and "
+                    "export the best …-EMA.ckpt."
                 )
             trainer.callbacks[i] = ResumableEMA(
                 callback.decay,

@@ -201,8 +201,7 @@ def _match_encoders(
         kinds = [type(model.encoder).__name__ for model in (student, teacher)]
         raise TutorError(
             f"{KEY}: the student's encoder is a {kinds[0]} and the teacher's a {kinds[1]}, which have no "
-            "layers "
-            f"in common; take a teacher of the student's family, or leave {KEY} out."
+            f"layers in common; take a teacher of the student's family, or leave {KEY} out."
         )
     difference = first_difference(mine.rest, theirs.rest)
     if difference is not None:

@@ -206,10 +206,8 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
         if config.uses(loss) and layer.frame_ms > other.frame_ms and not config.pool_frames:
             raise TutorError(
                 f"a frame of the student's {where} lasts {layer.frame_ms:g} ms, longer than the teacher's "
-                f"{other.frame_ms:g} ms "
-                f"({other.path!r}), so several teacher frames fall on one student frame; set "
-                "model.tutor.pool_frames to true "
-                f"to pool them, or take shorter frames."
+                f"{other.frame_ms:g} ms ({other.path!r}), so several teacher frames fall on one student "
+                "frame; set model.tutor.pool_frames to true to pool them, or take shorter frames."
             )
         if loss == "skd" and config.uses("skd") and config.skd.alignment == "pool_student":
             _check_shorter_frames(layer, other)
@@ -225,8 +223,7 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
         remedy = f"or {adapt}." if not teacher.has_posteriors else f"{adapt}, or give the student its labels."
         raise TutorError(
             f"SKD compares posteriors, but {mismatch.rstrip('.')}; RKD and pseudo-labels still work: leave "
-            "skd out of "
-            f"model.tutor.stages, {remedy}"
+            f"skd out of model.tutor.stages, {remedy}"
         )
     if not teacher.has_posteriors and config.uses("pseudo") and config.pseudo_labels.min_confidence > 0:
         raise TutorError(

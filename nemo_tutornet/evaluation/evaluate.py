@@ -150,8 +150,7 @@ def _open_models(
         elif path.is_dir() and any(path.glob("*.onnx")):
             raise TutorError(
                 f"{path} is a folder with .onnx files and without config.json, which onnx-asr needs; give "
-                "one "
-                "of the files, or write the folder again."
+                "one of the files, or write the folder again."
             )
         else:
             archives[path] = NemoArchive(path)

@@ -77,8 +77,7 @@ def transcribe(
                 raise
             raise TutorError(
                 "an utterance of the manifest is a single frame of audio (10 to 20 ms), which NeMo refuses "
-                "on a machine with a "
-                "GPU; leave it out, or evaluate with --runtime onnx."
+                "on a machine with a GPU; leave it out, or evaluate with --runtime onnx."
             ) from None
     for i, output in zip(order, outputs, strict=True):
         hypotheses[i] = output

@@ -80,8 +80,7 @@ def _add(sums: dict[str, Tensor], name: str, tensor: Tensor, path: Path) -> None
     if first_non_finite([(name, tensor)]) is not None:
         raise TutorError(
             f"{path} has weights that are NaN or infinite ({name}), so it has no mean with others; remove "
-            "the "
-            "file, or average fewer."
+            "the file, or average fewer."
         )
     if name in sums:
         sums[name].add_(tensor)

@@ -120,8 +120,7 @@ def estimate_statistics(
                 raise
             raise TutorError(
                 f"batch norm statistics cannot be estimated on {manifests[0]} ({reason_of(error)}); give "
-                "longer "
-                "or more audio with --statistics."
+                "longer or more audio with --statistics."
             ) from None
     for counter, count in zip(counters, counts, strict=True):
         counter.copy_(count)
@@ -131,8 +130,7 @@ def estimate_statistics(
         if not (norm.running_mean.isfinite().all() and norm.running_var.isfinite().all()):
             raise TutorError(
                 f"the audio of {manifests[0]} gives batch norm statistics that are NaN or infinite; give "
-                "other "
-                "audio with --statistics."
+                "other audio with --statistics."
             )
     return sum(map(len, batches)), sum(row.duration for batch in batches for row in batch)
 

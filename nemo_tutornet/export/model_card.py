@@ -183,8 +183,7 @@ print(model.recognize("audio.wav"))
         half, rest = student.hop // 2, f"-hops % {student.subsampling_factor} * {student.hop}"
         parts += [
             f"sherpa-onnx (`pip install sherpa-onnx soundfile`), audio of {student.sample_rate} Hz; half a "
-            "hop "
-            "of silence in front centres its frames as NeMo's are:",
+            "hop of silence in front centres its frames as NeMo's are:",
             f"""```python
 import numpy, sherpa_onnx, soundfile
 
@@ -280,15 +279,13 @@ def _of_student(entry: str, student: Student) -> list[tuple[str, Mapping[str, An
         others = ", ".join(dict.fromkeys(Path(row["model"]).name for row in rows))
         raise TutorError(
             f"--metrics {path} has no result of {student.file}, but of {shorten(others)}; evaluate "
-            f"{student.file} "
-            "with --json first."
+            f"{student.file} with --json first."
         )
     for row in found:
         if row["parameters"] != student.parameters:
             raise TutorError(
                 f"--metrics {path} is of a {Path(row['model']).name} with {row['parameters']:,} parameters, "
-                "and "
-                f"this student has {student.parameters:,}; evaluate it again."
+                f"and this student has {student.parameters:,}; evaluate it again."
             )
     return [(_plain(name or _stem(row.get("manifest")) or path.stem), row) for row in found]
 

@@ -247,8 +247,7 @@ def onnx_asr_note(metadata: OnnxMetadata) -> str | None:
     more = f" and {len(differing) - 8} more" if len(differing) > 8 else ""
     return (
         f"onnx-asr and NeMo treat a space before {' '.join(differing[:8])}{more} differently, so a "
-        "transcript "
-        "can differ by it; the log-probabilities are the same."
+        "transcript can differ by it; the log-probabilities are the same."
     )
 
 

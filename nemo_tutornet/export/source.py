@@ -74,9 +74,8 @@ def _resolved(config: DictConfig, source: Path) -> DictConfig:
         if _RESOLVER.search(text):
             raise TutorError(
                 f"{source} has {text!r} for {key} in its config, which would be computed on this machine and "
-                "written into the "
-                "student; if that is wanted, restore the model and save it with NeMo, which writes the "
-                "value, and export that."
+                "written into the student; if that is wanted, restore the model and save it with NeMo, which "
+                "writes the value, and export that."
             )
     try:
         check_interpolations(content)
@@ -168,8 +167,7 @@ def _from_checkpoint(checkpoint: Mapping[str, Any], source: Path) -> tuple[Any, 
     random = isinstance(tutor, Mapping) and tutor.get("decoder_is_random") is True
     note = (
         f"no stage had trained the decoder of {source} yet, and it could not be composed, so the student may "
-        "write "
-        "noise; continue its training."
+        "write noise; continue its training."
         if random
         else None
     )

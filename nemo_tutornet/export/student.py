@@ -293,8 +293,7 @@ def _check_names(
     if verify and summary_path(destination).exists() and not is_summary(summary_path(destination)):
         raise TutorError(
             f"{summary_path(destination)} is no summary of a student, and would be replaced by one; give "
-            f"{destination.name} "
-            f"another name or place."
+            f"{destination.name} another name or place."
         )
 
 

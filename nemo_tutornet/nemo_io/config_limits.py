@@ -62,9 +62,7 @@ def check_numbers(config: DictConfig, where: str) -> None:
             if abs(value) > most and value not in (float("inf"), -float("inf")):
                 raise TutorError(
                     f"{where} has {str(value)[:40]} for {key[-200:]}, where {most:,.15g} is the most that a "
-                    "model "
-                    "is "
-                    "built with; correct the number, or take the file from its source again."
+                    "model is built with; correct the number, or take the file from its source again."
                 )
 
 

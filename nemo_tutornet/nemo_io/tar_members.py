@@ -145,6 +145,5 @@ def foreign(path: Path, name: str, what: str) -> TutorError:
     """Returns the error for a member that a NeMo checkpoint does not have."""
     return TutorError(
         f"{path} holds {name[:200]!r}, {what}, but a NeMo checkpoint has regular files under plain names "
-        "only; it "
-        "was not opened, take the file from its source again."
+        "only; it was not opened, take the file from its source again."
     )

@@ -78,8 +78,7 @@ class CacheReader:
         if size is not None and size != entry["bytes"]:
             raise TutorError(
                 f"{path} has {size} bytes where {entry['bytes']} were written; copy it again, or remove it "
-                "and run "
-                f"`nemo-tutornet cache` again with the same arguments, which keeps the other shards."
+                "and run `nemo-tutornet cache` again with the same arguments, which keeps the other shards."
             )
         return Shard.open(path, self.schema, cache_id, entry.get("index_crc32"))
 

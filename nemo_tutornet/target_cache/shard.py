@@ -185,8 +185,8 @@ class Shard:
             if checksum(list(record.values())) != self.checksums[row]:
                 raise TutorError(
                     f"{self.path} is damaged at utterance {row} ({_name(record['keys'])}): it does not match "
-                    "its checksum; "
-                    f"remove the shard and run `nemo-tutornet cache` again with the same arguments."
+                    "its checksum; remove the shard and run `nemo-tutornet cache` again with the same "
+                    "arguments."
                 )
         return records
 
@@ -231,8 +231,7 @@ def _unreadable(path: Path, error: Exception) -> str:
     reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
     return (
         f"{path} is not readable ({reason}); bring it back, or remove it and run `nemo-tutornet cache` again "
-        "with the same "
-        f"arguments, which keeps the other shards."
+        "with the same arguments, which keeps the other shards."
     )
 
 

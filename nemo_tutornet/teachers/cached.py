@@ -78,8 +78,7 @@ class CachedTeacher:
         if hint is not None and hint["path"] != asked:
             raise TutorError(
                 f"{folder} holds the layer {hint['path']!r}, but model.tutor.rkd.hint_layer is {asked!r}; "
-                "build a cache of that "
-                f"layer, or take this one's."
+                "build a cache of that layer, or take this one's."
             )
         if self._adapter is None:
             self.hint_layer = layer_from_disk(hint) if hint is not None else self.encoder_layer
@@ -275,8 +274,7 @@ class CachedTeacher:
             if file.is_file() and sha256_of(file) != cached["sha256"]:
                 raise TutorError(
                     f"{subject}, but {folder} was built with another adapter; build the cache again with "
-                    "this "
-                    f"one, or leave {key}.adapter out."
+                    f"this one, or leave {key}.adapter out."
                 )
             return info, None
         adapter = Adapter.load(config.adapter, f"{key}.adapter")
@@ -284,8 +282,7 @@ class CachedTeacher:
         if self._facts["hint"] != self._facts["encoder"]:
             raise TutorError(
                 f"{subject}, but {folder} was built without it and does not hold the encoder's output, which "
-                "an "
-                f"adapter reads; build the cache again with this adapter, or leave {key}.adapter out."
+                f"an adapter reads; build the cache again with this adapter, or leave {key}.adapter out."
             )
         return adapter.info, adapter
 
@@ -294,15 +291,13 @@ class CachedTeacher:
         if config.sha256 is not None and config.sha256.lower() != cached:
             raise TutorError(
                 f"{key}.sha256 is {config.sha256}, but {self.reader.folder} was built with the teacher "
-                f"{cached}; give the right "
-                f"cache or correct the key."
+                f"{cached}; give the right cache or correct the key."
             )
         path = expand_user(config.model_path) if config.model_path else None
         if path is not None and path.is_file() and cached is not None and sha256_of(path) != cached:
             raise TutorError(
                 f"{self.reader.folder} was built with another teacher than {path} (sha256 {cached}); build "
-                "it again with this "
-                f"one, or leave {key}.model_path out."
+                f"it again with this one, or leave {key}.model_path out."
             )
         stored = self._facts.get("prompt", {})
         if config.prompt and config.prompt != stored:

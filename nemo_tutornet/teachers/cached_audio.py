@@ -98,7 +98,6 @@ def check_same_audio(reader: CacheReader, stored: BatchTargets, batch: TrainingB
         row = int((~same).nonzero()[0])
         raise TutorError(
             f"{batch.utterances[row]} has other audio than the cache {reader.folder} was built from: the "
-            "file "
-            "was overwritten, or is read in another way; remove that folder and build the cache again, or "
-            "bring the audio back."
+            "file was overwritten, or is read in another way; remove that folder and build the cache again, "
+            "or bring the audio back."
         )

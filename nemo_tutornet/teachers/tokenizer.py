@@ -57,8 +57,8 @@ def resolve_teacher_tokenizer(cfg: DictConfig) -> None:
         what = f"a tokenizer of type {kind!r}" if kind else "characters and no tokenizer"
         raise TutorError(
             f"model.tokenizer takes the tokenizer of {where}, which has {what}; give a checkpoint with one "
-            "of type bpe or wpe, "
-            f"or make the student a character model: model.labels in place of model.tokenizer."
+            "of type bpe or wpe, or make the student a character model: model.labels in place of "
+            "model.tokenizer."
         )
     check_tokenizer_files(kind, files, where)
     with open_dict(cfg):
@@ -93,8 +93,7 @@ def _teacher_of(cfg: DictConfig) -> str:
     if not model_path:
         raise TutorError(
             "model.tokenizer is 'teacher', but there is no model.tutor.teacher.model_path to take it from; "
-            "without a "
-            "teacher, name the checkpoint itself: model.tokenizer=teacher.nemo."
+            "without a teacher, name the checkpoint itself: model.tokenizer=teacher.nemo."
         )
     return str(model_path)
 

@@ -133,9 +133,8 @@ def test_a_conformer_begins_with_every_other_layer(corpus, make_student, tmp_pat
     assert told(log) == "layers 0-1 <- 0, 2; decoder copied, its rows in the student's order."
     assert (
         "model.tutor.init copies layers of a teacher with another front end (window in ms 20.0 against "
-        "25.0), so "
-        "the copied first layers see other features than they were trained on; give model.preprocessor the "
-        "teacher's values."
+        "25.0), so the copied first layers see other features than they were trained on; give "
+        "model.preprocessor the teacher's values."
     ) in log
     assert len(recorder.steps) == 2
     # In eval mode the student says what its teacher says without its second layer.
@@ -295,13 +294,12 @@ def test_what_does_not_fit_is_refused(corpus, deep, teacher_file):
 
     assert message(teacher_file) == (
         "model.tutor.init: the student's encoder is a ConvASREncoder and the teacher's a ConformerEncoder, "
-        "which "
-        "have no layers in common; take a teacher of the student's family, or leave model.tutor.init out."
+        "which have no layers in common; take a teacher of the student's family, or leave model.tutor.init "
+        "out."
     )
     assert message(deep, lambda blocks: blocks[0].update(kernel=[13])) == (
         "model.tutor.init: the first blocks differ: mconv.0.conv.weight is [64, 1, 13] in the student and "
-        "[64, 1, "
-        f"11] in the teacher; {REMEDY}"
+        f"[64, 1, 11] in the teacher; {REMEDY}"
     )
     assert message(deep, lambda blocks: blocks[1].update(dilation=[2])).endswith(
         f"in the nearest, 1, mconv.0.conv.dilation is [2] in the student and [1] in the teacher; {REMEDY}"
@@ -341,7 +339,6 @@ def test_nemos_own_ways_to_initialise_a_model_are_refused(corpus, deep, make_stu
     for key in ("init_from_nemo_model", "init_from_ptl_ckpt", "init_from_pretrained_model"):
         assert refusal(model.maybe_init_from_pretrained_checkpoint, OmegaConf.create({key: "other"})) == (
             f"model.tutor.init and {key} are both set, and each would overwrite the other's weights; leave "
-            "one of "
-            "them out."
+            "one of them out."
         )
     model.maybe_init_from_pretrained_checkpoint(OmegaConf.create({}))

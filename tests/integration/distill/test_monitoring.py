@@ -134,8 +134,7 @@ def test_what_cannot_be_logged_is_said_once(corpus, make_student, tmp_path, monk
     told = [text for text in said if text.startswith("No ")]
     assert told == [
         "No agreement with the teacher is logged on validation: the teacher has other labels than the "
-        "student "
-        "(`nemo-tutornet adapt` makes an adapter).",
+        "student (`nemo-tutornet adapt` makes an adapter).",
         "No pictures of posteriors are logged: they need matplotlib (pip install matplotlib).",
     ]
     assert "images" not in _logged(tmp_path).Tags() or not _logged(tmp_path).Tags()["images"]

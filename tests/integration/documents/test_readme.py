@@ -181,8 +181,7 @@ def test_the_results_runner_runs(tmp_path):
     assert "`max_steps=1` reached" in log.read_text()
     table = run(f"{program}/table.py runs/an4 --test an4_test.jsonl --speed an4_valid.jsonl", tmp_path)
     title = (
-        "RKD, then CTC + SKD kl; optim.lr=1e-3; 67 % of the data; 50 % of the steps on "
-        "an4-speeds_train, "
+        "RKD, then CTC + SKD kl; optim.lr=1e-3; 67 % of the data; 50 % of the steps on an4-speeds_train, "
         "too; cached teacher"
     )
     assert f"| jasper_small | {title} | char_1_epochs | 2 | 1 |" in table

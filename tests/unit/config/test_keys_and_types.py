@@ -57,8 +57,7 @@ def test_the_teachers_path_must_be_given(section: str) -> None:
     section = section.replace("???", "'???'")
     assert refusal(section) == (
         "model.tutor.teacher.model_path is not set; give the teacher's .nemo file or the name of a "
-        "pretrained "
-        "NeMo model, or model.tutor.teacher.cache, a folder that `nemo-tutornet cache` wrote."
+        "pretrained NeMo model, or model.tutor.teacher.cache, a folder that `nemo-tutornet cache` wrote."
     )
 
 

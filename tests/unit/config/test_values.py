@@ -18,15 +18,13 @@ from tests.unit.config.sections import SECOND, SKD, TEACHER, parse, refusal, sta
         (
             "init: {layers: [0, 1]}",
             "model.tutor.init.layers is set, but model.tutor.init.source is null, so nothing is copied; set "
-            "the "
-            "source to teacher, or leave layers out.",
+            "the source to teacher, or leave layers out.",
         ),
         *[
             (
                 f"init: {{source: teacher, layers: {layers}}}",
                 f"model.tutor.init.layers is {layers}; give the index of a teacher's block or layer, 0 or "
-                "more, for "
-                "each of the student's.",
+                "more, for each of the student's.",
             )
             for layers in ("[]", "[0, -1]")
         ],
@@ -46,8 +44,7 @@ def test_pairs_of_layers_are_accepted_with_any_teacher() -> None:
 def test_a_cache_has_no_weights_to_begin_with(path: str) -> None:
     assert refusal(f"teacher: {{{path}cache: targets}}, init: teacher") == (
         "model.tutor.init copies the teacher's weights, and a cache has none; give "
-        "model.tutor.teacher.model_path "
-        "beside model.tutor.teacher.cache, or leave init out."
+        "model.tutor.teacher.model_path beside model.tutor.teacher.cache, or leave init out."
     )
     assert parse("teacher: {model_path: t.nemo, cache: targets}, init: teacher").init.source == "teacher"
 

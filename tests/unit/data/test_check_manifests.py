@@ -229,8 +229,7 @@ def test_rows_without_a_text_are_told_where_nobody_teaches(folder: Path) -> None
     (told,) = check_manifests(model(path))
     assert told == (
         f"2 of 4 rows of {path} have no text: without a teacher the student learns to output silence for "
-        "them; "
-        f"remove them from model.train_ds.manifest_filepath."
+        "them; remove them from model.train_ds.manifest_filepath."
     )
     taught = check_manifests(OmegaConf.merge(model(path), {"tutor": {"teacher": {}}}))
     assert not any("no text" in one for one in taught)

@@ -62,12 +62,10 @@ def test_the_sentences() -> None:
     found = find_losses(rows, str.isupper, 0.02)
     assert found.in_words("model.train_ds", "write them in lower case") == [
         "model.train_ds: 2 of 3 transcripts hold characters that the student has no label for, and that are "
-        "left "
-        "out: 'G' 'O' (first in a.wav: 'GO on'); write them in lower case.",
+        "left out: 'G' 'O' (first in a.wav: 'GO on'); write them in lower case.",
         "model.train_ds: 1 of 3 transcripts have more labels than the student has frames, and CTC cannot "
-        "learn "
-        "them (first c.wav: 3 labels, 2 frames); correct the text or the duration, or take a student with "
-        "shorter frames or with subwords.",
+        "learn them (first c.wav: 3 labels, 2 frames); correct the text or the duration, or take a student "
+        "with shorter frames or with subwords.",
     ]
     assert find_losses(rows[2:], str.isupper, 0.01).in_words("model.train_ds", "") == []
     many = find_losses([("a", "".join(map(chr, range(0x430, 0x450))), None, None)], str.isalpha, 0.02)

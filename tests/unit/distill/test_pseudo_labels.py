@@ -49,8 +49,7 @@ def test_each_fate_and_its_count() -> None:
     assert (
         labels.report()
         == "pseudo-labels: 2 of 8 hypotheses used, dropped: 1 empty, 1 low_confidence, 2 not_in_vocabulary, "
-        "1 high_wer, "
-        "1 too_long."
+        "1 high_wer, 1 too_long."
     )
     assert not labels.counts
 

@@ -84,8 +84,7 @@ def test_what_is_selected(student: str, teacher: str, selected: list[int]) -> No
             "acb",
             "abb",
             "no block of the teacher from 1 on fits the student's block 1; in the nearest, 1, conv.weight is "
-            "[99, "
-            "3] in the student and [98, 3] in the teacher.",
+            "[99, 3] in the student and [98, 3] in the teacher.",
         ),
         (
             "abbc",
@@ -120,8 +119,7 @@ def test_a_stride_and_a_missing_tensor_differ() -> None:
         (
             [0, 3, 1],
             "the teacher's layer 3 does not fit the student's layer 1: conv.weight is [97, 3] in the student "
-            "and "
-            "[98, 3] in the teacher.",
+            "and [98, 3] in the teacher.",
         ),
     ],
 )

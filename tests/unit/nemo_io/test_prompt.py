@@ -77,8 +77,7 @@ def test_options_are_put_above_the_defaults() -> None:
             {"target_lang": None},
             {"target_lang": "fr"},
             "key.target_lang is 'fr', but the teacher's tokenizer has no token <|fr|>; give a language that "
-            "the "
-            "teacher knows.",
+            "the teacher knows.",
         ),
         ({"mine": None}, {}, "the teacher's prompt has no default for mine; set key.mine."),
         ({}, {"pnc": "no"}, "key is set, but the teacher (Model) has no prompt; leave the key out."),

@@ -19,10 +19,8 @@ TEACHER = evaluation(0.05, parameters=18_900_000, speed=25.0)
 def test_a_gain_beyond_the_noise() -> None:
     assert verdict(STUDENT, BASELINE, TEACHER, RateDifference(-0.02, -0.03, -0.01)) == (
         "Distillation lowered the student's word error rate from 10.0 % to 8.0 % (20 % relative), a gain "
-        "beyond "
-        "the noise of these 6 utterances; its teacher has 5.0 %, and the student is 67.5 times smaller and "
-        "about 4 "
-        "times as fast here."
+        "beyond the noise of these 6 utterances; its teacher has 5.0 %, and the student is 67.5 times "
+        "smaller and about 4 times as fast here."
     )
 
 
