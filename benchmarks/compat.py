@@ -63,9 +63,8 @@ def run_there(python: Path, *arguments: str) -> subprocess.CompletedProcess:
     variables.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    python = (
-        python.absolute()
-    )  # not resolve(): a virtual environment's Python is a link, and its place is what makes it one
+    # Not resolve(): a virtual environment's Python is a link, and its place is what makes it one.
+    python = python.absolute()
     command = [str(python), "-s", *arguments]
     return subprocess.run(
         command, cwd=python.parent, env=environment, capture_output=True, text=True, errors="replace"

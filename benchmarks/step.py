@@ -56,9 +56,8 @@ def measure(
     signal, lengths = batch[:2]
     audio = TrainingBatch(signal, lengths)
     plain = timing.student(config, where.device)
-    views = timing.student(
-        config, where.device, {"teacher": None, "consistency": {"weight": 0.2}}
-    )  # CR-CTC: twice the rows in one step
+    # CR-CTC: twice the rows in one step.
+    views = timing.student(config, where.device, {"teacher": None, "consistency": {"weight": 0.2}})
     work: dict[str, Callable[[], Any]] = {
         PLAIN: timing.one_step(plain, batch, where),
         VIEWS: timing.one_step(views, batch, where),

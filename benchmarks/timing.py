@@ -163,9 +163,8 @@ def ready(model: Any, device: torch.device) -> Any:
     model.setup("fit")
     model.setup_optimization()
     model.logged = {}
-    model.log_dict = lambda values, **kwargs: model.logged.update(
-        values
-    )  # outside of fit there is nowhere else to log to
+    # Outside of fit there is nowhere else to log to.
+    model.log_dict = lambda values, **kwargs: model.logged.update(values)
     return model.train()
 
 

@@ -307,9 +307,8 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         if self._losses is None:
             return super().add_interctc_losses(loss_value, *args, **kwargs)
         ctc = self._terms["ctc"]
-        mixed, log = super().add_interctc_losses(
-            ctc.clone(), *args, **kwargs
-        )  # changes its argument in place
+        # NeMo's method changes its argument in place, so it gets a copy.
+        mixed, log = super().add_interctc_losses(ctc.clone(), *args, **kwargs)
         return loss_value + self._ctc_weight * (mixed - ctc), log
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -351,9 +350,8 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         if self._mix is not None:
             self._mix.seed = checkpoint.get("manifest_seed", self._mix.seed)
         self._distiller_state = checkpoint.get("tutor")
-        if (
-            self._distiller_state is not None and "rkd_reduction" in checkpoint
-        ):  # absent in an earlier version's
+        # A checkpoint of an earlier version has none.
+        if self._distiller_state is not None and "rkd_reduction" in checkpoint:
             self._distiller_state = {**self._distiller_state, "rkd_reduction": checkpoint["rkd_reduction"]}
         resuming = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
         if resuming and (self._distiller is None) != (self._distiller_state is None):

@@ -172,9 +172,8 @@ def main(
         if axes.get_legend_handles_labels()[0]:
             figure.legend(loc="outside lower center", fontsize="small")  # inside it would lie on the curves
         # No date in the file: the same runs give the same picture.
-        figure.savefig(
-            output / f"wer-by-{name}.svg", metadata={"Date": None}, bbox_inches="tight"
-        )  # long names are wider
+        # "tight", because long names are wider than the figure.
+        figure.savefig(output / f"wer-by-{name}.svg", metadata={"Date": None}, bbox_inches="tight")
         pyplot.close(figure)
         typer.echo(f"wrote {output / f'wer-by-{name}.svg'}")
 

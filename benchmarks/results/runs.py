@@ -135,9 +135,8 @@ def run_of(line: dict[str, Any]) -> Run:
     """The run that a line is of."""
     if not isinstance(line, dict):
         raise TypeError("no line of a run")
-    known = {
-        field.name: line[field.name] for field in fields(Run) if field.name in line
-    }  # what is newer has its default
+    # A field that is newer than the line has its default.
+    known = {field.name: line[field.name] for field in fields(Run) if field.name in line}
     return Run(**{**known, **{name: tuple(line.get(name, ())) for name in _TUPLES}})
 
 

@@ -139,9 +139,8 @@ class Distiller:
             decoder: the student's.
         """
         begun = batch_idx - batch_idx % trainer.accumulate_grad_batches
-        part = (
-            begun / trainer.num_training_batches if begun else 0.0
-        )  # a stream does not know how many: infinitely
+        # A stream has no length: Lightning gives infinity.
+        part = begun / trainer.num_training_batches if begun else 0.0
         epochs, steps = trainer.current_epoch, trainer.global_step
         self.objective.step = steps
         share = progress(epochs + part, steps, trainer.max_epochs, trainer.max_steps) or 0.0

@@ -67,9 +67,8 @@ def _model_class() -> Any:
     spec.field.add(name="seed_sentencepieces_file", number=54, type=field.TYPE_STRING, label=one)
     piece = file.message_type.add(name="SentencePiece")
     piece.field.add(name="piece", number=1, type=field.TYPE_STRING, label=one)
-    piece.field.add(
-        name="type", number=3, type=field.TYPE_INT32, label=one, default_value=str(_NORMAL)
-    )  # an enumeration there, written alike
+    # An enumeration in the original; the bytes are the same.
+    piece.field.add(name="type", number=3, type=field.TYPE_INT32, label=one, default_value=str(_NORMAL))
     model = file.message_type.add(name="ModelProto")
     for name, number, label, kind in (
         ("pieces", 1, many, "SentencePiece"),

@@ -113,9 +113,8 @@ def _check_header(header: dict[str, Any]) -> None:
     for shard in header["shards"]:
         if not (isinstance(shard["name"], str) and SHARD.fullmatch(shard["name"])):
             raise ValueError(f"{str(shard['name'])[:60]!r} is no name of a shard")
-        index_crc32 = shard.get(
-            "index_crc32", 0
-        )  # earlier versions wrote no index_crc32, but a checksum of the header
+        # Earlier versions wrote a checksum of the header in place of index_crc32.
+        index_crc32 = shard.get("index_crc32", 0)
         if not all(map(_count, (shard["bytes"], shard["utterances"], index_crc32))):
             raise ValueError(f"a figure of {shard['name']} is no number")
     for file in header["files"]:

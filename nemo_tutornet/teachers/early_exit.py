@@ -95,9 +95,8 @@ def find_early_exit(model: Any, layer: Layer, features: Tensor, lengths: Tensor)
     if _same(lengths, expected):
         source = None
     elif sources:
-        source = min(
-            sources, key=lambda path: path.count(".")
-        )  # the outermost module: inner modules may process parts of a batch
+        # The outermost module: inner modules may process parts of a batch.
+        source = min(sources, key=lambda path: path.count("."))
     else:
         return None
     cut = EarlyExit(layer, source, expected.dtype)

@@ -245,9 +245,8 @@ class LiveTeacher:
         Returns:
             Targets on the teacher's frames, detached.
         """
-        self.move_to(
-            batch.signal.device
-        )  # before the side stream starts: the current stream reads the weights, too
+        # Before the side stream starts: the current stream reads the weights, too.
+        self.move_to(batch.signal.device)
         compute = partial(self._compute, request=request)
         if self.side_stream is None or request.hypotheses:
             return compute(batch.signal, batch.signal_lengths)

@@ -165,9 +165,8 @@ def defer_signals() -> Iterator[None]:
     """Puts an interrupt or a plain kill off until a step that must not be left half done is over."""
     seen: list[int] = []
     handlers: dict[int, Any] = {}  # what stood before
-    if (
-        threading.current_thread() is threading.main_thread()
-    ):  # no other thread is interrupted, or may set a handler
+    # Only the main thread is interrupted, and only it may set a handler.
+    if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not None:  # one that is not Python's could not be put back
                 handlers[number] = signal.signal(number, lambda got, _: seen.append(got))

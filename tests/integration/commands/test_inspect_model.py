@@ -171,9 +171,8 @@ def test_every_listed_layer_is_taken_as_hint_layer(found, files, kind):
         assert (teacher.hint_layer.width, teacher.hint_layer.frame_ms) == (layer.width, layer.frame_ms)
         hidden = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True)).hidden
         assert hidden.shape[:2] == (3, layer.width)
-        assert (
-            abs(hidden.shape[2] - 1250 / layer.frame_ms) <= 16
-        )  # the student's front end pads to 16 feature frames
+        # The student's front end pads to 16 feature frames.
+        assert abs(hidden.shape[2] - 1250 / layer.frame_ms) <= 16
 
 
 def test_a_layer_that_is_left_out_returns_no_frames_of_each_utterance(found, files):

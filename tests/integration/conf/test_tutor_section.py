@@ -84,9 +84,8 @@ def test_students_share_one_tutor_section():
         * encoder.get("subsampling_factor", 1)
         for name, encoder in encoders.items()
     }
-    assert pooled == {
-        name for name, stride in strides.items() if stride > 4
-    }  # a Conformer's frames last 40 ms
+    # A Conformer's frames last 40 ms.
+    assert pooled == {name for name, stride in strides.items() if stride > 4}
     first, *others = sections.values()
     first["teacher"]["model_path"] = "teacher.nemo"
     assert parse_tutor({"tutor": first}) == TutorConfig(teacher=TeacherConfig("teacher.nemo"))

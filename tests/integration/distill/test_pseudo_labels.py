@@ -35,10 +35,8 @@ def bpe_teacher(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bpe")
     torch.manual_seed(1)
     config = subword(teacher_config(corpus), write_tokenizer(folder / "tokenizer"))
-    config["validation_ds"] = {
-        "manifest_filepath": None,
-        "shuffle": False,
-    }  # NeMo's transcribe() looks into it
+    # NeMo's transcribe() looks into it.
+    config["validation_ds"] = {"manifest_filepath": None, "shuffle": False}
     model = EncDecCTCModelBPE(OmegaConf.create(config))
     model.save_to(str(folder / "teacher.nemo"))
     return folder / "teacher.nemo"

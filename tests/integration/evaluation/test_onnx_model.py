@@ -25,9 +25,8 @@ def test_the_example_takes_audio_of_no_frame_and_of_one(tmp_path, monkeypatch):
     for path, samples in zip(files, audio, strict=True):
         soundfile.write(path, samples, 16000, subtype="FLOAT")
     expected = OnnxCTCModel(tmp_path / "student.onnx").transcribe(audio)
-    with (
-        monkeypatch.context() as patch
-    ):  # NeMo's front end refuses a single frame on a machine with a GPU, even on the CPU
+    # NeMo's front end refuses a single frame on a machine with a GPU, even on the CPU.
+    with monkeypatch.context() as patch:
         patch.setattr(torch.cuda, "is_available", lambda: True)
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
         assert OnnxCTCModel(tmp_path / "student.onnx").transcribe(audio) == expected

@@ -277,9 +277,8 @@ def test_sherpa_onnx_transcribes_as_nemo_does(trained):
     tokens = trained.folder / "student.tokens.txt"
     found = run_example("transcribe_sherpa_onnx.py", "--mel-bins=80", sherpa.path, tokens, *trained.files)
     assert trained.of_sure(found) == trained.of_sure(trained.texts)
-    assert (
-        jiwer.wer(" ".join(trained.texts), " ".join(found)) <= 0.04
-    )  # without the half hop of silence in front: 0.13
+    # Without the half hop of silence in front: 0.13.
+    assert jiwer.wer(" ".join(trained.texts), " ".join(found)) <= 0.04
 
 
 def test_sherpa_onnx_transcribes_a_batch_as_single_utterances(trained):

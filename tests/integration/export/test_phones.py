@@ -68,9 +68,8 @@ def test_static_int8_of_other_convolutional_students(kind, corpus, tmp_path):
     features = exact.features(np.random.default_rng(0).standard_normal(16000).astype(np.float32) / 10)
     expected, found = exact.log_probs(features), rounded.log_probs(features)
     spread = np.sqrt(np.square(expected - expected.mean(axis=0)).mean())
-    assert np.sqrt(np.square(found - expected).mean()) < max(
-        0.5 * spread, 0.01
-    )  # a new Citrinet varies by less
+    # A new Citrinet varies by less.
+    assert np.sqrt(np.square(found - expected).mean()) < max(0.5 * spread, 0.01)
 
 
 @pytest.mark.parametrize(

@@ -210,9 +210,8 @@ def test_a_language_model_is_not_named(folder: Path, tmp_path: Path, strategy: s
     (tmp_path / "lm.bin").touch()
     decoding = OmegaConf.to_container(OmegaConf.structured(CTCDecodingConfig(strategy=strategy)))
     assert isinstance(decoding, dict)
-    decoding["beam"].update(
-        beam_size=4, kenlm_path=str(tmp_path / "lm.bin")
-    )  # which NeMo 3 copies into ngram_lm_model
+    # Which NeMo 3 copies into ngram_lm_model.
+    decoding["beam"].update(beam_size=4, kenlm_path=str(tmp_path / "lm.bin"))
     source = repack(
         folder / "char" / "run.nemo", tmp_path / "run.nemo", lambda config: config.update(decoding=decoding)
     )

@@ -121,9 +121,8 @@ def test_an_exported_student_can_be_trained_on_by_nemo(corpus, make_student, tmp
     model.save_to(str(tmp_path / "run.nemo"))
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "v1.nemo").write_bytes(b"an older one")
-    (tmp_path / "student.nemo").symlink_to(
-        "store/v1.nemo"
-    )  # a link is replaced as a file is; what it pointed to stays
+    # A link is replaced as a file is; what it pointed to stays.
+    (tmp_path / "student.nemo").symlink_to("store/v1.nemo")
     student = restore_ctc(export_student(tmp_path / "run.nemo", tmp_path / "student.nemo").path)
     assert (
         not (tmp_path / "student.nemo").is_symlink()

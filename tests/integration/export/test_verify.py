@@ -142,9 +142,8 @@ def test_what_fails_its_verification_is_not_written(
     model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "student.nemo").write_bytes(b"old")
-    monkeypatch.setattr(
-        "nemo_tutornet.export.student.stock_config", lambda config: config
-    )  # an export that forgets to clean up
+    # An export that forgets to clean up.
+    monkeypatch.setattr("nemo_tutornet.export.student.stock_config", lambda config: config)
     with pytest.raises(
         TutorError, match=r"student.nemo failed its verification and was not written: config: .* tutor"
     ):

@@ -112,11 +112,8 @@ def test_each_damage_has_its_sentence(
 
 
 def test_an_undamaged_repack_passes(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    harmless = {
-        "kenlm_path": "",
-        "drop_path": 0.1,
-        "lexicon_path": None,
-    }  # the names of paths, and none of them one
+    # The names of paths, and none of them one.
+    harmless = {"kenlm_path": "", "drop_path": 0.1, "lexicon_path": None}
     again = repack(exported, tmp_path / "again.nemo", lambda c, w: c["optim"].update(harmless))
     assert failures(again, monkeypatch, [exported.with_suffix(".onnx")]) == []
 

@@ -90,9 +90,8 @@ class Steps(Callback):
         self.begin["projection"] = {name: value.clone() for name, value in self.begin["projection"].items()}
 
     def on_train_batch_start(self, trainer: Any, module: Any, *_: Any) -> None:
-        if (
-            trainer.global_step == self._stop_after
-        ):  # here Lightning counts the batches before this one as done, and no other
+        # Here Lightning counts the batches before this one as done, and no other.
+        if trainer.global_step == self._stop_after:
             trainer.save_checkpoint("run.ckpt")
             raise KeyboardInterrupt
 

@@ -161,9 +161,8 @@ def test_another_training_of_a_resumed_student_begins_anew(corpus, teacher_file,
         model.trainer.fit(model)
     else:
         (last,) = tmp_path.rglob("*-last.ckpt")
-        model = TutorCTCModel.load_from_checkpoint(
-            str(last), map_location="cpu", weights_only=False
-        )  # this test's own file
+        # This test's own file.
+        model = TutorCTCModel.load_from_checkpoint(str(last), map_location="cpu", weights_only=False)
         model.setup_training_data(OmegaConf.create(config["train_ds"]))
         model.set_trainer(make_student(config, max_epochs=1, limit_val_batches=0).trainer)
         model.trainer.fit(model)

@@ -121,12 +121,8 @@ def test_the_best_model_may_be_one_of_rkd(corpus, teacher_file, make_student, tm
     """With NeMo's `save_best_model` the `.nemo` of a finished run is the best `.ckpt`'s model, not the last
     one's.
     """
-    kept: dict[str, Any] = {
-        "monitor": "val_loss",
-        "mode": "max",
-        "save_top_k": 1,
-        "save_last": True,
-    }  # the first epoch's is best
+    # The first epoch's is best.
+    kept: dict[str, Any] = {"monitor": "val_loss", "mode": "max", "save_top_k": 1, "save_last": True}
     saving = NeMoModelCheckpoint(
         dirpath=str(tmp_path), prefix="run", always_save_nemo=True, save_best_model=True, **kept
     )

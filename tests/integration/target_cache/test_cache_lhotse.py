@@ -130,9 +130,8 @@ def test_two_ranks_share_the_cuts(corpus, teacher_file, tmp_path, tarred):
 
 @pytest.mark.parametrize("tarred", [False, True], ids=["files", "tarred"])
 def test_what_the_floor_is_chosen_by_is_kept_too(corpus, teacher_file, tmp_path, monkeypatch, tarred):
-    monkeypatch.setattr(
-        "nemo_tutornet.commands.cache_schema.WHOLE_LABELS", 0
-    )  # as if the teacher had more labels than are kept whole
+    # As if the teacher had more labels than are kept whole.
+    monkeypatch.setattr("nemo_tutornet.commands.cache_schema.WHOLE_LABELS", 0)
     source = tar(corpus, tmp_path, [f"train{i}.wav" for i in range(8)], 0) if tarred else {}
     config = lhotse(student_config(corpus, teacher_file, STAGES), **source)
     config["train_ds"]["batch_size"] = 1

@@ -79,9 +79,8 @@ def test_tars_that_the_ranks_cannot_share(corpus, teacher_file, tmp_path, bucket
 def test_workers_whose_last_batches_are_not_full(corpus, teacher_file, tmp_path):
     rows = (corpus / "train.jsonl").read_text(encoding="utf-8")
     (tmp_path / "tarred.jsonl").write_text(rows, encoding="utf-8")
-    for number, names in enumerate(
-        (NAMES[:5], NAMES[5:])
-    ):  # three batches of one worker, two of the other; not 8 / 2
+    # Three batches of one worker, two of the other; not 8 / 2.
+    for number, names in enumerate((NAMES[:5], NAMES[5:])):
         tar(corpus, tmp_path, names, number)
     source = {
         "manifest_filepath": f"{tmp_path}/tarred.jsonl",

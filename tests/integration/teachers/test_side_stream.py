@@ -269,9 +269,8 @@ def compare(corpus, make_student, folder, monkeypatch, precision, device, batche
         random.manual_seed(2)
         found = []
         for i in range(batches):
-            signal = torch.randn(8, 40000 + 400 * i, generator=random).to(
-                device
-            )  # other sizes, so that memory changes hands
+            # Other sizes, so that memory changes hands.
+            signal = torch.randn(8, 40000 + 400 * i, generator=random).to(device)
             lengths = torch.linspace(40000, 30000, 8).long().to(device)
             labels = torch.ones(8, 5, dtype=torch.long, device=device)
             loss = student.training_step((signal, lengths, labels, torch.full((8,), 5, device=device)), i)[

@@ -54,9 +54,8 @@ def test_every_run_has_a_folder_of_its_own(tools: dict[str, ModuleType]) -> None
     runs = [tools["runs"].Run(**{**plain, **change}) for change in varied]
     folders = [run.folder for run in runs]
     assert len(set(folders)) == len(varied)
-    assert not any(
-        set("=[],{}$ ") & set(str(folder)) for folder in folders
-    )  # Hydra reads the path as a value
+    # Hydra reads the path as a value.
+    assert not any(set("=[],{}$ ") & set(str(folder)) for folder in folders)
     # No run's folder lies where another's checkpoints would be.
     assert not any(one in other.parents for one in folders for other in folders)
     assert [tools["runs"].run_of({**run.as_dict(), "more": 1}) for run in runs] == runs
@@ -133,9 +132,8 @@ def test_shares_are_nested_and_heard_from_anywhere(
     assert (
         whole == {**dict.fromkeys(read(1.0)), **read(share)} and list(whole.values()).count(None) == 10 - rows
     )
-    if (
-        share == 0.25
-    ):  # what is heard without transcripts is nothing that a teacher of half of the corpus has heard
+    # No utterance without its transcript is one that the teacher of half of the corpus was trained on.
+    if share == 0.25:
         assert {path for path, text in read(share, untranscribed=0.5).items() if text is None} == read(
             1.0
         ).keys() - read(0.5).keys()

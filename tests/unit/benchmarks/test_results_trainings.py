@@ -34,9 +34,8 @@ def test_further_speech_is_heard_in_a_training_before(
     tools: dict[str, ModuleType], tmp_path: Path, asked: list[dict[str, Any]], recipe: str
 ) -> None:
     """As many steps in all as without it; with a teacher no transcript is read before."""
-    (tmp_path / "c_train.jsonl").write_text(
-        '{"audio_filepath": "a.wav", "duration": 1, "text": "a"}\n' * 17
-    )  # three batches
+    # Three batches.
+    (tmp_path / "c_train.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "a"}\n' * 17)
     (tmp_path / "c_valid.jsonl").touch()
     further = [tmp_path / "d.jsonl", tmp_path / "e.jsonl"]
     for manifest in further:

@@ -259,9 +259,8 @@ def test_an_object_store_is_left_to_nemo(folder: Path) -> None:
     path = manifest(folder, row(audio_filepath="s3://bucket/a.wav", duration=1.0), row(duration=1.0))
     check_manifests(model(path))
     check_manifests(model(["s3://bucket/train.json", str(path)]))
-    assert "line 1: s3://bucket/a.wav is in an object store" in conftest.refusal(
-        read_manifest, path
-    )  # it would have to be opened here
+    # It would have to be opened here.
+    assert "line 1: s3://bucket/a.wav is in an object store" in conftest.refusal(read_manifest, path)
 
 
 @pytest.mark.parametrize(

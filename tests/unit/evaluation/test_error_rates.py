@@ -138,7 +138,6 @@ def test_bootstrap_interval_holds_the_rate_and_is_the_same_each_time() -> None:
     counts = [count_errors("a b c d", "a b c d" if i % 4 else "a b x d") for i in range(100)]
     low, high = bootstrap_interval(counts)
     assert low < 25 / 400 < high and (low, high) == bootstrap_interval(counts)
-    assert (
-        0.02 < high - low < 0.06
-    )  # a quarter of the utterances with 1 error of 4: 1.96 * 2 * sqrt(p q / n) / 4 = 0.042
+    # A quarter of the utterances with 1 error of 4: 1.96 * 2 * sqrt(p q / n) / 4 = 0.042.
+    assert 0.02 < high - low < 0.06
     assert bootstrap_interval(counts[1:4]) == (0.0, 0.0)

@@ -222,9 +222,8 @@ def test_gradcheck(name: str) -> None:
 def test_mixed_posteriors_agree_with_loops(dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(3)
     teachers = [torch.randn(2, 3, 4, dtype=dtype).log_softmax(dim=-1) for _ in range(3)]
-    teachers[0][0, 0] = torch.tensor(
-        [0.0, -math.inf, -math.inf, -math.inf], dtype=dtype
-    )  # sure beyond what floats hold
+    # Sure beyond what floats hold.
+    teachers[0][0, 0] = torch.tensor([0.0, -math.inf, -math.inf, -math.inf], dtype=dtype)
     weights = [1.0, 0.5, 3.0]
     mixed = losses.mix_posteriors(teachers, weights).exp()
     for b, t, v in itertools.product(range(2), range(3), range(4)):

@@ -69,9 +69,8 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_truncated_archive_is_refused_wherever_it_is_cut(tmp_path: Path) -> None:
     whole, cut = nemo_file(tmp_path).read_bytes(), tmp_path / "cut.nemo"
-    end = (
-        3 * 512 + -(-len(WEIGHTS) // 512) * 512
-    )  # two headers, one block of config, the weights; then zeros to the end
+    # Two headers, one block of config, the weights; then zeros to the end.
+    end = 3 * 512 + -(-len(WEIGHTS) // 512) * 512
     assert any(whole[:end]) and not any(whole[end:])
     for size in sorted(
         {*range(0, end, 97), *range(0, end + 1, 512), *range(1, end, 512), end - 1, end + 511}
@@ -375,11 +374,8 @@ def test_sections_may_be_absent_or_null() -> None:
     assert stock_config(
         OmegaConf.create({"target": STOCK_CHAR, "decoder": {"vocabulary": ["a"]}})
     ).labels == ["a"]
-    changed = {
-        "target": STOCK_CHAR,
-        "labels": ["a"],
-        "decoder": {"vocabulary": ["a", "é"]},
-    }  # as change_vocabulary leaves it
+    # As change_vocabulary leaves it.
+    changed = {"target": STOCK_CHAR, "labels": ["a"], "decoder": {"vocabulary": ["a", "é"]}}
     assert stock_config(OmegaConf.create(changed)).labels == ["a", "é"]
     subword = stock_config(OmegaConf.create({"target": STOCK_BPE, "validation_ds": None}))
     assert subword == {"target": STOCK_BPE, "validation_ds": {"manifest_filepath": None}}

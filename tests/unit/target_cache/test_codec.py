@@ -217,9 +217,8 @@ def test_the_largest_good_min_posterior_is_chosen() -> None:
 
 
 def test_posteriors_that_no_min_posterior_serves_stay_whole() -> None:
-    assert (
-        choose_min_posterior([posteriors(20, 300)], [("kl", 4.0)]) is None
-    )  # a temperature weighs the dropped posteriors
+    # A temperature weighs the dropped posteriors.
+    assert choose_min_posterior([posteriors(20, 300)], [("kl", 4.0)]) is None
     assert choose_min_posterior([noise(20, 300).log_softmax(-1)]) is None  # a teacher that is sure of nothing
     assert choose_min_posterior([posteriors(20, 128)]) is None
 
