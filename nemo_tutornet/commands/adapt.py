@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nemo_tutornet.commands.adapter_batches import StoredUtterances, TrainingSet
 from nemo_tutornet.commands.adapter_data import (
     LiveUtterances,
     examples_of,
@@ -25,14 +26,7 @@ from nemo_tutornet.commands.adapter_data import (
 )
 from nemo_tutornet.commands.adapter_rounds import Examples, Rounds, Source, train_rounds, written_by
 from nemo_tutornet.commands.adapter_setup import DROPOUT, AdapterTask, adapter_task, checked_config
-from nemo_tutornet.commands.adapter_training import (
-    EpochResult,
-    Settings,
-    StoredUtterances,
-    TrainingSet,
-    epochs_for,
-    train_head,
-)
+from nemo_tutornet.commands.adapter_training import EpochResult, Settings, epochs_for, train_head
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.teachers.adapter import Adapter

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from nemo_tutornet.commands.adapter_batches import EncodedBatch, padded
 from nemo_tutornet.commands.adapter_rounds import Examples
-from nemo_tutornet.commands.adapter_training import EncodedBatch, padded
 from nemo_tutornet.commands.cache_targets import build_cache, print_note
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.data.utterances import Utterance

@@ -16,7 +16,8 @@ from typing import Literal
 
 import torch
 
-from nemo_tutornet.commands.adapter_training import EpochResult, StoredUtterances
+from nemo_tutornet.commands.adapter_batches import StoredUtterances
+from nemo_tutornet.commands.adapter_training import EpochResult
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.functional.greedy import greedy_labels
 from nemo_tutornet.target_cache.reader import CacheReader

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from nemo_tutornet.commands.adapter_batches import StoredUtterances
 from nemo_tutornet.commands.adapter_data import (
     encoding_config,
     examples_of,
@@ -20,7 +21,7 @@ from nemo_tutornet.commands.adapter_data import (
     teacher_word_error_rate,
 )
 from nemo_tutornet.commands.adapter_rounds import Example
-from nemo_tutornet.commands.adapter_training import StoredUtterances, word_error_rate
+from nemo_tutornet.commands.adapter_training import word_error_rate
 from nemo_tutornet.commands.cache_targets import dataloader_student, print_note
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.damaged_audio import guard_audio

@@ -13,13 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nemo_tutornet.commands.adapter_training import (
-    EncodedBatch,
-    EpochResult,
-    Settings,
-    train_head,
-    word_error_rate,
-)
+from nemo_tutornet.commands.adapter_batches import EncodedBatch
+from nemo_tutornet.commands.adapter_training import EpochResult, Settings, train_head, word_error_rate
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.greedy import greedy_labels
 from nemo_tutornet.teachers.adapter_head import AdapterHead
