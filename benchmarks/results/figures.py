@@ -72,6 +72,7 @@ def _figures(files: Sequence[Path]) -> Iterator[str]:
             rates = [line.get(name) for name in ("teacher_wer", "adapter_wer")]
             rates += [(line.get("adapter") or {}).get(name) for name in ("teacher_wer", "wer")]
             rates += [line["test"]["wer"]] if line.get("kind") == "teacher" else []
+            rates += [line["wer"]] if line.get("kind") in ("public model", "published") else []
             for rate in rates:
                 yield from _rounded(rate) if rate is not None else ()
             for before, after in (rates[:2], rates[2:4]):

@@ -81,9 +81,20 @@ def add_teacher(file: Path, line: Mapping[str, Any], test: Mapping[str, Any]) ->
         test: evaluation of the teacher.
     """
     whose = {"kind": "teacher", "teacher": line["teacher"], "sha256": line["teacher_sha256"]}
+    add_other(file, whose, {"corpus": line["corpus"], "test": dict(test)})
+
+
+def add_other(file: Path, whose: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Adds a line that is not of a run, in place of an older one of the same.
+
+    Args:
+        file: the file; it is made where it is not there.
+        whose: what tells it from other lines.
+        values: the rest of the line.
+    """
     with _taken_apart(file) as (_, others):
         others[:] = [one for one in others if not whose.items() <= one.items()]
-        others.append(portable({"corpus": line["corpus"], **whose, "test": dict(test)}))
+        others.append(portable({**whose, **values}))
 
 
 @contextmanager

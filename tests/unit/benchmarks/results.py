@@ -34,6 +34,7 @@ MODULES = (
     "plots",
     "pages",
     "speeds",
+    "public_model",
 )
 
 
