@@ -252,6 +252,8 @@ class TutorMixin(StageStepMixin, StudentFilesMixin, ResumableMixin):
         with distiller.capture(self, batch, stage) as student:
             losses = partial(distiller.losses, stage, student, targets)
             output = self.step_of_stage(student.batch, batch_nb, stage, losses)
+        diagnostics = distiller.objective.diagnostics(stage)
+        output["log"].update({f"train_{name}": value for name, value in diagnostics.items()})
         output["log"].update(tutor_stage=float(distiller.stage or 0))
         find_unused = not distiller.objective.trains_decoder(stage)
         output["loss"] = self._unused_parameters.touch(

@@ -64,6 +64,7 @@ class Loss:
         name: its key in `stages[].weights`, and, after `train_`, in the log.
         trains_decoder: the loss gives the student's decoder a gradient.
         request: what it reads of the teacher.
+        diagnostics: scalars of the last batch that are logged beside the loss, by name; no part of it.
         modules: what trains with it and is never exported, by the names under which a `.ckpt` stores them.
     """
 
@@ -74,6 +75,7 @@ class Loss:
     def __init__(self, context: LossContext) -> None:
         self.context = context
         self.modules: dict[str, TrainingOnlyConv1d] = {}
+        self.diagnostics: dict[str, Tensor] = {}
 
     def weight(self, stage: Stage) -> float:
         """Returns the loss's weight in a stage, 0 where it does not count."""
@@ -122,7 +124,7 @@ class RKDLoss(Loss):
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
         """Compares each projected guided layer with its hint layer; returns the mean over the pairs.
 
-        `rkd.reduction` says how the frames are summed.
+        `rkd.reduction` says how the frames are summed. `rkd_r2` among the diagnostics is the mean R^2.
         """
         assert targets is not None and targets.hidden is not None
         guided, hidden = (student.guided, *student.further_guided), (targets.hidden, *targets.further_hidden)
@@ -130,7 +132,9 @@ class RKDLoss(Loss):
             self._of_pair(*pair, student, targets)
             for pair in zip(self.context.match.pairs, self.projections, guided, hidden, strict=True)
         ]
-        return torch.stack(values).mean() if len(values) > 1 else values[0]
+        terms, explained = (torch.stack(part) for part in zip(*values, strict=True))
+        self.diagnostics = {"rkd_r2": explained.mean()}
+        return terms.mean()
 
     def _of_pair(
         self,
@@ -140,7 +144,8 @@ class RKDLoss(Loss):
         hidden: Tensor,
         student: StudentOutputs,
         targets: TeacherTargets,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the loss of a pair of layers, and its R^2."""
         match, frames = self.context.match, guided.shape[2]
         hidden = match.align_hidden(hidden, targets.lengths, frames, pair)
         lengths = layer_lengths(student.lengths, match.student_encoder, pair.guided, frames)
@@ -149,16 +154,19 @@ class RKDLoss(Loss):
         if log_probs is not None:
             log_probs = match.align_posteriors(log_probs, targets.lengths, frames, pair.guided)
         weights = frame_weighting.FRAME_WEIGHTING[match.frame_weighting](log_probs, hidden, mask)
+        errors = losses.rkd_of_utterances(projection(guided), hidden, weights, mask)
+        explained = losses.explained_variance(errors, hidden, weights, mask)
         if self.reduction == "frame_mean":
-            return losses.rkd(projection(guided), hidden, weights, mask, mean_over_ranks(mask.sum()))
-        return losses.reduce_over_time(
-            losses.rkd_of_utterances(projection(guided), hidden, weights, mask),
+            return losses.mean_over_frames(errors, mean_over_ranks(mask.sum())), explained
+        loss = losses.reduce_over_time(
+            errors,
             mask.sum(dim=1),
             pair.guided.frame_ms / 1000,
             student.target_lengths,
             self.context.ctc_reduction,
             mean_over_ranks,
         )
+        return loss, explained
 
 
 class SKDLoss(Loss):

@@ -90,6 +90,11 @@ class Objective:
             total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return {"loss": total, **terms}
 
+    def diagnostics(self, stage: Stage) -> dict[str, Tensor]:
+        """Returns what a stage's losses give to the log beside their values, of the last batch."""
+        losses = [self.losses[name] for name in self.weights(stage)]
+        return {name: value for loss in losses for name, value in loss.diagnostics.items()}
+
 
 def read_tutor_section(model_cfg: Any) -> TutorConfig | None:
     """Reads and checks the `tutor:` section of a model config, the names of its losses included.

@@ -215,6 +215,8 @@ def _stage_and_losses(trainer: Any, model: Any) -> tuple[str, str, dict[str, Ten
         return "", "", {"loss": metrics["train_loss"]} if "train_loss" in metrics else {}
     stages = distiller.schedule.stages
     stage = stages[distiller.stage]
-    names = [name for name in distiller.objective.weights(stage) if f"train_{name}" in metrics]
+    objective = distiller.objective
+    known = [*objective.weights(stage), *objective.diagnostics(stage)]
+    names = [name for name in known if f"train_{name}" in metrics]
     words = f"{stage.name} ({distiller.stage + 1} of {len(stages)}): "
     return stage.name, words, {name: metrics[f"train_{name}"] for name in names}

@@ -81,9 +81,62 @@ def rkd(
         >>> rkd(student, teacher, weights=torch.ones(1, 2), mask=mask)
         tensor(2.)
     """
-    total = rkd_of_utterances(student, teacher, weights, mask).sum()
-    frames = mask.sum() if frames is None else frames
-    return total / torch.where(frames > 0, frames, 1)
+    sums = rkd_of_utterances(student, teacher, weights, mask)
+    return mean_over_frames(sums, mask.sum() if frames is None else frames)
+
+
+def mean_over_frames(per_utterance: Tensor, frames: Tensor) -> Tensor:
+    """Divides the sum of a batch by a number of frames.
+
+    Args:
+        per_utterance: sum over the frames of each utterance `[B]`.
+        frames: scalar; 0 for a batch without a valid frame.
+
+    Returns:
+        Scalar; 0 if `frames` is 0.
+
+    Example:
+        >>> mean_over_frames(torch.tensor([3.0, 5.0]), torch.tensor(4))
+        tensor(2.)
+    """
+    return per_utterance.sum() / torch.where(frames > 0, frames, 1)
+
+
+@torch.no_grad()
+def explained_variance(errors: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """Computes the share of the hint layer's variance that the projected guided layer explains (R^2; ours).
+
+    The value of RKD depends on the scale of the hint layer, so it does not show whether RKD has done its
+    work. R^2 does: 1 is a perfect copy, and 0 is no better than each channel's mean. It may be negative. Mean
+    and variance are those of the batch, with the frame weights of RKD.
+
+        mean[d] = sum_bt m w h_T[b, d, t] / sum_bt m w
+        R^2 = 1 - sum_bt m w e / sum_bt m w mean_d (h_T[b, d, t] - mean[d])^2
+
+    Args:
+        errors: sum_t m w e of each utterance `[B]` (`rkd_of_utterances`).
+        teacher: the hint layer h_T on the student's frames `[B, D, T]`.
+        weights: frame weights w `[B, T]`.
+        mask: valid frames `[B, T]`, bool.
+
+    Returns:
+        Scalar; 0 if the hint layer is constant, or the batch has no valid frame.
+
+    Example:
+        >>> teacher, mask = torch.tensor([[[1.0, 3.0]]]), torch.tensor([[True, True]])
+        >>> errors = rkd_of_utterances(torch.tensor([[[1.5, 2.5]]]), teacher, torch.ones(1, 2), mask)
+        >>> explained_variance(errors, teacher, torch.ones(1, 2), mask)
+        tensor(0.7500)
+    """
+    hidden = masked(to_float(teacher), mask[:, None])
+    frame_weights = masked(weights, mask).to(hidden.dtype)
+    total = frame_weights.sum()
+    mean = torch.einsum("bdt,bt->d", hidden, frame_weights) / torch.where(total > 0, total, 1)
+    # The mean is subtracted first: the squares of a channel far from 0 would lose its variance.
+    square = (hidden - mean[:, None]).square().mean(dim=1)
+    variance = (square * frame_weights).sum()
+    share = 1 - errors.sum() / torch.where(variance > 0, variance, 1)
+    return torch.where(variance > 0, share, torch.zeros_like(share))
 
 
 # Labels that stand for a second of speech without a transcript.

@@ -26,6 +26,7 @@ TITLES = {
     "train_loss": "Training loss, weighted sum",
     "train_ctc": "CTC loss, training",
     "train_rkd": "RKD loss, training",
+    "train_rkd_r2": "R² of RKD, training",
     "train_skd": "SKD loss, training",
     "train_pseudo": "Pseudo-label loss, training",
     "train_consistency": "Consistency of two views, training",

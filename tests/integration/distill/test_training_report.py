@@ -51,22 +51,20 @@ def test_a_log_file_has_lines_and_a_table(corpus, teacher_file, make_student, tm
     ends = lines.index("")
     shown, table = lines[:ends], lines[ends + 1 :]
     number = r"[\d.e-]+"
+    rkd = f"rkd {number}, rkd_r2 {number}"
     for line, pattern in zip(
         shown,
         [
             r"training: epoch 1 of 3, step 0",
-            rf"training: epoch 1 of 3, step 1, rkd \(1 of 2\): rkd {number}, 5 min left",
-            rf"training: epoch 1 of 3, step 4, rkd \(1 of 2\): rkd {number}, 3 min left",
+            rf"training: epoch 1 of 3, step 1, rkd \(1 of 2\): {rkd}, 5 min left",
+            rf"training: epoch 1 of 3, step 4, rkd \(1 of 2\): {rkd}, 3 min left",
             # A stage that begins has a line of its own.
             rf"training: epoch 2 of 3, step 5, skd \(2 of 2\): skd {number}, ctc {number}, val_wer {number} "
-            rf"%, "
-            "3 min left",
+            rf"%, 3 min left",
             rf"training: epoch 2 of 3, step 8, skd \(2 of 2\): skd {number}, ctc {number}, val_wer {number} "
-            rf"%, "
-            "2 min left",
+            rf"%, 2 min left",
             rf"training: epoch 3 of 3, step 11, skd \(2 of 2\): skd {number}, ctc {number}, val_wer {number} "
-            rf"%, "
-            "25 s left",
+            rf"%, 25 s left",
         ],
         strict=True,
     ):

@@ -66,6 +66,45 @@ def test_the_frame_mean_is_the_sums_over_all_frames() -> None:
     torch.testing.assert_close(losses.rkd(*arguments), mean, rtol=1e-12, atol=0)
 
 
+def r2_of(student: Tensor, teacher: Tensor, weights: Tensor, mask: Tensor) -> float:
+    errors = losses.rkd_of_utterances(student, teacher, weights, mask)
+    return losses.explained_variance(errors, teacher, weights, mask).item()
+
+
+@pytest.mark.parametrize("weighting", frame_weighting.FRAME_WEIGHTING)
+def test_the_explained_variance_agrees_with_loops(weighting: str) -> None:
+    batch = make_batch(seed=5)
+    hidden, guided, mask = batch.teacher_hidden, batch.student_hidden, batch.mask
+    weights = frame_weighting.FRAME_WEIGHTING[weighting](batch.teacher, hidden, mask)
+    error = variance = 0.0
+    for d in range(hidden.shape[1]):
+        valid = [
+            (weights[b, t].item(), hidden[b, d, t].item(), guided[b, d, t].item()) for b, t in mask.nonzero()
+        ]
+        mean = sum(w * h for w, h, _ in valid) / sum(w for w, _, _ in valid)
+        error += sum(w * (h - f) ** 2 for w, h, f in valid)
+        variance += sum(w * (h - mean) ** 2 for w, h, _ in valid)
+    assert r2_of(guided, hidden, weights, mask) == pytest.approx(1 - error / variance, rel=1e-9)
+
+
+@settings(deadline=None, max_examples=30)
+@given(share=st.floats(0, 1), scale=st.floats(1e-3, 1e3), shift=st.floats(-1e3, 1e3), seed=st.integers(0, 99))
+def test_a_student_that_shrinks_to_the_mean(share: float, scale: float, shift: float, seed: int) -> None:
+    """1 - (1 - share)^2, whatever the scale of the hint layer and wherever its mean is."""
+    batch = make_batch(seed=seed)
+    hidden, mask, weights = batch.teacher_hidden, batch.mask, torch.ones_like(batch.mask, dtype=torch.float64)
+    mean = (hidden * mask[:, None]).sum(dim=(0, 2)) / mask.sum()
+    shrunk = mean[:, None] + share * (hidden - mean[:, None])
+    hidden, shrunk = (torch.where(mask[:, None], scale * one + shift, torch.nan) for one in (hidden, shrunk))
+    assert r2_of(shrunk, hidden, weights, mask) == pytest.approx(1 - (1 - share) ** 2, abs=1e-6)
+
+
+def test_a_constant_hint_layer_explains_nothing() -> None:
+    hidden, mask = torch.ones(2, 3, 4), torch.ones(2, 4, dtype=torch.bool)
+    assert r2_of(hidden + 1, hidden, torch.ones(2, 4), mask) == 0.0
+    assert r2_of(hidden, hidden, torch.zeros(2, 4), ~mask) == 0.0
+
+
 class Student(torch.nn.Module):
     """A student without context, so that an utterance twice in a row has its frames twice in a row."""
 
