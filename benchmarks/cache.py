@@ -70,7 +70,7 @@ def training(manifest: Path, tutor: dict[str, Any] | None, batch: int, student: 
 def cost(
     manifest: Path,
     teacher: Path,
-    batch: int = typer.Option(16, help="Utterances the teacher hears together."),
+    batch: int = typer.Option(16, help="Utterances in a batch of the teacher."),
     rounds: int = 3,
     json: Path | None = typer.Option(None, help="Write the figures, too."),
 ) -> None:
@@ -336,8 +336,8 @@ def memory(
             config = training(manifest, {"teacher": source, "stages": SKD} if source else None, batch)
             OmegaConf.save(config, Path(scratch) / "config.yaml")
             command = [sys.executable, __file__, "peak", str(Path(scratch) / "config.yaml"), str(steps)]
-            told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-            figures[name] = float(told.splitlines()[-1])
+            printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            figures[name] = float(printed.splitlines()[-1])
     for name, megabytes in figures.items():
         print(f"{name}: {megabytes:.0f} MB ({megabytes - figures['plain']:+.0f})")
     if json is not None:

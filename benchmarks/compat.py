@@ -29,7 +29,7 @@ from nemo_tutornet.errors import TutorError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ROOT / "nemo_tutornet" / "export" / "verify_worker.py"
-# What an environment has, told without importing anything of it.
+# What an environment has, found without importing anything of it.
 ABOUT = """
 import importlib.util, json
 from importlib.metadata import PackageNotFoundError, version
@@ -79,13 +79,13 @@ def other_environment(python: Path) -> dict[str, str]:
     """
     if not python.is_file():
         raise TutorError(f"there is no {python}; run `make compat-check`, which makes the environment.")
-    told = run_there(python, "-c", ABOUT)
-    if told.returncode != 0:
+    found = run_there(python, "-c", ABOUT)
+    if found.returncode != 0:
         raise TutorError(
-            f"{python} does not run ({_last_line(told.stderr)}); remove its environment and run `make "
+            f"{python} does not run ({_last_line(found.stderr)}); remove its environment and run `make "
             "compat-check`."
         )
-    about = json.loads(told.stdout)
+    about = json.loads(found.stdout)
     if about.pop("plugin"):
         raise TutorError(
             f"{python} can import nemo_tutornet, so it proves nothing of stock NeMo; give one that cannot."
@@ -132,13 +132,13 @@ def compare(student: Path, python: Path, versions: list[str], folder: Path) -> C
     if done.returncode != 0 or not report.is_file():
         wrong(f"{there} ended with {done.returncode}: {_last_line(done.stderr)}")
         return result
-    told = json.loads(report.read_text(encoding="utf-8"))
-    result.cells = {check["name"]: check["found"] for check in told["checks"]}
-    for check in told["checks"]:
+    found = json.loads(report.read_text(encoding="utf-8"))
+    result.cells = {check["name"]: check["found"] for check in found["checks"]}
+    for check in found["checks"]:
         if not check["passed"]:
             wrong(f"{there}: {check['name']}: {check['found']}")
-    if model is not None and told["facts"]:
-        for sentence in _differences(model, told["facts"], here, there):
+    if model is not None and found["facts"]:
+        for sentence in _differences(model, found["facts"], here, there):
             wrong(sentence)
     return result
 

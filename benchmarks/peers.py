@@ -72,7 +72,7 @@ class TeacherInside(EncDecCTCModel):
 
 
 class DagKd(TeacherInside):
-    """The teacher hears the student's augmented features; KL of the posteriors and squared error of the
+    """The teacher reads the student's augmented features; KL of the posteriors and squared error of the
     projected encoder, both over padding, too.
     """
 

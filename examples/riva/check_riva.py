@@ -123,8 +123,7 @@ def graph_failures(student: Student, graph: Graph) -> Iterator[str]:
 
 
 def ms_per_timestep(student: Student, archive: Archive) -> int:
-    """Milliseconds between two output frames, measured by running the graph in ONNX Runtime: riva-build wants
-    to be told.
+    """Milliseconds between two output frames, measured by running the graph in ONNX Runtime, for riva-build.
 
     Raises:
         CheckFailed: the graph does not run.

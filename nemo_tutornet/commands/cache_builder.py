@@ -174,7 +174,7 @@ class CacheBuilder(pl.LightningModule):
         """
         return writer.finish(self._files, [view.name for view in self._views])
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Closes the writer and the progress bar. After an exception, an unfinished shard is not written."""
         self._stack.__exit__(*sys.exc_info())
 

@@ -69,7 +69,7 @@ class CacheBuildResult:
         megabytes: size of the cache after the run, in units of 10^6 bytes.
         added: number of utterances that this run added.
         minutes: duration of the run.
-        unheard: number of utterances that are in a manifest but in no tar, and so not in the cache.
+        missing_from_tars: number of utterances that are in a manifest but in no tar, and so not in the cache.
         views: the speeds at which the training plays the utterances, as text.
     """
 
@@ -79,7 +79,7 @@ class CacheBuildResult:
     megabytes: float
     added: int
     minutes: float
-    unheard: int = 0
+    missing_from_tars: int = 0
     views: tuple[str, ...] = (str(ORIGINAL),)
 
 
@@ -223,17 +223,17 @@ def build_cache(
                     return_predictions=False,
                 )
         finally:
-            builder.let_go()
+            builder.release()
         totals = builder.totals
     elif rank_zero_only.rank == 0:
         assert coding is not None, "nothing remains, so a cache is there"
         with builder.writer_of(0, coding) as writer:
             totals = builder.finish(writer)
-    unheard = 0
+    missing_from_tars = 0
     if rows.is_iterable and rank_zero_only.rank == 0:
         written = read_schema(folder)
         assert written is not None, "a cache was finished"
-        unheard = _note_missing_from_tars(
+        missing_from_tars = _note_missing_from_tars(
             [replace(utterance, view=speeds[0].name) for utterance in known],
             FinishedUtterances(folder, facts, written, teacher.sample_rate),
         )
@@ -244,7 +244,7 @@ def build_cache(
         megabytes=totals["bytes"] / 1e6,
         added=totals["utterances"] - len(done),
         minutes=(time.monotonic() - start) / 60,
-        unheard=unheard,
+        missing_from_tars=missing_from_tars,
         views=tuple(map(str, speeds)),
     )
 
@@ -263,13 +263,13 @@ def _check_durations(rows: UtteranceResolver, sample_rate: int) -> None:
 
 def _note_missing_from_tars(known: Sequence[Utterance], done: FinishedUtterances) -> int:
     """Counts the utterances that are in a manifest but in no tar, and prints one message about them."""
-    unheard = [utterance for utterance in known if utterance not in done]
-    if unheard:
-        more = f" and {len(unheard) - 1} more of {len(known)}" if len(unheard) > 1 else ""
+    missing = [utterance for utterance in known if utterance not in done]
+    if missing:
+        more = f" and {len(missing) - 1} more of {len(known)}" if len(missing) > 1 else ""
         print_note(
-            f"The manifest has {unheard[0]}{more}, but no tar has, so the cache has no targets for it."
+            f"The manifest has {missing[0]}{more}, but no tar has, so the cache has no targets for it."
         )
-    return len(unheard)
+    return len(missing)
 
 
 def print_note(sentence: str) -> None:

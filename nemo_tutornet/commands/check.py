@@ -57,7 +57,7 @@ class PreflightReport:
             batch; None where the system does not report it (Windows).
         teacher_wer: the teacher's WER on the first validation batches, as a fraction; None for audio without
             transcripts and for a cached teacher.
-        heard: reference and teacher's hypothesis of the first utterance.
+        first_pair: reference and teacher's hypothesis of the first utterance.
         cache: what a cache of a live teacher's targets would hold, for each speed of the training set; empty
             where there can be none, and for a training from a cache.
         remarks: problems worth knowing before a long run.
@@ -73,7 +73,7 @@ class PreflightReport:
     teacher_ms: float | None
     peak_mb: float | None
     teacher_wer: float | None
-    heard: list[str] | None
+    first_pair: list[str] | None
     cache: list[ViewSize]
     remarks: list[str]
 
@@ -179,7 +179,7 @@ def check_training(
         teacher_ms=teacher_ms,
         peak_mb=peak_mb(),
         teacher_wer=wer,
-        heard=first_pair,
+        first_pair=first_pair,
         cache=cache_sizes(model, distiller, batch),
         remarks=warnings,
     )

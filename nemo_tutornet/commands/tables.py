@@ -233,9 +233,10 @@ def check_tables(found: PreflightReport) -> None:
     teacher = "read from its cache" if found.teacher_ms is None else f"{found.teacher_ms:.0f} ms"
     held = "" if found.peak_mb is None else f"; this check held {found.peak_mb:.0f} MB"
     console.print(f"forward alone: student {found.plain_ms:.0f} ms, teacher {teacher}{held}")
-    if found.teacher_wer is not None and found.heard is not None:
+    if found.teacher_wer is not None and found.first_pair is not None:
         console.print(f"teacher's WER on the first validation batches: {100 * found.teacher_wer:.1f} %")
-        console.print(escape(f"  first reference:  {found.heard[0]}\n  the teacher hears: {found.heard[1]}"))
+        reference, hypothesis = map(escape, found.first_pair)
+        console.print(f"  first reference:      {reference}\n  teacher's hypothesis: {hypothesis}")
     if found.cache:
         console.print(_cache_table(found.cache))
     for remark in found.remarks:

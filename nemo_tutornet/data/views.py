@@ -84,7 +84,7 @@ def views_of(train_ds: Mapping[str, Any]) -> tuple[View, ...]:
         train_ds: section of the model's config.
 
     Raises:
-        TutorError: the speeds cannot be told one by one; the message says what to set.
+        TutorError: the speeds cannot be listed one by one; the message says what to set.
 
     Example:
         >>> speed = {"prob": 0.8, "sr": 16000, "resample_type": "scipy", "num_rates": 2}
@@ -230,7 +230,7 @@ def fewer_rates(views: Sequence[View], stored: Sequence[str]) -> int | None:
 
 
 def check_lengths(names: Sequence[str], views: Sequence[View], lengths: np.ndarray) -> None:
-    """Refuses two speeds at which an utterance has the same number of samples, by which they are told apart.
+    """Refuses two speeds at which an utterance has the same number of samples, which identifies a speed.
 
     Args:
         names: of the utterances, `U` of them.

@@ -27,7 +27,7 @@ class BatchNames:
     """Names the utterances of a batch of the training set, for messages.
 
     Args:
-        resolver: finds the utterance of each row; None where rows cannot be told apart.
+        resolver: finds the utterance of each row; None where rows cannot be identified.
         sample_rate: samples per second of the audio.
     """
 

@@ -174,7 +174,7 @@ def match_models(student: Any, teacher: Teacher, config: TutorConfig) -> ModelMa
         raise TutorError(
             f"the student's sample rate (model.preprocessor.sample_rate) is {sample_rate} Hz, the teacher's "
             "is "
-            f"{teacher.sample_rate} Hz; both hear the same audio, so give the student the teacher's rate or "
+            f"{teacher.sample_rate} Hz; both read the same audio, so give the student the teacher's rate or "
             "take another teacher."
         )
     silence = partial(encode_silence, student)

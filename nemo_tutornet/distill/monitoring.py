@@ -33,7 +33,7 @@ from nemo_tutornet.teachers.targets import TargetRequest
 
 
 @dataclass(frozen=True)
-class TeacherSays:
+class TeacherOutput:
     """The teacher's output for one validation utterance, on the student's frames and labels.
 
     Attributes:
@@ -55,7 +55,7 @@ class Agreement:
         frames: share of the frames, among those on which the teacher's best label is not the blank, on which
             the student has the same best label.
         wer: word error rate of the student's greedy hypotheses, with the teacher's as references. None where
-            the teacher hears no word.
+            the teacher outputs no word.
     """
 
     frames: float
@@ -75,7 +75,7 @@ class DistillationMonitor(Callback):
 
     def __init__(self) -> None:
         self._stage: int | None = None
-        self._teacher: dict[int, tuple[object, list[TeacherSays]]] = {}  # by the index of the batch
+        self._teacher: dict[int, tuple[object, list[TeacherOutput]]] = {}  # by the index of the batch
         self._stack: ExitStack | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
@@ -114,7 +114,7 @@ class DistillationMonitor(Callback):
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Forgets the utterances of the last validation."""
         self._log_probs: list[Tensor] = []
-        self._says: list[TeacherSays] = []
+        self._outputs: list[TeacherOutput] = []
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -146,17 +146,17 @@ class DistillationMonitor(Callback):
             # A set that is shuffled has other utterances each time.
             lengths = given.signal_lengths[:rows]
             key = lengths.tolist(), float(given.signal[:rows].double().sum())
-            known, says = self._teacher.get(batch_idx, (None, []))
+            known, found = self._teacher.get(batch_idx, (None, []))
             if known != key:
                 audio = given.signal[:rows, : int(lengths.max())], lengths
-                says = self._ask(pl_module.distiller, *audio, log_probs.shape[1], frames)
-                self._teacher[batch_idx] = key, says
-            self._says += says
+                found = self._ask(pl_module.distiller, *audio, log_probs.shape[1], frames)
+                self._teacher[batch_idx] = key, found
+            self._outputs += found
         self._log_probs += [row[:length] for row, length in zip(log_probs, frames, strict=True)]
 
     def _ask(
         self, distiller: Any, signal: Tensor, lengths: Tensor, frames: int, valid: list[int]
-    ) -> list[TeacherSays]:
+    ) -> list[TeacherOutput]:
         """Runs the teacher on utterances.
 
         Args:
@@ -181,9 +181,9 @@ class DistillationMonitor(Callback):
             decode(greedy_path(row[:length].cpu()))
             for row, length in zip(own, targets.lengths.tolist(), strict=True)
         ]
-        drawn = bool(self._pictures) and not self._says
+        drawn = bool(self._pictures) and not self._outputs
         return [
-            TeacherSays(row[:length].argmax(dim=1), text, row[:length].exp() if drawn and not i else None)
+            TeacherOutput(row[:length].argmax(dim=1), text, row[:length].exp() if drawn and not i else None)
             for i, (row, length, text) in enumerate(zip(aligned, valid, texts, strict=True))
         ]
 
@@ -192,9 +192,9 @@ class DistillationMonitor(Callback):
         if not self._log_probs:
             return
         distiller = pl_module.distiller
-        if self._says:
-            student = self._log_probs[: len(self._says)]
-            found = agreement(student, self._says, distiller.pseudo_labels.decode)
+        if self._outputs:
+            student = self._log_probs[: len(self._outputs)]
+            found = agreement(student, self._outputs, distiller.pseudo_labels.decode)
             if found is not None:
                 values = {"val_teacher_agreement": found.frames, "val_wer_to_teacher": found.wer}
                 for name, value in values.items():
@@ -202,8 +202,8 @@ class DistillationMonitor(Callback):
                         pl_module.log(name, value, rank_zero_only=True)
         if self._pictures:
             posteriors = {"student": self._log_probs[0].exp()}
-            if self._says and self._says[0].posteriors is not None:
-                posteriors = {"teacher": self._says[0].posteriors, **posteriors}
+            if self._outputs and self._outputs[0].posteriors is not None:
+                posteriors = {"teacher": self._outputs[0].posteriors, **posteriors}
             figure = posterior_figure(
                 posteriors,
                 labels_of(pl_module, pl_module.decoder),
@@ -213,7 +213,7 @@ class DistillationMonitor(Callback):
             log_figure(trainer.loggers, "posteriors", figure, trainer.global_step)
 
 
-def agreement(student: list[Tensor], teacher: list[TeacherSays], decode: Any) -> Agreement | None:
+def agreement(student: list[Tensor], teacher: list[TeacherOutput], decode: Any) -> Agreement | None:
     """Compares a student's greedy labels with its teacher's.
 
     Args:
@@ -227,18 +227,18 @@ def agreement(student: list[Tensor], teacher: list[TeacherSays], decode: Any) ->
     from jiwer import wer
 
     same = counted = 0
-    heard: list[str] = []
-    said: list[str] = []
-    for log_probs, says in zip(student, teacher, strict=True):
-        spoken = says.best != log_probs.shape[1] - 1
-        same += int((log_probs.argmax(dim=1) == says.best)[spoken].sum())
+    references: list[str] = []
+    hypotheses: list[str] = []
+    for log_probs, outputs in zip(student, teacher, strict=True):
+        spoken = outputs.best != log_probs.shape[1] - 1
+        same += int((log_probs.argmax(dim=1) == outputs.best)[spoken].sum())
         counted += int(spoken.sum())
-        if says.text.strip():  # an error rate needs a word in the reference
-            heard.append(says.text)
-            said.append(decode(greedy_path(log_probs)))
+        if outputs.text.strip():  # an error rate needs a word in the reference
+            references.append(outputs.text)
+            hypotheses.append(decode(greedy_path(log_probs)))
     if not counted:
         return None
-    return Agreement(same / counted, wer(heard, said) if heard else None)
+    return Agreement(same / counted, wer(references, hypotheses) if references else None)
 
 
 def _no_agreement(student: Any, distiller: Any) -> str | None:

@@ -73,9 +73,9 @@ class OnnxAsrModel:
         total = 0
         for path in self._graphs:
             graph = onnx.load(str(path), load_external_data=False)
-            told = [item.value for item in graph.metadata_props if item.key == "parameters"]
+            stored = [item.value for item in graph.metadata_props if item.key == "parameters"]
             own = sum(int(np.prod(item.dims)) for item in graph.graph.initializer)
-            total += int(told[0]) if told and told[0].isascii() and told[0].isdigit() else own
+            total += int(stored[0]) if stored and stored[0].isascii() and stored[0].isdigit() else own
         return total
 
     @property

@@ -1,6 +1,6 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""Characters of transcripts that a model cannot write: each of them is an error, whatever the model hears."""
+"""Characters of transcripts that a model cannot write: each is an error, however good the model is."""
 
 from __future__ import annotations
 

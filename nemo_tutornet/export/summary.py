@@ -174,12 +174,11 @@ def check_summary(
 def _same_folder(folder: Path, name: str, files: dict[str, Any] | None, summary: str) -> list[Check]:
     """Compares the files of a folder with those that were verified, which must be all that a client reads."""
     if files is None:
-        return [Check("sha256", False, f"{summary} does not speak of the folder {name}")]
+        return [Check("sha256", False, f"{summary} does not list the folder {name}")]
     found = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     surplus = sorted(file for file in found - set(files) if not file.endswith(_EDITED))
     checks = [
-        Check("sha256", False, f"{summary} does not speak of {name}/{file}, which is there")
-        for file in surplus
+        Check("sha256", False, f"{summary} does not list {name}/{file}, which is there") for file in surplus
     ]
     for file, sha256 in files.items():
         checks.append(_same_file(folder / file, sha256, summary, f"{name}/{file}"))
@@ -206,9 +205,9 @@ def _beside(given: Iterable[Path], name: str) -> Path:
 def _same_file(file: Path, sha256: Any, summary: str, name: str | None = None) -> Check:
     name = name or file.name
     if sha256 is None:
-        return Check("sha256", False, f"{summary} does not speak of {name}")
+        return Check("sha256", False, f"{summary} does not list {name}")
     if not file.is_file():
-        return Check("sha256", False, f"{summary} speaks of {name}, which is not there")
+        return Check("sha256", False, f"{summary} lists {name}, which is not there")
     same = sha256_of(file) == sha256
     return Check("sha256", same, f"{name} {'is' if same else 'is not'} the file that was verified")
 

@@ -177,14 +177,14 @@ def _metadata(
 
     Only entries that the graph has and that clients compute with are compared.
     """
-    name, told = f"{graph['name']}: metadata", graph["metadata"]
+    name, metadata = f"{graph['name']}: metadata", graph["metadata"]
     found = _expected(facts, subsampling_factor, config, student, graph["precision"])
     if isinstance(found, str):
         # `write_onnx` refuses such a student, but the graph may come from NeMo's exporter.
-        return Check(name, "preprocessor" not in told, found)
+        return Check(name, "preprocessor" not in metadata, found)
     expected = found.as_strings()
-    compared = [key for key in expected if key in told and key not in _NOT_COMPARED]
-    wrong = [key for key in compared if _value(told[key]) != _value(expected[key])]
+    compared = [key for key in expected if key in metadata and key not in _NOT_COMPARED]
+    wrong = [key for key in compared if _value(metadata[key]) != _value(expected[key])]
     return Check(
         name,
         not wrong,
@@ -297,5 +297,5 @@ def _in_stock_nemo(
                 {},
                 [],
             )
-        told = json.loads(report.read_text(encoding="utf-8"))
-    return [Check(**check) for check in told["checks"]], told["facts"], told["graphs"]
+        found = json.loads(report.read_text(encoding="utf-8"))
+    return [Check(**check) for check in found["checks"]], found["facts"], found["graphs"]

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from nemo.utils import logging
 
 from nemo_tutornet.distill import monitoring
-from nemo_tutornet.distill.monitoring import TeacherSays, agreement
+from nemo_tutornet.distill.monitoring import TeacherOutput, agreement
 from nemo_tutornet.teachers.live import LiveTeacher
 from tests.conftest import LABELS, save_teacher, student_config, teacher_config
 from tests.integration.recorder import same, state_of
@@ -147,12 +147,12 @@ def test_agreement_counts_frames_on_which_the_teacher_speaks():
     def decode(labels: list[int]) -> str:
         return "".join("ab "[label] for label in labels)
 
-    says = [
-        TeacherSays(torch.tensor([0, 3, 2, 1, 1]), "a b", None),
-        TeacherSays(torch.tensor([3, 3]), "", None),  # hears nothing, so there is no word to compare
+    outputs = [
+        TeacherOutput(torch.tensor([0, 3, 2, 1, 1]), "a b", None),
+        TeacherOutput(torch.tensor([3, 3]), "", None),  # no text, so there is no word to compare
     ]
-    found = agreement([log_probs([0, 0, 2, 1, 3]), log_probs([1, 3])], says, decode)
+    found = agreement([log_probs([0, 0, 2, 1, 3]), log_probs([1, 3])], outputs, decode)
     assert found is not None and found.frames == 3 / 4 and found.wer == 0.0
-    found = agreement([log_probs([1, 3, 2, 1, 0])], says[:1], decode)
+    found = agreement([log_probs([1, 3, 2, 1, 0])], outputs[:1], decode)
     assert found is not None and found.frames == 2 / 4 and found.wer == 1.0
-    assert agreement([log_probs([0, 3])], says[1:], decode) is None
+    assert agreement([log_probs([0, 3])], outputs[1:], decode) is None

@@ -46,7 +46,7 @@ def test_a_manifest_of_more_than_its_tars(corpus, teacher_file, make_student, tm
         tmp_path / "cache",
         progress=False,
     )
-    assert (built.utterances, built.unheard) == (5, 3)
+    assert (built.utterances, built.missing_from_tars) == (5, 3)
     told = capsys.readouterr().err
     assert "The manifest has train5.wav from 0 s for 0.68 s and 2 more of 8, but no tar has" in told, told
     found = targets_of_batches(make_student(tarred(cached(corpus, tmp_path / "cache"), source)))
@@ -88,7 +88,7 @@ def test_workers_whose_last_batches_are_not_full(corpus, teacher_file, tmp_path)
     }
     config = tarred(student_config(corpus, teacher_file, STAGES), {**source, "num_workers": 2})
     built = build_cache(whole(config), tmp_path / "cache", progress=False)
-    assert (built.utterances, built.unheard) == (8, 0)
+    assert (built.utterances, built.missing_from_tars) == (8, 0)
 
 
 def test_two_ranks_that_read_the_same_tars(corpus, teacher_file, tmp_path):

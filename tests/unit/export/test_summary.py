@@ -87,16 +87,16 @@ def test_a_changed_or_missing_file_shows(student: Path) -> None:
     student.write_bytes(b"another")
     assert failed(student) == ["student.nemo is not the file that was verified"]
     student.with_suffix(".onnx").unlink()
-    assert failed(student)[1] == "student.json speaks of student.onnx, which is not there"
+    assert failed(student)[1] == "student.json lists student.onnx, which is not there"
     renamed = student.rename(student.with_name("other.nemo"))
-    assert "does not speak of other.nemo" in check_summary(summary_path(student), renamed)[1].found
+    assert "does not list other.nemo" in check_summary(summary_path(student), renamed)[1].found
 
 
 def test_a_graph_that_the_summary_does_not_speak_of_shows(student: Path) -> None:
     graph = student.with_name("student.int8.onnx")
     graph.write_bytes(b"anything")
     found = [check.found for check in checks(student, [graph]) if not check.passed]
-    assert found == ["student.json does not speak of student.int8.onnx"]
+    assert found == ["student.json does not list student.int8.onnx"]
     elsewhere = student.parent / "mine"
     elsewhere.mkdir()
     (elsewhere / "student.onnx").write_bytes(b"another")  # beside the student lies the right one
@@ -135,13 +135,13 @@ def test_a_folder_is_covered_but_for_its_card(student: Path, folder: Path) -> No
     (folder / "vocab.txt").write_text("another", encoding="utf-8")
     (folder / "model.int8.onnx").write_text("surplus", encoding="utf-8")
     assert failed(student) == [
-        "student.json does not speak of asr/model.int8.onnx, which is there",
+        "student.json does not list asr/model.int8.onnx, which is there",
         "asr/vocab.txt is not the file that was verified",
     ]
     elsewhere = folder.rename(student.with_name("other"))
-    assert failed(student)[0] == "student.json speaks of asr/model.onnx, which is not there"
+    assert failed(student)[0] == "student.json lists asr/model.onnx, which is not there"
     found = check_summary(summary_path(student), student, folders=[elsewhere])
-    assert "student.json does not speak of the folder other" in [check.found for check in found]
+    assert "student.json does not list the folder other" in [check.found for check in found]
 
 
 HOSTILE = ("../x", "/etc/passwd", "", "..", 3, None, "a\nb", "\ud800")
