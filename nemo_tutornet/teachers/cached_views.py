@@ -122,7 +122,7 @@ def _not_told(
     stored: np.ndarray,
     found: np.ndarray,
 ) -> TutorError:
-    """Says why the speed of an utterance cannot be told."""
+    """Says why the speed of an utterance cannot be identified."""
     if found.any():
         both = " and ".join(str(view) for view, same in zip(views, found, strict=True) if same)
         return TutorError(

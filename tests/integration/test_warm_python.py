@@ -48,8 +48,8 @@ def test_what_has_been_imported_and_what_a_program_starts(tmp_path):
 
 
 def test_an_exception_ends_it(tmp_path):
-    code, told, error = run(sys.executable, "-c", "1 / 0", folder=tmp_path)
-    assert (code, told) == (1, "") and error.endswith("ZeroDivisionError: division by zero\n")
+    code, printed, error = run(sys.executable, "-c", "1 / 0", folder=tmp_path)
+    assert (code, printed) == (1, "") and error.endswith("ZeroDivisionError: division by zero\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -102,20 +102,20 @@ def test_no_submodule_bears_a_public_name() -> None:
 
 def test_type_checkers_see_the_public_names(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
-    told = check_types(tmp_path, USER_SCRIPT)
-    assert [(line, code) for line, code, _ in told] == [
+    printed = check_types(tmp_path, USER_SCRIPT)
+    assert [(line, code) for line, code, _ in printed] == [
         (2, "attr-defined"),
         (3, "call-arg"),
         (4, "attr-defined"),
         (6, "arg-type"),
         (6, "arg-type"),
-    ], told
+    ], printed
     for (*_, message), words in zip(
-        told,
+        printed,
         ("TutorErrors", '"teacher" for "TutorCTCModel"', '"float" has no', '"int"', '"str"'),
         strict=True,
     ):
-        assert words in message, told
+        assert words in message, printed
 
 
 def test_type_checkers_see_each_public_name(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def run(corpus: Path, teacher_file: Path, tmp_path: Path, monkeypatch: pytest.Mo
     return call
 
 
-def test_it_tells_what_is_matched_and_what_it_costs(run, corpus):
+def test_it_shows_what_is_matched_and_what_it_costs(run, corpus):
     train, valid = corpus / "train.jsonl", corpus / "valid.jsonl"
     mixed = [f"model.train_ds.manifest_filepath=[{train},{valid}]", "+model.tutor.manifest_weights=[1,4]"]
     result = run("--json", "trainer.max_epochs=7", "+model.tutor.skd.divergence=kl", *mixed)
@@ -60,30 +60,30 @@ def test_it_tells_what_is_matched_and_what_it_costs(run, corpus):
         "timing a step of stage skd",
         "transcribing validation data with the teacher: 0 of 1 batches",
     ]
-    told = json.loads(result.stdout)
-    assert told["data"] == {
+    shown = json.loads(result.stdout)
+    assert shown["data"] == {
         f"1. {train}": "2 utterances, 0.00 h an epoch (8 in it, each drawn 0.25 times)",
         f"2. {valid}": "8 utterances, 0.00 h an epoch (2 in it, each drawn 4 times)",
     }
-    assert told["student"]["class"] == "TutorCTCModel" and told["teacher"]["class"] == "EncDecCTCModel"
+    assert shown["student"]["class"] == "TutorCTCModel" and shown["teacher"]["class"] == "EncDecCTCModel"
     assert (
-        told["matches"]["RKD"]
+        shown["matches"]["RKD"]
         == "encoder (24 wide, 40 ms) -> encoder (20 wide, 20 ms), each teacher frame on 2 of the student's"
     )
     assert (
-        told["matches"]["SKD"].startswith("kl, 11 labels in the same order")
-        and told["matches"]["decoder warm start"] == "yes"
+        shown["matches"]["SKD"].startswith("kl, 11 labels in the same order")
+        and shown["matches"]["decoder warm start"] == "yes"
     )
-    rkd, skd = told["stages"]
+    rkd, skd = shown["stages"]
     assert (rkd["length"], rkd["losses"]) == ("1 epochs", "1 x rkd") and set(rkd["terms"]) == {"rkd"}
     assert (skd["length"], skd["losses"]) == ("to the end", "1 x ctc, 0.25 x skd") and set(skd["terms"]) == {
         "ctc",
         "skd",
     }
-    assert all(stage["step_ms"] > 0 for stage in (rkd, skd)) and told["peak_mb"] > 100
+    assert all(stage["step_ms"] > 0 for stage in (rkd, skd)) and shown["peak_mb"] > 100
     # An untrained teacher: this is what the command is for.
-    assert told["teacher_wer"] >= 0.5 and told["first_pair"][0] == "aa c"
-    assert any("it may be the wrong teacher" in remark for remark in told["remarks"])
+    assert shown["teacher_wer"] >= 0.5 and shown["first_pair"][0] == "aa c"
+    assert any("it may be the wrong teacher" in remark for remark in shown["remarks"])
 
 
 def test_the_tables(run):
@@ -127,7 +127,7 @@ def test_the_student_is_timed_as_it_is_trained(run, monkeypatch):
     assert FourierConv1d in forwards[0] and FourierConv1d in forwards[2]
 
 
-def test_a_system_that_does_not_tell_its_memory(run, monkeypatch):
+def test_a_system_that_does_not_report_its_memory(run, monkeypatch):
     """Windows has no `resource`, and everything else is told there, too."""
     monkeypatch.setitem(sys.modules, "resource", None)
     result = run()
@@ -136,22 +136,22 @@ def test_a_system_that_does_not_tell_its_memory(run, monkeypatch):
     assert json.loads(run("--json").stdout)["peak_mb"] is None
 
 
-def test_other_pairs_are_told_too(run, corpus, tmp_path):
+def test_other_pairs_are_reported_too(run, corpus, tmp_path):
     hybrid = teacher_models.save("transducer", corpus, tmp_path / "transducer.nemo")
     stages = [{"name": "a", "epochs": 1, "weights": {"rkd": 1.0}}, {"name": "b", "weights": {"pseudo": 1.0}}]
     config = of_kind("citrinet", student_config(corpus, hybrid, stages, pool_frames=True))
-    told = json.loads(run("--json", config=config).stdout)
+    shown = json.loads(run("--json", config=config).stdout)
     assert (
-        told["matches"]["RKD"].endswith("2 teacher frames pooled")
-        and told["teacher"]["labels"] == "none on frames"
+        shown["matches"]["RKD"].endswith("2 teacher frames pooled")
+        and shown["teacher"]["labels"] == "none on frames"
     )
     assert (
-        "the teacher has no CTC head" in told["matches"]["decoder warm start"]
-        and "pseudo-labels" in told["matches"]
+        "the teacher has no CTC head" in shown["matches"]["decoder warm start"]
+        and "pseudo-labels" in shown["matches"]
     )
 
 
-def test_heads_and_several_teachers_are_told(run, corpus, teacher_file, tmp_path):
+def test_heads_and_several_teachers_are_reported(run, corpus, teacher_file, tmp_path):
     other = {
         "model_path": str(save_teacher(teacher_config(corpus, LABELS[::-1]), tmp_path / "other.nemo")),
         "weight": 2.0,
@@ -159,13 +159,13 @@ def test_heads_and_several_teachers_are_told(run, corpus, teacher_file, tmp_path
     config = student_config(
         corpus, teacher_file, skd={"intermediate_layers": ["encoder.encoder.0"]}, other_teachers=[other]
     )
-    told = json.loads(run("--json", config=config).stdout)
+    shown = json.loads(run("--json", config=config).stdout)
     assert (
-        told["matches"]["Inter-KD"]
+        shown["matches"]["Inter-KD"]
         == "encoder.encoder.0 (16 wide, 20 ms), each teacher frame on 2 of the student's, weight 1"
     )
-    assert told["matches"]["SKD"].endswith("other.nemo (2 to 1)")
-    assert set(told["stages"][1]["terms"]) == {"ctc", "skd", "inter_ctc", "inter_skd"}
+    assert shown["matches"]["SKD"].endswith("other.nemo (2 to 1)")
+    assert set(shown["stages"][1]["terms"]) == {"ctc", "skd", "inter_ctc", "inter_skd"}
 
 
 @pytest.mark.parametrize(
@@ -202,25 +202,25 @@ def test_a_contradiction_ends_with_2_and_a_sentence(run, overrides, words):
 
 
 def test_a_stage_that_is_never_reached_and_deferred_data(run):
-    told = json.loads(run("--json", "trainer.max_epochs=1", "+model.train_ds.defer_setup=true").stdout)
-    assert "Stage 'skd' is never reached: the stages before it take 1 of 1 epochs." in told["remarks"]
+    shown = json.loads(run("--json", "trainer.max_epochs=1", "+model.train_ds.defer_setup=true").stdout)
+    assert "Stage 'skd' is never reached: the stages before it take 1 of 1 epochs." in shown["remarks"]
 
 
 def test_a_setting_of_a_loss_that_no_stage_uses(run):
-    told = json.loads(
+    shown = json.loads(
         run(
             "--json", "model.tutor.stages=[{name:a,weights:{rkd:1.0}}]", "+model.tutor.skd.match_window=4"
         ).stdout
     )
     assert any(
-        remark.startswith("model.tutor.skd changes match_window, but no stage") for remark in told["remarks"]
-    ), told["remarks"]
+        remark.startswith("model.tutor.skd changes match_window, but no stage") for remark in shown["remarks"]
+    ), shown["remarks"]
 
 
 def test_a_training_without_limits_has_lightnings_thousand_epochs(run):
     stages = "model.tutor.stages=[{name:a,share:0.5,weights:{rkd:1.0}},{name:b,weights:{ctc:1.0}}]"
-    told = json.loads(run("--json", "trainer.max_epochs=null", stages).stdout)
-    assert [stage["length"] for stage in told["stages"]] == ["50 % of the training", "to the end"]
+    shown = json.loads(run("--json", "trainer.max_epochs=null", stages).stdout)
+    assert [stage["length"] for stage in shown["stages"]] == ["50 % of the training", "to the end"]
 
 
 def test_a_teacher_of_whom_no_hypothesis_can_be_used(run, corpus, teacher_file):
@@ -244,7 +244,7 @@ def test_labels_that_differ(run, corpus, tmp_path_factory):
     assert result.exit_code == 2 and "RKD and pseudo-labels still work" in result.output
 
 
-def test_it_tells_what_a_cache_would_hold(run, corpus, teacher_file, tmp_path_factory):
+def test_it_shows_what_a_cache_would_hold(run, corpus, teacher_file, tmp_path_factory):
     """Hours and megabytes of each speed, before anything is built; and they are those of the cache."""
     from omegaconf import OmegaConf
 

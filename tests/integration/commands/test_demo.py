@@ -85,8 +85,8 @@ def test_the_demo_survives_an_interrupt(tmp_path, how, during):
         time.sleep(0.05)
     assert trainings_below(tmp_path)
     process.send_signal(how)
-    told, _ = process.communicate(timeout=180)
-    assert process.returncode == 130 and "resumes" in told and "Traceback" not in told
+    printed, _ = process.communicate(timeout=180)
+    assert process.returncode == 130 and "resumes" in printed and "Traceback" not in printed
     assert not trainings_below(tmp_path)
     if during == "undistilled":
         assert list(tmp_path.rglob("teacher.log")) and not list(tmp_path.rglob("teacher.done")), (

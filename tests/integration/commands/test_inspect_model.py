@@ -107,12 +107,12 @@ def test_what_is_said_of_each_kind(found, files):
         ),
         ("citrinet bpe", "EncDecCTCModelBPE", conformer, None, 80.0, "energy", True, CITRINET),
     ):
-        told = found(kind)
-        info = told.info
+        printed = found(kind)
+        info = printed.info
         assert info.target.startswith("nemo.collections.asr.models.") and info.target.endswith(f".{target}")
-        assert info.class_name == target and info.front_end == front_end and told.frame_ms == frame_ms
-        assert told.frame_weighting == weighting and info.has_ctc_head is skd
-        assert [(x.path, x.width, x.frame_ms, x.stride, x.frame_weighting) for x in told.layers] == layers
+        assert info.class_name == target and info.front_end == front_end and printed.frame_ms == frame_ms
+        assert printed.frame_weighting == weighting and info.has_ctc_head is skd
+        assert [(x.path, x.width, x.frame_ms, x.stride, x.frame_weighting) for x in printed.layers] == layers
         model = restore_ctc(files[kind])
         assert info.parameters == sum(p.numel() for p in model.parameters())
         assert (info.label_kind, info.tokenizer, info.labels) == (
@@ -121,29 +121,31 @@ def test_what_is_said_of_each_kind(found, files):
 
 
 def test_the_values_for_json(found, files):
-    told = found("transducer").as_dict()
-    assert list(told) == [
+    printed = found("transducer").as_dict()
+    assert list(printed) == [
         *("model", "target", "parameters", "front_end", "labels"),
         *("prompt", "frame_ms", "frame_weighting", "skd", "layers"),
     ]
-    assert told["model"] == str(files["transducer"]) and told["skd"] is False and told["prompt"] == {}
-    assert told["target"] == "nemo.collections.asr.models.rnnt_models.EncDecRNNTModel"
-    assert told["parameters"] == found("transducer").info.parameters
-    assert told["front_end"] == {
+    assert (
+        printed["model"] == str(files["transducer"]) and printed["skd"] is False and printed["prompt"] == {}
+    )
+    assert printed["target"] == "nemo.collections.asr.models.rnnt_models.EncDecRNNTModel"
+    assert printed["parameters"] == found("transducer").info.parameters
+    assert printed["front_end"] == {
         "sample_rate": SAMPLE_RATE,
         "mel_bins": 80,
         "window_ms": 25.0,
         "stride_ms": 10.0,
         "normalize": "per_feature",
     }
-    assert told["labels"] == {
+    assert printed["labels"] == {
         "kind": "characters",
         "tokenizer": None,
         "size": len(LABELS),
         "first": LABELS[:8],
     }
-    assert (told["frame_ms"], told["frame_weighting"]) == (40.0, "uniform")
-    assert told["layers"][0] == {
+    assert (printed["frame_ms"], printed["frame_weighting"]) == (40.0, "uniform")
+    assert printed["layers"][0] == {
         "path": "encoder",
         "width": 24,
         "frame_ms": 40.0,
@@ -158,15 +160,15 @@ def test_every_listed_layer_is_taken_as_hint_layer(found, files, kind):
     """And gives frames of each utterance of a batch: a positional embedding, which all share, is not
     listed.
     """
-    model, told = restore_ctc(files[kind]), found(kind, True)
-    assert len(told.layers) > 2 * len(found(kind).layers)
-    assert {layer.path for layer in found(kind).layers} < {layer.path for layer in told.layers}
+    model, printed = restore_ctc(files[kind]), found(kind, True)
+    assert len(printed.layers) > 2 * len(found(kind).layers)
+    assert {layer.path for layer in found(kind).layers} < {layer.path for layer in printed.layers}
     if kind == "conformer":  # NeMo's Conformer layers share one activation
         of_layer = ("feed_forward1.activation", "conv.activation", "feed_forward2.activation")
         expected = {f"encoder.layers.{i}.{activation}" for i in (0, 1) for activation in of_layer}
-        assert expected <= {layer.path for layer in told.layers}
+        assert expected <= {layer.path for layer in printed.layers}
     signal, lengths = torch.randn(3, 20000), torch.tensor([20000, 13000, 7000])
-    for layer in told.layers:
+    for layer in printed.layers:
         teacher = LiveTeacher(model, hint_layer=layer.path)
         assert (teacher.hint_layer.width, teacher.hint_layer.frame_ms) == (layer.width, layer.frame_ms)
         hidden = teacher.targets(TrainingBatch(signal, lengths), TargetRequest(hidden=True)).hidden
@@ -208,11 +210,11 @@ def test_json_is_all_of_standard_output(found, files):
 def test_the_table_says_the_same(found, files):
     shown = CliRunner().invoke(app, ["inspect", str(files["transducer"])])
     assert shown.exit_code == 0
-    told = found("transducer")
+    printed = found("transducer")
     for words in (
         str(files["transducer"]),
-        told.info.target,
-        f"{told.info.parameters:,}",
+        printed.info.target,
+        f"{printed.info.parameters:,}",
         "80 mel bins",
         "11 characters",
         "40 ms",

@@ -129,7 +129,7 @@ def steps(monkeypatch):
 
 
 @pytest.mark.parametrize("plus", ["", "+"])
-def test_an_old_key_is_told_the_new_one(plus, tmp_path):
+def test_an_old_key_gets_the_name_of_the_new_one(plus, tmp_path):
     """By the script itself and before Hydra, whose error would only say that there is no such key."""
     program = [sys.executable, ROOT / "examples" / "speech_to_text_ctc_tutornet.py"]
     config = ["--config-path", ROOT / "conf", "--config-name=quartznet_5x5"]

@@ -135,13 +135,13 @@ def test_a_training_goes_on_while_they_are_few(reader, workers, folder, make_stu
     for _ in range(2):
         assert sorted(audio_of(loader)) == expected
     if not workers:
-        told = [text for text in warnings if "damaged so far" in text]
-        assert len(told) == 2 and all("\n" not in text and len(text) < 600 for text in told), told
-        for text, name in zip(sorted(told), KEPT, strict=True):
+        printed = [text for text in warnings if "damaged so far" in text]
+        assert len(printed) == 2 and all("\n" not in text and len(text) < 600 for text in printed), printed
+        for text, name in zip(sorted(printed), KEPT, strict=True):
             assert re_search(
                 where_of(reader, name) + r" cannot be decoded \((Error : flac|Error opening)", text
             )
-        assert told[-1].endswith("(damaged so far: 2 of 6).")
+        assert printed[-1].endswith("(damaged so far: 2 of 6).")
 
 
 def re_search(pattern: str, text: str) -> bool:

@@ -71,7 +71,7 @@ def encoded(model: Any, signal: torch.Tensor) -> torch.Tensor:
         return model.eval()(input_signal=signal, input_signal_length=lengths)[0]
 
 
-def told(log: list[str]) -> str:
+def printed(log: list[str]) -> str:
     (line,) = [line for line in log if line.startswith("The student is initialised from its teacher: ")]
     return line.removeprefix("The student is initialised from its teacher: ")
 
@@ -91,7 +91,7 @@ def test_a_quartznet_begins_with_blocks_of_a_deeper_one(corpus, deep, make_stude
     before = random_state()
     begun(model)
     assert random_state() == before
-    assert told(log) == "blocks 0-3 <- 0, 1, 3, 4; decoder copied; 2 projections start as the identity."
+    assert printed(log) == "blocks 0-3 <- 0, 1, 3, 4; decoder copied; 2 projections start as the identity."
     mine, theirs = model.encoder.state_dict(), model.distiller.teacher.model.encoder.state_dict()
     for name, value in mine.items():
         _, block, *rest = name.split(".")
@@ -130,7 +130,7 @@ def test_a_conformer_begins_with_every_other_layer(corpus, make_student, tmp_pat
     config.pop("spec_augment")
     model = make_student(config, max_epochs=1, max_steps=2, callbacks=[recorder])
     model.trainer.fit(model)
-    assert told(log) == "layers 0-1 <- 0, 2; decoder copied, its rows in the student's order."
+    assert printed(log) == "layers 0-1 <- 0, 2; decoder copied, its rows in the student's order."
     assert (
         "model.tutor.init copies layers of a teacher with another front end (window in ms 20.0 against "
         "25.0), so the copied first layers see other features than they were trained on; give "
@@ -164,7 +164,7 @@ def test_layers_are_chosen_and_folded_batch_norm_is_unfolded(corpus, make_studen
     state = random_state()
     begun(model)
     assert random_state() == state != before
-    assert told(log).startswith("blocks 0-3 <- 0, 2, 1, 3; 6 batch norms un-folded; decoder copied;")
+    assert printed(log).startswith("blocks 0-3 <- 0, 2, 1, 3; 6 batch norms un-folded; decoder copied;")
     original = model.distiller.teacher.model
     assert is_folded(original.encoder.encoder[1].mconv[2]), "the teacher itself stays as it was"
     blocks = original.encoder.encoder
@@ -219,7 +219,7 @@ def test_blocks_are_fitted_to_those_they_stand_for(corpus, make_student, tmp_pat
     assert found[True] < 0.7 * found[False]
     fitted = "3 blocks fitted to the outputs of the teacher's blocks 0, 3, 4"
     # Fitted, the second block's output is that of the teacher's fourth, so their projection is the identity.
-    assert told(log[-4:]) == (
+    assert printed(log[-4:]) == (
         f"blocks 0-2 <- 0, 1, 4; {fitted}; decoder copied; 2 projections start as the identity."
     )
     norms = [part for part in model.encoder.modules() if isinstance(part, torch.nn.BatchNorm1d)]
@@ -263,7 +263,7 @@ def test_a_cached_teacher_needs_its_file_for_the_copy(
     )
     model = begun(make_student(config))
     fitted = "3 blocks fitted to the outputs of the teacher's blocks 0, 3, 4"
-    assert told(log) == f"blocks 0-2 <- 0, 1, 4; {fitted}; decoder copied."
+    assert printed(log) == f"blocks 0-2 <- 0, 1, 4; {fitted}; decoder copied."
     with torch.no_grad():
         first = (
             EncDecCTCModel.restore_from(str(deep), map_location="cpu").encoder.encoder[4].mconv[0].conv.weight

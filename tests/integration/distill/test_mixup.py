@@ -60,7 +60,7 @@ def fit(make_student: Any, config: dict[str, Any], seen: Recorder, **trainer: An
     return model
 
 
-def test_teacher_and_student_hear_one_mixture_that_ctc_leaves_out(corpus, teacher_file, make_student):
+def test_teacher_and_student_get_one_mixture_that_ctc_leaves_out(corpus, teacher_file, make_student):
     seen = Heard()
     config = student_config(corpus, teacher_file, STAGES, mixup=HALF)
     config["preprocessor"]["dither"] = 0.0  # NeMo adds it in place

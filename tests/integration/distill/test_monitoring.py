@@ -131,8 +131,8 @@ def test_what_cannot_be_logged_is_said_once(corpus, make_student, tmp_path, monk
     model = make_student(config, max_epochs=2, logger=logger)
     model.trainer.fit(model)
     logger.finalize("success")
-    told = [text for text in said if text.startswith("No ")]
-    assert told == [
+    printed = [text for text in said if text.startswith("No ")]
+    assert printed == [
         "No agreement with the teacher is logged on validation: the teacher has other labels than the "
         "student (`nemo-tutornet adapt` makes an adapter).",
         "No pictures of posteriors are logged: they need matplotlib (pip install matplotlib).",

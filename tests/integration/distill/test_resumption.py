@@ -280,8 +280,8 @@ def test_accumulated_gradients_are_not_lost(corpus, tmp_path):
 @pytest.mark.parametrize("stopped_after", [3, 4])
 def test_another_number_of_processes_begins_an_epoch_anew(corpus, tmp_path, monkeypatch, stopped_after):
     """Two processes wrote the checkpoint, after that many of the epoch's four batches."""
-    told: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: told.append(str(message)))
+    printed: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: printed.append(str(message)))
     config = student_config(corpus, None)
     checkpoints = EveryCheckpoint(tmp_path, **AFTER_STEPS)
     train(config, None, checkpoints, max_epochs=1)
@@ -291,7 +291,7 @@ def test_another_number_of_processes_begins_an_epoch_anew(corpus, tmp_path, monk
     _, rest = train(config, tmp_path / "two.ckpt", max_epochs=2)
     first = 4 if stopped_after == 3 else 0  # a finished epoch stays so
     assert [step for step, _ in rest] == [stopped_after + i for i in range(1, 1 + first + 4)]
-    said = [text for text in told if "begins anew" in text]
+    said = [text for text in printed if "begins anew" in text]
     assert len(said) == (stopped_after == 3)
     if said:
         assert "2 processes wrote this checkpoint in the middle of epoch 1, and 1 continues: " in said[0]
@@ -317,8 +317,8 @@ def test_a_run_with_another_seed_differs(corpus, tmp_path):
 
 
 def test_more_epochs_have_a_learning_rate(corpus, tmp_path, monkeypatch):
-    told: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: told.append(str(message)))
+    printed: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: printed.append(str(message)))
     config = drawing(corpus, None)
     rates: list[float] = []
 
@@ -334,7 +334,7 @@ def test_more_epochs_have_a_learning_rate(corpus, tmp_path, monkeypatch):
     assert rates == []
     train(config, checkpoints.copies[-1], Rates(), max_epochs=3)
     assert rates == pytest.approx(expected[8:]) and min(rates[:3]) > 1e-4
-    (message,) = [message for message in told if "learning-rate schedule" in message]
+    (message,) = [message for message in printed if "learning-rate schedule" in message]
     assert "8 steps" in message and "12 now" in message
 
 

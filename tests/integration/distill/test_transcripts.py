@@ -64,24 +64,24 @@ def test_each_kind_of_character_has_its_remedy(spoken, make_student):
     assert remedy_for("7", make_student(config)) == "write numbers as words"
 
 
-def test_a_training_tells_and_trains(spoken, make_student, teacher_file, caplog, monkeypatch):
+def test_a_training_warns_and_trains(spoken, make_student, teacher_file, caplog, monkeypatch):
     folder = spoken(train=["AB c", "a\tb"], valid=["ab" * 60])
     said: list[str] = []
     monkeypatch.setattr("nemo_tutornet.models.logging.warning", lambda text, *_, **__: said.append(str(text)))
     student = make_student(student_config(folder, teacher_file, STAGES), max_epochs=1)
     student.trainer.fit(student)
-    told = [text for text in said if "transcripts" in text]
-    assert len(told) == 2
-    assert told[0].startswith(
+    printed = [text for text in said if "transcripts" in text]
+    assert len(printed) == 2
+    assert printed[0].startswith(
         "model.train_ds: 2 of 8 transcripts hold characters that the student has no label"
     )
-    assert told[0].endswith(
+    assert printed[0].endswith(
         "write the transcripts in lower case; replace tabs and other white space by spaces."
     )
-    assert told[1].startswith(
+    assert printed[1].startswith(
         "model.validation_ds: 1 of 2 transcripts have more labels than the student has fr"
     )
-    assert "120 labels, 47 frames" in told[1]
+    assert "120 labels, 47 frames" in printed[1]
 
 
 def test_nothing_that_can_be_written_is_a_mistake(spoken, make_student, teacher_file):
@@ -92,7 +92,7 @@ def test_nothing_that_can_be_written_is_a_mistake(spoken, make_student, teacher_
             student.trainer.fit(student)
 
 
-def test_check_and_cache_tell(spoken, teacher_file, tmp_path):
+def test_check_and_cache_warn(spoken, teacher_file, tmp_path):
     config = student_config(spoken(train=["AB c", "a\tb"]), teacher_file, STAGES)
     (tmp_path / "student.yaml").write_text(
         yaml.safe_dump({"model": config, "trainer": {"max_epochs": 2, "accelerator": "cpu"}})
@@ -107,7 +107,7 @@ def test_check_and_cache_tell(spoken, teacher_file, tmp_path):
 
 
 @pytest.mark.parametrize("live", [False, True])
-def test_adapt_tells_of_both_sets(live, spoken, teacher_file, tmp_path):
+def test_adapt_warns_of_both_sets(live, spoken, teacher_file, tmp_path):
     config = student_config(spoken(train=["AB c"], valid=["a\tb"]), teacher_file, STAGES)
     (tmp_path / "student.yaml").write_text(yaml.safe_dump({"model": config, "trainer": {"max_epochs": 2}}))
     where = ["--config-path", str(tmp_path), "--config-name", "student", "--epochs", "1"]
@@ -118,7 +118,7 @@ def test_adapt_tells_of_both_sets(live, spoken, teacher_file, tmp_path):
     assert "model.validation_ds: 1 of 2 transcripts hold characters" in said
 
 
-def test_evaluate_tells_what_a_model_never_writes(spoken, teacher_file):
+def test_evaluate_names_what_a_model_never_writes(spoken, teacher_file):
     folder = spoken(valid=["AB c", "a7, b"])
     found = CliRunner().invoke(
         app, ["evaluate", str(teacher_file), "--manifest", str(folder / "valid.jsonl")]

@@ -30,13 +30,13 @@ def test_the_commands_of_the_page(
     shutil.copy(teacher_file, tmp_path / "teacher.nemo")
     write_manifest(tmp_path, "test", [0.9, 1.1])
     monkeypatch.chdir(tmp_path)
-    told = []
+    shown = []
     for command in commands("nemo-tutornet report", PAGE):
         _, *arguments = shlex.split(command)
         done = CliRunner().invoke(app, arguments)
         assert done.exit_code == 0 and "Traceback" not in done.output, done.output
-        told.append(done.stdout)
-    assert "Report: runs/distilled/report/report.html" in told[0] and "Report: pages/report.html" in told[1]
-    assert json.loads(told[2])["models"][0]["role"] == "student"
+        shown.append(done.stdout)
+    assert "Report: runs/distilled/report/report.html" in shown[0] and "Report: pages/report.html" in shown[1]
+    assert json.loads(shown[2])["models"][0]["role"] == "student"
     page = (tmp_path / "pages" / "report.html").read_text(encoding="utf-8")
     assert "asked for</span>test0" in page and "other</th>" in page

@@ -41,12 +41,12 @@ def test_evaluate_on_the_command_line(corpus, make_student, tmp_path):
         "WER %" in table.output
         and f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M" in table.output
     )
-    told = CliRunner().invoke(app, [*arguments, "--json"])
-    assert told.stderr.splitlines() == 2 * [
+    printed = CliRunner().invoke(app, [*arguments, "--json"])
+    assert printed.stderr.splitlines() == 2 * [
         f"loading {student}",
         f"transcribing with {student}: 0 of 2 utterances",
     ]
-    first, second = json.loads(told.stdout)
+    first, second = json.loads(printed.stdout)
     assert first["wer"] == second["wer"] and first["utterances"] == 2 and first["reference_words"] == 4
     texts = [
         output.text
@@ -117,9 +117,9 @@ def test_evaluate_in_onnx_runtime(corpus: Path, tmp_path: Path) -> None:
     graph = export_student(source, tmp_path / "student.nemo", onnx=tmp_path / "student.onnx").onnx[0].path
     arguments = ["evaluate", str(source), str(graph), "--manifest", str(corpus / "valid.jsonl"), "--json"]
     nemo, alone = json.loads(CliRunner().invoke(app, arguments).stdout)
-    told = CliRunner().invoke(app, [*arguments, "--runtime", "onnx"])
-    assert told.exit_code == 0, told.output
-    rows = json.loads(told.stdout)
+    printed = CliRunner().invoke(app, [*arguments, "--runtime", "onnx"])
+    assert printed.exit_code == 0, printed.output
+    rows = json.loads(printed.stdout)
     assert [row["runtime"] for row in rows] == ["onnx fp32", "onnx fp16", "onnx int8", "onnx fp32"]
     assert (nemo["runtime"], alone["runtime"]) == ("nemo", "onnx fp32")
     assert [row["model"] for row in rows] == [str(source)] * 3 + [str(graph)]
@@ -161,7 +161,7 @@ def test_mistakes_in_what_to_evaluate(
     assert words in " ".join(result.output.split())
 
 
-def test_a_small_model_that_is_no_faster_is_told_of() -> None:
+def test_a_small_model_that_is_no_faster_is_named() -> None:
     base = dict.fromkeys((field.name for field in dataclasses.fields(Evaluation)), 0)
 
     def result(model: str, runtime: str, parameters: int, factor: float) -> Evaluation:
@@ -200,19 +200,19 @@ def test_rows_without_a_transcript_are_left_out(corpus: Path, teacher_file: Path
     rows = [{**row, "audio_filepath": str(corpus / row["audio_filepath"])} for row in rows]
     silent = {**rows[0], "text": ""}  # which does count: whatever is heard there is an insertion
     untranscribed = {key: value for key, value in rows[0].items() if key != "text"}
-    told = {}
+    printed = {}
     for name, written in {
         "all": [*rows, silent],
         "mixed": [untranscribed, *rows, silent, untranscribed],
     }.items():
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in written), encoding="utf-8")
-        (told[name],) = json.loads(
+        (printed[name],) = json.loads(
             CliRunner().invoke(app, ["evaluate", str(model), "--manifest", str(path), "--json"]).stdout
         )
-    assert (told["all"].pop("untranscribed"), told["mixed"].pop("untranscribed")) == (0, 2)
-    assert [one.pop("real_time_factor") > 0 for one in told.values()] == [True, True]
-    assert told["all"] == told["mixed"] and told["all"]["utterances"] == len(rows) + 1
+    assert (printed["all"].pop("untranscribed"), printed["mixed"].pop("untranscribed")) == (0, 2)
+    assert [one.pop("real_time_factor") > 0 for one in printed.values()] == [True, True]
+    assert printed["all"] == printed["mixed"] and printed["all"]["utterances"] == len(rows) + 1
     table = CliRunner().invoke(app, ["evaluate", str(model), "--manifest", str(tmp_path / "mixed.jsonl")])
     assert table.exit_code == 0, table.output
     assert "2 rows of the manifest have no transcript and were left out." in table.stdout
@@ -232,8 +232,8 @@ def test_several_channels_are_refused(corpus: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "calls.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for command in (["evaluate", str(model)], ["report", str(model), "--output", str(tmp_path / "page")]):
-        told = CliRunner().invoke(app, [*command, "--manifest", str(manifest)])
-        assert told.exit_code == 2 and "line 2: " in told.output, told.output
-        assert "call.wav has 2 channels" in told.output and "mono file" in told.output
+        printed = CliRunner().invoke(app, [*command, "--manifest", str(manifest)])
+        assert printed.exit_code == 2 and "line 2: " in printed.output, printed.output
+        assert "call.wav has 2 channels" in printed.output and "mono file" in printed.output
     with pytest.raises(TutorError, match=r"call\.wav has 2 channels, but an ASR model reads one; write"):
         read_samples(Utterance(tmp_path / "call.wav", 0.5, "a"), rate)

@@ -58,11 +58,11 @@ def run(corpus: Path) -> Callable[..., Any]:
     def called(*arguments: object) -> Any:
         given = [str(argument) for argument in arguments]
         given += [] if "--manifest" in given else ["--manifest", str(corpus / "valid.jsonl")]
-        told = CliRunner().invoke(app, ["evaluate", *given, "--json"])
-        if told.exit_code == 0:
-            return json.loads(told.stdout)
-        assert told.exit_code == 2 and "Traceback" not in told.output, told.output
-        (sentence,) = [line for line in told.stderr.splitlines() if line.startswith("error: ")]
+        printed = CliRunner().invoke(app, ["evaluate", *given, "--json"])
+        if printed.exit_code == 0:
+            return json.loads(printed.stdout)
+        assert printed.exit_code == 2 and "Traceback" not in printed.output, printed.output
+        (sentence,) = [line for line in printed.stderr.splitlines() if line.startswith("error: ")]
         return sentence
 
     return called
@@ -91,9 +91,9 @@ def by_nemo(path: Path, corpus: Path, decoder: str | None = None) -> float:
 def test_each_kind_makes_the_errors_of_nemos_transcribe(
     models: dict[str, Path], corpus: Path, run: Callable[..., Any]
 ) -> None:
-    told = run(*models.values())
-    assert [row["decoder"] for row in told] == ["rnnt", "rnnt", "ctc", "attention"]
-    for kind, row in zip(models, told, strict=True):
+    printed = run(*models.values())
+    assert [row["decoder"] for row in printed] == ["rnnt", "rnnt", "ctc", "attention"]
+    for kind, row in zip(models, printed, strict=True):
         assert row["model"] == str(models[kind])
         if kind != "canary":  # NeMo pads its short files
             assert row["wer"] == pytest.approx(by_nemo(models[kind], corpus)), kind
@@ -290,8 +290,8 @@ def test_one_channel_of_several(corpus: Path, tmp_path: Path, run: Callable[...,
     (averaged,) = run(model, "--manifest", manifest, "--channel", "average")
     assert averaged["channel"] == "average"
     report = ["report", str(model), "--manifest", str(manifest), "--json", "--channel"]
-    told = CliRunner().invoke(app, [*report, "1"])
-    assert told.exit_code == 0 and json.loads(told.stdout)["models"][0]["cer"] == mono["cer"]
+    printed = CliRunner().invoke(app, [*report, "1"])
+    assert printed.exit_code == 0 and json.loads(printed.stdout)["models"][0]["cer"] == mono["cer"]
     assert CliRunner().invoke(app, [*report, "2"]).exit_code == 2
     assert "has 2 channels" in run(model, "--manifest", manifest)
     assert "there is no channel 2" in run(model, "--manifest", manifest, "--channel", "2")
@@ -316,8 +316,8 @@ def test_text_processing_and_characters_that_are_never_written(
     options = ["--lowercase", "--no-punctuation"]
     (processed,) = run(teacher_file, "--manifest", manifest, *options)
     assert processed["never_written"] == "7" and processed["text_processing"]["rm_punctuation"] is True
-    told = CliRunner().invoke(app, ["evaluate", str(teacher_file), "--manifest", str(manifest), *options])
-    words = " ".join(told.stdout.split())
+    printed = CliRunner().invoke(app, ["evaluate", str(teacher_file), "--manifest", str(manifest), *options])
+    words = " ".join(printed.stdout.split())
     assert "transcripts and hypotheses alike: do_lowercase, rm_punctuation (.,?)" in words
     assert "cannot write 1 character of 1 of 2 transcripts" in words and "numbers as words" in words
     in_python = evaluate([teacher_file], manifest, options=EvaluationOptions(channel=0))

@@ -154,7 +154,7 @@ def test_the_command_of_the_tables(
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.main()
-    told = capsys.readouterr().out
-    rows = [line for line in told.splitlines() if line.startswith("| 0.32 s")]
-    assert len(rows) == 3 and rows[2].endswith("(2) |"), told
-    assert "receptive field: 0.49 s before and 0.49 s behind a frame" in told
+    printed = capsys.readouterr().out
+    rows = [line for line in printed.splitlines() if line.startswith("| 0.32 s")]
+    assert len(rows) == 3 and rows[2].endswith("(2) |"), printed
+    assert "receptive field: 0.49 s before and 0.49 s behind a frame" in printed

@@ -83,8 +83,8 @@ def test_wordpieces_have_an_order_whatever_nemo_lists_them_in(compat):
         "sample_rate": 16000,
     }
     assert compat._differences(model, facts, "A", "B") == []
-    (told,) = compat._differences(model, {**facts, "vocabulary": ["a", "##c", "b"]}, "A", "B")
-    assert told.startswith("its vocabulary is ['a', 'b', '##c'] in A")
+    (printed,) = compat._differences(model, {**facts, "vocabulary": ["a", "##c", "b"]}, "A", "B")
+    assert printed.startswith("its vocabulary is ['a', 'b', '##c'] in A")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_wordpieces_have_an_order_whatever_nemo_lists_them_in(compat):
         (["/no/student.nemo"], "there is no file /no/student.nemo"),
     ],
 )
-def test_mistakes_are_told_before_anything_is_made(arguments, words, tmp_path):
+def test_mistakes_are_reported_before_anything_is_made(arguments, words, tmp_path):
     command = [sys.executable, str(SCRIPT), "--output", str(tmp_path / "out"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr

@@ -86,11 +86,11 @@ def test_nemo_restores_the_checked_bytes(folder: Path, tmp_path: Path, kind: str
         archive = NemoArchive(tmp_path / "unpacked")
         # A config that is changed after it was read does not reach NeMo; times and sizes stay as they were.
         config = tmp_path / "unpacked" / "model_config.yaml"
-        told, text = config.stat(), config.read_text(encoding="utf-8")
+        printed, text = config.stat(), config.read_text(encoding="utf-8")
         assert "sample_rate: 16000" in text
         with config.open("r+", encoding="utf-8") as file:
             file.write(text.replace("sample_rate: 16000", "sample_rate: 16001"))
-        os.utime(config, ns=(told.st_atime_ns, told.st_mtime_ns))
+        os.utime(config, ns=(printed.st_atime_ns, printed.st_mtime_ns))
     model = restore_ctc(archive)
     assert model.cfg.sample_rate == 16000
     model.save_to(str(tmp_path / "again.nemo"))

@@ -177,17 +177,17 @@ def stock(request: pytest.FixtureRequest, folders: dict[str, Path]) -> tuple[Pat
 
 
 def test_transcribe_and_evaluate(stock):
-    folder, told = stock
+    folder, shown = stock
     check_transcripts(folder, folder / "test_student.jsonl")
     ours = evaluate([folder / "student.nemo"], folder / "test.jsonl")[0]
-    assert told["evaluate"] == pytest.approx(ours.wer) == pytest.approx(told["transcribe"]["total"]["wer"])
+    assert shown["evaluate"] == pytest.approx(ours.wer) == pytest.approx(shown["transcribe"]["total"]["wer"])
 
 
 def test_finetune_keeps_the_vocabulary(stock):
-    folder, told = stock
-    assert told["finetune"]["steps"] == 2 and told["finetune"]["wer"] >= 0
+    folder, shown = stock
+    assert shown["finetune"]["steps"] == 2 and shown["finetune"]["wer"] >= 0
     assert (
-        told["finetune"]["text"] == json.loads((folder / "train.jsonl").read_text().splitlines()[0])["text"]
+        shown["finetune"]["text"] == json.loads((folder / "train.jsonl").read_text().splitlines()[0])["text"]
     )
     check_finetuned(folder)
 

@@ -107,22 +107,22 @@ def test_a_proved_folder_its_card_and_its_damages(tmp_path: Path, monkeypatch: p
     assert done.exit_code == 0, done.output
     assert "asr/model.onnx: fp32" in done.output and "README.md: model card." in done.output
     assert sorted(path.name for path in Path("asr").iterdir()) == ["config.json", "model.onnx", "vocab.txt"]
-    told = json.loads(Path("student.json").read_text(encoding="utf-8"))
-    assert {"asr/model.onnx: agrees", "asr: onnx-asr", "asr: files"} <= {c["name"] for c in told["checks"]}
-    assert [entry["name"] for entry in told["folders"]["asr"]] == ["config.json", "model.onnx", "vocab.txt"]
-    assert "README.md" not in json.dumps(told["files"])
+    shown = json.loads(Path("student.json").read_text(encoding="utf-8"))
+    assert {"asr/model.onnx: agrees", "asr: onnx-asr", "asr: files"} <= {c["name"] for c in shown["checks"]}
+    assert [entry["name"] for entry in shown["folders"]["asr"]] == ["config.json", "model.onnx", "vocab.txt"]
+    assert "README.md" not in json.dumps(shown["files"])
 
     card = ModelCard.load("README.md")
     assert card.data.eval_results is not None and card.data.eval_results[0].metric_value == 25.0
     soundfile.write("audio.wav", noise()[0], 16000)
-    printed: list[str] = []
+    shown: list[str] = []
     blocks = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
     assert len(blocks) == 3 and all(any(w in b for b in blocks) for w in ("onnx_asr", "sherpa_onnx", "nemo"))
     for block in blocks:
         if "sherpa_onnx" in block:
             pytest.importorskip("sherpa_onnx", minversion="2.0")
-        exec(block, {"print": lambda text: printed.append(" ".join(text.split()))})
-    assert printed[0] == printed[1] and printed[0]
+        exec(block, {"print": lambda text: shown.append(" ".join(text.split()))})
+    assert shown[0] == shown[1] and shown[0]
 
     assert verify_received(tmp_path / "student.nemo", onnx_asr=tmp_path / "asr").passed
     for more in (["--card", "asr/README.md"], []):  # into the folder, and kept there

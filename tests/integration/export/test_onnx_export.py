@@ -124,7 +124,7 @@ def test_files_say_what_they_are(exported):
         assert str(folder).encode() not in proto.SerializeToString()
 
 
-def test_what_a_graph_cannot_take_is_told_in_one_sentence(exported):
+def test_what_a_graph_cannot_take_is_reported_in_one_sentence(exported):
     kind, folder = exported
     recogniser = OnnxCTCModel(folder / "student.onnx")
     bins = recogniser.features(noise()[0]).shape[1]

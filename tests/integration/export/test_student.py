@@ -92,11 +92,11 @@ def test_an_interrupted_run_leaves_as_a_stock_student(interrupted, corpus, make_
         text=True,
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    told = json.loads(next(line for line in process.stdout.splitlines() if line.startswith("RESULT "))[7:])
-    assert told["class"] == told["target"] == STOCK_CHAR and told["tutor"] is False
+    printed = json.loads(next(line for line in process.stdout.splitlines() if line.startswith("RESULT "))[7:])
+    assert printed["class"] == printed["target"] == STOCK_CHAR and printed["tutor"] is False
 
     student = make_student(student_config(corpus, None))
-    assert told["keys"] == list(student.state_dict())
+    assert printed["keys"] == list(student.state_dict())
     student.load_state_dict(load_lightning_checkpoint(source)["state_dict"])
     signal = torch.tensor(soundfile.read(audio, dtype="float32")[0])[None]
     with torch.no_grad():

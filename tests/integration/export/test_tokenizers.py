@@ -209,8 +209,8 @@ def test_wordpieces_in_sherpa_onnx_and_in_onnx_asr_are_nemos_text(tmp_path: Path
     ):
         labels = [numbers[piece] for piece in pieces]
         best = torch.nn.functional.one_hot(torch.tensor([labels]), len(numbers)).float().log()
-        told = model.decoding.ctc_decoder_predictions_tensor(best, torch.tensor([len(labels)]))
-        assert told[0].text == expected
+        printed = model.decoding.ctc_decoder_predictions_tensor(best, torch.tensor([len(labels)]))
+        assert printed[0].text == expected
         samples = np.zeros(2 * 160 * len(labels), np.float32)
         graph = write_table(
             tmp_path / "student.sherpa.onnx", tmp_path / "table.onnx", labels, len(WORDPIECES)

@@ -68,13 +68,18 @@ def test_a_model_in_training_is_unchanged_by_its_export(model: Any, tmp_path: Pa
         "student.onnx",
     ]
     assert [graph.path for graph in done.onnx] == [tmp_path / "student.onnx", tmp_path / "student.int8.onnx"]
-    told = json.loads((tmp_path / "student.json").read_text())
-    assert [entry["name"] for entry in told["files"]] == ["student.nemo", "student.int8.onnx", "student.onnx"]
-    assert told["student"]["class"] == done.target and told["student"]["frame_ms"] == 20.0
+    shown = json.loads((tmp_path / "student.json").read_text())
+    assert [entry["name"] for entry in shown["files"]] == [
+        "student.nemo",
+        "student.int8.onnx",
+        "student.onnx",
+    ]
+    assert shown["student"]["class"] == done.target and shown["student"]["frame_ms"] == 20.0
     assert (
-        told["student"]["parameters"] == done.parameters and len(told["student"]["vocabulary"]) == done.labels
+        shown["student"]["parameters"] == done.parameters
+        and len(shown["student"]["vocabulary"]) == done.labels
     )
-    names = [check["name"] for check in told["checks"]]
+    names = [check["name"] for check in shown["checks"]]
     of_graphs = [
         f"student{suffix}: {what}"
         for suffix in (".onnx", ".int8.onnx")
@@ -82,7 +87,7 @@ def test_a_model_in_training_is_unchanged_by_its_export(model: Any, tmp_path: Pa
     ]
     for expected in ("keys", "restore", "no plugin", "log-probabilities", *of_graphs):
         assert expected in names
-    assert all(check["passed"] for check in told["checks"])
+    assert all(check["passed"] for check in shown["checks"])
 
 
 def test_a_subword_model_in_memory_leaves_with_its_tokenizer(tmp_path: Path) -> None:

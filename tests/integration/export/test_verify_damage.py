@@ -118,9 +118,7 @@ def test_an_undamaged_repack_passes(exported: Path, tmp_path: Path, monkeypatch:
     assert failures(again, monkeypatch, [exported.with_suffix(".onnx")]) == []
 
 
-def test_a_tokenizer_that_tells_of_its_training_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_tokenizer_that_names_its_training_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (found,) = [
         f for f in failures(build("quartznet bpe", tmp_path), monkeypatch) if f.startswith("tokenizer")
     ]

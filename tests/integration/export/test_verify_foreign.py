@@ -37,7 +37,7 @@ def test_an_archive_with_more_than_a_student_fails(
     assert failures(stuffed, monkeypatch) == [words]
 
 
-def test_a_receiver_without_the_extra_is_told_so(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_without_the_extra_is_named_it(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert 'install it with pip install "nemo_tutornet[onnx]"' in refusal(
         verify_received, exported, [exported.with_suffix(".onnx")]

@@ -251,15 +251,15 @@ def test_skd_without_repeated_frames_trains(alignment, corpus, teacher_file, mak
     assert all(value > 0 for value in values) and sum(values[-4:]) < sum(values[:4])
 
 
-def test_what_the_schedule_makes_useless_is_told(corpus, teacher_file, make_student, monkeypatch):
-    told: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: told.append(str(message)))
+def test_what_the_schedule_makes_useless_is_reported(corpus, teacher_file, make_student, monkeypatch):
+    printed: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: printed.append(str(message)))
     stages = [RKD | {"epochs": 2}, {"name": "ctc", "weights": {"ctc": 1.0}}]
     make_student(student_config(corpus, teacher_file, stages, skd={"match_window": 2}), max_epochs=1).setup(
         "fit"
     )
     for words in ("model.tutor.skd changes match_window, but no stage", "Stage 'ctc' is never reached"):
-        assert sum(one.startswith(words) for one in told) == 1, told
+        assert sum(one.startswith(words) for one in printed) == 1, printed
 
 
 def test_meeting_the_teacher_changes_nothing_of_the_student(corpus, teacher_file, make_student):

@@ -117,16 +117,16 @@ def test_resuming_without_the_teacher_or_with_a_new_one_is_refused(
         resumed.trainer.fit(resumed)
 
 
-def test_going_on_with_another_teacher_is_told(corpus, teacher_file, make_student, tmp_path, monkeypatch):
+def test_going_on_with_another_teacher_is_reported(corpus, teacher_file, make_student, tmp_path, monkeypatch):
     """The cache of the same teacher is none; RKD's projection would not notice, as widths are equal."""
-    told: list[str] = []
-    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: told.append(str(message)))
+    printed: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda message, *_, **__: printed.append(str(message)))
 
     def run(config: dict[str, Any], epochs: int) -> list[str]:
-        told.clear()
+        printed.clear()
         model = make_student(config, folder=tmp_path / "run", max_epochs=epochs)
         model.trainer.fit(model)
-        return [message for message in told if "other teachers" in message]
+        return [message for message in printed if "other teachers" in message]
 
     live = student_config(corpus, teacher_file)
     assert run(live, 1) == []

@@ -187,7 +187,7 @@ def test_a_teacher_with_an_adapter_is_shown_with_and_without_it(
     assert "which was made for another teacher" in refusal(collect_report, wrong)
 
 
-def told(*arguments: object) -> str:
+def printed(*arguments: object) -> str:
     """The one line of a mistake on the command line."""
     done = CliRunner().invoke(app, ["report", *map(str, arguments)])
     assert done.exit_code == 2 and "Traceback" not in done.output, done.output
@@ -202,26 +202,26 @@ def test_mistakes_on_the_command_line(
     monkeypatch.setattr(module, "evaluate_model", lambda *given: evaluated.append(given))
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "file").touch()
-    assert "there is no manifest" in told(run, "--manifest", tmp_path / "none.jsonl")
-    assert "has no utterance" in told(run, "--manifest", tmp_path / "empty.jsonl")
-    assert "there is no folder" in told(tmp_path / "none", *manifest)
-    assert "has no checkpoints/NAME.nemo" in told(tmp_path, *manifest)
-    assert "there is no file" in told(run, tmp_path / "none.onnx", *manifest)
-    assert "none.nemo" in told(run, *manifest, "--teacher", tmp_path / "none.nemo")
+    assert "there is no manifest" in printed(run, "--manifest", tmp_path / "none.jsonl")
+    assert "has no utterance" in printed(run, "--manifest", tmp_path / "empty.jsonl")
+    assert "there is no folder" in printed(tmp_path / "none", *manifest)
+    assert "has no checkpoints/NAME.nemo" in printed(tmp_path, *manifest)
+    assert "there is no file" in printed(run, tmp_path / "none.onnx", *manifest)
+    assert "none.nemo" in printed(run, *manifest, "--teacher", tmp_path / "none.nemo")
     (tmp_path / "teacher.onnx").touch()
-    assert "teacher.onnx" in told(run, *manifest, "--teacher", tmp_path / "teacher.onnx")
-    assert "without its teacher" in told(alone, *manifest, "--adapter", tmp_path / "none.safetensors")
-    assert "--utterance nobody" in told(run, *manifest, "--utterance", "nobody")
-    assert "--adapter is" in told(run, *manifest, "--adapter", tmp_path / "none.safetensors")
-    assert "--output" in told(run, *manifest, "--output", tmp_path / "file")
+    assert "teacher.onnx" in printed(run, *manifest, "--teacher", tmp_path / "teacher.onnx")
+    assert "without its teacher" in printed(alone, *manifest, "--adapter", tmp_path / "none.safetensors")
+    assert "--utterance nobody" in printed(run, *manifest, "--utterance", "nobody")
+    assert "--adapter is" in printed(run, *manifest, "--adapter", tmp_path / "none.safetensors")
+    assert "--output" in printed(run, *manifest, "--output", tmp_path / "file")
     student = run / "checkpoints" / "distilled.nemo"
-    assert "the same file twice" in told(run, *manifest, "--baseline", student)
+    assert "the same file twice" in printed(run, *manifest, "--baseline", student)
     many = [item for i in range(module.MOST_SHOWN + 1) for item in ("--utterance", f"u{i}")]
-    assert f"at most {module.MOST_SHOWN} utterances" in told(run, *manifest, *many)
+    assert f"at most {module.MOST_SHOWN} utterances" in printed(run, *manifest, *many)
     assert not evaluated, "a mistake should not cost the time of an evaluation"
 
 
-def test_audio_that_ends_early_is_told(run: Path, tmp_path: Path) -> None:
+def test_audio_that_ends_early_is_reported(run: Path, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, "cut", [1.0, 1.0])
     soundfile.write(tmp_path / "cut1.flac", soundfile.read(tmp_path / "cut1.wav")[0], 16000)
     damaged = bytearray((tmp_path / "cut1.flac").read_bytes())

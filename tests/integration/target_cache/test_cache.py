@@ -36,7 +36,7 @@ from tests.integration.target_cache.caching import (
 )
 
 
-def test_a_log_file_tells_how_far_it_is(corpus, teacher_file, tmp_path, capsys):
+def test_a_log_file_shows_how_far_it_is(corpus, teacher_file, tmp_path, capsys):
     build_cache(whole(student_config(corpus, teacher_file, STAGES)), tmp_path / "cache")
     assert capsys.readouterr().err.splitlines() == ["teacher: 0.00 of 0.00 hours of audio"]
 
@@ -266,7 +266,7 @@ def test_the_command(run, corpus, teacher_file, tmp_path):
     assert [path.name for path in (tmp_path / "mine").iterdir() if path.name[0] != "."] == ["notes.txt"]
 
 
-def test_another_training_begins_with_the_first_stage_and_hears_its_own_data(corpus, cache, make_student):
+def test_another_training_begins_with_the_first_stage_and_its_own_data(corpus, cache, make_student):
     config = cached(corpus, cache)
     model = make_student(config, max_epochs=3)
     model.trainer.fit(model)

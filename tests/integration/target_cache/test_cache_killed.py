@@ -150,13 +150,13 @@ def test_a_killed_training_resumes_from_its_cache(corpus, teacher_file, make_stu
         command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as run:
         assert run.stdout is not None
-        told = []
+        printed = []
         for line in run.stdout:
-            told.append(line)
+            printed.append(line)
             if "Epoch 3, global step" in line:
                 break
         run.kill()
-    assert "Epoch 3, global step" in told[-1], "".join(told)[-3000:]
+    assert "Epoch 3, global step" in printed[-1], "".join(printed)[-3000:]
     last = max(
         int(found)
         for path in tmp_path.rglob("*-last.ckpt")

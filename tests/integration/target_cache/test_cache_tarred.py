@@ -47,8 +47,8 @@ def test_a_manifest_of_more_than_its_tars(corpus, teacher_file, make_student, tm
         progress=False,
     )
     assert (built.utterances, built.missing_from_tars) == (5, 3)
-    told = capsys.readouterr().err
-    assert "The manifest has train5.wav from 0 s for 0.68 s and 2 more of 8, but no tar has" in told, told
+    shown = capsys.readouterr().err
+    assert "The manifest has train5.wav from 0 s for 0.68 s and 2 more of 8, but no tar has" in shown, shown
     found = targets_of_batches(make_student(tarred(cached(corpus, tmp_path / "cache"), source)))
     assert sum(len(batch[1]) for _, batch in found) == 5
 
@@ -115,7 +115,7 @@ def test_two_ranks_that_read_the_same_tars(corpus, teacher_file, tmp_path):
     assert len(counts) == 2 and sum(counts) == header["totals"]["utterances"] == 8
 
 
-def test_the_same_buckets_are_heard_twice(corpus, teacher_file, make_student, tmp_path):
+def test_the_same_buckets_are_read_twice(corpus, teacher_file, make_student, tmp_path):
     names = [f"train{i}.wav" for i in range(8)]
     parts = [tar(corpus, tmp_path, names[i::2], i) for i in range(2)]
     source = {key: [[part[key]] for part in parts] for key in parts[0]}
@@ -136,7 +136,7 @@ def test_the_same_buckets_are_heard_twice(corpus, teacher_file, make_student, tm
     )
 
 
-def test_the_teacher_of_a_cache_hears_no_augmentation(corpus, teacher_file, make_student, tmp_path):
+def test_the_teacher_of_a_cache_gets_no_augmentation(corpus, teacher_file, make_student, tmp_path):
     config = student_config(corpus, teacher_file, STAGES)
     config["train_ds"]["augmentor"] = {"white_noise": {"prob": 1.0, "min_level": -20, "max_level": -10}}
     build_cache(whole(config), tmp_path / "cache", progress=False)

@@ -301,8 +301,8 @@ def test_the_command_line(corpus, teacher_file, make_student, tmp_path, monkeypa
         "model.tutor.teacher.cache=targets model.train_ds.augmentor.speed.num_rates=2"
     )
     done = CliRunner().invoke(app, [*command, "--views", "2", "--json"])
-    told = json.loads(done.stdout)
-    assert (told["added"], told["views"]) == (0, ["as recorded", "rate 0.9", "rate 1.1"])
+    printed = json.loads(done.stdout)
+    assert (printed["added"], printed["views"]) == (0, ["as recorded", "rate 0.9", "rate 1.1"])
     targets_of_batches(make_student(perturbed(cached(corpus, tmp_path / "targets"), num_rates=2)))
 
 

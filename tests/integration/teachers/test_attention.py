@@ -209,11 +209,11 @@ def test_its_model_for_time_stamps_is_not_restored(canary, tmp_path):
 
 
 def test_inspect_lists_its_prompt(canary):
-    told = CliRunner().invoke(app, ["inspect", str(canary), "--json"])
-    found = json.loads(told.stdout)
+    printed = CliRunner().invoke(app, ["inspect", str(canary), "--json"])
+    found = json.loads(printed.stdout)
     assert found["prompt"] == {"source_lang": "en", "task": "asr", "target_lang": "en", "pnc": "yes"}
     assert found["skd"] is False and found["labels"]["tokenizer"] == "agg"
     assert found["labels"]["size"] == len(restore_ctc(canary).tokenizer.vocab)
     shown = CliRunner().invoke(app, ["inspect", str(canary)])
     assert "source_lang: en, task: asr" in shown.stdout and "no SKD (without a CTC head" in shown.stdout
-    assert "Error" not in shown.output and "Error" not in told.output
+    assert "Error" not in shown.output and "Error" not in printed.output

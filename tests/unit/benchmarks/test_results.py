@@ -109,7 +109,7 @@ def test_every_student_has_its_encoder(tools: dict[str, ModuleType]) -> None:
 
 
 @pytest.mark.parametrize("share, rows", [(0.25, 2), (0.5, 5), (1.0, 10)])
-def test_shares_are_nested_and_heard_from_anywhere(
+def test_shares_are_nested_and_read_from_anywhere(
     tools: dict[str, ModuleType], tmp_path: Path, share: float, rows: int
 ) -> None:
     data = tmp_path / "data"
@@ -180,7 +180,7 @@ def trained(
     yield run
 
 
-def test_mistakes_of_a_command_are_told_before_anything_is_trained(
+def test_mistakes_of_a_command_are_reported_before_anything_is_trained(
     trained: Callable[..., str], tmp_path: Path
 ) -> None:
     for arguments, words in [

@@ -82,7 +82,7 @@ def test_more_seeds_than_three_make_no_baseline(tools: dict[str, ModuleType], tm
     assert rows["CTC only; optim.lr=2"].endswith("| 1 | 1.00, -90 % |")
 
 
-def test_further_speech_is_told_and_shown_with_its_transcripts(
+def test_further_speech_is_named_and_shown_with_its_transcripts(
     tools: dict[str, ModuleType], tmp_path: Path
 ) -> None:
     heard = {"further": ["a", "b"], "further_share": 0.5}

@@ -30,7 +30,7 @@ def asked(tools: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> list
 
 
 @pytest.mark.parametrize("recipe", ["ctc", "rkd_kept_ctc"])
-def test_further_speech_is_heard_in_a_training_before(
+def test_further_speech_is_used_in_a_training_before(
     tools: dict[str, ModuleType], tmp_path: Path, asked: list[dict[str, Any]], recipe: str
 ) -> None:
     """As many steps in all as without it; with a teacher no transcript is read before."""

@@ -139,7 +139,7 @@ def test_a_corpus_is_checked_before_anything_is_trained(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["taken", "taken/below"])
-def test_an_output_that_is_a_file_is_told(tmp_path: Path, name: str) -> None:
+def test_an_output_that_is_a_file_is_reported(tmp_path: Path, name: str) -> None:
     (tmp_path / "taken").touch()
     result = CliRunner().invoke(app, ["demo", "--output", str(tmp_path / name)])
     assert result.exit_code == 2 and f"error: --output {tmp_path / name} cannot be used" in result.output

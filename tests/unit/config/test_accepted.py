@@ -51,7 +51,7 @@ def test_where_the_first_weights_come_from(init: str, source: str | None, layers
 
 
 @pytest.mark.parametrize(
-    "section, told",
+    "section, printed",
     [
         ("skd: {divergence: kl, temperature: 2}", ["model.tutor.skd changes divergence, temperature, but"]),
         ("pseudo_labels: {max_wer: 0.2}", ["model.tutor.pseudo_labels changes max_wer, but"]),
@@ -63,10 +63,10 @@ def test_where_the_first_weights_come_from(init: str, source: str | None, layers
         ("skd: {match_window: 4}, stages: [{name: b, weights: {skd: 1}}]", []),
     ],
 )
-def test_settings_of_a_loss_that_no_stage_uses_are_told(section: str, told: list[str]) -> None:
+def test_settings_of_a_loss_that_no_stage_uses_are_reported(section: str, printed: list[str]) -> None:
     found = parse(f"{TEACHER}, {section}").unused()
-    assert len(found) == len(told) and all(
-        one.startswith(words) for one, words in zip(found, told, strict=True)
+    assert len(found) == len(printed) and all(
+        one.startswith(words) for one, words in zip(found, printed, strict=True)
     ), found
 
 
@@ -176,7 +176,7 @@ def test_no_teacher_is_accepted_with_consistency() -> None:
     assert any("consistency" in warning for warning in config.unused())
 
 
-def test_mixed_waveforms_without_an_effect_are_told() -> None:
+def test_mixed_waveforms_without_an_effect_are_reported() -> None:
     assert not parse(f"{TEACHER}, mixup: {{share: 0.5, alpha: 0.4}}").unused()
     for section in (
         f"{TEACHER}, mixup: {{alpha: 0.4}}",

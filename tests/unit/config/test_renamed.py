@@ -25,7 +25,7 @@ OLD = {"shift": "match_window", "at_layers": "intermediate_layers", "at_layers_w
         "++model.tutor={{skd:{{{}:4}}}}",
     ],
 )
-def test_an_override_of_an_old_key_is_told_the_new_one(override: str, old: str) -> None:
+def test_an_override_of_an_old_key_gets_the_name_of_the_new_one(override: str, old: str) -> None:
     message = refused(check_renamed_overrides, ["--config-path=../conf", override.format(old)])
     assert message == f"model.tutor.skd.{old} is now called model.tutor.skd.{OLD[old]}; rename the key."
 

@@ -85,13 +85,13 @@ def test_a_comma_ends_a_path_in_lists_too(folder: Path) -> None:
             check_manifests(model(found))
 
 
-def test_a_training_without_validation_is_told(folder: Path) -> None:
+def test_a_training_without_validation_is_reported(folder: Path) -> None:
     path = manifest(folder, row(duration=1.0))
     config = model(path)
     for without in (None, {"manifest_filepath": None}):
         config.validation_ds = without
-        [told] = check_manifests(config)
-        assert told.startswith(
+        [printed] = check_manifests(config)
+        assert printed.startswith(
             "model.validation_ds.manifest_filepath is not set, so no checkpoint can be selected"
         )
     config.validation_ds = {"manifest_filepath": str(path)}
@@ -209,8 +209,8 @@ def test_empty_texts_of_a_training_with_a_teacher_are_counted(folder: Path) -> N
     config = model(path)
     assert not any("empty text" in one for one in check_manifests(config))
     config.tutor = {"teacher": {}}
-    (told,) = check_manifests(config)
-    assert told.startswith(f"1 rows of {path} have an empty text: ")  # a space is a label
+    (printed,) = check_manifests(config)
+    assert printed.startswith(f"1 rows of {path} have an empty text: ")  # a space is a label
     config.validation_ds, config.train_ds.manifest_filepath = (
         config.train_ds,
         str(manifest(folder, row(duration=1.0), name="t")),
@@ -218,7 +218,7 @@ def test_empty_texts_of_a_training_with_a_teacher_are_counted(folder: Path) -> N
     assert check_manifests(config) == []
 
 
-def test_rows_without_a_text_are_told_where_nobody_teaches(folder: Path) -> None:
+def test_rows_without_a_text_are_reported_where_nobody_teaches(folder: Path) -> None:
     path = manifest(
         folder,
         row(duration=1.0),
@@ -226,8 +226,8 @@ def test_rows_without_a_text_are_told_where_nobody_teaches(folder: Path) -> None
         {**AUDIO, "duration": 1.0},
         {**AUDIO, "duration": 1.0},
     )
-    (told,) = check_manifests(model(path))
-    assert told == (
+    (printed,) = check_manifests(model(path))
+    assert printed == (
         f"2 of 4 rows of {path} have no text: without a teacher the student learns to output silence for "
         "them; remove them from model.train_ds.manifest_filepath."
     )

@@ -46,7 +46,7 @@ def test_a_missing_duration_is_that_of_the_file_after_the_offset(folder: Path) -
     assert [utterance.duration for utterance in read_manifest(path)] == pytest.approx([1.0, 0.75, 1.0])
 
 
-def test_a_duration_is_what_is_heard(folder: Path) -> None:
+def test_a_duration_is_that_of_the_segment(folder: Path) -> None:
     """1000 stands for the whole file in manifests that people share; NeMo takes 0 and -1 for it, too."""
     path = manifest(
         folder,

@@ -95,7 +95,7 @@ def test_audio_is_found_from_another_folder(
 
 
 @pytest.mark.parametrize("name", ["taken", "file/train.jsonl"])
-def test_a_place_that_cannot_be_written_is_told(source: Path, tmp_path: Path, name: str) -> None:
+def test_a_place_that_cannot_be_written_is_reported(source: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "file").touch()
     assert f"{tmp_path / name} cannot be written" in refusal(pseudo_manifest, source, tmp_path / name)
@@ -111,7 +111,7 @@ def test_a_place_that_cannot_be_written_is_told(source: Path, tmp_path: Path, na
         ("", "leaves no row to train on"),
     ],
 )
-def test_bad_input_is_told_and_nothing_is_written(content: str, words: str, tmp_path: Path) -> None:
+def test_bad_input_is_reported_and_nothing_is_written(content: str, words: str, tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text(content, encoding="utf-8")
     (tmp_path / "out.jsonl").write_text("old", encoding="utf-8")
     with pytest.raises(TutorError, match=words):

@@ -96,7 +96,7 @@ def test_lhotse_and_none():
         ({"sr": "16k"}, "sr=16k"),
     ],
 )
-def test_what_cannot_be_told_is_refused_with_the_remedy(changes, words):
+def test_what_cannot_be_identified_is_refused_with_the_remedy(changes, words):
     if changes.get("resample_type") == "kaiser_fast":
         try:
             import resampy  # noqa: F401
@@ -140,7 +140,7 @@ def test_rooms_and_noise_are_allowed():
     bounds=st.tuples(st.integers(50, 150), st.integers(50, 150)),
     seed=st.integers(0, 99),
 )
-def test_nemo_plays_the_speeds_that_are_told(samples, rates, bounds, seed):
+def test_nemo_plays_the_speeds_that_are_listed(samples, rates, bounds, seed):
     """Whatever NeMo draws has the samples of one view, and is what its augmentor plays."""
     low, high = sorted(bounds)
     train_ds = speed(num_rates=rates, min_speed_rate=low / 100, max_speed_rate=high / 100)

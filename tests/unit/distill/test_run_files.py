@@ -41,12 +41,12 @@ def save(path: Path, step: int, training_state: bool = True) -> Path:
 
 def resumed_from(folder: Path, **more: Any) -> tuple[Path | None, list[str]]:
     """Where NeMo continues, after the repair, and what was told."""
-    told = repair_run_folder(manager(folder, **more))
+    printed = repair_run_folder(manager(folder, **more))
     trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     exp_manager(trainer, manager(folder, **more))
     again = repair_run_folder(manager(folder, **more))
     assert again == [], "a folder that was repaired needs no repair"
-    return (Path(trainer.ckpt_path) if trainer.ckpt_path else None), told
+    return (Path(trainer.ckpt_path) if trainer.ckpt_path else None), printed
 
 
 def truncate(path: Path, share: float) -> Path:
@@ -65,9 +65,9 @@ def test_the_first_checkpoint_was_half_written(tmp_path: Path, share: float, mar
     last = truncate(save(folder / "run--val_wer=0.5-epoch=1-last.ckpt", 3), share)
     if marked:
         mark(last)
-    resumed, told = resumed_from(tmp_path)
+    resumed, printed = resumed_from(tmp_path)
     assert resumed is None and not last.exists()
-    assert str(last) in told[0] and told[-1].endswith("the training begins anew.")
+    assert str(last) in printed[0] and printed[-1].endswith("the training begins anew.")
     kept = [path.name for path in folder.iterdir()]
     assert kept == ([] if marked or not share else [f"{last.name}.damaged"])
 
@@ -88,9 +88,9 @@ def test_the_newest_whole_one_takes_its_place(tmp_path: Path) -> None:
     save(folder / "run--val_wer=0.7-epoch=3.ckpt", 12, training_state=False)
     last = truncate(save(folder / "run--val_wer=0.6-epoch=2-last.ckpt", 8), 0.5)
     mark(last)
-    resumed, told = resumed_from(tmp_path)
+    resumed, printed = resumed_from(tmp_path)
     assert resumed == last and resumed.read_bytes() == newest.read_bytes()
-    assert str(newest) in told[-1] and "continues from" in told[-1]
+    assert str(newest) in printed[-1] and "continues from" in printed[-1]
 
 
 def test_killed_between_the_best_and_the_first_last(tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_killed_before_the_last_but_one_was_removed(tmp_path: Path) -> None:
     newer = save(folder / "run--val_wer=0.5-epoch=10-last.ckpt", 40)
     older = save(folder / "run--val_wer=0.5-epoch=9-last.ckpt", 36)
     mark(older)
-    resumed, told = resumed_from(tmp_path)
-    assert resumed == newer and older.with_name(f"{older.name}.older").is_file() and str(older) in told[0]
+    resumed, printed = resumed_from(tmp_path)
+    assert resumed == newer and older.with_name(f"{older.name}.older").is_file() and str(older) in printed[0]
 
 
 def test_a_temporary_folder_and_a_mark_alone(tmp_path: Path) -> None:
@@ -124,8 +124,8 @@ def test_a_temporary_folder_and_a_mark_alone(tmp_path: Path) -> None:
     last = save(folder / "run-last.ckpt", 3)
     (folder / ".run.nemo.tutornet-abc.tmp").mkdir()
     (folder / "run--val_wer=0.5-epoch=1-unfinished").touch()
-    resumed, told = resumed_from(tmp_path)
-    assert resumed == last and len(told) == 1 and [path.name for path in folder.iterdir()] == [last.name]
+    resumed, printed = resumed_from(tmp_path)
+    assert resumed == last and len(printed) == 1 and [path.name for path in folder.iterdir()] == [last.name]
 
 
 def test_the_nemo_that_was_moved_away(tmp_path: Path) -> None:
@@ -152,8 +152,8 @@ def test_where_checkpoints_are(tmp_path: Path, where: str | None) -> None:
     elif where == "url":
         config.checkpoint_callback_params.dirpath = "s3://bucket/checkpoints"
     last = truncate(save(folder / "run-last.ckpt", 3), 0.5)
-    told = repair_run_folder(config)
-    assert last.exists() is (where in ("not resumed", "url", None)) is (not told)
+    printed = repair_run_folder(config)
+    assert last.exists() is (where in ("not resumed", "url", None)) is (not printed)
 
 
 def test_a_checkpoint_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

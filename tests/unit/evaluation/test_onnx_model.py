@@ -140,8 +140,8 @@ def test_the_best_path_is_spelt_as_nemo_spells_it(tmp_path, page, strategy):
     metadata = dataclasses.replace(METADATA, labels=labels, front_end={**METADATA.front_end, "features": 7})
     recogniser = OnnxCTCModel(write(tmp_path / "student.onnx", graph(features=7), metadata.as_strings()))
     log_probs = torch.randn(40, 200, 7, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
-    told = nemo_decoding(labels, strategy).ctc_decoder_predictions_tensor(log_probs, torch.full((40,), 200))
-    expected = [hypothesis.text for hypothesis in told]
+    shown = nemo_decoding(labels, strategy).ctc_decoder_predictions_tensor(log_probs, torch.full((40,), 200))
+    expected = [hypothesis.text for hypothesis in shown]
     assert any(" '" in text for text in expected), "of two spaces one stays"
     assert [recogniser.decode(row.numpy()) for row in log_probs] == expected
     assert [page.text(row.numpy(), labels, "char") for row in log_probs] == expected

@@ -223,12 +223,12 @@ def test_a_stage_that_is_gone_is_named() -> None:
         ("share", [0.25, None], (-1, 100), []),
     ],
 )
-def test_a_stage_that_is_never_reached_is_told(
+def test_a_stage_that_is_never_reached_is_reported(
     unit: str, lengths: list, limits: tuple, never: list[str]
 ) -> None:
-    told = Schedule([stage("abc"[i], length) for i, length in enumerate(lengths)], unit).check(*limits)
-    assert len(told) == len(never) and all(
-        one.startswith(words) for one, words in zip(told, never, strict=True)
+    printed = Schedule([stage("abc"[i], length) for i, length in enumerate(lengths)], unit).check(*limits)
+    assert len(printed) == len(never) and all(
+        one.startswith(words) for one, words in zip(printed, never, strict=True)
     )
 
 

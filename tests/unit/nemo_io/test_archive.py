@@ -308,7 +308,7 @@ def test_nemos_own_decoding_names_no_file() -> None:
     assert stock.decoding.beam.beam_size == decoding["beam"]["beam_size"]
 
 
-def test_no_tokenizer_tells_its_folder() -> None:
+def test_no_tokenizer_names_its_folder() -> None:
     config = student_config()
     config.tokenizer = {"dir": "/home/me/a", "type": "BPE", "model_path": "nemo:a_tokenizer.model"}
     assert stock_config(config).tokenizer == {

@@ -259,7 +259,7 @@ class _Conformer(nn.Module):
         ("encoder.layers", False, False),  # its last child is a layer and no norm
     ],
 )
-def test_a_layer_that_ends_in_a_layer_norm_is_told(path: str, out_proj: bool, expected: bool) -> None:
+def test_a_layer_that_ends_in_a_layer_norm_is_found(path: str, out_proj: bool, expected: bool) -> None:
     model = nn.Module()
     model.encoder = _Conformer(out_proj)
     assert ends_in_layer_norm(model, Layer(path, 4, 1, 10.0)) is expected

@@ -83,5 +83,5 @@ def test_options_are_put_above_the_defaults() -> None:
         ({}, {"pnc": "no"}, "key is set, but the teacher (Model) has no prompt; leave the key out."),
     ],
 )
-def test_a_mistake_is_told(defaults: dict[str, None], options: dict[str, str], sentence: str) -> None:
+def test_a_mistake_is_reported(defaults: dict[str, None], options: dict[str, str], sentence: str) -> None:
     assert refusal(check_prompt, model(**defaults), options, "key") == sentence

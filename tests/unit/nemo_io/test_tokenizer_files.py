@@ -279,8 +279,8 @@ def archive(path: Path, folder: Path, **section: Any) -> NemoArchive:
         "spe_tokenizer_vocab": "tokenizer.vocab",
     }
     present = {key: name for key, name in names.items() if (folder / name).is_file()}
-    told = {"dir": "", "type": "bpe", **{key: f"nemo:ab_{name}" for key, name in present.items()}, **section}
-    config = OmegaConf.to_yaml(OmegaConf.create({"tokenizer": told})).encode()
+    shown = {"dir": "", "type": "bpe", **{key: f"nemo:ab_{name}" for key, name in present.items()}, **section}
+    config = OmegaConf.to_yaml(OmegaConf.create({"tokenizer": shown})).encode()
     files = [(f"./ab_{name}", (folder / name).read_bytes()) for name in present.values()]
     return NemoArchive(write_tar(path, ("./model_config.yaml", config), *files))
 

@@ -171,7 +171,7 @@ def test_a_tokenizer_trained_from_a_file_shows_its_path(tmp_path, monkeypatch, c
     _one_sentence(capsys, f"0a_tokenizer.model shows the customer the absolute path {folder}/text.txt")
 
 
-def test_faults_of_different_kinds_are_all_told(tmp_path, monkeypatch, capsys):
+def test_faults_of_different_kinds_are_all_reported(tmp_path, monkeypatch, capsys):
     files = Files(tmp_path)
     files.manifest["metadata"]["obj_cls"] = "in_house.CTCModel"
     files.archived.pop("model_graph.onnx")

@@ -81,7 +81,7 @@ def test_the_exit_code_of_nemo2riva_is_not_believed(tmp_path, convert, does, wor
         (["student.nemo", "student.zip"], "student.zip must end in .riva"),
     ],
 )
-def test_mistakes_on_the_command_line_are_told_before_anything_is_made(tmp_path, convert, arguments, words):
+def test_mistakes_of_the_command_line_come_before_anything_is_made(tmp_path, convert, arguments, words):
     (tmp_path / "student.nemo").touch()
     done = convert(*arguments)
     assert done.returncode == 2 and words in done.stderr and len(done.stderr.splitlines()) == 1

@@ -52,7 +52,7 @@ def batch(known: list[Utterance], lengths: list[int], views: Any = VIEWS) -> Tra
     return TrainingBatch(torch.zeros(1), torch.tensor(lengths), utterances=known, views=views)
 
 
-def test_the_number_of_samples_tells_the_speed(tmp_path):
+def test_the_number_of_samples_identifies_the_speed(tmp_path):
     known = utterances(3)
     reader = store(tmp_path / "cache", known)
     assert len(reader) == 9 and set(reader.views) == {view.name for view in VIEWS}

@@ -196,20 +196,20 @@ def test_an_interrupt_while_files_appear_waits_for_the_last(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN, "own"])
 def test_an_interrupt_is_put_off_and_not_lost(number: int, handler: Any) -> None:
-    told: list[int] = []
-    own = (lambda got, _: told.append(got)) if handler == "own" else handler
+    printed: list[int] = []
+    own = (lambda got, _: printed.append(got)) if handler == "own" else handler
     before = signal.signal(number, own)
     steps = []
     try:
         with defer_signals():
             os.kill(os.getpid(), number)
             steps.append("done")
-            assert not told
+            assert not printed
     except KeyboardInterrupt:
         steps.append("interrupted")
     finally:
         after = signal.signal(number, before)
-    assert after is own and told == ([number] if handler == "own" else [])
+    assert after is own and printed == ([number] if handler == "own" else [])
     assert steps == (["done", "interrupted"] if handler == signal.SIG_DFL else ["done"])
 
 

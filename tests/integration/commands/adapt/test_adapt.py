@@ -87,13 +87,13 @@ def test_inspect_and_check_report_it(folder, teacher, adapted, tmp_path):
     where = ["--config-path", str(tmp_path), "--config-name", "student"]
     checked = CliRunner().invoke(app, ["check", *where, "--json"])
     assert checked.exit_code == 0, checked.output
-    told = json.loads(checked.stdout)
-    assert told["teacher"]["adapter"] == words
-    assert told["matches"]["RKD"] == "adapter (24 wide, 20 ms) -> encoder (20 wide, 20 ms), one to one"
-    assert told["matches"]["frame weighting"] == "nonblank"
-    assert told["matches"]["pseudo-labels"] == "the adapter's text in the student's labels"
-    assert told["matches"]["decoder warm start"] == "yes"
-    assert "11 labels in the same order" in told["matches"]["SKD"]
+    reported = json.loads(checked.stdout)
+    assert reported["teacher"]["adapter"] == words
+    assert reported["matches"]["RKD"] == "adapter (24 wide, 20 ms) -> encoder (20 wide, 20 ms), one to one"
+    assert reported["matches"]["frame weighting"] == "nonblank"
+    assert reported["matches"]["pseudo-labels"] == "the adapter's text in the student's labels"
+    assert reported["matches"]["decoder warm start"] == "yes"
+    assert "11 labels in the same order" in reported["matches"]["SKD"]
 
 
 @pytest.mark.parametrize("source", ["live", "cache", "encodings"])
@@ -168,8 +168,8 @@ def test_a_transducer_gets_posteriors_and_confidence(folder, make_student):
     half = student_config(folder, teacher)["train_ds"] | {"manifest_filepath": str(folder / "half.jsonl")}
     result = adapt(folder, teacher, output, "--epochs", "2", "--json", train_ds=half)
     assert result.exit_code == 0, result.output
-    told = json.loads(result.stdout)
-    assert told["utterances"] == 4 + told["pseudo_labelled"]
+    reported = json.loads(result.stdout)
+    assert reported["utterances"] == 4 + reported["pseudo_labelled"]
     adapted = live(teacher, output)
     assert adapted.has_posteriors and not LiveTeacher(restore_ctc(teacher)).has_posteriors
     batch = TrainingBatch(torch.randn(2, 16000), torch.tensor([16000, 9000]))
