@@ -25,6 +25,7 @@ from rich.console import Console
 
 from nemo_tutornet.commands.cache_builder import CacheBuilder, hours_progress, play_at, remaining_loader
 from nemo_tutornet.commands.cache_schema import schema_of_training
+from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.damaged_audio import guard_audio
 from nemo_tutornet.data.dataloader import UtteranceResolver
 from nemo_tutornet.data.manifest_checks import check_manifests
@@ -111,16 +112,7 @@ def build_cache(
         TutorError: the config has a mistake that would also stop the training, the folder contains foreign
             files, or the disk is full.
     """
-    config = read_tutor_section(cfg.model)
-    if config is None or config.without_teacher:
-        raise TutorError(
-            "model.tutor is not there or has no teacher, so there is no teacher whose targets could be kept."
-        )
-    if config.teacher.cache is not None:
-        raise TutorError(
-            "model.tutor.teacher.cache is set, so this config reads a cache; leave it out, and give --output "
-            "to write one."
-        )
+    config = _config_with_a_teacher(cfg)
     if views is not None:
         cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=False))
         with_speeds(cfg.model.train_ds, views)
@@ -132,24 +124,7 @@ def build_cache(
     # Hide Lightning's messages about GPUs and TPUs, which are of interest only for a training.
     rank_zero_module.log.setLevel(logging.WARNING)
     with suppress_nemo_logs():
-        options = {
-            key: value
-            for key, value in resolve_trainer_cfg(cfg.get("trainer", {})).items()
-            if key in _TRAINER
-        }
-        # No training happens here. `limit_train_batches` is a number of batches instead of a fraction, so
-        # that NeMo does not ask a tarred Lhotse dataset for its length, which it does not have. Lhotse's
-        # sampler already gives each rank its part. It has no length either, which Lightning's distributed
-        # sampler would need.
-        trainer = pl.Trainer(
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            limit_train_batches=1,
-            use_distributed_sampler=not cfg.model.train_ds.get("use_lhotse"),
-            **options,
-        )
+        trainer = _prediction_trainer(cfg)
         check_tars(cfg.model.train_ds, trainer.world_size)
         student = dataloader_student(cfg.model, trainer, batch_size, perturbed=len(speeds) > 1)
         warnings = check_transcripts(student, section)
@@ -201,29 +176,12 @@ def build_cache(
     )
     done = FinishedUtterances(folder, facts, coding, teacher.sample_rate) if coding is not None else ()
     known = rows.manifest_utterances
-    passes: list[tuple[View | None, list[int]]] = [(None, [])]  # Lhotse plays all speeds in one pass
-    if known:
-        every = [(view, [replace(utterance, view=view.name) for utterance in known]) for view in speeds]
-        lacking = [
-            (view, [i for i, utterance in enumerate(there) if utterance not in done]) for view, there in every
-        ]
-        passes = [(view, remaining) for view, remaining in lacking if remaining]
+    passes = _passes(known, speeds, done)
     totals: dict[str, Any] = {"utterances": len(done), "seconds": 0.0, "bytes": 0}
     if passes:
         if progress and rank_zero_only.rank == 0:
             builder.progress = hours_progress(rows, passes, trainer.world_size)
-        try:
-            for number, (view, remaining) in enumerate(passes, start=1):
-                builder.view, builder.is_last = view, number == len(passes)
-                if view is not None:
-                    play_at(loader, view)
-                trainer.predict(
-                    builder,
-                    remaining_loader(loader, rows, remaining, trainer.world_size),
-                    return_predictions=False,
-                )
-        finally:
-            builder.release()
+        _predict(trainer, builder, loader, rows, passes)
         totals = builder.totals
     elif rank_zero_only.rank == 0:
         assert coding is not None, "nothing remains, so a cache is there"
@@ -247,6 +205,83 @@ def build_cache(
         missing_from_tars=missing_from_tars,
         views=tuple(map(str, speeds)),
     )
+
+
+# A pass over the data: the speed at which it is played, and the indices of what the cache lacks.
+# Lhotse plays all speeds in one pass, without a speed and without indices.
+_Pass = tuple[View | None, list[int]]
+
+
+def _config_with_a_teacher(cfg: Any) -> TutorConfig:
+    """Reads `model.tutor`, and refuses one without a teacher to run."""
+    config = read_tutor_section(cfg.model)
+    if config is None or config.without_teacher:
+        raise TutorError(
+            "model.tutor is not there or has no teacher, so there is no teacher whose targets could be kept."
+        )
+    if config.teacher.cache is not None:
+        raise TutorError(
+            "model.tutor.teacher.cache is set, so this config reads a cache; leave it out, and give --output "
+            "to write one."
+        )
+    return config
+
+
+def _prediction_trainer(cfg: Any) -> pl.Trainer:
+    """Builds a trainer with the devices, nodes and strategy of the training, which writes no files."""
+    options = {
+        key: value for key, value in resolve_trainer_cfg(cfg.get("trainer", {})).items() if key in _TRAINER
+    }
+    # No training happens here. `limit_train_batches` is a number of batches instead of a fraction, so that
+    # NeMo does not ask a tarred Lhotse dataset for its length, which it does not have. Lhotse's sampler
+    # already gives each rank its part. It has no length either, which Lightning's distributed sampler would
+    # need.
+    return pl.Trainer(
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        limit_train_batches=1,
+        use_distributed_sampler=not cfg.model.train_ds.get("use_lhotse"),
+        **options,
+    )
+
+
+def _passes(
+    known: Sequence[Utterance], speeds: Sequence[View], done: FinishedUtterances | tuple[()]
+) -> list[_Pass]:
+    """Returns the passes that complete a cache; none if it is complete.
+
+    Args:
+        known: the utterances of the manifests; empty where only the data has them.
+        speeds: at which each of them is stored.
+        done: what the cache holds.
+    """
+    if not known:
+        return [(None, [])]
+    lacking = [
+        (view, [i for i, utterance in enumerate(known) if replace(utterance, view=view.name) not in done])
+        for view in speeds
+    ]
+    return [(view, remaining) for view, remaining in lacking if remaining]
+
+
+def _predict(
+    trainer: pl.Trainer, builder: CacheBuilder, loader: Any, rows: UtteranceResolver, passes: Sequence[_Pass]
+) -> None:
+    """Runs the teacher, pass by pass, and closes the cache's files."""
+    try:
+        for number, (view, remaining) in enumerate(passes, start=1):
+            builder.view, builder.is_last = view, number == len(passes)
+            if view is not None:
+                play_at(loader, view)
+            trainer.predict(
+                builder,
+                remaining_loader(loader, rows, remaining, trainer.world_size),
+                return_predictions=False,
+            )
+    finally:
+        builder.release()
 
 
 def _check_durations(rows: UtteranceResolver, sample_rate: int) -> None:
