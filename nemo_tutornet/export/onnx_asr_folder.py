@@ -22,17 +22,16 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_calibration import calibration_features
 from nemo_tutornet.export.onnx_export import (
     OnnxFile,
-    _converted,
     describe_onnx,
     graph_with_length,
     require,
     restore_for_onnx,
-    to_int8,
     with_metadata,
 )
 from nemo_tutornet.export.onnx_layout import in_fast_layout
 from nemo_tutornet.export.onnx_length import PADDING_IS_IGNORED, pads_safely
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, WORD, OnnxMetadata, samples_of
+from nemo_tutornet.export.onnx_precision import in_precision
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.utils.files import read_regular_file
 
@@ -115,11 +114,8 @@ def write_onnx_asr(
         if precision in precisions:
             entries = {**replace(metadata, precision=precision).as_strings(), **PADDING_IS_IGNORED}
             path = folder / model_name(precision)
-            if precision == "int8":
-                proto, notes[path], entries["quantization"] = to_int8(graph, features)
-            else:
-                proto, notes[path] = _converted(graph, precision), None
-            path.write_bytes(with_metadata(proto, entries).SerializeToString())
+            proto, notes[path], described = in_precision(graph, precision, features)
+            path.write_bytes(with_metadata(proto, {**entries, **described}).SerializeToString())
     (folder / VOCABULARY).write_bytes(onnx_asr_vocabulary(metadata).encode())
     (folder / CONFIG).write_text(json.dumps(onnx_asr_config(metadata), indent=2) + "\n", encoding="utf-8")
     first = next(iter(notes))

@@ -14,10 +14,10 @@ from typing import Any
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.onnx_calibration import calibration_features
 from nemo_tutornet.export.onnx_fixed import frames_of, mobile_note, with_fixed_shapes
-from nemo_tutornet.export.onnx_int8 import quantize_static, quiet_root_logger
 from nemo_tutornet.export.onnx_layout import in_fast_layout
 from nemo_tutornet.export.onnx_length import PADDING_IS_IGNORED, ignores_padding, pads_safely, reads_length
 from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata, front_end_of
+from nemo_tutornet.export.onnx_precision import in_precision
 from nemo_tutornet.export.onnx_sherpa import sherpa_note, sherpa_tokens, with_length
 from nemo_tutornet.export.onnx_streaming import (
     exports_chunks,
@@ -36,17 +36,10 @@ from nemo_tutornet.utils.files import expand_user, staging_directory
 
 # The default of NeMo 3.0.0's exporter. nemo2riva makes its own graph, with opset 16.
 OPSET = 17
-# Operators with integer kernels on the CPU for dynamic quantization.
-QUANTIZED = ("Conv", "MatMul")
 _PROTOBUF_LIMIT = 2_000_000_000
 _NOT_STREAMED = (
     "The model is cache-aware, but no graph for streaming was written: its features are normalised over the "
     "whole utterance; train it with model.preprocessor.normalize=NA."
-)
-
-
-_DYNAMIC = (
-    "dynamic int8, which is smaller but no faster than fp32; give --calibrate MANIFEST for static int8."
 )
 
 
@@ -132,20 +125,7 @@ def write_onnx(
     """
     require("onnx", "onnxruntime")
     destination = Path(destination)
-    if destination.suffix != ".onnx":
-        raise TutorError(f"{destination} must end in .onnx.")
-    if destination.is_dir():
-        raise TutorError(f"{destination} is a folder; give the name of a file to write.")
-    unknown = [name for name in precisions if name not in PRECISIONS]
-    if unknown or not (precisions or sherpa):
-        raise TutorError(
-            f"there is no ONNX precision {', '.join(unknown) or 'given'}; choose from "
-            f"{', '.join(PRECISIONS)}."
-        )
-    if calibrate is not None and "int8" not in precisions:
-        raise TutorError(f"{calibrate} calibrates int8, which was not asked for; add --int8.")
-    if fixed_seconds is not None and sherpa:
-        raise TutorError("sherpa-onnx reads audio of any length; export without --sherpa or --fixed-seconds.")
+    _check_request(destination, precisions, sherpa, calibrate, fixed_seconds)
     archive = NemoArchive.of(nemo_file)
     called = called or archive.path
     model, metadata = restore_for_onnx(archive, called)
@@ -162,36 +142,27 @@ def write_onnx(
     plain = in_fast_layout(plain)
     files: dict[Path, Any] = {}
     notes: dict[Path, str | None] = {}
-    for name in PRECISIONS:
-        if name in precisions:
-            path = destination if name == "fp32" else destination.with_suffix(f".{name}.onnx")
-            entries = {**replace(metadata, precision=name).as_strings(), **(padding if masked else {})}
-            if name == "int8":
-                proto, notes[path], entries["quantization"] = to_int8(plain, features)
-            else:
-                proto = _converted(plain, name)
-            if frames is not None:
-                proto = with_fixed_shapes(proto, frames)
-                entries["fixed_frames"] = str(frames)
-                notes[path] = " ".join(filter(None, (notes.get(path), mobile_note(proto)))) or None
-            files[path] = with_metadata(proto, entries)
+    for name in (name for name in PRECISIONS if name in precisions):
+        path = destination if name == "fp32" else destination.with_suffix(f".{name}.onnx")
+        entries = {**replace(metadata, precision=name).as_strings(), **(padding if masked else {})}
+        proto, notes[path], described = in_precision(plain, name, features)
+        entries.update(described)
+        if frames is not None:
+            proto = with_fixed_shapes(proto, frames)
+            entries["fixed_frames"] = str(frames)
+            notes[path] = " ".join(filter(None, (notes[path], mobile_note(proto)))) or None
+        files[path] = with_metadata(proto, entries)
     if sherpa:
-        files[destination.with_suffix(".sherpa.onnx")] = with_metadata(
-            with_length(plain if masked else in_fast_layout(graph_with_length(restore_ctc(archive), called))),
-            {**metadata.as_strings(), **padding},
-        )
+        path, entries = destination.with_suffix(".sherpa.onnx"), {**metadata.as_strings(), **padding}
+        proto = plain if masked else in_fast_layout(graph_with_length(restore_ctc(archive), called))
+        files[path] = with_metadata(with_length(proto), entries)
         if is_cache_aware(model) and metadata.front_end["normalize"] not in ("NA", None):
             note = " ".join(filter(None, (note, _NOT_STREAMED)))
         elif is_cache_aware(model):
             refuse_large_context(model, called)
-            # NeMo's exporter has changed the model, so the second graph needs a fresh one.
-            fresh = restore_ctc(archive)
-            with exports_chunks(fresh):
-                chunks = _graph(fresh, called)
-            files[destination.with_suffix(".streaming.onnx")] = with_metadata(
-                chunks, {**metadata.as_strings(), **streaming_entries(fresh)}
-            )
-        notes[destination.with_suffix(".sherpa.onnx")] = note
+            streaming = destination.with_suffix(".streaming.onnx")
+            files[streaming] = _streaming_graph(archive, metadata, called)
+        notes[path] = note
     try:
         with staging_directory(expand_user(destination).parent.resolve()) as stage:
             for path, proto in files.items():
@@ -205,6 +176,41 @@ def write_onnx(
             f"{called} cannot be written as {destination.name} ({error.strerror or error})."
         ) from None
     return [describe_onnx(path, notes.get(path)) for path in files]
+
+
+def _check_request(
+    destination: Path,
+    precisions: Sequence[str],
+    sherpa: bool,
+    calibrate: Path | None,
+    fixed_seconds: float | None,
+) -> None:
+    """Refuses arguments of `write_onnx` before any file is read."""
+    if destination.suffix != ".onnx":
+        raise TutorError(f"{destination} must end in .onnx.")
+    if destination.is_dir():
+        raise TutorError(f"{destination} is a folder; give the name of a file to write.")
+    unknown = [name for name in precisions if name not in PRECISIONS]
+    if unknown or not (precisions or sherpa):
+        raise TutorError(
+            f"there is no ONNX precision {', '.join(unknown) or 'given'}; choose from "
+            f"{', '.join(PRECISIONS)}."
+        )
+    if calibrate is not None and "int8" not in precisions:
+        raise TutorError(f"{calibrate} calibrates int8, which was not asked for; add --int8.")
+    if fixed_seconds is not None and sherpa:
+        raise TutorError("sherpa-onnx reads audio of any length; export without --sherpa or --fixed-seconds.")
+
+
+def _streaming_graph(archive: NemoArchive, metadata: OnnxMetadata, called: Path) -> Any:
+    """Exports the graph of a cache-aware model that reads chunks, with its metadata.
+
+    NeMo's exporter changes a model, so each graph needs a fresh one.
+    """
+    model = restore_ctc(archive)
+    with exports_chunks(model):
+        chunks = _graph(model, called)
+    return with_metadata(chunks, {**metadata.as_strings(), **streaming_entries(model)})
 
 
 def restore_for_onnx(archive: NemoArchive, called: Path) -> tuple[Any, OnnxMetadata]:
@@ -248,22 +254,6 @@ def graph_with_length(model: Any, called: Path) -> Any:
         return _graph(model, called)
 
 
-def to_int8(plain: Any, features: Any) -> tuple[Any, str | None, str]:
-    """Quantizes a copy of the fp32 graph: statically with calibration features, otherwise dynamically.
-
-    Args:
-        plain: the graph, an `onnx.ModelProto`.
-        features: what `calibration_features` returned, or None.
-
-    Returns:
-        The graph, a sentence for its user or None, and the kind of quantization for its metadata.
-    """
-    if features is None:
-        return _converted(plain, "int8"), _DYNAMIC, "dynamic"
-    static = quantize_static(plain, features)
-    return static.graph, static.note, "static"
-
-
 def _graph(model: Any, called: Path) -> Any:
     """Exports the model's fp32 graph as an `onnx.ModelProto`."""
     import onnx
@@ -279,35 +269,6 @@ def _graph(model: Any, called: Path) -> Any:
         path = str(Path(folder) / "model.onnx")
         model.export(path, onnx_opset_version=OPSET)
         return onnx.load(path)
-
-
-def _converted(plain: Any, precision: str) -> Any:
-    """Converts a copy of the fp32 graph to another precision."""
-    import onnx
-
-    proto = onnx.ModelProto()
-    proto.CopyFrom(plain)
-    if precision == "fp16":
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-        from onnxruntime.transformers.onnx_model import OnnxModel
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one warning for each weight below fp16's smallest number
-            converted = convert_float_to_float16(proto, keep_io_types=True)
-        # The conversion appends the casts of the inputs at the end, but ONNX requires each node to follow
-        # the nodes whose outputs it reads.
-        OnnxModel(converted).topological_sort()
-        return converted
-    if precision == "int8":
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-
-        with tempfile.TemporaryDirectory() as folder, quiet_root_logger():
-            path = Path(folder) / "int8.onnx"
-            # Signed weights would run five times slower, because ONNX Runtime has a fast integer convolution
-            # for unsigned weights only.
-            quantize_dynamic(proto, path, op_types_to_quantize=list(QUANTIZED), weight_type=QuantType.QUInt8)
-            return onnx.load(str(path))
-    return proto
 
 
 def with_metadata(proto: Any, entries: Mapping[str, str]) -> Any:
