@@ -34,7 +34,17 @@ from nemo_tutornet.utils.progress import PartReport
 _RESOLVER = re.compile(r"\$\{.*:", re.DOTALL)
 
 
-def _from_model(source: Any, copy: Path) -> Any:
+def student_from_model(source: Any, copy: Path) -> Any:
+    """Loads a copy of a model's weights as a student.
+
+    Args:
+        source: a NeMo CTC model, which does not change.
+        copy: a `.nemo` file to write. It must exist until the student is saved, because NeMo reads a subword
+            tokenizer from it.
+
+    Raises:
+        TutorError: it is no NeMo model, or not a CTC model.
+    """
     if not hasattr(source, "save_to"):
         raise TutorError(
             f"a {type(source).__name__} cannot be exported; give a .ckpt, a .nemo or a NeMo CTC model."
@@ -44,8 +54,18 @@ def _from_model(source: Any, copy: Path) -> Any:
     return _from_nemo(copy)
 
 
-def _from_file(source: Path) -> tuple[Any, str | None]:
-    """Loads a student, and what a user should know of it."""
+def student_from_file(source: Path) -> tuple[Any, str | None]:
+    """Loads a student from a `.ckpt` or a `.nemo`.
+
+    Args:
+        source: the file.
+
+    Returns:
+        The student, and a sentence that its user should know, if any.
+
+    Raises:
+        TutorError: the file cannot be read, is not a CTC model, or its weights do not fit NeMo's class.
+    """
     return _from_ckpt(source) if source.suffix == ".ckpt" else (_from_nemo(source), None)
 
 
@@ -121,10 +141,23 @@ class AverageInfo:
         return f"{mean} (step{'s' if count > 1 else ''} {steps}){statistics}"
 
 
-def _averaged(
+def averaged_student(
     source: Path, which: str, statistics: Path | None, report: PartReport
 ) -> tuple[Any, str | None, AverageInfo]:
-    """Loads the mean of a run's checkpoints as a student, with batch norm statistics of its own."""
+    """Loads the mean of a run's checkpoints as a student, with batch norm statistics of its own.
+
+    Args:
+        source: the run's folder.
+        which: `last-K` or `best-K`.
+        statistics: manifest of the audio for the statistics; None for the run's training set.
+        report: shows what is being done.
+
+    Returns:
+        The student, a sentence that its user should know, if any, and what was averaged.
+
+    Raises:
+        TutorError: there are fewer checkpoints, they do not fit together, or the audio cannot be read.
+    """
     chosen = choose_checkpoints(source, which)
     paths = [checkpoint.path for checkpoint in chosen]
     checkpoint = average_checkpoints(paths, report)

@@ -22,7 +22,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.card_student import describe_student
 from nemo_tutornet.export.model_card import CardFacts, check_card, model_card
 from nemo_tutornet.export.scrub import strip_training_paths
-from nemo_tutornet.export.source import AverageInfo, _averaged, _from_file, _from_model
+from nemo_tutornet.export.source import AverageInfo, averaged_student, student_from_file, student_from_model
 from nemo_tutornet.export.summary import Verification, is_summary, summary_path, write_summary
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs, without_process_group
@@ -152,10 +152,12 @@ def export_student(
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
             if average is not None and file is not None:
                 manifest = None if statistics is None else Path(statistics)
-                model, note, averaged = _averaged(file, average, manifest, report)
+                model, note, averaged = averaged_student(file, average, manifest, report)
                 file = averaged.checkpoints[-1]
             else:
-                model, note = (_from_model(source, copy), None) if file is None else _from_file(file)
+                model, note = (
+                    (student_from_model(source, copy), None) if file is None else student_from_file(file)
+                )
             model.cfg = stock_config(model.cfg)
             stages = stack.enter_context(
                 staging_directories(
