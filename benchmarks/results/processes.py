@@ -5,15 +5,46 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from students import ROOT, Student
 
 from nemo_tutornet.commands.hydra_config import hydra_value
+from nemo_tutornet.utils.signals import Stopped
+
+_running: set[subprocess.Popen[str]] = set()
+
+
+@contextmanager
+def child(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Runs a program, and waits for its end."""
+    with subprocess.Popen(command, cwd=ROOT, text=True, **options) as process:
+        _running.add(process)
+        try:
+            yield process
+        except Stopped as stopped:
+            end_children(stopped)
+            raise
+        finally:
+            process.wait()
+            _running.discard(process)
+
+
+def end_children(stopped: Stopped) -> None:
+    """Hands a SIGTERM on to every program that runs; a training then writes its last checkpoint.
+
+    Ctrl-C in a terminal reaches all of them without this.
+    """
+    if stopped.number == signal.SIGTERM:
+        for process in list(_running):
+            process.terminate()
 
 
 def hydra_values(paths: Sequence[Path]) -> str:
@@ -76,9 +107,9 @@ class Training:
             *self.overrides,
         ]
         with open(self.folder / f"{self.name}.log", "a", encoding="utf-8") as log:
-            code = subprocess.run(
-                command, cwd=ROOT, env=inherited | environment, stdout=log, stderr=subprocess.STDOUT
-            ).returncode
+            options = {"env": inherited | environment, "stdout": log, "stderr": subprocess.STDOUT}
+            with child(command, **options) as process:
+                code = process.wait()
         if code or not self.model.exists():
             raise RuntimeError(
                 f"training {self.name} failed with exit code {code}; see {self.folder / self.name}.log."
@@ -125,7 +156,8 @@ def make(
         *student.overrides,
         *overrides,
     ]
-    done = subprocess.run(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise RuntimeError(f"{failure}: {said[-1] if said else f'exit code {done.returncode}'}")
+    with child(arguments, stderr=subprocess.PIPE) as process:
+        _, errors = process.communicate()
+    if process.returncode:
+        printed = [line for line in errors.splitlines() if line.strip()]
+        raise RuntimeError(f"{failure}: {printed[-1] if printed else f'exit code {process.returncode}'}")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import typer
 from corpora import Corpus
-from processes import threads_of
+from processes import end_children, threads_of
 from recipes import RECIPES
 from runner import Runner, kept_for
 from runs import Run, read_lines, run_of
@@ -28,6 +28,7 @@ from sources import TEACHER_EPOCHS, Need, Teacher, given, need_of, trained_here
 from students import STUDENTS, student_of
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.utils.signals import Stopped, stop_on_signals
 
 
 def check_options(
@@ -266,21 +267,26 @@ def main(
     missing = [(run, need) for run, need in wanted if run not in done]
     needed = sorted({need for _, need in missing if need is not None})
     try:
-        extended.check(written)
-        students_train = extended.train_sets(share, True, untranscribed_share, beside=True)
-        sources = runner.sources.prepare(needed, cached, students_train, perturbed)
-        runner.check_teachers(written, [run for run, _ in wanted])
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                waiting = [
-                    pool.submit(runner.student, run, None if need is None else sources[need])
-                    for run, need in missing
-                ]
-                for finished in as_completed(waiting):
-                    finished.result()
-            except RuntimeError:
-                pool.shutdown(cancel_futures=True)
-                raise
+        with stop_on_signals("the same command goes on from the trainings' last checkpoints."):
+            extended.check(written)
+            students_train = extended.train_sets(share, True, untranscribed_share, beside=True)
+            sources = runner.sources.prepare(needed, cached, students_train, perturbed)
+            runner.check_teachers(written, [run for run, _ in wanted])
+            with ThreadPoolExecutor(jobs) as pool:
+                try:
+                    waiting = [
+                        pool.submit(runner.student, run, None if need is None else sources[need])
+                        for run, need in missing
+                    ]
+                    for finished in as_completed(waiting):
+                        finished.result()
+                except RuntimeError:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                except Stopped as stopped:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    end_children(stopped)
+                    raise
     except RuntimeError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error

@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -237,14 +240,40 @@ def test_a_teacher_is_prepared_by_one_command_at_a_time(
     assert trained("--recipe", "rkd_ctc").startswith("waiting for another command")
     other.join()
 
-    def fails(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess(command, 2, stderr="INFO\nerror: c_train.jsonl is empty.\n")
-
-    monkeypatch.setattr(tools["processes"].subprocess, "run", fails)
+    popen, fails = subprocess.Popen, "import sys; sys.exit('INFO\\nerror: c_train.jsonl is empty.')"
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **options: popen([sys.executable, "-c", fails], **options)
+    )
     assert (
         trained("--recipe", "skd_kl", "--cached", code=1)
         == "error: the cache was not made: error: c_train.jsonl is empty."
     )
+
+
+def test_a_command_that_is_stopped_stops_its_training(
+    tools: dict[str, ModuleType], trained: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    program = (
+        "import pathlib, signal, sys, time\n"
+        f"signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path({str(ended)!r}).touch(), sys.exit(143)))\n"
+        f"pathlib.Path({str(begun)!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+
+    def script(self: Any, training: Any) -> Path:
+        with tools["processes"].child([sys.executable, "-c", program]) as process:
+            raise RuntimeError(f"ended with {process.wait()}")
+
+    def stop() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(tools["runner"].Runner, "script", script)
+    threading.Thread(target=stop).start()
+    assert "stopped by SIGTERM: the same command goes on" in trained("--recipe", "ctc", code=143)
+    assert ended.exists()
 
 
 def test_a_corpus_at_other_speeds(tools: dict[str, ModuleType], tmp_path: Path) -> None:
