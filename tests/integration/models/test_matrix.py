@@ -200,6 +200,7 @@ def test_a_cell_that_works(cell, folder, teacher_of, tmp_path):
     for i, stage in enumerate(stages):
         steps = recorder.steps[STEPS * i : STEPS * (i + 1)]
         terms = {f"train_{loss}" for loss in stage["weights"]}
+        terms |= {"train_rkd_r2"} if "rkd" in stage["weights"] else set()
         assert all(
             set(step) == terms | {"train_loss", "tutor_stage"} and step["tutor_stage"] == i for step in steps
         ), steps
