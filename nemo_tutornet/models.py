@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -35,14 +36,13 @@ from nemo_tutornet.distill.projections import Head
 from nemo_tutornet.distill.resumable_model import ResumableMixin
 from nemo_tutornet.distill.run_files import RunFiles
 from nemo_tutornet.distill.setup_log import log_setup
-from nemo_tutornet.distill.stage_step import StageStepMixin
 from nemo_tutornet.distill.stopping import TrainingStop
 from nemo_tutornet.distill.student_files import StudentFilesMixin
 from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
 from nemo_tutornet.distill.unused_parameters import UnusedParameters
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.functional.schedule import Schedule
+from nemo_tutornet.functional.schedule import Schedule, Stage
 from nemo_tutornet.nemo_io.config_limits import check_numbers
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR
 from nemo_tutornet.teachers.tokenizer import resolve_teacher_tokenizer
@@ -53,7 +53,7 @@ def model_class_for(model_cfg: Any) -> type[TutorCTCModel] | type[TutorCTCModelB
     return TutorCTCModelBPE if model_cfg.get("tokenizer") else TutorCTCModel
 
 
-class TutorMixin(StageStepMixin, StudentFilesMixin, ResumableMixin):
+class TutorMixin(StudentFilesMixin, ResumableMixin):
     """A teacher and the TutorNet losses for a NeMo CTC model (Yoon et al., arXiv 2008.00671).
 
     Add a `tutor:` section to the student's config, and train the student like any NeMo model::
@@ -76,16 +76,16 @@ class TutorMixin(StageStepMixin, StudentFilesMixin, ResumableMixin):
 
     The mixin overrides these hooks of NeMo:
 
-    - `training_step` computes the losses of the stage.
+    - `training_step`, `add_auxiliary_losses` and `add_interctc_losses` compute the losses.
     - `setup` checks the transcripts, guards against damaged audio, loads the teacher, and initialises a new
         student from it (`tutor.init`).
     - `maybe_init_from_pretrained_checkpoint` refuses weights that `tutor.init` would overwrite.
+    - `add_interctc_losses` applies InterCTC to CTC alone.
     - `on_save_checkpoint` and `on_load_checkpoint` store and restore the training-only modules and the stage.
     - `on_before_optimizer_step` keeps unused parameters unchanged.
     - `configure_callbacks` adds what a training shows and logs, and how it stops
       (`distill.training_report`, `distill.monitoring`, `distill.stopping`).
 
-    `StageStepMixin` puts the losses into NeMo's training step, and applies InterCTC to CTC alone.
     `StudentFilesMixin` reads and writes the files, and composes the decoder while it is untrained.
     `ResumableMixin` makes a resumed training equal to one that was not interrupted.
     """
@@ -116,6 +116,7 @@ class TutorMixin(StageStepMixin, StudentFilesMixin, ResumableMixin):
         self._distiller: Distiller | None = None
         self._distiller_state: dict[str, Any] | None = None  # from a checkpoint, until a distiller exists
         self._mix: ManifestMix | None = None  # of `tutor.manifest_weights`
+        self._losses: Callable[..., dict[str, Tensor]] | None = None  # losses of the current step
         self._terms: dict[str, Tensor] = {}
         self._unused_parameters = UnusedParameters()
         self._guard = FiniteGuard()
@@ -260,6 +261,57 @@ class TutorMixin(StageStepMixin, StudentFilesMixin, ResumableMixin):
             output["loss"], self.parameters(), stage.name, find_unused
         )
         return self._guard.checked(self, output, self._terms, batch, targets)
+
+    def step_of_stage(
+        self, batch: TrainingBatch, batch_nb: int, stage: Stage, losses: Callable[..., dict[str, Tensor]]
+    ) -> dict[str, Any]:
+        """Runs the student, and returns the loss and log in the format of NeMo's training step."""
+        if stage.uses("ctc"):
+            self._losses, self._ctc_weight = losses, stage.weights["ctc"]
+            try:
+                output = super().training_step(batch.for_nemo(), batch_nb)
+            finally:
+                self._losses = None
+            terms = self._terms
+        else:
+            self.forward(input_signal=batch.signal, input_signal_length=batch.signal_lengths)
+            self._terms = terms = losses()
+            global_step = torch.tensor(self.trainer.global_step, dtype=torch.float32)
+            log = {"learning_rate": self._optimizer.param_groups[0]["lr"], "global_step": global_step}
+            output = {"loss": terms["loss"], "log": {"train_loss": terms["loss"], **log}}
+        output["log"].update({f"train_{name}": terms[name].detach() for name in terms if name != "loss"})
+        return output
+
+    def add_auxiliary_losses(self, loss: Tensor, reset_registry: bool = False) -> Tensor:
+        """Replaces the CTC loss by the weighted sum of the stage's losses.
+
+        NeMo's training step calls this method after it computes CTC and before it logs.
+
+        Args:
+            loss: the CTC loss, scalar.
+            reset_registry: see NeMo's method.
+
+        Returns:
+            The weighted sum, scalar; outside a training step with a teacher, the result of NeMo's method.
+        """
+        loss = super().add_auxiliary_losses(loss, reset_registry)
+        if self._losses is None:
+            return loss
+        self._terms = self._losses(ctc=loss)
+        return self._terms["loss"]
+
+    def add_interctc_losses(self, loss_value: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, dict]:
+        """Applies NeMo's InterCTC (`model.interctc`) to the stage's CTC loss alone.
+
+        NeMo's method multiplies the whole loss by what the intermediate layers' weights leave of 1, so that
+        RKD and SKD would weigh less than the stage says.
+        """
+        if self._losses is None:
+            return super().add_interctc_losses(loss_value, *args, **kwargs)
+        ctc = self._terms["ctc"]
+        # NeMo's method changes its argument in place, so it gets a copy.
+        mixed, log = super().add_interctc_losses(ctc.clone(), *args, **kwargs)
+        return loss_value + self._ctc_weight * (mixed - ctc), log
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Removes the zero gradients that only DDP needs, so that unused parameters do not change."""
