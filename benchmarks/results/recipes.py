@@ -112,16 +112,16 @@ CHAR: dict[str, Recipe] = {
     "rkd_skd_kl": Recipe("RKD, then CTC + SKD kl", (RKD, SKD), (KL,)),
     "rkd_ctc": Recipe("RKD, then CTC only", (RKD, CTC)),
     "rkd_kept_ctc": Recipe("RKD, then CTC + RKD", (RKD, KEPT)),
-    "rkd_skd_kl_low": Recipe("RKD, then CTC + SKD kl, lambda 0.05", (RKD, WEAK), (KL,)),
-    "skd_kl_1": Recipe("CTC + SKD kl, lambda 1", (STRONG,), (KL,)),
-    "skd_kl_1_shift": Recipe("CTC + SKD kl on matched frames (80 ms), lambda 1", (STRONG,), (KL, SHIFT)),
-    "skd_kl_1_pool": Recipe("CTC + SKD kl on pooled frames of the student, lambda 1", (STRONG,), (KL, POOL)),
-    "skd_kl_1_occurrences": Recipe("CTC + SKD kl on occurrences, lambda 1", (STRONG,), (KL, OCCURRENCES)),
-    "rkd_skd_kl_1": Recipe("RKD, then CTC + SKD kl, lambda 1", (RKD, STRONG), (KL,)),
+    "rkd_skd_kl_low": Recipe("RKD, then CTC + SKD kl, weight 0.05", (RKD, WEAK), (KL,)),
+    "skd_kl_1": Recipe("CTC + SKD kl, weight 1", (STRONG,), (KL,)),
+    "skd_kl_1_shift": Recipe("CTC + SKD kl on matched frames (80 ms), weight 1", (STRONG,), (KL, SHIFT)),
+    "skd_kl_1_pool": Recipe("CTC + SKD kl on pooled frames of the student, weight 1", (STRONG,), (KL, POOL)),
+    "skd_kl_1_occurrences": Recipe("CTC + SKD kl on occurrences, weight 1", (STRONG,), (KL, OCCURRENCES)),
+    "rkd_skd_kl_1": Recipe("RKD, then CTC + SKD kl, weight 1", (RKD, STRONG), (KL,)),
     "rkd_skd_kl_symmetric": Recipe("RKD, then CTC + SKD kl on symmetric frames", (RKD, SKD), (KL, SYMMETRIC)),
     "rkd_skd_kl_shift": Recipe("RKD, then CTC + SKD kl on matched frames (80 ms)", (RKD, SKD), (KL, SHIFT)),
     "rkd_skd_kl_1_shift": Recipe(
-        "RKD, then CTC + SKD kl on matched frames (80 ms), lambda 1", (RKD, STRONG), (KL, SHIFT)
+        "RKD, then CTC + SKD kl on matched frames (80 ms), weight 1", (RKD, STRONG), (KL, SHIFT)
     ),
     "rkd_skd_kl_inter": Recipe("RKD, then CTC + SKD kl, Inter-KD", (RKD, SKD), (KL, INTER)),
 }
@@ -156,11 +156,11 @@ RECIPES: dict[str, Recipe] = {
     "rkd_energy_ctc": Recipe("RKD with energy frame weights, then CTC only", (RKD, CTC), (ENERGY,)),
     "rkd_cold_ctc": Recipe("RKD without decoder warm start, then CTC only", (RKD, CTC), (COLD,)),
     "ctc_rkd": Recipe("CTC + RKD from the first epoch", (("ctc", {"ctc": 1.0, "rkd": 5.0}),)),
-    "init_skd_kl": Recipe("begun with the teacher's layers: CTC + SKD kl, lambda 1", (STRONG,), (KL, *INIT)),
+    "init_skd_kl": Recipe("starts with the teacher's layers: CTC + SKD kl, weight 1", (STRONG,), (KL, *INIT)),
     "init_copy_skd_kl": Recipe(
-        "begun with the teacher's layers, not fitted: CTC + SKD kl, lambda 1", (STRONG,), (KL, *COPY)
+        "starts with the teacher's layers, not fitted: CTC + SKD kl, weight 1", (STRONG,), (KL, *COPY)
     ),
-    "init_ctc": Recipe("begun with the teacher's layers: CTC only", (CTC,), INIT),
+    "init_ctc": Recipe("starts with the teacher's layers: CTC only", (CTC,), INIT),
     "skd_guided": Recipe("CTC + SKD guided_ctc", (SKD,), (GUIDED,)),
     "skd_kl_symmetric": Recipe("CTC + SKD kl on symmetric frames", (SKD,), (KL, SYMMETRIC)),
     "skd_kl_inter": Recipe("CTC + SKD kl, Inter-KD", (SKD,), (KL, INTER)),
@@ -202,7 +202,7 @@ RECIPES: dict[str, Recipe] = {
         if name != "ctc"
     },
     "bpe_init_skd_kl": Recipe(
-        "subwords: begun with the teacher's layers: CTC + SKD kl, lambda 1",
+        "subwords: starts with the teacher's layers: CTC + SKD kl, weight 1",
         (STRONG,),
         (KL, *INIT),
         "bpe",
@@ -259,6 +259,6 @@ RECIPES: dict[str, Recipe] = {
     "adapted_pseudo_alone": Recipe(
         "with an adapter: CTC + pseudo-labels, without RKD", (PSEUDO,), adapter=True
     ),
-    "adapted_skd_kl_1": Recipe("with an adapter: CTC + SKD kl, lambda 1", (STRONG,), (KL,), adapter=True),
+    "adapted_skd_kl_1": Recipe("with an adapter: CTC + SKD kl, weight 1", (STRONG,), (KL,), adapter=True),
     "adapted_rkd_skd_kl": Recipe("with an adapter: RKD, then CTC + SKD kl", (RKD, SKD), (KL,), adapter=True),
 }

@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_dir
 from nemo.collections.asr.models import EncDecCTCModel, EncDecCTCModelBPE
 from omegaconf import OmegaConf
 
+import nemo_tutornet.config  # noqa: F401 - it registers the group `front_end` with Hydra
+
 ROOT = Path(__file__).resolve().parents[3]
 CONF = ROOT / "conf"
 CONFIGS = sorted(path.relative_to(CONF).with_suffix("").as_posix() for path in CONF.rglob("*.yaml"))

@@ -43,7 +43,7 @@ NARROWED = {
 }
 
 # Whose convolutions are trained through the Fourier transform, and how many they have.
-FOR_TWO_CORES = {"small/quartznet_small", "small/quartznet_bpe_small"}
+FOR_TWO_CORES = {"small/quartznet_1m", "small/quartznet_small", "small/quartznet_bpe_small"}
 FOURIER_DEPTHWISE = 8
 
 ONE_STEP_EACH = "[{name: rkd, steps: 1, weights: {rkd: 1.0}}, {name: skd, weights: {ctc: 1.0, skd: 0.25}}]"

@@ -70,6 +70,7 @@ def run(command: str, folder: Path, *more: str) -> str:
 SMALLER = {
     "--config-path=../conf --config-name=quartznet_5x5_bpe": "-cp ../conf/small -cn quartznet_bpe_small",
     "--config-path=../conf --config-name=quartznet_5x5": "-cp ../conf/small -cn quartznet_small",
+    "--config-name=quartznet_1m": "--config-name=quartznet_small",
 }
 
 
@@ -91,8 +92,7 @@ def test_a_teacher_of_characters(folder):
     assert "hint or guided layer" in run(commands("nemo-tutornet inspect")[0], folder)
     _, distilled, alone = commands("python examples/speech_to_text_ctc_tutornet.py")
     run(shorter(distilled), folder)
-    run(smaller(shorter(alone)), folder, "model.dropout=0.1")
-    assert "`model.dropout=0.1`" in README
+    run(shorter(alone), folder)
     model = ASRModel.restore_from(str(folder / "runs/alone/checkpoints/alone.nemo"), map_location="cpu")
     assert {block.dropout for block in model.cfg.encoder.jasper} == {0.0, 0.1}
     (export,), (evaluate,) = commands("nemo-tutornet export"), commands("nemo-tutornet evaluate")

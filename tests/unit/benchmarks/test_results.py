@@ -111,6 +111,21 @@ def test_every_student_has_its_encoder(tools: dict[str, ModuleType]) -> None:
     assert not any(block.separable for block in composed["jasper_small"].encoder.jasper[:-1])
 
 
+@pytest.mark.parametrize("name", ["quartznet_1m", "jasper_small"])
+def test_a_config_trains_the_student_of_the_results(tools: dict[str, ModuleType], name: str) -> None:
+    """A user gets with the config what the results have with their overrides."""
+    student = tools["students"].student_of(name)
+    regularised = ["model.dropout=0.1", "model.optim.weight_decay=2e-2"]
+    with initialize_config_dir(str(FOLDER.parents[1] / "conf" / "small"), version_base=None):
+        measured = compose(student.config, [*student.overrides, *regularised])
+        mine = compose(name)
+    for config in (measured, mine):
+        del config.name
+    if name == "jasper_small":  # it has no depthwise convolutions
+        del measured.fourier_depthwise
+    assert mine == measured
+
+
 @pytest.mark.parametrize("share, rows", [(0.25, 2), (0.5, 5), (1.0, 10)])
 def test_shares_are_nested_and_read_from_anywhere(
     tools: dict[str, ModuleType], tmp_path: Path, share: float, rows: int
