@@ -70,7 +70,7 @@ EXECUTED: dict[str, dict[str, int]] = {
     },
     "docs/report.md": {"integration/documents/test_report_page.py::test_the_commands_of_the_page": 1},
     "docs/start.md": {_PAGES: 4},
-    "docs/your-checkpoint.md": {_PAGES: 2},
+    "docs/your-checkpoint.md": {_PAGES: 3},
 }
 
 
