@@ -40,7 +40,7 @@ LOST = {
     "docs/guides/little-data.md": 5,
     "docs/guides/untranscribed.md": 6,
     "docs/results/index.md": 19,
-    "docs/results/log/choices.md": 249,
+    "docs/results/log/choices.md": 263,
     "docs/results/log/earlier.md": 22,
     "docs/results/log/main.md": 240,
     "docs/results/log/rkd-then-ctc.md": 143,
