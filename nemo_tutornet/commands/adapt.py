@@ -22,6 +22,7 @@ from nemo_tutornet.commands.adapter_data import (
     examples_of,
     fits_on_disk,
     lacks_transcripts,
+    manifest_digests,
     stored_encodings,
 )
 from nemo_tutornet.commands.adapter_rounds import Examples, Rounds, Source, train_rounds, written_by
@@ -132,8 +133,7 @@ def adapt_teacher(
 
     if live:
         lively = LiveUtterances(task.shuffled_loader(), task.teacher, task.pseudo, task.device)
-        manifest = task.student.cfg.train_ds.get("manifest_filepath")
-        best = Rounds(*trained(lively, [manifest], ""), [], "", 0)
+        best = Rounds(*trained(lively, manifest_digests(task.student.cfg.train_ds), ""), [], "", 0)
     else:
         reader, found = _stored_examples(task)
         best = train_rounds(
@@ -166,11 +166,6 @@ def _stored_examples(task: AdapterTask) -> tuple[CacheReader, Examples]:
     """Runs the encoder over the training set, and returns its output and the utterances with their labels."""
     needs_hypotheses = lacks_transcripts(task.student._train_dl)
     reader = stored_encodings(task.cfg, task.work, "train", needs_hypotheses, task.batch_size)
-    if needs_hypotheses and not reader.schema.hypotheses:
-        raise TutorError(
-            f"{reader.folder} was kept when every utterance had a transcript, so it lacks the teacher's "
-            "hypotheses; delete that folder, or give another one with --work."
-        )
     found = examples_of(task.student, reader, task.pseudo)
     if not found.transcribed and not found.hypothesised:
         raise TutorError(

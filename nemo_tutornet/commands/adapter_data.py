@@ -21,6 +21,7 @@ from nemo_tutornet.commands.adapter_batches import EncodedBatch, padded
 from nemo_tutornet.commands.adapter_rounds import Examples
 from nemo_tutornet.commands.cache_targets import build_cache, print_note
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.data.manifest_checks import manifests_of
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.distill.finite import BatchNames, check_audio, nonfinite_rows, shown
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
@@ -28,12 +29,34 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.frame_weighting import frame_mask
 from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.target_cache.unfinished import read_schema
 from nemo_tutornet.teachers.cached_audio import check_same_audio
 from nemo_tutornet.teachers.live import LiveTeacher
 from nemo_tutornet.teachers.targets import Hypothesis, TargetRequest
+from nemo_tutornet.utils.files import expand_user, sha256_of
 
 # The encoder's output may take this share of the free disk; the encoder runs in every epoch otherwise.
 _SHARE_OF_DISK = 0.8
+# The keys of a training set that name its data, in files, in tars and for Lhotse.
+_DATA_KEYS = ("manifest_filepath", "tarred_audio_filepaths", "input_cfg", "shar_path", "cuts_path")
+
+
+def device_of(cfg: Any) -> torch.device:
+    """Returns the device of an adapter's training.
+
+    It is the first GPU that `trainer.devices` lists, PyTorch's current GPU where the key is a number, or the
+    CPU.
+
+    Args:
+        cfg: the training's config.
+    """
+    trainer = cfg.get("trainer") or {}
+    if not torch.cuda.is_available() or trainer.get("accelerator", "auto") not in ("auto", "gpu", "cuda"):
+        return torch.device("cpu")
+    listed = trainer.get("devices")
+    if isinstance(listed, Sequence) and not isinstance(listed, str) and listed:
+        return torch.device("cuda", int(listed[0]))
+    return torch.device("cuda")
 
 
 def encoding_config(cfg: Any, hypotheses: bool, part: str = "train") -> Any:
@@ -56,7 +79,9 @@ def encoding_config(cfg: Any, hypotheses: bool, part: str = "train") -> Any:
         "stages": [{"name": "encode", "weights": weights}],
     }
     # One process encodes and trains: the head is small, and several would write the same files.
-    cfg.trainer = {**(cfg.get("trainer") or {}), "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    number = device_of(cfg).index
+    devices = 1 if number is None else [number]
+    cfg.trainer = {**(cfg.get("trainer") or {}), "devices": devices, "num_nodes": 1, "strategy": "auto"}
     # The head is trained on the audio as it was recorded.
     cfg.model.train_ds = {**cfg.model.train_ds, "augmentor": None, "perturb_speed": False}
     if part == "valid":
@@ -84,8 +109,17 @@ def stored_encodings(
 
     Returns:
         A reader of the encoder's output `[B, D, T]`.
+
+    Raises:
+        TutorError: hypotheses are to be kept, and the folder has encoder outputs without them.
     """
     folder = work / part
+    schema = read_schema(folder)
+    if hypotheses and schema is not None and not schema.hypotheses:
+        raise TutorError(
+            f"{folder} was kept when every utterance had a transcript, so it lacks the teacher's hypotheses; "
+            "delete that folder, or give another one with --work."
+        )
     section = "model.train_ds" if part == "train" else "model.validation_ds"
     build_cache(encoding_config(cfg, hypotheses, part), folder, batch_size, section=section)
     return CacheReader(folder)
@@ -191,6 +225,17 @@ def lacks_transcripts(loader: Any) -> bool:
     return not collections or any(not entry.text_tokens for part in collections for entry in part)
 
 
+def manifest_digests(train_ds: DictConfig) -> list[str]:
+    """Returns what names a training set's audio and text, with the sha256 of each manifest that is a file.
+
+    Args:
+        train_ds: section of the training set.
+    """
+    named = [f"{key}={train_ds[key]}" for key in _DATA_KEYS if train_ds.get(key) is not None]
+    files = map(expand_user, manifests_of(train_ds, "model.train_ds.manifest_filepath"))
+    return [*named, *(f"{path} {sha256_of(path)}" for path in files if path.is_file())]
+
+
 def fits_on_disk(student: Any, teacher: LiveTeacher, work: Path) -> bool:
     """Returns whether the encoder's output of the training set fits on the disk; True where its hours are
     unknown.
@@ -205,7 +250,9 @@ def fits_on_disk(student: Any, teacher: LiveTeacher, work: Path) -> bool:
     layer = teacher.encoder_layer
     needed = seconds * 1000 / layer.frame_ms * layer.width  # a byte a value
     work.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(work).free
+    # What an interrupted command has stored counts as free: it will not be stored again.
+    stored = sum(file.stat().st_size for file in (work / "train").glob("shard-*"))
+    free = shutil.disk_usage(work).free + stored
     if needed <= _SHARE_OF_DISK * free:
         return True
     print_note(

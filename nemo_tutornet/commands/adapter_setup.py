@@ -15,6 +15,7 @@ import torch
 
 from nemo_tutornet.commands.adapter_batches import StoredUtterances
 from nemo_tutornet.commands.adapter_data import (
+    device_of,
     encoding_config,
     examples_of,
     stored_encodings,
@@ -223,7 +224,7 @@ def adapter_task(
         stored=StoredUtterances(valid, spoken, size),
         references=references,
         teacher_wer=teacher_word_error_rate(valid, spoken, references, pseudo, size),
-        device=_device(cfg),
+        device=device_of(cfg),
     )
 
 
@@ -251,8 +252,3 @@ def checked_config(cfg: Any) -> TutorConfig:
             "word error rate there; give a validation manifest with transcripts."
         )
     return config
-
-
-def _device(cfg: Any) -> torch.device:
-    wanted = str((cfg.get("trainer") or {}).get("accelerator", "auto"))
-    return torch.device("cuda" if torch.cuda.is_available() and wanted in ("auto", "gpu", "cuda") else "cpu")

@@ -67,7 +67,7 @@ def cache_sizes(student: Any, distiller: Distiller, batch: TrainingBatch) -> lis
     if seconds is None:
         return []
     audio = TrainingBatch(batch.signal, batch.signal_lengths)
-    schema = choose_schema(teacher, [audio], request, distiller.config)
+    schema = choose_schema(teacher, [audio], request)
     given = teacher.targets(audio, request)
     prints = fingerprints(audio.signal, audio.signal_lengths)
     records = [

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from nemo_tutornet.commands.cache_builder import CacheBuilder, hours_progress, play_at, remaining_loader
-from nemo_tutornet.commands.cache_schema import schema_of_training
+from nemo_tutornet.commands.cache_schema import request_of_cache, schema_of_training
 from nemo_tutornet.config import TutorConfig
 from nemo_tutornet.data.damaged_audio import guard_audio
 from nemo_tutornet.data.dataloader import UtteranceResolver
@@ -118,7 +118,7 @@ def build_cache(
         with_speeds(cfg.model.train_ds, views)
     check_augmentation(cfg.model.train_ds)
     speeds = views_of(cfg.model.train_ds)
-    for warning in check_manifests(cfg.model):
+    for warning in check_manifests(cfg.model, section):
         print_note(warning)
     start = time.monotonic()
     # Hide Lightning's messages about GPUs and TPUs, which are of interest only for a training.
@@ -144,6 +144,9 @@ def build_cache(
         raise TutorError(
             "no stage in model.tutor.stages reads anything of the teacher, so there is nothing to keep."
         )
+    coding = read_schema(folder)
+    if coding is not None:
+        request = request_of_cache(request, coding, folder)
     path, loader = locate(config.teacher.model_path), student._train_dl
     # With an adapter the posteriors are over the student's own labels, not over the teacher's tokenizer.
     kind, tokenizer = tokenizer_of(path) if teacher.adapter is None else (None, {})
@@ -155,7 +158,6 @@ def build_cache(
         print_note(f"{folder}: {UNCHECKED_AUDIO}")
     rows = UtteranceResolver(loader, speeds)
     _check_durations(rows, teacher.sample_rate)
-    coding = read_schema(folder)
     files = {**head_file(teacher), **tokenizer}
     train_ds = cfg.model.train_ds
     # With tars, every rank reads everything if Lhotse reads them, or if NeMo is configured to replicate them.
@@ -166,9 +168,7 @@ def build_cache(
         teacher,
         rows,
         request,
-        coding=lambda device: (
-            read_schema(folder) or schema_of_training(teacher, loader, request, config, device)
-        ),
+        coding=lambda device: read_schema(folder) or schema_of_training(teacher, loader, request, device),
         writer_of=lambda rank, coding: CacheWriter(folder, facts, coding, teacher.sample_rate, rank),
         files=files,
         whole_on_each_rank=whole,

@@ -14,13 +14,14 @@ from nemo_tutornet.utils.files import expand_user
 _NOT_SET = "{key} is not set; give the path of a manifest, e.g. {key}=train.jsonl."
 
 
-def check_manifests(model_cfg: Mapping[str, Any]) -> list[str]:
+def check_manifests(model_cfg: Mapping[str, Any], train_section: str = "model.train_ds") -> list[str]:
     """Checks every manifest of audio files in a model's config, before the model is built.
 
     Tarred and Lhotse data sets and object stores are not checked here, but by NeMo.
 
     Args:
         model_cfg: config of a NeMo CTC model with `train_ds`, `validation_ds` and `test_ds`.
+        train_section: the section of the user's config that `train_ds` comes from, for messages.
 
     Returns:
         Warnings, a sentence each: NeMo will leave out rows because of their duration; training rows have an
@@ -35,7 +36,8 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> list[str]:
     warnings: list[str] = []
     for name in ("train_ds", "validation_ds", "test_ds"):
         try:
-            warnings += _check_section(model_cfg, name)
+            shown = train_section if name == "train_ds" else f"model.{name}"
+            warnings += _check_section(model_cfg, name, shown)
         except (
             OmegaConfBaseException
         ) as error:  # e.g. an interpolation of a variable or key that does not exist
@@ -45,22 +47,22 @@ def check_manifests(model_cfg: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
-    """Checks one data set of a config, as `check_manifests` describes."""
+def _check_section(model_cfg: Mapping[str, Any], name: str, shown: str) -> list[str]:
+    """Checks one data set of a config, as `check_manifests` describes; messages call it `shown`."""
     warnings: list[str] = []
-    section, key = model_cfg.get(name) or {}, f"model.{name}.manifest_filepath"
+    section, key = model_cfg.get(name) or {}, f"{shown}.manifest_filepath"
     if not isinstance(section, Mapping):
         raise TutorError(
-            f"model.{name} is {str(section)[:100]}, but it must be a section; give a manifest as {key}."
+            f"{shown} is {str(section)[:100]}, but it must be a section; give a manifest as {key}."
         )
     if section.get("is_tarred") or section.get("use_lhotse"):
         return warnings
     limits = {
-        limit: _limit(section, name, limit)
+        limit: _limit(section, shown, limit)
         for limit in ("min_duration", "max_duration")
         if section.get(limit) is not None
     }
-    channel = _channel(section, name)
+    channel = _channel(section, shown)
     rules = Rules(frame_seconds(model_cfg), for_nemo=True, channel=channel, **limits)
     manifests = manifests_of(section, key)
     if not manifests and name == "train_ds":
@@ -84,7 +86,7 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
         rows, left_out = read_rows(path, rules)
         if left_out:
             warnings.append(
-                f"model.{name} leaves out {left_out} of {left_out + len(rows)} rows of {manifest}: it keeps "
+                f"{shown} leaves out {left_out} of {left_out + len(rows)} rows of {manifest}: it keeps "
                 f"rows{rules}."
             )
         if not rows:
@@ -112,20 +114,20 @@ def _check_section(model_cfg: Mapping[str, Any], name: str) -> list[str]:
     return warnings
 
 
-def _limit(section: Mapping[str, Any], name: str, key: str) -> float:
+def _limit(section: Mapping[str, Any], shown: str, key: str) -> float:
     value = section[key]
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TutorError(f"model.{name}.{key} is {str(value)[:100]}, but it must be a number of seconds.")
+        raise TutorError(f"{shown}.{key} is {str(value)[:100]}, but it must be a number of seconds.")
     return float(value)
 
 
-def _channel(section: Mapping[str, Any], name: str) -> int | str | None:
+def _channel(section: Mapping[str, Any], shown: str) -> int | str | None:
     """Returns the channel that a data set of files reads; None where it chooses none."""
     value = section.get("channel_selector")
     if value in (None, "average") or (type(value) is int and value >= 0):
         return value
     raise TutorError(
-        f"model.{name}.channel_selector is {str(value)[:100]}, but it must be the number of one channel, "
+        f"{shown}.channel_selector is {str(value)[:100]}, but it must be the number of one channel, "
         "from 0, or average."
     )
 

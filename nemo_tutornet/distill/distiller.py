@@ -122,10 +122,9 @@ class Distiller:
             # For messages only; Lhotse's workers would send every cut along with its audio.
             with suppress(TutorError):
                 self._resolver = UtteranceResolver(student._train_dl)
+        of_others = TargetRequest(posteriors=True, small_posteriors=request.small_posteriors)
         for teacher in teachers:
-            teacher.check(
-                request if teacher is self.teacher else TargetRequest(posteriors=True), self._resolver
-            )
+            teacher.check(request if teacher is self.teacher else of_others, self._resolver)
 
     # --- One step
 

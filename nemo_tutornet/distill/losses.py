@@ -173,7 +173,10 @@ class SKDLoss(Loss):
     """Softmax-level distillation (TutorNet's SKD, arXiv 2008.00671)."""
 
     name = "skd"
-    request = TargetRequest(posteriors=True)
+
+    def __init__(self, context: LossContext) -> None:
+        super().__init__(context)
+        self.request = TargetRequest(posteriors=True, small_posteriors=context.config.skd.temperature > 1)
 
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
         """Compares the posteriors of the student's output with the teachers'."""

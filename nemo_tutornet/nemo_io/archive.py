@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import os
 import stat
@@ -83,10 +84,13 @@ class NemoArchive:
         return target_of(self.config)
 
     @functools.cached_property
-    def sha256(self) -> str | None:
-        """Hexadecimal sha256 of the file; None for a folder."""
+    def sha256(self) -> str:
+        """Hexadecimal sha256 of the file; for a folder, of the names and sha256 of its files."""
         self._check_unchanged()
-        return None if self.is_folder else sha256_of(self._place)
+        if not self.is_folder:
+            return sha256_of(self._place)
+        listed = "".join(f"{sha256_of(self._place / name)}  {name}\n" for name in sorted(self._files))
+        return hashlib.sha256(listed.encode()).hexdigest()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -237,6 +241,18 @@ class NemoArchive:
             raise TutorError(
                 f"{self.path} is not a readable .nemo file ({first}); it may be truncated, copy it again."
             ) from None
+
+
+def sha256_of_model(path: Path) -> str:
+    """Returns the hexadecimal sha256 of a `.nemo` file, or of the folder that one was unpacked to.
+
+    Args:
+        path: the file, which is not opened as an archive, or the folder.
+
+    Raises:
+        TutorError: the folder is not an unpacked `.nemo`.
+    """
+    return NemoArchive(path).sha256 if path.is_dir() else sha256_of(path)
 
 
 def _no_config(path: Path) -> TutorError:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.archive import sha256_of_model
 from nemo_tutornet.nemo_io.layers import ENCODER, Layer
 from nemo_tutornet.nemo_io.model_info import posterior_labels_in_words
 from nemo_tutornet.nemo_io.prompt import prompt_in_words
@@ -173,7 +174,10 @@ class CachedTeacher:
         """
         schema, folder = self.reader.schema, self.reader.folder
         if self._adapter is not None:  # it computes posteriors and its hidden vectors from the stored output
-            request = replace(request, hidden=True, posteriors=False, hypotheses=self._reads_texts(request))
+            texts = self._reads_texts(request)
+            request = replace(
+                request, hidden=True, posteriors=False, hypotheses=texts, small_posteriors=False
+            )
         for what, requested, stored in (
             ("the hint layer, which rkd reads", request.hidden, schema.width is not None),
             (
@@ -182,6 +186,11 @@ class CachedTeacher:
                 schema.labels is not None,
             ),
             ("hypotheses, which pseudo reads", request.hypotheses, schema.hypotheses),
+            (
+                "small posteriors, which skd with a temperature above 1 reads",
+                request.small_posteriors,
+                schema.min_posterior is None,
+            ),
         ):
             if requested and not stored:
                 raise TutorError(
@@ -294,7 +303,7 @@ class CachedTeacher:
                 f"{cached}; give the right cache or correct the key."
             )
         path = expand_user(config.model_path) if config.model_path else None
-        if path is not None and path.is_file() and cached is not None and sha256_of(path) != cached:
+        if path is not None and path.exists() and cached is not None and sha256_of_model(path) != cached:
             raise TutorError(
                 f"{self.reader.folder} was built with another teacher than {path} (sha256 {cached}); build "
                 f"it again with this one, or leave {key}.model_path out."

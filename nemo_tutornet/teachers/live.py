@@ -166,7 +166,7 @@ class LiveTeacher:
         if config.sha256 is not None and archive.sha256 != config.sha256.lower():
             raise TutorError(
                 f"{key}.sha256 is {config.sha256}, but the sha256 of {archive.path} is "
-                f"{archive.sha256 or 'none, it is a folder'}; give the right file or correct the key."
+                f"{archive.sha256}; give the right file or correct the key."
             )
         check_teacher(archive.config, archive.path)
         if adapter is not None:

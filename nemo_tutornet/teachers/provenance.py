@@ -14,11 +14,12 @@ import torch
 from torch import nn
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.nemo_io.archive import sha256_of_model
 from nemo_tutornet.nemo_io.layers import CHECKED_SECONDS, Layer
 from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.teachers.adapter import OLD_KERNELS
 from nemo_tutornet.teachers.live import LiveTeacher
-from nemo_tutornet.utils.files import read_regular_file, sha256_of
+from nemo_tutornet.utils.files import read_regular_file
 
 HEAD = "head.safetensors"
 _HEAD_BYTES = 1 << 30
@@ -31,7 +32,7 @@ def binding(
 
     Args:
         teacher: the live teacher.
-        path: the teacher's file.
+        path: the teacher's file, or the folder that it was unpacked to.
         device: the device on which the teacher will run.
         hidden: whether the cache holds the hint layer.
         tokenizer: NeMo's type of the teacher's tokenizer, whose files are stored beside the shards. None for
@@ -50,7 +51,7 @@ def binding(
         further["further_hints"] = list(map(_layer_to_disk, teacher.further_hint_layers))
     return {
         **further,
-        "sha256": sha256_of(path) if path.is_file() else None,
+        "sha256": sha256_of_model(path),
         "class": info.class_name,
         "front_end": info.preprocessor,
         "precision": teacher.precision_on(device),

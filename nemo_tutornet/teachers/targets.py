@@ -31,10 +31,12 @@ class TargetRequest:
         hidden: the hint layer.
         posteriors: the log-probabilities of the CTC head.
         hypotheses: the decoded texts.
+        small_posteriors: posteriors of every size, which a temperature above 1 raises. A cache of many labels
+            drops the smallest ones otherwise.
 
     Example:
         >>> TargetRequest(hidden=True) | TargetRequest(posteriors=True)
-        TargetRequest(hidden=True, posteriors=True, hypotheses=False)
+        TargetRequest(hidden=True, posteriors=True, hypotheses=False, small_posteriors=False)
         >>> bool(TargetRequest())
         False
     """
@@ -42,12 +44,14 @@ class TargetRequest:
     hidden: bool = False
     posteriors: bool = False
     hypotheses: bool = False
+    small_posteriors: bool = False
 
     def __or__(self, other: TargetRequest) -> TargetRequest:
         return TargetRequest(
             self.hidden or other.hidden,
             self.posteriors or other.posteriors,
             self.hypotheses or other.hypotheses,
+            self.small_posteriors or other.small_posteriors,
         )
 
     def __bool__(self) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 
 import pytest
@@ -65,6 +66,43 @@ def test_a_cache_without_what_a_stage_reads_is_refused(corpus, teacher_file, mak
     make_student(cached(corpus, tmp_path / "cache", skd)).setup("fit")
     with pytest.raises(TutorError, match="does not hold the hint layer, which rkd reads"):
         make_student(cached(corpus, tmp_path / "cache")).setup("fit")
+
+
+def test_a_cache_is_not_extended_with_less_than_the_stages_read(corpus, teacher_file, tmp_path):
+    skd = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
+    build_cache(whole(student_config(corpus, teacher_file, skd)), tmp_path / "cache", progress=False)
+    with pytest.raises(TutorError, match="is a cache without the hint layer and hypotheses, which model"):
+        build_cache(whole(student_config(corpus, teacher_file, STAGES)), tmp_path / "cache", progress=False)
+
+
+def test_stages_that_read_less_extend_a_cache_with_all_that_it_stores(
+    corpus, teacher_file, make_student, tmp_path
+):
+    first = student_config(corpus, teacher_file, STAGES)
+    rows = (corpus / "train.jsonl").read_text().splitlines()
+    half = tmp_path / "half.jsonl"
+    half.write_text("".join(row.replace('"train', f'"{corpus}/train') + "\n" for row in rows[:4]))
+    first["train_ds"]["manifest_filepath"] = str(half)
+    build_cache(whole(first), tmp_path / "cache", progress=False)
+    skd = [{"name": "skd", "weights": {"ctc": 1.0, "skd": 0.25}}]
+    built = build_cache(whole(student_config(corpus, teacher_file, skd)), tmp_path / "cache", progress=False)
+    assert (built.utterances, built.added) == (8, 4)
+    make_student(cached(corpus, tmp_path / "cache")).setup("fit")
+
+
+def test_a_temperature_needs_small_posteriors(corpus, cache, make_student, monkeypatch):
+    """A cache of many labels was built without a temperature, and so without small posteriors."""
+    config = cached(corpus, cache, skd={"divergence": "kl", "temperature": 2.0})
+    make_student(config).setup("fit")  # everything is stored
+    opened = CacheReader.__init__
+
+    def without_small_ones(reader, *arguments, **options):
+        opened(reader, *arguments, **options)
+        reader.schema = dataclasses.replace(reader.schema, min_posterior=1e-3)
+
+    monkeypatch.setattr(CacheReader, "__init__", without_small_ones)
+    with pytest.raises(TutorError, match="does not hold small posteriors, which skd with a temperature above"):
+        make_student(config).setup("fit")
 
 
 def test_an_utterance_that_is_missing_and_one_that_changed(

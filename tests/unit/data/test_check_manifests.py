@@ -164,6 +164,8 @@ def test_rows_that_nemo_leaves_out_are_counted(folder: Path) -> None:
     assert check_manifests(model(path, min_duration=0.1, max_duration=0.95)) == [
         f"model.train_ds leaves out 3 of 4 rows of {path}: {limits}"
     ]
+    (sentence,) = check_manifests(model(path, min_duration=0.1, max_duration=0.95), "model.validation_ds")
+    assert sentence == f"model.validation_ds leaves out 3 of 4 rows of {path}: {limits}"
     whole = manifest(folder, row(duration=-1), row(duration=None), row(duration=1.0), name="whole.jsonl")
     assert check_manifests(model(whole)) == []
     assert len(check_manifests(model(whole, min_duration=0.0))) == 1  # a limit of 0 leaves -1 out, as in NeMo
