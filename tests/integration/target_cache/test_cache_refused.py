@@ -101,7 +101,9 @@ def test_a_temperature_needs_small_posteriors(corpus, cache, make_student, monke
         reader.schema = dataclasses.replace(reader.schema, min_posterior=1e-3)
 
     monkeypatch.setattr(CacheReader, "__init__", without_small_ones)
-    with pytest.raises(TutorError, match="does not hold small posteriors, which skd with a temperature above"):
+    with pytest.raises(
+        TutorError, match="does not hold small posteriors, which skd with a temperature above"
+    ):
         make_student(config).setup("fit")
 
 

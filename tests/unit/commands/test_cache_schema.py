@@ -22,7 +22,11 @@ SPARSE = CacheSchema(labels=1025, min_posterior=1e-3)
     ("schema", "request_", "lacking"),
     [
         (CacheSchema(labels=29), TargetRequest(hidden=True, posteriors=True), "the hint layer"),
-        (CacheSchema(labels=29), TargetRequest(hidden=True, hypotheses=True), "the hint layer and hypotheses"),
+        (
+            CacheSchema(labels=29),
+            TargetRequest(hidden=True, hypotheses=True),
+            "the hint layer and hypotheses",
+        ),
         (CacheSchema(width=8), TargetRequest(posteriors=True), "posteriors"),
         (CacheSchema(width=8), TargetRequest(posteriors=True, small_posteriors=True), "posteriors"),
         (

@@ -19,7 +19,7 @@ from nemo.collections.asr.parts.submodules.ctc_decoding import CTCDecodingConfig
 from omegaconf import DictConfig, OmegaConf
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.archive import NemoArchive
+from nemo_tutornet.nemo_io.archive import NemoArchive, sha256_of_model
 from nemo_tutornet.nemo_io.stock_config import STOCK_BPE, STOCK_CHAR, check_teacher, ctc_class, stock_config
 from tests.conftest import refusal
 
@@ -61,6 +61,19 @@ def test_the_config_is_read_from_a_folder(tmp_path: Path) -> None:
     assert "model_config.yaml" in refusal(NemoArchive, tmp_path)
     (tmp_path / "model_config.yaml").write_bytes(CONFIG)
     assert NemoArchive(tmp_path).config.target == STOCK_CHAR
+
+
+def test_a_folder_has_a_sha256_of_its_content(tmp_path: Path) -> None:
+    """So that the targets of one teacher are not taken for those of another in the same folder."""
+    (tmp_path / "model_config.yaml").write_bytes(CONFIG)
+    (tmp_path / "model_weights.ckpt").write_bytes(WEIGHTS)
+    found = {sha256_of_model(tmp_path)}
+    assert NemoArchive(tmp_path).sha256 in found
+    (tmp_path / "model_weights.ckpt").write_bytes(WEIGHTS[:-1] + b"?")
+    found.add(sha256_of_model(tmp_path))
+    (tmp_path / "model_weights.ckpt").rename(tmp_path / "other.ckpt")
+    found.add(sha256_of_model(tmp_path))
+    assert len(found) == 3
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
