@@ -42,6 +42,7 @@ from nemo_tutornet.config import check_student, check_teacher_files, check_train
 from nemo_tutornet.data.manifest_checks import check_manifests
 from nemo_tutornet.distill.objective import read_tutor_section
 from nemo_tutornet.distill.run_files import repair_run_folder
+from nemo_tutornet.distill.run_lock import lock_run_folder
 from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.errors import exit_on_user_error, refusing
 from nemo_tutornet.functional.fft_depthwise import fourier_depthwise
@@ -51,11 +52,29 @@ from nemo_tutornet.nemo_io.lightning_ckpt import (
     initial_checkpoints,
     resumed_checkpoints,
 )
+from nemo_tutornet.utils.signals import stop_on_signals
 
 
 @hydra_runner(config_path="../conf", config_name="quartznet_5x5")
 @exit_on_user_error
 def main(cfg):
+    with stop_on_signals("nothing was trained; the same command begins anew."):
+        check(cfg)
+        lock = lock_run_folder(cfg.get("exp_manager", None))  # until the training ends
+        trainer, model = prepare(cfg)
+    trainer.fit(model)
+
+    if (
+        cfg.model.get("test_ds")
+        and cfg.model.test_ds.manifest_filepath is not None
+        and model.prepare_test(trainer)
+    ):
+        trainer.test(model)
+    del lock
+
+
+def check(cfg):
+    """Checks a config and its manifests."""
     logging.info(f"Hydra config: {OmegaConf.to_yaml(cfg)}")
     # Mistakes show before anything is built: the config at once, the manifests in less than a
     # millisecond a row.
@@ -65,6 +84,10 @@ def main(cfg):
     logging.info("Checking the manifests")
     for warning in check_manifests(cfg.model):
         logging.warning(warning)
+
+
+def prepare(cfg):
+    """Returns the trainer and the student of a config."""
     if cfg.get("seed") is not None:
         pl.seed_everything(cfg.seed, workers=True)
 
@@ -88,15 +111,7 @@ def main(cfg):
             "Depthwise convolutions that a CPU trains through the Fourier transform: "
             f"{fourier_depthwise(model)}"
         )
-
-    trainer.fit(model)
-
-    if (
-        cfg.model.get("test_ds")
-        and cfg.model.test_ds.manifest_filepath is not None
-        and model.prepare_test(trainer)
-    ):
-        trainer.test(model)
+    return trainer, model
 
 
 if __name__ == "__main__":

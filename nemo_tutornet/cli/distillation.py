@@ -12,6 +12,7 @@ import typer
 
 from nemo_tutornet.cli.app import NOTHING_WRITTEN, WRITTEN_WHOLE, app, composed, pasted
 from nemo_tutornet.errors import exit_on_user_error
+from nemo_tutornet.utils.files import check_output_file, expand_user
 from nemo_tutornet.utils.progress import report_parts
 from nemo_tutornet.utils.signals import stop_on_signals
 
@@ -65,7 +66,8 @@ def check(
     """Preview a training: what is matched, what it costs, what is wrong. Takes the training script's
     arguments.
     """
-    cfg = composed(config_path, config_name, overrides or [])  # before the imports, which take long
+    # Before the imports, which take long.
+    cfg = composed(check, config_path, config_name, overrides or [])
     from nemo_tutornet.commands.check import check_training
     from nemo_tutornet.commands.tables import check_tables
 
@@ -79,6 +81,7 @@ def check(
 
 @app.command(context_settings={"ignore_unknown_options": True})
 @exit_on_user_error
+@stop_on_signals("the same command begins anew, or continues after what an earlier one finished.")
 def adapt(
     overrides: list[str] = typer.Argument(
         None, metavar="[KEY=VALUE ...]", help="As for the training script."
@@ -109,7 +112,10 @@ def adapt(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     """Train an adapter, which gives a teacher the student's labels. Takes the training script's arguments."""
-    cfg = composed(config_path, config_name, overrides or [])  # before the imports, which take long
+    # Before the imports, which take long.
+    cfg = composed(adapt, config_path, config_name, overrides or [])
+    output, work = expand_user(output), None if work is None else expand_user(work)
+    check_output_file(output, ".safetensors")
     from nemo_tutornet.commands.adapt import adapt_teacher
     from nemo_tutornet.commands.tables import adapter_table, epoch_report
     from nemo_tutornet.teachers.adapter import is_poor
@@ -130,6 +136,7 @@ def adapt(
 
 @app.command(context_settings={"ignore_unknown_options": True})
 @exit_on_user_error
+@stop_on_signals("the same command begins anew, or continues after what an earlier one finished.")
 def cache(
     overrides: list[str] = typer.Argument(
         None, metavar="[KEY=VALUE ...]", help="As for the training script."
@@ -153,7 +160,9 @@ def cache(
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a sentence."),
 ) -> None:
     """Run the teacher once and keep its targets to train from. Takes the training script's arguments."""
-    cfg = composed(config_path, config_name, overrides or [])  # before the imports, which take long
+    # Before the imports, which take long.
+    cfg = composed(cache, config_path, config_name, overrides or [])
+    output = expand_user(output)
     from lightning.pytorch.utilities import rank_zero_only
 
     from nemo_tutornet.commands.cache_targets import build_cache
@@ -198,7 +207,9 @@ def pseudo_labels(
     ),
 ) -> None:
     """Make a training manifest of a teacher's transcripts, in the labels of the student to train."""
-    cfg = composed(config_path, config_name, overrides or [])  # before the imports, which take long
+    cfg = composed(
+        pseudo_labels, config_path, config_name, overrides or []
+    )  # before the imports, which take long
     from nemo_tutornet.commands.pseudo_labels import write_pseudo_manifest
 
     fates, missing = write_pseudo_manifest(cfg, source, destination, max_wer, keep_transcripts)

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from nemo_tutornet.config import check_renamed_overrides  # this also registers `tutor_defaults`
+from nemo_tutornet.config import check_renamed_overrides, check_seed  # also registers `tutor_defaults`
 from nemo_tutornet.errors import LONGEST_INPUT, TutorError, shorten
 
 _CONFIG_PATH, _CONFIG_NAME = "../conf", "quartznet_5x5"  # the training script's defaults
@@ -82,6 +82,7 @@ def compose_config(yaml: Path, overrides: Sequence[str]) -> Any:
     from hydra.errors import HydraException
 
     check_renamed_overrides(overrides)
+    check_quotes(overrides)
     try:
         config = _compose(yaml, overrides)
     except (HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
@@ -94,6 +95,7 @@ def compose_config(yaml: Path, overrides: Sequence[str]) -> Any:
         raise TutorError(f"{yaml}: {shorten(' '.join(lines), LONGEST_INPUT).rstrip('.')}.") from None
     if not isinstance(config.get("model"), DictConfig):
         raise TutorError(f"{yaml} has no section `model`; name a training script's config.")
+    check_seed(config)
     return config
 
 
@@ -138,11 +140,43 @@ def check_command_line(arguments: Sequence[str], script: Path) -> None:
     from hydra.errors import HydraException
 
     check_renamed_overrides(arguments)
+    check_quotes([word for word in arguments if not word.startswith("-")])
     parsed, _ = get_args_parser().parse_known_args(list(arguments))
     name = (parsed.config_name or _CONFIG_NAME).removesuffix(".yaml")
     yaml = script.parent / (parsed.config_path or _CONFIG_PATH) / f"{name}.yaml"
     with suppress(HydraException, OmegaConfBaseException, YAMLError, UnicodeDecodeError, AssertionError):
         _compose(Path(os.path.abspath(yaml)), parsed.overrides)
+
+
+def check_quotes(overrides: Sequence[str]) -> None:
+    """Refuses an override whose value Hydra cannot parse, e.g. a path with brackets or letters with accents.
+
+    Args:
+        overrides: Hydra's overrides.
+
+    Raises:
+        TutorError: there is one; the message has it with the quotes that Hydra and a shell need.
+    """
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    parser = OverridesParser.create()
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not re.fullmatch(r"(\+\+|\+|~)?[A-Za-z_][\w./@:-]*", key):
+            continue  # no override; Hydra says so
+        try:
+            parser.parse_override(override)
+        except (ValueError, RecursionError):
+            continue  # a number of thousands of digits, or too deep a section; `_compose` refuses them
+        except HydraException:
+            if value[:1] in ("[", "{"):  # a list or a section that lacks a bracket, a comma or a quote
+                continue
+            quoted = shlex.quote(f"{key}={hydra_value(Path(value))}")
+            raise TutorError(
+                f"Hydra cannot read the value of {shorten(key)}, {shorten(value)}; quote it for Hydra and "
+                f"for the shell: {quoted}."
+            ) from None
 
 
 def hydra_value(path: Path) -> str:

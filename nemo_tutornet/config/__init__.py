@@ -48,7 +48,7 @@ from nemo_tutornet.config.schema import (
     TeacherConfig,
     TutorConfig,
 )
-from nemo_tutornet.config.student import check_student, check_trainer
+from nemo_tutornet.config.student import check_seed, check_student, check_trainer
 
 __all__ = [
     "DIVERGENCES",
@@ -71,6 +71,7 @@ __all__ = [
     "TeacherConfig",
     "TutorConfig",
     "check_renamed_overrides",
+    "check_seed",
     "check_student",
     "check_teacher_files",
     "check_trainer",

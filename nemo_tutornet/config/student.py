@@ -68,10 +68,12 @@ def check_trainer(cfg: Any) -> None:
         cfg: the whole config of a training.
 
     Raises:
-        TutorError: there is no optimizer or no trainer; a number of the trainer has another type or is too
-            small; the training set has no length, and so neither has the schedule of the learning rate.
+        TutorError: the seed is no whole number; there is no optimizer or no trainer; a number of the trainer
+            has another type or is too small; the training set has no length, and so neither has the schedule
+            of the learning rate.
     """
     try:
+        check_seed(cfg)
         optim, trainer = cfg.model.get("optim"), cfg.get("trainer")
         if not isinstance(optim, Mapping):
             raise TutorError(
@@ -92,6 +94,22 @@ def check_trainer(cfg: Any) -> None:
         _check_schedule_length(optim, trainer, cfg.model.get("train_ds"))
     except OmegaConfBaseException as error:
         raise _unreadable(error) from None
+
+
+def check_seed(cfg: Any) -> None:
+    """Checks the seed of a training.
+
+    Args:
+        cfg: the whole config of a training.
+
+    Raises:
+        TutorError: it is no whole number from 0 to 4294967295, which Lightning needs.
+    """
+    seed = cfg.get("seed")
+    if seed is None or (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32):
+        return
+    given = shorten(seed) if isinstance(seed, str) else shown(seed)
+    raise TutorError(f"seed is {given}, but it must be a whole number from 0 to {2**32 - 1}.")
 
 
 def _check_schedule_length(optim: Mapping[Any, Any], trainer: Mapping[Any, Any], data: Any) -> None:
@@ -206,6 +224,6 @@ def _difference(one: list[str], other: list[str]) -> str:
 
 
 def _unreadable(error: OmegaConfBaseException) -> TutorError:
-    key = f"model.{error.full_key}".replace("model.model.", "model.")
+    key = f"model.{error.full_key}".replace("model.model.", "model.") if error.full_key else "model"
     reason = shorten(first_line(error), LONGEST_INPUT).rstrip(".")
     return TutorError(f"{shorten(key)} cannot be read: {reason}; fix the config.")

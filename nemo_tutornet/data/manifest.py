@@ -39,6 +39,7 @@ class Utterance:
         speaker: the row's `speaker`; None where it has none.
         utt_id: the row's `utt_id`; None where it has none.
         channel: the channel to read of audio with several: its number, or `average`; None where there is one.
+        missing: seconds by which the file is shorter than the row says.
     """
 
     audio: Path
@@ -48,6 +49,7 @@ class Utterance:
     speaker: str | None = None
     utt_id: str | None = None
     channel: int | str | None = None
+    missing: float = 0.0
 
     @property
     def name(self) -> str:
@@ -75,6 +77,7 @@ class Rules:
         channel: the channel that is read, by NeMo's datasets or by our commands: its number, or `average`.
             None means that audio with several channels is an error, because NeMo cannot batch it, and our
             commands would have to guess which channel holds the speech.
+        needs_numbers: whether the duration must be a number, because NeMo sorts the rows by it.
     """
 
     shortest: float = 0.0
@@ -82,6 +85,7 @@ class Rules:
     max_duration: float = math.inf
     for_nemo: bool = False
     channel: int | str | None = None
+    needs_numbers: bool = False
 
     def __str__(self) -> str:
         limits = []
@@ -240,6 +244,11 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
             f"{where} has no duration, which NeMo needs for training; add the duration in seconds."
         )
     declared_duration = _number(row, "duration" if "duration" in row else "context_duration", where)
+    if declared_duration is None and rules.needs_numbers:
+        raise TutorError(
+            f"{where}: duration is null, and use_semi_sorted_batching sorts by it; give the seconds of the "
+            "utterance."
+        )
     if declared_duration is not None and not rules.min_duration <= declared_duration <= rules.max_duration:
         return None
     offset = _number(row, "offset", where) or 0.0
@@ -266,8 +275,9 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
     if info.frames <= 0:
         raise TutorError(f"{where}: {audio} is empty (no samples); remove the line.")
     _check_channels(info.channels, f"{where}: {audio}", rules)
-    duration = info.duration - offset
+    duration, missing = info.duration - offset, 0.0
     if declared_duration is not None and declared_duration > 0:  # to NeMo, 0 and -1 mean the whole file
+        missing = max(declared_duration - duration, 0.0)
         duration = min(declared_duration, duration)
     if duration <= 0 or duration < rules.shortest:
         raise TutorError(
@@ -275,7 +285,7 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
             f"student ({rules.shortest * 1000:g} ms); remove the line."
         )
     speaker, utt_id = _name(row, "speaker"), _name(row, "utt_id")
-    return Utterance(audio, duration, text, offset, speaker, utt_id, rules.channel)
+    return Utterance(audio, duration, text, offset, speaker, utt_id, rules.channel, missing)
 
 
 def _check_channels(channels: int, subject: str, rules: Rules) -> None:

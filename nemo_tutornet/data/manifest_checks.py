@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nemo_tutornet.data.manifest import Rules, check_address, in_store, read_rows
+from nemo_tutornet.data.manifest import Rules, Utterance, check_address, in_store, read_rows
 from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.utils.files import expand_user
 
+_ROUNDING = 0.1  # seconds by which a duration may be rounded
 _NOT_SET = "{key} is not set; give the path of a manifest, e.g. {key}=train.jsonl."
 
 
@@ -63,7 +64,8 @@ def _check_section(model_cfg: Mapping[str, Any], name: str, shown: str) -> list[
         if section.get(limit) is not None
     }
     channel = _channel(section, shown)
-    rules = Rules(frame_seconds(model_cfg), for_nemo=True, channel=channel, **limits)
+    is_sorted = name == "train_ds" and bool(section.get("use_semi_sorted_batching"))
+    rules = Rules(frame_seconds(model_cfg), for_nemo=True, channel=channel, needs_numbers=is_sorted, **limits)
     manifests = manifests_of(section, key)
     if not manifests and name == "train_ds":
         raise TutorError(_NOT_SET.format(key=key))
@@ -72,7 +74,7 @@ def _check_section(model_cfg: Mapping[str, Any], name: str, shown: str) -> list[
             f"{key} is not set, so no checkpoint can be selected by its WER; ignore val_wer=0.0000 in the "
             "names of checkpoints."
         )
-    empty = []
+    empty, is_transcribed = [], False
     for manifest in manifests:
         if in_store(manifest):
             continue
@@ -91,6 +93,8 @@ def _check_section(model_cfg: Mapping[str, Any], name: str, shown: str) -> list[
             )
         if not rows:
             empty.append(manifest)
+        warnings += _truncated(rows, manifest)
+        is_transcribed |= any(row.text for row in rows)
         empty_texts = sum(row.text == "" for row in rows)
         without_text = sum(row.text is None for row in rows)
         if without_text and name == "train_ds" and not model_cfg.get("tutor"):
@@ -104,6 +108,11 @@ def _check_section(model_cfg: Mapping[str, Any], name: str, shown: str) -> list[
                 "rows without a text, so CTC skips them with a teacher; without a teacher the student learns "
                 "to output silence for them."
             )
+    if manifests and not is_transcribed and name == "train_ds" and _uses_ctc(model_cfg.get("tutor")):
+        warnings.append(
+            f"no row of {key} has a transcript, so the loss ctc learns nothing; leave it out of "
+            "model.tutor.stages."
+        )
     # NeMo joins the manifests of a training set, and those in one string; elsewhere each manifest of a list
     # is a data set of its own.
     joined = isinstance(section.get("manifest_filepath"), str) or (
@@ -112,6 +121,27 @@ def _check_section(model_cfg: Mapping[str, Any], name: str, shown: str) -> list[
     if empty and (not joined or len(empty) == len(manifests)):
         raise TutorError(f"{key}: {', '.join(empty)} has no utterance{rules}; give at least one.")
     return warnings
+
+
+def _truncated(rows: Sequence[Utterance], manifest: str) -> list[str]:
+    """Returns a warning where files are shorter than their rows say, as after an interrupted copy."""
+    short = [row for row in rows if row.missing > max(_ROUNDING, 0.01 * (row.duration + row.missing))]
+    if not short:
+        return []
+    first = short[0]
+    return [
+        f"{len(short)} of {len(rows)} rows of {manifest} have more seconds than their file, e.g. "
+        f"{first.duration + first.missing:g} s of {first.audio}, which has {first.duration:g} s: correct the "
+        "duration, or copy the file again if it is truncated."
+    ]
+
+
+def _uses_ctc(tutor: Any) -> bool:
+    stages = tutor.get("stages") if isinstance(tutor, Mapping) else None
+    if not isinstance(stages, Sequence) or isinstance(stages, str):
+        return False
+    weights = [stage.get("weights") for stage in stages if isinstance(stage, Mapping)]
+    return any(isinstance(one, Mapping) and one.get("ctc") for one in weights)
 
 
 def _limit(section: Mapping[str, Any], shown: str, key: str) -> float:

@@ -56,7 +56,7 @@ def repair_run_folder(manager: Mapping[str, Any] | None) -> list[str]:
     Raises:
         TutorError: a checkpoint that must be compared with others is foreign or would run code.
     """
-    folder = _checkpoint_folder(manager)
+    folder = checkpoint_folder(manager)
     if manager is None or folder is None or not folder.is_dir():
         return []
     warnings = [
@@ -87,8 +87,12 @@ def repair_run_folder(manager: Mapping[str, Any] | None) -> list[str]:
     return warnings
 
 
-def _checkpoint_folder(manager: Mapping[str, Any] | None) -> Path | None:
-    """Returns the folder in which `exp_manager` looks for checkpoints; None where it does not look."""
+def checkpoint_folder(manager: Mapping[str, Any] | None) -> Path | None:
+    """Returns the folder in which `exp_manager` looks for checkpoints; None where it does not look.
+
+    Args:
+        manager: the section `exp_manager` of a training's config.
+    """
     if not manager or not manager.get("resume_if_exists"):
         return None
     given = (manager.get("checkpoint_callback_params") or {}).get("dirpath")

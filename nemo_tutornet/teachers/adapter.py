@@ -156,6 +156,10 @@ class Adapter:
         file = expand_user(path)
         if not file.is_file():
             raise TutorError(f"{key} is {path}, and there is no such file; `nemo-tutornet adapt` makes one.")
+        if file.suffix == ".nemo":
+            raise TutorError(
+                f"{key} is {path}, which is a model; give a .safetensors file of `nemo-tutornet adapt`."
+            )
         metadata, tensors = _read(file, key)
         info = _info_of(metadata)
         if info is None:

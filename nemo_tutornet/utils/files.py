@@ -98,6 +98,27 @@ def make_output_folder(folder: Path) -> None:
         ) from None
 
 
+def check_output_file(path: Path, suffix: str) -> None:
+    """Checks that `--output` names a file that can be written, before hours of work.
+
+    Args:
+        path: the file; it may exist.
+        suffix: the ending of its name.
+
+    Raises:
+        TutorError: it has another ending, is a folder, or its folder can neither be used nor made.
+    """
+    if path.suffix != suffix:
+        raise TutorError(f"--output is {path}, but the name of the file must end with {suffix}.")
+    if path.is_dir():
+        raise TutorError(f"--output {path} is a folder; give the path of a file.")
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        raise TutorError(f"--output {path}: {there} is no folder; give the path of a file in one.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise TutorError(f"--output {path}: {there} cannot be written to; give another path.")
+
+
 @contextmanager
 def staging_directory(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder inside `folder` whose files move into `folder` when the block ends.

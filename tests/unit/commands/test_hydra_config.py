@@ -14,9 +14,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from nemo_tutornet import __version__
 from nemo_tutornet.cli import app
 from nemo_tutornet.cli.app import pasted
-from nemo_tutornet.commands.hydra_config import check_command_line, compose_config, find_config, hydra_value
+from nemo_tutornet.commands.hydra_config import (
+    check_command_line,
+    check_quotes,
+    compose_config,
+    find_config,
+    hydra_value,
+)
 from nemo_tutornet.config import (
     InitConfig,
     LayerPairConfig,
@@ -27,6 +34,7 @@ from nemo_tutornet.config import (
     parse_tutor,
 )
 from nemo_tutornet.errors import TutorError, exit_on_user_error
+from nemo_tutornet.utils.files import check_output_file
 from tests.conftest import refusal
 from tests.properties import examples
 
@@ -246,8 +254,66 @@ def test_a_file_without_permission_is_one_sentence(capsys: pytest.CaptureFixture
         command("Permission denied")
 
 
-@pytest.mark.parametrize("folder", ["targets", "my targets", "/a/it's, v=2", "~/[x]"])
+@pytest.mark.parametrize(
+    "folder", ["targets", "my targets", "/a/it's, v=2", "~/[x]", "~/a", "données/t", "null", "123", "1e5/b"]
+)
 def test_what_cache_says_can_bepasted(folder: str) -> None:
     [word] = shlex.split(pasted("model.tutor.teacher.cache", Path(folder)))
     found = OverridesParser.create().parse_override(word)
     assert (found.key_or_group, found.value()) == ("model.tutor.teacher.cache", folder)
+
+
+@pytest.mark.parametrize("name", ["a=b.jsonl", "a[1].jsonl", "a(1).jsonl", "it's.jsonl", "données.jsonl"])
+@pytest.mark.parametrize("key", ["model.train_ds.manifest_filepath", "+model.train_ds.x"])
+def test_a_value_that_hydra_cannot_parse_is_shown_with_its_quotes(name: str, key: str) -> None:
+    sentence = refusal(check_quotes, [f"{key}={name}"])
+    [word] = shlex.split(sentence.partition("for the shell: ")[2].removesuffix("."))
+    check_quotes([word])
+    found = OverridesParser.create().parse_override(word)
+    assert (found.key_or_group, found.value()) == (key.lstrip("+"), name)
+
+
+def test_other_mistakes_of_an_override_are_left_to_hydra() -> None:
+    check_quotes(["a.b=1", "~a", "+a={b:[1,2]}", "a=[1", "a={b", "=x", f"a={'9' * 5000}", "no override"])
+
+
+@pytest.mark.parametrize(
+    ("word", "remedy"),
+    [
+        ("--decod", "there is no option --decod; the nearest one is --decode."),
+        ("--nothing=3", "there is no option --nothing; --help lists the options."),
+        ("--model.dropout=0.1", "an override has no dashes: model.dropout=0.1."),
+    ],
+)
+def test_an_option_that_is_none_is_named(word: str, remedy: str) -> None:
+    result = CliRunner().invoke(app, ["check", word])
+    assert result.exit_code == 2 and remedy in result.stderr.splitlines()[-1]
+
+
+def test_the_version() -> None:
+    assert CliRunner().invoke(app, ["--version"]).stdout == f"nemo-tutornet {__version__}\n"
+
+
+@pytest.mark.parametrize("seed", ["abc", "-1", "1.5", "[1]", "true"])
+def test_a_seed_is_a_whole_number(tmp_path: Path, seed: str) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: null\nmodel: {a: 1}\n")
+    assert refusal(compose_config, tmp_path / "mine.yaml", [f"seed={seed}"]).startswith("seed is ")
+    assert compose_config(tmp_path / "mine.yaml", ["seed=7"]).seed == 7
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("folder", "must end with .safetensors"),
+        (".", "must end with .safetensors"),
+        ("folder.safetensors", "is a folder"),
+        ("file/a.safetensors", "file is no folder"),
+        ("file/b/a.safetensors", "file is no folder"),
+    ],
+)
+def test_adapt_refuses_its_output_before_it_works(tmp_path: Path, output: str, words: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.safetensors").mkdir()
+    assert words in refusal(check_output_file, tmp_path / output, ".safetensors")
+    check_output_file(tmp_path / "new" / "a.safetensors", ".safetensors")
+    assert not (tmp_path / "new").exists()

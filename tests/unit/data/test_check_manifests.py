@@ -372,3 +372,36 @@ def test_a_section_that_makes_no_sense_is_named(folder: Path, changes: dict[str,
         text = json.dumps(section).replace("{good}", str(good))
         config[name] = {**config[name], **json.loads(text)} if isinstance(section, dict) else section
     assert conftest.refusal(check_manifests, OmegaConf.create(config)).startswith(words)
+
+
+def test_a_file_that_is_shorter_than_its_row_says_is_named(folder: Path) -> None:
+    """The audio has one second; a duration may be rounded."""
+    path = manifest(folder, row(duration=1.0), row(duration=1.05), row(duration=2.0))
+    (printed,) = check_manifests(model(path))
+    assert printed == (
+        f"1 of 3 rows of {path} have more seconds than their file, e.g. 2 s of {folder / 'a.wav'}, which has "
+        "1 s: correct the duration, or copy the file again if it is truncated."
+    )
+
+
+def test_rows_that_are_sorted_need_a_duration(folder: Path) -> None:
+    path = manifest(folder, row(duration=1.0), row(duration=None))
+    assert check_manifests(model(path)) == []
+    with pytest.raises(TutorError, match="line 2: duration is null, and use_semi_sorted_batching"):
+        check_manifests(model(path, use_semi_sorted_batching=True))
+
+
+def test_ctc_without_any_transcript_is_said(folder: Path) -> None:
+    silent = manifest(folder, row(duration=1.0, text=""), row(duration=1.0, text=""))
+    spoken = manifest(folder, row(duration=1.0), name="spoken.jsonl")
+    stages = [{"name": "rkd", "weights": {"rkd": 1.0}}, {"name": "ctc", "weights": {"ctc": 1.0, "rkd": 1.85}}]
+    taught = {"tutor": {"teacher": {}, "stages": stages}}
+    sentence = "no row of model.train_ds.manifest_filepath has a transcript, so the loss ctc learns nothing"
+    found = check_manifests(OmegaConf.merge(model(silent), taught))
+    assert sum(one.startswith(sentence) for one in found) == 1
+    both = OmegaConf.merge(model([str(silent), str(spoken)]), taught)
+    assert not any(one.startswith(sentence) for one in check_manifests(both))
+    taught["tutor"]["stages"] = stages[:1]
+    assert not any(
+        one.startswith(sentence) for one in check_manifests(OmegaConf.merge(model(silent), taught))
+    )

@@ -16,7 +16,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.export.scrub import paths_in_tokenizers
 from nemo_tutornet.nemo_io import archive as archive_module
 from nemo_tutornet.nemo_io import tar_members
-from nemo_tutornet.nemo_io.archive import NemoArchive
+from nemo_tutornet.nemo_io.archive import NemoArchive, sha256_of_model
 from nemo_tutornet.utils.files import sha256_of
 from tests.conftest import refusal
 from tests.unit.nemo_io.hostile import HOSTILE, make_hostile
@@ -172,7 +172,8 @@ def test_members_are_read_and_unpacked_as_they_are(tmp_path: Path, mode: str) ->
     archive.unpack(tmp_path / "out")
     folder = NemoArchive(tmp_path / "out")
     assert {name: folder.read(name) for name in folder.members} == members
-    assert folder.config == archive.config and folder.sha256 is None and folder.is_folder
+    assert folder.config == archive.config and folder.is_folder
+    assert folder.sha256 == sha256_of_model(folder.path) != archive.sha256
     (tmp_path / "part").mkdir()
     archive.unpack(tmp_path / "part", ["sub/empty", "large"])
     written = [file.relative_to(tmp_path / "part").as_posix() for file in (tmp_path / "part").rglob("*")]
