@@ -217,6 +217,8 @@ def export_student(
         raise TutorError(
             f"{destination} cannot be written ({error.strerror or error}); nothing was changed there."
         ) from None
+    if not verify and is_summary(summary_path(destination)):
+        note = _joined(note, _without_old_summary(destination))
     return ExportResult(
         path=destination,
         target=str(model.cfg.target),
@@ -234,6 +236,17 @@ def export_student(
         card=card,
         average=averaged,
     )
+
+
+def _without_old_summary(destination: Path) -> str:
+    """Removes the summary of an earlier student, which no longer describes the file; returns a note."""
+    old = summary_path(destination)
+    old.unlink()
+    return f"{old} described the student that was there before, and was removed; --verify writes a new one."
+
+
+def _joined(*notes: str | None) -> str:
+    return " ".join(note for note in notes if note)
 
 
 def _folder(path: Path) -> Path:

@@ -141,6 +141,11 @@ def test_a_student_of_another_language_leaves_with_its_labels(corpus, make_stude
     model.change_vocabulary(labels)
     model.save_to(str(tmp_path / "run.nemo"))
     export_student(tmp_path / "run.nemo", tmp_path / "student.nemo", verify=True)
+    assert (tmp_path / "student.json").is_file()
+    # Without a verification, the summary of the student before would describe another file.
+    done = export_student(tmp_path / "run.nemo", tmp_path / "student.nemo")
+    assert done.note is not None and "student.json described the student that was there before" in done.note
+    assert not (tmp_path / "student.json").exists()
     assert restore_ctc(tmp_path / "student.nemo").cfg.labels == labels
 
 
