@@ -237,7 +237,13 @@ class RunFiles(Callback):
         if not callback.save_nemo_on_train_end or "://" in str(callback.dirpath):
             return
         path = Path(callback._format_nemo_checkpoint_name())
-        if not is_global_rank_zero() or _is_newer_nemo(path, Path(resumed)):
+        if not is_global_rank_zero():
+            return
+        if _is_newer_nemo(path, Path(resumed)):
+            logging.warning(
+                f"This run had ended before, and nothing was trained. Its student is {path}. To train "
+                "another one, give another exp_manager.name; to train on, raise trainer.max_epochs."
+            )
             return
         best = Path(callback.best_model_path)
         if callback.save_best_model and best.is_file():

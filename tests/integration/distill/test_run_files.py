@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from nemo.utils import logging
 
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.utils.files import sha256_of
@@ -24,7 +25,7 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("distilled", [True, False])
 def test_the_nemo_of_a_finished_run_is_written(
-    corpus, teacher_file, make_student, tmp_path: Path, distilled: bool
+    corpus, teacher_file, make_student, tmp_path: Path, monkeypatch, distilled: bool
 ):
     """With RKD alone, the decoder in the file is the composed one."""
     rkd = [{"name": "rkd", "weights": {"rkd": 1.0}}]
@@ -38,8 +39,11 @@ def test_the_nemo_of_a_finished_run_is_written(
     run()
     (student,) = tmp_path.rglob("run.nemo")
     expected = weights(student)
-    untouched = student.stat().st_mtime_ns
+    untouched, warnings = student.stat().st_mtime_ns, []
+    monkeypatch.setattr(logging, "warning", warnings.append)
     run()
+    assert any(f"nothing was trained. Its student is {student}." in warning for warning in warnings)
+    monkeypatch.undo()
     assert student.stat().st_mtime_ns == untouched, "it was there"
     content = student.read_bytes()
     for damage in (None, b"", content[: len(content) // 2]) if distilled else (None,):
