@@ -12,7 +12,7 @@ from nemo_tutornet.utils.files import expand_user
 
 
 def check_teacher_files(config: TutorConfig | None) -> None:
-    """Refuses a section that names a teacher or an adapter that does not exist, before anything is built.
+    """Refuses a section that names a file or folder that does not exist, before anything is built.
 
     With a cache, the teacher's own file need not exist.
 
@@ -20,7 +20,7 @@ def check_teacher_files(config: TutorConfig | None) -> None:
         config: the checked section; None where there is none.
 
     Raises:
-        TutorError: there is no such file.
+        TutorError: there is no such file or folder.
     """
     if config is None:
         return
@@ -35,4 +35,10 @@ def check_teacher_files(config: TutorConfig | None) -> None:
         if teacher.adapter and not os.path.isfile(adapter):
             raise TutorError(
                 f"{key}.adapter is {adapter}, and there is no such file; `nemo-tutornet adapt` makes one."
+            )
+        cache = expand_user(teacher.cache or "")
+        if teacher.cache and not os.path.isdir(cache):
+            found = "which is a file" if os.path.exists(cache) else "and there is no such folder"
+            raise TutorError(
+                f"{key}.cache is {teacher.cache}, {found}; `nemo-tutornet cache` makes a folder."
             )

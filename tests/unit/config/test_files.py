@@ -44,5 +44,8 @@ def test_files_that_do_not_exist_are_named_with_their_key(tmp_path: Path) -> Non
     adapter.touch()
     check_teacher_files(parse(section))
     check_teacher_files(parse("teacher: {model_path: stt_en_conformer_ctc_large}"))
-    check_teacher_files(parse("teacher: {model_path: gone.nemo, cache: targets}"))
+    check_teacher_files(parse(f"teacher: {{model_path: gone.nemo, cache: {tmp_path}}}"))
+    gone = f"teacher: {{cache: {tmp_path / 'gone'}}}"
+    assert "gone, and there is no such folder; " in refused(check_teacher_files, parse(gone))
+    assert "which is a file; " in refused(check_teacher_files, parse(f"teacher: {{cache: {teacher}}}"))
     check_teacher_files(None)
