@@ -150,10 +150,11 @@ class RKDLoss(Loss):
         hidden = match.align_hidden(hidden, targets.lengths, frames, pair)
         lengths = layer_lengths(student.lengths, match.student_encoder, pair.guided, frames)
         mask = frame_weighting.frame_mask(lengths, frames) & (targets.lengths > 0)[:, None]
-        log_probs = targets.log_probs
-        if log_probs is not None:
-            log_probs = match.align_posteriors(log_probs, targets.lengths, frames, pair.guided)
-        weights = frame_weighting.FRAME_WEIGHTING[match.frame_weighting](log_probs, hidden, mask)
+        blank = None
+        if match.frame_weighting == "nonblank":
+            assert targets.log_probs is not None, "the loss requests them"
+            blank = match.align_blank(targets.log_probs, targets.lengths, frames, pair.guided)
+        weights = frame_weighting.FRAME_WEIGHTING[match.frame_weighting](blank, hidden, mask)
         errors = losses.rkd_of_utterances(projection(guided), hidden, weights, mask)
         explained = losses.explained_variance(errors, hidden, weights, mask)
         if self.reduction == "frame_mean":
