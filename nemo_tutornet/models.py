@@ -306,7 +306,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         NeMo's method multiplies the whole loss by what the intermediate layers' weights leave of 1, so that
         RKD and SKD would weigh less than the stage says.
         """
-        if self._losses is None:
+        if self._losses is None or not self.is_interctc_enabled():
             return super().add_interctc_losses(loss_value, *args, **kwargs)
         ctc = self._terms["ctc"]
         # NeMo's method changes its argument in place, so it gets a copy.
