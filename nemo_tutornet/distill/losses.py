@@ -181,7 +181,7 @@ class SKDLoss(Loss):
 
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
         """Compares the posteriors of the student's output with the teachers'."""
-        assert targets is not None
+        assert targets is not None and student.log_probs is not None
         encoder = self.context.match.student_encoder
         return self.divergence(student.log_probs, student.lengths, encoder, student, targets)
 
@@ -313,7 +313,7 @@ class PseudoLabelLoss(Loss):
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
         """Computes CTC against the hypotheses that pass the filters."""
         assert targets is not None and targets.hypotheses is not None
-        assert self.context.pseudo_labels is not None
+        assert self.context.pseudo_labels is not None and student.log_probs is not None
         rows = len(student.lengths) // student.views  # both views have the same labels, which count once
         labels, lengths = self.context.pseudo_labels.targets(
             targets.hypotheses[:rows],
@@ -342,6 +342,7 @@ class ConsistencyLoss(Loss):
 
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
         """Compares the posteriors of both views."""
+        assert student.log_probs is not None
         return consistency_loss(
             student.log_probs, student.lengths, student.target_lengths, self.context.ctc_reduction
         )
