@@ -13,9 +13,10 @@ import torch
 from torch import distributed
 
 from nemo_tutornet import models
-from nemo_tutornet.distill.unused_parameters import parameters_with_grad
+from nemo_tutornet.distill.unused_parameters import _Touched, parameters_with_grad
 from tests.conftest import ACCELERATOR, student_config
 from tests.integration.recorder import RKD, SKD, same, state_of
+from tests.operators import Operators
 
 BEHIND = ("encoder.encoder.2.", "decoder.")  # of a guided layer encoder.encoder.1
 
@@ -92,6 +93,21 @@ def test_rkd_alone_trains_the_same_student_without_its_decoder(
     monkeypatch.setattr(models, "run_without_decoder", whole)
     assert same(without, train())
     assert 0 < 2 * runs[0] == runs[1]
+
+
+def test_touched_parameters_are_reached_and_cost_no_operator():
+    torch.manual_seed(0)
+    used, unused = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    parameters = [*used.parameters(), *unused.parameters()]
+    loss = used(torch.ones(2, 3)).square().sum()
+    expected = torch.autograd.grad(loss, list(used.parameters()), retain_graph=True)
+    with Operators() as ran:
+        touched = _Touched.apply(loss, *parameters)
+    assert torch.equal(touched, loss) and parameters_with_grad(touched) == set(parameters)
+    touched.backward()
+    assert all(parameter.grad is None for parameter in unused.parameters())
+    assert all(torch.equal(p.grad, g) for p, g in zip(used.parameters(), expected, strict=True))
+    assert ran.counts == {"clone.default": 1}
 
 
 def test_reached_by_agrees_with_a_backward():
