@@ -37,6 +37,7 @@ from nemo_tutornet.distill.resumable_model import ResumableMixin
 from nemo_tutornet.distill.run_files import RunFiles
 from nemo_tutornet.distill.setup_log import log_setup
 from nemo_tutornet.distill.stopping import TrainingStop
+from nemo_tutornet.distill.student_capture import run_without_decoder
 from nemo_tutornet.distill.student_files import StudentFilesMixin
 from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.distill.transcripts import check_transcripts, data_sets
@@ -274,7 +275,10 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
                 self._losses = None
             terms = self._terms
         else:
-            self.forward(input_signal=batch.signal, input_signal_length=batch.signal_lengths)
+            if self._distiller is not None and not self._distiller.objective.trains_decoder(stage):
+                run_without_decoder(self, batch)
+            else:
+                self.forward(input_signal=batch.signal, input_signal_length=batch.signal_lengths)
             self._terms = terms = losses()
             global_step = torch.tensor(self.trainer.global_step, dtype=torch.float32)
             log = {"learning_rate": self._optimizer.param_groups[0]["lr"], "global_step": global_step}
@@ -306,7 +310,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         NeMo's method multiplies the whole loss by what the intermediate layers' weights leave of 1, so that
         RKD and SKD would weigh less than the stage says.
         """
-        if self._losses is None:
+        if self._losses is None or not self.is_interctc_enabled():
             return super().add_interctc_losses(loss_value, *args, **kwargs)
         ctc = self._terms["ctc"]
         # NeMo's method changes its argument in place, so it gets a copy.

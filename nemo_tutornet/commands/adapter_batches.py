@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nemo_tutornet.data.utterances import Utterance
 from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.target_cache.records import Kinds
 
 # Utterances of similar length form a batch: as many batches as this are drawn and sorted together.
 _SORTED_BATCHES = 20
@@ -93,7 +94,7 @@ class StoredUtterances:
             yield self._read(self._examples[i : i + self._batch_size])
 
     def _read(self, examples: Sequence[tuple[Utterance, list[int]]]) -> EncodedBatch:
-        stored = self._reader.read([utterance for utterance, _ in examples])
+        stored = self._reader.read([utterance for utterance, _ in examples], Kinds(hidden=True))
         assert stored.hidden is not None, "the cache was built with the encoder's output"
         return EncodedBatch(stored.hidden, stored.lengths, *padded([labels for _, labels in examples]))
 

@@ -29,6 +29,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.evaluation.error_rates import count_errors, sum_errors
 from nemo_tutornet.functional.frame_weighting import frame_mask
 from nemo_tutornet.target_cache.reader import CacheReader
+from nemo_tutornet.target_cache.records import Kinds
 from nemo_tutornet.target_cache.unfinished import read_schema
 from nemo_tutornet.teachers.cached_audio import check_same_audio
 from nemo_tutornet.teachers.live import LiveTeacher
@@ -142,7 +143,7 @@ def examples_of(student: Any, reader: CacheReader, pseudo: PseudoLabels | None) 
     found = Examples([], [], [])
     for batch in map(TrainingBatch.from_nemo, student._train_dl):
         utterances = resolver(batch)
-        stored = reader.read(utterances)
+        stored = reader.read(utterances, Kinds(texts=True))
         check_same_audio(reader, stored, replace(batch, utterances=utterances))
         rows = [
             row[:length]
@@ -280,7 +281,7 @@ def teacher_word_error_rate(
     """
     written: list[str] = []
     for i in range(0, len(spoken), batch_size):  # a batch at a time, for each brings its hidden vectors along
-        texts = reader.read([utterance for utterance, _ in spoken[i : i + batch_size]]).texts
+        texts = reader.read([one for one, _ in spoken[i : i + batch_size]], Kinds(texts=True)).texts
         assert texts is not None, "the validation set is kept with hypotheses"
         written += [pseudo.in_student_labels(text) for text in texts]
     return sum_errors([count_errors(*pair) for pair in zip(references, written, strict=True)]).rate

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
@@ -96,7 +97,8 @@ class UtteranceResolver:
         """Returns the utterances of a batch's rows."""
         if not self.collections:
             return [_of_cut(cut, len(self.views) > 1) for cut in batch.sample_ids]
-        return [self._of_sample(int(sample)) for sample in batch.sample_ids]
+        # One copy of all ids from a GPU; a copy of each would wait for it as often.
+        return [self._of_sample(sample) for sample in torch.as_tensor(batch.sample_ids).tolist()]
 
     @property
     def manifest_utterances(self) -> list[Utterance]:

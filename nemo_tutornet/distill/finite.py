@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
 from nemo_tutornet.errors import TutorError
@@ -168,9 +169,8 @@ def first_nonfinite(named: Iterable[tuple[str, Tensor | None]]) -> str | None:
     tensors = [(name, value) for name, value in tensors if value.is_floating_point() and value.numel()]
     if not tensors:
         return None
-    # A sum is cheap, and it is not finite where a value is not; the reverse is looked at.
-    sums = torch.stack([value.float().sum().to(tensors[0][1].device) for _, value in tensors])
-    if torch.isfinite(sums.sum()):
+    # One norm of all is cheap, and it is not finite where a value is not; the reverse is looked at.
+    if torch.isfinite(get_total_norm([value for _, value in tensors])):
         return None
     return next((name for name, value in tensors if not torch.isfinite(value).all()), None)
 

@@ -150,10 +150,11 @@ class RKDLoss(Loss):
         hidden = match.align_hidden(hidden, targets.lengths, frames, pair)
         lengths = layer_lengths(student.lengths, match.student_encoder, pair.guided, frames)
         mask = frame_weighting.frame_mask(lengths, frames) & (targets.lengths > 0)[:, None]
-        log_probs = targets.log_probs
-        if log_probs is not None:
-            log_probs = match.align_posteriors(log_probs, targets.lengths, frames, pair.guided)
-        weights = frame_weighting.FRAME_WEIGHTING[match.frame_weighting](log_probs, hidden, mask)
+        blank = None
+        if match.frame_weighting == "nonblank":
+            assert targets.log_probs is not None, "the loss requests them"
+            blank = match.align_blank(targets.log_probs, targets.lengths, frames, pair.guided)
+        weights = frame_weighting.FRAME_WEIGHTING[match.frame_weighting](blank, hidden, mask)
         errors = losses.rkd_of_utterances(projection(guided), hidden, weights, mask)
         explained = losses.explained_variance(errors, hidden, weights, mask)
         if self.reduction == "frame_mean":
@@ -180,7 +181,7 @@ class SKDLoss(Loss):
 
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
         """Compares the posteriors of the student's output with the teachers'."""
-        assert targets is not None
+        assert targets is not None and student.log_probs is not None
         encoder = self.context.match.student_encoder
         return self.divergence(student.log_probs, student.lengths, encoder, student, targets)
 
@@ -312,7 +313,7 @@ class PseudoLabelLoss(Loss):
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
         """Computes CTC against the hypotheses that pass the filters."""
         assert targets is not None and targets.hypotheses is not None
-        assert self.context.pseudo_labels is not None
+        assert self.context.pseudo_labels is not None and student.log_probs is not None
         rows = len(student.lengths) // student.views  # both views have the same labels, which count once
         labels, lengths = self.context.pseudo_labels.targets(
             targets.hypotheses[:rows],
@@ -341,6 +342,7 @@ class ConsistencyLoss(Loss):
 
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
         """Compares the posteriors of both views."""
+        assert student.log_probs is not None
         return consistency_loss(
             student.log_probs, student.lengths, student.target_lengths, self.context.ctc_reduction
         )

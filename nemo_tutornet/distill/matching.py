@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -95,7 +95,25 @@ class ModelMatch:
         Returns:
             Log-probabilities `[B, S, V]`.
         """
-        log_probs = self.in_students_order(log_probs)
+        return self._on_frames_of(layer, self.in_students_order(log_probs), teacher_lengths, frames)
+
+    def align_blank(self, log_probs: Tensor, teacher_lengths: Tensor, frames: int, layer: Layer) -> Tensor:
+        """Maps the log-probability of the blank alone, the last of `align_posteriors`.
+
+        The blank is the last output of a teacher and of a student, whatever the order of their labels.
+
+        Args:
+            log_probs: log-probabilities of the teacher `[B, T, V]`.
+            teacher_lengths: valid frames of the teacher's encoder `[B]`.
+            frames: `S`, number of frames of the student's layer.
+            layer: layer of the student.
+
+        Returns:
+            Log-probabilities `[B, S, 1]`.
+        """
+        return self._on_frames_of(layer, log_probs[..., -1:], teacher_lengths, frames)
+
+    def _on_frames_of(self, layer: Layer, log_probs: Tensor, teacher_lengths: Tensor, frames: int) -> Tensor:
         ratio = layer.frame_ms / self.teacher_encoder.frame_ms
         if ratio > 1:
             return pool_posteriors(log_probs, *covered_frames(frames, teacher_lengths, ratio))
@@ -105,7 +123,7 @@ class ModelMatch:
         """Puts the teacher's log-probabilities `[B, T, V]` into the order of the student's labels."""
         if self.label_order is None:
             return log_probs
-        return log_probs[..., torch.tensor(self.label_order, device=log_probs.device)]
+        return log_probs[..., _order_on(self.label_order, log_probs.device)]
 
     def align_hidden(
         self, hidden: Tensor, teacher_lengths: Tensor, frames: int, pair: LayerPair | None = None
@@ -127,6 +145,13 @@ class ModelMatch:
         if ratio > 1:
             return pool_hidden(hidden, *covered_frames(frames, lengths, ratio))
         return repeat_frames(hidden, teacher_frames(frames, lengths, ratio), dim=2)
+
+
+@lru_cache(maxsize=16)
+def _order_on(order: tuple[int, ...], device: torch.device) -> Tensor:
+    """Returns an order of labels on a device, to which it is copied once."""
+    with torch.inference_mode(False):  # a validation may be the first that needs it
+        return torch.tensor(order, device=device)
 
 
 def layer_lengths(encoder_lengths: Tensor, encoder: Layer, layer: Layer, frames: int) -> Tensor:

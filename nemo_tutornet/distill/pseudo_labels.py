@@ -128,13 +128,10 @@ class PseudoLabels:
             fate, labels = self._judge(hypothesis, references[i][: reference_lengths[i]], frame_counts[i])
             self.counts[fate] += 1
             rows.append(labels)
-        lengths = torch.tensor([len(row) for row in rows], device=transcripts.device)
-        padded = torch.zeros(
-            len(rows), max(1, int(lengths.max())), dtype=torch.long, device=transcripts.device
-        )
-        for i, row in enumerate(rows):
-            padded[i, : len(row)] = torch.tensor(row, dtype=torch.long)
-        return padded, lengths
+        widest = max(1, *map(len, rows))
+        padded = torch.tensor([row + [0] * (widest - len(row)) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows])
+        return padded.to(transcripts.device), lengths.to(transcripts.device)
 
     def _judge(self, hypothesis: Hypothesis, reference: list[int], frames: int) -> tuple[str, list[int]]:
         if not hypothesis.text.strip():

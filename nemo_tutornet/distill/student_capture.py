@@ -8,7 +8,7 @@ Legend: `B` utterances, `S` frames of the student, `L` labels, `D` width, `V` la
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -30,7 +30,7 @@ class StudentOutputs:
     """A student's outputs for a batch, and the transcripts.
 
     Attributes:
-        log_probs: of the student's output `[B, S, V]`.
+        log_probs: of the student's output `[B, S, V]`; None in a stage that does not train the decoder.
         lengths: valid frames `[B]` of the encoder's output.
         guided: the guided layer `[B, D, S']`.
         intermediate: the layers with heads, each `[B, D, S']`.
@@ -43,7 +43,7 @@ class StudentOutputs:
         views: 2 where the rows are two views of each utterance, the second after the first; else 1.
     """
 
-    log_probs: Tensor
+    log_probs: Tensor | None
     lengths: Tensor
     guided: Tensor
     intermediate: tuple[Tensor, ...]
@@ -59,6 +59,29 @@ class StudentOutputs:
     def intermediate_log_probs(self) -> tuple[Tensor, ...]:
         """Log-probabilities of each head `[B, S', V]`, computed once."""
         return tuple(head(layer) for head, layer in zip(self.heads, self.intermediate, strict=True))
+
+
+class _DecoderReached(Exception):
+    """Raised before the decoder runs, to skip it."""
+
+
+def run_without_decoder(student: Any, batch: TrainingBatch) -> None:
+    """Runs NeMo's forward of a student up to its decoder, for a stage in which nothing reads posteriors.
+
+    Args:
+        student: a NeMo CTC model.
+        batch: a batch of the training set.
+    """
+    hook = student.decoder.register_forward_pre_hook(_stop)
+    try:
+        with suppress(_DecoderReached):
+            student.forward(input_signal=batch.signal, input_signal_length=batch.signal_lengths)
+    finally:
+        hook.remove()
+
+
+def _stop(module: Any, args: Any) -> None:
+    raise _DecoderReached
 
 
 class StudentCapture:

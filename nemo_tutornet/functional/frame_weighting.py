@@ -54,7 +54,8 @@ def weigh_nonblank(log_probs: Tensor | None, hidden: Tensor, mask: Tensor) -> Te
         w ~ 1 - p_T(blank) + 0.05
 
     Args:
-        log_probs: log-probabilities of the teacher on the student's frames `[B, T, V]`.
+        log_probs: log-probabilities of the teacher on the student's frames `[B, T, V]`; those of the blank
+            alone, `[B, T, 1]`, are enough.
         hidden: not read by this weighting.
         mask: valid frames `[B, T]`, bool.
 
@@ -207,12 +208,14 @@ def match_frames(student: Tensor, teacher: Tensor, mask: Tensor, window: int) ->
     frames = student.shape[1]
     index = torch.arange(frames, device=student.device)
     best = -(q * log_p).sum(dim=-1)
-    match = index.expand_as(mask)
-    for offset in (sign * far for far in range(1, min(window, frames - 1) + 1) for sign in (1, -1)):
-        shifted = (index + offset).clamp(0, frames - 1)
-        cost = -(q * log_p[:, shifted]).sum(dim=-1)
-        better = mask & mask[:, shifted] & (shifted == index + offset) & (cost < best)
-        best, match = torch.where(better, cost, best), torch.where(better, shifted, match)
+    match = index.repeat(len(mask), 1)
+    for far in range(1, min(window, frames - 1) + 1):
+        early, late = slice(0, frames - far), slice(far, frames)
+        for at, other in ((early, late), (late, early)):  # views, because an index would copy [B, T, V]
+            cost = -(q[:, at] * log_p[:, other]).sum(dim=-1)
+            better = mask[:, at] & mask[:, other] & (cost < best[:, at])
+            best[:, at] = torch.where(better, cost, best[:, at])
+            match[:, at] = torch.where(better, index[other], match[:, at])
     return match
 
 

@@ -106,10 +106,11 @@ def find_module(model: nn.Module, path: str) -> nn.Module:
     Raises:
         TutorError: the model has no such module; the message has the most similar paths.
     """
-    modules = dict(model.named_modules())
-    if path in modules and path:
-        return modules[path]
-    similar = difflib.get_close_matches(path, [name for name in modules if name], n=3, cutoff=0.3)
+    if path:
+        with suppress(AttributeError):
+            return model.get_submodule(path)
+    names = [name for name, _ in model.named_modules() if name]
+    similar = difflib.get_close_matches(path, names, n=3, cutoff=0.3)
     similar = similar or [name for name, _ in model.named_children()]
     raise TutorError(
         f"there is no layer {path!r} in {type(model).__name__}; the most similar are "

@@ -43,6 +43,14 @@ def _signs() -> tuple[Tensor, Tensor]:
     return torch.from_numpy(signs).reshape(_PERIOD, _PROJECTIONS), weights
 
 
+@cache
+def _signs_on(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns `_signs` on a device, to which they are copied once."""
+    with torch.inference_mode(False):
+        signs, weights = _signs()
+        return signs.to(device), weights.to(device)
+
+
 def fingerprints(signal: Tensor, lengths: Tensor) -> Tensor:
     """Computes the fingerprint of each utterance of a batch.
 
@@ -62,7 +70,7 @@ def fingerprints(signal: Tensor, lengths: Tensor) -> Tensor:
         [False]
     """
     device = signal.device
-    inside, across = (part.to(device) for part in _signs())
+    inside, across = _signs_on(device)
     found = torch.zeros(len(signal), SIZE, dtype=torch.float64, device=device)
     columns, shortest = torch.arange(_PERIOD, device=device), int(lengths.min()) if len(lengths) else 0
     # A period at a time: no copy of the whole batch is made.

@@ -18,7 +18,7 @@ import numpy as np
 from nemo_tutornet.data.utterances import Utterance, key_bytes, key_hash
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.layout import REBUILD, description, read_header, views_in
-from nemo_tutornet.target_cache.records import BatchTargets, decode, validate_record
+from nemo_tutornet.target_cache.records import EVERYTHING, BatchTargets, Kinds, decode, validate_record
 from nemo_tutornet.target_cache.schema import CacheSchema, schema_of
 from nemo_tutornet.target_cache.shard import Record, Shard
 from nemo_tutornet.utils.files import sha256_of
@@ -133,11 +133,15 @@ class CacheReader:
             raise TutorError(f"{path} does not match its checksum; {REBUILD}.")
         return path
 
-    def read(self, utterances: Sequence[Utterance]) -> BatchTargets:
+    def read(self, utterances: Sequence[Utterance], kinds: Kinds = EVERYTHING) -> BatchTargets:
         """Reads the targets of a batch.
+
+        The arrays of all kinds are read and compared with their checksum, which is one for an utterance. Only
+        the given kinds are decoded.
 
         Args:
             utterances: the utterances of the batch, in order.
+            kinds: the kinds of targets to decode.
 
         Returns:
             The targets, padded, on the CPU.
@@ -149,7 +153,7 @@ class CacheReader:
         records = self._records(utterances, places)
         samples = [int(self._shards[shard].samples[row]) for shard, row in places]
         frames = [int(self._shards[shard].frames[row]) for shard, row in places]
-        return decode(records, samples, frames, self.schema)
+        return decode(records, samples, frames, self.schema, kinds)
 
     def _records(self, utterances: Sequence[Utterance], places: Sequence[tuple[int, int]]) -> list[Record]:
         found: dict[tuple[int, int], Record] = {}

@@ -52,15 +52,36 @@ class UtteranceTargets:
 
 
 @dataclass(frozen=True)
+class Kinds:
+    """The kinds of targets that are decoded; a kind that the schema does not include is left out.
+
+    Attributes:
+        log_probs: log-probabilities.
+        hidden: hidden vectors of the hint layer.
+        texts: hypotheses and their confidences.
+        further: which of the further hint layers, by their numbers from 0; None decodes all of them.
+    """
+
+    log_probs: bool = False
+    hidden: bool = False
+    texts: bool = False
+    further: Sequence[int] | None = ()
+
+
+EVERYTHING = Kinds(log_probs=True, hidden=True, texts=True, further=None)
+
+
+@dataclass(frozen=True)
 class BatchTargets:
-    """A teacher's targets for a batch. Fields that the schema does not include are None.
+    """A teacher's targets for a batch. Fields that the schema does not include, or that are not read, are
+    None.
 
     Attributes:
         samples: number of audio samples of each utterance `[B]`, int64.
         lengths: valid frames `[B]` of the encoder's output, int64.
         log_probs: log-probabilities `[B, T, V]`, fp32; padded frames give the blank a probability of 1.
         hidden: hidden vectors `[B, D, T']`, fp32, padded with 0.
-        further_hidden: hidden vectors of the further hint layers, alike.
+        further_hidden: hidden vectors of the further hint layers that are read, alike.
         texts: hypothesis of each utterance.
         confidences: confidence of each hypothesis, 0 to 1; None without a CTC head.
         fingerprints: fingerprint of the audio of each utterance `[B, P]`.
@@ -164,7 +185,11 @@ def validate_record(record: Record, schema: CacheSchema) -> bool:
 
 
 def decode(
-    records: Sequence[Record], samples: Sequence[int], frames: Sequence[int], schema: CacheSchema
+    records: Sequence[Record],
+    samples: Sequence[int],
+    frames: Sequence[int],
+    schema: CacheSchema,
+    kinds: Kinds = EVERYTHING,
 ) -> BatchTargets:
     """Decodes the arrays of several utterances into the targets of a batch.
 
@@ -173,12 +198,13 @@ def decode(
         samples: number of audio samples of each utterance.
         frames: number of frames of each utterance in the encoder's output.
         schema: schema of the cache.
+        kinds: what to decode. Fingerprints always are.
 
     Returns:
         The targets, padded, on the CPU.
     """
     texts = confidences = None
-    if schema.hypotheses:
+    if schema.hypotheses and kinds.texts:
         texts = [record["texts"].tobytes().decode("utf-8", "replace") for record in records]
         values = [float(record["confidence"][0]) for record in records]
         confidences = [None if math.isnan(value) else value for value in values]
@@ -186,16 +212,17 @@ def decode(
     if schema.fingerprints:
         stored = [record["fingerprint"] for record in records]
         fingerprints = torch.from_numpy(np.concatenate([np.zeros((0, SIZE), np.float32), *stored]))
-    hidden = [_hidden(records, name, width) for name, width in hidden_widths(schema).items()]
+    layers = list(hidden_widths(schema).items())
+    further = range(1, len(layers)) if kinds.further is None else [1 + i for i in kinds.further]
     return BatchTargets(
         samples=torch.tensor(samples, dtype=torch.long),
         lengths=torch.tensor(frames, dtype=torch.long),
-        log_probs=_log_probs(records, frames, schema),
-        hidden=hidden[0] if hidden else None,
+        log_probs=_log_probs(records, frames, schema) if kinds.log_probs else None,
+        hidden=_hidden(records, *layers[0]) if kinds.hidden and layers else None,
         texts=texts,
         confidences=confidences,
         fingerprints=fingerprints,
-        further_hidden=tuple(hidden[1:]),
+        further_hidden=tuple(_hidden(records, *layers[i]) for i in further),
     )
 
 

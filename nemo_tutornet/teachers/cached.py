@@ -11,8 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nemo_tutornet.config import TeacherConfig
 from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
@@ -22,7 +21,7 @@ from nemo_tutornet.nemo_io.layers import ENCODER, Layer
 from nemo_tutornet.nemo_io.model_info import posterior_labels_in_words
 from nemo_tutornet.nemo_io.prompt import prompt_in_words
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.target_cache.records import BatchTargets
+from nemo_tutornet.target_cache.records import Kinds
 from nemo_tutornet.teachers.adapted import adapted_targets
 from nemo_tutornet.teachers.adapter import ADAPTER, Adapter, AdapterInfo, adapter_info
 from nemo_tutornet.teachers.cached_audio import check_same_audio
@@ -218,7 +217,7 @@ class CachedTeacher:
         assert batch.utterances is not None, "the distiller resolves a batch's utterances for cached teachers"
         batch = replace(batch, utterances=with_views(self.reader, batch))
         assert batch.utterances is not None
-        stored = self.reader.read(batch.utterances)
+        stored = self.reader.read(batch.utterances, self._kinds(request))
         check_same_audio(self.reader, stored, batch)
         device = batch.signal_lengths.device
         hypotheses = None
@@ -233,21 +232,23 @@ class CachedTeacher:
             adapted = adapted_targets(
                 self._adapter, encoded, stored.lengths.to(device), request, hypotheses, own
             )
-            return replace(adapted, further_hidden=self._further_hidden(stored, request, device))
-        log_probs = stored.log_probs if request.posteriors else None
-        hidden = stored.hidden if request.hidden else None
+            return replace(adapted, further_hidden=tuple(one.to(device) for one in stored.further_hidden))
         return TeacherTargets(
             lengths=stored.lengths.to(device),
-            log_probs=None if log_probs is None else log_probs.to(device),
-            hidden=None if hidden is None else hidden.to(device),
+            log_probs=None if stored.log_probs is None else stored.log_probs.to(device),
+            hidden=None if stored.hidden is None else stored.hidden.to(device),
             hypotheses=hypotheses,
-            further_hidden=self._further_hidden(stored, request, device),
+            further_hidden=tuple(one.to(device) for one in stored.further_hidden),
         )
 
-    def _further_hidden(
-        self, stored: BatchTargets, request: TargetRequest, device: torch.device
-    ) -> tuple[Tensor, ...]:
-        return tuple(stored.further_hidden[i].to(device) for i in self._further) if request.hidden else ()
+    def _kinds(self, request: TargetRequest) -> Kinds:
+        """Returns what to decode for a request; an adapter computes everything from the hidden vectors."""
+        return Kinds(
+            log_probs=request.posteriors and self._adapter is None,
+            hidden=request.hidden or self._adapter is not None,
+            texts=self._reads_texts(request),
+            further=self._further if request.hidden else (),
+        )
 
     def _reads_texts(self, request: TargetRequest) -> bool:
         """Whether stored hypotheses are needed; an adapter beside the cache writes them otherwise."""

@@ -20,7 +20,7 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.target_cache.fingerprint import fingerprints, same_audio
 from nemo_tutornet.target_cache.layout import differences
 from nemo_tutornet.target_cache.reader import CacheReader
-from nemo_tutornet.target_cache.records import BatchTargets
+from nemo_tutornet.target_cache.records import BatchTargets, Kinds
 
 # Follows the folder of a cache.
 UNCHECKED_AUDIO = (
@@ -66,7 +66,7 @@ def check_reading(reader: CacheReader, train_ds: Mapping[str, Any], loader: Any)
         samples = torch.from_numpy(segment._samples).float()
         if utterance in reader:
             batch = TrainingBatch(samples[None], torch.tensor([len(samples)]), utterances=[utterance])
-            check_same_audio(reader, reader.read([utterance]), batch)
+            check_same_audio(reader, reader.read([utterance], Kinds()), batch)
 
 
 def check_same_audio(reader: CacheReader, stored: BatchTargets, batch: TrainingBatch) -> None:

@@ -12,9 +12,11 @@ import pytest
 import torch
 from torch import distributed
 
-from nemo_tutornet.distill.unused_parameters import parameters_with_grad
+from nemo_tutornet import models
+from nemo_tutornet.distill.unused_parameters import _Touched, parameters_with_grad
 from tests.conftest import ACCELERATOR, student_config
 from tests.integration.recorder import RKD, SKD, same, state_of
+from tests.operators import Operators
 
 BEHIND = ("encoder.encoder.2.", "decoder.")  # of a guided layer encoder.encoder.1
 
@@ -62,6 +64,50 @@ def test_ddp_trains_the_same_student_with_a_guided_layer_in_the_middle(
         weights = [name for name in before if name.startswith(BEHIND) and name.endswith(("weight", "bias"))]
         assert len(weights) > 2
         assert all(torch.equal(before[name], parallel[name]) == (epochs == 1) for name in weights), weights
+
+
+def test_rkd_alone_trains_the_same_student_without_its_decoder(
+    corpus, teacher_file, make_student, monkeypatch
+):
+    config = student_config(corpus, teacher_file, [RKD | {"epochs": 1}, SKD])
+    config.pop("spec_augment")
+    runs = []
+
+    def count(module: Any, *_: Any) -> None:
+        runs[-1] += module.training
+
+    def train() -> dict[str, torch.Tensor]:
+        model = make_student(config, max_epochs=2)
+        model.trainer.limit_val_batches = 0
+        model.decoder.register_forward_hook(count)
+        runs.append(0)
+        torch.manual_seed(3)
+        model.trainer.fit(model)
+        return state_of(model)
+
+    without = train()
+
+    def whole(student: Any, batch: Any) -> None:
+        student.forward(input_signal=batch.signal, input_signal_length=batch.signal_lengths)
+
+    monkeypatch.setattr(models, "run_without_decoder", whole)
+    assert same(without, train())
+    assert 0 < 2 * runs[0] == runs[1]
+
+
+def test_touched_parameters_are_reached_and_cost_no_operator():
+    torch.manual_seed(0)
+    used, unused = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+    parameters = [*used.parameters(), *unused.parameters()]
+    loss = used(torch.ones(2, 3)).square().sum()
+    expected = torch.autograd.grad(loss, list(used.parameters()), retain_graph=True)
+    with Operators() as ran:
+        touched = _Touched.apply(loss, *parameters)
+    assert torch.equal(touched, loss) and parameters_with_grad(touched) == set(parameters)
+    touched.backward()
+    assert all(parameter.grad is None for parameter in unused.parameters())
+    assert all(torch.equal(p.grad, g) for p, g in zip(used.parameters(), expected, strict=True))
+    assert ran.counts == {"clone.default": 1}
 
 
 def test_reached_by_agrees_with_a_backward():

@@ -83,9 +83,10 @@ def test_long_depthwise_convolutions_go_through_the_fourier_transform(corpus):
     torch.testing.assert_close(targets.log_probs, log_probs, rtol=1e-3, atol=1e-4)
 
 
-def test_a_teacher_that_left_eval_mode_is_not_used(teacher_file):
+@pytest.mark.parametrize("part", ["", "preprocessor", "encoder", "decoder"])
+def test_a_teacher_that_left_eval_mode_is_not_used(teacher_file, part):
     teacher = LiveTeacher.from_config(TeacherConfig(model_path=str(teacher_file)))
-    teacher.model.train()
+    teacher.model.get_submodule(part).train()
     with pytest.raises(RuntimeError, match="eval mode"):
         teacher.targets(
             TrainingBatch(torch.zeros(1, 16000), torch.tensor([16000])),

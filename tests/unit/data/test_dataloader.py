@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from lhotse import CutSet, Recording, SupervisionSegment
 from nemo.collections.common.data.lhotse.nemo_adapters import LazyNeMoIterator, LazyNeMoTarredIterator
 
-from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver
+from nemo_tutornet.data.dataloader import TrainingBatch, UtteranceResolver, utterance_of
 from nemo_tutornet.data.train_settings import check_augmentation
 from tests.conftest import refusal
+from tests.operators import Operators
 
 RATE = 16000
 
@@ -44,6 +46,18 @@ def nemo(folder: Path, rows: list[dict]) -> CutSet:
     manifest = folder / "manifest.json"
     manifest.write_text("".join(json.dumps({"text": "a", **row}) + "\n" for row in rows), encoding="utf-8")
     return CutSet(LazyNeMoIterator(manifest))
+
+
+def test_the_ids_of_a_batch_leave_the_device_together() -> None:
+    entries = [SimpleNamespace(audio_file=f"{i}.wav", offset=None, duration=1.0) for i in range(5)]
+    manifest = SimpleNamespace(collection=entries)
+    dataset = SimpleNamespace(manifest_processor=manifest, return_sample_id=False)
+    rows = UtteranceResolver(SimpleNamespace(dataset=dataset))
+    ids = torch.tensor([3, 0, 4], dtype=torch.int32)
+    with Operators() as ran:
+        found = rows(TrainingBatch.from_nemo([None, None, None, None, ids]))
+    assert [utterance.key for utterance in found] == [utterance_of(entries[i]).key for i in (3, 0, 4)]
+    assert not ran.counts["_local_scalar_dense.default"]
 
 
 def test_what_augmentation_and_ranks_do_to_ids(tmp_path):

@@ -9,7 +9,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nemo_tutornet.distill.matching import _eval_mode, _no_warm_start, layer_lengths, resolve_frame_weighting
+from nemo_tutornet.distill.matching import (
+    ModelMatch,
+    _eval_mode,
+    _no_warm_start,
+    _order_on,
+    layer_lengths,
+    resolve_frame_weighting,
+)
 from nemo_tutornet.distill.warm_start import compose_decoder
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.layers import Layer
@@ -34,6 +41,26 @@ def test_no_padding_is_among_the_frames_of_an_inner_layer(halvings: int) -> None
         encoder_lengths = (encoder_lengths + 1) // 2  # a convolution of stride 2
     found = layer_lengths(encoder_lengths, encoder, inner, 208)
     assert torch.all(found <= true) and torch.all(true - found < 2**halvings)
+
+
+@pytest.mark.parametrize("order", [None, (2, 0, 1, 3)])
+@pytest.mark.parametrize("frame_ms", [20.0, 40.0, 100.0])
+def test_the_blank_is_aligned_as_among_the_labels(order: tuple[int, ...] | None, frame_ms: float) -> None:
+    """Repeated, one to one, and pooled; the blank is last in either order."""
+    encoder, layer = Layer("encoder", 1, 2, 40.0), Layer("h", 1, 2, frame_ms)
+    match = ModelMatch(layer, layer, (), encoder, encoder, order, "nonblank", None)
+    log_probs = torch.randn(2, 10, 4, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    arguments = torch.tensor([10, 7]), int(10 * 40 / frame_ms), layer
+    found = match.align_blank(log_probs, *arguments)
+    assert torch.equal(found, match.align_posteriors(log_probs, *arguments)[..., -1:])
+
+
+def test_an_order_of_labels_is_copied_to_a_device_once() -> None:
+    order, device = (1, 0, 2), torch.device("cpu")
+    with torch.inference_mode():
+        found = _order_on(order, device)
+    assert found.tolist() == [1, 0, 2] and not found.is_inference()
+    assert _order_on((1, 0, 2), device) is found
 
 
 @pytest.mark.parametrize(

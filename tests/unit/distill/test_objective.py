@@ -102,6 +102,20 @@ def test_rkd_is_on_the_guided_layers_frames(reduction: str) -> None:
     torch.testing.assert_close(terms(mean, rkd=1.0)["rkd"], losses.rkd(*arguments))
 
 
+@pytest.mark.parametrize("frame_weighting, of_blank", [("nonblank", 1), ("energy", 0), ("uniform", 0)])
+def test_rkd_aligns_of_the_posteriors_only_the_blank_and_only_to_weigh_frames(
+    monkeypatch: pytest.MonkeyPatch, frame_weighting: str, of_blank: int
+) -> None:
+    objective = build()
+    object.__setattr__(objective.losses["rkd"].context.match, "frame_weighting", frame_weighting)
+    expected = terms(objective, rkd=1.0)["rkd"]
+    asked = []
+    whole = ModelMatch.align_blank
+    monkeypatch.setattr(ModelMatch, "align_posteriors", None)
+    monkeypatch.setattr(ModelMatch, "align_blank", lambda *arguments: asked.append(1) or whole(*arguments))
+    assert torch.equal(terms(objective, rkd=1.0)["rkd"], expected) and len(asked) == of_blank
+
+
 def test_rkd_is_the_mean_over_the_pairs_of_layers() -> None:
     """Two pairs, of which the second has other widths and frames: the mean of what each gives alone."""
     pair = LayerPair(Layer("g2", WIDTH + 1, 2, 80.0), Layer("t2", HINT + 2, 2, 40.0))

@@ -15,6 +15,7 @@ from nemo_tutornet.config import PseudoLabelsConfig
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.functional.frame_weighting import confidence
 from nemo_tutornet.teachers.targets import Hypothesis
+from tests.operators import Operators
 from tests.properties import examples
 
 LABELS = "ab "
@@ -52,6 +53,16 @@ def test_each_fate_and_its_count() -> None:
         "1 high_wer, 1 too_long."
     )
     assert not labels.counts
+
+
+def test_labels_are_moved_to_the_device_together() -> None:
+    """A copy for each row would wait for the device as often."""
+    rows = 8
+    zeros = torch.zeros(rows, dtype=torch.long)
+    with Operators() as ran:
+        found, _ = pseudo().targets([Hypothesis("a b", None)] * rows, zeros[:, None], zeros, zeros + 5)
+    assert found.tolist() == [[0, 2, 1]] * rows
+    assert ran.counts["copy_.default"] == 0 and ran.counts["_local_scalar_dense.default"] == 0
 
 
 def test_the_error_rate_is_of_the_transcript() -> None:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_tutornet.functional import frame_weighting, losses
+from tests.operators import Operators
 from tests.unit.functional.slow_losses import (
     BLANK,
     LABELS,
@@ -135,6 +136,13 @@ def test_equal_frames_are_matched_in_place_and_padding_is_never_matched() -> Non
     padded[1, 3:] = float("nan")
     found = frame_weighting.match_frames(padded, batch.teacher, batch.mask, 4)
     assert found[1, :3].max() < 3 and found[1, 3:].tolist() == [3, 4, 5]
+
+
+def test_frames_are_matched_without_copies_of_the_posteriors() -> None:
+    batch = make_batch(seed=2, frames=6, lengths=(6, 3))
+    with Operators() as ran:
+        frame_weighting.match_frames(batch.student, batch.teacher, batch.mask, 4)
+    assert ran.counts["mul.Tensor"] and not ran.counts["index.Tensor"]
 
 
 def test_impossible_labels_do_not_keep_frames_from_being_matched() -> None:

@@ -74,6 +74,12 @@ def hooks(model: nn.Module) -> int:
 # --- Capture
 
 
+def test_a_module_is_found_without_a_walk_through_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Toy(lambda x, n: x)
+    monkeypatch.setattr(nn.Module, "named_modules", None)
+    assert find_module(model, LAYER) is model.encoder["layers"][1]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_layer_is_captured_as_width_by_time(form: str) -> None:
     make, time_axis = FORMS[form]

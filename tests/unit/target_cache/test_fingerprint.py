@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nemo_tutornet.data.utterances import Utterance
-from nemo_tutornet.target_cache.fingerprint import SIZE, fingerprints, same_audio
+from nemo_tutornet.target_cache.fingerprint import SIZE, _signs_on, fingerprints, same_audio
 from nemo_tutornet.target_cache.reader import CacheReader
 from nemo_tutornet.target_cache.records import UtteranceTargets
 from nemo_tutornet.target_cache.schema import CacheSchema
@@ -78,6 +78,11 @@ def test_autocast_changes_nothing() -> None:
     expected = of(tone(300))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(of(tone(300)), expected)
+
+
+def test_the_signs_are_copied_to_a_device_once() -> None:
+    device = torch.device("meta")
+    assert _signs_on(device) is _signs_on(torch.device("meta")) and _signs_on(device)[0].device == device
 
 
 def test_they_come_back_from_a_cache(tmp_path: Path) -> None:
