@@ -64,11 +64,7 @@ def main(cfg):
         trainer, model = prepare(cfg)
     trainer.fit(model)
 
-    if (
-        cfg.model.get("test_ds")
-        and cfg.model.test_ds.manifest_filepath is not None
-        and model.prepare_test(trainer)
-    ):
+    if has_test_set(cfg.model) and model.prepare_test(trainer):
         trainer.test(model)
     del lock
 
@@ -112,6 +108,13 @@ def prepare(cfg):
             f"{fourier_depthwise(model)}"
         )
     return trainer, model
+
+
+def has_test_set(model_cfg):
+    """Whether `test_ds` names data; Lhotse needs no manifest."""
+    test_ds = model_cfg.get("test_ds") or {}
+    sources = ("manifest_filepath", "input_cfg", "shar_path", "cuts_path")
+    return any(test_ds.get(key) is not None for key in sources)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,9 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         """Runs NeMo's setup; before training, loads the teacher and registers the training-only modules.
 
         The optimizer is built afterwards, so it includes the parameters of these modules. A new `Trainer`
-        that begins at its first step starts a new training, which begins with the first stage.
+        that begins at its first step starts a new training, which begins with the first stage. Only the first
+        training of a student whose weights are a checkpoint's (`load_from_checkpoint`) begins in the stage of
+        the checkpoint, with its projection.
 
         Args:
             stage: Lightning's stage. The teacher is loaded only for `fit`.
@@ -170,10 +172,8 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         self._guard.attach(self)
 
     def _setup_distillation(self, config: TutorConfig) -> None:
-        limits = self.trainer.max_epochs, self.trainer.max_steps
-        for warning in (
-            config.unused() + config.reduction_warning() + Schedule.from_config(config.stages).check(*limits)
-        ):
+        Schedule.from_config(config.stages).check(self.trainer.max_epochs, self.trainer.max_steps)
+        for warning in config.unused() + config.reduction_warning():
             logging.warning(warning)
         distiller = Distiller(self, config)
         # Heads come first, because a `.ckpt` holds the optimizer's state of the parameters in this order.
@@ -187,9 +187,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             self._distiller_state = None  # valid for one training only
         if self._copies_teacher and not self.trainer.ckpt_path:
             init_student(self, distiller).log()
-        wait_for_decoder(
-            self.trainer, lambda: self._distiller is not None and self._distiller.decoder_is_random
-        )
+        wait_for_decoder(self.trainer)
         self._copies_teacher = False  # a second training goes on from the weights of the first
         log_setup(self, config, distiller.match)
 
@@ -244,9 +242,9 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
                 with self._views.capture(batch) as views:
                     losses = partial(self._views.terms, views)
                     output = self.step_of_stage(views, batch_nb, CTC_ALONE, losses)
-                return self._guard.checked(self, output, self._terms, batch, None)
+                return self._guard.checked(self, output, self._take_terms(), batch, None)
             output = super().training_step(batch.for_nemo(), batch_nb)
-            return self._guard.checked(self, output, {"loss": output["loss"]}, batch, None)
+            return self._guard.checked(self, output, {"loss": output["loss"].detach()}, batch, None)
         batch = TrainingBatch.from_nemo(batch)
         stage = distiller.enter_stage(self.trainer, batch_nb, self.decoder)
         batch = mix_batch(distiller.config.mixup, stage, batch)
@@ -261,7 +259,12 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
         output["loss"] = self._unused_parameters.touch(
             output["loss"], self.parameters(), stage.name, find_unused
         )
-        return self._guard.checked(self, output, self._terms, batch, targets)
+        return self._guard.checked(self, output, self._take_terms(), batch, targets)
+
+    def _take_terms(self) -> dict[str, Tensor]:
+        """Returns the losses of the step, and keeps neither them nor their graph."""
+        terms, self._terms = self._terms, {}
+        return {name: value.detach() for name, value in terms.items()}
 
     def step_of_stage(
         self, batch: TrainingBatch, batch_nb: int, stage: Stage, losses: Callable[..., dict[str, Tensor]]
@@ -325,14 +328,7 @@ class TutorMixin(StudentFilesMixin, ResumableMixin):
             stage = distiller.schedule.stages[distiller.stage]
             self._unused_parameters.drop_gradients(stage.name, distiller.objective.unused_modules(stage))
 
-    # --- Epochs and checkpoints
-
-    def on_train_epoch_end(self) -> None:
-        """Logs the outcomes of the hypotheses."""
-        super().on_train_epoch_end()
-        if self._distiller is not None and self._distiller.pseudo_labels.counts:
-            log = logging.info if self._distiller.pseudo_labels.counts["kept"] else logging.warning
-            log(f"Epoch {self.current_epoch}, {self._distiller.pseudo_labels.report()}")
+    # --- Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the training-only parameters and the stage to the `.ckpt`, next to the student's state."""

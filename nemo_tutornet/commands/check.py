@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from nemo_tutornet.commands.cache_size import ViewSize, cache_sizes
-from nemo_tutornet.commands.dry_run import first_batch, make_trainer
+from nemo_tutornet.commands.dry_run import epoch_steps, first_batch, make_trainer
 from nemo_tutornet.commands.step_timing import StageCost, cost_of_views, median_ms, peak_mb, stage_cost
 from nemo_tutornet.config import check_student, check_teacher_files, check_trainer
 from nemo_tutornet.data.damaged_audio import decode_all, guard_audio
@@ -117,7 +117,8 @@ def check_training(
     if epochs is None and steps == -1 and cfg.trainer.get("max_time") is None:
         epochs = 1000  # Lightning's default
     warnings = config.unused() + config.reduction_warning()
-    warnings += Schedule.from_config(config.stages).check(epochs, steps)
+    schedule = Schedule.from_config(config.stages)
+    schedule.check(epochs, steps)
     warnings += check_manifests(cfg.model)
     report("loading student and teacher")
     with suppress_nemo_logs():
@@ -138,6 +139,7 @@ def check_training(
         guard_audio(loader, section, 0.0)
     with suppress_nemo_logs():
         batch = TrainingBatch.from_nemo(first_batch(model, trainer))
+    warnings += schedule.unreached(epochs, steps, epoch_steps(cfg, trainer))
     distiller = model.distiller
     matches = _matches(distiller)
     if config.init.source is not None:

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from nemo_tutornet.distill.training_report import TrainingReport
 from nemo_tutornet.errors import TutorError, refusing
+from nemo_tutornet.functional.schedule import steps_per_epoch
 
 _QUIET = {
     "logger": False,
@@ -67,6 +68,21 @@ def make_trainer(cfg: Any) -> pl.Trainer:
         trainer = pl.Trainer(**resolve_trainer_cfg(settings))
     trainer.callbacks.append(TrainingReport(Console(file=io.StringIO())))
     return trainer
+
+
+def epoch_steps(cfg: Any, trainer: pl.Trainer) -> int | None:
+    """Returns the optimizer steps of an epoch on one device; None where they are unknown, or with several.
+
+    Args:
+        cfg: the whole config of a training.
+        trainer: from `make_trainer`, after `first_batch`.
+    """
+    devices = cfg.trainer.get("devices", "auto")
+    if devices in ("auto", "-1", -1):
+        devices = max(1, torch.cuda.device_count())
+    if str(devices) != "1" or cfg.trainer.get("num_nodes", 1) != 1:
+        return None
+    return steps_per_epoch(trainer.num_training_batches, trainer.accumulate_grad_batches)
 
 
 def first_batch(model: Any, trainer: pl.Trainer) -> Any:

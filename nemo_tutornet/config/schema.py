@@ -126,7 +126,8 @@ class ConsistencyConfig:
             weight 1; the paper has 0.2. 0 turns it off.
         time_masks: factor on the number of SpecAugment's time masks (`model.spec_augment.time_masks`) in both
             views; the paper's is 2.5. At least 1.
-        warmup: optimizer steps in which the weight grows from 0.
+        warmup: optimizer steps in which the weight grows from 0, counted from the beginning of the first
+            stage with consistency.
     """
 
     weight: float = 0.0
@@ -331,10 +332,11 @@ class TutorConfig:
         ]
 
     def unused(self) -> List[str]:
-        """Lists the changed settings that have no effect, because no stage uses their loss.
+        """Lists the changed settings that have no effect, because no stage uses their loss or another setting
+        turns them off.
 
         Returns:
-            One sentence for each section with such settings.
+            One sentence for each section or key.
         """
         warnings = []
         for name, loss in (("rkd", "rkd"), ("skd", "skd"), ("pseudo_labels", "pseudo")):
@@ -349,6 +351,14 @@ class TutorConfig:
                     f"model.tutor.{name} changes {', '.join(changed)}, but no stage gives {loss} a weight: "
                     "no effect."
                 )
+        skd, skd_is_used = self.skd, self.uses("skd")
+        if skd_is_used and skd.frames != "symmetric" and skd.frames_around != SKDConfig.frames_around:
+            warnings.append("model.tutor.skd changes frames_around, but frames is not symmetric: no effect.")
+        weighted = skd.intermediate_weight != SKDConfig.intermediate_weight
+        if skd_is_used and weighted and not skd.intermediate_layers:
+            warnings.append(
+                "model.tutor.skd changes intermediate_weight, but intermediate_layers is empty: no effect."
+            )
         consistency = self.consistency
         if consistency.weight <= 0 and consistency != ConsistencyConfig(weight=consistency.weight):
             warnings.append("model.tutor.consistency changes settings, but its weight is 0: no effect.")

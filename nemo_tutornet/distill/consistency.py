@@ -175,7 +175,12 @@ class ViewsWithoutTeacher:
             views = stack.enter_context(two_views(self._student, self._config, batch))
             self._encoder = stack.enter_context(Capture(self._student, ENCODER))
             self._decoder = stack.enter_context(Capture(self._student, "decoder"))
+            stack.callback(self._release)
             yield views
+
+    def _release(self) -> None:
+        """Releases the outputs of the batch, which would stay in memory until the next."""
+        del self._encoder, self._decoder
 
     def terms(self, views: TrainingBatch, ctc: Tensor) -> dict[str, Tensor]:
         """Computes the losses, inside the context of `capture`.

@@ -141,7 +141,6 @@ class Distiller:
         # A stream has no length: Lightning gives infinity.
         part = begun / trainer.num_training_batches if begun else 0.0
         epochs, steps = trainer.current_epoch, trainer.global_step
-        self.objective.step = steps
         share = progress(epochs + part, steps, trainer.max_epochs, trainer.max_steps) or 0.0
         index = self.schedule.index(epochs, steps, share)
         # A run that is made longer has its boundaries later, if they are shares; it stays in the stage that
@@ -158,6 +157,7 @@ class Distiller:
                 self.warm_start.apply(decoder)
             self.stage = index
         self.decoder_trained |= self.objective.trains_decoder(stage)
+        self.objective.note_step(stage, steps)
         return stage
 
     def teacher_targets(self, stage: Stage, batch: TrainingBatch) -> TeacherTargets | None:
@@ -260,6 +260,7 @@ class Distiller:
             "stage": name,
             "decoder_trained": self.decoder_trained,
             "decoder_is_random": self.decoder_is_random,
+            "consistent_since": self.objective.consistent_since,
             "teachers": self._teacher_files,
         }
 
@@ -299,6 +300,8 @@ class Distiller:
         self.stage = self.schedule.resumed(state["stage"])
         # The stages do not say this: the one that trained the decoder may have been left out since.
         self.decoder_trained = state["decoder_trained"]
+        # Without this key, the warm-up began with the training.
+        self.objective.consistent_since = state.get("consistent_since", 0)
 
     @property
     def rkd_reduction(self) -> str:

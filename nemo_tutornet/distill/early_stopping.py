@@ -8,28 +8,32 @@ student writes noise. Its word error rate stays at 1, and early stopping would e
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch.callbacks import EarlyStopping
 
 
-def wait_for_decoder(trainer: Any, decoder_is_random: Callable[[], bool]) -> None:
+def wait_for_decoder(trainer: Any) -> None:
     """Makes the trainer's early stopping skip validations while the decoder is random.
+
+    That is so while no loss has trained the decoder, and it cannot be composed. A callback may serve several
+    trainings one after the other; the student of the current one counts.
 
     Args:
         trainer: Lightning's.
-        decoder_is_random: whether no loss has trained the decoder, and it cannot be composed.
     """
     for callback in trainer.callbacks:
-        if isinstance(callback, EarlyStopping) and not isinstance(callback._should_skip_check, _Waiting):
-            waiting: Any = _Waiting(callback, decoder_is_random)
+        if isinstance(callback, EarlyStopping):
+            waiting: Any = _Waiting(callback)
             callback._should_skip_check = waiting
 
 
 class _Waiting:
-    def __init__(self, callback: EarlyStopping, decoder_is_random: Callable[[], bool]) -> None:
-        self._callback, self._decoder_is_random = callback, decoder_is_random
+    def __init__(self, callback: EarlyStopping) -> None:
+        self._callback = callback
 
     def __call__(self, trainer: Any) -> bool:
-        return type(self._callback)._should_skip_check(self._callback, trainer) or self._decoder_is_random()
+        if type(self._callback)._should_skip_check(self._callback, trainer):
+            return True
+        distiller = getattr(trainer.lightning_module, "distiller", None)
+        return distiller is not None and distiller.decoder_is_random

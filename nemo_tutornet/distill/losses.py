@@ -81,8 +81,12 @@ class Loss:
         """Returns the loss's weight in a stage, 0 where it does not count."""
         return stage.weights.get(self.name, 0.0)
 
-    def share(self, step: int) -> float:
-        """Returns the share of the weight that counts after so many optimizer steps; 1 for most losses."""
+    def share(self, steps: int) -> float:
+        """Returns the share of the weight that counts; 1 for most losses.
+
+        Args:
+            steps: optimizer steps since the first stage with consistency began.
+        """
         return 1.0
 
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
@@ -133,7 +137,7 @@ class RKDLoss(Loss):
             for pair in zip(self.context.match.pairs, self.projections, guided, hidden, strict=True)
         ]
         terms, explained = (torch.stack(part) for part in zip(*values, strict=True))
-        self.diagnostics = {"rkd_r2": explained.mean()}
+        self.diagnostics = {"rkd_r2": explained.mean().detach()}
         return terms.mean()
 
     def _of_pair(
@@ -336,9 +340,9 @@ class ConsistencyLoss(Loss):
         config = self.context.config.consistency
         return config.weight if is_consistent(config, stage) else 0.0
 
-    def share(self, step: int) -> float:
+    def share(self, steps: int) -> float:
         """Grows from 0 to 1 in `tutor.consistency.warmup` steps."""
-        return warmup_factor(step, self.context.config.consistency.warmup)
+        return warmup_factor(steps, self.context.config.consistency.warmup)
 
     def __call__(self, student: StudentOutputs, targets: TeacherTargets | None) -> Tensor:
         """Compares the posteriors of both views."""

@@ -1,7 +1,7 @@
 # Copyright 2026 The nemo_tutornet authors.
 # SPDX-License-Identifier: Apache-2.0
-"""What is logged of a distillation besides its losses: the stage's name, the agreement with the teacher on
-validation, and a picture of the posteriors.
+"""What is logged of a distillation besides its losses: the stage's name, stages that are not reached, how
+many hypotheses were used, the agreement with the teacher on validation, and a picture of the posteriors.
 
 The student is not run for it: its posteriors are those of NeMo's own validation. The teacher runs once over a
 few utterances, at the first validation.
@@ -27,6 +27,7 @@ from nemo_tutornet.distill.pictures import can_draw, posterior_figure
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.functional.alignment import label_order
 from nemo_tutornet.functional.greedy import greedy_path
+from nemo_tutornet.functional.schedule import steps_per_epoch
 from nemo_tutornet.nemo_io.layers import ENCODER, Capture
 from nemo_tutornet.nemo_io.restore import labels_of
 from nemo_tutornet.teachers.targets import TargetRequest
@@ -70,6 +71,9 @@ class DistillationMonitor(Callback):
       `tutor.log.agreement` utterances;
     - `posteriors`, a picture of the first validation utterance (`tutor.log.posteriors`).
 
+    Without a logger it only warns of stages that the training never reaches, and reports after each epoch how
+    many hypotheses were used.
+
     It changes neither random numbers nor the model.
     """
 
@@ -77,10 +81,12 @@ class DistillationMonitor(Callback):
         self._stage: int | None = None
         self._teacher: dict[int, tuple[object, list[TeacherOutput]]] = {}  # by the index of the batch
         self._stack: ExitStack | None = None
+        self._captures: tuple[Capture, Capture] | None = None  # of the encoder and the decoder
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Decides what can be logged, and says what cannot."""
-        self._stage, self._teacher, self._stack = None, {}, None
+        self._release()
+        self._stage, self._teacher = None, {}
         self._utterances = self._pictures = 0
         distiller = pl_module.distiller
         if distiller is None or not trainer.loggers or not trainer.is_global_zero:
@@ -98,6 +104,27 @@ class DistillationMonitor(Callback):
                     "No pictures of posteriors are logged: they need matplotlib (pip install matplotlib)."
                 )
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Warns of stages that the training will never reach; the number of batches is known here."""
+        if pl_module.distiller is None:
+            return
+        steps = steps_per_epoch(trainer.num_training_batches, trainer.accumulate_grad_batches)
+        for warning in pl_module.distiller.schedule.unreached(trainer.max_epochs, trainer.max_steps, steps):
+            logging.warning(warning)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Warns of stages that have not begun, e.g. because the length of an epoch was unknown before."""
+        distiller = pl_module.distiller
+        if distiller is None or distiller.stage is None:
+            return
+        stages = distiller.schedule.stages
+        later = ", ".join(repr(stage.name) for stage in stages[distiller.stage + 1 :])
+        if later:
+            logging.warning(
+                f"The training ended in stage {stages[distiller.stage].name!r}; the stages after it never "
+                f"began: {later}."
+            )
+
     def on_train_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -108,6 +135,17 @@ class DistillationMonitor(Callback):
         self._stage = distiller.stage
         name = distiller.schedule.stages[distiller.stage].name
         log_text(trainer.loggers, "tutor_stage_name", name, trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Logs the outcomes of the hypotheses of all ranks."""
+        distiller = pl_module.distiller
+        if distiller is None or not distiller.config.uses("pseudo"):
+            return
+        labels = distiller.pseudo_labels
+        labels.gather()  # a rank without a hypothesis takes part
+        if labels.counts:
+            log = logging.info if labels.counts["kept"] else logging.warning
+            log(f"Epoch {trainer.current_epoch}, {labels.report()}")
 
     # --- Validation
 
@@ -123,8 +161,21 @@ class DistillationMonitor(Callback):
         fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
         if fitting and dataloader_idx == 0 and self._missing:
             self._stack = ExitStack()
-            self._encoder = self._stack.enter_context(Capture(pl_module, ENCODER))
-            self._decoder = self._stack.enter_context(Capture(pl_module, "decoder"))
+            # With InterCTC, NeMo runs the decoder on intermediate layers afterwards.
+            self._captures = (
+                self._stack.enter_context(Capture(pl_module, ENCODER, first=True)),
+                self._stack.enter_context(Capture(pl_module, "decoder", first=True)),
+            )
+
+    def _release(self) -> None:
+        """Removes the hooks of the captures, and releases the outputs that they hold."""
+        if self._stack is not None:
+            self._stack.close()
+        self._stack = self._captures = None
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Removes the hooks, because a training may be stopped between the two hooks of a batch."""
+        self._release()
 
     @property
     def _missing(self) -> int:
@@ -134,14 +185,14 @@ class DistillationMonitor(Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keeps the captured output, and asks the teacher about these utterances once."""
-        if self._stack is None:
+        if self._captures is None:
             return
-        self._stack.close()
-        self._stack = None
+        encoder, decoder = self._captures
+        self._release()
         given = TrainingBatch.from_nemo(batch)
         rows = min(self._missing, len(given.signal_lengths))
-        log_probs = self._decoder.output[:rows].float().cpu()
-        frames = self._encoder.output[1][:rows].tolist()
+        log_probs = decoder.output[:rows].float().cpu()
+        frames = encoder.output[1][:rows].tolist()
         if self._utterances:
             # A set that is shuffled has other utterances each time.
             lengths = given.signal_lengths[:rows]

@@ -27,12 +27,13 @@ class Objective:
 
     Attributes:
         losses: by name, those without a weight included.
-        step: optimizer steps so far.
+        consistent_since: optimizer steps before the first stage with consistency; None until it begins.
     """
 
     def __init__(self, context: LossContext) -> None:
         self.losses = {name: loss(context) for name, loss in LOSSES.items()}
-        self.step = 0
+        self.consistent_since: int | None = None
+        self._consistent_steps = 0
 
     @property
     def modules(self) -> dict[str, TrainingOnlyConv1d]:
@@ -69,6 +70,20 @@ class Objective:
         unused = [loss for name, loss in self.losses.items() if name not in used]
         return [module for loss in unused for module in loss.modules.values()]
 
+    def note_step(self, stage: Stage, steps: int) -> None:
+        """Takes note of a step, for the weights that change with the steps.
+
+        Args:
+            stage: of the step.
+            steps: optimizer steps of the training before it.
+        """
+        if "consistency" not in self.weights(stage):
+            return
+        # A new training may begin with the state of another one, and counts its steps from 0.
+        if self.consistent_since is None or self.consistent_since > steps:
+            self.consistent_since = steps
+        self._consistent_steps = steps - self.consistent_since
+
     def __call__(
         self, stage: Stage, student: StudentOutputs, targets: TeacherTargets | None
     ) -> dict[str, Tensor]:
@@ -86,7 +101,8 @@ class Objective:
         weights = self.weights(stage)
         with torch.autocast(student.lengths.device.type, enabled=False):
             terms = {name: self.losses[name](student, targets) for name in weights}
-            weights = {name: weight * self.losses[name].share(self.step) for name, weight in weights.items()}
+            steps = self._consistent_steps
+            weights = {name: weight * self.losses[name].share(steps) for name, weight in weights.items()}
             total = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         return {"loss": total, **terms}
 

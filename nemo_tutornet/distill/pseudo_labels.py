@@ -18,6 +18,7 @@ from torch import Tensor
 
 from nemo_tutornet.config import PseudoLabelsConfig
 from nemo_tutornet.data.teacher_text import TeacherText
+from nemo_tutornet.distill.rank_agreement import sum_counts
 from nemo_tutornet.nemo_io.missing_labels import student_parser
 from nemo_tutornet.teachers.targets import Hypothesis
 
@@ -160,6 +161,10 @@ class PseudoLabels:
         """
         written = self._text.written(text)
         return text if written is None else written
+
+    def gather(self) -> None:
+        """Sums the counts over the ranks of a distributed training, which call this method together."""
+        self.counts, self._text.missing = sum_counts(self.counts), sum_counts(self._text.missing)
 
     def report(self) -> str:
         """Returns one line with the outcomes since the last report, and resets the counts."""

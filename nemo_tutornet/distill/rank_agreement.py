@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 
 from nemo_tutornet.functional.ranks import is_distributed
@@ -36,3 +38,22 @@ def agree(found: str | None, stop: int, device: torch.device) -> tuple[str | Non
     every: list[str | None] = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(every, found)
     return next(sentence for sentence in every if sentence is not None), int(stops)
+
+
+def sum_counts(counts: Counter[str]) -> Counter[str]:
+    """Returns the sums of some counts over all ranks, whose keys may differ.
+
+    All ranks call this function together. A training of one process returns what it gives.
+
+    Example:
+        >>> sum_counts(Counter(kept=2))
+        Counter({'kept': 2})
+    """
+    if not is_distributed():
+        return counts
+    every: list[Counter[str] | None] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(every, counts)
+    total: Counter[str] = Counter()
+    for one in every:
+        total += one or Counter()
+    return total

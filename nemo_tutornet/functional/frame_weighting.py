@@ -241,7 +241,7 @@ def greedy_lengths(log_probs: Tensor, mask: Tensor) -> Tensor:
     return (changes & mask & (best != log_probs.shape[-1] - 1)).sum(dim=1)
 
 
-# The config chooses the functions by these names; config.py has its own lists of them, to load without torch.
+# The config chooses the functions by these names; config/schema.py lists them, too, to load without torch.
 FRAME_WEIGHTING: dict[str, Callable[[Tensor | None, Tensor, Tensor], Tensor]] = {
     "nonblank": weigh_nonblank,
     "energy": weigh_energy,

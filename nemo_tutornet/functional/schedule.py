@@ -9,6 +9,7 @@ training suits short and long trainings (ours).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +39,23 @@ def progress(epochs: float, steps: int, max_epochs: int | None, max_steps: int |
     limits = ((epochs, max_epochs), (float(steps), max_steps))
     shares = [done / limit for done, limit in limits if limit is not None and limit > 0]
     return min(1.0, max(shares)) if shares else None
+
+
+def steps_per_epoch(batches: float, accumulated: int) -> int | None:
+    """Computes the optimizer steps of an epoch; the last one may have fewer batches than the others.
+
+    Args:
+        batches: batches of an epoch; infinity where the training set does not know its length.
+        accumulated: batches of a step (`trainer.accumulate_grad_batches`).
+
+    Returns:
+        The number; None where it is unknown.
+
+    Example:
+        >>> steps_per_epoch(10, 4), steps_per_epoch(float("inf"), 1)
+        (3, None)
+    """
+    return math.ceil(batches / accumulated) if 0 < batches < math.inf else None
 
 
 @dataclass(frozen=True)
@@ -143,15 +161,12 @@ class Schedule:
             )
         return names.index(name)
 
-    def check(self, max_epochs: int | None, max_steps: int | None) -> list[str]:
-        """Finds the stages that a training with these limits never reaches.
+    def check(self, max_epochs: int | None, max_steps: int | None) -> None:
+        """Checks that the stages have boundaries in a training with these limits.
 
         Args:
             max_epochs: limit of the training in epochs; None or -1 for none, as in Lightning.
             max_steps: limit of the training in optimizer steps; None or -1 for none.
-
-        Returns:
-            One warning, a sentence, for each such stage.
 
         Raises:
             TutorError: the lengths are shares, but the training has no limit.
@@ -161,13 +176,45 @@ class Schedule:
                 "model.tutor.stages gives lengths as shares of the training, but neither trainer.max_epochs "
                 "nor trainer.max_steps limits it; set one of them, or give lengths in epochs or steps."
             )
-        limit = {"epochs": max_epochs, "steps": max_steps}.get(self.unit)
+
+    def unreached(
+        self, max_epochs: int | None, max_steps: int | None, epoch_steps: int | None = None
+    ) -> list[str]:
+        """Finds the stages that a training with these limits never reaches.
+
+        Args:
+            max_epochs: limit of the training in epochs; None or -1 for none, as in Lightning.
+            max_steps: limit of the training in optimizer steps; None or -1 for none.
+            epoch_steps: optimizer steps of an epoch, from `steps_per_epoch`; None where the number is
+                unknown. Then a limit counts only where the stages have lengths in its unit.
+
+        Returns:
+            One warning, a sentence, for each such stage.
+
+        Example:
+            >>> schedule = Schedule([Stage("a", {"rkd": 1.0}, 9), Stage("b", {"ctc": 1.0})], "steps")
+            >>> schedule.unreached(max_epochs=4, max_steps=-1, epoch_steps=2)
+            ["Stage 'b' is never reached: the stages before it take 9 of 8 steps (4 epochs of 2 steps)."]
+        """
+        limits: list[tuple[float, str]] = []
+        for limit, unit in ((max_epochs, "epochs"), (max_steps, "steps")):
+            if limit is None or limit <= 0 or self.unit == "share":
+                continue
+            if unit == self.unit:
+                limits.append((limit, ""))
+            elif epoch_steps is not None and unit == "epochs":
+                limits.append((limit * epoch_steps, f" ({limit} epochs of {epoch_steps} steps)"))
+            elif epoch_steps is not None:
+                limits.append((limit / epoch_steps, f" ({limit} steps, {epoch_steps} in an epoch)"))
+        if not limits:
+            return []
+        shortest, words = min(limits)
         warnings, end = [], 0.0
         for stage in self.stages:
-            if limit is not None and 0 < limit <= end:
+            if shortest <= end:
                 warnings.append(
-                    f"Stage {stage.name!r} is never reached: the stages before it take {end:g} of {limit} "
-                    f"{self.unit}."
+                    f"Stage {stage.name!r} is never reached: the stages before it take {end:g} of "
+                    f"{shortest:g} {self.unit}{words}."
                 )
             end += stage.length or 0.0
         return warnings

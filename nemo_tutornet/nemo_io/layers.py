@@ -35,6 +35,7 @@ PROBE_HOPS = (256, 512)
 CHECKED_SECONDS = (0.31, 0.77, 1.5, 2.93, 4.2)
 # The shape of the tensor that a layer returned, or a description of anything else.
 _Returned = tuple[int, ...] | str
+_OVERWRITTEN = "a tensor that a later module overwrites in place, e.g. an activation"
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,21 @@ class Capture:
     Args:
         model: the model that the path starts from.
         path: module path, e.g. `encoder` or `encoder.layers.3`.
+        first: the first output counts. NeMo runs the decoder on the encoder's output first, and with InterCTC
+            then on each intermediate layer.
 
     Attributes:
-        output: what the module returned last; None before its first forward.
+        output: what the module returned; None before its first forward.
 
     Raises:
         TutorError: the model has no such module.
     """
 
-    def __init__(self, model: nn.Module, path: str) -> None:
-        self._module = find_module(model, path)
+    def __init__(self, model: nn.Module, path: str, first: bool = False) -> None:
+        self._module, self._first = find_module(model, path), first
+        self._name = f"layer {path!r} of {type(model).__name__}"
         self._handle: Any = None
+        self._version: int | None = None
         self.output: Any = None
 
     def __enter__(self) -> Capture:
@@ -83,16 +88,23 @@ class Capture:
         self._handle.remove()
 
     def _capture(self, module: nn.Module, args: Any, output: Any) -> None:
-        self.output = output
+        if self._first and self.output is not None:
+            return
+        self.output, self._version = output, _version_of(_unwrap(output))
 
     def tensor(self, time_axis: int) -> Tensor:
         """Returns the captured output as `[B, D, T]`.
 
         Args:
             time_axis: the axis of time, as `Layer` has it: 1 or 2.
+
+        Raises:
+            TutorError: the model has changed the output in place since.
         """
         tensor = _unwrap(self.output)
         assert tensor is not None, "measure() accepted this layer"
+        if _version_of(tensor) != self._version:
+            raise TutorError(f"{self._name} returns {_OVERWRITTEN}; choose the block that it is in.")
         return tensor if time_axis == 2 else tensor.transpose(1, 2)
 
 
@@ -134,7 +146,8 @@ def measure(
         The measured layer.
 
     Raises:
-        TutorError: the model has no such layer, or the layer does not return frames.
+        TutorError: the model has no such layer, the layer does not return frames, or a later module
+            overwrites them.
     """
     try:
         returned = _observe({path: find_module(model, path)}, run, hop)
@@ -234,23 +247,31 @@ def _observe(
 ) -> dict[str, list[_Returned]]:
     """Finds out what each module returns for audio of each length in `PROBE_HOPS`.
 
-    For a module that runs several times, the last run counts. Only shapes are kept, no tensors.
+    For a module that runs several times, the last run counts. Only shapes are kept. The tensors of the
+    shorter run are kept until it ends, to find out whether a later module overwrites them.
     """
     returned: dict[str, list[_Returned]] = {
         path: ["nothing: it did not run" for _ in PROBE_HOPS] for path in modules
     }
+    kept: dict[str, tuple[Tensor, int | None]] = {}
 
     def note(path: str, turn: int, module: nn.Module, args: Any, output: Any) -> None:
         tensor = _unwrap(output)
         returned[path][turn] = (
             f"a {type(output).__name__} without a tensor" if tensor is None else tuple(tensor.shape)
         )
+        if tensor is not None and not turn:
+            kept[path] = tensor, _version_of(tensor)
 
     for turn, hops in enumerate(PROBE_HOPS):
         with ExitStack() as hooks, torch.no_grad():
             for path, module in modules.items():
                 hooks.callback(module.register_forward_hook(partial(note, path, turn)).remove)
             run(hops * hop)
+        for path, (tensor, version) in kept.items():
+            if _version_of(tensor) != version:
+                returned[path][turn] = _OVERWRITTEN
+        kept.clear()
     return returned
 
 
@@ -264,7 +285,8 @@ def _as_layer(owner: str, path: str, returned: Sequence[_Returned], hop: float) 
     for shape in returned:
         if isinstance(shape, str) or len(shape) != 3:
             what = shape if isinstance(shape, str) else f"a tensor of shape {list(shape)}"
-            raise TutorError(f"layer {path!r} of {owner} returns {what}; choose a layer that returns frames.")
+            other = "the block that it is in" if what == _OVERWRITTEN else "a layer that returns frames"
+            raise TutorError(f"layer {path!r} of {owner} returns {what}; choose {other}.")
         shapes.append(shape)
     axes = [axis for axis in (1, 2) if shapes[0][axis] != shapes[1][axis]]
     if len(axes) != 1:
@@ -284,3 +306,8 @@ def _unwrap(output: Any) -> Tensor | None:
     while isinstance(output, (tuple, list)) and output:
         output = output[-1] if isinstance(output, list) else output[0]
     return output if isinstance(output, Tensor) else None
+
+
+def _version_of(tensor: Tensor | None) -> int | None:
+    """Returns how often a tensor was changed in place; None where PyTorch does not count that."""
+    return None if tensor is None or tensor.is_inference() else tensor._version

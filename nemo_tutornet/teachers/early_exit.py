@@ -74,8 +74,7 @@ def find_early_exit(model: Any, layer: Layer, features: Tensor, lengths: Tensor)
 
     Returns:
         The early exit, or None if the whole encoder has to run. The latter holds if the layer runs more than
-        once, if a later layer changes its output in place, or if no module before the exit returns the
-        lengths of the encoder's output.
+        once, or if no module before the exit returns the lengths of the encoder's output.
     """
     ended: list[tuple[str, Tensor | None]] = []
 

@@ -206,6 +206,16 @@ def test_a_stage_that_is_never_reached_and_deferred_data(run):
     assert "Stage 'skd' is never reached: the stages before it take 1 of 1 epochs." in shown["remarks"]
 
 
+def test_a_stage_in_steps_that_the_epochs_never_reach(run):
+    stages = "model.tutor.stages=[{name: a, steps: 100, weights: {rkd: 1.0}}, {name: b, weights: {ctc: 1.0}}]"
+    words = "Stage 'b' is never reached: the stages before it take 100 of 4 steps (2 epochs of 2 steps)."
+    halves = "+trainer.accumulate_grad_batches=2"
+    assert words in json.loads(run("--json", stages, halves, "+trainer.devices=1").stdout)["remarks"]
+    # How several devices share the batches is known when the training starts.
+    shown = json.loads(run("--json", stages, halves, "+trainer.num_nodes=2").stdout)
+    assert not any("never reached" in remark for remark in shown["remarks"])
+
+
 def test_a_setting_of_a_loss_that_no_stage_uses(run):
     shown = json.loads(
         run(

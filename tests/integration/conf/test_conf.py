@@ -143,6 +143,23 @@ def test_an_old_key_gets_the_name_of_the_new_one(plus, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "test_ds, expected",
+    [
+        (None, False),
+        ({"manifest_filepath": None}, False),
+        ({"manifest_filepath": "test.jsonl"}, True),
+        ({"use_lhotse": True, "batch_size": 2}, False),
+        ({"use_lhotse": True, "shar_path": "shards"}, True),
+        ({"use_lhotse": True, "manifest_filepath": None, "input_cfg": [{"type": "nemo"}]}, True),
+        ({"use_lhotse": True, "cuts_path": "cuts.jsonl.gz"}, True),
+    ],
+)
+def test_a_test_set_is_found_whatever_reads_it(script, test_ds, expected):
+    assert script.has_test_set(OmegaConf.create({"test_ds": test_ds})) is expected
+    assert not script.has_test_set(OmegaConf.create({}))
+
+
 # Trained with the deployable front end in place of the stock one: a student of each architecture.
 DEPLOYABLE = {"small/quartznet_small", "jasper_mini", "citrinet_256_bpe"}
 

@@ -14,6 +14,7 @@ import torch
 
 from nemo_tutornet.commands.check import check_training
 from nemo_tutornet.data.dataloader import TrainingBatch
+from nemo_tutornet.nemo_io.layers import Capture
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from tests.conftest import refusal, student_config, with_bad_audio
 from tests.integration.recorder import Recorder, same, state_of
@@ -89,10 +90,14 @@ def test_two_views_in_training_and_plain_validation(distilled, corpus, teacher_f
         if step >= first:
             assert log["train_consistency"] > 0
             others = {"rkd": 1.0, "skd": 0.25, "pseudo": 0.1} if distilled else {}
-            weights = {"ctc": 1.0, **others, "consistency": 0.2 * min(1.0, step / 4)}
+            weights = {"ctc": 1.0, **others, "consistency": 0.2 * min(1.0, (step - first) / 4)}
             total = sum(weight * log[f"train_{name}"] for name, weight in weights.items())
             assert log["train_loss"] == pytest.approx(total, rel=1e-5)
     assert "tutor" not in model.state_dict()
+    if not distilled:
+        assert not any(isinstance(value, Capture) for value in vars(model._views).values()), (
+            "outputs are kept"
+        )
 
 
 @pytest.mark.parametrize("distilled", [True, False])
@@ -110,7 +115,9 @@ def test_off_is_bit_equal_to_a_training_without_the_key(distilled, corpus, teach
 
 @pytest.mark.parametrize("distilled", [True, False])
 def test_a_resumed_run_draws_the_same_masks(distilled, corpus, teacher_file, make_student, tmp_path):
-    config = config_of(corpus, teacher_file if distilled else None, ALL, consistency=dict(ON, warmup=3))
+    """The weight of the consistency goes on growing, too, from the step in which its first stage began."""
+    stages = [{"name": "rkd", "steps": 1, "weights": {"rkd": 1.0}}, *ALL]
+    config = config_of(corpus, teacher_file if distilled else None, stages, consistency=dict(ON, warmup=9))
     if not distilled:
         config["tutor"].pop("stages", None)
     fit(make_student, config, Seen(), max_epochs=2, folder=tmp_path / "whole")

@@ -4,11 +4,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.trainer.states import TrainerFn
 from typer.testing import CliRunner
 
 from nemo_tutornet.cli import app
+from nemo_tutornet.distill.early_stopping import wait_for_decoder
 from tests.conftest import student_config
 
 STAGES = [{"name": "rkd", "epochs": 4, "weights": {"rkd": 1.0}}, {"name": "ctc", "weights": {"ctc": 1.0}}]
@@ -42,6 +46,23 @@ def test_it_waits_while_the_decoder_is_neither_trained_nor_composed(
     student.trainer.fit(student)
     # The first validation that counts, and one more of patience.
     assert stopping.seen == ([0, 1] if composed else [4, 5])
+
+
+def test_the_student_of_the_current_training_counts(stopping):
+    """One callback serves two trainings one after the other."""
+    skipped = []
+    for random in (True, False, None):
+        distiller = None if random is None else SimpleNamespace(decoder_is_random=random)
+        trainer = SimpleNamespace(
+            callbacks=[stopping],
+            lightning_module=SimpleNamespace(distiller=distiller),
+            state=SimpleNamespace(fn=TrainerFn.FITTING),
+            sanity_checking=False,
+        )
+        if distiller is not None:
+            wait_for_decoder(trainer)
+        skipped.append(stopping._should_skip_check(trainer))
+    assert skipped == [True, False, False]
 
 
 def test_a_training_that_ends_without_a_decoder_says_so(

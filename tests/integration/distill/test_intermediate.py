@@ -124,6 +124,7 @@ def test_heads_move_in_their_stage_and_rest_in_the_others(corpus, teacher_file, 
         "stage",
         "decoder_trained",
         "decoder_is_random",
+        "consistent_since",
         "teachers",
         *(f"head {path}" for path in LAYERS),
     }

@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from nemo.utils import logging
 
 from nemo_tutornet.distill import monitoring
 from nemo_tutornet.distill.monitoring import TeacherOutput, agreement
+from nemo_tutornet.nemo_io.layers import Capture
 from nemo_tutornet.teachers.live import LiveTeacher
 from tests.conftest import LABELS, save_teacher, student_config, teacher_config
 from tests.integration.recorder import same, state_of
@@ -69,6 +72,45 @@ def test_tensorboard_gets_terms_stages_agreement_and_pictures(
     assert all(0 <= event.value <= 1 for event in found.Scalars("val_teacher_agreement"))
     assert [event.step for event in found.Images("posteriors")] == [4, 8, 12]
     assert calls == [2], "the teacher runs once over the two validation utterances"
+
+
+def test_the_students_output_is_compared_and_not_an_intermediate_layer(
+    corpus, teacher_file, make_student, tmp_path, monkeypatch
+):
+    """With InterCTC, NeMo runs the decoder once more on each intermediate layer."""
+    compared: list[list[torch.Tensor]] = []
+    monkeypatch.setattr(monitoring, "agreement", lambda student, *_: compared.append(student))
+    config = _config(corpus, teacher_file)
+    config["interctc"] = {"loss_weights": [0.3], "apply_at_layers": [1]}
+    config["encoder"]["jasper"][1]["filters"] = config["encoder"]["jasper"][2]["filters"] = 16
+    config["decoder"]["feat_in"] = 16
+    model = make_student(config, max_epochs=1, logger=TensorBoardLogger(tmp_path))
+    model.trainer.fit(model)
+    signal, lengths = next(iter(model._validation_dl))[:2]
+    with torch.no_grad():
+        log_probs, frames, _ = model.cpu().eval()(input_signal=signal, input_signal_length=lengths)
+    (found,) = compared
+    for mine, row, length in zip(found, log_probs, frames, strict=True):
+        torch.testing.assert_close(mine, row[:length], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("stopped", [True, False])
+def test_nothing_of_a_validation_stays_on_the_student(stopped, corpus, teacher_file, make_student, tmp_path):
+    """Also where the training is stopped between the two hooks of a validation batch."""
+
+    class Stop(Callback):
+        def on_validation_batch_end(self, *_: Any) -> None:
+            if stopped:
+                raise KeyboardInterrupt
+
+    logger = TensorBoardLogger(tmp_path)
+    model = make_student(_config(corpus, teacher_file), max_epochs=1, logger=logger, callbacks=[Stop()])
+    before = [len(module._forward_hooks) for module in (model.encoder, model.decoder)]
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        model.trainer.fit(model)
+    assert [len(module._forward_hooks) for module in (model.encoder, model.decoder)] == before
+    (monitor,) = [one for one in model.trainer.callbacks if isinstance(one, monitoring.DistillationMonitor)]
+    assert not any(isinstance(value, (Capture, tuple)) for value in vars(monitor).values())
 
 
 def test_wandb_gets_a_picture_and_the_stage(corpus, teacher_file, make_student, tmp_path, monkeypatch):

@@ -144,10 +144,11 @@ def test_an_old_run_goes_on(folder: Path) -> None:
     steps = Steps()
     model, trainer = run(steps)
     trainer.fit(model, ckpt_path="run.ckpt")
-    # Since then, a state also says whether the decoder is random.
-    assert steps.begin["step"] == 4 and steps.begin.keys() == {"step", "decoder_is_random", *state}
+    # Since then, a state also says whether the decoder is random, and when consistency began.
+    new = {"step", "decoder_is_random", "consistent_since"}
+    assert steps.begin["step"] == 4 and steps.begin.keys() == {*new, *state}
     assert (steps.begin["stage"], steps.begin["decoder_trained"]) == ("skd", True)
-    assert not steps.begin["decoder_is_random"]
+    assert not steps.begin["decoder_is_random"] and steps.begin["consistent_since"] == 0
     assert steps.begin["teachers"] == state["teachers"]
     for name in ("projection", "head encoder.encoder.0"):
         assert steps.begin[name].keys() == state[name].keys()

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import Callback
 from nemo.collections.asr.models import EncDecCTCModel
 from nemo.utils import logging
 from omegaconf import OmegaConf
@@ -17,7 +19,7 @@ from nemo_tutornet import TutorCTCModel, TutorError
 from nemo_tutornet.nemo_io.lightning_ckpt import load_lightning_checkpoint
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_CHAR
-from tests.conftest import ACCELERATOR, LABELS, save_teacher, student_config, teacher_config
+from tests.conftest import ACCELERATOR, LABELS, save_teacher, student_config, teacher_config, with_bad_audio
 from tests.integration.recorder import RKD, SKD, Recorder, same, state_of
 
 
@@ -255,11 +257,32 @@ def test_what_the_schedule_makes_useless_is_reported(corpus, teacher_file, make_
     printed: list[str] = []
     monkeypatch.setattr(logging, "warning", lambda message, *_, **__: printed.append(str(message)))
     stages = [RKD | {"epochs": 2}, {"name": "ctc", "weights": {"ctc": 1.0}}]
-    make_student(student_config(corpus, teacher_file, stages, skd={"match_window": 2}), max_epochs=1).setup(
-        "fit"
-    )
-    for words in ("model.tutor.skd changes match_window, but no stage", "Stage 'ctc' is never reached"):
+    config = student_config(corpus, teacher_file, stages, skd={"match_window": 2})
+    model = make_student(config, max_epochs=-1, max_steps=3, limit_val_batches=0, accumulate_grad_batches=3)
+    model.trainer.fit(model)
+    for words in (
+        "model.tutor.skd changes match_window, but no stage",
+        "Stage 'ctc' is never reached: the stages before it take 2 of 1.5 epochs (3 steps, 2 in an epoch).",
+        "The training ended in stage 'rkd'; the stages after it never began: 'ctc'.",
+    ):
         assert sum(one.startswith(words) for one in printed) == 1, printed
+
+
+def test_no_graph_outlives_its_step(corpus, teacher_file, make_student, tmp_path):
+    """A loss that is kept would keep all activations of its batch; one of the batches is skipped."""
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, module, *_):
+            gc.collect()
+            kept.append([one for one in gc.get_objects() if type(one) is torch.Tensor and one.grad_fn])
+
+    kept: list[list[torch.Tensor]] = []
+    stages = [RKD | {"steps": 2}, {"name": "both", "weights": {"ctc": 1.0, "rkd": 1.0}}]
+    config = student_config(corpus, teacher_file, stages, max_nonfinite_share=0.5)
+    config["train_ds"].update(manifest_filepath=with_bad_audio(corpus, tmp_path, 3), shuffle=False)
+    model = make_student(config, max_epochs=2, limit_val_batches=0, callbacks=[Look()])
+    model.trainer.fit(model)
+    assert len(kept) == 8 and not any(kept[1:])
 
 
 def test_meeting_the_teacher_changes_nothing_of_the_student(corpus, teacher_file, make_student):

@@ -61,6 +61,18 @@ def test_where_the_first_weights_come_from(init: str, source: str | None, layers
             ["model.tutor.rkd changes hint_layer, but", "model.tutor.skd changes match_window, but"],
         ),
         ("skd: {match_window: 4}, stages: [{name: b, weights: {skd: 1}}]", []),
+        (
+            "skd: {frames_around: 2, intermediate_weight: 0.5}, stages: [{name: b, weights: {skd: 1}}]",
+            [
+                "model.tutor.skd changes frames_around, but frames is not symmetric",
+                "model.tutor.skd changes intermediate_weight, but intermediate_layers is empty",
+            ],
+        ),
+        (
+            "skd: {frames: symmetric, frames_around: 2, intermediate_layers: [a], intermediate_weight: 0.5}, "
+            "stages: [{name: b, weights: {skd: 1}}]",
+            [],
+        ),
     ],
 )
 def test_settings_of_a_loss_that_no_stage_uses_are_reported(section: str, printed: list[str]) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from nemo_tutornet.config import RKDConfig, SKDConfig, TeacherConfig, TutorConfig
-from nemo_tutornet.distill.losses import LOSSES, LossContext
+from nemo_tutornet.config import ConsistencyConfig, RKDConfig, SKDConfig, TeacherConfig, TutorConfig
+from nemo_tutornet.distill.losses import LOSSES, ConsistencyLoss, LossContext
 from nemo_tutornet.distill.matching import LayerPair, ModelMatch
 from nemo_tutornet.distill.objective import Objective, read_tutor_section
 from nemo_tutornet.distill.student_capture import StudentOutputs
@@ -250,6 +250,34 @@ def test_modules_that_no_loss_of_a_stage_uses() -> None:
     assert objective.unused_modules(Stage("s", {"rkd": 1.0})) == [head]
     assert objective.unused_modules(Stage("s", {"ctc": 1.0, "skd": 1.0})) == [projection]
     assert objective.unused_modules(Stage("s", {"ctc": 1.0})) == [projection, head]
+
+
+def test_consistency_warms_up_from_its_first_step() -> None:
+    class One(ConsistencyLoss):
+        def __call__(self, *_: object) -> torch.Tensor:
+            return torch.tensor(1.0)
+
+    objective = build()
+    objective.losses["consistency"].context.config.consistency = ConsistencyConfig(weight=0.5, warmup=4)
+    objective.losses["consistency"] = One(objective.losses["ctc"].context)
+    ctc, alone = Stage("ctc", {"ctc": 1.0}), Stage("rkd", {"rkd": 1.0})
+
+    def share(stage: Stage, steps: int) -> float:
+        objective.note_step(stage, steps)
+        return (float(objective(ctc, STUDENT, TEACHER)["loss"]) - 7.0) / 0.5
+
+    objective.note_step(alone, 0)
+    assert objective.consistent_since is None
+    assert [share(ctc, steps) for steps in (10, 11, 14, 30)] == [0.0, 0.25, 1.0, 1.0]
+    objective.note_step(alone, 31)
+    assert share(ctc, 32) == 1.0 and objective.consistent_since == 10
+    assert share(ctc, 2) == 0.0, "a new training that begins with this state"
+
+
+def test_what_is_kept_for_the_log_has_no_graph() -> None:
+    objective = build()
+    terms(objective, rkd=1.0)
+    assert not objective.diagnostics(Stage("s", {"rkd": 1.0}))["rkd_r2"].requires_grad
 
 
 def test_a_name_that_is_no_loss_is_refused() -> None:

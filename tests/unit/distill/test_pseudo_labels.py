@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_tutornet.config import PseudoLabelsConfig
+from nemo_tutornet.distill import rank_agreement
 from nemo_tutornet.distill.pseudo_labels import PseudoLabels
 from nemo_tutornet.functional.frame_weighting import confidence
 from nemo_tutornet.teachers.targets import Hypothesis
@@ -63,6 +65,22 @@ def test_labels_are_moved_to_the_device_together() -> None:
         found, _ = pseudo().targets([Hypothesis("a b", None)] * rows, zeros[:, None], zeros, zeros + 5)
     assert found.tolist() == [[0, 2, 1]] * rows
     assert ran.counts["copy_.default"] == 0 and ran.counts["_local_scalar_dense.default"] == 0
+
+
+def test_counts_of_all_ranks_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This rank has no hypothesis, and the other has two, one of which has a character without a label."""
+    labels, others = pseudo(), iter((Counter(kept=1, not_in_vocabulary=1), Counter({"!": 1})))
+
+    def gather(into: list[object], mine: object) -> None:
+        into[:] = [mine, next(others)]
+
+    monkeypatch.setattr(rank_agreement, "is_distributed", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+    labels.gather()
+    assert labels.report() == (
+        "pseudo-labels: 1 of 2 hypotheses used, dropped: 1 not_in_vocabulary (no labels for '!')."
+    )
 
 
 def test_the_error_rate_is_of_the_transcript() -> None:

@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from nemo_tutornet.distill.rank_agreement import sum_counts
 from nemo_tutornet.functional.frame_weighting import frame_mask, weigh_energy
 from nemo_tutornet.functional.losses import reduce_over_time, rkd, rkd_of_utterances
 from nemo_tutornet.functional.ranks import is_distributed, mean_over_ranks
@@ -64,12 +67,13 @@ def rank_main(rank: int, folder: str) -> None:
             model = nn.parallel.DistributedDataParallel(_projection())
             _loss(model, ranks[rank], rank, reduction).backward()
             gradients[f"{name} {reduction}"] = [parameter.grad for parameter in model.parameters()]
-    torch.save(gradients, f"{folder}/{rank}.pt")
+    counts = sum_counts(Counter(kept=3, empty=1) if rank else Counter())
+    torch.save({**gradients, "counts": dict(counts)}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Tensor]]]:
+def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     if sys.platform == "win32":
         pytest.skip("gloo needs a POSIX system")
     folder = tmp_path_factory.mktemp("ranks")
@@ -79,9 +83,7 @@ def of_two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, lis
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("name", BATCHES)
-def test_two_ranks_equal_one_batch(
-    of_two_ranks: list[dict[str, list[Tensor]]], name: str, reduction: str
-) -> None:
+def test_two_ranks_equal_one_batch(of_two_ranks: list[dict[str, Any]], name: str, reduction: str) -> None:
     projection = _projection()
     whole = sum(_weight(lengths, reduction) for lengths in BATCHES[name])
     # The mean of each rank's part, by what it counts.
@@ -95,6 +97,11 @@ def test_two_ranks_equal_one_batch(
             torch.testing.assert_close(mine, parameter.grad)
 
 
+def test_counts_are_summed_also_with_a_rank_that_has_none(of_two_ranks: list[dict[str, Any]]) -> None:
+    assert [found["counts"] for found in of_two_ranks] == [{"kept": 3, "empty": 1}] * 2
+
+
 def test_a_single_process_counts_its_own() -> None:
     assert not is_distributed()
+    assert sum_counts(Counter(kept=2)) == {"kept": 2}
     assert torch.equal(mean_over_ranks(torch.tensor(12)), torch.tensor(12.0))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nemo_tutornet.config import StageConfig, TeacherConfig, TutorConfig
-from nemo_tutornet.functional.schedule import Schedule, Stage, progress
+from nemo_tutornet.functional.schedule import Schedule, Stage, progress, steps_per_epoch
 from tests.conftest import refusal
 from tests.properties import examples
 
@@ -226,7 +226,7 @@ def test_a_stage_that_is_gone_is_named() -> None:
 def test_a_stage_that_is_never_reached_is_reported(
     unit: str, lengths: list, limits: tuple, never: list[str]
 ) -> None:
-    printed = Schedule([stage("abc"[i], length) for i, length in enumerate(lengths)], unit).check(*limits)
+    printed = Schedule([stage("abc"[i], length) for i, length in enumerate(lengths)], unit).unreached(*limits)
     assert len(printed) == len(never) and all(
         one.startswith(words) for one, words in zip(printed, never, strict=True)
     )
@@ -237,4 +237,30 @@ def test_a_share_of_an_endless_training_is_refused(limits: tuple) -> None:
     assert "neither trainer.max_epochs nor trainer.max_steps" in refusal(
         Schedule([stage("a", 0.25), stage("b")], "share").check, *limits
     )
-    assert Schedule([stage("a", 5), stage("b")]).check(*limits) == []
+    endless = Schedule([stage("a", 5), stage("b")])
+    endless.check(*limits)
+    assert endless.unreached(*limits, epoch_steps=10) == []
+
+
+@pytest.mark.parametrize(
+    "unit, length, limits, batches, accumulated, words",
+    [
+        ("steps", 20000, (100, -1), 50, 1, "20000 of 5000 steps (100 epochs of 50 steps)"),
+        ("steps", 4999, (100, -1), 50, 1, None),
+        ("steps", 300, (100, -1), 10, 4, "300 of 300 steps (100 epochs of 3 steps)"),  # 4 + 4 + 2 batches
+        ("steps", 20000, (100, -1), float("inf"), 1, None),  # a stream
+        ("steps", 600, (100, 500), 50, 1, "600 of 500 steps"),
+        ("steps", 600, (10, 5000), 50, 1, "600 of 500 steps (10 epochs of 50 steps)"),
+        ("epochs", 5, (-1, 250), 50, 1, "5 of 5 epochs (250 steps, 50 in an epoch)"),
+        ("epochs", 5, (None, 120), 50, 1, "5 of 2.4 epochs (120 steps, 50 in an epoch)"),
+        ("epochs", 5, (-1, 251), 50, 1, None),
+        ("share", 0.5, (1, 1), 50, 1, None),
+    ],
+)
+def test_a_limit_in_the_other_unit_counts_where_an_epochs_length_is_known(
+    unit: str, length: float, limits: tuple, batches: float, accumulated: int, words: str | None
+) -> None:
+    schedule = Schedule([stage("a", length), stage("b")], unit)
+    printed = schedule.unreached(*limits, steps_per_epoch(batches, accumulated))
+    expected = f"Stage 'b' is never reached: the stages before it take {words}."
+    assert printed == ([] if words is None else [expected])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.nemo_io.layers import Capture, Layer, ends_in_layer_norm, find_module, measure
+from nemo_tutornet.nemo_io.layers import Capture, Layer, ends_in_layer_norm, find_module, measure, measure_all
 
 WIDTH = 5
 
@@ -110,6 +110,46 @@ def test_the_last_run_counts_and_later_ones_do_not() -> None:
         model(torch.ones(1, WIDTH, 4))
     model(torch.zeros(1, WIDTH, 5))
     assert torch.equal(captured.tensor(2), torch.ones(1, WIDTH, 4))
+
+
+def test_the_first_run_counts_where_that_is_wanted() -> None:
+    model = Toy(lambda x, n: x)
+    with Capture(model, LAYER, first=True) as captured:
+        model(torch.zeros(1, WIDTH, 3))
+        model(torch.ones(1, WIDTH, 4))
+    assert torch.equal(captured.tensor(2), torch.zeros(1, WIDTH, 3))
+
+
+class Overwriting(Toy):
+    """An activation after the layer under test changes its output in place, as in NeMo's ConvASREncoder."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda x, n: x - 1)
+        self.activation = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.activation(super().forward(x)) + 1
+
+
+def test_a_layer_that_is_overwritten_is_refused() -> None:
+    model, x = Overwriting(), torch.randn(1, WIDTH, 4, requires_grad=True)
+    with Capture(model, LAYER) as captured, Capture(model, "activation") as after:
+        model(x)
+    with pytest.raises(TutorError, match=r"layer 'encoder\.layers\.1' of Overwriting returns .* in place"):
+        captured.tensor(2)
+    assert (after.tensor(2) >= 0).all()
+    with pytest.raises(TutorError, match=r"overwrites in place, e\.g\. an activation; choose the block"):
+        measure(model, LAYER, model.run)
+    assert measure(model, "activation", model.run).width == WIDTH
+    paths = {path: find_module(model, path) for path in (LAYER, "activation")}
+    assert [layer.path for layer in measure_all(paths, model.run, batch=1)] == ["activation"]
+
+
+def test_in_inference_mode_pytorch_counts_no_changes() -> None:
+    model = Overwriting()
+    with torch.inference_mode(), Capture(model, LAYER) as captured:
+        model(torch.ones(1, WIDTH, 4))
+        assert captured.tensor(2).shape == (1, WIDTH, 4)
 
 
 def test_the_hook_lives_as_long_as_the_context() -> None:
