@@ -20,6 +20,7 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -29,7 +30,15 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from nemo_tutornet import __version__
 from nemo_tutornet.commands.hydra_config import hydra_value, project_folder
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.utils.files import atomic_write, defer_signals, expand_user, make_output_folder, sha256_of
+from nemo_tutornet.utils.files import (
+    atomic_write,
+    defer_signals,
+    expand_user,
+    make_output_folder,
+    sha256_of,
+    user_cache,
+)
+from nemo_tutornet.utils.locks import locked_folder
 
 SPLITS = ("train", "valid", "test")
 TEACHER_EPOCHS, STUDENT_EPOCHS = 25, 10
@@ -202,12 +211,11 @@ def _cache(output: Path, console: Console) -> Path:
     It is in the user's cache folder, or in the output folder when the cache folder cannot be written to.
     """
     try:
-        named = Path(os.environ.get("XDG_CACHE_HOME", ""))  # only an absolute path is valid
-        cache = (named if named.is_absolute() else Path.home() / ".cache") / "nemo_tutornet" / "demo"
+        cache = user_cache() / "demo"
         cache.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=cache).close()
         return cache
-    except (OSError, RuntimeError) as error:
+    except (OSError, TutorError) as error:
         console.print(
             f"no cache can be kept ({error}); the teacher goes to {output / 'teachers'}",
             markup=False,
@@ -219,17 +227,20 @@ def _cache(output: Path, console: Console) -> Path:
 def _teacher(folder: Path, epochs: int, beside: Run, seed: int, cache: Path, console: Console) -> Path:
     """Returns the teacher's file, and trains the teacher first if the file does not exist.
 
-    The run `beside` does not need the teacher, so it is trained at the same time.
+    The run `beside` does not need the teacher, so it is trained at the same time. A demo with another output
+    folder may be training the same teacher, and is waited for.
     """
     kept = cache / _key(folder, "conformer_ctc_small", epochs, seed) / "teacher.nemo"
-    if kept.is_file():
-        console.print(f"teacher: reused from {kept}")
-        return kept
-    trained, _ = _train(
-        [Run("teacher", kept.parent, "conformer_ctc_small", epochs, []), beside], folder, seed, console
-    )
-    with atomic_write(kept) as temporary:
-        shutil.copyfile(trained, temporary)
+    waiting = f"teacher: another demo trains it in {kept.parent}; waiting for its end"
+    with locked_folder(kept.parent, partial(console.print, waiting, markup=False, soft_wrap=True)):
+        if kept.is_file():
+            console.print(f"teacher: reused from {kept}")
+            return kept
+        trained, _ = _train(
+            [Run("teacher", kept.parent, "conformer_ctc_small", epochs, []), beside], folder, seed, console
+        )
+        with atomic_write(kept) as temporary:
+            shutil.copyfile(trained, temporary)
     return kept
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -47,8 +48,11 @@ class TrainingStop(Callback):
             return  # no other thread may set a handler
         loop = pl_module._epoch_loop
         alone = trainer.world_size == 1 or loop is None
+        process = os.getpid()
 
         def interrupted(number: int, frame: FrameType | None) -> None:
+            if os.getpid() != process:
+                return  # a worker of a data loader, which inherits the handler, finishes its batches
             self._restore(signal.SIGINT)
             self._stopped_by = signal.SIGINT
             if alone:

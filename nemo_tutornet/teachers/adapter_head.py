@@ -100,7 +100,8 @@ class AdapterHead(nn.Module):
         if self.teacher_decoder is not None:
             posteriors = self.teacher_decoder(encoded).softmax(dim=1)
             inputs = torch.cat([inputs, _POSTERIOR_GAIN * posteriors], dim=1)
-        expanded = self.expand(inputs * valid)
+        # Not a product, because an encoder may leave anything in padded frames, NaN too.
+        expanded = self.expand(inputs.masked_fill(~valid, 0.0))
         batch, _, time = expanded.shape
         grouped = expanded.view(batch, self.upsampling, -1, time)  # [B, r, A, T]
         upsampled = grouped.permute(0, 3, 1, 2).reshape(batch, time * self.upsampling, -1)

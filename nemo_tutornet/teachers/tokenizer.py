@@ -8,7 +8,6 @@ The label sets of student and teacher are then equal by construction.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
@@ -21,7 +20,7 @@ from nemo_tutornet.nemo_io.tokenizer_files import (
     check_tokenizer_section,
     tokenizer_of,
 )
-from nemo_tutornet.utils.files import expand_user, staging_directory
+from nemo_tutornet.utils.files import SET_CACHE, expand_user, staging_directory, user_cache
 
 
 def resolve_teacher_tokenizer(cfg: DictConfig) -> None:
@@ -39,7 +38,7 @@ def resolve_teacher_tokenizer(cfg: DictConfig) -> None:
 
     Raises:
         TutorError: the config has no teacher, the teacher has no tokenizer of its own, or the folder of a
-            tokenizer section contains no tokenizer.
+            tokenizer section contains no tokenizer; or the user's cache folder cannot be written to.
     """
     asked = cfg.get("tokenizer")
     if not isinstance(asked, str):
@@ -102,14 +101,13 @@ def _kept(files: dict[str, bytes]) -> Path:
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + files[name])
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "nemo_tutornet" / "tokenizers" / digest.hexdigest()[:16]
+    folder = user_cache() / "tokenizers" / digest.hexdigest()[:16]
     try:
         with staging_directory(folder) as stage:  # several ranks may write the same files at once
             for name, content in files.items():
                 (stage / name).write_bytes(content)
     except OSError as error:
         raise TutorError(
-            f"the teacher's tokenizer cannot be kept in {folder} ({error.strerror or error})."
+            f"the teacher's tokenizer cannot be kept in {folder} ({error.strerror or error}); {SET_CACHE}."
         ) from None
     return folder

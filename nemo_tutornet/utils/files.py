@@ -19,6 +19,8 @@ from nemo_tutornet.errors import TutorError
 from nemo_tutornet.utils.full_disk import name_full_disk
 from nemo_tutornet.utils.leftovers import locked_temporary_folder, remove_leftovers
 
+SET_CACHE = "set XDG_CACHE_HOME to a folder that can be written to"
+
 
 def sha256_of(path: Path) -> str:
     """Computes the sha256 of a file, as hexadecimal digits.
@@ -49,6 +51,21 @@ def expand_user(path: str | Path) -> Path:
         '~nobody-of-this-name/a.nemo'
     """
     return Path(os.path.expanduser(path))
+
+
+def user_cache() -> Path:
+    """Returns the folder of this package in the user's cache folder; it may not exist yet.
+
+    Raises:
+        TutorError: the user has no home folder, as in a container that runs under any number.
+    """
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named.is_absolute():  # another one is to be ignored, as the specification of these folders says
+        return named / "nemo_tutornet"
+    try:
+        return Path.home() / ".cache" / "nemo_tutornet"
+    except RuntimeError:
+        raise TutorError(f"this user has no home folder; {SET_CACHE}.") from None
 
 
 def open_regular_file(path: Path) -> IO[bytes]:

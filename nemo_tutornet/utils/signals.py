@@ -6,6 +6,7 @@ scheduler takes for stopped, not for finished.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -35,16 +36,24 @@ def stop_on_signals(how_to_continue: str) -> Iterator[None]:
     """Ends the process on Ctrl-C and SIGTERM with one line on standard error.
 
     The exit code is 128 plus the signal's number, as for a process that the signal kills: 130 for Ctrl-C, 143
-    for SIGTERM. Files that are being written are cleaned up on the way.
+    for SIGTERM. Files that are being written are cleaned up on the way. The workers of a data loader, which
+    are forked from the process, print nothing.
 
     Args:
         how_to_continue: the end of the line: what is kept, and how to go on.
     """
     before: dict[int, Any] = {}
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() == process:
+            raise Stopped(number)
+        _end_worker(number)
+
     if threading.current_thread() is threading.main_thread():  # no other thread may set a handler
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) not in (None, signal.SIG_IGN):  # nohup has Ctrl-C ignored
-                before[number] = signal.signal(number, _stop)
+                before[number] = signal.signal(number, stop)
     try:
         yield
     except Stopped as stopped:
@@ -56,5 +65,12 @@ def stop_on_signals(how_to_continue: str) -> Iterator[None]:
             signal.signal(changed, handler)
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(number)
+def _end_worker(number: int) -> None:
+    """Does in a forked process, which inherits the handler, what Python does without it.
+
+    PyTorch's workers expect a `KeyboardInterrupt`, and would print a traceback of any other exception.
+    """
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)

@@ -4,9 +4,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +159,44 @@ def test_teachers_are_kept_where_there_is_a_place(tmp_path: Path, monkeypatch: p
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert demo._cache(tmp_path / "out", console) == tmp_path / "out" / "teachers"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("os.getuid", lambda: 3_999_999_999)  # a container's user, whom nobody knows
+    assert demo._cache(tmp_path / "out", console) == tmp_path / "out" / "teachers"
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_demo_waits_for_another_that_trains_its_teacher(
+    finished: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other demo ends with the teacher, or is stopped and leaves the training to this one."""
+    trained = tmp_path / "trained.nemo"
+    trained.touch()
+    monkeypatch.setattr(demo, "_key", lambda *_: "key")
+    monkeypatch.setattr(demo, "_train", lambda *_: calls.append("trained") or [trained, trained])
+    calls: list[str] = []
+    kept = tmp_path / "cache" / "key" / "teacher.nemo"
+    kept.parent.mkdir(parents=True)
+    other = os.open(kept.parent / ".lock", os.O_CREAT | os.O_RDWR)
+    fcntl.flock(other, fcntl.LOCK_EX)
+
+    def end_of_the_other() -> None:
+        if finished:
+            kept.touch()
+        os.close(other)
+
+    ending = threading.Timer(0.2, end_of_the_other)
+    ending.start()
+    run = demo.Run("undistilled", tmp_path, "", 1, [])
+    console = Console(stderr=True)
+    assert demo._teacher(tmp_path, 1, run, 1, tmp_path / "cache", console) == kept and kept.is_file()
+    ending.join()
+    assert calls == ([] if finished else ["trained"])
+    printed = capsys.readouterr().err
+    assert f"teacher: another demo trains it in {kept.parent}; waiting for its end\n" in printed
+    kept.unlink()
+    demo._teacher(tmp_path, 1, run, 1, tmp_path / "cache", console)
+    assert "another demo" not in capsys.readouterr().err
 
 
 def test_the_demo_ends_with_the_report_of_the_distilled_run(

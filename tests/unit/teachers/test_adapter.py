@@ -86,8 +86,9 @@ def test_padding_and_the_other_utterances_change_nothing():
     encoded = torch.randn(2, 6, 5)
     alone = head(encoded[:1, :, :3], torch.tensor([3]))
     padded = encoded.clone()
-    padded[0, :, 3:] = 1e3  # what an encoder leaves behind an utterance's end
-    torch.testing.assert_close(head(padded, torch.tensor([3, 5]))[:1, :12], alone)
+    for left in (1e3, float("nan")):  # what an encoder leaves behind an utterance's end
+        padded[0, :, 3:] = left
+        torch.testing.assert_close(head(padded, torch.tensor([3, 5]))[:1, :12], alone)
 
 
 @pytest.mark.parametrize(

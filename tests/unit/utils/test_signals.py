@@ -4,7 +4,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import subprocess
+import sys
+import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -46,3 +52,54 @@ def test_errors_pass():
     with pytest.raises(ValueError, match="mine"), stop_on_signals("never."):
         raise ValueError("mine")
     assert not issubclass(Stopped, (Exception, KeyboardInterrupt))
+
+
+LOADS = """
+import os
+import time
+from torch.utils.data import DataLoader, Dataset
+from nemo_tutornet.utils.signals import stop_on_signals
+
+class Slow(Dataset):
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, i):
+        os.write(1, b"loading\\n")  # whole, whatever the other worker writes
+        time.sleep(600)
+
+with stop_on_signals("do it again."):
+    list(DataLoader(Slow(), num_workers=2, batch_size=None, multiprocessing_context="fork"))
+"""
+
+
+def test_the_workers_of_a_data_loader_print_nothing():
+    """Ctrl-C in a terminal reaches them, too."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOADS],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["loading\n"] * 2
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate(timeout=60)
+    assert (process.returncode, printed) == (130, "stopped by SIGINT: do it again.\n")
+
+
+def wait(ready: Connection) -> None:
+    ready.send(None)
+    time.sleep(600)
+
+
+def test_a_forked_process_ends_by_sigterm():
+    ready, theirs = multiprocessing.Pipe()
+    with stop_on_signals("never."):
+        child = multiprocessing.get_context("fork").Process(target=wait, args=[theirs])
+        child.start()
+        ready.recv()
+        os.kill(child.pid, signal.SIGTERM)
+        child.join()
+    assert child.exitcode == -signal.SIGTERM
