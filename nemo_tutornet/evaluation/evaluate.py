@@ -64,7 +64,7 @@ def evaluate(
         manifest: NeMo manifest, JSON lines with `text`. Rows without `text` are left out. An empty `text`
             means that the audio contains no speech.
         batch_size: number of utterances that NeMo transcribes together. ONNX Runtime processes them one by
-            one, because the graphs have no masks.
+            one, because a graph without the input `length` has no masks.
         runtime: `nemo`, or `onnx` to run `.nemo` files of CTC models in ONNX Runtime too, in each precision.
             `.onnx` files always run in ONNX Runtime, folders in onnx-asr.
         precisions: precisions for the runtime `onnx`, any of `fp32`, `fp16` and `int8`. Of a folder for

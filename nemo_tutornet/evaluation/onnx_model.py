@@ -24,9 +24,9 @@ class OnnxCTCModel:
 
     The settings come from the file's metadata. NeMo computes the features, and nothing else.
 
-    The graph has no masks, so it would convolve padded frames into valid ones. NeMo's front end pads the time
-    axis to a multiple of 16 where a model's config says so. Therefore each utterance runs by itself, with its
-    valid frames only. The result equals that of the masked model on a padded batch.
+    Each utterance runs by itself, with its valid frames only. A graph without the input `length` has no masks,
+    so it would convolve padded frames into valid ones, and NeMo's front end pads the time axis to a multiple
+    of 16 where a model's config says so. The result equals that of the masked model on a padded batch.
 
     Legend: `B` utterances, `N` samples, `F` mel bins, `T` frames of the front end, `T'` frames of the
     network, `V` labels without the blank.

@@ -19,8 +19,8 @@ TOKENIZERS = ("char", "bpe", "wpe", "agg")
 WORD = "\u2581"  # SentencePiece's sign for a space, or the beginning of a word
 _AGAIN = "write it again with nemo-tutornet export --onnx"
 # Lowest and highest allowed value of each number of the front end. The limits keep a file from elsewhere from
-# requiring gigabytes of memory. Dither and padding must be off, because the graph has no masks. Frame
-# splicing must be off, because NeMo's gives lengths that do not fit.
+# requiring gigabytes of memory. Dither and padding must be off, because a graph without `length` has no
+# masks. Frame splicing must be off, because NeMo's gives lengths that do not fit.
 _RANGES = {
     "sample_rate": (1000, 192000),
     "window_size": (0.001, 1.0),
