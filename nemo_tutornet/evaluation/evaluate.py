@@ -30,7 +30,7 @@ from nemo_tutornet.evaluation.onnx_asr_model import (
     is_onnx_asr_folder,
     require_onnx_asr,
 )
-from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
+from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, model_name_of
 from nemo_tutornet.evaluation.options import EvaluationOptions
 from nemo_tutornet.evaluation.scoring import Evaluation, score
 from nemo_tutornet.evaluation.text_processing import TextProcessing
@@ -60,7 +60,7 @@ def evaluate(
     Args:
         models: `.nemo` files of recognisers (CTC, hybrid, transducer, attention), which NeMo's own class
             restores; `.onnx` files that the export wrote, or that NeMo's exporter wrote of a CTC model whose
-            `.nemo` is among `models` or beside the file; folders for onnx-asr.
+            `.nemo` has the same name and is beside the file or among `models`; folders for onnx-asr.
         manifest: NeMo manifest, JSON lines with `text`. Rows without `text` are left out. An empty `text`
             means that the audio contains no speech.
         batch_size: number of utterances that NeMo transcribes together. ONNX Runtime processes them one by
@@ -97,7 +97,7 @@ def evaluate(
     results: list[Evaluation] = []
     for path in models:
         if path.suffix == ".onnx" and path not in archives:
-            graph = OnnxCTCModel(path, _nemo_of(path, models, archives))
+            graph = OnnxCTCModel(path, _nemo_of(path, archives))
             results.append(_evaluate_graph(path, graph, rows, 1, report, options.processing)[0])
         elif path not in archives:
             held = [one for one in PRECISIONS if graphs_of(path, one)]
@@ -166,15 +166,20 @@ def _open_models(
     return archives
 
 
-def _nemo_of(graph: Path, models: Sequence[Path], archives: Mapping[Path, NemoArchive]) -> NemoArchive | None:
-    """Finds the `.nemo` of a graph that has no metadata: the one of its name, or the only one there is."""
-    name = graph.name.split(".")[0]
-    named = [path for path in models if path in archives and path.name.split(".")[0] == name]
-    given = named or list(archives)
-    if len(given) == 1:
-        return archives[given[0]]
+def _nemo_of(graph: Path, archives: Mapping[Path, NemoArchive]) -> NemoArchive | Path | None:
+    """Finds the `.nemo` that describes a graph without metadata: one with the name of the graph's model.
+
+    A file in the graph's folder comes before one from elsewhere. Another name is never taken, not even that
+    of the only `.nemo` of the command: a graph does not show whether the order of its labels and its front
+    end are those of that model, and with other ones its error rate would be wrong without a warning.
+    """
+    name = model_name_of(graph)
     beside = graph.with_name(f"{name}.nemo")
-    return NemoArchive(beside) if beside.is_file() else None
+    given = [path for path in archives if path.name.removesuffix(".nemo") == name]
+    near = [path for path in given if path.absolute().parent == graph.absolute().parent]
+    if near or (len(given) == 1 and not beside.is_file()):
+        return archives[(near or given)[0]]
+    return beside if beside.is_file() else None
 
 
 def read_transcribed(manifest: Path, channel: int | str | None = None) -> tuple[list[Utterance], int]:

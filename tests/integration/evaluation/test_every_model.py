@@ -181,13 +181,17 @@ COUNTS = ("wer", "cer", "substitutions", "insertions", "deletions", "parameters"
 
 def test_graphs_alone_and_with_their_nemo(graphs: Path, run: Callable[..., Any]) -> None:
     """A graph of NeMo's exporter has no metadata; its .nemo, in the command or beside it, describes it."""
+    copy = graphs / "bare" / "any.nemo"
+    copy.symlink_to(graphs / "student.nemo")
     nemo, alone, bare = run(graphs / "student.nemo", graphs / "student.onnx", graphs / "bare" / "any.onnx")
     for row in (alone, bare):
         assert {name: row[name] for name in COUNTS} == {name: nemo[name] for name in COUNTS}
         assert row["runtime"] == "onnx fp32"
-    assert "was not written by nemo_tutornet" in run(graphs / "bare" / "any.onnx")
-    (graphs / "bare" / "student.nemo").symlink_to(graphs / "student.nemo")
-    (beside,) = run(graphs / "bare" / "student.int8.onnx")
+    copy.unlink()
+    for others in ([], [graphs / "student.nemo"]):  # nor is the only .nemo of the command taken for its model
+        refused = run(*others, graphs / "bare" / "any.onnx")
+        assert "was not written by nemo_tutornet" in refused and "beside it as any.nemo" in refused
+    (beside,) = run(graphs / "student.nemo", graphs / "bare" / "student.int8.onnx")[1:]
     assert beside["wer"] == nemo["wer"] and beside["runtime"] == "onnx fp32", "the precision is the graph's"
     assert "has no rnnt decoder" in run(graphs / "student.onnx", "--decoder", "rnnt")
     assert run(graphs / "student.onnx", "--decoder", "ctc")[0]["wer"] == nemo["wer"]
