@@ -10,7 +10,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.manifest import Utterance, read_manifest
@@ -34,7 +37,7 @@ from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, model_name_of
 from nemo_tutornet.evaluation.options import EvaluationOptions
 from nemo_tutornet.evaluation.scoring import Evaluation, score
 from nemo_tutornet.evaluation.text_processing import TextProcessing
-from nemo_tutornet.evaluation.transcribe import time_fastest, transcribe
+from nemo_tutornet.evaluation.transcribe import read_blocks, time_fastest, transcribe
 from nemo_tutornet.export.onnx_export import PRECISIONS, write_onnx
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.model_info import describe_model
@@ -311,14 +314,20 @@ def _transcribe_one_by_one(
     model: OnnxCTCModel | OnnxAsrModel, rows: Sequence[Utterance], passes: int, part: str, report: PartReport
 ) -> tuple[list[str], float]:
     report(part, 0, len(rows))
-    audio = [read_samples(row, model.sample_rate) for row in rows]
-    model.transcribe([max(audio, key=len)])  # the first call includes warm-up, so it is not timed
+    longest = max(rows, key=lambda row: row.duration)
+    # The first call includes warm-up, so it is not timed.
+    model.transcribe([read_samples(longest, model.sample_rate)])
 
-    def compute() -> list[str]:
-        hypotheses: list[str] = []
+    def compute(audio: Sequence[np.ndarray], before: int) -> list[str]:
+        texts: list[str] = []
         for samples in audio:
-            hypotheses += model.transcribe([samples])
-            report(part, len(hypotheses), len(rows))
-        return hypotheses
+            texts += model.transcribe([samples])
+            report(part, before + len(texts), len(rows))
+        return texts
 
-    return time_fastest(compute, passes)
+    hypotheses: list[str] = []
+    seconds = 0.0
+    for _, audio in read_blocks(rows, range(len(rows)), model.sample_rate):
+        texts, fastest = time_fastest(partial(compute, audio, len(hypotheses)), passes)
+        hypotheses, seconds = hypotheses + texts, seconds + fastest
+    return hypotheses, seconds
