@@ -43,6 +43,7 @@ from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
+from nemo_tutornet.nemo_io.weights import weights_sha256
 from nemo_tutornet.utils.progress import PartReport, no_report
 
 RUNTIMES = ("nemo", "onnx")
@@ -118,7 +119,8 @@ def evaluate(
                 for written in files:
                     graph = OnnxCTCModel(written.path)
                     results.append(_evaluate_graph(path, graph, rows, 1, report, options.processing)[0])
-    return [replace(result, untranscribed=untranscribed) for result in results]
+    name = Path(manifest).name
+    return [replace(result, untranscribed=untranscribed, manifest=name) for result in results]
 
 
 def _open_models(
@@ -242,6 +244,7 @@ def _evaluate_nemo(
 ) -> tuple[Evaluation, list[str]]:
     report(f"loading {archive.path}")  # by itself, because the time left is computed from the mean speed
     model = restore_ctc(archive)
+    checksum = weights_sha256(model)
     decoder = decoder_of(archive, options.decoder)
     select_decoder(model, decoder)
     part = f"transcribing with {archive.path}"
@@ -261,6 +264,7 @@ def _evaluate_nemo(
         labels=labels,
         decoder=decoder,
         processing=options.processing,
+        weights_sha256=checksum,
     )
     return result, hypotheses
 
@@ -286,6 +290,7 @@ def _evaluate_graph(
         size,
         labels=graph.labels,
         processing=processing,
+        weights_sha256=graph.weights_sha256,
     )
     return result, hypotheses
 
@@ -307,6 +312,7 @@ def _evaluate_folder(
         labels=model.labels,
         decoder=model.decoder,
         processing=processing,
+        weights_sha256=model.weights_sha256,
     )
 
 

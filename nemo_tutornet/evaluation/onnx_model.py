@@ -42,6 +42,7 @@ class OnnxCTCModel:
         precision: `fp32`, `fp16` or `int8`.
         weights: the precision in words, `int8 static` for static quantization.
         parameters: number of parameters of the exported model.
+        weights_sha256: checksum of its weights; None where the metadata have none.
         sample_rate: samples per second of the audio.
         labels: characters or subword pieces without the blank; the blank is the last output.
 
@@ -74,6 +75,7 @@ class OnnxCTCModel:
         is_static = entries.get("quantization") == "static" and self.precision == "int8"
         self.weights = "int8 static" if is_static else self.precision
         self.parameters = metadata.parameters
+        self.weights_sha256 = metadata.weights_sha256
         self.sample_rate = int(metadata.front_end["sample_rate"])
         self.labels = metadata.labels
         self._tokenizer = metadata.tokenizer
@@ -241,7 +243,8 @@ def _described_by(nemo: NemoArchive, graph: Path) -> OnnxMetadata:
 
     ctc_class(nemo.config, nemo.path, f"the model of {graph}, which has no metadata,")
     precision = precision_of(onnx.load(str(graph), load_external_data=False))
-    return replace(restore_for_onnx(nemo, nemo.path)[1], precision=precision)
+    # Nothing shows that the graph has the weights of this file.
+    return replace(restore_for_onnx(nemo, nemo.path)[1], precision=precision, weights_sha256=None)
 
 
 def _punctuation_of(labels: list[str]) -> Collection[str]:

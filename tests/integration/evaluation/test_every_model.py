@@ -30,6 +30,7 @@ from nemo_tutornet.evaluation.transcribe import best_hypotheses, transcribe
 from nemo_tutornet.export.onnx_export import write_onnx
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.nemo_io.weights import weights_sha256
 from tests.integration.models import matrix
 from tests.integration.students import build, write_tokenizer
 from tests.integration.teacher_models import save_attention, save_kind
@@ -187,6 +188,7 @@ def test_graphs_alone_and_with_their_nemo(graphs: Path, run: Callable[..., Any])
     for row in (alone, bare):
         assert {name: row[name] for name in COUNTS} == {name: nemo[name] for name in COUNTS}
         assert row["runtime"] == "onnx fp32"
+    assert bare["weights_sha256"] is None and alone["weights_sha256"] == nemo["weights_sha256"]
     copy.unlink()
     for others in ([], [graphs / "student.nemo"]):  # nor is the only .nemo of the command taken for its model
         refused = run(*others, graphs / "bare" / "any.onnx")
@@ -226,8 +228,10 @@ def onnx_asr_folder(folder: Path, source: Path) -> Path:
 
 def test_a_folder_for_onnx_asr(corpus: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
     onnx_asr = pytest.importorskip("onnx_asr", reason="onnx-asr is not installed")
-    folder = onnx_asr_folder(tmp_path / "folder", build("citrinet bpe", tmp_path))
+    source = build("citrinet bpe", tmp_path)
+    folder = onnx_asr_folder(tmp_path / "folder", source)
     (row,) = run(folder)
+    assert row["weights_sha256"] == weights_sha256(restore_ctc(source))
     client = onnx_asr.load_model("nemo-conformer-ctc", folder)
     rows = read_manifest(corpus / "valid.jsonl")
     texts = [client.recognize(read_samples(one, 16000), sample_rate=16000) for one in rows]
