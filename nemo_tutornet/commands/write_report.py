@@ -114,7 +114,7 @@ def collect_report(request: ReportRequest, progress: PartReport = no_report, pic
         evaluation, hypotheses = _evaluate(
             one, archives.get(one.path), reader, rows, request.batch_size, progress
         )
-        evaluation = replace(evaluation, untranscribed=untranscribed)
+        evaluation = replace(evaluation, untranscribed=untranscribed, manifest=request.manifest.name)
         models.append(ModelResult.of(one.name, one.role, evaluation, rows, hypotheses))
     chosen = choose_utterances(rows, models, request.utterances)
     frames, offsets, spoken = _read_frames(

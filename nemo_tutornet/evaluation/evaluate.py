@@ -10,7 +10,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.manifest import Utterance, read_manifest
@@ -30,16 +33,17 @@ from nemo_tutornet.evaluation.onnx_asr_model import (
     is_onnx_asr_folder,
     require_onnx_asr,
 )
-from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
+from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel, model_name_of
 from nemo_tutornet.evaluation.options import EvaluationOptions
 from nemo_tutornet.evaluation.scoring import Evaluation, score
 from nemo_tutornet.evaluation.text_processing import TextProcessing
-from nemo_tutornet.evaluation.transcribe import time_fastest, transcribe
+from nemo_tutornet.evaluation.transcribe import read_blocks, time_fastest, transcribe
 from nemo_tutornet.export.onnx_export import PRECISIONS, write_onnx
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
+from nemo_tutornet.nemo_io.weights import weights_sha256
 from nemo_tutornet.utils.progress import PartReport, no_report
 
 RUNTIMES = ("nemo", "onnx")
@@ -60,11 +64,11 @@ def evaluate(
     Args:
         models: `.nemo` files of recognisers (CTC, hybrid, transducer, attention), which NeMo's own class
             restores; `.onnx` files that the export wrote, or that NeMo's exporter wrote of a CTC model whose
-            `.nemo` is among `models` or beside the file; folders for onnx-asr.
+            `.nemo` has the same name and is beside the file or among `models`; folders for onnx-asr.
         manifest: NeMo manifest, JSON lines with `text`. Rows without `text` are left out. An empty `text`
             means that the audio contains no speech.
         batch_size: number of utterances that NeMo transcribes together. ONNX Runtime processes them one by
-            one, because the graphs have no masks.
+            one, because a graph without the input `length` has no masks.
         runtime: `nemo`, or `onnx` to run `.nemo` files of CTC models in ONNX Runtime too, in each precision.
             `.onnx` files always run in ONNX Runtime, folders in onnx-asr.
         precisions: precisions for the runtime `onnx`, any of `fp32`, `fp16` and `int8`. Of a folder for
@@ -97,7 +101,7 @@ def evaluate(
     results: list[Evaluation] = []
     for path in models:
         if path.suffix == ".onnx" and path not in archives:
-            graph = OnnxCTCModel(path, _nemo_of(path, models, archives))
+            graph = OnnxCTCModel(path, _nemo_of(path, archives))
             results.append(_evaluate_graph(path, graph, rows, 1, report, options.processing)[0])
         elif path not in archives:
             held = [one for one in PRECISIONS if graphs_of(path, one)]
@@ -115,7 +119,8 @@ def evaluate(
                 for written in files:
                     graph = OnnxCTCModel(written.path)
                     results.append(_evaluate_graph(path, graph, rows, 1, report, options.processing)[0])
-    return [replace(result, untranscribed=untranscribed) for result in results]
+    name = Path(manifest).name
+    return [replace(result, untranscribed=untranscribed, manifest=name) for result in results]
 
 
 def _open_models(
@@ -166,15 +171,20 @@ def _open_models(
     return archives
 
 
-def _nemo_of(graph: Path, models: Sequence[Path], archives: Mapping[Path, NemoArchive]) -> NemoArchive | None:
-    """Finds the `.nemo` of a graph that has no metadata: the one of its name, or the only one there is."""
-    name = graph.name.split(".")[0]
-    named = [path for path in models if path in archives and path.name.split(".")[0] == name]
-    given = named or list(archives)
-    if len(given) == 1:
-        return archives[given[0]]
+def _nemo_of(graph: Path, archives: Mapping[Path, NemoArchive]) -> NemoArchive | Path | None:
+    """Finds the `.nemo` that describes a graph without metadata: one with the name of the graph's model.
+
+    A file in the graph's folder comes before one from elsewhere. Another name is never taken, not even that
+    of the only `.nemo` of the command: a graph does not show whether the order of its labels and its front
+    end are those of that model, and with other ones its error rate would be wrong without a warning.
+    """
+    name = model_name_of(graph)
     beside = graph.with_name(f"{name}.nemo")
-    return NemoArchive(beside) if beside.is_file() else None
+    given = [path for path in archives if path.name.removesuffix(".nemo") == name]
+    near = [path for path in given if path.absolute().parent == graph.absolute().parent]
+    if near or (len(given) == 1 and not beside.is_file()):
+        return archives[(near or given)[0]]
+    return beside if beside.is_file() else None
 
 
 def read_transcribed(manifest: Path, channel: int | str | None = None) -> tuple[list[Utterance], int]:
@@ -234,6 +244,7 @@ def _evaluate_nemo(
 ) -> tuple[Evaluation, list[str]]:
     report(f"loading {archive.path}")  # by itself, because the time left is computed from the mean speed
     model = restore_ctc(archive)
+    checksum = weights_sha256(model)
     decoder = decoder_of(archive, options.decoder)
     select_decoder(model, decoder)
     part = f"transcribing with {archive.path}"
@@ -253,6 +264,7 @@ def _evaluate_nemo(
         labels=labels,
         decoder=decoder,
         processing=options.processing,
+        weights_sha256=checksum,
     )
     return result, hypotheses
 
@@ -278,6 +290,7 @@ def _evaluate_graph(
         size,
         labels=graph.labels,
         processing=processing,
+        weights_sha256=graph.weights_sha256,
     )
     return result, hypotheses
 
@@ -299,6 +312,7 @@ def _evaluate_folder(
         labels=model.labels,
         decoder=model.decoder,
         processing=processing,
+        weights_sha256=model.weights_sha256,
     )
 
 
@@ -306,14 +320,20 @@ def _transcribe_one_by_one(
     model: OnnxCTCModel | OnnxAsrModel, rows: Sequence[Utterance], passes: int, part: str, report: PartReport
 ) -> tuple[list[str], float]:
     report(part, 0, len(rows))
-    audio = [read_samples(row, model.sample_rate) for row in rows]
-    model.transcribe([max(audio, key=len)])  # the first call includes warm-up, so it is not timed
+    longest = max(rows, key=lambda row: row.duration)
+    # The first call includes warm-up, so it is not timed.
+    model.transcribe([read_samples(longest, model.sample_rate)])
 
-    def compute() -> list[str]:
-        hypotheses: list[str] = []
+    def compute(audio: Sequence[np.ndarray], before: int) -> list[str]:
+        texts: list[str] = []
         for samples in audio:
-            hypotheses += model.transcribe([samples])
-            report(part, len(hypotheses), len(rows))
-        return hypotheses
+            texts += model.transcribe([samples])
+            report(part, before + len(texts), len(rows))
+        return texts
 
-    return time_fastest(compute, passes)
+    hypotheses: list[str] = []
+    seconds = 0.0
+    for _, audio in read_blocks(rows, range(len(rows)), model.sample_rate):
+        texts, fastest = time_fastest(partial(compute, audio, len(hypotheses)), passes)
+        hypotheses, seconds = hypotheses + texts, seconds + fastest
+    return hypotheses, seconds

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from nemo_tutornet.errors import TutorError, reason_of, shown
-from nemo_tutornet.export.onnx_metadata import PRECISIONS
+from nemo_tutornet.export.onnx_metadata import PRECISIONS, SHA256
 from nemo_tutornet.nemo_io.archive import MODEL_CONFIG
 from nemo_tutornet.utils.files import read_regular_file
 
@@ -77,6 +77,19 @@ class OnnxAsrModel:
             own = sum(int(np.prod(item.dims)) for item in graph.graph.initializer)
             total += int(stored[0]) if stored and stored[0].isascii() and stored[0].isdigit() else own
         return total
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Checksum of the exported weights, from the metadata of a graph that our export wrote; else None."""
+        import onnx
+
+        found = {
+            item.value
+            for path in self._graphs
+            for item in onnx.load(str(path), load_external_data=False).metadata_props
+            if item.key == "weights_sha256" and SHA256.fullmatch(item.value)
+        }
+        return found.pop() if len(found) == len(self._graphs) == 1 else None
 
     @property
     def size(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 
 from nemo_tutornet.errors import TutorError, first_line
 from nemo_tutornet.export.onnx_export import require, restore_for_onnx
-from nemo_tutornet.export.onnx_metadata import OnnxMetadata
+from nemo_tutornet.export.onnx_metadata import PRECISIONS, OnnxMetadata
 from nemo_tutornet.nemo_io.archive import NemoArchive
 from nemo_tutornet.nemo_io.label_text import join_labels
 from nemo_tutornet.nemo_io.stock_config import ctc_class
@@ -24,23 +24,25 @@ class OnnxCTCModel:
 
     The settings come from the file's metadata. NeMo computes the features, and nothing else.
 
-    The graph has no masks, so it would convolve padded frames into valid ones. NeMo's front end pads the time
-    axis to a multiple of 16 where a model's config says so. Therefore each utterance runs by itself, with its
-    valid frames only. The result equals that of the masked model on a padded batch.
+    Each utterance runs by itself, with its valid frames only. A graph without the input `length` has no
+    masks, so it would convolve padded frames into valid ones, and NeMo's front end pads the time axis to a
+    multiple of 16 where a model's config says so. The result equals that of the masked model on a padded
+    batch.
 
     Legend: `B` utterances, `N` samples, `F` mel bins, `T` frames of the front end, `T'` frames of the
     network, `V` labels without the blank.
 
     Args:
         path: the `.onnx` file. ONNX Runtime uses as many threads as torch does.
-        nemo: the model's `.nemo`, which describes a graph without metadata, e.g. one that NeMo's exporter
-            wrote.
+        nemo: archive or path of the model's `.nemo`, which describes a graph without metadata, e.g. one that
+            NeMo's exporter wrote. It is not opened where the graph has metadata.
 
     Attributes:
         path: the file.
         precision: `fp32`, `fp16` or `int8`.
         weights: the precision in words, `int8 static` for static quantization.
         parameters: number of parameters of the exported model.
+        weights_sha256: checksum of its weights; None where the metadata have none.
         sample_rate: samples per second of the audio.
         labels: characters or subword pieces without the blank; the blank is the last output.
 
@@ -49,7 +51,7 @@ class OnnxCTCModel:
             missing or invalid.
     """
 
-    def __init__(self, path: Path, nemo: NemoArchive | None = None) -> None:
+    def __init__(self, path: Path, nemo: NemoArchive | Path | None = None) -> None:
         require("onnxruntime")
         self.path = Path(path)
         self._session = _open(self.path)
@@ -59,14 +61,21 @@ class OnnxCTCModel:
             raise TutorError(
                 f"{self.path} has metadata that are not text; copy the file from its source again."
             ) from None
-        if nemo is None or "labels" in entries:
+        if "labels" in entries:
             metadata = OnnxMetadata.from_strings(entries, self.path)
+        elif nemo is not None:
+            metadata = _described_by(NemoArchive.of(nemo), self.path)
         else:
-            metadata = _described_by(nemo, self.path)
+            raise TutorError(
+                f"{self.path} has no labels in its metadata, so it was not written by nemo_tutornet; write "
+                "it again with nemo-tutornet export --onnx, or put the model's .nemo beside it as "
+                f"{model_name_of(self.path)}.nemo and use nemo-tutornet evaluate."
+            )
         self.precision = metadata.precision
         is_static = entries.get("quantization") == "static" and self.precision == "int8"
         self.weights = "int8 static" if is_static else self.precision
         self.parameters = metadata.parameters
+        self.weights_sha256 = metadata.weights_sha256
         self.sample_rate = int(metadata.front_end["sample_rate"])
         self.labels = metadata.labels
         self._tokenizer = metadata.tokenizer
@@ -212,6 +221,20 @@ class OnnxCTCModel:
         )
 
 
+def model_name_of(graph: Path) -> str:
+    """Returns the name of a graph's model: the file's name without the suffixes that an export adds.
+
+    Example:
+        >>> model_name_of(Path("m.v1.int8.onnx")), model_name_of(Path("student.sherpa.onnx"))
+        ('m.v1', 'student')
+    """
+    name = graph.name.removesuffix(".onnx")
+    for kind in (*PRECISIONS, "sherpa"):
+        if name.endswith(f".{kind}"):
+            return name.removesuffix(f".{kind}")
+    return name
+
+
 def _described_by(nemo: NemoArchive, graph: Path) -> OnnxMetadata:
     """Returns the metadata that the export would write for a model, with the precision of a graph of it."""
     import onnx
@@ -220,7 +243,8 @@ def _described_by(nemo: NemoArchive, graph: Path) -> OnnxMetadata:
 
     ctc_class(nemo.config, nemo.path, f"the model of {graph}, which has no metadata,")
     precision = precision_of(onnx.load(str(graph), load_external_data=False))
-    return replace(restore_for_onnx(nemo, nemo.path)[1], precision=precision)
+    # Nothing shows that the graph has the weights of this file.
+    return replace(restore_for_onnx(nemo, nemo.path)[1], precision=precision, weights_sha256=None)
 
 
 def _punctuation_of(labels: list[str]) -> Collection[str]:

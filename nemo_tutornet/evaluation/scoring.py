@@ -47,6 +47,9 @@ class Evaluation:
             names.
         channel: the channel that was read of audio with several: its number, or `average`; None where none
             was chosen.
+        manifest: file name of the manifest, without its folder.
+        weights_sha256: checksum of the model's weights, which is the same for a `.nemo` of a run, the
+            student that was exported from it, and its graphs; None where it is not known.
     """
 
     model: str
@@ -72,6 +75,8 @@ class Evaluation:
     decoder: str = "ctc"
     text_processing: dict[str, Any] = field(default_factory=lambda: TextProcessing().as_dict())
     channel: int | str | None = None
+    manifest: str = ""
+    weights_sha256: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Converts the results to plain values, for JSON."""
@@ -136,6 +141,7 @@ def score(
     labels: Sequence[str] | None = None,
     decoder: str = "ctc",
     processing: TextProcessing | None = None,
+    weights_sha256: str | None = None,
 ) -> Evaluation:
     """Counts the errors of hypotheses that a model computed.
 
@@ -150,6 +156,7 @@ def score(
         labels: the model's labels, by which characters that it cannot write are found; None to look for none.
         decoder: `ctc`, `rnnt` or `attention`.
         processing: of transcripts and hypotheses; None for none.
+        weights_sha256: checksum of the model's weights; None if it is not known.
 
     Returns:
         The evaluation.
@@ -190,4 +197,5 @@ def score(
         decoder=decoder,
         text_processing=processing.as_dict(),
         channel=rows[0].channel if rows else None,
+        weights_sha256=weights_sha256,
     )

@@ -8,8 +8,11 @@ Legend: `N` samples.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
+
+import numpy as np
 
 from nemo_tutornet.data.audio_samples import read_samples
 from nemo_tutornet.data.manifest import Utterance
@@ -19,6 +22,8 @@ from nemo_tutornet.nemo_io.prompt import prompt_turns
 from nemo_tutornet.nemo_io.restore import is_attention_model
 
 _TIMED_SECONDS = 15.0
+# Audio of a block: 58 MB of fp32 at 16 kHz. The time of NeMo's setup is small against that of so much audio.
+_BLOCK_SECONDS = 900.0
 T = TypeVar("T")
 
 
@@ -32,7 +37,8 @@ def transcribe(
 ) -> tuple[list[str], float]:
     """Transcribes utterances with a NeMo model, and measures the time.
 
-    The time includes the front end, the network and decoding, but not the reading of the audio.
+    The time includes the front end, the network and decoding, but not the reading of the audio. The audio is
+    read in blocks.
 
     Args:
         model: the NeMo CTC, hybrid, transducer or attention model. A hybrid decodes with the decoder that is
@@ -47,31 +53,40 @@ def transcribe(
         The hypotheses in the order of the rows, and the computing time in seconds.
 
     Raises:
-        TutorError: an utterance is a single frame of audio, which NeMo refuses on a machine with a GPU; or
-            the prompt's options are not those of the model.
+        TutorError: audio cannot be read; an utterance is a single frame of audio, which NeMo refuses on a
+            machine with a GPU; or the prompt's options are not those of the model.
     """
     turns = prompt_turns(model, prompt or {}, "--prompt", "the model") if is_attention_model(model) else None
-    audio = [read_samples(row, int(model.preprocessor._sample_rate)) for row in rows]
+    rate = int(model.preprocessor._sample_rate)
     # Utterances of similar length need less padding in a batch.
-    order = sorted(range(len(rows)), key=lambda i: len(audio[i]))
-    hypotheses = [""] * len(rows)
+    order = sorted(range(len(rows)), key=lambda i: rows[i].duration)
+    hypotheses, seconds, before = [""] * len(rows), 0.0, 0
     import torch
 
-    def compute(indices: list[int], size: int, report: Callable[[int], None]) -> list[str]:
+    def compute(audio: list[np.ndarray], size: int, report: Callable[[int], None]) -> list[str]:
         outputs: list[str] = []
         # `model.transcribe` collects what this yields.
-        for batch in model.transcribe_generator([audio[i] for i in indices], _as_is(model, size, turns)):
+        for batch in model.transcribe_generator(audio, _as_is(model, size, turns)):
             outputs += best_hypotheses(batch)
             model.eval()  # NeMo's attention decoding leaves the decoder in train mode, with its dropout
             report(len(outputs))
         model.eval()  # and so does the end of its transcription
         return outputs
 
+    def report_block(before: int, done: int) -> None:
+        report(before + done)
+
     with suppress_nemo_logs(), torch.inference_mode():
         try:
             # The first call includes warm-up, so it is not timed.
-            compute(order[-1:], 1, lambda done: None)
-            outputs, seconds = time_fastest(lambda: compute(order, batch_size, report), passes)
+            compute([read_samples(rows[i], rate) for i in order[-1:]], 1, lambda done: None)
+            for indices, audio in read_blocks(rows, order, rate, batch_size):
+                outputs, fastest = time_fastest(
+                    partial(compute, audio, batch_size, partial(report_block, before)), passes
+                )
+                seconds, before = seconds + fastest, before + len(indices)
+                for i, output in zip(indices, outputs, strict=True):
+                    hypotheses[i] = output
         except ValueError as error:
             if "tensor of length 1" not in str(error):
                 raise
@@ -79,9 +94,37 @@ def transcribe(
                 "an utterance of the manifest is a single frame of audio (10 to 20 ms), which NeMo refuses "
                 "on a machine with a GPU; leave it out, or evaluate with --runtime onnx."
             ) from None
-    for i, output in zip(order, outputs, strict=True):
-        hypotheses[i] = output
     return hypotheses, seconds
+
+
+def read_blocks(
+    rows: Sequence[Utterance], order: Sequence[int], sample_rate: int, batch_size: int = 1
+) -> Iterator[tuple[list[int], list[np.ndarray]]]:
+    """Reads the audio of utterances in blocks, so that the memory does not grow with the manifest.
+
+    A block holds whole batches, and so many of them that their audio reaches `_BLOCK_SECONDS`.
+
+    Args:
+        rows: the utterances.
+        order: their indices in the order in which they are read.
+        sample_rate: samples per second to resample to.
+        batch_size: number of utterances of a batch.
+
+    Yields:
+        The indices of the utterances of a block, and their waveforms `[N]`.
+
+    Raises:
+        TutorError: audio cannot be read.
+    """
+    indices: list[int] = []
+    audio: list[np.ndarray] = []
+    for first in range(0, len(order), batch_size):
+        batch = list(order[first : first + batch_size])
+        indices += batch
+        audio += [read_samples(rows[i], sample_rate) for i in batch]
+        if sum(map(len, audio)) >= _BLOCK_SECONDS * sample_rate or first + batch_size >= len(order):
+            yield indices, audio
+            indices, audio = [], []
 
 
 def best_hypotheses(batch: Any) -> list[str]:

@@ -26,6 +26,7 @@ class Student:
         window_ms: milliseconds of a window of the front end.
         hop: samples from one frame of the front end to the next.
         subsampling_factor: frames of the front end per frame of the network.
+        weights_sha256: checksum of its weights, by which its evaluations are found.
         onnx: the graphs for ONNX Runtime.
         sherpa: the graph for sherpa-onnx; None for none.
         onnx_asr: the folder for onnx-asr; None for none.
@@ -42,6 +43,7 @@ class Student:
     window_ms: float
     hop: int
     subsampling_factor: int
+    weights_sha256: str
     onnx: Sequence[str] = ()
     sherpa: str | None = None
     onnx_asr: str | None = None
@@ -70,6 +72,7 @@ def describe_student(
     """
     from nemo_tutornet.nemo_io.layers import measure_encoder
     from nemo_tutornet.nemo_io.model_info import describe_model
+    from nemo_tutornet.nemo_io.weights import weights_sha256
 
     info = describe_model(model)
     front_end = info.front_end
@@ -86,6 +89,7 @@ def describe_student(
         window_ms=front_end.window_ms,
         hop=round(front_end.stride_ms * front_end.sample_rate / 1000),
         subsampling_factor=round(measure_encoder(model).frame_ms / front_end.stride_ms),
+        weights_sha256=weights_sha256(model),
         onnx=[name for name in names if not name.endswith((".sherpa.onnx", ".streaming.onnx"))],
         sherpa=next((name for name in names if name.endswith(".sherpa.onnx")), None),
         onnx_asr=None if onnx_asr is None else onnx_asr.resolve().name,

@@ -9,7 +9,6 @@ that `nemo-tutornet evaluate --json` wrote. It says nothing else.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from nemo_tutornet.errors import TutorError, shorten
+from nemo_tutornet.export.card_metrics import (
+    changes_in_words,
+    plain,
+    read_evaluations,
+    read_named_file,
+    results_of,
+)
 from nemo_tutornet.export.card_student import Student
-from nemo_tutornet.utils.files import read_regular_file
 
 # A card without this line is somebody's own text, which no export replaces.
 MARK = "<!-- Written by nemo-tutornet. The next export replaces this file as long as this line is in it. -->"
 _TASK, _TASK_NAME = "automatic-speech-recognition", "Automatic speech recognition"
-_MOST_BYTES = 16 << 20
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,99}")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
@@ -66,7 +70,7 @@ def check_card(card: Path, facts: CardFacts) -> None:
         raise TutorError(
             f"--card {card} must be the name of a .md file; the Hugging Face Hub shows README.md."
         )
-    if card.exists() and MARK not in _read(card, "--card").decode("utf-8", "replace"):
+    if card.exists() and MARK not in read_named_file(card, "--card").decode("utf-8", "replace"):
         raise TutorError(
             f"{card} was not written by an export, and would be replaced; give --card another name."
         )
@@ -81,7 +85,7 @@ def check_card(card: Path, facts: CardFacts) -> None:
             if not pattern.fullmatch(value) or value.endswith(_FILES):
                 raise TutorError(f"{option} {shorten(value)!r} cannot stand in a model card; give {wanted}.")
     for entry in facts.metrics:
-        _evaluations(entry)
+        read_evaluations(entry)
 
 
 def model_card(student: Student, facts: CardFacts) -> str:
@@ -99,7 +103,7 @@ def model_card(student: Student, facts: CardFacts) -> str:
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    measured = [(name, row) for entry in facts.metrics for name, row in _of_student(entry, student)]
+    measured = results_of(student, facts.metrics)
     results = [
         EvalResult(
             task_type=_TASK,
@@ -108,7 +112,7 @@ def model_card(student: Student, facts: CardFacts) -> str:
             dataset_name=name,
             metric_type=metric,
             metric_value=round(100 * row[metric], 2),
-            metric_name=f"{metric.upper()} % ({_plain(row['runtime'])})",
+            metric_name=f"{metric.upper()} % ({plain(', '.join([row['runtime'], *changes_in_words(row)]))})",
         )
         for name, row in measured
         for metric in ("wer", "cer")
@@ -214,7 +218,7 @@ def _results(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     if not measured:
         return "## Error rates\n\nNone was measured for this card."
     rows = [
-        f"| {name} | {_plain(row['runtime'])} | {row['utterances']:,} | {100 * row['wer']:.2f} "
+        f"| {name} | {plain(row['runtime'])} | {row['utterances']:,} | {100 * row['wer']:.2f} "
         f"| {100 * row['wer_low']:.2f} to {100 * row['wer_high']:.2f} | {100 * row['cer']:.2f} |"
         for name, row in measured
     ]
@@ -223,8 +227,20 @@ def _results(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         "| test set | runtime | utterances | WER % | 95 % interval | CER % |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows)
         + "\n\nMeasured with `nemo-tutornet evaluate` by greedy decoding, without a language model. The "
-        "interval "
-        "is a bootstrap's over the utterances."
+        "interval is a bootstrap's over the utterances." + _changes(measured)
+    )
+
+
+def _changes(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Says how the texts of each row were changed before errors were counted, a sentence for each way."""
+    groups: dict[str, list[str]] = {}
+    for name, row in measured:
+        groups.setdefault(", ".join(changes_in_words(row)), []).append(f"{name} ({plain(row['runtime'])})")
+    return "".join(
+        f" Transcripts and hypotheses{'' if len(groups) == 1 else ' of ' + ', '.join(named)} were changed "
+        f"alike before errors were counted: {words}."
+        for words, named in groups.items()
+        if words
     )
 
 
@@ -237,63 +253,3 @@ def _licence(facts: CardFacts) -> str:
         else "If a teacher was used, its licence and terms of use still hold for what is derived from it."
     )
     return f"## Licence\n\n{own}{teacher} The training data may have terms of their own."
-
-
-def _read(path: Path, option: str) -> bytes:
-    try:
-        return read_regular_file(path, _MOST_BYTES)
-    except OSError as error:
-        raise TutorError(f"{option} {path} cannot be read ({error.strerror or error}).") from None
-
-
-def _evaluations(entry: str) -> tuple[str | None, Path, list[Mapping[str, Any]]]:
-    """Reads a file of `evaluate --json`, which the user gives as `FILE` or `NAME=FILE`."""
-    name, _, file = entry.rpartition("=")
-    if Path(entry).is_file():
-        name, file = "", entry
-    path = Path(file)
-    content = _read(path, "--metrics")
-    try:
-        rows = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise TutorError(f"--metrics {path} is no JSON; give what evaluate --json printed.") from None
-    numbers = ("utterances", "wer", "wer_low", "wer_high", "cer", "parameters")
-    for row in rows if isinstance(rows, list) and rows else [None]:
-        row = row if isinstance(row, dict) else {}
-        texts = all(isinstance(row.get(key), str) for key in ("model", "runtime"))
-        if not texts or not all(_is_number(row.get(key)) for key in numbers):
-            raise TutorError(f"--metrics {path} has no results of evaluate --json; give what that printed.")
-    return name.strip() or None, path, rows
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _of_student(entry: str, student: Student) -> list[tuple[str, Mapping[str, Any]]]:
-    """The results of this student in a file of `evaluate --json`, each with the name of its test set."""
-    name, path, rows = _evaluations(entry)
-    files = {student.file, student.source, student.sherpa, student.onnx_asr, *student.onnx}
-    found = [row for row in rows if Path(row["model"]).name in files]
-    if not found:
-        others = ", ".join(dict.fromkeys(Path(row["model"]).name for row in rows))
-        raise TutorError(
-            f"--metrics {path} has no result of {student.file}, but of {shorten(others)}; evaluate "
-            f"{student.file} with --json first."
-        )
-    for row in found:
-        if row["parameters"] != student.parameters:
-            raise TutorError(
-                f"--metrics {path} is of a {Path(row['model']).name} with {row['parameters']:,} parameters, "
-                f"and this student has {student.parameters:,}; evaluate it again."
-            )
-    return [(_plain(name or _stem(row.get("manifest")) or path.stem), row) for row in found]
-
-
-def _stem(manifest: Any) -> str | None:
-    return Path(manifest).stem if isinstance(manifest, str) else None
-
-
-def _plain(name: str) -> str:
-    """A name that breaks no table of Markdown."""
-    return re.sub(r"[\s|`<>]+", " ", name).strip() or "test set"

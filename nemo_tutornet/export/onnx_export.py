@@ -32,6 +32,7 @@ from nemo_tutornet.nemo_io.layers import measure_encoder
 from nemo_tutornet.nemo_io.model_info import describe_model
 from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import ctc_class
+from nemo_tutornet.nemo_io.weights import weights_sha256
 from nemo_tutornet.utils.files import expand_user, staging_directory
 
 # The default of NeMo 3.0.0's exporter. nemo2riva makes its own graph, with opset 16.
@@ -237,6 +238,7 @@ def restore_for_onnx(archive: NemoArchive, called: Path) -> tuple[Any, OnnxMetad
         front_end=front_end_of(info.preprocessor, called),
         subsampling_factor=round(measure_encoder(model).frame_ms / info.front_end.stride_ms),
         precision="fp32",
+        weights_sha256=weights_sha256(model),
     )
 
 

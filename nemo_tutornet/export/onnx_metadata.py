@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from nemo_tutornet.nemo_io.stock_config import CTC_CLASSES
 
 PRECISIONS = ("fp32", "fp16", "int8")
 TOKENIZERS = ("char", "bpe", "wpe", "agg")
+SHA256 = re.compile("[0-9a-f]{64}")
 WORD = "\u2581"  # SentencePiece's sign for a space, or the beginning of a word
 _AGAIN = "write it again with nemo-tutornet export --onnx"
 # Lowest and highest allowed value of each number of the front end. The limits keep a file from elsewhere from
-# requiring gigabytes of memory. Dither and padding must be off, because the graph has no masks. Frame
-# splicing must be off, because NeMo's gives lengths that do not fit.
+# requiring gigabytes of memory. Dither and padding must be off, because a graph without `length` has no
+# masks. Frame splicing must be off, because NeMo's gives lengths that do not fit.
 _RANGES = {
     "sample_rate": (1000, 192000),
     "window_size": (0.001, 1.0),
@@ -71,6 +73,8 @@ class OnnxMetadata:
         precision: precision of the weights, one of `PRECISIONS`.
         receptive_field: number of frames of the front end before and behind its own that a frame of the
             output depends on; None where that is the whole utterance, or not known.
+        weights_sha256: checksum of the weights that were exported (`nemo_io.weights.weights_sha256`); None
+            where it is not known.
     """
 
     target: str
@@ -81,6 +85,7 @@ class OnnxMetadata:
     subsampling_factor: int
     precision: str
     receptive_field: tuple[int, int] | None = None
+    weights_sha256: str | None = None
 
     @property
     def ms_per_frame(self) -> float:
@@ -124,6 +129,7 @@ class OnnxMetadata:
             "ms_per_frame": f"{self.ms_per_frame:g}",
             "precision": self.precision,
             **({} if self.receptive_field is None else {"receptive_field": json.dumps(self.receptive_field)}),
+            **({} if self.weights_sha256 is None else {"weights_sha256": self.weights_sha256}),
             # The following entries are for sherpa-onnx.
             "vocab_size": str(len(self.labels)),
             "normalize_type": str(self.front_end["normalize"] or "NA"),
@@ -171,6 +177,7 @@ class OnnxMetadata:
             subsampling_factor=_whole(entries, "subsampling_factor", path),
             precision=_choice(entries, "precision", PRECISIONS, path),
             receptive_field=_receptive_field(entries, path),
+            weights_sha256=_sha256(entries, path),
         )
 
 
@@ -288,6 +295,15 @@ def _receptive_field(entries: Mapping[str, str], path: Path) -> tuple[int, int] 
             f"{path}: receptive_field in its metadata is {shown(value)}, not two numbers of frames; {_AGAIN}."
         )
     return value[0], value[1]
+
+
+def _sha256(entries: Mapping[str, str], path: Path) -> str | None:
+    value = entries.get("weights_sha256")
+    if value is not None and not SHA256.fullmatch(value):
+        raise TutorError(
+            f"{path}: weights_sha256 in its metadata is {shown(value)}, which is no checksum; {_AGAIN}."
+        )
+    return value
 
 
 def _whole(entries: Mapping[str, str], key: str, path: Path) -> int:

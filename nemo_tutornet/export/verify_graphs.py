@@ -161,7 +161,7 @@ def _agreement(
             )
             if isinstance(fixed, int):
                 valid = torch.full_like(valid, fixed)
-            features = features[:, :, : int(valid[0])]  # the graph has no masks, so it gets no padding
+            features = features[:, :, : int(valid[0])]  # a graph without `length` has no masks
             expected.append(model(processed_signal=features, processed_signal_length=valid)[0].numpy())
         utterances.append(features.numpy())
         lengths.append(int(valid[0]))

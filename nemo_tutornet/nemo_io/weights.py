@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
 from collections.abc import Iterable, Mapping
@@ -44,6 +45,34 @@ def load_tensors(path: Path, mmap: bool = False) -> Any:
     content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     _check_size(content)
     return content
+
+
+def weights_sha256(model: Any) -> str:
+    """Computes the sha256 of a model's parameters and buffers, as hexadecimal digits.
+
+    Files that hold the same weights have different checksums, because NeMo's archives hold times and names.
+    This checksum is the same for all of them.
+
+    Args:
+        model: the model; its state may be on any device.
+
+    Example:
+        >>> import torch
+        >>> first, second = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+        >>> weights_sha256(first) == weights_sha256(second)
+        False
+        >>> _ = second.load_state_dict(first.state_dict())
+        >>> weights_sha256(first) == weights_sha256(second)
+        True
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def first_non_finite(tensors: Iterable[tuple[str, Any]]) -> str | None:

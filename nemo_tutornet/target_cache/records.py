@@ -37,7 +37,8 @@ class UtteranceTargets:
         hidden: hidden vectors `[D, T']` of the hint layer.
         further_hidden: hidden vectors of the further hint layers, each `[D, T']`.
         text: the teacher's hypothesis.
-        confidence: confidence of the hypothesis, 0 to 1 (`pseudo.confidence`); None without a CTC head.
+        confidence: confidence of the hypothesis, 0 to 1 (`functional.frame_weighting.confidence`); None
+            without a CTC head.
         fingerprint: fingerprint of the audio that the teacher read `[P]`.
     """
 

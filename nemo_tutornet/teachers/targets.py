@@ -64,7 +64,7 @@ class Hypothesis:
 
     Attributes:
         text: the transcript.
-        confidence: 0 to 1 (`losses.confidence`); None for a teacher without a CTC head.
+        confidence: 0 to 1 (`functional.frame_weighting.confidence`); None for a teacher without a CTC head.
     """
 
     text: str

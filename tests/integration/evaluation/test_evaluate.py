@@ -26,6 +26,7 @@ from nemo_tutornet.evaluation.error_rates import count_errors
 from nemo_tutornet.evaluation.scoring import Evaluation, no_faster
 from nemo_tutornet.evaluation.transcribe import transcribe
 from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.nemo_io.weights import weights_sha256
 from tests.conftest import student_config
 from tests.integration.students import build
 
@@ -124,6 +125,8 @@ def test_evaluate_in_onnx_runtime(corpus: Path, tmp_path: Path) -> None:
     assert (nemo["runtime"], alone["runtime"]) == ("nemo", "onnx fp32")
     assert [row["model"] for row in rows] == [str(source)] * 3 + [str(graph)]
     counts = ("wer", "cer", "substitutions", "deletions", "insertions", "reference_words", "parameters")
+    counts = (*counts, "weights_sha256", "manifest")
+    assert nemo["weights_sha256"] == weights_sha256(restore_ctc(graph.with_suffix(".nemo")))
     for row in (alone, rows[0], rows[3]):
         assert {name: row[name] for name in counts} == {name: nemo[name] for name in counts}
     assert rows[1]["megabytes"] < rows[0]["megabytes"] and all(row["real_time_factor"] > 0 for row in rows)
@@ -211,6 +214,7 @@ def test_rows_without_a_transcript_are_left_out(corpus: Path, teacher_file: Path
             CliRunner().invoke(app, ["evaluate", str(model), "--manifest", str(path), "--json"]).stdout
         )
     assert (printed["all"].pop("untranscribed"), printed["mixed"].pop("untranscribed")) == (0, 2)
+    assert [one.pop("manifest") for one in printed.values()] == ["all.jsonl", "mixed.jsonl"]
     assert [one.pop("real_time_factor") > 0 for one in printed.values()] == [True, True]
     assert printed["all"] == printed["mixed"] and printed["all"]["utterances"] == len(rows) + 1
     table = CliRunner().invoke(app, ["evaluate", str(model), "--manifest", str(tmp_path / "mixed.jsonl")])

@@ -30,6 +30,7 @@ from nemo_tutornet.evaluation.transcribe import best_hypotheses, transcribe
 from nemo_tutornet.export.onnx_export import write_onnx
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 from nemo_tutornet.nemo_io.restore import restore_ctc
+from nemo_tutornet.nemo_io.weights import weights_sha256
 from tests.integration.models import matrix
 from tests.integration.students import build, write_tokenizer
 from tests.integration.teacher_models import save_attention, save_kind
@@ -181,13 +182,18 @@ COUNTS = ("wer", "cer", "substitutions", "insertions", "deletions", "parameters"
 
 def test_graphs_alone_and_with_their_nemo(graphs: Path, run: Callable[..., Any]) -> None:
     """A graph of NeMo's exporter has no metadata; its .nemo, in the command or beside it, describes it."""
+    copy = graphs / "bare" / "any.nemo"
+    copy.symlink_to(graphs / "student.nemo")
     nemo, alone, bare = run(graphs / "student.nemo", graphs / "student.onnx", graphs / "bare" / "any.onnx")
     for row in (alone, bare):
         assert {name: row[name] for name in COUNTS} == {name: nemo[name] for name in COUNTS}
         assert row["runtime"] == "onnx fp32"
-    assert "was not written by nemo_tutornet" in run(graphs / "bare" / "any.onnx")
-    (graphs / "bare" / "student.nemo").symlink_to(graphs / "student.nemo")
-    (beside,) = run(graphs / "bare" / "student.int8.onnx")
+    assert bare["weights_sha256"] is None and alone["weights_sha256"] == nemo["weights_sha256"]
+    copy.unlink()
+    for others in ([], [graphs / "student.nemo"]):  # nor is the only .nemo of the command taken for its model
+        refused = run(*others, graphs / "bare" / "any.onnx")
+        assert "was not written by nemo_tutornet" in refused and "beside it as any.nemo" in refused
+    (beside,) = run(graphs / "student.nemo", graphs / "bare" / "student.int8.onnx")[1:]
     assert beside["wer"] == nemo["wer"] and beside["runtime"] == "onnx fp32", "the precision is the graph's"
     assert "has no rnnt decoder" in run(graphs / "student.onnx", "--decoder", "rnnt")
     assert run(graphs / "student.onnx", "--decoder", "ctc")[0]["wer"] == nemo["wer"]
@@ -222,8 +228,10 @@ def onnx_asr_folder(folder: Path, source: Path) -> Path:
 
 def test_a_folder_for_onnx_asr(corpus: Path, tmp_path: Path, run: Callable[..., Any]) -> None:
     onnx_asr = pytest.importorskip("onnx_asr", reason="onnx-asr is not installed")
-    folder = onnx_asr_folder(tmp_path / "folder", build("citrinet bpe", tmp_path))
+    source = build("citrinet bpe", tmp_path)
+    folder = onnx_asr_folder(tmp_path / "folder", source)
     (row,) = run(folder)
+    assert row["weights_sha256"] == weights_sha256(restore_ctc(source))
     client = onnx_asr.load_model("nemo-conformer-ctc", folder)
     rows = read_manifest(corpus / "valid.jsonl")
     texts = [client.recognize(read_samples(one, 16000), sample_rate=16000) for one in rows]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from huggingface_hub import ModelCard
 from lightning.pytorch.callbacks import Callback
 from typer.testing import CliRunner
 
@@ -24,6 +25,7 @@ from nemo_tutornet.nemo_io.restore import restore_ctc
 from nemo_tutornet.nemo_io.stock_config import STOCK_CHAR
 from tests.conftest import student_config
 from tests.integration.conftest import FRESH
+from tests.integration.students import build
 
 STOCK_PROCESS = """
 import json, sys
@@ -260,3 +262,35 @@ def test_a_checkpoint_is_exported_with_its_proof(corpus, teacher_file, make_stud
     model.trainer.fit(model)
     (last,) = tmp_path.rglob("*-last.ckpt")
     assert export_student(last, tmp_path / "student.nemo", verify=True).verification.passed
+
+
+def test_a_card_has_the_error_rates_of_its_own_student(corpus, tmp_path, monkeypatch):
+    """As on the page of the model card: evaluate the exported file, then export again with the card."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("distilled", "undistilled"):
+        build("quartznet", tmp_path / folder)
+    other = restore_ctc(tmp_path / "undistilled" / "run.nemo")
+    with torch.no_grad():
+        other.decoder.decoder_layers[0].bias[-1] -= 100  # it writes no blanks
+    other.save_to(str(tmp_path / "undistilled" / "run.nemo"))
+
+    def call(words: str) -> Any:
+        return CliRunner().invoke(app, words.split())
+
+    assert call("export distilled/run.nemo student.nemo").exit_code == 0
+    models = "undistilled/run.nemo distilled/run.nemo student.nemo"
+    printed = call(f"evaluate {models} --manifest {corpus / 'valid.jsonl'} --json").stdout
+    undistilled, run, student = json.loads(printed)
+    assert run["weights_sha256"] == student["weights_sha256"] != undistilled["weights_sha256"]
+    assert student["cer"] != undistilled["cer"] and student["parameters"] == undistilled["parameters"]
+    (tmp_path / "all.json").write_text(printed, encoding="utf-8")
+    done = call("export distilled/run.nemo student.nemo --card README.md --metrics all.json")
+    assert done.exit_code == 0, done.output
+    card = ModelCard.load("README.md")
+    assert [row.metric_value for row in card.data.eval_results] == [
+        round(100 * student[metric], 2) for metric in ("wer", "cer")
+    ]
+    assert card.text.count("| valid | nemo |") == 1
+    (tmp_path / "one.json").write_text(json.dumps([student]), encoding="utf-8")
+    done = call("export undistilled/run.nemo student.nemo --card README.md --metrics one.json")
+    assert done.exit_code == 2 and "with other weights than this student" in done.output

@@ -20,6 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from nemo_tutornet.errors import TutorError
+from nemo_tutornet.evaluation.evaluate import _nemo_of
 from nemo_tutornet.evaluation.onnx_model import OnnxCTCModel
 from nemo_tutornet.nemo_io.label_text import join_labels
 from tests.conftest import LABELS
@@ -170,3 +171,38 @@ def test_several_channels_are_refused(tmp_path, page):
         page.read(str(tmp_path / "call.wav"), 16000)
     soundfile.write(tmp_path / "mono.wav", np.zeros(160), 16000)
     assert page.read(str(tmp_path / "mono.wav"), 16000).shape == (160,)
+
+
+def test_a_graph_is_described_by_the_model_of_its_name(tmp_path, monkeypatch):
+    """Not by another one of the same sizes, whose labels or window would give a wrong error rate."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d").mkdir()
+
+    def described(graph: str, *models: str) -> str | None:
+        archives: Any = {Path(path): path for path in models}
+        found = _nemo_of(Path(graph), archives)
+        return str(found) if found is not None else None
+
+    assert described("d/student.onnx", "teacher.nemo") is None
+    assert (
+        described("d/m.v1.onnx", "m.v2.nemo") is None
+        and described("m.v1.int8.onnx", "m.v1.nemo") == "m.v1.nemo"
+    )
+    assert described("d/student.fp16.onnx", "teacher.nemo", "student.nemo") == "student.nemo"
+    assert described("d/student.onnx", "a/student.nemo", "b/student.nemo") is None
+    assert described("d/student.onnx", "a/student.nemo", "d/student.nemo") == "d/student.nemo"
+    assert described("d/student.onnx", "a/student") == "a/student", "a folder that it was unpacked to"
+    (tmp_path / "d" / "student.nemo").touch()
+    for models in (["teacher.nemo"], ["a/student.nemo"], []):
+        assert described("d/student.sherpa.onnx", *models) == "d/student.nemo"
+
+
+def test_the_nemo_of_a_graph_with_metadata_is_not_opened(tmp_path):
+    (tmp_path / "student.nemo").write_bytes(b"half a file")
+    path = write(tmp_path / "student.onnx", graph(), METADATA.as_strings())
+    assert OnnxCTCModel(path, tmp_path / "student.nemo").labels == METADATA.labels
+    bare = write(tmp_path / "bare.onnx", graph(), {})
+    with pytest.raises(TutorError, match=r"is not a readable \.nemo file"):
+        OnnxCTCModel(bare, tmp_path / "student.nemo")
+    with pytest.raises(TutorError, match=r"no labels in its metadata.* beside it as bare\.nemo"):
+        OnnxCTCModel(bare)

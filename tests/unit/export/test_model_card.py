@@ -29,6 +29,7 @@ STUDENT = Student(
     window_ms=25.0,
     hop=160,
     subsampling_factor=2,
+    weights_sha256="a" * 64,
 )
 ALL = dataclasses.replace(
     STUDENT, onnx=["student.onnx"], sherpa="student.sherpa.onnx", onnx_asr="student-onnx-asr"
@@ -102,7 +103,7 @@ def test_test_sets_are_named(tmp_path: Path) -> None:
     named = model_card(STUDENT, CardFacts(metrics=[f"AN4 test={file}", file]))
     assert "| AN4 test | nemo" in named and "| an4_test | nemo" in named
     assert front_matter(named)["model-index"][0]["results"][0]["dataset"]["type"] == "an4-test"
-    of_manifest = measured(tmp_path, {**ROW, "manifest": "/data/clean.jsonl"}, name="b.json")
+    of_manifest = measured(tmp_path, {**ROW, "manifest": "clean.jsonl"}, name="b.json")
     assert "| clean | nemo" in model_card(STUDENT, CardFacts(metrics=[of_manifest]))
     by_source = measured(tmp_path, {**ROW, "model": "run.ckpt"}, name="c.json")
     assert "| c | nemo" in model_card(STUDENT, CardFacts(metrics=[by_source]))
@@ -117,6 +118,52 @@ def test_what_was_measured_of_another_model_is_not_claimed(tmp_path: Path) -> No
     earlier = measured(tmp_path, {**ROW, "parameters": 1})
     with pytest.raises(TutorError, match=r"evaluate it again"):
         model_card(STUDENT, CardFacts(metrics=[earlier]))
+
+
+def test_results_are_found_by_the_checksum_of_the_weights(tmp_path: Path) -> None:
+    """An undistilled student of the same name and size is another model."""
+    student = dataclasses.replace(STUDENT, file="q.nemo")
+    own = {**ROW, "model": "runs/distilled/q.nemo", "weights_sha256": "a" * 64}
+    baseline = {**own, "model": "runs/undistilled/q.nemo", "wer": 0.2, "weights_sha256": "b" * 64}
+    text = model_card(student, CardFacts(metrics=[measured(tmp_path, baseline, own)]))
+    assert "9.36" in text and "20.00" not in text
+    renamed = measured(tmp_path, {**own, "model": "teacher/best.nemo"})
+    assert "9.36" in model_card(student, CardFacts(metrics=[renamed]))
+    only = measured(tmp_path, baseline, name="other.json")
+    with pytest.raises(TutorError, match=r"other\.json is of a q\.nemo with other weights than this"):
+        model_card(student, CardFacts(metrics=[only]))
+
+
+def test_results_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    first = {**ROW, "model": "runs/distilled/student.nemo"}
+    other = {**ROW, "model": "runs/undistilled/student.nemo", "wer": 0.2}
+    file = measured(tmp_path, first, other)
+    with pytest.raises(TutorError, match=r"different results of .*undistilled.* the test set an4_test with"):
+        model_card(STUDENT, CardFacts(metrics=[file]))
+    lower = {**ROW, "text_processing": {"do_lowercase": True}}
+    files = [measured(tmp_path, ROW), measured(tmp_path, {**lower, "manifest": "an4_test.jsonl"}, name="b")]
+    with pytest.raises(TutorError, match=r"give each test set its name with NAME=FILE\.$"):
+        model_card(STUDENT, CardFacts(metrics=files))
+    assert "| lower | nemo" in model_card(STUDENT, CardFacts(metrics=[files[0], f"lower={files[1]}"]))
+    twice = model_card(STUDENT, CardFacts(metrics=[measured(tmp_path, ROW, {**first, "hours": 0.2})]))
+    assert twice.count("| an4_test | nemo |") == 1, "the same result of the run's file and of the student"
+
+
+def test_changes_of_the_texts_are_said(tmp_path: Path) -> None:
+    changes = {"do_lowercase": True, "rm_punctuation": True, "punctuation_marks": ".,?"}
+    lower = {**ROW, "text_processing": {**changes, "separate_punctuation": False}}
+    text = model_card(STUDENT, CardFacts(metrics=[measured(tmp_path, lower)]))
+    words = "alike before errors were counted: lower case, without the marks `.,?`."
+    assert f"Transcripts and hypotheses were changed {words}" in text
+    results = ModelCard(text).data.eval_results
+    assert results is not None
+    assert results[0].metric_name == "WER % (nemo, lower case, without the marks .,?)"
+    marks = {**ROW, "runtime": "onnx fp32", "text_processing": {**changes, "separate_punctuation": True}}
+    text = model_card(STUDENT, CardFacts(metrics=[measured(tmp_path, ROW, marks)]))
+    assert "hypotheses of an4_test (onnx fp32) were changed alike" in text and "is a word, lower" in text
+    for nothing in ({"punctuation_marks": "", "rm_punctuation": True}, {}, None, [1], "do_lowercase"):
+        row = {**ROW, "text_processing": nothing}
+        assert "changed" not in model_card(STUDENT, CardFacts(metrics=[measured(tmp_path, row)]))
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,8 @@ def test_metadata_come_back_as_they_went():
     limited = dataclasses.replace(METADATA, receptive_field=(125, 124))
     assert "receptive_field" not in entries and limited.as_strings()["receptive_field"] == "[125, 124]"
     assert OnnxMetadata.from_strings(limited.as_strings(), PATH) == limited
+    of_weights = dataclasses.replace(METADATA, weights_sha256="0f" * 32)
+    assert OnnxMetadata.from_strings(of_weights.as_strings(), PATH) == of_weights
     in_samples = with_front_end(window_stride=None, n_window_stride=160)
     assert (
         in_samples.ms_per_frame == 20.0
@@ -134,6 +136,7 @@ def test_metadata_come_back_as_they_went():
             for one in ("[1]", "[-1, 2]", "[1, 1e9]", "{}")
         ],
         ("receptive_field", "[1, true]", "not two numbers of frames"),
+        ("weights_sha256", "abc", "weights_sha256 in its metadata is 'abc', which is no checksum"),
         ("preprocessor", "[" * 100000, "no JSON"),
         ("preprocessor", "[]", "no mapping"),
         ("preprocessor", "{}", "missing or unknown"),
