@@ -163,7 +163,14 @@ def test_cache_and_adapt_refuse_such_audio(corpus, teacher_file, tmp_path: Path,
     config["train_ds"]["manifest_filepath"] = with_bad_audio(corpus, tmp_path, 3)
     whole = {"model": config, "trainer": {"max_epochs": 2, "accelerator": "cpu", "devices": 1}}
     (tmp_path / "student.yaml").write_text(yaml.safe_dump(whole), encoding="utf-8")
-    arguments = ["--config-path", str(tmp_path), "--config-name", "student", "--output", str(tmp_path / "o")]
+    arguments = [
+        "--config-path",
+        str(tmp_path),
+        "--config-name",
+        "student",
+        "--output",
+        str(tmp_path / "o.safetensors"),
+    ]
     result = CliRunner().invoke(app, [command[0], *arguments, *command[1:]])
     assert result.exit_code == 2 and "Traceback" not in result.output, result.output
     assert f"the audio has NaN or infinite values in {tmp_path / 'bad.wav'} from 0 s" in result.output

@@ -86,7 +86,7 @@ def test_a_head_writes_what_it_decodes():
         head.decoder.bias.zero_()
     frames = {"c": [0, 0, 2, 1], "d": [2, 2], "e": [1, 2, 1]}
 
-    def read(utterances: list[Utterance]) -> Any:
+    def read(utterances: list[Utterance], kinds: Any) -> Any:
         rows = [torch.eye(3)[frames[one.audio]] for one in utterances]
         hidden = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).transpose(1, 2)
         return SimpleNamespace(hidden=hidden, lengths=torch.tensor([len(row) for row in rows]))
