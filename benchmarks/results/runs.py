@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from nemo_tutornet.data.manifest import json_row
+from nemo_tutornet.data.manifest_lines import json_row
 from nemo_tutornet.errors import TutorError
 
 

@@ -60,7 +60,15 @@ class Reader:
 
 
 def allow_damaged(
-    section: str, name: str, error: Exception | str, count: int, total: int, most: float, fix: str, then: str
+    section: str,
+    name: str,
+    error: Exception | str,
+    count: int,
+    total: int,
+    most: float,
+    fix: str,
+    then: str,
+    all_counted: bool = True,
 ) -> None:
     """Warns of damaged audio, or stops where there is too much of it.
 
@@ -73,6 +81,8 @@ def allow_damaged(
         most: share of them that may be damaged; 0 for none.
         fix: what the user can do.
         then: what happens instead of the utterance.
+        all_counted: whether `total` is the whole section. Otherwise it may have more utterances, which do not
+            raise the limit.
 
     Raises:
         TutorError: more utterances are damaged than may be.
@@ -80,12 +90,13 @@ def allow_damaged(
     from nemo.utils import logging
 
     if count > most * total:
-        limit = f", and at most {100 * most:g} % of {total} utterances may be" if most else ""
+        counted = f"{total}" if all_counted else f"the first {total}"
+        limit = f", and at most {100 * most:g} % of {counted} utterances may be" if most else ""
         raise TutorError(
             f"{section}: {name} cannot be decoded ({error}){limit}; {fix} "
             "(`nemo-tutornet check --decode` finds all of them)."
         ) from None
     logging.warning(
         f"{section}: {name} cannot be decoded ({error}) and is left out; {then} "
-        f"(damaged so far: {count} of {total})."
+        f"(damaged so far: {count} of {'' if all_counted else 'at least '}{total})."
     )

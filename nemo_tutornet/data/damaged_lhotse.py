@@ -35,11 +35,13 @@ class DamagedUtterances:
     Args:
         section: section of the config that the set comes from, for messages.
         most: share of the utterances that may be damaged; 0 for none.
-        data: the section. Its utterances are counted when the first one is damaged, up to `MOST_ROWS`.
+        data: the section. Its utterances are counted when the first one is damaged, up to `MOST_ROWS`. More
+            do not raise the limit.
     """
 
     def __init__(self, section: str, most: float, data: Mapping[str, Any] | None) -> None:
-        self.section, self.most, self._data, self._total = section, most, data, 0
+        self.section, self.most, self._data = section, most, data
+        self._total = torch.zeros(1, dtype=torch.int64).share_memory_()  # 0 until a worker has counted
         self._known = torch.zeros(int(most * MOST_ROWS) + 2, dtype=torch.int64).share_memory_()
 
     def note(self, name: str, reason: str, fix: str) -> None:
@@ -52,10 +54,10 @@ class DamagedUtterances:
         if (self._known == digest).any():
             return
         if self.most and not self._total and self._data is not None:
-            self._total = sum(1 for _ in lhotse_rows(self._data, self.section, MOST_ROWS))
-        count = int((self._known != 0).sum()) + 1
-        then = "its batch is smaller"
-        allow_damaged(self.section, name, reason, count, self._total, self.most, fix, then)
+            self._total.fill_(sum(1 for _ in lhotse_rows(self._data, self.section, MOST_ROWS)))
+        count, total = int((self._known != 0).sum()) + 1, int(self._total)
+        then, whole = "its batch is smaller", total < MOST_ROWS
+        allow_damaged(self.section, name, reason, count, total, self.most, fix, then, whole)
         self._known[count - 1] = digest
 
 

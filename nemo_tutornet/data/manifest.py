@@ -7,8 +7,6 @@ All times are in seconds.
 
 from __future__ import annotations
 
-import codecs
-import json
 import math
 import os
 import re
@@ -18,12 +16,18 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
+from nemo_tutornet.data.manifest_lines import (
+    audio_key,
+    declared_duration,
+    json_row,
+    manifest_lines,
+    seconds_of,
+    transcript,
+)
 from nemo_tutornet.errors import TutorError
-from nemo_tutornet.utils.files import read_regular_file
 
 # AIStore and the stores behind it, and NVIDIA's Multi-Storage Client.
 STORES = ("ais", "s3", "aws", "gs", "gcp", "az", "azure", "oci", "msc")
-_TEXT_BYTES = 16 << 20  # of one transcript
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
 
@@ -96,6 +100,30 @@ class Rules:
         return " and".join(limits)
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of a manifest, whose audio is not opened.
+
+    Attributes:
+        line: the row as it is in the manifest.
+        where: the manifest and the line's number, for messages.
+        folder: the manifest's folder.
+    """
+
+    line: bytes
+    where: str
+    folder: Path
+
+    def declared_duration(self) -> float | None:
+        """Returns the seconds that the row declares; None where it means the whole file.
+
+        Raises:
+            TutorError: the row is not a JSON object, or its duration is not a number.
+        """
+        declared = declared_duration(json_row(self.line, self.where), self.where)
+        return declared if declared is not None and declared > 0 else None  # to NeMo, 0 and -1 mean it, too
+
+
 def read_manifest(path: Path, shortest: float = 0.0, channel: int | str | None = None) -> list[Utterance]:
     """Reads a manifest and checks each of its rows.
 
@@ -120,61 +148,27 @@ def read_manifest(path: Path, shortest: float = 0.0, channel: int | str | None =
 
 def read_rows(path: Path, rules: Rules) -> tuple[list[Utterance], int]:
     """Returns the rows within the limits of `rules`, and the number of rows outside them."""
-    if not path.is_file():
-        raise TutorError(f"there is no manifest {path}; give the path of a file of JSON lines.")
-    found = list(_rows(path, rules))
+    found = [open_row(row, rules) for row in manifest_rows(path)]
     rows = [row for row in found if row is not None]
     return rows, len(found) - len(rows)
 
 
-def _rows(path: Path, rules: Rules) -> Iterator[Utterance | None]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if line.strip():
-                yield _row(line, f"{path} line {number}", path.parent, rules)
-
-
-def json_row(line: bytes, where: str) -> dict[str, Any]:
-    """Parses one line of a manifest.
+def manifest_rows(path: Path) -> Iterator[Row]:
+    """Reads the rows of a manifest, and opens no audio.
 
     Args:
-        line: the line's bytes.
-        where: the file and the line number, for the error message.
+        path: see `read_manifest`.
 
-    Returns:
-        The JSON object.
+    Yields:
+        The rows in the manifest's order.
 
     Raises:
-        TutorError: the line is not a JSON object in UTF-8.
-
-    Example:
-        >>> json_row(b'{"audio_filepath": "a.wav", "duration": 1.5}', "train.jsonl line 1")
-        {'audio_filepath': 'a.wav', 'duration': 1.5}
+        TutorError: the manifest does not exist or cannot be read.
     """
-    if line.startswith(codecs.BOM_UTF8):
-        raise TutorError(
-            f"{where} begins with a byte order mark, which NeMo does not accept; save the manifest as UTF-8 "
-            "without BOM."
-        )
-    try:
-        row = json.loads(line.decode("utf-8"))
-        if b"\\u" in line:
-            json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise TutorError(
-            f"{where} has an unpaired surrogate (\\ud800 to \\udfff); fix or remove the line."
-        ) from None
-    except UnicodeDecodeError:
-        if line.startswith(b"\x1f\x8b"):
-            raise TutorError(f"{where}: the manifest is compressed; gunzip it.") from None
-        raise TutorError(f"{where} is not UTF-8; convert the manifest.") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits raises a plain ValueError
-        raise TutorError(
-            f"{where} is not JSON ({getattr(error, 'msg', error)}); fix or remove the line."
-        ) from None
-    if not isinstance(row, dict):
-        raise TutorError(f"{where} is not a JSON object with an audio_filepath; fix or remove the line.")
-    return row
+    if not os.path.isfile(path):
+        raise TutorError(f"there is no manifest {path}; give the path of a file of JSON lines.")
+    for where, line in manifest_lines(path):
+        yield Row(line, where, path.parent)
 
 
 def in_store(path: str) -> bool:
@@ -225,12 +219,20 @@ def find_audio(path: str, folder: Path) -> Path | None:
     return next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
 
 
-def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | None:
+def open_row(unopened: Row, rules: Rules) -> Utterance | None:
+    """Opens the audio of a row and checks the row.
+
+    Returns:
+        The utterance, or None where its duration is outside the limits of `rules`.
+
+    Raises:
+        TutorError: the row is invalid; the message has its line number.
+    """
     import soundfile
 
-    row = json_row(line, where)
-    # NeMo accepts both keys; where a row has both, audio_filename wins.
-    named = row.get("audio_filename", row.get("audio_filepath"))
+    where = unopened.where
+    row = json_row(unopened.line, where)
+    named = row.get(audio_key(row))
     if named is None:
         raise TutorError(
             f"{where} has no audio_filepath; each line is a JSON object with audio_filepath, duration and "
@@ -238,31 +240,31 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
         )
     if not isinstance(named, str):
         raise TutorError(f"{where}: audio_filepath must be one path, not {str(named)[:40]}.")
-    text = _text(row, where, rules)
+    text = transcript(row, where, rules.for_nemo)
     if rules.for_nemo and not {"duration", "context_duration"} & row.keys():
         raise TutorError(
             f"{where} has no duration, which NeMo needs for training; add the duration in seconds."
         )
-    declared_duration = _number(row, "duration" if "duration" in row else "context_duration", where)
-    if declared_duration is None and rules.needs_numbers:
+    declared = declared_duration(row, where)
+    if declared is None and rules.needs_numbers:
         raise TutorError(
             f"{where}: duration is null, and use_semi_sorted_batching sorts by it; give the seconds of the "
             "utterance."
         )
-    if declared_duration is not None and not rules.min_duration <= declared_duration <= rules.max_duration:
+    if declared is not None and not rules.min_duration <= declared <= rules.max_duration:
         return None
-    offset = _number(row, "offset", where) or 0.0
+    offset = seconds_of(row, "offset", where) or 0.0
     if in_store(named):
         if rules.for_nemo:
-            return Utterance(Path(named), declared_duration or 0.0, text, offset)
+            return Utterance(Path(named), declared or 0.0, text, offset)
         raise TutorError(
             f"{where}: {named} is in an object store, but this command reads local files only; download it "
             "first."
         )
-    audio = find_audio(named, folder)
+    audio = find_audio(named, unopened.folder)
     if audio is None:
         check_address(named, where)
-        candidates = str(folder / os.path.expanduser(named))
+        candidates = str(unopened.folder / os.path.expanduser(named))
         if not os.path.isabs(os.path.expanduser(named)):
             candidates += f" or {Path.cwd() / named}"
         raise TutorError(f"{where}: there is no audio file {candidates}; fix the path or remove the line.")
@@ -276,9 +278,9 @@ def _row(line: bytes, where: str, folder: Path, rules: Rules) -> Utterance | Non
         raise TutorError(f"{where}: {audio} is empty (no samples); remove the line.")
     _check_channels(info.channels, f"{where}: {audio}", rules)
     duration, missing = info.duration - offset, 0.0
-    if declared_duration is not None and declared_duration > 0:  # to NeMo, 0 and -1 mean the whole file
-        missing = max(declared_duration - duration, 0.0)
-        duration = min(declared_duration, duration)
+    if declared is not None and declared > 0:  # to NeMo, 0 and -1 mean the whole file
+        missing = max(declared - duration, 0.0)
+        duration = min(declared, duration)
     if duration <= 0 or duration < rules.shortest:
         raise TutorError(
             f"{where}: the utterance has {max(duration, 0) * 1000:g} ms of audio, less than one frame of the "
@@ -312,37 +314,3 @@ def _name(row: Mapping[str, Any], key: str) -> str | None:
     """Reads the name of a speaker or an utterance, which some corpora give as a number."""
     value = row.get(key)
     return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
-
-
-def _text(row: Mapping[str, Any], where: str, rules: Rules) -> str | None:
-    """Reads the transcript of a row from any of NeMo's keys for it; None where the row has none."""
-    named = row.get("text_filepath")
-    if "text" not in row and named is not None:
-        if not isinstance(named, str) or not os.path.isfile(named):
-            raise TutorError(f"{where}: text_filepath {str(named)[:200]} is not a file; fix the path.")
-        try:
-            return read_regular_file(Path(named), _TEXT_BYTES).decode("utf-8").replace("\n", "")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TutorError(
-                f"{where}: text_filepath {named} cannot be read ({error}); fix the file."
-            ) from None
-    key = "text" if "text" in row else "normalized_text"
-    text = row.get(key)
-    if text is None and key in row and rules.for_nemo:
-        raise TutorError(
-            f"{where}: {key} is null, which NeMo cannot train on; remove {key} from a row without transcript."
-        )
-    if text is not None and not isinstance(text, str):
-        raise TutorError(f"{where}: {key} must be a string, not {text!r}.")
-    return text
-
-
-def _number(row: Mapping[str, Any], key: str, where: str) -> float | None:
-    value = row.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TutorError(f"{where}: {key} must be a number of seconds, not {value!r}.")
-    if not abs(value) < math.inf or (key == "offset" and value < 0) or abs(value) > 1e9:
-        raise TutorError(f"{where}: {key} must be a number of seconds, not {str(value)[:40]}.")
-    return float(value)

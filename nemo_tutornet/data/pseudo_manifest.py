@@ -10,7 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from nemo_tutornet.data.manifest import find_audio, in_store, json_row
+from nemo_tutornet.data.manifest import find_audio, in_store
+from nemo_tutornet.data.manifest_lines import audio_key, json_row, manifest_lines, transcript
 from nemo_tutornet.data.teacher_text import TeacherText, without_case_and_punctuation
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.utils.files import atomic_write, expand_user
@@ -30,11 +31,13 @@ def pseudo_manifest(
     This is sequence-level distillation (Kim and Rush, arXiv 1606.07947); the filter by WER is
     Distil-Whisper's (arXiv 2311.00430).
 
-    Rows keep their other fields. A replaced transcript stays as `reference_text`. Relative audio paths become
-    absolute where the new manifest lies in another folder.
+    Rows keep their other fields. A replaced transcript stays as `reference_text`, which is empty where there
+    is none. In a manifest that this function wrote and a teacher transcribed again, it is the transcript.
+    Relative audio paths become absolute where the new manifest lies in another folder.
 
     Args:
-        source: JSON lines with `audio_filepath`, `pred_text`, and `text` where there is a transcript.
+        source: JSON lines with `audio_filepath`, `pred_text`, and where there is a transcript `text` or
+            another of NeMo's keys for it.
         destination: the manifest to write. An older file is replaced once the new one is complete.
         max_wer: highest word error rate of a hypothesis against the row's transcript; other rows are dropped.
         keep_transcripts: whether a row with a transcript keeps it as its `text`.
@@ -59,7 +62,7 @@ def pseudo_manifest(
         ...     pseudo_manifest(source, destination)
         ...     destination.read_text()
         Counter({'kept': 1})
-        '{"audio_filepath": "a.wav", "pred_text": "one two", "text": "one two"}\n'
+        '{"audio_filepath": "a.wav", "pred_text": "one two", "text": "one two", "reference_text": ""}\n'
     """
     check_source(source)
     counts: Counter[str] = Counter()
@@ -68,24 +71,21 @@ def pseudo_manifest(
     if source.resolve() == destination:
         raise TutorError(f"{source} is the source and the destination; give the new manifest another name.")
     moved = source.resolve().parent != destination.parent
-    with source.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            row = _read(line, f"{source} line {number}")
-            outcome, text = _judge(row, max_wer, keep_transcripts, student)
-            counts[outcome] += 1
-            if outcome not in ("kept", "transcript"):
-                continue
-            if outcome == "kept" and row.get("text"):
-                row["reference_text"] = row["text"]
-            row["text"] = text
-            if moved and not os.path.isabs(row["audio_filepath"]) and not in_store(row["audio_filepath"]):
-                # transcribe_speech.py copies paths unchanged into any folder. A member of a tar has no file.
-                audio = find_audio(row["audio_filepath"], source.parent)
-                row["audio_filepath"] = row["audio_filepath"] if audio is None else os.path.abspath(audio)
-                counts.update(["audio_not_found"] if audio is None else [])
-            rows.append(row)
+    for where, line in manifest_lines(source):
+        row = _read(line, where)
+        reference = _reference(row, where)
+        outcome, text = _judge(
+            row["pred_text"].strip(), reference.strip(), max_wer, keep_transcripts, student
+        )
+        counts[outcome] += 1
+        if outcome not in ("kept", "transcript"):
+            continue
+        row["text"] = text
+        if outcome == "kept":
+            row["reference_text"] = reference
+        if moved and not _make_absolute(row, source.parent):
+            counts["audio_not_found"] += 1
+        rows.append(row)
     if not rows:
         dropped = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
         lost = "" if student is None else " ".join(repr(c) for c, _ in student.missing.most_common(_SHOWN))
@@ -114,7 +114,7 @@ def check_source(source: Path) -> None:
 
 def _read(line: bytes, where: str) -> dict[str, Any]:
     row = json_row(line, where)
-    if not isinstance(row.get("audio_filepath"), str):
+    if not isinstance(row.get(audio_key(row)), str):
         raise TutorError(
             f"{where} has no audio_filepath; each line is a JSON object with audio_filepath and pred_text."
         )
@@ -126,11 +126,38 @@ def _read(line: bytes, where: str) -> dict[str, Any]:
     return row
 
 
+def _reference(row: dict[str, Any], where: str) -> str:
+    """Returns the transcript of a row; empty where it has none."""
+    # Beside `reference_text` the text is the hypothesis of an earlier call.
+    found = row["reference_text"] if "reference_text" in row else transcript(row, where)
+    return str(found or "")
+
+
+def _make_absolute(row: dict[str, Any], folder: Path) -> bool:
+    """Makes the relative audio paths of a row absolute; false where the file that NeMo reads is not found.
+
+    transcribe_speech.py copies paths unchanged into any folder. A member of a tar has no file.
+    """
+    not_found = set()
+    for key in {"audio_filepath", "audio_filename"} & row.keys():
+        path = row[key]
+        if isinstance(path, str) and not os.path.isabs(path) and not in_store(path):
+            audio = find_audio(path, folder)
+            if audio is None:
+                not_found.add(key)
+            else:
+                row[key] = os.path.abspath(audio)
+    return audio_key(row) not in not_found
+
+
 def _judge(
-    row: dict[str, Any], max_wer: float | None, keep_transcripts: bool, student: TeacherText | None
+    hypothesis: str,
+    reference: str,
+    max_wer: float | None,
+    keep_transcripts: bool,
+    student: TeacherText | None,
 ) -> tuple[str, str]:
     """Returns the outcome of a row and its new text."""
-    reference, hypothesis = str(row.get("text") or "").strip(), row["pred_text"].strip()
     if reference and keep_transcripts:
         return "transcript", reference
     if not hypothesis:

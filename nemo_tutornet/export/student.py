@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nemo_tutornet.errors import TutorError
+from nemo_tutornet.errors import FULL_DISK, TutorError
 from nemo_tutornet.export.card_student import describe_student
 from nemo_tutornet.export.model_card import CardFacts, check_card, model_card
 from nemo_tutornet.export.scrub import strip_training_paths
@@ -126,6 +126,7 @@ def export_student(
     graph = None if onnx is None else Path(onnx)
     asr_folder = None if onnx_asr is None else Path(os.path.abspath(expand_user(onnx_asr)))
     card = None if card is None else Path(card)
+    calibrate = None if calibrate is None else expand_user(calibrate)
     if graph is None and fixed_seconds is not None:
         raise TutorError("--fixed-seconds is for ONNX files; say where: --onnx OUT.onnx.")
     if graph is None and asr_folder is None and calibrate is not None:
@@ -151,7 +152,7 @@ def export_student(
             report(f"writing {destination.name}")
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.nemo"
             if average is not None and file is not None:
-                manifest = None if statistics is None else Path(statistics)
+                manifest = None if statistics is None else expand_user(statistics)
                 model, note, averaged = averaged_student(file, average, manifest, report)
                 file = averaged.checkpoints[-1]
             else:
@@ -184,7 +185,7 @@ def export_student(
                     precisions,
                     sherpa,
                     called=file or destination,
-                    calibrate=None if calibrate is None else Path(calibrate),
+                    calibrate=calibrate,
                     fixed_seconds=fixed_seconds,
                 )
             asr_graphs: list[OnnxFile] = []
@@ -195,11 +196,7 @@ def export_student(
                 report(f"writing {asr_folder.name}")
                 asr_stage = stages[_folder(asr_folder)] / asr_folder.name
                 asr_graphs = write_onnx_asr(
-                    archive,
-                    asr_stage,
-                    precisions,
-                    called=file or destination,
-                    calibrate=None if calibrate is None else Path(calibrate),
+                    archive, asr_stage, precisions, called=file or destination, calibrate=calibrate
                 )
                 _keep_card(asr_folder, asr_stage)
             if card is not None:
@@ -215,7 +212,7 @@ def export_student(
                 verification = _verified(archive, graphs, asr_stage, model, file, card, averaged)
     except OSError as error:
         raise TutorError(
-            f"{destination} cannot be written ({error.strerror or error}); nothing was changed there."
+            f"{destination} was not written ({_reason(error)}); nothing was changed there."
         ) from None
     if not verify and is_summary(summary_path(destination)):
         note = _joined(note, _without_old_summary(destination))
@@ -247,6 +244,14 @@ def _without_old_summary(destination: Path) -> str:
 
 def _joined(*notes: str | None) -> str:
     return " ".join(note for note in notes if note)
+
+
+def _reason(error: OSError) -> str:
+    """Returns the reason of an error with its file, which is not always one of those to write."""
+    reason, place = error.strerror or str(error), error.filename2 or error.filename
+    if error.errno in FULL_DISK and (place is None or os.path.isdir(place)):  # a write does not know its file
+        return f"{reason}: {' or '.join(filter(None, (place, tempfile.gettempdir())))}"
+    return reason if place is None else f"{reason}: {place}"
 
 
 def _folder(path: Path) -> Path:

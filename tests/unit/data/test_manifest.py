@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import math
@@ -155,6 +156,19 @@ def test_other_formats_are_read(folder: Path, name: str) -> None:
 def test_a_missing_manifest_is_named(tmp_path: Path) -> None:
     assert "no manifest" in refusal(tmp_path / "nowhere.jsonl")
     assert "no manifest" in refusal(tmp_path)
+
+
+def test_a_manifest_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = manifest(folder, row())
+    for error in (PermissionError(errno.EACCES, "Permission denied"), OSError(errno.EIO, "I/O error")):
+
+        def fail(*_: Any, error: OSError = error) -> None:
+            raise error
+
+        monkeypatch.setattr(Path, "open", fail)
+        assert refusal(path) == (
+            f"the manifest {path} cannot be read ({error.strerror}); make it readable or give another one."
+        )
 
 
 @pytest.mark.parametrize("lines", [(), ("",), ("  ", "\t", "")])

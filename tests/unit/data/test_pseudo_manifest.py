@@ -38,7 +38,7 @@ def test_hypotheses_become_the_text(source: Path, tmp_path: Path) -> None:
     assert pseudo_manifest(source, tmp_path / "train.jsonl") == {"kept": 3, "empty": 1}
     found = rows(tmp_path / "train.jsonl")
     assert [row["text"] for row in found] == ["one two", "one too", "three"]
-    assert [row.get("reference_text") for row in found] == [None, "one two", "three"]
+    assert [row.get("reference_text") for row in found] == ["", "one two", "three"]
     assert [row["audio_filepath"] for row in found] == ["a.wav", "b.wav", "/x/c.wav"]
 
 
@@ -62,6 +62,56 @@ def test_filters_and_transcripts(source: Path, tmp_path: Path) -> None:
         "empty": 1,
     }
     assert [row["text"] for row in rows(tmp_path / "c.jsonl")] == ["one two", "one two", "three"]
+
+
+def test_a_transcript_under_any_of_nemos_keys_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "b.txt").write_text("one two\n", encoding="utf-8")
+    source = tmp_path / "transcribed.jsonl"
+    lines = [
+        {"audio_filepath": "/a.wav", "normalized_text": "one two", "pred_text": "one too"},
+        {"audio_filepath": "/b.wav", "text_filepath": str(tmp_path / "b.txt"), "pred_text": "one too"},
+    ]
+    source.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    written = tmp_path / "train.jsonl"
+    assert pseudo_manifest(source, written, keep_transcripts=True) == {"transcript": 2}
+    assert [row["text"] for row in rows(written)] == ["one two", "one two"]
+    assert pseudo_manifest(source, written) == {"kept": 2}
+    assert [row["reference_text"] for row in rows(written)] == ["one two", "one two"]
+    assert "2 high_wer" in refusal(pseudo_manifest, source, written, 0.4)
+    (tmp_path / "b.txt").unlink()
+    assert f"{source} line 2: text_filepath" in refusal(pseudo_manifest, source, written)
+
+
+def test_a_second_teacher_is_compared_with_the_transcript(source: Path, tmp_path: Path) -> None:
+    """Not with the first teacher's hypothesis, which is the text of the manifest that it transcribed."""
+    first, second = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    pseudo_manifest(source, first)
+    again = [{**row, "pred_text": "one tree"} for row in rows(first)]
+    first.write_text("".join(json.dumps(row) + "\n" for row in again), encoding="utf-8")
+    assert pseudo_manifest(first, second) == {"kept": 3}
+    assert [row["reference_text"] for row in rows(second)] == ["", "one two", "three"]
+    assert pseudo_manifest(first, second, max_wer=0.5) == {"kept": 2, "high_wer": 1}
+    assert pseudo_manifest(first, second, keep_transcripts=True) == {"kept": 1, "transcript": 2}
+    assert [row["text"] for row in rows(second)] == ["one tree", "one two", "three"]
+
+
+def test_nemos_other_key_of_the_audio_is_found_from_another_folder(tmp_path: Path) -> None:
+    """NeMo reads it first."""
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).touch()
+    source, written = tmp_path / "transcribed.jsonl", tmp_path / "elsewhere" / "train.jsonl"
+    lines: list[dict[str, str]] = [
+        {"audio_filename": "a.wav"},
+        {"audio_filename": "a.wav", "audio_filepath": "b.wav"},
+        {"audio_filename": "a.wav", "audio_filepath": "gone.wav"},
+        {"audio_filename": "gone.wav", "audio_filepath": "b.wav"},
+    ]
+    source.write_text("".join(json.dumps({**line, "pred_text": "a"}) + "\n" for line in lines))
+    assert pseudo_manifest(source, written) == {"kept": 4, "audio_not_found": 1}
+    found = rows(written)
+    assert [row["audio_filename"] for row in found] == [*[str(tmp_path / "a.wav")] * 3, "gone.wav"]
+    paths = [None, str(tmp_path / "b.wav"), "gone.wav", str(tmp_path / "b.wav")]
+    assert [row.get("audio_filepath") for row in found] == paths
 
 
 def test_audio_is_found_from_another_folder(
