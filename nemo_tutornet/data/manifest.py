@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,8 @@ class Rules:
             None means that audio with several channels is an error, because NeMo cannot batch it, and our
             commands would have to guess which channel holds the speech.
         needs_numbers: whether the duration must be a number, because NeMo sorts the rows by it.
+        mono_as_it_is: whether audio with one channel is read as it is, also where `channel` is a number. The
+            channel is then that of a run, whose `channel_selector` messages name.
     """
 
     shortest: float = 0.0
@@ -90,6 +92,7 @@ class Rules:
     for_nemo: bool = False
     channel: int | str | None = None
     needs_numbers: bool = False
+    mono_as_it_is: bool = False
 
     def __str__(self) -> str:
         limits = []
@@ -140,10 +143,38 @@ def read_manifest(path: Path, shortest: float = 0.0, channel: int | str | None =
         TutorError: the manifest does not exist or has no row, or a row is invalid; the message has its line
             number.
     """
-    rows, _ = read_rows(path, Rules(shortest, channel=channel))
+    rules = Rules(shortest, channel=channel)
+    return open_rows(unopened_rows(path), rules)
+
+
+def unopened_rows(path: Path) -> list[Row]:
+    """Returns the rows of a manifest, for a command that opens a few of them with `open_rows`.
+
+    Args:
+        path: see `read_manifest`.
+
+    Returns:
+        The rows in the manifest's order, at least one.
+
+    Raises:
+        TutorError: the manifest does not exist, cannot be read, or has no row.
+    """
+    rows = list(manifest_rows(path))
     if not rows:
         raise TutorError(f"{path} has no utterance; give a manifest with at least one.")
     return rows
+
+
+def open_rows(rows: Iterable[Row], rules: Rules) -> list[Utterance]:
+    """Opens the audio of rows, and checks the rows.
+
+    Returns:
+        The utterances within the limits of `rules`.
+
+    Raises:
+        TutorError: a row is invalid; the message has its line number.
+    """
+    return [found for found in (open_row(row, rules) for row in rows) if found is not None]
 
 
 def read_rows(path: Path, rules: Rules) -> tuple[list[Utterance], int]:
@@ -301,9 +332,13 @@ def _check_channels(channels: int, subject: str, rules: Rules) -> None:
             "choose it where the command has the option --channel (its number, or average)"
         )
         raise TutorError(f"{subject} has {channels} channels, but an ASR model reads one; {remedy}.")
-    if isinstance(rules.channel, int) and rules.channel >= channels:
+    if (
+        isinstance(rules.channel, int)
+        and rules.channel >= channels
+        and not (rules.mono_as_it_is and channels == 1)
+    ):
         count = "one channel" if channels == 1 else f"{channels} channels"
-        option = "channel_selector" if rules.for_nemo else "--channel"
+        option = "channel_selector" if rules.for_nemo or rules.mono_as_it_is else "--channel"
         raise TutorError(
             f"{subject} has {count}, so there is no channel {rules.channel} ({option} counts from 0); "
             f"correct {option}, or remove the line."

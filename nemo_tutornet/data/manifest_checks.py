@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,14 +59,15 @@ def _check_section(model_cfg: Mapping[str, Any], name: str, shown: str) -> list[
         )
     if section.get("is_tarred") or section.get("use_lhotse"):
         return warnings
-    limits = {
-        limit: _limit(section, shown, limit)
-        for limit in ("min_duration", "max_duration")
-        if section.get(limit) is not None
-    }
+    shortest, longest = (
+        default if section.get(limit) is None else _limit(section, shown, limit)
+        for limit, default in (("min_duration", -math.inf), ("max_duration", math.inf))
+    )
     channel = _channel(section, shown)
     is_sorted = name == "train_ds" and bool(section.get("use_semi_sorted_batching"))
-    rules = Rules(frame_seconds(model_cfg), for_nemo=True, channel=channel, needs_numbers=is_sorted, **limits)
+    rules = Rules(
+        frame_seconds(model_cfg), shortest, longest, for_nemo=True, channel=channel, needs_numbers=is_sorted
+    )
     manifests = manifests_of(section, key)
     if not manifests and name == "train_ds":
         raise TutorError(_NOT_SET.format(key=key))

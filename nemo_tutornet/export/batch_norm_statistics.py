@@ -8,10 +8,10 @@ Legend: `B` utterances, `N` samples.
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import accumulate
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,10 +22,11 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from nemo_tutornet.data.audio_samples import read_samples
-from nemo_tutornet.data.manifest import Utterance, in_store, read_manifest
+from nemo_tutornet.data.manifest import Row, Rules, Utterance, in_store, open_rows, unopened_rows
 from nemo_tutornet.data.manifest_checks import manifests_of
 from nemo_tutornet.errors import TutorError, reason_of
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
+from nemo_tutornet.utils.files import expand_user
 from nemo_tutornet.utils.progress import PartReport, no_report
 
 _MOST_SECONDS = 600.0  # of audio, in batches drawn from the whole manifest
@@ -65,13 +66,13 @@ def training_manifests(config: Any) -> list[Path]:
         named = manifests_of(section, "train_ds.manifest_filepath")
     except Exception:  # a config in a pickle may have any content
         named = []
-    missing = next((path for path in named if in_store(path) or not Path(path).is_file()), None)
+    missing = next((path for path in named if in_store(path) or not os.path.isfile(expand_user(path))), None)
     if not named or missing is not None:
         what = "names no training manifest" if not named else f"was trained on {missing}, which is not here"
         raise TutorError(
             f"batch norm statistics must be estimated for averaged weights, and the run {what}; {remedy}."
         )
-    return [Path(path) for path in named]
+    return [expand_user(path) for path in named]
 
 
 def estimate_statistics(
@@ -83,13 +84,14 @@ def estimate_statistics(
     (`torch.optim.swa_utils.update_bn`): as long, sorted by length or random as the run's, at the speeds of
     its speed perturbation, with SpecAugment and dropout. Each batch counts alike, however many frames it has,
     as in training. NeMo's convolutions mask the padding of their inputs and its batch norms do not, so the
-    share of padding in a batch is part of the statistics. At most ten minutes of audio are read. The same
-    audio gives the same statistics.
+    share of padding in a batch is part of the statistics. At most ten minutes of audio are used, and no other
+    audio is opened. The same audio gives the same statistics.
 
     Args:
         model: a NeMo CTC model on the CPU, in eval mode; `train_ds` of its config says how the run drew its
             batches.
-        manifests: NeMo manifests; transcripts are not needed.
+        manifests: NeMo manifests; transcripts are not needed. Of audio with several channels, the run's
+            `channel_selector` is read.
         report: shows how far it is.
 
     Returns:
@@ -98,7 +100,6 @@ def estimate_statistics(
     Raises:
         TutorError: a manifest or its audio cannot be read, or gives statistics that are not finite.
     """
-    rows = [row for manifest in manifests for row in read_manifest(manifest)]
     section = _training_section(model.cfg)
     norms = batch_norms(model)
     counters = [norm.num_batches_tracked for norm in norms if norm.num_batches_tracked is not None]
@@ -112,7 +113,7 @@ def estimate_statistics(
             yield _read(batch, sample_rate, augmentor)
 
     with torch.no_grad(), suppress_nemo_logs(), _same_random_numbers(model):
-        batches = training_batches(rows, section)
+        batches = drawn_utterances(manifests, section)
         try:
             torch.optim.swa_utils.update_bn(shown(batches), network)
         except (RuntimeError, ValueError) as error:  # e.g. a single value per channel
@@ -135,34 +136,71 @@ def estimate_statistics(
     return sum(map(len, batches)), sum(row.duration for batch in batches for row in batch)
 
 
-def training_batches(rows: Sequence[Utterance], section: Mapping[str, Any]) -> list[list[Utterance]]:
-    """Draws batches as a run draws them, of at most ten minutes together.
+def drawn_utterances(manifests: Sequence[Path], section: Mapping[str, Any]) -> list[list[Utterance]]:
+    """Draws batches as a run draws them, of at most ten minutes together, and opens their audio.
 
     Args:
-        rows: of the manifests.
+        manifests: NeMo manifests. A row that declares no duration is opened, too.
+        section: the run's `train_ds`.
+
+    Returns:
+        At least one batch.
+
+    Raises:
+        TutorError: a manifest cannot be read, or a row of these batches is invalid.
+    """
+    rules = Rules(channel=_channel(section), mono_as_it_is=True)
+    rows = [row for manifest in manifests for row in unopened_rows(manifest)]
+    drawn: list[list[Utterance]] = []
+    seconds = 0.0
+    for batch in training_batches([_seconds(row, rules) for row in rows], section):
+        opened = open_rows([rows[i] for i in batch], rules)
+        seconds += sum(row.duration for row in opened)
+        if drawn and seconds > _MOST_SECONDS:
+            break
+        drawn.append(opened)
+    return drawn
+
+
+def training_batches(durations: Sequence[float], section: Mapping[str, Any]) -> list[list[int]]:
+    """Draws batches as a run draws them in an epoch.
+
+    Args:
+        durations: seconds of each row.
         section: the run's `train_ds`; without one, batches of 16 at random.
 
     Returns:
-        At least one batch. Rows that the run leaves out for their length are left out.
+        The numbers of each batch's rows, at least one batch. Rows that the run leaves out for their length
+        are left out.
     """
     shortest, longest = _number(section, "min_duration", 0.0), _number(section, "max_duration", math.inf)
-    rows = [row for row in rows if shortest <= row.duration <= longest] or list(rows)
+    rows = range(len(durations))
+    kept = [i for i in rows if shortest <= durations[i] <= longest] or list(rows)
     size = int(min(_number(section, "batch_size", _BATCH), _LARGEST_BATCH)) or _BATCH
     if section.get("use_semi_sorted_batching"):
         from nemo.collections.asr.parts.utils.asr_batching import SemiSortBatchSampler
 
-        durations = [row.duration for row in rows]
         noise = min(_number(section, "randomization_factor", 0.1), _MOST_NOISE)  # 0.1 is NeMo's default
-        order = list(SemiSortBatchSampler(0, 1, durations, size, randomization_factor=noise))
+        lengths = [durations[i] for i in kept]
+        order = list(SemiSortBatchSampler(0, 1, lengths, size, randomization_factor=noise))
     else:
-        shuffled = random.sample(range(len(rows)), len(rows))
-        order = [shuffled[i : i + size] for i in range(0, len(rows), size)]
+        shuffled = random.sample(range(len(kept)), len(kept))
+        order = [shuffled[i : i + size] for i in range(0, len(kept), size)]
         if len(order) > 1 and len(order[-1]) < size // 2:
             order[-2:] = [order[-2] + order[-1]]
-    batches = [[rows[i] for i in batch] for batch in order]
-    seconds = accumulate(sum(row.duration for row in batch) for batch in batches)
-    count = sum(total <= _MOST_SECONDS for total in seconds)
-    return batches[: max(1, count)]
+    return [[kept[i] for i in batch] for batch in order]
+
+
+def _seconds(row: Row, rules: Rules) -> float:
+    """Returns the seconds that a row declares, or those of its audio."""
+    declared = row.declared_duration()
+    return sum(found.duration for found in open_rows([row], rules)) if declared is None else declared
+
+
+def _channel(section: Mapping[str, Any]) -> int | str | None:
+    """Returns the channel that a run reads; None where it has chosen none, and read files with one."""
+    value = section.get("channel_selector")
+    return value if value == "average" or (type(value) is int and value >= 0) else None
 
 
 def _training_section(config: Any) -> Mapping[str, Any]:

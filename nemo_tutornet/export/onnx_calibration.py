@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nemo_tutornet.data.manifest import Utterance, read_manifest
+from nemo_tutornet.data.manifest import Rules, Utterance, open_rows, unopened_rows
 from nemo_tutornet.errors import TutorError
 from nemo_tutornet.nemo_io.isolation import suppress_nemo_logs
 
@@ -27,7 +27,7 @@ def calibration_features(front_end: Mapping[str, Any], manifest: Path) -> list[n
 
     Args:
         front_end: the parameters of NeMo's front end, without dither and padding.
-        manifest: NeMo manifest. Transcripts are not read.
+        manifest: NeMo manifest. Only the lines of these utterances are parsed, and their audio opened.
 
     Returns:
         `[1, F, T]` for at most `MOST_UTTERANCES` utterances, valid frames only, at most `MOST_FRAMES` each.
@@ -38,12 +38,11 @@ def calibration_features(front_end: Mapping[str, Any], manifest: Path) -> list[n
     """
     from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 
-    rows = read_manifest(manifest)
+    rows = chosen_utterances(manifest)
     with suppress_nemo_logs():
         preprocessor = AudioToMelSpectrogramPreprocessor(**front_end).eval()
     sample_rate = int(front_end["sample_rate"])
-    chosen = evenly_spread(len(rows), MOST_UTTERANCES)
-    features = [_features(preprocessor, sample_rate, rows[i]) for i in chosen]
+    features = [_features(preprocessor, sample_rate, row) for row in rows]
     features = [item for item in features if item.shape[2] > 1]
     if len(features) < 2:
         raise TutorError(
@@ -51,6 +50,19 @@ def calibration_features(front_end: Mapping[str, Any], manifest: Path) -> list[n
             "calibrate with, and others to measure the result on."
         )
     return features
+
+
+def chosen_utterances(manifest: Path) -> list[Utterance]:
+    """Returns at most `MOST_UTTERANCES` utterances of a manifest, evenly spread over it.
+
+    Args:
+        manifest: NeMo manifest, of which no other audio is opened.
+
+    Raises:
+        TutorError: the manifest cannot be read, or one of these rows is invalid.
+    """
+    rows = unopened_rows(manifest)
+    return open_rows([rows[i] for i in evenly_spread(len(rows), MOST_UTTERANCES)], Rules())
 
 
 def evenly_spread(count: int, most: int) -> list[int]:
