@@ -129,7 +129,7 @@ def test_a_proved_folder_its_card_and_its_damages(tmp_path: Path, monkeypatch: p
         again = CliRunner().invoke(app, ["export", "run.nemo", "student.nemo", "--onnx-asr", "asr", *more])
         assert again.exit_code == 0, again.output
     assert 'load_model("nemo-conformer-ctc", "asr")' in Path("asr", "README.md").read_text(encoding="utf-8")
-    Path("student.json").unlink()
+    assert not Path("student.json").exists()  # an export without a verification removes it
     vocabulary = Path("asr", "vocab.txt").read_text(encoding="utf-8")
     Path("asr", "vocab.txt").write_text(vocabulary.replace("a 1\nb 2", "b 1\na 2"), encoding="utf-8")
     wrong = verify_received(tmp_path / "student.nemo", onnx_asr=tmp_path / "asr")
