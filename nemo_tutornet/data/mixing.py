@@ -47,10 +47,9 @@ class ManifestShare:
 
     def __str__(self) -> str:
         times = self.drawn / self.rows if self.rows else 0.0
-        return (
-            f"{self.drawn} utterances, {self.hours * times:.2f} h an epoch "
-            f"({self.rows} in it, each drawn {times:.2g} times)"
-        )
+        utterances = "1 utterance" if self.drawn == 1 else f"{self.drawn} utterances"
+        drawn = f" ({self.rows} in it, each drawn {times:.2g} times)" if self.drawn != self.rows else ""
+        return f"{utterances}, {self.hours * times:.2f} h an epoch{drawn}"
 
 
 class ManifestMix:

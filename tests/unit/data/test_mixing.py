@@ -81,7 +81,7 @@ def loader_of(manifests: list[str], **how: Any) -> Any:
 def test_rows_are_those_that_the_training_keeps(manifests: list[str]) -> None:
     shares = manifest_shares(loader_of(manifests), {"manifest_filepath": manifests}, [1.0, 4.0])
     assert [str(one) for one in shares] == [
-        "1 utterances, 0.00 h an epoch (3 in it, each drawn 0.33 times)",
+        "1 utterance, 0.00 h an epoch (3 in it, each drawn 0.33 times)",
         "4 utterances, 0.00 h an epoch (2 in it, each drawn 2 times)",
     ]
     plain = manifest_shares(loader_of(manifests), {"manifest_filepath": ",".join(manifests)}, None)
