@@ -56,7 +56,7 @@ def chosen_utterances(manifest: Path) -> list[Utterance]:
     """Returns at most `MOST_UTTERANCES` utterances of a manifest, evenly spread over it.
 
     Args:
-        manifest: NeMo manifest, of which no other audio is opened.
+        manifest: NeMo manifest. Only the audio of these utterances is opened.
 
     Raises:
         TutorError: the manifest cannot be read, or one of these rows is invalid.

@@ -53,7 +53,7 @@ def test_other_manifests_are_other_data(tmp_path: Path) -> None:
 def test_what_is_stored_already_needs_no_further_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """100 s at 10 frames a second, 2 values wide: 2,000 bytes, of which 1,500 are stored."""
+    """100 s at 10 frames a second, 2 values wide: 2,000 bytes. 1,500 of them are stored."""
     rows = SimpleNamespace(manifest_utterances=[SimpleNamespace(duration=100.0)])
     monkeypatch.setattr(adapter_data, "UtteranceResolver", lambda _: rows)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1100))

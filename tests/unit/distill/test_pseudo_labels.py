@@ -68,7 +68,7 @@ def test_labels_are_moved_to_the_device_together() -> None:
 
 
 def test_counts_of_all_ranks_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This rank has no hypothesis, and the other has two, one of which has a character without a label."""
+    """This rank has no hypothesis. The other has two, and one has a character without a label."""
     labels, others = pseudo(), iter((Counter(kept=1, not_in_vocabulary=1), Counter({"!": 1})))
 
     def gather(into: list[object], mine: object) -> None:

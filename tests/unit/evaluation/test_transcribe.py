@@ -105,7 +105,7 @@ def test_blocks_change_neither_texts_nor_time(
         largest.append(clock.most / RATE)
         assert clock.held == 0
     assert found[0] == found[1], "the same batches, and every utterance is reported"
-    # Two blocks, each of which ends with the batch that reaches 6 s: one is read while the other is freed.
+    # Two blocks at most: a block ends with the batch that reaches 6 s, and is freed after the next is read.
     assert largest[0] == sum(DURATIONS) > 4 * largest[1] and largest[1] < 2 * (6 + 2 * DURATIONS[LONGEST])
 
 
